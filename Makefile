@@ -1,0 +1,43 @@
+# make demo and make test set up by themselves what they need in .venv, and leave nothing outside the checkout.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= demo-output
+# caches of the libraries stay in the checkout too
+export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
+export HF_HOME := $(CURDIR)/.cache/huggingface
+export TORCH_HOME := $(CURDIR)/.cache/torch
+export XDG_CACHE_HOME := $(CURDIR)/.cache
+
+.PHONY: demo test slow lint types clean
+
+demo: $(VENV)/.demo
+	$(BIN)/edgeadv demo --out $(OUT)
+
+test: $(VENV)/.dev
+	$(BIN)/pytest $(ARGS)
+
+slow: $(VENV)/.dev
+	$(BIN)/pytest -m slow $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+# dev holds all that demo needs: whichever comes second installs only what is missing
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@ $(VENV)/.demo
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache dist $(OUT)

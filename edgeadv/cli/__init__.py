@@ -1,0 +1,75 @@
+"""The ``edgeadv`` command. Loading it loads neither PyTorch nor ONNX Runtime: a camera device runs it too."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from edgeadv_runtime import __version__
+from edgeadv_runtime.errors import EdgeAdvError
+
+from . import bench, bundle, demo, doctor, evaluate, export, report, train, verify
+
+app = typer.Typer(
+    name="edgeadv",
+    help="Train it robust, ship it small, prove it on the device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command()(demo.demo)
+app.command()(train.train)
+app.command()(train.distill)
+app.command()(export.export)
+app.add_typer(bundle.app, name="bundle")
+app.command()(verify.verify)
+app.command()(evaluate.attack)
+app.command()(evaluate.evaluate)
+app.command()(bench.bench)
+app.command()(report.report)
+app.command()(doctor.doctor)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"edgeadv {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Train it robust, ship it small, prove it on the device."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 2 for bad input (one line on standard error), 130 for Ctrl-C."""
+    try:
+        result = app(args=arguments, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except EdgeAdvError as error:
+        return _fail(" ".join(str(error).split()))
+    except (KeyboardInterrupt, typer.Abort):
+        print("edgeadv: interrupted; what was finished is kept, --resume continues it where a command has it", file=sys.stderr)  # noqa: T201
+        return 130
+    except BrokenPipeError:
+        # the reader of our output left, as `head` does; nothing more can be said to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        # usage errors of the parser; which class they are depends on typer's version
+        show = getattr(error, "format_message", None)
+        if show is None:
+            raise
+        message = " ".join(str(show()).split())
+        # without arguments the parser has already shown its help and has nothing to add
+        return _fail(f"{message} (see edgeadv --help)") if message else 2
+
+
+def _fail(message: str) -> int:
+    print(f"edgeadv: {message}", file=sys.stderr)  # noqa: T201
+    return 2

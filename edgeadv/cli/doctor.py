@@ -1,0 +1,36 @@
+"""``edgeadv doctor``: what works here and what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edgeadv_runtime.doctor import diagnose
+
+# lines that go to a file or a pipe are not to be broken at the 80 columns that rich then assumes
+_PIPE_WIDTH = 200
+_STYLES = {"ok": "green", "missing": "yellow", "problem": "bold red"}
+
+
+def doctor(
+    bundles: Annotated[list[Path] | None, typer.Argument(metavar="BUNDLE", help="Bundles to open as well.")] = None,
+) -> None:
+    """Show the machine, the installed extras, the usable ONNX Runtime providers and the bundles, and what would help.
+
+    Whatever is missing, the exit status is 0.
+    """
+    table = Table.grid(padding=(0, 2))
+    for check in diagnose(bundles or []):
+        # Text, for in a string rich takes the brackets of edgeadv[train] for a style
+        table.add_row(Text(check.status, style=_STYLES[check.status]), Text(check.name), Text(check.detail))
+        if check.hint is not None:
+            table.add_row("", "", Text(check.hint, style="italic"))
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    console.print(table)

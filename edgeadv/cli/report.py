@@ -1,0 +1,19 @@
+"""``edgeadv report``: results and bench files as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeadv.report import build_report
+
+
+def report(
+    files: Annotated[list[Path], typer.Argument(help="Results and bench files, in the order the page shows them.")],
+    out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Write one self-contained HTML page: the worst case first, with its masking verdict, then all the rest."""
+    build_report(files, out)
+    typer.echo(str(out))

@@ -1,0 +1,189 @@
+"""Runs: train a network, or distil one into another, into a folder that export reads.
+
+Defensive distillation (Papernot et al. 2016) raises the accuracy under plain FGSM by hiding gradients, not by moving
+decision boundaries: Carlini and Wagner 2017 break it completely, and so does a margin attack here. ``docs/robustness.md``
+has the figures. It is implemented faithfully so that this can be measured.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from edgeadv_runtime._version import __version__
+from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.preprocess import Preprocess
+
+from .data import ImageSet
+from .models import Architecture, PixelModel, WeightsMap, build, evaluation_mode, load_pretrained
+from .objectives import DefensiveDistillation, HardLabels, Objective, SoftLabels
+from .runs import RUN_FILE, Run, write_run
+from .train import STATE_FILE, Report, TrainConfig, default_device, fit, with_seed
+
+Recipe = Literal["papernot", "soft-label"]
+TEACHER_FOLDER = "teacher"
+_TEACHER_SEED = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What every training of a run shares.
+
+    Attributes:
+        train_images: images to train on.
+        test_images: images to measure on after each epoch, with the same class ids.
+        preprocess: how images become the model's input.
+        config: hyper-parameters.
+        device: where to train; None takes a GPU if there is one.
+        resume: take up what an interrupted run left in the folder.
+        report: called with progress after every step.
+    """
+
+    train_images: ImageSet
+    test_images: ImageSet
+    preprocess: Preprocess
+    config: TrainConfig
+    device: torch.device | None = None
+    resume: bool = False
+    report: Report | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "test_images", self.test_images.relabel(self.train_images.classes))
+
+    def architecture(self, name: str, *, upsample: int) -> Architecture:
+        """Look up ``name`` for this task's classes."""
+        return Architecture.find(name, num_classes=len(self.train_images.classes), upsample=upsample)
+
+
+def train(
+    task: Task, architecture: Architecture, out: Path, *, weights: str = "none", weights_map: WeightsMap = "by-name"
+) -> Run:
+    """Ordinary training: the undefended network that every defence is compared with.
+
+    Args:
+        task: data and hyper-parameters.
+        architecture: what to train.
+        out: the run's folder.
+        weights: ``"none"``, ``"default"`` or a file to start from; a last layer for other classes is replaced.
+        weights_map: how a file's tensors find their place.
+
+    Raises:
+        EdgeAdvError: see :func:`edgeadv.train.fit` and :func:`edgeadv.models.load_pretrained`.
+    """
+    def start() -> PixelModel:
+        return load_pretrained(architecture, weights, weights_map=weights_map, replace_head=True)
+
+    recipe = {"recipe": "undefended", "start_weights": Path(weights).name, "weights_map": weights_map}
+    return _train_run(task, start, lambda: HardLabels(), out, stage="train", title=f"{architecture.name}, undefended", recipe=recipe)
+
+
+def distill(
+    task: Task,
+    architecture: Architecture,
+    out: Path,
+    *,
+    recipe: Recipe,
+    temperature: float,
+    alpha: float = 0.9,
+    teacher_architecture: Architecture | None = None,
+    teacher: Run | None = None,
+) -> Run:
+    """Distil a teacher into a student of ``architecture``; the student is the run, to be deployed at T = 1.
+
+    Args:
+        task: data and hyper-parameters, for teacher and student alike.
+        architecture: the student.
+        out: the run's folder; a teacher trained here goes into ``out/teacher``, a run of its own.
+        recipe: ``"papernot"``: teacher of the same architecture, trained at ``temperature``, student on its soft labels
+            at ``temperature``. ``"soft-label"``: a teacher trained as usual, soft labels mixed with hard ones.
+        temperature: T.
+        alpha: weight of the soft labels in ``"soft-label"``.
+        teacher_architecture: the teacher of ``"soft-label"``, e.g. ResNet-101; None takes the student's.
+        teacher: a finished run to use instead of training a teacher.
+
+    Raises:
+        InputError: the teacher does not fit the recipe or the data.
+        EdgeAdvError: see :func:`edgeadv.train.fit`.
+    """
+    if recipe not in ("papernot", "soft-label"):
+        raise InputError(f"recipe {recipe!r} is not papernot or soft-label")
+    if recipe == "papernot" and (teacher_architecture or architecture).name != architecture.name:
+        raise InputError("papernot distils into the same architecture; use --recipe soft-label for another teacher")
+    objective = HardLabels(temperature if recipe == "papernot" else 1.0)
+    if teacher is None:
+        teacher = _teacher_run(task, teacher_architecture or architecture, objective, out / TEACHER_FOLDER)
+    _check_teacher(teacher, task, architecture, recipe, temperature)
+    device = default_device() if task.device is None else task.device
+    frozen = teacher.load_model().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    student_objective: Objective = (
+        DefensiveDistillation(frozen, temperature) if recipe == "papernot" else SoftLabels(frozen, temperature, alpha)
+    )
+    about: dict[str, Any] = {
+        "recipe": recipe, "temperature": temperature, "teacher": teacher.title,
+        "teacher_weights_sha256": teacher.info["weights_sha256"], "teacher_test_accuracy": teacher.info["stages"][-1]["test_accuracy"],
+    }  # fmt: skip
+    if recipe == "soft-label":
+        about["alpha"] = alpha
+    with evaluation_mode(frozen):
+        return _train_run(
+            task, lambda: build(architecture), lambda: student_objective, out, stage="student",
+            title=f"{architecture.name}, {recipe} T={temperature:g}", recipe=about,
+        )  # fmt: skip
+
+
+def _teacher_run(task: Task, architecture: Architecture, objective: HardLabels, out: Path) -> Run:
+    if task.resume and (out / RUN_FILE).exists():
+        return Run.open(out)
+    task = replace(task, config=with_seed(task.config, _TEACHER_SEED))
+    temperature = objective.temperature
+    title = f"{architecture.name}, teacher T={temperature:g}"
+    return _train_run(task, lambda: build(architecture), lambda: objective, out, stage="teacher", title=title, recipe={"recipe": "teacher", "temperature": temperature})
+
+
+def _check_teacher(teacher: Run, task: Task, student: Architecture, recipe: str, temperature: float) -> None:
+    if teacher.classes.ids != task.train_images.classes.ids:
+        raise InputError(f"{teacher.path} was trained on other classes than {task.train_images.spec}")
+    if teacher.preprocess != task.preprocess:
+        raise InputError(f"{teacher.path} was trained with other preprocessing ({teacher.preprocess}): use the same")
+    trained_at = teacher.info["recipe"].get("temperature", 1.0)
+    if recipe == "papernot" and (trained_at != temperature or teacher.architecture.name != student.name):
+        raise InputError(
+            f"{teacher.path} is {teacher.architecture.name} trained at T = {trained_at:g}; papernot needs {student.name} at T = {temperature:g}"
+        )
+
+
+def _train_run(
+    task: Task, start: Callable[[], PixelModel], objective: Callable[[], Objective], out: Path, *, stage: str, title: str,
+    recipe: dict[str, Any],
+) -> Run:  # fmt: skip
+    if (out / RUN_FILE).exists():
+        run = Run.open(out)
+        if not task.resume:
+            raise InputError(f"{out} holds a finished run: choose another --out")
+        if run.info["config"] != asdict(task.config) or run.info["recipe"] != recipe:
+            raise InputError(f"{out} holds a finished run with other settings: choose another --out")
+        return run
+    torch.manual_seed(task.config.seed)
+    model = start()
+    metrics = fit(
+        model, objective(), task.train_images, task.test_images, preprocess=task.preprocess, config=task.config, out=out,
+        stage=stage, resume=task.resume, device=task.device, report=task.report,
+    )  # fmt: skip
+    device = default_device() if task.device is None else task.device
+    info = {
+        "title": title, "recipe": recipe, "config": asdict(task.config), "architecture": model.architecture.to_json(),
+        "preprocess": task.preprocess.to_json(), "classes": task.train_images.classes.to_json(),
+        "data": {"spec": task.train_images.spec, "train_images": metrics["train_images"], "test_images": metrics["test_images"]},
+        "stages": [metrics], "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "versions": {"edgeadv": __version__, **{m: importlib.metadata.version(m) for m in ("torch", "torchvision", "timm")}},
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    run = write_run(out, model, info)
+    (out / STATE_FILE).unlink(missing_ok=True)
+    return run

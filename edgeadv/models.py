@@ -1,0 +1,295 @@
+"""Classifiers by name, their weights, and the wrapper that makes every one of them take pixels in [0, 1]."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from edgeadv_runtime.errors import BundleError, InputError
+from edgeadv_runtime.files import atomic_file
+
+WeightsMap = Literal["by-name", "by-position"]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Everything needed to build a network again, except its weights.
+
+    Attributes:
+        name: the name in its library, e.g. ``"regnet_y_400mf"``.
+        source: ``"torchvision"`` or ``"timm"``.
+        num_classes: number of logits.
+        upsample: whole factor by which the image is enlarged (bilinear) inside the model, after normalisation.
+        mean: per-channel mean that is subtracted from pixels in [0, 1].
+        std: per-channel standard deviation that they are divided by.
+    """
+
+    name: str
+    source: Literal["torchvision", "timm"]
+    num_classes: int
+    upsample: int = 1
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if self.upsample < 1 or self.num_classes < 2:
+            raise InputError(f"upsample must be at least 1 and classes at least 2, not {self.upsample} and {self.num_classes}")
+
+    @classmethod
+    def find(cls, name: str, *, num_classes: int, upsample: int = 1) -> Architecture:
+        """Look ``name`` up in torchvision, then in timm; ``timm/NAME`` or ``torchvision/NAME`` asks one of them.
+
+        Raises:
+            InputError: neither has such a classifier; the message offers close names.
+        """
+        prefix, _, bare = name.rpartition("/")
+        ours = torchvision.models.list_models(module=torchvision.models)
+        if prefix in ("", "torchvision") and bare in ours:
+            return cls(name=bare, source="torchvision", num_classes=num_classes, upsample=upsample)
+        if prefix in ("", "timm") and timm.is_model(bare):
+            config = timm.get_pretrained_cfg(bare)
+            mean, std = (config.mean, config.std) if config is not None else (IMAGENET_MEAN, IMAGENET_STD)
+            return cls(name=bare, source="timm", num_classes=num_classes, upsample=upsample, mean=tuple(mean), std=tuple(std))
+        close = difflib.get_close_matches(bare, [*ours, *timm.list_models()], n=3)
+        raise InputError(f"unknown architecture {name!r}" + (f"; did you mean {', '.join(close)}?" if close else "; see torchvision and timm"))
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; :meth:`from_json` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Architecture:
+        """Read what :meth:`to_json` wrote; unknown keys are ignored.
+
+        Raises:
+            BundleError: a key is missing.
+        """
+        try:
+            return cls(
+                name=value["name"], source=value["source"], num_classes=value["num_classes"], upsample=value["upsample"],
+                mean=tuple(value["mean"]), std=tuple(value["std"]),
+            )  # fmt: skip
+        except KeyError as error:
+            raise BundleError(f"this architecture entry lacks {error}; export the bundle again") from error
+
+
+class PixelModel(nn.Module):
+    """A network behind its normalisation and upsampling: pixels in, logits out.
+
+    Shape:
+        input float32 (n, 3, H, W), RGB in [0, 1]; output float32 (n, num_classes), logits.
+
+    Attributes:
+        architecture: how to build it again.
+        net: the bare network of its library; its ``state_dict`` is what weight files hold.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, architecture: Architecture) -> None:
+        super().__init__()
+        self.net = net
+        self.architecture = architecture
+        self.register_buffer("mean", torch.tensor(architecture.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(architecture.std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of pixels."""
+        x = (x - self.mean) / self.std
+        if self.architecture.upsample > 1:
+            x = nn.functional.interpolate(
+                x, scale_factor=float(self.architecture.upsample), mode="bilinear", align_corners=False
+            )
+        logits: Tensor = self.net(x)
+        return logits
+
+    @property
+    def head(self) -> nn.Linear | nn.Conv2d:
+        """The last layer that has one output per class: where the logits get their scale.
+
+        Raises:
+            InputError: the network has none.
+        """
+        for module in reversed(list(self.net.modules())):
+            width = {nn.Linear: "out_features", nn.Conv2d: "out_channels"}.get(type(module))
+            if width is not None and getattr(module, width) == self.architecture.num_classes:
+                assert isinstance(module, (nn.Linear, nn.Conv2d))
+                return module
+        raise InputError(f"{self.architecture.name} has no last layer of {self.architecture.num_classes} outputs; use another architecture")
+
+
+def build(architecture: Architecture) -> PixelModel:
+    """The network with freshly initialised weights from torch's global random state, in training mode.
+
+    Raises:
+        InputError: the library cannot build it, or it is not a plain classifier.
+    """
+    return PixelModel(_bare(architecture, architecture.num_classes), architecture)
+
+
+def _bare(architecture: Architecture, num_classes: int, *, pretrained: bool = False) -> nn.Module:
+    try:
+        if architecture.source == "timm":
+            net: nn.Module = timm.create_model(architecture.name, pretrained=pretrained, num_classes=num_classes)
+        elif pretrained:
+            net = torchvision.models.get_model(architecture.name, weights="DEFAULT")
+        else:
+            options = {"init_weights": True, "aux_logits": False} if architecture.name in ("googlenet", "inception_v3") else {}
+            net = torchvision.models.get_model(architecture.name, weights=None, num_classes=num_classes, **options)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise InputError(f"cannot build {architecture.name}: {error}") from error
+    except OSError as error:
+        raise InputError(f"cannot get the pretrained weights of {architecture.name} ({error}); pass a file: --weights FILE") from error
+    return net
+
+
+def load_pretrained(
+    architecture: Architecture, weights: str | Path, *, weights_map: WeightsMap = "by-name", replace_head: bool = False
+) -> PixelModel:
+    """Build ``architecture`` and give it weights.
+
+    Args:
+        architecture: what to build.
+        weights: ``"none"`` for random, ``"default"`` for the library's pretrained weights (downloaded), or a file.
+        weights_map: ``"by-name"``, or ``"by-position"`` for a file whose tensors have other names: count and shapes must
+            agree one by one.
+        replace_head: where the weights are for another number of classes, give the network a new, random last layer of
+            ``architecture.num_classes``; without it that is an error.
+
+    Raises:
+        InputError: the file is missing, not safe to load, holds NaN, or its names or shapes do not fit (all listed).
+    """
+    if str(weights) == "none":
+        return build(architecture)
+    if str(weights) == "default":
+        net = _bare(architecture, 1000, pretrained=True)
+        source_classes = 1000
+    else:
+        if weights_map == "by-position" and Path(weights).suffix == ".safetensors":
+            raise InputError(f"{weights}: safetensors keeps no order of tensors, so by-position cannot be used; rename them instead")
+        state = read_weights(Path(weights))
+        source_classes = _classes_of(state, architecture) if replace_head else architecture.num_classes
+        net = _bare(architecture, source_classes)
+        load_state(net, state, weights_map=weights_map, origin=str(weights))
+    if source_classes != architecture.num_classes:
+        if not replace_head:
+            raise InputError(f"these weights have {source_classes} classes, not {architecture.num_classes}")
+        _replace_head(net, source_classes, architecture)
+    return PixelModel(net, architecture)
+
+
+def _classes_of(state: Mapping[str, Tensor], architecture: Architecture) -> int:
+    """Number of classes of a weight file: the length of its last bias or weight."""
+    floating = [tensor for tensor in state.values() if tensor.is_floating_point() and tensor.ndim]
+    return int(floating[-1].shape[0]) if floating else architecture.num_classes
+
+
+def _replace_head(net: nn.Module, source_classes: int, architecture: Architecture) -> None:
+    head = PixelModel(net, Architecture(**{**asdict(architecture), "num_classes": source_classes})).head
+    if isinstance(head, nn.Linear):
+        fresh: nn.Module = nn.Linear(head.in_features, architecture.num_classes, bias=head.bias is not None)
+    else:
+        fresh = nn.Conv2d(head.in_channels, architecture.num_classes, head.kernel_size, bias=head.bias is not None)  # type: ignore[arg-type]
+    path = next(name for name, module in net.named_modules() if module is head)
+    parent, _, leaf = path.rpartition(".")
+    setattr(net.get_submodule(parent), leaf, fresh)
+    if hasattr(net, "num_classes"):
+        net.num_classes = architecture.num_classes  # type: ignore[assignment]
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from safetensors, or from a torch file without ever running code that it holds.
+
+    Raises:
+        InputError: missing, damaged, not a state dict, holding code, or holding NaN or infinity.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: --weights takes none, default or a file")
+    try:
+        if path.suffix == ".safetensors":
+            value: Any = safetensors.torch.load_file(path)
+        else:
+            value = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path} is not a plain weight file: it holds Python objects or is damaged; convert it to safetensors") from error
+    except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is not a readable weight file ({str(error).splitlines()[0] if str(error) else 'empty'})") from error
+    for key in ("state_dict", "model"):
+        if isinstance(value, dict) and isinstance(value.get(key), dict):
+            value = value[key]
+    if not isinstance(value, dict) or not value or not all(isinstance(v, Tensor) for v in value.values()):
+        raise InputError(f"{path} is not a state dict: names to tensors are expected")
+    state = {str(name).removeprefix("module."): tensor for name, tensor in value.items()}
+    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    if broken:
+        raise InputError(f"{path} holds NaN or infinity in {_some(broken)}; the weights are broken")
+    return state
+
+
+def load_state(net: nn.Module, state: Mapping[str, Tensor], *, weights_map: WeightsMap = "by-name", origin: str = "the weights") -> None:
+    """Load ``state`` into ``net``, strictly.
+
+    Raises:
+        InputError: names or shapes do not fit; the message lists them.
+    """
+    own = net.state_dict()
+    if weights_map == "by-position":
+        if len(state) != len(own):
+            raise InputError(f"{origin} holds {len(state)} tensors, the network {len(own)}: by-position needs equal counts")
+        state = dict(zip(own, state.values(), strict=True))
+    missing, unexpected = [k for k in own if k not in state], [k for k in state if k not in own]
+    shapes = [f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}" for k in own if k in state and state[k].shape != own[k].shape]
+    if missing or unexpected or shapes:
+        parts = [f"{label}: {_some(names)}" for label, names in (("missing", missing), ("unexpected", unexpected), ("shape", shapes)) if names]
+        raise InputError(f"{origin} does not fit the network; {'; '.join(parts)}")
+    net.load_state_dict(dict(state), strict=True)
+
+
+def save_weights(model: PixelModel, path: Path) -> None:
+    """Write the bare network's ``state_dict`` and its architecture as safetensors, atomically."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}
+    metadata = {"architecture": json.dumps(model.architecture.to_json())}
+    with atomic_file(path) as temporary:
+        safetensors.torch.save_file(state, temporary, metadata=metadata)
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module, *, frozen: bool = True) -> Iterator[None]:
+    """Run a block with ``model`` in eval mode and, if ``frozen``, its parameters without gradients.
+
+    Every submodule's mode and every parameter's ``requires_grad`` come back afterwards, even after an error.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    grads = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.eval()
+        if frozen:
+            for parameter, _ in grads:
+                parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in grads:
+            parameter.requires_grad_(requires_grad)

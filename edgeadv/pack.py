@@ -1,0 +1,124 @@
+"""Writing attack packs: shard by shard, and resumable."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadv_runtime._version import __version__
+from edgeadv_runtime.attack import Attack, CleanBatch, craft, infos
+from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.errors import DataError, InputError, StorageError
+from edgeadv_runtime.evaluate import MOST_UNREADABLE, DataInfo
+from edgeadv_runtime.files import atomic_file, ensure_writable, read_json, sha256_file, write_json
+from edgeadv_runtime.pack import PACK_FILE, SCHEMA_VERSION, SHARD_SIZE, AttackPack, info_to_json, load_shard, save_shard
+
+from .data import ImageSet, batches
+
+_PLAN_FILE = "plan.json"
+
+
+def clean_batches(
+    images: ImageSet, bundle: Bundle, order: NDArray[np.int64], *, unreadable: list[str], workers: int = 0
+) -> Iterator[CleanBatch]:
+    """Images for the evaluation loop, labelled by the bundle's classes, in batches of one shard.
+
+    Args:
+        images: already relabelled to the bundle's classes.
+        bundle: whose preprocessing is applied.
+        order: positions in ``images``.
+        unreadable: gets a message for each image that cannot be decoded.
+        workers: processes that decode.
+    """
+    for batch in batches(images, bundle.preprocess, batch_size=SHARD_SIZE, order=order, workers=workers):
+        unreadable += batch.unreadable
+        yield CleanBatch(batch.index, batch.pixels, batch.labels)
+
+
+def write_pack(
+    out: Path,
+    *,
+    bundle: Bundle,
+    images: ImageSet,
+    order: NDArray[np.int64],
+    attacks: Sequence[Attack],
+    reference: Backend,
+    data: DataInfo,
+    uint8: bool = True,
+    resume: bool = False,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> AttackPack:
+    """Attack ``images`` and write a pack.
+
+    Work goes on in ``OUT.partial``, which becomes ``out`` when it is whole. Interrupted, it is continued by ``resume``.
+
+    Args:
+        out: the pack's folder; must not exist.
+        bundle: whose weights are attacked.
+        images: relabelled to the bundle's classes.
+        order: positions in ``images`` to attack.
+        attacks: what to run.
+        reference: the model whose gradients are used.
+        data: how the images are named in results.
+        uint8: store adversarial images as 8-bit pixels, rounded within eps; else float32.
+        resume: continue what an interrupted call left.
+        workers: processes that decode.
+        progress: called with the images done and the images there are.
+
+    Raises:
+        StorageError: ``out`` exists or cannot be written, or there is an unfinished pack and ``resume`` is false.
+        InputError: the unfinished pack was started with other settings.
+        DataError: more than 1% of the images are unreadable and that was not allowed.
+    """
+    if out.exists():
+        raise StorageError(f"{out} exists: choose another --out")
+    partial = out.with_name(out.name + ".partial")
+    listed = infos(attacks, uint8=uint8)
+    plan = {
+        "schema_version": SCHEMA_VERSION, "kind": "pack", "edgeadv_version": __version__, "bundle_id": bundle.id,
+        "weights_sha256": bundle.weights_sha256, "preprocess": bundle.preprocess.to_json(), "class_ids": list(bundle.classes.ids),
+        "data": asdict(data), "uint8": uint8, "attacks": [info_to_json(info) for info in listed],
+    }  # fmt: skip
+    _start(partial, plan, resume=resume)
+    unreadable: list[str] = []
+    shards: list[dict[str, object]] = []
+    for number, first in enumerate(range(0, len(order), SHARD_SIZE)):
+        file = partial / f"shard-{number:05d}.npz"
+        if file.exists():
+            batch, messages = load_shard(file, listed)
+        else:
+            chosen = order[first : first + SHARD_SIZE]
+            found: list[str] = []
+            stream = clean_batches(images, bundle, chosen, unreadable=found, workers=workers)
+            batch = next(craft(stream, attacks, reference, uint8=uint8))
+            messages = tuple(found)
+            with atomic_file(file) as temporary:
+                save_shard(temporary, batch, listed, messages, uint8=uint8)
+        unreadable += messages
+        shards.append({"file": file.name, "sha256": sha256_file(file), "n": len(batch.clean.labels)})
+        if progress is not None:
+            progress(min(first + SHARD_SIZE, len(order)), len(order))
+    if len(unreadable) > MOST_UNREADABLE * data.total and not data.allow_unreadable:
+        raise DataError(f"{len(unreadable)} of {data.total} images are unreadable, e.g. {unreadable[0]}; repair them or pass --allow-unreadable")
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    write_json(partial / PACK_FILE, {**plan, "created": now, "shards": shards})
+    (partial / _PLAN_FILE).unlink()
+    partial.rename(out)
+    return AttackPack.open(out, bundle=bundle)
+
+
+def _start(partial: Path, plan: dict[str, object], *, resume: bool) -> None:
+    if partial.exists() and not resume:
+        raise StorageError(f"{partial} holds an unfinished pack: continue it with --resume, or delete it")
+    ensure_writable(partial)
+    plan_file = partial / _PLAN_FILE
+    if plan_file.exists() and read_json(plan_file, what="pack plan") != plan:
+        raise InputError(f"{partial} was started with other settings: continue with the same ones, or delete it")
+    write_json(plan_file, plan)

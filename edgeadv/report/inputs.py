@@ -1,0 +1,248 @@
+"""The files of a report, read and checked before anything is drawn."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from edgeadv_runtime.errors import InputError, SchemaError
+from edgeadv_runtime.latency import Bench
+from edgeadv_runtime.results import CLEAN, Results, Verdict, read_measurement
+
+VERDICTS: tuple[str, ...] = get_args(Verdict)
+_PNG_HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+# below this a browser's smoothing hides the pixels that the attack changed
+_PIXELATED_BELOW = 128
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG as the page embeds it.
+
+    Attributes:
+        uri: the image as a data URI.
+        width: in pixels.
+        height: in pixels.
+    """
+
+    uri: str
+    width: int
+    height: int
+
+    @property
+    def pixelated(self) -> bool:
+        """Whether it is so small that it must be enlarged without smoothing."""
+        return max(self.width, self.height) < _PIXELATED_BELOW
+
+    @classmethod
+    def from_base64(cls, text: str) -> Picture:
+        """Read a PNG in base64.
+
+        Raises:
+            ValueError: it is not one.
+        """
+        try:
+            data = base64.b64decode(text, validate=True)
+        except binascii.Error as error:
+            raise ValueError("an example image is not base64") from error
+        if not data.startswith(_PNG_HEAD) or len(data) < len(_PNG_HEAD) + 8:
+            raise ValueError("an example image is not a PNG")
+        width, height = struct.unpack_from(">II", data, len(_PNG_HEAD))
+        # encoded again, so that nothing but base64 can reach the page
+        return cls(f"data:image/png;base64,{base64.b64encode(data).decode()}", width, height)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One image before and after an attack; the keys of ``results.examples``."""
+
+    index: int
+    label: str
+    attack: str
+    eps: str
+    amplification: float
+    clean: Picture
+    perturbation: Picture
+    adversarial: Picture
+    clean_prediction: str
+    adversarial_prediction: str
+    clean_probability: float
+    adversarial_probability: float
+    artefact: str
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Example:
+        """Read one entry of ``results.examples``; unknown keys are ignored."""
+        return cls(
+            index=int(value["index"]),
+            label=str(value["label"]),
+            attack=str(value["attack"]),
+            eps=str(value["eps"]),
+            amplification=float(value["amplification"]),
+            clean=Picture.from_base64(value["clean_png"]),
+            perturbation=Picture.from_base64(value["perturbation_png"]),
+            adversarial=Picture.from_base64(value["adversarial_png"]),
+            clean_prediction=str(value["clean_prediction"]),
+            adversarial_prediction=str(value["adversarial_prediction"]),
+            clean_probability=float(value["clean_probability"]),
+            adversarial_probability=float(value["adversarial_probability"]),
+            artefact=str(value["artefact"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What one masking rule found, or why the rules could not tell.
+
+    Attributes:
+        rule: the rule's name.
+        eps: the budget it looked at, if one.
+        finding: ``"MASKED"``, ``"SUSPECT"``, or None where it found nothing.
+        text: the finding in words.
+        numbers: whatever else the entry carries.
+    """
+
+    rule: str
+    eps: str | None
+    finding: str | None
+    text: str
+    numbers: dict[str, Any]
+
+    @property
+    def obstacle(self) -> bool:
+        """Whether this is no finding of a rule but the reason why the attacks that ran cannot earn a ``PASS``."""
+        return self.rule == "coverage"
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Finding:
+        """Read one entry of ``masking.evidence``."""
+        known = ("rule", "eps", "finding", "text")
+        if value["finding"] not in (None, *VERDICTS):
+            raise ValueError(f"finding {value['finding']!r} is not a verdict")
+        return cls(
+            rule=str(value["rule"]),
+            eps=value.get("eps"),
+            finding=value["finding"],
+            text=str(value["text"]),
+            numbers={key: number for key, number in value.items() if key not in known},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultsFile:
+    """A results file and what the report reads out of its open parts."""
+
+    path: Path
+    results: Results
+    title: str
+    verdict: str
+    findings: tuple[Finding, ...]
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchFile:
+    """A bench file and the title of what it is about."""
+
+    path: Path
+    bench: Bench
+    title: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All files of one report, in the order given."""
+
+    results: tuple[ResultsFile, ...]
+    benches: tuple[BenchFile, ...]
+
+
+def load_inputs(files: Sequence[Path]) -> Inputs:
+    """Read results and bench files.
+
+    Args:
+        files: in the order in which the page shows them.
+
+    Raises:
+        InputError: no file, or one named twice.
+        SchemaError: a file is neither a results nor a bench file of this version, or it is incomplete.
+        BundleError: a file is not readable.
+    """
+    if not files:
+        raise InputError("a report needs at least one results or bench file: name what evaluate and bench wrote")
+    seen: set[Path] = set()
+    results: list[ResultsFile] = []
+    benches: list[BenchFile] = []
+    for path in files:
+        if path.resolve() in seen:
+            raise InputError(f"{path} is named twice: name every file once")
+        seen.add(path.resolve())
+        kind = read_measurement(path)["kind"]
+        with _complete(path):
+            if kind == "results":
+                results.append(_results_file(path))
+            else:
+                benches.append(_bench_file(path))
+    titles = [file.title for file in results]
+    return Inputs(
+        # two runs of one model must stay tellable apart
+        tuple(
+            file if titles.count(file.title) == 1 else replace(file, title=f"{file.title} ({file.path.name})")
+            for file in results
+        ),
+        tuple(benches),
+    )
+
+
+@contextmanager
+def _complete(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SchemaError(f"{path} is not a complete results or bench file ({error!r}); measure again") from error
+
+
+def _results_file(path: Path) -> ResultsFile:
+    results = Results.load(path)
+    for row in results.rows:
+        _ = row.top1_ci95, row.top5_ci95  # counts that are not a share are found here, not half-way down the page
+        if row.attack != CLEAN and not 0 < row.eps_value <= 1:
+            raise ValueError(f"eps {row.eps_value} of {row.attack} is not in (0, 1]")
+        if row.zero_gradient_share is not None and not 0 <= row.zero_gradient_share <= 1:
+            raise ValueError(f"zero_gradient_share {row.zero_gradient_share} of {row.attack} is not a share")
+    _check_objects(results.bundle, results.data, results.environment, *results.skipped)
+    verdict = results.masking["verdict"]
+    if verdict not in VERDICTS:
+        raise ValueError(f"masking verdict {verdict!r} is not one of {', '.join(VERDICTS)}")
+    return ResultsFile(
+        path=path,
+        results=results,
+        title=_title(results.bundle),
+        verdict=str(verdict),
+        findings=tuple(Finding.from_json(entry) for entry in results.masking.get("evidence") or ()),
+        examples=tuple(Example.from_json(entry) for entry in results.examples),
+    )
+
+
+def _bench_file(path: Path) -> BenchFile:
+    bench = Bench.load(path)
+    for row in bench.rows:
+        if not 0 <= row.p50_ms <= row.p90_ms <= row.max_ms:
+            raise ValueError(f"p50 {row.p50_ms}, p90 {row.p90_ms} and max {row.max_ms} ms do not ascend")
+    _check_objects(bench.bundle, bench.environment, bench.conditions, *bench.skipped)
+    return BenchFile(path=path, bench=bench, title=_title(bench.bundle))
+
+
+def _check_objects(*values: Any) -> None:
+    if not all(isinstance(value, dict) for value in values):
+        raise TypeError("an object is expected")
+
+
+def _title(bundle: Mapping[str, Any]) -> str:
+    return str(bundle.get("title") or bundle["name"])

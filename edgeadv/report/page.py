@@ -1,0 +1,171 @@
+"""From checked inputs to one HTML page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeadv_runtime.errors import require
+from edgeadv_runtime.latency import BenchRow
+
+from . import charts
+from .accuracy import BADGES, COLUMNS, FGSM, MEANINGS, Artefact, Compared, attack_label, compare, models
+from .inputs import BenchFile, Inputs
+
+_FOLDER = Path(__file__).parent
+_TEMPLATE = "template.html.j2"
+_STYLE = "style.css"
+# a list of thousands would bury the rest
+_LONGEST_LIST = 200
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of the curves."""
+
+    model: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One artefact's latencies within one bench file."""
+
+    title: str
+    artefact: Artefact
+    threads: int | None
+    rows: tuple[tuple[BenchRow, str], ...]
+
+
+def render(inputs: Inputs) -> str:
+    """The page as text; the same inputs give the same text.
+
+    Raises:
+        MissingDependencyError: jinja2 is not installed.
+    """
+    jinja2 = require("jinja2", extra="report")
+    # names of classes, models and files are other people's text: everything is escaped unless a template says otherwise
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        pct=_pct, interval=_interval, ms=_ms, count=_count, flat=_flat, attack=attack_label, when=_when
+    )
+    style = (_FOLDER / _STYLE).read_text(encoding="utf-8")
+    shown = models(inputs)
+    compared = compare(shown)
+    rows = [row for file in inputs.results for row in file.results.rows]
+    classes = charts.attack_classes(row.attack for row in rows)
+    eps_limit = max((row.eps_value for row in rows), default=0.0)
+    timed_rows = [row for file in inputs.benches for row in file.bench.rows]
+    scale = charts.LatencyScale.covering(timed_rows) if timed_rows else None
+    page = environment.get_template(_TEMPLATE).render(
+        style=style,
+        style_sha256=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        models=shown,
+        benches=inputs.benches,
+        title="Robustness report" if shown else "Latency report",
+        created=max((*(m.file.results.created for m in shown), *(b.bench.created for b in inputs.benches)), default=""),
+        badges=BADGES,
+        meanings=MEANINGS,
+        columns=COLUMNS,
+        fgsm=FGSM,
+        strip=lambda row: charts.share_strip(row, classes[row.attack]),
+        compared=compared,
+        panels=[(entry.artefact, panels) for entry in compared if (panels := _panels(entry, classes, eps_limit))],
+        scale=scale,
+        axis=charts.latency_axis(scale) if scale else "",
+        timed=[timed for file in inputs.benches for timed in _timed(file, scale)],
+        includes=list(dict.fromkeys((row.stage, row.mode, row.includes) for row in timed_rows)),
+        conditions=[(file, pairs) for file in inputs.benches if (pairs := _conditions(file))],
+    )
+    return str(page)
+
+
+def _panels(compared: Compared, classes: dict[str, str], eps_limit: float) -> list[Panel]:
+    """Small multiples: one panel for each model that was attacked."""
+    return [
+        Panel(
+            model.file.title,
+            charts.curves(
+                group,
+                classes,
+                title=f"Accuracy against eps: {model.file.title}, {compared.artefact.label}",
+                eps_limit=eps_limit,
+            ),
+        )
+        for model, group in compared.members
+        if group.attacked
+    ]
+
+
+def _timed(file: BenchFile, scale: charts.LatencyScale | None) -> Iterator[Timed]:
+    if scale is None:
+        return
+
+    def key(row: BenchRow) -> tuple[Artefact, int | None]:
+        return Artefact(row.backend, row.variant, row.provider, row.device), row.threads
+
+    for artefact, threads in dict.fromkeys(key(row) for row in file.bench.rows):
+        rows = [row for row in file.bench.rows if key(row) == (artefact, threads)]
+        strips = tuple((row, charts.latency_strip(row, scale)) for row in rows)
+        yield Timed(file.title, artefact, threads, strips)
+
+
+def _conditions(file: BenchFile) -> list[tuple[str, str, str]]:
+    before, after = (dict(_flat(file.bench.conditions.get(when))) for when in ("before", "after"))
+    return [(key, before.get(key, "–"), after.get(key, "–")) for key in dict.fromkeys((*before, *after))]
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested JSON as pairs of a dotted key and a text."""
+    if isinstance(value, dict):
+        stem = f"{prefix}." if prefix else ""
+        return [pair for key, inner in value.items() for pair in _flat(inner, f"{stem}{key}")]
+    if isinstance(value, list | tuple) and any(isinstance(inner, dict | list) for inner in value[:_LONGEST_LIST]):
+        pairs = [pair for i, inner in enumerate(value[:_LONGEST_LIST]) for pair in _flat(inner, f"{prefix}[{i}]")]
+        return pairs + ([(prefix, f"… {len(value)} in all")] if len(value) > _LONGEST_LIST else [])
+    if isinstance(value, list | tuple):
+        more = f", … {len(value)} in all" if len(value) > _LONGEST_LIST else ""
+        return [(prefix, (", ".join(_word(inner) for inner in value[:_LONGEST_LIST]) or "none") + more)]
+    return [] if value is None and not prefix else [(prefix, _word(value))]
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _pct(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def _interval(bounds: tuple[float, float]) -> str:
+    return f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}%"
+
+
+def _ms(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def _count(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 100 or float(value).is_integer() else f"{value:,.1f}"
+
+
+def _when(created: str) -> str:
+    return created.replace("T", " ").replace("+00:00", " UTC").replace("Z", " UTC")

@@ -1,0 +1,110 @@
+"""A run: the folder that training leaves and export reads.
+
+::
+
+    weights.safetensors   the trained network (export and evaluation read nothing else)
+    run.json              every hyper-parameter, data, seed, versions, metrics per epoch
+    state.pt              what --resume needs; only while the run is unfinished
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeadv_runtime.bundle import Classes
+from edgeadv_runtime.errors import BundleError, InputError, IntegrityError, SchemaError
+from edgeadv_runtime.files import read_json, sha256_file, write_json
+from edgeadv_runtime.preprocess import Preprocess
+
+from .models import Architecture, PixelModel, build, load_state, read_weights, save_weights
+
+SCHEMA_VERSION = 1
+RUN_FILE = "run.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, opened.
+
+    Attributes:
+        path: the folder.
+        info: ``run.json`` as read.
+    """
+
+    path: Path
+    info: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open the run at ``path``.
+
+        Raises:
+            InputError: training did not finish there.
+            SchemaError: another version wrote it.
+            IntegrityError: the weights are not the run's.
+            BundleError: there is no run, or ``run.json`` is damaged.
+        """
+        folder = Path(path)
+        info = read_json(folder / RUN_FILE, what="training run")
+        if info.get("kind") != "run" or info.get("schema_version") != SCHEMA_VERSION:
+            raise SchemaError(f"{folder} is a {info.get('kind')!r} of schema version {info.get('schema_version')!r}, not a run of {SCHEMA_VERSION}")
+        if not info.get("finished"):
+            raise InputError(f"{folder} is not finished: continue it with --resume")
+        run = cls(folder, info)
+        try:
+            _ = run.architecture, run.preprocess, run.classes, run.title, run.data
+            if sha256_file(folder / WEIGHTS_FILE) != info["weights_sha256"]:
+                raise IntegrityError(f"{folder / WEIGHTS_FILE} is not what this run wrote; train again or copy it again")
+        except (KeyError, TypeError, InputError, FileNotFoundError) as error:
+            raise BundleError(f"{folder} is a damaged run ({error}); copy it again or train again") from error
+        return run
+
+    @property
+    def architecture(self) -> Architecture:
+        """What was trained."""
+        return Architecture.from_json(self.info["architecture"])
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How its images were prepared."""
+        return Preprocess.from_json(self.info["preprocess"])
+
+    @property
+    def classes(self) -> Classes:
+        """Its classes in logit order."""
+        return Classes.from_json(self.info["classes"])
+
+    @property
+    def data(self) -> str:
+        """The ``--data`` it was trained on."""
+        return str(self.info["data"]["spec"])
+
+    @property
+    def title(self) -> str:
+        """The run in a few words, e.g. ``"regnet_y_400mf, papernot T=40"``."""
+        return str(self.info["title"])
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a bundle keeps of the run: recipe, hyper-parameters, data, seed, versions and final metrics."""
+        keys = ("recipe", "config", "data", "versions", "created", "stages")
+        return {key: self.info[key] for key in keys if key in self.info}
+
+    def load_model(self) -> PixelModel:
+        """The trained network, in training mode, on the CPU."""
+        model = build(self.architecture)
+        load_state(model.net, read_weights(self.path / WEIGHTS_FILE), origin=str(self.path / WEIGHTS_FILE))
+        return model
+
+
+def write_run(folder: Path, model: PixelModel, info: dict[str, Any]) -> Run:
+    """Write a finished run: weights first, then ``run.json`` that vouches for them."""
+    save_weights(model, folder / WEIGHTS_FILE)
+    write_json(
+        folder / RUN_FILE,
+        {"schema_version": SCHEMA_VERSION, "kind": "run", "finished": True, **info, "weights_sha256": sha256_file(folder / WEIGHTS_FILE)},
+    )
+    return Run.open(folder)

@@ -1,0 +1,76 @@
+"""The reference backend: the bundle's weights in PyTorch, under the same contract as every other backend."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.device import processor_name
+from edgeadv_runtime.errors import InputError
+
+from .models import Architecture, PixelModel, build, load_state, read_weights
+from .train import default_device
+
+VARIANT = "fp32"
+
+
+def load_model(bundle: Bundle, *, device: torch.device | None = None) -> PixelModel:
+    """The bundle's weights in PyTorch, in evaluation mode, frozen.
+
+    Raises:
+        InputError: a slim bundle without weights, or weights that do not fit the architecture.
+    """
+    model = build(Architecture.from_json(bundle.manifest["architecture"]))
+    load_state(model.net, read_weights(bundle.weights_path), origin=str(bundle.weights_path))
+    model.requires_grad_(False).eval()
+    device = default_device() if device is None else device
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+class TorchBackend(Backend):
+    """The weights of a bundle in PyTorch, float32 without TF32: the side that gradients come from.
+
+    Attributes:
+        model: the network, for the attacks.
+    """
+
+    name = "torch"
+
+    def __init__(self, bundle: Bundle, *, variant: str = VARIANT, device: torch.device | None = None, threads: int | None = None) -> None:
+        """Load the bundle's weights.
+
+        Args:
+            bundle: an opened bundle with weights.
+            variant: must be ``"fp32"``: the other variants exist as ONNX only.
+            device: where to run; None takes a GPU if there is one.
+            threads: CPU threads for the whole process; None leaves them as they are.
+
+        Raises:
+            InputError: another variant, or no weights in the bundle.
+        """
+        if variant != VARIANT:
+            raise InputError(f"torch serves fp32 only, not {variant}: the other variants are ONNX files; use --backend onnxruntime")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.model = load_model(bundle, device=device)
+        self._device = next(self.model.parameters()).device
+        cuda = self._device.type == "cuda"
+        self.variant = VARIANT
+        self.provider = "cuda" if cuda else "cpu"
+        self.device = torch.cuda.get_device_name(self._device) if cuda else processor_name()
+        self.artifact_sha256 = bundle.weights_sha256
+        self.input_shape = bundle.preprocess.input_shape
+        self.n_classes = len(bundle.classes)
+        self.threads = threads
+
+    def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            batch = torch.from_numpy(x).to(self._device).contiguous(memory_format=torch.channels_last)
+            logits: NDArray[np.float32] = self.model(batch).float().cpu().numpy()
+        return logits
+
+    def _close(self) -> None:
+        del self.model

@@ -1,0 +1,128 @@
+"""Half precision inside the graph: float16 weights and arithmetic between a float32 input and float32 logits."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgeadv_runtime.errors import ExportError
+
+from .to_onnx import INPUT, OUTPUT, check, quiet
+
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+_NORMALISING = ("Sub", "Div", "Mul", "Add")
+_PREFIX = "edgeadv_"
+
+
+def to_fp16(fp32: Any, name: str) -> Any:
+    """A float16 copy of ``fp32`` with float32 input and output.
+
+    The normalisation of the pixels stays in float32: a pixel rounded to float16 moves by up to 6% of 1/255, which is
+    the size of the perturbations that this product measures.
+
+    Args:
+        fp32: an ``onnx.ModelProto`` of :func:`to_onnx`; not changed.
+        name: what to call the network in errors.
+
+    Returns:
+        A checked ``onnx.ModelProto``.
+
+    Raises:
+        ExportError: a weight does not fit into float16.
+    """
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    for initializer in fp32.graph.initializer:
+        if initializer.data_type == onnx.TensorProto.FLOAT:
+            largest = float(np.abs(onnx.numpy_helper.to_array(initializer)).max(initial=0.0))
+            if largest > FLOAT16_MAX:  # the converter would clamp it
+                raise ExportError(
+                    f"fp16 of {name} would overflow: weight {initializer.name} reaches {largest:.4g}, float16 ends at "
+                    f"{FLOAT16_MAX:.0f}; export fp32 only"
+                )
+    model = copy.deepcopy(fp32)
+    image = copy.deepcopy(model.graph.input[0])
+    # told to keep the input's type, or to skip these nodes, the converter would round the pixels before them
+    nodes, constants = _detach_normalisation(model.graph)
+    with quiet():
+        half = convert_float_to_float16(model, keep_io_types=[OUTPUT])
+        half.graph.input[0].CopyFrom(image)
+        half.graph.initializer.extend(constants)
+        half.graph.node.extend(nodes)
+        OnnxModel(half).topological_sort(is_deterministic=True)
+    check(half, name)
+    return half
+
+
+def _detach_normalisation(graph: Any) -> tuple[list[Any], list[Any]]:
+    """Move the nodes between the input and the network proper out of ``graph``, whose input then comes after them.
+
+    Returns:
+        Those nodes with the cast that joins them to the rest, and their constants under names of their own.
+    """
+    initializers = {initializer.name: initializer for initializer in graph.initializer}
+    nodes: list[Any] = []
+    value = INPUT
+    while True:
+        users = [node for node in graph.node if value in node.input]
+        if len(users) != 1 or users[0].op_type not in _NORMALISING or not set(users[0].input) <= {value, *initializers}:
+            break
+        nodes.append(copy.deepcopy(users[0]))
+        graph.node.remove(users[0])
+        value = nodes[-1].output[0]
+    still_used = {source for node in graph.node for source in node.input}
+    constants: dict[str, Any] = {}
+    for node in nodes:
+        for i, source in enumerate(node.input):
+            if source in initializers:
+                node.input[i] = _PREFIX + source
+                constants[source] = copy.deepcopy(initializers[source])
+                constants[source].name = _PREFIX + source
+    for source in constants.keys() - still_used:
+        graph.initializer.remove(initializers[source])
+    joint = _PREFIX + value
+    nodes.append(onnx.helper.make_node("Cast", [value], [joint], name=joint, to=onnx.TensorProto.FLOAT16))
+    for node in graph.node:
+        node.input[:] = [joint if source == value else source for source in node.input]
+    graph.input[0].name = joint
+    moved = {node.output[0] for node in nodes}
+    for info in [info for info in graph.value_info if info.name in moved]:
+        graph.value_info.remove(info)  # else the converter would call these float16
+    return nodes, list(constants.values())
+
+
+def largest_activation(fp32: Any, x: NDArray[np.float32]) -> tuple[float, str]:
+    """The largest absolute value that any tensor of the float32 graph takes on ``x``.
+
+    ONNX Runtime's CPU provider computes a float16 graph in float32 and never sees the overflow that a GPU would, so it
+    has to be looked for: what exceeds :data:`FLOAT16_MAX` here is infinite there.
+
+    Args:
+        fp32: an ``onnx.ModelProto`` of :func:`to_onnx`; not changed.
+        x: float32 of shape (n, channels, height, width).
+
+    Returns:
+        The value, and the name of the tensor that takes it.
+    """
+    import onnxruntime
+
+    probe = onnx.shape_inference.infer_shapes(fp32)
+    types = {v.name: v.type.tensor_type.elem_type for v in (*probe.graph.value_info, *probe.graph.output)}
+    names = [out for node in fp32.graph.node for out in node.output if types.get(out) == onnx.TensorProto.FLOAT]
+    del probe.graph.output[:]
+    for i, name in enumerate(names):
+        magnitude, peak = f"{_PREFIX}abs_{i}", f"{_PREFIX}max_{i}"
+        probe.graph.node.append(onnx.helper.make_node("Abs", [name], [magnitude]))
+        probe.graph.node.append(onnx.helper.make_node("ReduceMax", [magnitude], [peak], keepdims=0))
+        probe.graph.output.append(onnx.helper.make_tensor_value_info(peak, onnx.TensorProto.FLOAT, []))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    peaks = np.max([session.run(None, {INPUT: image[None]}) for image in x], axis=0)
+    worst = int(np.argmax(peaks))
+    return float(peaks[worst]), names[worst]

@@ -1,0 +1,74 @@
+"""What an export needs beside a model: the names of its classes, and real frames to compare on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from timm.data import ImageNetInfo
+
+from edgeadv.data import ImageSet, balanced_subset
+from edgeadv_runtime.bundle import Classes
+from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.preprocess import decode
+
+FRAMES = 64
+
+
+def imagenet_classes() -> Classes:
+    """The 1,000 classes of ImageNet-1k in the usual order: WordNet ids, and the first of each one's names."""
+    info = ImageNetInfo("imagenet-1k")
+    ids = tuple(info.label_names())
+    return Classes(ids, tuple(info.label_name_to_description(i).partition(",")[0] for i in ids))
+
+
+def read_classes(path: Path) -> Classes:
+    """Read classes in logit order from lines of ``id<TAB>name``, or ``index<TAB>id<TAB>name`` with indices from 0.
+
+    Raises:
+        InputError: the file cannot be read, or a line is of another form.
+    """
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--classes {path} cannot be read ({error}); it is imagenet1k or a text file") from error
+    ids, names = [], []
+    for number, line in enumerate(lines):
+        *index, class_id, name = ["", *line.split("\t")]
+        if not class_id or not name or index not in ([""], ["", str(number)]):
+            raise InputError(
+                f"{path}: class {number} is written {line!r}; one line for each class is due, in logit order: "
+                "id<TAB>name or index<TAB>id<TAB>name"
+            )
+        ids.append(class_id)
+        names.append(name)
+    return Classes(tuple(ids), tuple(names))
+
+
+def folder_frames(folder: Path, *, limit: int = FRAMES) -> list[NDArray[np.uint8]]:
+    """The first ``limit`` image files below ``folder``, sorted by path, as uint8 RGB arrays.
+
+    Raises:
+        InputError: there are none.
+        DataError: one of them is not readable.
+    """
+    extensions = Image.registered_extensions()
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in extensions and f.is_file())
+    if not files:
+        raise InputError(f"{folder} holds no images: --golden takes a folder of real ones, such as the model will see")
+    return [np.asarray(decode(file)) for file in files[:limit]]
+
+
+def data_frames(data: ImageSet, *, limit: int = FRAMES) -> list[NDArray[np.uint8]]:
+    """At most ``limit`` images of ``data`` as uint8 RGB arrays, the same every time, the classes dealt out in turn.
+
+    Raises:
+        DataError: one of them is not readable.
+    """
+    chosen = balanced_subset(data.labels, limit)
+    labels = data.labels[chosen]
+    # in turn, for only the first few become golden frames
+    turns = np.array([int((labels[:i] == label).sum()) for i, label in enumerate(labels)])
+    return [np.asarray(data.image(int(i)).convert("RGB")) for i in chosen[np.argsort(turns, kind="stable")]]

@@ -1,0 +1,193 @@
+"""Write a bundle: export, prove, hash; or leave nothing behind."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from edgeadv.models import PixelModel, save_weights
+from edgeadv_runtime._version import __version__
+from edgeadv_runtime.backends import OnnxRuntimeBackend
+from edgeadv_runtime.bundle import MANIFEST, SCHEMA_VERSION, VARIANTS, Bundle, Classes, Golden, bundle_id
+from edgeadv_runtime.errors import ExportError, InputError, StorageError
+from edgeadv_runtime.files import atomic_folder, canonical_json, sha256_file, write_json
+from edgeadv_runtime.preprocess import Preprocess, to_tensor
+
+from .fp16 import FLOAT16_MAX, largest_activation, to_fp16
+from .parity import TOLERANCES, artifact_logits, compare, torch_logits
+from .to_onnx import INPUT, OPSET, OUTPUT, to_onnx
+
+WEIGHTS, GOLDEN = "weights.safetensors", "golden.npz"
+
+
+def export_bundle(
+    model: PixelModel,
+    out: Path,
+    *,
+    classes: Classes,
+    preprocess: Preprocess,
+    frames: Sequence[NDArray[np.uint8]],
+    variants: Sequence[str] = ("fp32", "fp16"),
+    golden: int = 8,
+    title: str,
+    provenance: Mapping[str, Any],
+    overwrite: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Bundle:
+    """Export ``model`` and write the bundle at ``out``, if every variant agrees with it on ``frames``.
+
+    Args:
+        model: any mode, device and floating dtype; it is left exactly as it is. The bundle holds its float32 weights.
+        out: the folder to make.
+        classes: ids and names in logit order.
+        preprocess: how a frame becomes the model's input.
+        frames: real images, uint8 RGB of shape (height, width, 3), sizes may differ. All are compared.
+        variants: which artefacts to ship.
+        golden: how many of the first frames travel with the bundle for the self-test on the device.
+        title: the model in a few words.
+        provenance: where the weights come from; a JSON object.
+        overwrite: replace a bundle that is at ``out``.
+        progress: told in a few words what begins.
+
+    Returns:
+        The opened bundle.
+
+    Raises:
+        InputError: an argument does not fit, or a weight is NaN or infinite.
+        ExportError: the model cannot be exported, or a variant is not the model; no bundle is left then.
+        StorageError: ``out`` cannot be written, or is something else than a bundle.
+    """
+    _check_arguments(model, classes, variants, golden, provenance)
+    if out.exists() and overwrite and not (out / MANIFEST).is_file():
+        raise StorageError(f"{out} exists and is not a bundle: it is not replaced; choose another --out")
+    pixels = _preprocessed(frames, preprocess)
+    # a copy, because tracing and moving to the CPU must not be seen by the caller, even after an error
+    reference = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval().requires_grad_(False)
+    with atomic_folder(out, overwrite=overwrite) as folder:
+        writer = _Writer(folder, reference, classes, preprocess, pixels, progress or (lambda _: None))
+        writer.write(variants, title=title, provenance=dict(provenance), golden=list(frames[:golden]))
+    return Bundle.open(out)
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """One export: what :func:`export_bundle` has checked, and the steps that fill the folder."""
+
+    folder: Path
+    model: PixelModel
+    classes: Classes
+    preprocess: Preprocess
+    pixels: NDArray[np.uint8]
+    progress: Callable[[str], None]
+
+    def write(
+        self, variants: Sequence[str], *, title: str, provenance: dict[str, Any], golden: list[NDArray[np.uint8]]
+    ) -> None:
+        name = self.model.architecture.name
+        self.progress(f"exporting {name} to ONNX")
+        fp32 = to_onnx(self.model, self.preprocess.input_shape)
+        expected = torch_logits(self.model, self.pixels)
+        entries: dict[str, dict[str, Any]] = {}
+        logits: dict[str, NDArray[np.float32]] = {}
+        for variant in variants:
+            self.progress(f"comparing {variant} with PyTorch on {len(self.pixels)} frames")
+            proto = fp32
+            extra: dict[str, Any] = {}
+            if variant == "fp16":
+                extra["largest_activation"] = self._fp16_range(fp32)
+                proto = to_fp16(fp32, name)
+            entries[variant], logits[variant] = self._variant(variant, proto, expected, extra)
+        save_weights(self.model, self.folder / WEIGHTS)
+        n = len(golden)
+        Golden(golden, self.pixels[:n], {v: values[:n] for v, values in logits.items()}).save(self.folder / GOLDEN)
+        manifest: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION, "kind": "bundle",
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"), "edgeadv_version": __version__,
+            "title": title, "architecture": self.model.architecture.to_json(), "classes": self.classes.to_json(),
+            "preprocess": self.preprocess.to_json(), "variants": entries, "weights": self._entry(WEIGHTS),
+            "golden": {**self._entry(GOLDEN, size=False), "count": n}, "provenance": provenance, "left_out": [],
+        }  # fmt: skip
+        write_json(self.folder / MANIFEST, {"bundle_id": bundle_id(manifest), **manifest})
+
+    def _fp16_range(self, fp32: Any) -> float:
+        value, tensor = largest_activation(fp32, to_tensor(self.pixels))
+        if not value <= FLOAT16_MAX:
+            raise ExportError(
+                f"fp16 of {self.model.architecture.name} would overflow: {tensor} reaches {value:.4g} on these frames, "
+                f"float16 ends at {FLOAT16_MAX:.0f}; export fp32 only"
+            )
+        return value
+
+    def _variant(
+        self, variant: str, proto: Any, expected: NDArray[np.float32], extra: dict[str, Any]
+    ) -> tuple[dict[str, Any], NDArray[np.float32]]:
+        """Write the file of ``variant``, compare it with PyTorch, and return its manifest entry and logits."""
+        file = f"model.{variant}.onnx"
+        (self.folder / file).write_bytes(proto.SerializeToString(deterministic=True))
+        entry = {
+            **self._entry(file), "precision": variant, "opset": OPSET,
+            "input": {"name": INPUT, "dtype": "float32", "layout": "NCHW", "range": [0.0, 1.0]},
+            "output": {"name": OUTPUT, "dtype": "float32"}, "tolerance": TOLERANCES[variant],
+        }  # fmt: skip
+        # the class that will serve it, on just enough of a manifest
+        draft = {
+            "variants": {variant: entry}, "left_out": [], "classes": self.classes.to_json(),
+            "preprocess": self.preprocess.to_json(),
+        }  # fmt: skip
+        with OnnxRuntimeBackend(Bundle(self.folder, draft), variant=variant) as backend:
+            logits = artifact_logits(backend, self.pixels)
+            runtime = f"onnxruntime {onnxruntime.__version__}, {backend.provider}"
+        parity = compare(expected, logits, reference=f"torch {torch.__version__}, CPU", runtime=runtime)
+        if not parity.max_relative_error <= TOLERANCES[variant]:
+            raise ExportError(
+                f"{variant} is not the model it was made from: {parity}; a relative error of {TOLERANCES[variant]:g} "
+                "is accepted. No bundle was written"
+            )
+        return {**entry, "parity": {**parity.to_json(), **extra}}, logits
+
+    def _entry(self, file: str, *, size: bool = True) -> dict[str, Any]:
+        path = self.folder / file
+        entry: dict[str, Any] = {"file": file, "sha256": sha256_file(path)}
+        return {**entry, "bytes": path.stat().st_size} if size else entry
+
+
+def _check_arguments(
+    model: PixelModel, classes: Classes, variants: Sequence[str], golden: int, provenance: Mapping[str, Any]
+) -> None:
+    unknown = [variant for variant in variants if variant not in VARIANTS]
+    if unknown or not variants or len(set(variants)) != len(variants):
+        got = ", ".join(variants) or "none"
+        raise InputError(f"variants are one or more of {', '.join(VARIANTS)}, each once, not {got}")
+    if golden < 1:
+        raise InputError(f"a bundle needs at least one golden frame, not {golden}")
+    if len(classes) != model.architecture.num_classes:
+        raise InputError(f"{len(classes)} classes were given for a model of {model.architecture.num_classes} logits")
+    try:
+        canonical_json(dict(provenance))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"provenance is not a JSON object: {error}") from error
+    state = model.state_dict().items()
+    broken = [name for name, tensor in state if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    if broken:
+        raise InputError(f"the model holds NaN or infinity in {', '.join(broken[:8])}; the weights are broken")
+
+
+def _preprocessed(frames: Sequence[NDArray[np.uint8]], preprocess: Preprocess) -> NDArray[np.uint8]:
+    if not len(frames):
+        raise InputError("at least one real frame is needed to compare the artefacts with the model")
+    pixels = []
+    for number, frame in enumerate(frames):
+        try:
+            pixels.append(preprocess(frame, color_order="rgb"))
+        except InputError as error:
+            raise InputError(f"frame {number}: {error}") from error
+    return np.stack(pixels)

@@ -1,0 +1,142 @@
+"""Is the artefact still the model it was made from? Always asked, on real images, before a bundle exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgeadv.models import PixelModel
+from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.errors import BackendError, ExportError
+from edgeadv_runtime.preprocess import to_tensor
+
+# Largest accepted error of a logit as a share of the largest absolute logit. A share, because a distilled model has
+# logits 40 to 100 times larger than others, and its rounding errors grow with them.
+# fp32: 1e-6 was measured on RegNetY-400MF, AlexNet and EfficientNet-Lite0; a GPU sums in another order.
+# fp16: 3e-3 was measured on EfficientNet-Lite0 with ImageNet weights, 4e-3 where every activation is rounded as well.
+TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2}
+_BATCH = 16
+_BATCH_SIZES = (1, 3)
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A frame whose first label differs.
+
+    Attributes:
+        frame: its number among the frames, from 0.
+        torch: label of the PyTorch model.
+        artifact: label of the artefact.
+        margin: by how much the PyTorch model's first logit leads its second.
+    """
+
+    frame: int
+    torch: int
+    artifact: int
+    margin: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How far an artefact's logits are from those of the PyTorch model.
+
+    A flip needs a margin of at most twice the error, so the one tolerance on the error bounds the flips too: they are
+    listed, not judged a second time.
+
+    Attributes:
+        frames: number of real images compared.
+        max_abs_error: largest difference of a logit.
+        max_relative_error: the same as a share of the PyTorch model's largest absolute logit.
+        min_cosine: smallest cosine between the logits of an image.
+        top1_agreement: share of images with the same first label.
+        flips: the other images.
+        reference: what computed the PyTorch model's logits.
+        runtime: what computed the artefact's.
+    """
+
+    frames: int
+    max_abs_error: float
+    max_relative_error: float
+    min_cosine: float
+    top1_agreement: float
+    flips: tuple[Flip, ...]
+    reference: str
+    runtime: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {**asdict(self), "flips": [asdict(flip) for flip in self.flips]}
+
+    def __str__(self) -> str:
+        return (
+            f"relative error {self.max_relative_error:.2g}, absolute {self.max_abs_error:.2g}, "
+            f"cosine {self.min_cosine:.6f}, {len(self.flips)} of {self.frames} first labels differ"
+        )
+
+
+def compare(expected: NDArray[np.float32], got: NDArray[np.float32], *, reference: str, runtime: str) -> Parity:
+    """Compare logits of the same images, both float32 of shape (n, classes) and finite."""
+    truth, found = expected.astype(np.float64), got.astype(np.float64)
+    error = float(np.abs(found - truth).max())
+    scale = float(np.abs(truth).max())
+    norms = np.linalg.norm(truth, axis=1) * np.linalg.norm(found, axis=1)
+    cosines = np.divide((truth * found).sum(axis=1), norms, out=np.zeros_like(norms), where=norms > 0)
+    labels, artifact_labels = truth.argmax(axis=1), found.argmax(axis=1)
+    second, first = np.sort(truth, axis=1)[:, -2:].T
+    flips = tuple(
+        Flip(frame=int(i), torch=int(labels[i]), artifact=int(artifact_labels[i]), margin=float(first[i] - second[i]))
+        for i in np.flatnonzero(labels != artifact_labels)
+    )
+    return Parity(
+        frames=len(truth), max_abs_error=error, max_relative_error=error / scale if scale else float(error > 0),
+        min_cosine=float(cosines.min()), top1_agreement=1 - len(flips) / len(truth), flips=flips,
+        reference=reference, runtime=runtime,
+    )  # fmt: skip
+
+
+def torch_logits(model: PixelModel, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits of preprocessed images, uint8 (n, crop, crop, 3), from a float32 CPU model in eval mode.
+
+    Raises:
+        ExportError: they are not finite.
+    """
+    with torch.inference_mode():
+        batches = [model(torch.from_numpy(x)).numpy() for x in _batches(pixels)]
+    logits: NDArray[np.float32] = np.concatenate(batches)
+    if not np.isfinite(logits).all():
+        raise ExportError(f"{model.architecture.name} itself gives NaN or infinite logits on these frames; train again")
+    return logits
+
+
+def _batches(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
+    return (to_tensor(pixels[i : i + _BATCH]) for i in range(0, len(pixels), _BATCH))
+
+
+def artifact_logits(backend: Backend, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits of preprocessed images from ``backend``, after proving that the size of the batch does not matter.
+
+    Args:
+        backend: the artefact.
+        pixels: uint8 of shape (n, crop, crop, 3).
+
+    Returns:
+        float32 of shape (n, classes).
+
+    Raises:
+        ExportError: the artefact fails, gives logits that are not finite, or depends on the size of the batch.
+    """
+    try:
+        logits = np.concatenate([backend.infer(x) for x in _batches(pixels)])
+        for size in _BATCH_SIZES:
+            rows = np.arange(size) % len(pixels)
+            again = backend.infer(to_tensor(pixels[rows]))
+            if np.abs(again - logits[rows]).max() > TOLERANCES["fp32"] * np.abs(logits).max():
+                raise ExportError(f"{backend.variant}: the logits of an image depend on the others in its batch")
+    except BackendError as error:
+        raise ExportError(f"{backend.variant} does not run: {error}") from error
+    return logits

@@ -1,0 +1,140 @@
+"""From a PyTorch model to a float32 ONNX graph that says nothing about the machine it was made on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+import torch
+
+from edgeadv.models import PixelModel
+from edgeadv_runtime.errors import ExportError
+
+OPSET = 20
+INPUT, OUTPUT = "image", "logits"
+# the exporter specialises a dimension of size 0 or 1, so the example must have more
+_EXAMPLE_BATCH = 2
+_CHATTY_LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
+
+
+def to_onnx(model: PixelModel, input_shape: tuple[int, int, int]) -> Any:
+    """Export ``model`` with a dynamic batch; normalisation and upsampling are part of the graph.
+
+    Args:
+        model: in eval mode, float32, on the CPU.
+        input_shape: (channels, height, width) of its input.
+
+    Returns:
+        A checked ``onnx.ModelProto``: input ``image`` float32 (batch, channels, height, width) in [0, 1], output
+        ``logits`` float32 (batch, classes).
+
+    Raises:
+        ExportError: the network cannot be exported, or only for one batch size.
+    """
+    example = torch.zeros(_EXAMPLE_BATCH, *input_shape)
+    name = model.architecture.name
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                model, (example,), dynamo=True, external_data=False, opset_version=OPSET, verbose=False,
+                input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )  # fmt: skip
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(f"{name} cannot be exported to ONNX: {_root_cause(error)}") from error
+    assert program is not None  # it is None only without dynamo
+    proto = program.model_proto
+    strip_metadata(proto)
+    # an initializer has its own type; a second statement of it misleads the float16 converter
+    initializers = {initializer.name for initializer in proto.graph.initializer}
+    for info in [info for info in proto.graph.value_info if info.name in initializers]:
+        proto.graph.value_info.remove(info)
+    check(proto, name)
+    return proto
+
+
+def check(proto: Any, name: str) -> None:
+    """Raise unless ``proto`` is valid ONNX with the one input and output of a bundle and a dynamic batch.
+
+    Raises:
+        ExportError: it is not; ``name`` says of what network.
+    """
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the export of {name} is not valid ONNX: {str(error).splitlines()[0]}") from error
+    for value, expected in ((proto.graph.input, INPUT), (proto.graph.output, OUTPUT)):
+        names = [v.name for v in value]
+        if names != [expected]:
+            raise ExportError(f"{name} has {names} where {expected!r} is due; only plain classifiers can be exported")
+        tensor = value[0].type.tensor_type
+        if tensor.elem_type != onnx.TensorProto.FLOAT:
+            raise ExportError(f"{expected} of {name} is not float32 in the export")
+        batch = tensor.shape.dim[0]
+        if not batch.dim_param:
+            raise ExportError(
+                f"the export of {name} works for batches of {batch.dim_value} only: its code fixes the size of the "
+                "batch, e.g. by a reshape with a literal; take it from the input"
+            )
+
+
+def strip_metadata(proto: Any) -> None:
+    """Remove what the exporter notes about its making: stack traces with local paths, module names, docs."""
+    proto.doc_string = ""
+    _clear(proto)
+    _strip_graph(proto.graph)
+    for function in proto.functions:
+        _clear(function)
+        for node in function.node:
+            _strip_node(node)
+
+
+def _strip_graph(graph: Any) -> None:
+    _clear(graph)
+    for part in (graph.input, graph.output, graph.value_info, graph.initializer):
+        for value in part:
+            _clear(value)
+    for node in graph.node:
+        _strip_node(node)
+
+
+def _strip_node(node: Any) -> None:
+    _clear(node)
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            _strip_graph(attribute.g)
+        for graph in attribute.graphs:
+            _strip_graph(graph)
+
+
+def _clear(message: Any) -> None:
+    message.ClearField("metadata_props")
+    message.ClearField("doc_string")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporter's chatter off the terminal: its prints, its warnings and its log lines below an error."""
+    loggers = [logging.getLogger(name) for name in _CHATTY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _root_cause(error: BaseException) -> str:
+    """First line of the innermost error: the exporter wraps the one that says what is wrong in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

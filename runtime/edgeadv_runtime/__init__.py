@@ -1,0 +1,18 @@
+"""edgeadv on the device: bundles, backends, evaluation and latency, without PyTorch."""
+
+from ._version import __version__
+from .attack import Attack, CallableAttack, Crafted
+from .backends import Backend, OnnxRuntimeBackend
+from .bundle import Bundle
+from .classifier import Classifier, Label
+from .eps import Eps
+from .errors import EdgeAdvError
+from .evaluate import DataInfo, evaluate
+from .pack import AttackPack
+from .preprocess import Preprocess
+from .results import Results, Row
+
+__all__ = [
+    "Attack", "AttackPack", "Backend", "Bundle", "CallableAttack", "Classifier", "Crafted", "DataInfo", "EdgeAdvError", "Eps",
+    "Label", "OnnxRuntimeBackend", "Preprocess", "Results", "Row", "__version__", "evaluate",
+]  # fmt: skip

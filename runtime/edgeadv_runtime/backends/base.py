@@ -1,0 +1,88 @@
+"""What a backend promises: a template method that checks, and the part that each backend writes itself."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BackendError, InputError
+
+_B = TypeVar("_B", bound="Backend")
+
+
+class Backend(ABC):
+    """One artefact, opened on one device, turning images into logits.
+
+    Attributes:
+        name: ``"onnxruntime"``, ``"torch"``, ...
+        variant: the bundle's name of the artefact, e.g. ``"fp16"``.
+        provider: what executes it inside the backend, e.g. ``"CPUExecutionProvider"``.
+        device: the device in words; figures scored here belong to it and to no other.
+        artifact_sha256: hash of the file that was opened.
+        input_shape: (channels, height, width).
+        n_classes: number of logits.
+        threads: CPU threads a call may use, or None where that does not apply or is left to the library.
+    """
+
+    name: str
+    variant: str
+    provider: str
+    device: str
+    artifact_sha256: str
+    input_shape: tuple[int, int, int]
+    n_classes: int
+    threads: int | None = None
+    _closed: bool = False
+
+    def infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits of a batch.
+
+        Args:
+            x: float32 of shape (n, channels, height, width), n >= 1, RGB in [0, 1]; not normalised, the graph does that.
+
+        Returns:
+            float32 of shape (n, n_classes). The array is the caller's: no later call changes it.
+
+        Raises:
+            InputError: wrong dtype or shape.
+            BackendError: the backend is closed, failed, or gave logits that are not finite.
+        """
+        if self._closed:
+            raise BackendError(f"this {self.name} backend is closed; open it again")
+        if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 4 or x.shape[1:] != self.input_shape or not len(x):
+            got = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
+            raise InputError(f"a batch is float32 of shape (n, {', '.join(map(str, self.input_shape))}) in [0, 1], not {got}")
+        logits = self._infer(x)
+        if logits.shape != (len(x), self.n_classes) or logits.dtype != np.float32:
+            raise BackendError(
+                f"{self.name} {self.variant} gave {logits.dtype} {logits.shape} where float32 {(len(x), self.n_classes)} was due"
+            )
+        if not np.isfinite(logits).all():
+            raise BackendError(
+                f"{self.name} {self.variant} gave logits that are NaN or infinite: the weights are broken, the input is not "
+                "finite, or the precision overflows"
+            )
+        return logits
+
+    def close(self) -> None:
+        """Release what the backend holds. A second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._close()
+
+    @abstractmethod
+    def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits of a checked batch, in memory that the backend will not touch again."""
+
+    def _close(self) -> None:  # noqa: B027  (most backends hold nothing that needs it)
+        """Release what the backend holds."""
+
+    def __enter__(self: _B) -> _B:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,264 @@
+"""The bundle: the only thing that crosses from training to the device.
+
+A folder with a ``manifest.json`` and the files it names::
+
+    model.<variant>.onnx   dynamic batch; input "image", output "logits" float32
+    weights.safetensors    the same weights, for the side that needs gradients
+    golden.npz             real frames with the tensors and logits they must give
+
+The manifest always names every file of the full bundle with its hash; ``left_out`` names those that a slim copy does
+not carry. ``bundle_id`` is the SHA-256 of the manifest without ``left_out`` and itself, so a slim bundle keeps the id.
+
+Hashes stop corruption. Somebody who can change a file can also change the manifest: only an expected manifest hash
+(``expected_sha256``) that came by another way stops tampering.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import BundleError, InputError, IntegrityError, SchemaError
+from .files import atomic_folder, canonical_json, read_json, sha256_bytes, sha256_file, write_json
+from .preprocess import Preprocess
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+VARIANTS = ("fp32", "fp16")
+_ID_EXCLUDES = ("bundle_id", "left_out")
+
+
+def bundle_id(manifest: Mapping[str, Any]) -> str:
+    """The id that a manifest must carry: SHA-256 of everything in it but the id and what was left out."""
+    return sha256_bytes(canonical_json({key: value for key, value in manifest.items() if key not in _ID_EXCLUDES}))
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Real frames and what the exported model must make of them.
+
+    Attributes:
+        frames: uint8 RGB arrays of shape (height, width, 3), sizes may differ.
+        pixels: uint8 array of shape (n, crop, crop, 3): the frames preprocessed.
+        logits: for each variant, float32 of shape (n, classes), computed by ONNX Runtime on the CPU at export.
+    """
+
+    frames: list[NDArray[np.uint8]]
+    pixels: NDArray[np.uint8]
+    logits: dict[str, NDArray[np.float32]]
+
+    def save(self, path: Path) -> None:
+        """Write a compressed ``.npz`` without pickles."""
+        arrays: dict[str, Any] = {f"frame_{i}": frame for i, frame in enumerate(self.frames)}
+        arrays["pixels"] = self.pixels
+        arrays |= {f"logits_{variant}": values for variant, values in self.logits.items()}
+        with path.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> Golden:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            BundleError: the file is not such a file.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                pixels = arrays["pixels"]
+                frames = [arrays[f"frame_{i}"] for i in range(len(pixels))]
+                logits = {k.removeprefix("logits_"): arrays[k] for k in arrays.files if k.startswith("logits_")}
+        except (OSError, ValueError, KeyError) as error:
+            raise BundleError(f"{path} is not a golden file ({error}); export the bundle again") from error
+        return cls(frames=frames, pixels=pixels, logits=logits)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a model in the order of its logits."""
+
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+    _index: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.names) or len(set(self.ids)) != len(self.ids) or len(self.ids) < 2:
+            raise InputError("classes need at least two distinct ids, and one name for each id")
+        object.__setattr__(self, "_index", {class_id: i for i, class_id in enumerate(self.ids)})
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def index(self, class_id: str) -> int:
+        """Position of ``class_id`` among the logits.
+
+        Raises:
+            InputError: the model does not know this class.
+        """
+        try:
+            return self._index[class_id]
+        except KeyError:
+            raise InputError(f"class {class_id!r} is not one of the model's {len(self)} classes") from None
+
+    def to_json(self) -> list[dict[str, str]]:
+        """A list of ``{"id", "name"}`` in logit order."""
+        return [{"id": i, "name": n} for i, n in zip(self.ids, self.names, strict=True)]
+
+    @classmethod
+    def from_json(cls, value: Sequence[Mapping[str, str]]) -> Classes:
+        """Read what :meth:`to_json` wrote."""
+        return cls(ids=tuple(c["id"] for c in value), names=tuple(c["name"] for c in value))
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: every file that is there has the hash its manifest names.
+
+    Attributes:
+        path: the folder.
+        manifest: the manifest as read; ``docs/bundle.md`` describes it.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path, *, expected_sha256: str | None = None) -> Bundle:
+        """Open the bundle at ``path``, checking every hash before anything in it is used.
+
+        Args:
+            path: the bundle's folder.
+            expected_sha256: hex SHA-256 of ``manifest.json``, for callers who know it from elsewhere.
+
+        Raises:
+            IntegrityError: a hash differs, or a file is missing that was not left out.
+            SchemaError: the manifest is of another kind or version.
+            BundleError: there is no bundle, the manifest is damaged, or it names a path outside the bundle.
+        """
+        folder = Path(path)
+        manifest = read_json(folder / MANIFEST, what="bundle manifest")
+        if expected_sha256 is not None and sha256_file(folder / MANIFEST) != expected_sha256.lower():
+            raise IntegrityError(f"{folder / MANIFEST} is not the manifest you expect: its SHA-256 differs from the one given")
+        if manifest.get("kind") != "bundle" or manifest.get("schema_version") != SCHEMA_VERSION:
+            raise SchemaError(
+                f"{folder} is a {manifest.get('kind')!r} of schema version {manifest.get('schema_version')!r}; this edgeadv "
+                f"reads bundles of version {SCHEMA_VERSION}: use the edgeadv it was made with, or export it again"
+            )
+        bundle = cls(folder, manifest)
+        bundle._check()
+        return bundle
+
+    def _check(self) -> None:
+        try:
+            if self.manifest["bundle_id"] != bundle_id(self.manifest):
+                raise IntegrityError(f"{self.path / MANIFEST} was changed after export: its bundle_id does not fit; copy it again")
+            files = self.files
+            left_out = set(self.manifest["left_out"])
+            _ = self.preprocess, self.classes, self.manifest["architecture"]["name"], self.manifest["weights"]["sha256"]
+        except (KeyError, TypeError, AttributeError, ValueError, InputError) as error:
+            raise BundleError(f"{self.path / MANIFEST} is damaged ({error!r}); export or copy the bundle again") from error
+        for name, digest in files.items():
+            if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name or name != Path(name).name:
+                raise BundleError(f"{self.path / MANIFEST} names {name!r}, a path outside the bundle; do not use this bundle")
+            file = self.path / name
+            if name in left_out:
+                continue
+            if file.is_symlink() or not file.is_file():
+                raise IntegrityError(f"{file} is missing from the bundle or not a plain file; copy the bundle again")
+            if sha256_file(file) != digest:
+                raise IntegrityError(f"{file} is damaged: its SHA-256 is not the manifest's; copy the bundle again")
+        # the id does not cover left_out: it must not hide a file that is read all the same
+        if not isinstance(self.manifest["left_out"], list) or not left_out <= set(files) - {self.manifest["golden"]["file"]}:
+            raise BundleError(f"{self.path / MANIFEST} is damaged: left_out is not a list of files to leave out; copy the bundle again")
+
+    @property
+    def id(self) -> str:
+        """``bundle_id``: the same for a bundle and its slim copies."""
+        return str(self.manifest["bundle_id"])
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """Name and SHA-256 of every file of the full bundle."""
+        entries = [*self.manifest["variants"].values(), self.manifest["weights"], self.manifest["golden"]]
+        return {entry["file"]: entry["sha256"] for entry in entries}
+
+    @cached_property
+    def preprocess(self) -> Preprocess:
+        """How a frame becomes the model's input."""
+        return Preprocess.from_json(self.manifest["preprocess"])
+
+    @cached_property
+    def classes(self) -> Classes:
+        """Class ids and names in logit order."""
+        return Classes.from_json(self.manifest["classes"])
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the weights: what an attack pack is bound to."""
+        return str(self.manifest["weights"]["sha256"])
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Variants whose ONNX file is here."""
+        left_out = self.manifest["left_out"]
+        return tuple(name for name, entry in self.manifest["variants"].items() if entry["file"] not in left_out)
+
+    def onnx_path(self, variant: str) -> Path:
+        """The ONNX file of ``variant``.
+
+        Raises:
+            InputError: this bundle does not carry it.
+        """
+        if variant not in self.variants:
+            have = ", ".join(self.variants) or "none"
+            raise InputError(f"{self.path} carries no variant {variant!r} (it has: {have}); export it with --precision")
+        return self.path / str(self.manifest["variants"][variant]["file"])
+
+    def artifact_sha256(self, variant: str) -> str:
+        """Hash of the ONNX file of ``variant``; present or left out."""
+        return str(self.manifest["variants"][variant]["sha256"])
+
+    def tolerance(self, variant: str) -> float:
+        """Largest accepted logit error of ``variant``, as a share of the largest absolute logit."""
+        return float(self.manifest["variants"][variant]["tolerance"])
+
+    @property
+    def weights_path(self) -> Path:
+        """The weights for the gradient side.
+
+        Raises:
+            InputError: they were left out of this slim bundle.
+        """
+        entry = self.manifest["weights"]
+        if entry["file"] in self.manifest["left_out"]:
+            raise InputError(f"{self.path} is a slim bundle without weights: gradients need the full one, or use an attack pack")
+        return self.path / str(entry["file"])
+
+    def golden(self) -> Golden:
+        """The frames of the self-test."""
+        return Golden.load(self.path / str(self.manifest["golden"]["file"]))
+
+    def slim(self, out: Path, *, variants: Sequence[str], weights: bool, overwrite: bool = False) -> Bundle:
+        """Copy this bundle without the variants not named, and without weights unless ``weights``. Same bundle id.
+
+        Raises:
+            InputError: a variant is not here.
+            StorageError: ``out`` cannot be written.
+        """
+        if not variants:
+            raise InputError("a slim bundle needs at least one variant")
+        keep = {self.onnx_path(variant).name for variant in variants} | {str(self.manifest["golden"]["file"])}
+        if weights:
+            keep.add(self.weights_path.name)
+        with atomic_folder(out, overwrite=overwrite) as folder:
+            for name in sorted(keep):
+                shutil.copyfile(self.path / name, folder / name)
+            manifest = {**self.manifest, "left_out": sorted(set(self.files) - keep)}
+            write_json(folder / MANIFEST, manifest)
+        return Bundle.open(out)

@@ -1,0 +1,111 @@
+"""The class an application embeds: a bundle in, ranked labels out. No PyTorch, no prints, no global state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .backends import Backend, OnnxRuntimeBackend
+from .bundle import Bundle
+from .errors import InputError
+from .examples import softmax
+from .preprocess import ColorOrder, to_tensor
+
+
+@dataclass(frozen=True)
+class Label:
+    """One ranked answer.
+
+    Attributes:
+        index: position among the model's classes.
+        class_id: the class's id, e.g. a wnid.
+        name: the class's name.
+        probability: softmax of the logits, in [0, 1]. A network distilled at a high temperature says 1.0 to almost
+            everything: do not read it as confidence.
+    """
+
+    index: int
+    class_id: str
+    name: str
+    probability: float
+
+
+class Classifier:
+    """A bundle, ready to classify frames; a context manager.
+
+    With ONNX Runtime, :meth:`classify` may be called from several threads. Nothing returned is ever changed by a later
+    call.
+
+    Example::
+
+        with Classifier.open("model.edgeadv", variant="fp16") as classifier:
+            best = classifier.classify(frame, color_order="bgr")[0]
+            print(best.name, best.probability)
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+        """Use an opened backend of ``bundle``; closing the classifier closes it."""
+        self.bundle = bundle
+        self.backend = backend
+
+    @classmethod
+    def open(
+        cls, path: str | Path, *, variant: str | None = None, provider: str = "cpu", threads: int | None = None,
+        expected_sha256: str | None = None,
+    ) -> Classifier:  # fmt: skip
+        """Open a bundle in ONNX Runtime.
+
+        Args:
+            path: the bundle's folder.
+            variant: which artefact; None takes the first that the bundle carries.
+            provider: ``"cpu"`` or ``"cuda"``; there is no fallback.
+            threads: CPU threads per call; None leaves them to ONNX Runtime.
+            expected_sha256: hex SHA-256 of the manifest, where it is known from elsewhere.
+
+        Raises:
+            EdgeAdvError: see :meth:`Bundle.open` and :class:`OnnxRuntimeBackend`.
+        """
+        bundle = Bundle.open(path, expected_sha256=expected_sha256)
+        if variant is None:
+            if not bundle.variants:
+                raise InputError(f"{path} carries no variant to run")
+            variant = bundle.variants[0]
+        return cls(bundle, OnnxRuntimeBackend(bundle, variant=variant, provider=provider, threads=threads))
+
+    def classify(self, frame: Image.Image | NDArray[np.uint8], *, color_order: ColorOrder | None = None, top: int = 5) -> list[Label]:
+        """Classify one frame.
+
+        Args:
+            frame: a Pillow image, or a uint8 array of shape (height, width, 3).
+            color_order: ``"rgb"`` or ``"bgr"``; required for arrays.
+            top: how many labels to return at most, at least 1.
+
+        Returns:
+            Labels, most probable first.
+
+        Raises:
+            InputError: the frame is not one, or an array came without its colour order.
+            BackendError: inference failed.
+        """
+        if top < 1:
+            raise InputError(f"top must be at least 1, not {top}")
+        pixels = self.bundle.preprocess(frame, color_order=color_order)
+        logits = self.backend.infer(to_tensor(pixels[None]))[0]
+        probabilities, classes = softmax(logits), self.bundle.classes
+        ranked = np.argsort(-logits, kind="stable")[:top].tolist()
+        return [Label(i, classes.ids[i], classes.names[i], float(probabilities[i])) for i in ranked]
+
+    def close(self) -> None:
+        """Close the backend. A second call does nothing."""
+        self.backend.close()
+
+    def __enter__(self) -> Classifier:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,90 @@
+"""Everything edgeadv raises on purpose.
+
+::
+
+    EdgeAdvError
+    ├── InputError              an argument, an option or a frame is not usable
+    │   └── DataError           a data set is missing, empty, mislabelled or unreadable
+    ├── BundleError             a bundle, pack or result file is damaged or not ours
+    │   ├── IntegrityError      its bytes are not the ones its manifest was written for
+    │   └── SchemaError         its schema is of another kind or version
+    ├── BackendError            a backend cannot be opened or did not deliver
+    │   └── ProviderError       the device asked for is not the device one would get
+    ├── MissingDependencyError  an extra is not installed
+    ├── ExportError             an exported artefact is not the model it was made from
+    ├── TrainingError           training cannot go on
+    └── StorageError            a file or folder cannot be written
+
+The command line shows each of these as one line and exits with status 2. Anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class EdgeAdvError(Exception):
+    """Root of the tree: the message says what is wrong and what to do about it."""
+
+
+class InputError(EdgeAdvError):
+    """An argument, an option or a frame is not usable."""
+
+
+class DataError(InputError):
+    """A data set is missing, empty, mislabelled or unreadable."""
+
+
+class BundleError(EdgeAdvError):
+    """A bundle, pack or result file is damaged or not ours."""
+
+
+class IntegrityError(BundleError):
+    """The bytes of a file are not the ones its manifest was written for."""
+
+
+class SchemaError(BundleError):
+    """A file's schema is of another kind or version."""
+
+
+class BackendError(EdgeAdvError):
+    """A backend cannot be opened or did not deliver."""
+
+
+class ProviderError(BackendError):
+    """The device asked for is not the device one would get."""
+
+
+class MissingDependencyError(EdgeAdvError):
+    """An extra is not installed."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        self.module = module
+        self.extra = extra
+        super().__init__(f'{module} is not installed: pip install "edgeadv[{extra}]"')
+
+
+class ExportError(EdgeAdvError):
+    """An exported artefact is not the model it was made from."""
+
+
+class TrainingError(EdgeAdvError):
+    """Training cannot go on."""
+
+
+class StorageError(EdgeAdvError):
+    """A file or folder cannot be written."""
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Import ``module``, or raise :class:`MissingDependencyError` naming the extra that brings it.
+
+    A module that is installed but fails to import for a reason of its own keeps its own error.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
+            raise
+        raise MissingDependencyError(module.partition(".")[0], extra) from error

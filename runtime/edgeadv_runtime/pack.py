@@ -1,0 +1,150 @@
+"""Attack packs: adversarial images made where the gradients are, scored where the device is.
+
+A folder with ``pack.json`` and shards ``shard-00000.npz`` of at most 64 images. A pack belongs to the weights it was made
+from; scoring it needs neither PyTorch nor the data set, and it carries the evidence for the masking verdict. Shards are
+read one at a time, each checked against its hash first. ``docs/pack.md`` describes the format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .attack import CLEAN_KEY, AttackInfo, CleanBatch, CraftedBatch, Key
+from .bundle import Bundle
+from .eps import Eps
+from .errors import BundleError, InputError, IntegrityError, SchemaError
+from .evaluate import DataInfo
+from .files import read_json, sha256_file
+from .preprocess import to_tensor
+from .results import AttackParams
+
+SCHEMA_VERSION = 1
+PACK_FILE = "pack.json"
+SHARD_SIZE = 64
+
+
+def info_to_json(info: AttackInfo) -> dict[str, Any]:
+    """One attack at one budget, as ``pack.json`` holds it."""
+    return {
+        "name": info.name, "eps": asdict(info.eps), "params": info.params.to_json(), "gradients": info.gradients,
+        "gradients_sha256": info.gradients_sha256,
+    }  # fmt: skip
+
+
+def info_from_json(value: dict[str, Any]) -> AttackInfo:
+    """Read what :func:`info_to_json` wrote."""
+    return AttackInfo(
+        value["name"], Eps(**value["eps"]), AttackParams.from_json(value["params"]), value["gradients"], value["gradients_sha256"]
+    )
+
+
+def save_shard(path: Path, batch: CraftedBatch, infos: list[AttackInfo], unreadable: tuple[str, ...], *, uint8: bool) -> None:
+    """Write one shard; adversarial images as uint8 NHWC, which must lose nothing, or as float32 NCHW."""
+    arrays: dict[str, NDArray[Any]] = {
+        "index": batch.clean.index, "labels": batch.clean.labels, "pixels": batch.clean.pixels,
+        "unreadable": np.array(unreadable, dtype=np.str_), "reference_clean": batch.reference[CLEAN_KEY],
+    }  # fmt: skip
+    for k, info in enumerate(infos):
+        x_adv = batch.adversarial[info.key]
+        arrays[f"x_adv_{k}"] = np.rint(x_adv.transpose(0, 2, 3, 1) * np.float32(255)).astype(np.uint8) if uint8 else x_adv
+        arrays[f"reference_{k}"] = batch.reference[info.key]
+        if info.key in batch.zero_gradient:
+            arrays[f"zero_gradient_{k}"] = batch.zero_gradient[info.key]
+    with path.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+
+def load_shard(path: Path, infos: list[AttackInfo]) -> tuple[CraftedBatch, tuple[str, ...]]:
+    """Read what :func:`save_shard` wrote: the batch, and the messages of images that could not be decoded.
+
+    Raises:
+        BundleError: the file is not such a shard.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            clean = CleanBatch(arrays["index"], arrays["pixels"], arrays["labels"])
+            adversarial: dict[Key, NDArray[np.float32]] = {}
+            reference = {CLEAN_KEY: arrays["reference_clean"]}
+            zero: dict[Key, NDArray[np.bool_]] = {}
+            for k, info in enumerate(infos):
+                x_adv = arrays[f"x_adv_{k}"]
+                adversarial[info.key] = to_tensor(x_adv) if x_adv.dtype == np.uint8 else x_adv
+                reference[info.key] = arrays[f"reference_{k}"]
+                if f"zero_gradient_{k}" in arrays.files:
+                    zero[info.key] = arrays[f"zero_gradient_{k}"]
+            return CraftedBatch(clean, adversarial, reference, zero), tuple(arrays["unreadable"].tolist())
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise BundleError(f"{path} is not a shard of an attack pack ({error}); make or copy the pack again") from error
+
+
+@dataclass(frozen=True)
+class AttackPack:
+    """An opened attack pack.
+
+    Attributes:
+        path: the folder.
+        infos: the attacks and budgets it holds.
+        data: the images it was made from.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    infos: list[AttackInfo]
+    data: DataInfo
+
+    @classmethod
+    def open(cls, path: str | Path, *, bundle: Bundle) -> AttackPack:
+        """Open the pack at ``path`` for scoring ``bundle``.
+
+        Raises:
+            InputError: the pack was made from other weights, classes or preprocessing.
+            SchemaError: another kind or version.
+            BundleError: missing, damaged, or naming a path outside the pack.
+        """
+        folder = Path(path)
+        manifest = read_json(folder / PACK_FILE, what="attack pack")
+        if manifest.get("kind") != "pack" or manifest.get("schema_version") != SCHEMA_VERSION:
+            raise SchemaError(
+                f"{folder} is a {manifest.get('kind')!r} of schema version {manifest.get('schema_version')!r}; this edgeadv reads "
+                f"attack packs of version {SCHEMA_VERSION}"
+            )
+        try:
+            for key, ours in (
+                ("weights_sha256", bundle.weights_sha256),
+                ("preprocess", bundle.preprocess.to_json()),
+                ("class_ids", list(bundle.classes.ids)),
+            ):
+                if manifest[key] != ours:
+                    raise InputError(f"{folder} was made for another model ({key} differs from {bundle.path}); make a pack from this bundle")
+            infos = [info_from_json(value) for value in manifest["attacks"]]
+            data = DataInfo(**manifest["data"])
+            for shard in manifest["shards"]:
+                if shard["file"] != Path(shard["file"]).name:
+                    raise BundleError(f"{folder} names {shard['file']!r}, a path outside the pack; do not use it")
+                _ = shard["sha256"]
+        except (KeyError, TypeError) as error:
+            raise BundleError(f"{folder / PACK_FILE} is damaged ({error!r}); make or copy the pack again") from error
+        return cls(folder, manifest, infos, data)
+
+    def batches(self, unreadable: list[str]) -> Iterator[CraftedBatch]:
+        """The pack's images, shard by shard.
+
+        Args:
+            unreadable: gets the messages of images that could not be decoded when the pack was made.
+
+        Raises:
+            IntegrityError: a shard is missing or damaged.
+        """
+        for shard in self.manifest["shards"]:
+            file = self.path / shard["file"]
+            if not file.is_file() or sha256_file(file) != shard["sha256"]:
+                raise IntegrityError(f"{file} is missing or damaged; copy the pack again")
+            batch, messages = load_shard(file, self.infos)
+            unreadable += messages
+            yield batch

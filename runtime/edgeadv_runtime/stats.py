@@ -1,0 +1,49 @@
+"""Intervals for shares, in closed form."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+Z95_TWO_SIDED = 1.959963984540054
+Z95_ONE_SIDED = 1.6448536269514722
+
+
+def wilson_interval(successes: int, n: int, *, z: float = Z95_TWO_SIDED) -> tuple[float, float]:
+    """Wilson score interval of a binomial share (Wilson 1927); 95% two-sided unless ``z`` says otherwise.
+
+    Args:
+        successes: 0 to ``n``.
+        n: number of trials, at least 1.
+        z: quantile of the standard normal distribution.
+
+    Returns:
+        Lower and upper bound, within [0, 1].
+
+    Raises:
+        ValueError: the counts do not fit.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} of {n} is not a share")
+    share, z2 = successes / n, z * z
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = z / (1 + z2 / n) * sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return (0.0 if successes == 0 else max(0.0, centre - half), 1.0 if successes == n else min(1.0, centre + half))
+
+
+def paired_difference_lower_bound(gained: int, lost: int, n: int, *, z: float = Z95_ONE_SIDED) -> float:
+    """One-sided 95% lower bound of ``(gained - lost) / n`` for paired outcomes (Wald interval of McNemar's table).
+
+    Args:
+        gained: pairs in which only the first outcome happened.
+        lost: pairs in which only the second happened.
+        n: all pairs, at least 1.
+        z: quantile of the standard normal distribution.
+
+    Raises:
+        ValueError: the counts do not fit.
+    """
+    if n < 1 or gained < 0 or lost < 0 or gained + lost > n:
+        raise ValueError(f"{gained} and {lost} of {n} pairs is not a paired table")
+    difference = (gained - lost) / n
+    variance = max(0.0, (gained + lost) / n - difference * difference) / n
+    return difference - z * sqrt(variance)

@@ -1,0 +1,36 @@
+"""``edgeadv report`` as a command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import typer
+from typer.testing import CliRunner
+
+from edgeadv.cli.report import report as command
+
+
+def test_command_writes_the_page_and_prints_its_path(results, bench, tmp_path):
+    results().save(tmp_path / "results.json")
+    bench().save(tmp_path / "bench.json")
+    app = typer.Typer()
+    app.command()(command)
+    out = tmp_path / "pages" / "report.html"
+    files = [str(tmp_path / "results.json"), str(tmp_path / "bench.json")]
+    outcome = CliRunner().invoke(app, [*files, "--out", str(out)])
+    assert outcome.exit_code == 0, outcome.output
+    assert outcome.output.split() == [str(out)]
+    assert 'data-verdict="MASKED"' in out.read_text(encoding="utf-8")
+
+
+def test_command_needs_neither_torch_nor_the_extra_to_load():
+    code = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(('torch', 'jinja2', 'matplotlib', 'markupsafe')))\n"
+        "import edgeadv.cli.report\n"
+    )
+    environment_path = [path for path in sys.path if path]
+    code = f"import sys; sys.path[:0] = {environment_path!r}\n{code}"
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr

@@ -1,0 +1,298 @@
+"""What the page says, and how it behaves with hostile, odd and missing input."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import sys
+from dataclasses import replace
+from importlib.resources import files
+
+import pytest
+
+from edgeadv.report import build_report
+from edgeadv_runtime.errors import BundleError, InputError, MissingDependencyError, SchemaError, StorageError
+from edgeadv_runtime.files import read_json, write_json
+from edgeadv_runtime.results import WORST_CASE
+
+
+def test_headline_is_the_worst_case_at_the_largest_eps_with_its_verdict(report, results, undefended):
+    page = report(undefended, results())
+    assert [card["data-verdict"] for card in page.cards] == ["PASS", "MASKED"]
+    assert [card["data-eps"] for card in page.cards] == ["8/255", "8/255"]
+    assert [float(card["data-worst-case"]) for card in page.cards] == [0.0, 0.002]
+    assert [float(card["data-clean"]) for card in page.cards] == [0.853, 0.852]
+    assert len(page.all("section", id="headline")) == 1
+    headline = page.source[: page.source.index('id="comparison"')]
+    # the large figure is the worst case and nothing else; the interval is Wilson's for 0 of 1,000
+    assert re.findall(r'class="number">(?:<span class="bound">(.)</span>)?([\d.]+%)', headline) == [
+        ("", "0.0%"),
+        ("≤", "0.2%"),
+    ]
+    assert "95% interval 0.0–0.4%, n&nbsp;=&nbsp;1,000" in headline
+
+
+def test_pass_is_a_word_about_the_measurement(report, undefended):
+    page = report(undefended)
+    assert page.text.count("masking check: PASS (measurement believable)") == 2
+    assert "says nothing about how hard the model is to fool" in page.text
+    assert not re.search(r"(?<!worst-case )\brobust\b(?! accuracy)", page.text)
+
+
+def test_fgsm_against_the_worst_case_in_words(report, results, undefended):
+    gap = "plain FGSM says 84%, the worst case says 0%: "
+    assert f"{gap}the difference is hidden gradients, not robustness" in report(results()).text
+    suspect = report(results(verdict="SUSPECT")).text
+    assert f"{gap}the difference may be hidden gradients" in suspect and "not robustness" not in suspect
+    # one step is a weak attack: a difference alone does not prove that anything is hidden
+    honest = {("fgsm", "2/255"): 393, (WORST_CASE, "2/255"): 150}
+    assert "plain FGSM says 39%, the worst case says 15%: one step" in report(results(honest, verdict="PASS")).text
+    assert "plain FGSM says" not in report(undefended).text
+
+
+def test_without_a_margin_attack_the_number_is_only_an_upper_bound(report, results):
+    only_fgsm = {("fgsm", "8/255"): 653, (WORST_CASE, "8/255"): 653}
+    reason = {"rule": "coverage", "eps": None, "n": 850, "finding": None, "text": "pgd-margin did not run"}
+    page = report(results(only_fgsm, masking={"verdict": "UNCHECKED", "evidence": [reason]}))
+    assert page.cards[0]["data-verdict"] == "UNCHECKED"
+    assert "Reason: pgd-margin did not run." in page.text
+    assert "not checked" in page.text and "nothing found" not in page.text
+    assert '<span class="bound">≤</span>65.3%' in page.source
+    assert "plain FGSM found no gradient on 64% of the images: it did not attack them" in page.text
+
+
+def test_headline_takes_the_artefact_with_the_lowest_worst_case_and_names_the_others(report, results):
+    measured = results()
+    weaker = [
+        replace(row, correct_top1=1) if row.backend == "onnxruntime" and row.attack == WORST_CASE else row
+        for row in measured.rows
+    ]
+    page = report(replace(measured, rows=tuple(weaker)))
+    assert float(page.cards[0]["data-worst-case"]) == 0.001
+    headline = page.source[: page.source.index('id="comparison"')]
+    assert headline.index("onnxruntime fp16") < headline.index("torch fp32")
+    assert "0.2%" in headline
+
+
+def test_comparison_shows_every_budget_artefact_threat_and_unattacked_share(report, results, undefended):
+    page = report(undefended, results())
+    table = page.source[page.source.index('id="comparison"') : page.source.index('id="curves"')]
+    assert table.count('<th scope="row" class="c-model">') == 2 * 2 * 2
+    assert table.count("63.7% not attacked") == 4 and table.count("0.0% not attacked") == 4
+    assert table.count('<span class="threat">white-box</span>') == 1
+    assert table.count('<span class="threat">transfer</span>') == 1
+    assert "35.0%" in table and "32.1–38.0%" in table
+
+
+def test_mixed_threats_and_counts_are_said_at_every_figure(report, results):
+    measured = results(backends=(("torch", "fp32", "white-box"),))
+    rows = [
+        replace(row, threat="query", n=200, correct_top1=10, correct_top5=20) if row.attack == "pgd-margin" else row
+        for row in measured.rows
+    ]
+    page = report(replace(measured, rows=tuple(rows)))
+    cells = re.findall(r'<td class="c-pgd-margin".*?</td>', page.source)
+    assert len(cells) == 2
+    assert all("query" in cell and "n&nbsp;=&nbsp;200" in cell and "5.0%" in cell for cell in cells)
+
+
+def test_latency_says_what_is_timed_and_leaves_p99_out_where_it_is_not_given(report, bench):
+    page = report(bench())
+    assert page.all("section", id="latency") and not page.cards
+    assert "This page" not in page.text and "this page says nothing about accuracy or robustness" in page.text
+    assert "paced 30 Hz" in page.text and "no capture or decoding" in page.text and "2 threads" in page.text
+    assert '<td data-label="p99 ms">–</td>' in page.source and '<td data-label="p99 ms">11.40</td>' in page.source
+    assert '<td data-label="before">2700</td><td data-label="after">2698</td>' in page.source
+    assert '<td data-label="before">0.1, 0.2, 0.1</td><td data-label="after">–</td>' in page.source
+
+
+def test_examples_evidence_and_provenance_are_there(report, results, bench):
+    page = report(results(), bench())
+    images = page.all("img")
+    assert len(images) == 3 and all(image["src"].startswith("data:image/png;base64,") for image in images)
+    assert all(image["class"] == "pixelated" and image["width"] == "32" for image in images)
+    assert "perturbation × 15.9" in page.text and "88.1%" in page.text
+    assert "637 images have no gradient." in page.text and "gained 4 · lost 2" in page.text
+    for words in ("provenance.temperature 40", "cat/0173.jpg: cut", "versions.numpy 2.0", "torch runs fp32 only"):
+        assert words in page.text
+    assert "ef" * 32 in page.text and "0.json" in page.text and "2026-02-03 11:00:00 UTC" in page.text
+
+
+def test_large_images_are_not_pixelated(report, results, picture):
+    page = report(results(examples=(picture(clean_size=200),)))
+    assert ["class" in image for image in page.all("img")] == [False, True, True]
+
+
+def test_names_from_files_never_become_markup(report, results, bench, picture):
+    evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&{{ 7 * 7 }}"
+    measured = results(
+        {("fgsm", "8/255"): 10, (evil, "8/255"): 5, (WORST_CASE, "8/255"): 3},
+        title=evil,
+        backends=((evil, evil, evil),),
+        examples=(picture(label=evil, artefact=evil, clean_prediction=evil, adversarial_prediction=evil, attack=evil),),
+        data={evil: evil, "unreadable": [evil]},
+        environment={evil: [{evil: evil}]},
+        skipped=({"backend": evil, "variant": evil, "reason": evil},),
+        masking={"verdict": "PASS", "evidence": [{"rule": evil, "eps": evil, "finding": None, "text": evil, evil: 1}]},
+        created=evil,
+        edgeadv_version=evil,
+    )
+    timed = bench(title=evil)
+    rows = tuple(replace(row, device=evil, stage=evil, mode=evil, includes=evil) for row in timed.rows)
+    page = report(measured, replace(timed, rows=rows, conditions={"before": {evil: evil}, "after": {}}))
+    assert page.text.count("<script>alert(1)</script>") > 20 and "49" not in re.findall(r"&(\d+)", page.text)
+    assert not page.all("script")
+    assert not [have for _, have in page.elements if any(key.startswith("on") for key in have)]
+    assert {image["src"][:22] for image in page.all("img")} == {"data:image/png;base64,"}
+    assert not page.misplaced and not page.open
+
+
+def test_page_reaches_for_nothing_outside_itself(report, results, undefended, bench):
+    page = report(undefended, results(), bench())
+    assert not page.misplaced and not page.open
+    references = [have[key] for _, have in page.elements for key in ("src", "href", "srcset", "action") if key in have]
+    assert references and all(reference.startswith(("data:", "#")) for reference in references)
+    assert "://" not in page.source and "@import" not in page.source and "url(" not in page.source
+    targets = {have["id"] for _, have in page.elements if "id" in have}
+    assert {reference[1:] for reference in references if reference.startswith("#")} <= targets
+    policy = page.all("meta", http_equiv="Content-Security-Policy")[0]["content"]
+    style = page.source.split("<style>")[1].split("</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'") and f"'sha256-{digest}'" in policy and "unsafe" not in policy
+    # the policy would refuse them
+    assert not [have for _, have in page.elements if "style" in have]
+
+
+def test_same_files_give_the_same_bytes(report, results, undefended, bench, tmp_path):
+    report(undefended, results(), bench(), out="first.html")
+    report(undefended, results(), bench(), out="second.html")
+    assert (tmp_path / "first.html").read_bytes() == (tmp_path / "second.html").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"counts": {}}, "No worst case was measured"),
+        ({"counts": {}, "rows": ()}, "No worst case"),
+        ({"counts": {("fgsm", "8/255"): 500}}, "No worst case"),
+        ({"masking": {"verdict": "UNCHECKED"}}, "The file lists no evidence."),
+        ({"top5": False, "zero": None, "examples": (), "skipped": ()}, "All 22 rows"),
+        ({"counts": {(WORST_CASE, "8/255"): 1000}, "clean": 1000}, "100.0%"),
+        ({"counts": {("a new attack", "1/255"): 3, (WORST_CASE, "1/255"): 2}}, "a new attack 0.3%"),
+        ({"bundle": {"id": "1", "name": "a name"}}, "a name"),
+    ],
+)
+def test_missing_pieces_still_give_a_page(report, results, changes, words):
+    page = report(results(**changes))
+    assert words in page.text and len(page.cards) == 1
+    assert not re.search(r"\b(None|nan|inf)\b", page.text)
+    assert not page.misplaced and not page.open
+
+
+def test_two_runs_of_one_model_stay_apart(report, results):
+    page = report(results(), results())
+    assert [card["data-model"] for card in page.cards] == [f"regnet_y_400mf, papernot T=40 ({i}.json)" for i in (0, 1)]
+
+
+def test_stronger_of_two_runs_of_an_attack_counts(report, results):
+    measured = results(backends=(("torch", "fp32", "white-box"),))
+    rows = (*measured.rows, *(replace(row, correct_top1=777) for row in measured.rows if row.attack == WORST_CASE))
+    assert float(report(replace(measured, rows=rows)).cards[0]["data-worst-case"]) == 0.002
+
+
+def test_an_eps_that_is_no_grey_level_is_written_as_a_number(report, results):
+    measured = results({("fgsm", "8/255"): 100, (WORST_CASE, "8/255"): 50})
+    rows = tuple(row if row.attack == "clean" else replace(row, eps="0.03", eps_value=0.03) for row in measured.rows)
+    page = report(replace(measured, rows=rows))
+    assert page.cards[0]["data-eps"] == "0.03" and "eps, pixels in [0, 1]" in page.text
+
+
+def test_no_input_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="at least one"):
+        build_report([], tmp_path / "report.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_inputs_that_cannot_be_meant(results, tmp_path):
+    path = tmp_path / "results.json"
+    results().save(path)
+    with pytest.raises(InputError, match="named twice"):
+        build_report([path, tmp_path / "." / "results.json"], tmp_path / "report.html")
+    with pytest.raises(InputError, match="one of the files"):
+        build_report([path], path)
+    with pytest.raises(BundleError, match="does not exist"):
+        build_report([tmp_path / "missing.json"], tmp_path / "report.html")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "bundle"},
+        {"schema_version": 2},
+        {"masking": {"verdict": "FINE", "evidence": []}},
+        {"masking": {}},
+        {"masking": {"verdict": "PASS", "evidence": [{"rule": "r", "text": "t", "finding": "FINE"}]}},
+        {"bundle": {}},
+        {"data": "CIFAR-10"},
+        {"skipped": ["torch"]},
+        {"examples": [{}]},
+    ],
+)
+def test_a_file_that_is_not_ours_or_not_whole_is_one_clear_error(results, tmp_path, change):
+    path = tmp_path / "results.json"
+    write_json(path, results().to_json() | change)
+    with pytest.raises(SchemaError, match=r"results\.json"):
+        build_report([path], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"correct_top1": 1001}, {"n": 0}, {"eps_value": 0.0}, {"eps_value": "8"}, {"zero_gradient_share": 2}]
+)
+def test_rows_that_cannot_be(results, tmp_path, change):
+    path = tmp_path / "results.json"
+    value = results().to_json()
+    value["rows"][1] |= change
+    write_json(path, value)
+    with pytest.raises(SchemaError, match="not a complete"):
+        build_report([path], tmp_path / "report.html")
+
+
+@pytest.mark.parametrize("change", [{"p50_ms": 99.0}, {"max_ms": "slow"}, {"p90_ms": None}])
+def test_latencies_that_cannot_be(bench, tmp_path, change):
+    path = tmp_path / "bench.json"
+    bench().save(path)
+    value = read_json(path, what="bench file")
+    value["rows"][0] |= change
+    write_json(path, value)
+    with pytest.raises(SchemaError, match="not a complete"):
+        build_report([path], tmp_path / "report.html")
+
+
+@pytest.mark.parametrize("text", ["not base64!", base64.b64encode(b"GIF89a").decode(), ""])
+def test_an_example_that_is_no_png(results, picture, tmp_path, text):
+    path = tmp_path / "results.json"
+    results(examples=(picture(adversarial_png=text),)).save(path)
+    with pytest.raises(SchemaError, match="example image"):
+        build_report([path], tmp_path / "report.html")
+
+
+def test_a_page_that_cannot_be_written(results, tmp_path):
+    path = tmp_path / "results.json"
+    results().save(path)
+    (tmp_path / "taken").write_text("a file, not a folder")
+    with pytest.raises(StorageError, match="cannot write"):
+        build_report([path], tmp_path / "taken" / "report.html")
+
+
+def test_without_the_extra_the_error_names_it(results, tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    results().save(path)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(MissingDependencyError, match=r"edgeadv\[report\]"):
+        build_report([path], tmp_path / "report.html")
+
+
+def test_template_and_style_lie_in_the_package():
+    assert all((files("edgeadv.report") / name).is_file() for name in ("template.html.j2", "style.css"))

@@ -1,0 +1,165 @@
+"""What every backend promises, asked of every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgeadv_runtime.backends import Backend, OnnxRuntimeBackend
+from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.errors import BackendError, InputError, ProviderError
+from edgeadv_runtime.preprocess import to_tensor
+
+
+class Case(NamedTuple):
+    name: str
+    variant: str
+    open: Callable[[Bundle], Backend]
+
+
+def _torch(bundle: Bundle) -> Backend:
+    import torch
+
+    from edgeadv.torch_backend import TorchBackend
+
+    return TorchBackend(bundle, device=torch.device("cpu"))
+
+
+CASES = [
+    Case("onnxruntime", "fp32", lambda bundle: OnnxRuntimeBackend(bundle, variant="fp32", threads=1)),
+    Case("onnxruntime", "fp16", lambda bundle: OnnxRuntimeBackend(bundle, variant="fp16", threads=1)),
+    Case("torch", "fp32", _torch),
+]
+
+
+@pytest.fixture(params=CASES, ids=[f"{case.name}-{case.variant}" for case in CASES])
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
+
+
+@pytest.fixture
+def backend(case: Case, tiny_bundle: Bundle) -> Iterator[Backend]:
+    with case.open(tiny_bundle) as opened:
+        yield opened
+
+
+@pytest.fixture
+def x(tiny_bundle: Bundle) -> NDArray[np.float32]:
+    return to_tensor(tiny_bundle.golden().pixels)
+
+
+def test_it_says_what_it_is(backend: Backend, case: Case, tiny_bundle: Bundle) -> None:
+    assert (backend.name, backend.variant) == (case.name, case.variant)
+    assert backend.input_shape == (3, 32, 32)
+    assert backend.n_classes == 10
+    assert backend.provider and backend.device
+    artefact = tiny_bundle.weights_sha256 if case.name == "torch" else tiny_bundle.artifact_sha256(case.variant)
+    assert backend.artifact_sha256 == artefact
+
+
+def test_it_gives_the_golden_logits(backend: Backend, tiny_bundle: Bundle, x: NDArray[np.float32]) -> None:
+    expected = tiny_bundle.golden().logits[backend.variant]
+    logits = backend.infer(x)
+    assert logits.dtype == np.float32
+    assert logits.shape == (8, 10)
+    assert np.abs(logits - expected).max() <= tiny_bundle.tolerance(backend.variant) * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 19])
+def test_the_size_of_the_batch_does_not_matter(backend: Backend, x: NDArray[np.float32], size: int) -> None:
+    batch = np.concatenate([x] * 3)[:size]
+    single = np.concatenate([backend.infer(image[None]) for image in batch])
+    np.testing.assert_allclose(backend.infer(batch), single, atol=1e-4 * np.abs(single).max())
+
+
+def test_the_result_belongs_to_the_caller(backend: Backend, x: NDArray[np.float32]) -> None:
+    first = backend.infer(x[:2])
+    kept = first.copy()
+    second = backend.infer(x[2:4])
+    assert not np.array_equal(first, second)
+    assert np.array_equal(first, kept)
+    first[:] = 7  # may be written to, and that is nobody else's loss
+    assert np.array_equal(backend.infer(x[2:4]), second)
+
+
+def test_the_input_stays_as_it_is(backend: Backend, x: NDArray[np.float32]) -> None:
+    before = x.copy()
+    backend.infer(x)
+    assert np.array_equal(x, before)
+
+
+def test_memory_layout_does_not_matter(backend: Backend, x: NDArray[np.float32]) -> None:
+    expected = backend.infer(x[::2])
+    strided = np.asfortranarray(x[::2])
+    assert not strided.flags.c_contiguous
+    np.testing.assert_allclose(backend.infer(strided), expected, atol=1e-6)
+    read_only = x[::2].copy()
+    read_only.flags.writeable = False
+    np.testing.assert_allclose(backend.infer(read_only), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None, [[1.0]], np.float32(1), np.zeros((3, 32, 32), np.float32), np.zeros((0, 3, 32, 32), np.float32),
+        np.zeros((1, 3, 32, 31), np.float32), np.zeros((1, 1, 32, 32), np.float32), np.zeros((1, 32, 32, 3), np.float32),
+        np.zeros((1, 3, 32, 32), np.float64), np.zeros((1, 3, 32, 32), np.float16), np.zeros((1, 3, 32, 32), np.uint8),
+    ],
+    ids=["None", "list", "scalar", "one image", "empty", "size", "channels", "NHWC", "float64", "float16", "uint8"],
+)  # fmt: skip
+def test_wrong_inputs_are_refused(backend: Backend, wrong: Any) -> None:
+    with pytest.raises(InputError, match=r"float32 of shape \(n, 3, 32, 32\)"):
+        backend.infer(wrong)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_input_that_is_not_finite_is_not_answered(backend: Backend, x: NDArray[np.float32], value: float) -> None:
+    broken = x.copy()
+    broken[1] = value
+    with pytest.raises(BackendError, match="NaN or infinite"):
+        backend.infer(broken)
+    backend.infer(x)  # and the backend lives on
+
+
+def test_closed_is_closed(case: Case, tiny_bundle: Bundle, x: NDArray[np.float32]) -> None:
+    backend = case.open(tiny_bundle)
+    backend.close()
+    backend.close()
+    with pytest.raises(BackendError, match="closed"):
+        backend.infer(x)
+
+
+def test_a_context_closes(case: Case, tiny_bundle: Bundle, x: NDArray[np.float32]) -> None:
+    with case.open(tiny_bundle) as backend:
+        backend.infer(x)
+    with pytest.raises(BackendError, match="closed"):
+        backend.infer(x)
+
+
+def test_onnx_runtime_refuses_what_it_cannot_do(tiny_bundle: Bundle) -> None:
+    with pytest.raises(InputError, match="'int8'"):
+        OnnxRuntimeBackend(tiny_bundle, variant="int8")
+    with pytest.raises(InputError, match="not one of cpu, cuda"):
+        OnnxRuntimeBackend(tiny_bundle, provider="tpu")
+    with pytest.raises(InputError, match="at least 1"):
+        OnnxRuntimeBackend(tiny_bundle, threads=0)
+
+
+def test_onnx_runtime_without_cuda_says_so(tiny_bundle: Bundle) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(ProviderError, match="without CUDAExecutionProvider"):
+        OnnxRuntimeBackend(tiny_bundle, provider="cuda")
+
+
+def test_torch_serves_fp32_only(tiny_bundle: Bundle) -> None:
+    from edgeadv.torch_backend import TorchBackend
+
+    with pytest.raises(InputError, match="fp32 only"):
+        TorchBackend(tiny_bundle, variant="fp16")

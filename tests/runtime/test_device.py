@@ -1,0 +1,277 @@
+"""Device facts: parsers on recorded texts, readers on folders made like the kernel's, programs on stand-in scripts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeadv_runtime import device
+
+X86_CPUINFO = """\
+processor\t: 0
+vendor_id\t: GenuineIntel
+model name\t: Intel(R) Xeon(R) Processor
+cpu MHz\t\t: 2299.998
+bogomips\t: 4599.99
+
+processor\t: 1
+vendor_id\t: GenuineIntel
+model name\t: Intel(R) Xeon(R) Processor
+cpu MHz\t\t: 1800.5
+"""
+JETSON_CPUINFO = """\
+processor\t: 0
+model name\t: ARMv8 Processor rev 1 (v8l)
+BogoMIPS\t: 62.50
+CPU implementer\t: 0x41
+CPU part\t: 0xd42
+"""
+RASPBERRY_CPUINFO = """\
+processor\t: 0
+BogoMIPS\t: 108.00
+CPU implementer\t: 0x41
+CPU architecture: 8
+
+Hardware\t: BCM2835
+Serial\t\t: 00000000abcdef01
+"""
+JETSON_BOARD = "NVIDIA Jetson Orin Nano Developer Kit\0"
+# what the programs print, as others recorded it on a Jetson or beside an H100
+NVPMODEL = "NV Power Mode: MAXN_SUPER\n2\n"
+NVPMODEL_FAN = "NV Fan Mode:quiet\nNV Power Mode: MODE_15W_6CORE\n2\n"
+NVPMODEL_WITHOUT_ROOT = """\
+NV Fan Mode:quiet
+NV Power Mode: MODE_15W_DESKTOP
+7
+NVPM ERROR: Error opening /sys/kernel/nvpmodel_emc_cap/emc_iso_cap: 13
+NVPM ERROR: failed to read PARAM EMC: ARG MAX_FREQ: PATH /sys/kernel/nvpmodel_emc_cap/emc_iso_cap
+"""
+NVPMODEL_VERBOSE = """\
+NVPM VERB: parsing done for /etc/nvpmodel.conf
+NVPM VERB: Current mode: NV Power Mode: 25W
+1
+NVPM VERB: PARAM CPU_ONLINE: ARG CORE_0: PATH /sys/devices/system/cpu/cpu0/online: REAL_VAL: 1 CONF_VAL: 1
+"""
+SMI_H100 = "0, NVIDIA H100 80GB HBM3, 1980, 2619, 41, 118.63, 700.00\n"
+SMI_TWO = "0, NVIDIA B200, 120, 3996, 33, 187.80, 1000.00\n1, NVIDIA B200, 1965, 3996, 62, 905.30, 1000.00\n"
+SMI_JETSON = "0, Orin (nvgpu), [N/A], [N/A], [N/A], [N/A], [N/A]\n"
+SMI_NO_DRIVER = (
+    "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA "
+    "driver is installed and running.\n"
+)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def install(folder: Path, program: str, script: str) -> None:
+    """A stand-in program, found first on the PATH."""
+    write(folder / program, f"#!/bin/sh\n{script}\n")
+    (folder / program).chmod(0o755)
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """A PATH that has only what a test installs."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+@pytest.fixture
+def files(monkeypatch):
+    """The only files that the system has, by path."""
+    texts = {}
+    monkeypatch.setattr(device, "_read", lambda path: texts.get(str(path)))
+    return texts
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        (X86_CPUINFO, {"name": "Intel(R) Xeon(R) Processor", "mhz": [2299.998, 1800.5]}),
+        (JETSON_CPUINFO, {"name": "ARMv8 Processor rev 1 (v8l)"}),
+        (RASPBERRY_CPUINFO, {"name": "BCM2835"}),
+        ("", {}),
+    ],
+)
+def test_cpuinfo(text, facts):
+    assert device.parse_cpuinfo(text) == facts
+
+
+def test_meminfo():
+    text = "MemTotal:       24684096 kB\nMemFree:        21232696 kB\nMemAvailable:   24109496 kB\nHugePages_Total:       0\n"
+    assert device.parse_meminfo(text) == {"total_mib": 24105, "available_mib": 23544}
+    assert device.parse_meminfo("MemTotal: much\n") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        (NVPMODEL, {"power_mode": "MAXN_SUPER", "power_mode_id": 2}),
+        (NVPMODEL_FAN, {"power_mode": "MODE_15W_6CORE", "power_mode_id": 2}),
+        (NVPMODEL_WITHOUT_ROOT, {"power_mode": "MODE_15W_DESKTOP", "power_mode_id": 7}),
+        (NVPMODEL_VERBOSE, {"power_mode": "25W", "power_mode_id": 1}),
+        ("NV Power Mode: MAXN\n0", {"power_mode": "MAXN", "power_mode_id": 0}),
+        ("NV Power Mode: MAXN\n", {"power_mode": "MAXN"}),
+        ("NV Power Mode:\n", {}),
+        ("NVPM ERROR: failed to read /etc/nvpmodel.conf\n", {}),
+        ("", {}),
+    ],
+)
+def test_nvpmodel(text, facts):
+    assert device.parse_nvpmodel(text) == facts
+
+
+def test_nvidia_smi_of_data_centre_gpus():
+    h100 = {
+        "index": 0, "name": "NVIDIA H100 80GB HBM3", "sm_mhz": 1980.0, "memory_mhz": 2619.0, "temperature_c": 41.0,
+        "power_w": 118.63, "power_limit_w": 700.0,
+    }  # fmt: skip
+    assert device.parse_nvidia_smi(SMI_H100) == [h100]
+    assert [(gpu["index"], gpu["sm_mhz"]) for gpu in device.parse_nvidia_smi(SMI_TWO)] == [(0, 120.0), (1, 1965.0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "gpus"),
+    [
+        (SMI_JETSON, [{"index": 0, "name": "Orin (nvgpu)"}]),
+        (
+            "0, [Unknown Error], N/A, 5001, -3, [Not Supported], \n",
+            [{"index": 0, "memory_mhz": 5001.0, "temperature_c": -3.0}],
+        ),
+        (SMI_NO_DRIVER, []),
+        ("No devices were found\n", []),
+        ('Field "clocks.sm" is not a valid field to query.\n', []),
+        ("", []),
+    ],
+)
+def test_nvidia_smi_leaves_out_what_the_driver_does_not_know(text, gpus):
+    assert device.parse_nvidia_smi(text) == gpus
+
+
+def test_clocks_come_from_cpufreq_in_the_order_of_the_processors(tmp_path):
+    for cpu, (now, limit, governor) in {
+        0: (1510400, 1510400, "schedutil"), 2: (729600, 1510400, "schedutil"), 10: (729600, 1190400, "performance"),
+    }.items():  # fmt: skip
+        folder = tmp_path / "cpu" / f"cpu{cpu}" / "cpufreq"
+        write(folder / "scaling_cur_freq", f"{now}\n")
+        write(folder / "scaling_max_freq", f"{limit}\n")
+        write(folder / "scaling_governor", f"{governor}\n")
+    write(tmp_path / "cpu" / "cpufreq" / "policy0" / "scaling_cur_freq", "1\n")
+    write(tmp_path / "cpuinfo", X86_CPUINFO)
+    assert device.read_cpu_clocks(tmp_path / "cpu", tmp_path / "cpuinfo") == {
+        "cpu_mhz": [1510.4, 729.6, 729.6],
+        "cpu_mhz_source": "cpufreq",
+        "cpu_limit_mhz": [1510.4, 1510.4, 1190.4],
+        "governors": ["performance", "schedutil"],
+    }
+
+
+def test_clocks_come_from_cpuinfo_where_there_is_no_cpufreq(tmp_path):
+    write(tmp_path / "cpuinfo", X86_CPUINFO)
+    facts = {"cpu_mhz": [2299.998, 1800.5], "cpu_mhz_source": "cpuinfo"}
+    assert device.read_cpu_clocks(tmp_path / "cpu", tmp_path / "cpuinfo") == facts
+    write(tmp_path / "cpuinfo", JETSON_CPUINFO)
+    assert device.read_cpu_clocks(tmp_path / "cpu", tmp_path / "cpuinfo") == {}
+
+
+def test_temperatures_by_type_without_sensors_that_are_off(tmp_path):
+    zones = [
+        ("cpu-thermal", "46250"),
+        ("cv0-thermal", "-256000"),
+        ("acpitz", "-500"),
+        ("acpitz", "16800"),
+        ("broken", "n/a"),
+    ]
+    for i, (kind, temperature) in enumerate(zones):
+        write(tmp_path / f"thermal_zone{i}" / "type", f"{kind}\n")
+        write(tmp_path / f"thermal_zone{i}" / "temp", f"{temperature}\n")
+    write(tmp_path / "thermal_zone10" / "type", "gpu-thermal\n")  # a sensor that is asleep has no readable temp
+    write(tmp_path / "cooling_device0" / "type", "pwm-fan\n")
+    assert device.read_temperatures(tmp_path) == {"cpu-thermal": 46.25, "acpitz#2": -0.5, "acpitz#3": 16.8}
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "board", "name"),
+    [
+        (X86_CPUINFO, None, "Intel(R) Xeon(R) Processor"),
+        (JETSON_CPUINFO, JETSON_BOARD, "NVIDIA Jetson Orin Nano Developer Kit (ARMv8 Processor rev 1 (v8l))"),
+        ("processor\t: 0\n", JETSON_BOARD, "NVIDIA Jetson Orin Nano Developer Kit"),
+    ],
+)
+def test_processor_name_tells_one_board_from_another(files, cpuinfo, board, name):
+    files["/proc/cpuinfo"] = cpuinfo
+    if board is not None:
+        files["/proc/device-tree/model"] = board
+    assert device.processor_name() == name
+    assert device.environment().get("board") == (board.strip("\0") if board else None)
+
+
+def test_conditions_ask_the_programs_that_are_installed(programs):
+    install(programs, "nvpmodel", f"[ \"$1\" = -q ] && printf '{NVPMODEL_WITHOUT_ROOT}'; exit 13")
+    install(programs, "nvidia-smi", f'[ "$2" = --format=csv,noheader,nounits ] && echo "{SMI_H100.strip()}"')
+    facts = device.conditions()
+    assert (facts["power_mode"], facts["power_mode_id"]) == ("MODE_15W_DESKTOP", 7)
+    assert [gpu["name"] for gpu in facts["gpus"]] == ["NVIDIA H100 80GB HBM3"]
+
+
+def test_conditions_ask_nvidia_smi_for_the_fields_in_the_order_that_is_read(programs, tmp_path):
+    install(programs, "nvidia-smi", f'echo "$1" > {tmp_path}/asked')
+    device.conditions()
+    asked = (tmp_path / "asked").read_text().strip()
+    fields = "index,name,clocks.sm,clocks.mem,temperature.gpu,power.draw,power.limit"
+    assert asked == f"--query-gpu={fields}"
+    assert len(fields.split(",")) == len(SMI_H100.split(","))
+
+
+@pytest.mark.parametrize("script", ["exit 9", "echo garbage", "while :; do :; done"])
+def test_programs_that_fail_or_hang_leave_their_facts_out(programs, monkeypatch, script):
+    monkeypatch.setattr(device, "_PROGRAM_TIMEOUT_S", 0.2)
+    for program in ("nvpmodel", "nvidia-smi"):
+        install(programs, program, script)
+    assert not {"power_mode", "power_mode_id", "gpus"} & device.conditions().keys()
+
+
+def test_a_program_that_cannot_start_leaves_its_facts_out(programs):
+    write(programs / "nvpmodel", "\x7fELF of another machine")
+    (programs / "nvpmodel").chmod(0o755)
+    assert "power_mode" not in device.conditions()
+
+
+def test_a_system_that_tells_nothing_gives_nothing_that_is_guessed(files, programs, monkeypatch):
+    monkeypatch.setattr(device, "read_cpu_clocks", lambda: {})
+    monkeypatch.setattr(device, "read_temperatures", lambda: {})
+    assert device.conditions().keys() == {"time"}
+    assert not {"memory_mib", "board"} & device.environment().keys()
+
+
+def test_facts_of_this_machine_are_json_and_agree_with_the_system():
+    facts = device.environment()
+    assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+    assert facts["cores"] == len(__import__("os").sched_getaffinity(0))
+    assert facts["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert facts["versions"]["numpy"] == __import__("numpy").__version__
+    assert None not in facts.values()
+    state = device.conditions()
+    assert json.loads(json.dumps(state, allow_nan=False)) == state
+    assert len(state["load_average"]) == 3
+
+
+def test_facts_are_read_without_importing_what_they_are_about():
+    code = (
+        "import sys, json; sys.path[:0] = json.loads(sys.argv[1])\n"
+        "from edgeadv_runtime.device import environment; facts = environment()\n"
+        "assert facts['versions']['onnxruntime'], facts\n"
+        "assert not {'onnxruntime', 'torch', 'tensorrt'} & sys.modules.keys()"
+    )
+    path = json.dumps([entry for entry in sys.path if entry])
+    run = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr

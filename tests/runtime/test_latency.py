@@ -1,0 +1,354 @@
+"""Latency: what is timed, what is counted, what the file says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from edgeadv.cli.bench import bench as bench_command
+from edgeadv_runtime import latency
+from edgeadv_runtime.backends import OnnxRuntimeBackend
+from edgeadv_runtime.errors import InputError, SchemaError
+from edgeadv_runtime.files import read_json, write_json
+from edgeadv_runtime.latency import STAGES, Bench, BenchRow, back_to_back, benchmark, paced
+from edgeadv_runtime.preprocess import to_tensor
+
+MS = 1_000_000
+
+
+class Clock:
+    """Time that passes only when told to."""
+
+    def __init__(self):
+        self.now = 7 * MS
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += round(seconds * 1e9)
+
+    def work(self, ms):
+        self.now += round(ms * MS)
+
+
+class Recorded(OnnxRuntimeBackend):
+    """The real backend; remembers what it was given."""
+
+    opened = 0
+
+    def __init__(self, bundle, **options):
+        super().__init__(bundle, **options)
+        type(self).opened += 1
+        self.batches = []
+
+    def _infer(self, x):
+        self.batches.append(x.copy())
+        return super()._infer(x)
+
+    def _close(self):
+        type(self).opened -= 1
+        super()._close()
+
+
+@pytest.fixture
+def series(monkeypatch):
+    """Every series that benchmark times, as it was timed."""
+    seen = []
+
+    def recorded(real):
+        def record(*args, **options):
+            seen.append(real(*args, **options))
+            return seen[-1]
+
+        return record
+
+    monkeypatch.setattr(latency, "back_to_back", recorded(back_to_back))
+    monkeypatch.setattr(latency, "paced", recorded(paced))
+    return seen
+
+
+def opener(bundle, variant="fp32"):
+    return partial(OnnxRuntimeBackend, bundle, variant=variant, threads=1)
+
+
+def test_back_to_back_times_every_call_but_the_warm_up():
+    clock, took = Clock(), [500, 600, 3, 1, 80, 2]
+    times = back_to_back(lambda i: clock.work(took[i]), runs=4, warm_up=2, clock=clock)
+    assert times.durations_ns.tolist() == [3 * MS, 1 * MS, 80 * MS, 2 * MS]
+    assert times.wall_ns == 86 * MS
+    assert times.late == 0
+
+
+def run_paced(took, *, warm_up=0, rate_hz=100.0):
+    """A paced series whose i-th frame takes ``took[i]`` ms, 1 ms of it for preprocessing; and when each began."""
+    clock, began = Clock(), []
+    start = clock.now
+
+    def preprocess(i):
+        began.append((clock.now - start) / MS)
+        clock.work(1)
+        return i
+
+    times = paced(
+        preprocess, lambda i: clock.work(took[i] - 1), rate_hz=rate_hz, runs=len(took) - warm_up, warm_up=warm_up,
+        clock=clock, sleep=clock.sleep,
+    )  # fmt: skip
+    return times, began
+
+
+def test_paced_keeps_a_schedule_that_work_does_not_shift():
+    times, began = run_paced([5, 9, 2, 10])
+    assert began == [0, 10, 20, 30]
+    assert times.late == 0
+    assert times.wall_ns == 40 * MS
+    assert times.durations_ns.tolist() == [[1 * MS, (t - 1) * MS, t * MS] for t in (5, 9, 2, 10)]
+
+
+def test_paced_catches_up_with_missed_ticks_and_counts_every_late_frame():
+    times, began = run_paced([5, 25, 5, 5, 5, 5])
+    # the second is due at 10 and done at 35; the next two begin late, the one of tick 40 is done when 50 begins
+    assert began == [0, 10, 35, 40, 45, 50]
+    assert times.late == 3
+    assert times.durations_ns[:, 2].max() == 25 * MS
+
+
+def test_paced_slower_than_the_rate_is_late_every_time_and_keeps_no_false_rate():
+    times, _ = run_paced([12] * 10)
+    assert times.late == 10
+    assert times.wall_ns == 120 * MS
+
+
+def test_paced_warm_up_makes_no_timed_frame_late():
+    times, began = run_paced([2000, 5, 5, 5], warm_up=1)
+    assert times.late == 0
+    assert len(times.durations_ns) == 3
+    assert began == [0, 2000, 2010, 2020]
+
+
+def test_rows_hold_the_percentiles_of_every_timed_call(tiny_bundle, series):
+    bench = benchmark(tiny_bundle, [opener(tiny_bundle)], batches=(1, 3), runs=25, warm_up=2, rate_hz=500)
+    timed = [(s.durations_ns, s) for s in series[:-1]] + [(series[-1].durations_ns[:, i], series[-1]) for i in range(3)]
+    assert len(bench.rows) == len(timed) == 9
+    for row, (durations, one) in zip(bench.rows, timed, strict=True):
+        assert row.n == len(durations) == 25
+        assert row.warm_up == 2
+        assert row.p50_ms == pytest.approx(np.percentile(durations, 50) / MS)
+        assert row.p90_ms == pytest.approx(np.percentile(durations, 90) / MS)
+        assert row.max_ms == pytest.approx(durations.max() / MS)
+        assert row.images_per_s == pytest.approx(25 * row.batch / (one.wall_ns / 1e9))
+        assert 0 < row.p50_ms <= row.p90_ms <= row.max_ms
+    assert [row.late for row in bench.rows] == [None] * 6 + [series[-1].late] * 3
+
+
+@pytest.mark.parametrize(("runs", "has_p99"), [(999, False), (1000, True)])
+def test_p99_only_where_enough_calls_carry_it(tiny_bundle, series, runs, has_p99):
+    bench = benchmark(tiny_bundle, [opener(tiny_bundle)], runs=runs, warm_up=0)
+    for row, one in zip(bench.rows, series, strict=True):
+        assert row.p99_ms == (pytest.approx(np.percentile(one.durations_ns, 99) / MS) if has_p99 else None)
+
+
+def test_rows_say_whose_figure_they_are_and_what_is_in_it(tiny_bundle):
+    both = [opener(tiny_bundle, variant) for variant in ("fp32", "fp16")]
+    bench = benchmark(tiny_bundle, both, batches=(2, 1), runs=3, warm_up=0, rate_hz=1000)
+    back = [("back-to-back", batch, stage) for batch in (2, 1) for stage in STAGES]
+    expected = back + [("paced", 1, stage) for stage in STAGES]
+    for variant in ("fp32", "fp16"):
+        rows = bench.select(variant=variant)
+        assert [(row.mode, row.batch, row.stage) for row in rows] == expected
+        with opener(tiny_bundle, variant)() as backend:
+            for row in rows:
+                assert row.artifact_sha256 == tiny_bundle.artifact_sha256(variant)
+                assert (row.backend, row.provider, row.device, row.threads) == (
+                    "onnxruntime", "CPUExecutionProvider", backend.device, 1,
+                )  # fmt: skip
+                assert row.includes.startswith(latency.INCLUDES[row.stage])
+                assert ("see late" in row.includes) == (row.mode == "paced")
+                assert row.rate_hz == (1000 if row.mode == "paced" else None)
+    assert bench.bundle["id"] == tiny_bundle.id
+    assert bench.bundle["name"] == tiny_bundle.path.name
+    assert bench.environment["versions"]["edgeadv"] == bench.edgeadv_version
+    assert {"before", "after"} == bench.conditions.keys()
+    assert bench.conditions["before"]["time"] <= bench.conditions["after"]["time"]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_inference_sees_the_golden_frames_in_turn(tiny_bundle, batch):
+    backends = []
+
+    def open_recorded():
+        backends.append(Recorded(tiny_bundle))
+        return backends[-1]
+
+    benchmark(tiny_bundle, [open_recorded], batches=(batch,), runs=6, warm_up=1, rate_hz=1000)
+    golden = to_tensor(tiny_bundle.golden().pixels)
+    turn = [np.stack([golden[(i * batch + k) % len(golden)] for k in range(batch)]) for i in range(7)]
+    single = [golden[[i % len(golden)]] for i in range(7)]
+    (backend,) = backends
+    assert len(backend.batches) == 21
+    for got, want in zip(backend.batches, [*turn, *turn, *single], strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_backends_are_open_one_at_a_time_and_closed_afterwards(tiny_bundle):
+    assert Recorded.opened == 0
+    open_while_measuring = []
+    benchmark(
+        tiny_bundle, [partial(Recorded, tiny_bundle), partial(Recorded, tiny_bundle, variant="fp16")], runs=2, warm_up=0,
+        progress=lambda done, total, text: open_while_measuring.append(Recorded.opened),
+    )  # fmt: skip
+    assert open_while_measuring == [1] * 6 + [0]
+    assert Recorded.opened == 0
+
+
+def test_a_backend_that_cannot_be_opened_shows_before_any_is_measured(tiny_bundle, series):
+    broken = partial(OnnxRuntimeBackend, tiny_bundle, variant="int8")
+    with pytest.raises(InputError, match="int8"):
+        benchmark(tiny_bundle, [opener(tiny_bundle), broken], runs=2, warm_up=0)
+    assert series == []
+
+
+def test_progress_counts_every_series_and_names_the_next(tiny_bundle):
+    calls = []
+    benchmark(
+        tiny_bundle, [opener(tiny_bundle)], batches=(1, 2), runs=2, warm_up=0, rate_hz=1000,
+        progress=lambda *call: calls.append(call),
+    )  # fmt: skip
+    assert [(done, total) for done, total, _ in calls] == [(i, 7) for i in range(8)]
+    assert calls[0][2] == "onnxruntime fp32, batch 1, preprocess"
+    assert calls[6][2] == "onnxruntime fp32, paced at 1000 Hz"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batches": ()}, "batches"),
+        ({"batches": (0,)}, "batches"),
+        ({"batches": (2, 2)}, "batches"),
+        ({"runs": 0}, "runs"),
+        ({"warm_up": -1}, "warm-up"),
+        ({"rate_hz": 0.0}, "rate"),
+        ({"rate_hz": float("nan")}, "rate"),
+        ({"rate_hz": float("inf")}, "rate"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(tiny_bundle, options, message):
+    with pytest.raises(InputError, match=message):
+        benchmark(tiny_bundle, [opener(tiny_bundle)], **options)
+
+
+def test_no_backend_at_all_is_refused(tiny_bundle):
+    with pytest.raises(InputError, match="nothing to measure"):
+        benchmark(tiny_bundle, [])
+
+
+def test_file_reads_back_as_it_was_saved_and_ignores_keys_of_later_versions(tiny_bundle, tmp_path):
+    bench = benchmark(tiny_bundle, [opener(tiny_bundle)], runs=2, warm_up=0, rate_hz=1000)
+    path = tmp_path / "bench.json"
+    bench.save(path)
+    assert Bench.load(path) == bench
+    assert Bench.load(path).path == path
+    value = read_json(path, what="bench file")
+    assert (value["kind"], value["schema_version"]) == ("bench", 1)
+    assert list(value["rows"][0]) == [f.name for f in fields(BenchRow)]
+    write_json(path, {**value, "later": 1, "rows": [{**row, "later": 1} for row in value["rows"]]})
+    assert Bench.load(path) == bench
+
+
+@pytest.mark.parametrize("change", [{"kind": "results"}, {"schema_version": 2}, {"rows": [{}]}, {"rows": None}])
+def test_file_of_another_kind_or_incomplete_is_refused(tiny_bundle, tmp_path, change):
+    path = tmp_path / "bench.json"
+    value = benchmark(tiny_bundle, [opener(tiny_bundle)], runs=2, warm_up=0).to_json()
+    write_json(path, value | change)
+    with pytest.raises(SchemaError):
+        Bench.load(path)
+
+
+def test_docs_name_every_key_of_a_row():
+    text = (Path(__file__).parents[2] / "docs" / "bench.md").read_text(encoding="utf-8")
+    assert [f.name for f in fields(BenchRow) if f"`{f.name}`" not in text] == []
+
+
+def cli(*args):
+    app = typer.Typer()
+    app.command()(bench_command)
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def test_command_measures_every_variant_and_shows_figures_uncut(tiny_bundle, tmp_path):
+    out = tmp_path / "new" / "bench.json"
+    run = cli(
+        tiny_bundle.path, "--batch", "1,2", "--rate", 500, "--runs", 3, "--warm-up", 1, "--threads", 1, "--out", out
+    )
+    assert run.exit_code == 0, run.output
+    bench = Bench.load(out)
+    assert {row.variant for row in bench.rows} == set(tiny_bundle.variants)
+    assert len(bench.rows) == 9 * len(tiny_bundle.variants)
+    for row in bench.rows:
+        assert f"{row.p50_ms:.3f}" in run.stdout
+        assert f"{row.images_per_s:.1f}" in run.stdout
+    assert "…" not in run.stdout
+    assert str(out) in run.stdout
+    assert run.stderr == ""
+
+
+def test_command_measures_torch_where_it_can_and_says_where_not(tiny_bundle, tmp_path):
+    pytest.importorskip("torch")
+    out = tmp_path / "bench.json"
+    run = cli(
+        tiny_bundle.path, "--backend", "onnxruntime,torch", "--runs", 2, "--warm-up", 1, "--threads", 1, "--out", out
+    )
+    assert run.exit_code == 0, run.output
+    bench = Bench.load(out)
+    pairs = {(row.backend, row.variant) for row in bench.rows}
+    assert pairs == {("onnxruntime", "fp32"), ("onnxruntime", "fp16"), ("torch", "fp32")}
+    assert {row.artifact_sha256 for row in bench.select(backend="torch")} == {tiny_bundle.weights_sha256}
+    assert [(entry["backend"], entry["variant"]) for entry in bench.skipped] == [("torch", "fp16")]
+    assert "not measured: torch fp16" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--backend", "torch", "--precision", "fp16"), "torch serves fp32 only"),
+        (("--backend", "tensorflow"), "tensorflow"),
+        (("--backend", "onnxruntime,"), "--backend"),
+        (("--precision", "int8"), "int8"),
+        (("--precision", "fp32,fp32"), "--precision"),
+        (("--provider", "npu"), "npu"),
+        (("--batch", "1,x"), "--batch"),
+        (("--out", "."), "folder"),
+    ],
+)
+def test_command_refuses_before_it_measures(tiny_bundle, tmp_path, monkeypatch, series, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    run = cli(tiny_bundle.path, *arguments)
+    assert isinstance(run.exception, InputError)
+    assert message in str(run.exception)
+    assert series == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_runs_in_an_install_without_torch(tiny_bundle, tmp_path):
+    code = (
+        "import sys, json; sys.path[:0] = json.loads(sys.argv.pop())\n"
+        "sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'timm', 'onnx', 'safetensors')))\n"
+        "import typer; from edgeadv.cli.bench import bench\n"
+        "assert 'onnxruntime' not in sys.modules\n"
+        "typer.run(bench)"
+    )
+    out = tmp_path / "bench.json"
+    arguments = [str(tiny_bundle.path), "--runs", "2", "--warm-up", "0", "--out", str(out)]
+    path = json.dumps([entry for entry in sys.path if entry])
+    run = subprocess.run([sys.executable, "-c", code, *arguments, path], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert len(Bench.load(out).rows) == 3 * len(tiny_bundle.variants)
