@@ -29,11 +29,11 @@ types: $(VENV)/.dev
 
 # dev holds all that demo needs: whichever comes second installs only what is missing
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[demo]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir -e ".[demo]"
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir -e ".[dev]"
 	@touch $@ $(VENV)/.demo
 
 $(BIN)/python:

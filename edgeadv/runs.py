@@ -91,7 +91,9 @@ class Run:
     def provenance(self) -> dict[str, Any]:
         """What a bundle keeps of the run: recipe, hyper-parameters, data, seed, versions and final metrics."""
         keys = ("recipe", "config", "data", "versions", "created", "stages")
-        return {key: self.info[key] for key in keys if key in self.info}
+        kept = {key: self.info[key] for key in keys if key in self.info}
+        # a folder's place says something about the machine and nothing about the model
+        return {**kept, "data": {**self.info["data"], "spec": Path(self.data).name}}
 
     def load_model(self) -> PixelModel:
         """The trained network, in training mode, on the CPU."""

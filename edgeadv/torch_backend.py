@@ -27,6 +27,10 @@ def load_model(bundle: Bundle, *, device: torch.device | None = None) -> PixelMo
     load_state(model.net, read_weights(bundle.weights_path), origin=str(bundle.weights_path))
     model.requires_grad_(False).eval()
     device = default_device() if device is None else device
+    if device.type == "cuda":
+        # process-wide in torch: TF32 has 10 bits of mantissa, and a gradient's sign should not depend on them
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
@@ -68,7 +72,8 @@ class TorchBackend(Backend):
 
     def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.no_grad():
-            batch = torch.from_numpy(x).to(self._device).contiguous(memory_format=torch.channels_last)
+            # a copy: torch takes neither negative strides nor memory that must not be written
+            batch = torch.from_numpy(np.array(x)).to(self._device).contiguous(memory_format=torch.channels_last)
             logits: NDArray[np.float32] = self.model(batch).float().cpu().numpy()
         return logits
 

@@ -122,6 +122,7 @@ class _Trainer:
         self.fingerprint = {**asdict(config), "steps": steps, "architecture": model.architecture.to_json()}
 
     def save(self, path: Path) -> None:
+        """Write all that :meth:`restore` needs, atomically."""
         state = {
             "fingerprint": self.fingerprint, "history": self.history, "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(), "rng": torch.get_rng_state(),
@@ -130,6 +131,7 @@ class _Trainer:
             torch.save(state, temporary)
 
     def restore(self, path: Path) -> None:
+        """Continue from a saved state, torch's random state included."""
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             changed = sorted(k for k, v in self.fingerprint.items() if _plain(state["fingerprint"].get(k)) != _plain(v))

@@ -21,7 +21,7 @@ EXTRAS = {
     "train": ("torch", "torchvision", "timm", "safetensors"),
     "export": ("torch", "torchvision", "timm", "safetensors", "onnx", "onnxscript", "onnxruntime"),
     "ort": ("onnxruntime",),
-    "report": ("jinja2", "matplotlib"),
+    "report": ("jinja2",),
 }
 Opener = Callable[[], Backend]
 Bar = Callable[[int, int], None]

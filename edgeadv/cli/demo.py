@@ -18,9 +18,10 @@ from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.errors import require
 from edgeadv_runtime.files import ensure_writable
 from edgeadv_runtime.results import CLEAN, WORST_CASE, Results
+from edgeadv_runtime.verdict import BADGES
 
 from ._shared import need
-from .evaluate import crafted, make_plan, score, verdict_line
+from .evaluate import crafted, make_plan, score
 from .train import progress_bar
 
 if TYPE_CHECKING:
@@ -137,4 +138,4 @@ def _print(results: list[Results], benches: list[latency.Bench]) -> None:
     console.width = max(console.width, 120)
     console.print(table)
     for result in results:
-        console.print(Text(f"{result.bundle['title']}: {verdict_line(result)}"))
+        console.print(Text(f"{result.bundle['title']}: {BADGES[result.masking['verdict']]}"))

@@ -23,6 +23,7 @@ from edgeadv_runtime.evaluate import evaluate as run_evaluation
 from edgeadv_runtime.files import ensure_writable
 from edgeadv_runtime.pack import AttackPack
 from edgeadv_runtime.results import CLEAN, WORST_CASE, Results, Row
+from edgeadv_runtime.verdict import BADGES
 
 from ._shared import ALL, backend_openers, image_bar, names, need, open_torch
 
@@ -227,7 +228,7 @@ def print_results(results: Results) -> None:
     console = Console()
     console.width = max(console.width, 140)
     console.print(table)
-    console.print(Text(verdict_line(results), style="bold"))
+    console.print(Text(BADGES[results.masking["verdict"]], style="bold"))
     for item in results.masking["evidence"]:
         if item["finding"] or item["rule"] == "coverage":
             console.print(Text(f"  {item['finding'] or 'note'}: {item['text']}"))
@@ -235,18 +236,6 @@ def print_results(results: Results) -> None:
         console.print(Text(f"not scored: {entry['backend']} {entry['variant']}: {entry['reason']}"))
     if results.data["unreadable"]:
         console.print(Text(f"{len(results.data['unreadable'])} unreadable images were left out; the file lists them"))
-
-
-def verdict_line(results: Results) -> str:
-    """The masking verdict in one line, worded so that PASS is not taken for robustness."""
-    verdict = results.masking["verdict"]
-    meaning = {
-        "PASS": "PASS (measurement believable)",
-        "UNCHECKED": "UNCHECKED (no verdict on these attacks)",
-        "SUSPECT": "SUSPECT (some of these figures flatter the model)",
-        "MASKED": "MASKED (gradients are hidden: FGSM figures say nothing about robustness)",
-    }[verdict]
-    return f"masking check: {meaning}"
 
 
 def _by_artefact(results: Results) -> dict[tuple[str, str], list[Row]]:

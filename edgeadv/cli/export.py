@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from edgeadv_runtime.bundle import Classes
-from edgeadv_runtime.errors import InputError, require
+from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.preprocess import Preprocess
 
+from ._shared import names, need
 from .bundle import print_summary
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from edgeadv.models import PixelModel
 
 IMAGENET = "imagenet1k"
-_NEEDS = ("torch", "torchvision", "timm", "safetensors", "onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,7 @@ def export(
 
     Give a RUN, or --arch with --weights, --classes, --preprocess and --golden.
     """
-    for module in _NEEDS:
-        require(module, extra="export")
+    need("export")
     import edgeadv_export
 
     if run is not None:
@@ -78,14 +77,14 @@ def export(
             "--arch": arch, "--weights": weights, "--classes": classes, "--preprocess": preprocess,
             "--weights-map": weights_map, "--upsample": upsample,
         }  # fmt: skip
-        if given := [name for name, value in options.items() if value is not None]:
+        if given := [option for option, value in options.items() if value is not None]:
             raise InputError(f"{', '.join(given)} cannot be given beside a run, which brings its own: {run}")
         source = _from_run(run, golden, data_root)
     else:
         needed = {
             "--arch": arch, "--weights": weights, "--classes": classes, "--preprocess": preprocess, "--golden": golden
         }  # fmt: skip
-        if missing := [name for name, value in needed.items() if not value]:
+        if missing := [option for option, value in needed.items() if not value]:
             raise InputError(f"without a RUN folder, export also needs {', '.join(missing)}")
         assert arch and weights and classes and preprocess and golden
         source = _from_weights(
@@ -94,7 +93,7 @@ def export(
         )  # fmt: skip
     bundle = edgeadv_export.export_bundle(
         source.model, out, classes=source.classes, preprocess=source.preprocess, frames=source.frames,
-        variants=[part.strip() for part in precision.split(",")], title=source.title, provenance=source.provenance,
+        variants=names(precision, option="--precision"), title=source.title, provenance=source.provenance,
         overwrite=overwrite, progress=lambda text: typer.echo(text, err=True),
     )  # fmt: skip
     print_summary(bundle)

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgeadv_runtime import verify as runtime
-from edgeadv_runtime.backends import Backend, OnnxRuntimeBackend
 from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.errors import BackendError, InputError, require
+from edgeadv_runtime.errors import BackendError
 
-BACKENDS = ("onnxruntime", "torch")
-TORCH_VARIANT = "fp32"
+from ._shared import ALL, BACKENDS, backend_openers
 
 
 def verify(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to test.")],
-    backend: Annotated[str, typer.Option(help=f"What runs it: {' or '.join(BACKENDS)}.")] = BACKENDS[0],
-    precision: Annotated[
-        str | None, typer.Option(help="Comma-separated variants; by default all that the backend can run.")
-    ] = None,
-    provider: Annotated[str, typer.Option(help="What ONNX Runtime runs on: cpu or cuda.")] = "cpu",
+    backend: Annotated[
+        str, typer.Option(help=f"Comma-separated list of {', '.join(BACKENDS)}, or all.")
+    ] = "onnxruntime",
+    precision: Annotated[str, typer.Option(help="Comma-separated variants, or all that the bundle has.")] = ALL,
+    provider: Annotated[str, typer.Option(help="What it runs on: cpu or cuda.")] = "cpu",
     expected_sha256: Annotated[
         str | None, typer.Option(help="SHA-256 that manifest.json must have, known from elsewhere: stops tampering.")
     ] = None,
@@ -32,31 +29,16 @@ def verify(
 
     One line for each artefact; the exit status is 2 if one of them fails.
     """
-    if backend not in BACKENDS:
-        raise InputError(f"--backend {backend!r} is not one of {', '.join(BACKENDS)}")
     opened = Bundle.open(bundle, expected_sha256=expected_sha256)
-    if precision is not None:
-        variants = tuple(part.strip() for part in precision.split(","))
-    else:
-        variants = opened.variants if backend == "onnxruntime" else (TORCH_VARIANT,)
+    openers, skipped = backend_openers(opened, backend=backend, precision=precision, provider=provider)
     failed = []
-    with ExitStack() as stack:
-        for variant in variants:
-            opened_backend = stack.enter_context(_open(opened, backend, variant, provider))
-            (verification,) = runtime.verify(opened, [opened_backend])
-            typer.echo(str(verification))
-            if not verification.ok:
-                failed.append(variant)
+    for opener in openers:
+        with opener() as artefact:
+            (verification,) = runtime.verify(opened, [artefact])
+        typer.echo(str(verification))
+        if not verification.ok:
+            failed.append(f"{artefact.name} {artefact.variant}")
+    for pair in skipped:
+        typer.echo(f"{pair['backend']} {pair['variant']}: not verified; {pair['reason']}")
     if failed:
-        raise BackendError(
-            f"{backend} does not compute what {bundle} was exported with ({', '.join(failed)}): do not use it here"
-        )
-
-
-def _open(bundle: Bundle, backend: str, variant: str, provider: str) -> Backend:
-    if backend == "onnxruntime":
-        return OnnxRuntimeBackend(bundle, variant=variant, provider=provider)
-    require("torch", extra="train")
-    from edgeadv.torch_backend import TorchBackend
-
-    return TorchBackend(bundle, variant=variant)
+        raise BackendError(f"{bundle} does not give its golden results on {', '.join(failed)}: do not use it there")

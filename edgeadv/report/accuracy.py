@@ -6,32 +6,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edgeadv_runtime.results import CLEAN, WORST_CASE, Row
+from edgeadv_runtime.verdict import FGSM, FGSM_RANDOM_START, FGSM_RESCALED, PGD_MARGIN
 
 from .inputs import Inputs, ResultsFile
 
-FGSM = "fgsm"
 # the order in which an eye should meet the attacks: from the flattering to the one that counts
 LABELS = {
     CLEAN: "clean",
     FGSM: "FGSM",
-    "fgsm-rescaled": "FGSM rescaled",
-    "fgsm-rs": "FGSM-RS",
-    "pgd": "PGD",
-    "pgd-ce": "PGD CE",
-    "pgd-margin": "PGD margin",
-    "square": "Square",
+    FGSM_RESCALED: "FGSM rescaled",
+    FGSM_RANDOM_START: "FGSM-RS",
+    PGD_MARGIN: "PGD margin",
     WORST_CASE: "worst case",
 }
-COLUMNS = (CLEAN, FGSM, "fgsm-rescaled", "pgd-margin", WORST_CASE)
+COLUMNS = (CLEAN, FGSM, FGSM_RESCALED, FGSM_RANDOM_START, PGD_MARGIN, WORST_CASE)
 # from this share of the images on the page says in words what plain FGSM hides
 _MUCH_HIGHER = 0.10
 
-BADGES = {
-    "UNCHECKED": "masking check: UNCHECKED (not enough evidence)",
-    "PASS": "masking check: PASS (measurement believable)",
-    "SUSPECT": "masking check: SUSPECT (signs of hidden gradients)",
-    "MASKED": "masking check: MASKED (hidden gradients)",
-}
 MEANINGS = {
     "UNCHECKED": (
         "What ran cannot show whether the attacks saw gradients worth following: "

@@ -11,9 +11,10 @@ from typing import Any
 
 from edgeadv_runtime.errors import require
 from edgeadv_runtime.latency import BenchRow
+from edgeadv_runtime.verdict import BADGES, FGSM
 
 from . import charts
-from .accuracy import BADGES, COLUMNS, FGSM, MEANINGS, Artefact, Compared, attack_label, compare, models
+from .accuracy import COLUMNS, MEANINGS, Artefact, Compared, attack_label, compare, models
 from .inputs import BenchFile, Inputs
 
 _FOLDER = Path(__file__).parent

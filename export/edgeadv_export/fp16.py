@@ -21,8 +21,8 @@ _PREFIX = "edgeadv_"
 def to_fp16(fp32: Any, name: str) -> Any:
     """A float16 copy of ``fp32`` with float32 input and output.
 
-    The normalisation of the pixels stays in float32: a pixel rounded to float16 moves by up to 6% of 1/255, which is
-    the size of the perturbations that this product measures.
+    The normalisation of the pixels stays in float32. A pixel rounded to float16 moves by up to 6% of 1/255, the size
+    of the perturbations that this product measures: it is rounded once, after the normalisation, and not before as well.
 
     Args:
         fp32: an ``onnx.ModelProto`` of :func:`to_onnx`; not changed.
@@ -99,8 +99,8 @@ def _detach_normalisation(graph: Any) -> tuple[list[Any], list[Any]]:
 def largest_activation(fp32: Any, x: NDArray[np.float32]) -> tuple[float, str]:
     """The largest absolute value that any tensor of the float32 graph takes on ``x``.
 
-    ONNX Runtime's CPU provider computes a float16 graph in float32 and never sees the overflow that a GPU would, so it
-    has to be looked for: what exceeds :data:`FLOAT16_MAX` here is infinite there.
+    ONNX Runtime's CPU provider computes a float16 graph in float32 on x86 and never sees the overflow that a GPU would,
+    so it has to be looked for: what exceeds :data:`FLOAT16_MAX` here is infinite there.
 
     Args:
         fp32: an ``onnx.ModelProto`` of :func:`to_onnx`; not changed.

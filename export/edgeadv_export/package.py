@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from edgeadv.models import PixelModel, save_weights
 from edgeadv_runtime._version import __version__
 from edgeadv_runtime.backends import OnnxRuntimeBackend
-from edgeadv_runtime.bundle import MANIFEST, SCHEMA_VERSION, VARIANTS, Bundle, Classes, Golden, bundle_id
-from edgeadv_runtime.errors import ExportError, InputError, StorageError
+from edgeadv_runtime.bundle import MANIFEST, SCHEMA_VERSION, VARIANTS, Bundle, Classes, Golden, bundle_id, check_replaceable
+from edgeadv_runtime.errors import ExportError, InputError
 from edgeadv_runtime.files import atomic_folder, canonical_json, sha256_file, write_json
 from edgeadv_runtime.preprocess import Preprocess, to_tensor
 
@@ -67,8 +67,7 @@ def export_bundle(
         StorageError: ``out`` cannot be written, or is something else than a bundle.
     """
     _check_arguments(model, classes, variants, golden, provenance)
-    if out.exists() and overwrite and not (out / MANIFEST).is_file():
-        raise StorageError(f"{out} exists and is not a bundle: it is not replaced; choose another --out")
+    check_replaceable(out)
     pixels = _preprocessed(frames, preprocess)
     # a copy, because tracing and moving to the CPU must not be seen by the caller, even after an error
     reference = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval().requires_grad_(False)
@@ -92,6 +91,7 @@ class _Writer:
     def write(
         self, variants: Sequence[str], *, title: str, provenance: dict[str, Any], golden: list[NDArray[np.uint8]]
     ) -> None:
+        """Fill the folder; the manifest last, for it vouches for the rest."""
         name = self.model.architecture.name
         self.progress(f"exporting {name} to ONNX")
         fp32 = to_onnx(self.model, self.preprocess.input_shape)

@@ -196,6 +196,9 @@ def craft(batches: Iterable[CleanBatch], attacks: Sequence[Attack], reference: B
     """
     for batch in batches:
         x = to_tensor(batch.pixels)
+        if not len(x):
+            yield _nothing(batch, x, attacks)
+            continue
         adversarial: dict[Key, NDArray[np.float32]] = {}
         zero: dict[Key, NDArray[np.bool_]] = {}
         reference_labels = {CLEAN_KEY: _label(reference, x)}
@@ -227,6 +230,13 @@ def round_to_uint8(x_adv: NDArray[np.float32], pixels: NDArray[np.uint8], eps: E
     within = np.clip(nearest, np.maximum(original - levels, 0), np.minimum(original + levels, 255))
     rounded: NDArray[np.uint8] = within.astype(np.uint8)
     return rounded
+
+
+def _nothing(batch: CleanBatch, x: NDArray[np.float32], attacks: Sequence[Attack]) -> CraftedBatch:
+    """A batch none of whose images could be decoded."""
+    keys = [(attack.name, eps.text) for attack in attacks for eps in attack.eps]
+    none = np.empty(0, dtype=np.int64)
+    return CraftedBatch(batch, dict.fromkeys(keys, x), dict.fromkeys([CLEAN_KEY, *keys], none), {})
 
 
 def _label(backend: Backend, x: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import BundleError, InputError, IntegrityError, SchemaError
+from .errors import BundleError, InputError, IntegrityError, SchemaError, StorageError
 from .files import atomic_folder, canonical_json, read_json, sha256_bytes, sha256_file, write_json
 from .preprocess import Preprocess
 
@@ -38,6 +38,16 @@ _ID_EXCLUDES = ("bundle_id", "left_out")
 def bundle_id(manifest: Mapping[str, Any]) -> str:
     """The id that a manifest must carry: SHA-256 of everything in it but the id and what was left out."""
     return sha256_bytes(canonical_json({key: value for key, value in manifest.items() if key not in _ID_EXCLUDES}))
+
+
+def check_replaceable(out: Path) -> None:
+    """Refuse to let ``--overwrite`` replace anything but a bundle.
+
+    Raises:
+        StorageError: ``out`` exists and is something else.
+    """
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise StorageError(f"{out} exists and is not a bundle: it is not replaced; choose another --out")
 
 
 @dataclass(frozen=True)
@@ -256,6 +266,7 @@ class Bundle:
         keep = {self.onnx_path(variant).name for variant in variants} | {str(self.manifest["golden"]["file"])}
         if weights:
             keep.add(self.weights_path.name)
+        check_replaceable(out)
         with atomic_folder(out, overwrite=overwrite) as folder:
             for name in sorted(keep):
                 shutil.copyfile(self.path / name, folder / name)

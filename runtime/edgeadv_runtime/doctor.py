@@ -25,7 +25,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "ort": {"onnxruntime": "1.23"},
     "ort-gpu": {"onnxruntime-gpu": "1.23"},
     "export": {"onnx": "1.18", "onnxscript": "0.5"},
-    "report": {"jinja2": "3.1", "matplotlib": "3.9"},
+    "report": {"jinja2": "3.1"},
     "demo": {"mlxtend": "0.23"},
 }
 OLDEST_PYTHON = "3.10"
@@ -176,7 +176,7 @@ def _onnxruntime(bundle: Bundle | None) -> list[Check]:
         AttributeError,
         OSError,
     ) as error:  # one installed over another gives any of these
-        hint = f'pip uninstall {" ".join(names)}; pip install "edgeadv[ort]"'
+        hint = f"pip install --force-reinstall {names[0]}" if len(names) == 1 else None  # more have their hint already
         return [*checks, Check("onnxruntime", "problem", f"does not import: {error}", hint)]
     if bundle is None or not bundle.variants:
         hint = "whether they work here shows only with a bundle: edgeadv doctor BUNDLE"

@@ -31,7 +31,6 @@ Mode = Literal["back-to-back", "paced"]
 Stage = Literal["preprocess", "inference", "end-to-end"]
 Opener = Callable[[], Backend]
 Progress = Callable[[int, int, str], None]
-
 # a p99 from fewer runs would rest on fewer than ten of them
 P99_MIN_RUNS = 1000
 STAGES: tuple[Stage, ...] = ("preprocess", "inference", "end-to-end")
@@ -327,6 +326,7 @@ class _Frames:
 
     @classmethod
     def of(cls, bundle: Bundle) -> _Frames:
+        """The frames of ``bundle``, as they are in its file."""
         frames = bundle.golden().frames
         if not frames:
             raise BundleError(f"{bundle.path} has no golden frames to measure with; export the bundle again")

@@ -37,13 +37,13 @@ class Threshold:
 
 ZERO_GRADIENT = Threshold(suspect=0.02, masked=0.10)
 """Images without a gradient: an attack that follows it leaves them alone. Undefended networks: none seen."""
-RESCALED_STRONGER = Threshold(suspect=0.05, masked=0.15)
-"""Rescaling changes no decision, so FGSM should not profit from it. Undefended networks: it did worse, never better."""
-RANDOM_START_STRONGER = Threshold(suspect=0.04, masked=0.10)
+RESCALED_STRONGER = Threshold(suspect=0.12, masked=0.25)
+"""Rescaling changes no decision, so FGSM should hardly profit from it. Undefended networks: at most 0.07, mostly less than 0."""
+RANDOM_START_STRONGER = Threshold(suspect=0.10, masked=0.20)
 """One step from a random point against one step from the image: where training on FGSM has bent the loss around the
-images only, leaving them helps (Tramèr et al. 2018). Undefended networks: at most 0.02; overfitted to FGSM: 0.18."""
+images only, leaving them helps (Tramèr et al. 2018). Undefended networks: at most 0.05; overfitted to FGSM: 0.18."""
 MARGIN_STRONGER = Threshold(suspect=0.45, masked=0.60)
-"""Twenty steps on the margin against one on the cross-entropy. Steps alone explained up to 0.29 on undefended networks."""
+"""Twenty steps on the margin against one on the cross-entropy. Steps alone explained up to 0.33 on undefended networks."""
 
 RULES: dict[str, tuple[str, Threshold]] = {
     FGSM_RESCALED: ("rescaled-logits", RESCALED_STRONGER),
@@ -52,6 +52,13 @@ RULES: dict[str, tuple[str, Threshold]] = {
 }
 FEWEST_IMAGES = 50
 """With fewer images classified right no rule can fire, so none of them firing says nothing."""
+BADGES: dict[Verdict, str] = {
+    "UNCHECKED": "masking check: UNCHECKED (not enough evidence)",
+    "PASS": "masking check: PASS (measurement believable)",
+    "SUSPECT": "masking check: SUSPECT (signs of hidden gradients)",
+    "MASKED": "masking check: MASKED (hidden gradients)",
+}
+"""How a verdict is printed, everywhere: worded so that ``PASS`` is not taken for robustness."""
 _ORDER: tuple[Verdict, ...] = ("PASS", "UNCHECKED", "SUSPECT", "MASKED")
 
 

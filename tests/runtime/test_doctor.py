@@ -186,6 +186,7 @@ def test_an_onnxruntime_that_does_not_import_is_a_problem_with_its_reason(monkey
     check = named(diagnose(), "onnxruntime")
     assert check.status == "problem"
     assert "does not import" in check.detail
+    assert str(check.hint).startswith("pip install --force-reinstall onnxruntime")
 
 
 def cli(*args):

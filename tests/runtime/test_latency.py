@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from edgeadv.cli.bench import bench as bench_command
 from edgeadv_runtime import latency
 from edgeadv_runtime.backends import OnnxRuntimeBackend
-from edgeadv_runtime.errors import InputError, SchemaError
+from edgeadv_runtime.bundle import Bundle, Golden
+from edgeadv_runtime.errors import BundleError, InputError, SchemaError
 from edgeadv_runtime.files import read_json, write_json
 from edgeadv_runtime.latency import STAGES, Bench, BenchRow, back_to_back, benchmark, paced
 from edgeadv_runtime.preprocess import to_tensor
@@ -107,11 +108,11 @@ def run_paced(took, *, warm_up=0, rate_hz=100.0):
 
 
 def test_paced_keeps_a_schedule_that_work_does_not_shift():
-    times, began = run_paced([5, 9, 2, 10])
+    times, began = run_paced([5, 9, 10, 2])
     assert began == [0, 10, 20, 30]
     assert times.late == 0
     assert times.wall_ns == 40 * MS
-    assert times.durations_ns.tolist() == [[1 * MS, (t - 1) * MS, t * MS] for t in (5, 9, 2, 10)]
+    assert times.durations_ns.tolist() == [[1 * MS, (t - 1) * MS, t * MS] for t in (5, 9, 10, 2)]
 
 
 def test_paced_catches_up_with_missed_ticks_and_counts_every_late_frame():
@@ -249,6 +250,13 @@ def test_arguments_out_of_range_are_refused(tiny_bundle, options, message):
 def test_no_backend_at_all_is_refused(tiny_bundle):
     with pytest.raises(InputError, match="nothing to measure"):
         benchmark(tiny_bundle, [])
+
+
+def test_a_bundle_without_golden_frames_is_refused(tiny_bundle, monkeypatch):
+    golden = tiny_bundle.golden()
+    monkeypatch.setattr(Bundle, "golden", lambda self: Golden([], golden.pixels[:0], {}))
+    with pytest.raises(BundleError, match="no golden frames"):
+        benchmark(tiny_bundle, [opener(tiny_bundle)])
 
 
 def test_file_reads_back_as_it_was_saved_and_ignores_keys_of_later_versions(tiny_bundle, tmp_path):

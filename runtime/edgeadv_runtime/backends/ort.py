@@ -54,7 +54,9 @@ class OnnxRuntimeBackend(Backend):
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            session = ort.InferenceSession(str(path), options, providers=[wanted])
+            # TF32, on by default, would make fp32 another precision than the one that was compared at export
+            chosen = [(wanted, {"use_tf32": "0"})] if provider == "cuda" else [wanted]
+            session = ort.InferenceSession(str(path), options, providers=chosen)
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise BackendError(f"ONNX Runtime cannot open {path}: {_first_line(error)}") from error
         session.disable_fallback()

@@ -1,0 +1,60 @@
+"""Intervals against SciPy and against figures worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+from scipy.stats import binomtest, norm
+
+from edgeadv_runtime.stats import Z95_ONE_SIDED, Z95_TWO_SIDED, paired_difference_lower_bound, wilson_interval
+
+
+def test_the_quantiles_are_the_normal_distributions() -> None:
+    assert norm.ppf(0.975) == pytest.approx(Z95_TWO_SIDED, abs=1e-12)
+    assert norm.ppf(0.95) == pytest.approx(Z95_ONE_SIDED, abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 50, 1000])
+def test_wilson_is_scipys(n: int) -> None:
+    for successes in sorted({0, 1, n // 3, n // 2, n - 1, n}):
+        theirs = binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
+        assert wilson_interval(successes, n) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("successes", [0, 1, 30, 59, 60])
+def test_one_sided_wilson_is_scipys_at_90_percent(successes: int) -> None:
+    theirs = binomtest(successes, 60).proportion_ci(confidence_level=0.90, method="wilson")
+    assert wilson_interval(successes, 60, z=Z95_ONE_SIDED) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_the_edges_are_exact() -> None:
+    for n in (1, 10, 12345):
+        low, high = wilson_interval(0, n)
+        assert low == 0.0 < high < 1.0
+        low, high = wilson_interval(n, n)
+        assert 0.0 < low < high == 1.0
+
+
+@pytest.mark.parametrize(("successes", "n"), [(-1, 10), (11, 10), (0, 0), (1, -1)])
+def test_counts_that_are_no_share_are_refused(successes: int, n: int) -> None:
+    with pytest.raises(ValueError, match="not a share"):
+        wilson_interval(successes, n)
+
+
+def test_the_paired_bound_by_hand() -> None:
+    # 30 gained, 10 lost of 100: difference 0.2, variance (0.4 - 0.04) / 100 = 0.0036, standard error 0.06
+    assert paired_difference_lower_bound(30, 10, 100) == pytest.approx(0.2 - 1.6448536269514722 * 0.06, abs=1e-12)
+    # the other way round it is the mirrored difference with the same error
+    assert paired_difference_lower_bound(10, 30, 100) == pytest.approx(-0.2 - 1.6448536269514722 * 0.06, abs=1e-12)
+    # 18 of 25 one way only: 0.72 - z * sqrt((0.72 - 0.5184) / 25)
+    assert paired_difference_lower_bound(18, 0, 25, z=2.0) == pytest.approx(0.72 - 2 * (0.2016 / 25) ** 0.5, abs=1e-12)
+
+
+def test_pairs_that_never_differ_leave_nothing_open() -> None:
+    assert paired_difference_lower_bound(0, 0, 50) == 0.0
+    assert paired_difference_lower_bound(50, 0, 50) == 1.0
+
+
+@pytest.mark.parametrize(("gained", "lost", "n"), [(-1, 0, 10), (0, -1, 10), (6, 5, 10), (0, 0, 0)])
+def test_counts_that_are_no_paired_table_are_refused(gained: int, lost: int, n: int) -> None:
+    with pytest.raises(ValueError, match="not a paired table"):
+        paired_difference_lower_bound(gained, lost, n)

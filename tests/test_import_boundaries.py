@@ -1,0 +1,202 @@
+"""Who may import whom: a device must be able to load edgeadv_runtime and the command line without PyTorch."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+RUNTIME = CHECKOUT / "runtime" / "edgeadv_runtime"
+TRAINING = CHECKOUT / "edgeadv"
+EXPORT = CHECKOUT / "export" / "edgeadv_export"
+NEVER_IN_RUNTIME = {"torch", "torchvision", "timm", "onnx", "edgeadv", "edgeadv_export"}
+ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "tensorrt", "cuda", "cv2", "matplotlib", "jinja2", "safetensors", "mlxtend"}
+TORCH_SIDE = {"torch", "torchvision", "timm", "safetensors"}
+
+# a module that is blocked here fails to import however it is asked for; prints what was imported
+WALK = """
+import importlib, json, pkgutil, sys
+from importlib.abc import MetaPathFinder
+
+roots, blocked, packages = json.loads(sys.argv[1])
+
+class Blocker(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ImportError(f"blocked import of {name}")
+        return None
+
+sys.path[:0] = roots
+assert not set(blocked) & {name.partition(".")[0] for name in sys.modules}
+sys.meta_path.insert(0, Blocker())
+done = []
+for package in packages:
+    module = importlib.import_module(package)
+    done.append(package)
+    for found in pkgutil.walk_packages(module.__path__, package + "."):
+        if not found.name.endswith(".__main__"):
+            importlib.import_module(found.name)
+            done.append(found.name)
+print(json.dumps({"done": done, "files": [importlib.import_module(name).__file__ for name in packages]}))
+"""
+
+
+def walk(packages: list[str], *, roots: Iterable[Path], blocked: set[str]) -> subprocess.CompletedProcess[str]:
+    """Import every module below ``packages`` in a fresh interpreter in which ``blocked`` cannot be imported."""
+    argument = json.dumps([[str(root) for root in roots], sorted(blocked), packages])
+    return subprocess.run([sys.executable, "-c", WALK, argument], capture_output=True, text=True, check=False, cwd="/")
+
+
+def modules(folder: Path, package: str) -> set[str]:
+    """Dotted names of the modules below ``folder``."""
+    names = set()
+    for file in folder.rglob("*.py"):
+        parts = [package, *file.relative_to(folder).with_suffix("").parts]
+        names.add(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return {name for name in names if not name.endswith(".__main__")}
+
+
+def imports(source: str) -> Iterator[tuple[str, bool]]:
+    """Top-level package of every absolute import, and whether it runs when the module is loaded.
+
+    ``importlib.import_module("x")``, ``__import__("x")`` and ``require("x")`` count; what only type checkers read does not.
+    """
+
+    def visit(node: ast.AST, at_load: bool) -> Iterator[tuple[str, bool]]:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for child in node.orelse:
+                yield from visit(child, at_load)
+            return
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.partition(".")[0], at_load) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.partition(".")[0], at_load
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = ast.unparse(node.func).rpartition(".")[2]
+            if called in ("import_module", "__import__", "require") and isinstance(node.args[0].value, str):
+                yield node.args[0].value.partition(".")[0], at_load
+        inside = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, at_load and not inside)
+
+    yield from visit(ast.parse(source), True)
+
+
+def violations(files: Iterable[Path], names: set[str], *, at_load_only: bool = False) -> list[str]:
+    """``file imports package`` for each import of ``names`` in ``files``."""
+    return [
+        f"{file.relative_to(file.anchor)} imports {name}"
+        for file in files
+        for name, at_load in imports(file.read_text(encoding="utf-8"))
+        if name in names and (at_load or not at_load_only)
+    ]
+
+
+def test_every_runtime_module_loads_without_pytorch_and_without_any_engine():
+    outcome = walk(["edgeadv_runtime"], roots=[RUNTIME.parent], blocked=NEVER_IN_RUNTIME | ONLY_INSIDE_FUNCTIONS)
+    assert outcome.returncode == 0, outcome.stderr
+    answer = json.loads(outcome.stdout)
+    assert set(answer["done"]) == modules(RUNTIME, "edgeadv_runtime")
+    assert len(answer["done"]) > 15
+    assert answer["files"] == [str(RUNTIME / "__init__.py")]
+
+
+@pytest.mark.parametrize("line", ["import torch", "from edgeadv.models import build", "import onnxruntime", "from torch import nn"])
+def test_the_walk_catches_a_planted_import(tmp_path, line):
+    shutil.copytree(RUNTIME, tmp_path / "edgeadv_runtime", ignore=shutil.ignore_patterns("__pycache__"))
+    blocked = NEVER_IN_RUNTIME | ONLY_INSIDE_FUNCTIONS
+    assert walk(["edgeadv_runtime"], roots=[tmp_path], blocked=blocked).returncode == 0
+    victim = tmp_path / "edgeadv_runtime" / "stats.py"
+    head = "from __future__ import annotations\n"
+    victim.write_text(victim.read_text().replace(head, f"{head}{line}\n", 1))
+    assert line in victim.read_text()
+    outcome = walk(["edgeadv_runtime"], roots=[tmp_path], blocked=blocked)
+    assert outcome.returncode != 0
+    assert "blocked import of" in outcome.stderr
+
+
+def test_the_command_line_and_the_report_load_without_pytorch():
+    roots = [CHECKOUT, RUNTIME.parent, EXPORT.parent]
+    blocked = TORCH_SIDE | ONLY_INSIDE_FUNCTIONS | {"onnx", "onnxscript", "edgeadv_export"}
+    outcome = walk(["edgeadv.cli", "edgeadv.report"], roots=roots, blocked=blocked)
+    assert outcome.returncode == 0, outcome.stderr
+    expected = modules(TRAINING / "cli", "edgeadv.cli") | modules(TRAINING / "report", "edgeadv.report")
+    assert set(json.loads(outcome.stdout)["done"]) == expected
+
+
+def test_the_runtime_never_imports_pytorch_not_even_inside_a_function():
+    assert violations(RUNTIME.rglob("*.py"), NEVER_IN_RUNTIME) == []
+
+
+def test_the_runtime_imports_engines_only_inside_functions():
+    assert violations(RUNTIME.rglob("*.py"), ONLY_INSIDE_FUNCTIONS, at_load_only=True) == []
+    # the scan sees what is there: ONNX Runtime is imported somewhere
+    assert any("onnxruntime" in found for found in violations(RUNTIME.rglob("*.py"), ONLY_INSIDE_FUNCTIONS))
+
+
+def test_the_runtime_needs_only_the_standard_library_numpy_and_pillow_to_load():
+    allowed = set(sys.stdlib_module_names) | {"numpy", "PIL"}
+    found = {name for file in RUNTIME.rglob("*.py") for name, at_load in imports(file.read_text()) if at_load}
+    assert found - allowed == set()
+    assert {"numpy", "PIL"} <= found
+
+
+def test_the_entrance_of_edgeadv_the_command_line_and_the_report_import_no_pytorch_at_load():
+    files = [TRAINING / "__init__.py", TRAINING / "__main__.py", *(TRAINING / "cli").rglob("*.py"), *(TRAINING / "report").rglob("*.py")]
+    assert len(files) > 12
+    assert violations(files, TORCH_SIDE | ONLY_INSIDE_FUNCTIONS, at_load_only=True) == []
+    inside = {name for file in files for name in module_level_edgeadv(file)}
+    assert inside <= {"edgeadv.cli", "edgeadv.report"}
+
+
+def module_level_edgeadv(file: Path) -> Iterator[str]:
+    """Modules of edgeadv, beside the file's own subpackage, that loading ``file`` imports: they may have PyTorch."""
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").partition(".")[0] == "edgeadv":
+            yield ".".join((node.module or "").split(".")[:2])
+        elif isinstance(node, ast.ImportFrom) and node.level == 2:
+            yield f"edgeadv.{(node.module or '').partition('.')[0]}"
+
+
+def test_edgeadv_never_imports_onnx():
+    assert violations(TRAINING.rglob("*.py"), {"onnxscript"}) == []
+    found = violations(TRAINING.rglob("*.py"), {"onnx"})
+    assert found == []
+
+
+def test_only_functions_of_the_command_line_import_edgeadv_export():
+    everywhere = [file for file in TRAINING.rglob("*.py") if file.parent != TRAINING / "cli"]
+    assert violations(everywhere, {"edgeadv_export"}) == []
+    cli = list((TRAINING / "cli").rglob("*.py"))
+    assert violations(cli, {"edgeadv_export"}, at_load_only=True) == []
+    assert violations(cli, {"edgeadv_export"}), "the scan finds none, though export must import it"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import torch.nn as nn", [("torch", True)]),
+        ("from timm import data", [("timm", True)]),
+        ("def f():\n    import torch", [("torch", False)]),
+        ("class A:\n    import torch", [("torch", True)]),
+        ("class A:\n    def f(self):\n        from torch import nn", [("torch", False)]),
+        ("try:\n    import torch\nexcept ImportError:\n    pass", [("torch", True)]),
+        ("if True:\n    import torch", [("torch", True)]),
+        ("if TYPE_CHECKING:\n    import torch", []),
+        ("if TYPE_CHECKING:\n    import torch\nelse:\n    import timm", [("timm", True)]),
+        ("importlib.import_module('torch.nn')", [("torch", True)]),
+        ("f = lambda: __import__('torch')", [("torch", False)]),
+        ("def f():\n    require('onnxruntime', extra='ort')", [("onnxruntime", False)]),
+        ("from . import torch_backend", []),
+        ("from .torch import x", []),
+    ],
+)
+def test_the_scan_itself(source, expected):
+    assert list(imports(source)) == expected

@@ -1,0 +1,166 @@
+"""The public names: sorted, there, documented, and all that the documentation and the benchmarks use."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PUBLIC = {
+    "edgeadv_runtime": [
+        "Attack", "AttackPack", "Backend", "Bundle", "CallableAttack", "Classifier", "Crafted", "DataInfo", "EdgeAdvError",
+        "Eps", "Label", "OnnxRuntimeBackend", "Preprocess", "Results", "Row", "__version__", "evaluate",
+    ],
+    "edgeadv.attacks": [
+        "NAMES", "Adversarial", "FGSMAttack", "RandomStartAttack", "cross_entropy", "fgsm", "input_gradient", "margin",
+        "no_direction", "pgd", "rescaled_cross_entropy", "standard_attacks",
+    ],
+    "edgeadv_export": ["TOLERANCES", "data_frames", "export_bundle", "folder_frames", "imagenet_classes", "read_classes"],
+    "edgeadv.report": ["build_report"],
+    "edgeadv": ["__version__"],
+}  # fmt: skip
+OURS = ("edgeadv", "edgeadv_runtime", "edgeadv_export")
+
+
+@pytest.fixture(params=PUBLIC)
+def module(request) -> ModuleType:
+    return importlib.import_module(request.param)
+
+
+def order(name: str) -> tuple[int, str]:
+    """Constants, then classes, then the rest."""
+    return (0 if name.isupper() else 1 if name[:1].isupper() else 2, name)
+
+
+def test_all_is_what_we_promise(module):
+    """Whoever changes ``__all__`` changes what applications may import: do it here too, and in the change log."""
+    assert module.__all__ == PUBLIC[module.__name__]
+
+
+def test_all_is_sorted_and_without_repetition(module):
+    assert sorted(set(module.__all__), key=order) == list(module.__all__)
+
+
+def test_every_name_exists(module):
+    missing = [name for name in module.__all__ if not hasattr(module, name)]
+    assert missing == []
+
+
+def test_every_name_is_documented(module):
+    assert (module.__doc__ or "").strip()
+    for name in module.__all__:
+        value = getattr(module, name)
+        if not (inspect.isclass(value) or inspect.isroutine(value)):
+            assert isinstance(value, (str, tuple, dict)), f"{name} is neither a class, a function nor a constant"
+            continue
+        own = vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__
+        # a dataclass without a docstring is given its signature for one
+        assert own and not own.startswith(f"{name}("), f"{module.__name__}.{name} has no docstring"
+
+
+def test_every_public_method_is_documented(module):
+    for name in module.__all__:
+        value = getattr(module, name)
+        for attribute, member in vars(value).items() if inspect.isclass(value) else ():
+            function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+            # the wrapped function of a cached property
+            function = getattr(function, "func", function)
+            if not attribute.startswith("_") and inspect.isfunction(function):
+                assert inspect.getdoc(function), f"{module.__name__}.{name}.{attribute} has no docstring"
+
+
+def test_nothing_public_leaks(module):
+    """A name without underscore in the module is in ``__all__``, or a submodule."""
+    names = {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not inspect.ismodule(value) and name != "annotations"
+    }
+    used_inside = {"edgeadv.report": {"Path", "Sequence", "InputError", "write_bytes", "load_inputs", "render"}}
+    assert names - used_inside.get(module.__name__, set()) == {name for name in module.__all__ if not name.startswith("_")}
+
+
+def imported(source: str) -> list[tuple[str, str | None]]:
+    """``(module, name)`` of every import of ours; the name is None for ``import module``."""
+    found: list[tuple[str, str | None]] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").partition(".")[0] in OURS:
+            found += [(node.module or "", alias.name) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found += [(alias.name, None) for alias in node.names if alias.name.partition(".")[0] in OURS]
+    return found
+
+
+def problems(source: str) -> list[str]:
+    """Imports of ours in ``source`` that do not exist, or that are private."""
+    wrong = []
+    for path, name in imported(source):
+        if any(part.startswith("_") for part in path.split(".")) or (name or "").startswith("_") and name != "__version__":
+            wrong.append(f"{path}.{name} is private")
+            continue
+        try:
+            module = importlib.import_module(path)
+        except ImportError:
+            wrong.append(f"{path} does not exist")
+            continue
+        if name is not None and not hasattr(module, name):
+            try:
+                importlib.import_module(f"{path}.{name}")
+            except ImportError:
+                wrong.append(f"{path} has no {name}")
+    return wrong
+
+
+def snippets(text: str) -> list[str]:
+    """Python in a Markdown page: fenced blocks, and indented blocks that import something of ours."""
+    fenced = re.findall(r"^```(?:python|py)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    indented = [
+        "\n".join(line[4:] for line in block.splitlines())
+        for block in re.findall(r"(?:^ {4}.*\n|^\s*\n)+", text, flags=re.MULTILINE)
+        if re.search(r"^ {4}(from|import) edgeadv", block, flags=re.MULTILINE)
+    ]
+    return fenced + indented
+
+
+def test_the_documentation_imports_only_what_exists_and_is_public():
+    pages = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md")), *sorted((CHECKOUT / "benchmarks").rglob("*.md"))]
+    code = [(page, snippet) for page in pages for snippet in snippets(page.read_text(encoding="utf-8"))]
+    assert any(imported(snippet) for _, snippet in code), "no page shows an import: the reader of pages is broken"
+    assert [f"{page.name}: {text}" for page, snippet in code for text in problems(snippet)] == []
+
+
+def test_the_benchmarks_use_only_public_names():
+    scripts = sorted((CHECKOUT / "benchmarks").rglob("*.py"))
+    assert [f"{script.name}: {text}" for script in scripts for text in problems(script.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from edgeadv_runtime import Bundle", 0),
+        ("from edgeadv_runtime.latency import benchmark", 0),
+        ("from edgeadv_runtime import latency", 0),
+        ("import edgeadv_runtime.bundle", 0),
+        ("from edgeadv_runtime import Bundel", 1),
+        ("from edgeadv_runtime.bundles import Bundle", 1),
+        ("from edgeadv_runtime._version import __version__", 1),
+        ("from edgeadv_runtime.latency import _row", 1),
+        ("import edgeadv.cli._shared", 1),
+        ("import numpy", 0),
+    ],
+)
+def test_the_check_itself(source, found):
+    assert len(problems(source)) == found
+
+
+def test_the_reader_of_pages_itself():
+    page = "text\n\n```python\nimport edgeadv\n```\n\nIn Python:\n\n    from edgeadv_runtime import Bundle\n\n    Bundle.open('x')\n\nend\n"
+    fenced, indented = snippets(page)
+    assert imported(fenced) == [("edgeadv", None)]
+    assert imported(indented) == [("edgeadv_runtime", "Bundle")]
