@@ -22,12 +22,11 @@ from edgeadv_runtime.preprocess import Preprocess
 
 from .data import ImageSet
 from .models import Architecture, PixelModel, WeightsMap, build, evaluation_mode, load_pretrained
-from .objectives import DefensiveDistillation, HardLabels, Objective, SoftLabels
-from .runs import RUN_FILE, Run, write_run
-from .train import STATE_FILE, Report, TrainConfig, default_device, fit, with_seed
+from .objectives import DefensiveDistillation, HardLabels, Objective, SoftLabels, check_alpha, check_temperature
+from .runs import RUN_FILE, STATE_FILE, TEACHER_FOLDER, Run, write_run
+from .train import Report, TrainConfig, default_device, fit, with_seed
 
 Recipe = Literal["papernot", "soft-label"]
-TEACHER_FOLDER = "teacher"
 _TEACHER_SEED = 1000
 
 
@@ -80,7 +79,9 @@ def train(
         return load_pretrained(architecture, weights, weights_map=weights_map, replace_head=True)
 
     recipe = {"recipe": "undefended", "start_weights": Path(weights).name, "weights_map": weights_map}
-    return _train_run(task, start, lambda: HardLabels(), out, stage="train", title=f"{architecture.name}, undefended", recipe=recipe)
+    return _train_run(
+        task, architecture, start, lambda: HardLabels(), out, stage="train", title=f"{architecture.name}, undefended", recipe=recipe
+    )
 
 
 def distill(
@@ -115,6 +116,13 @@ def distill(
         raise InputError(f"recipe {recipe!r} is not papernot or soft-label")
     if recipe == "papernot" and (teacher_architecture or architecture).name != architecture.name:
         raise InputError("papernot distils into the same architecture; use --recipe soft-label for another teacher")
+    check_temperature(temperature)
+    check_alpha(alpha)
+    # before a teacher is trained for it
+    about: dict[str, Any] = {"recipe": recipe, "temperature": temperature}
+    if recipe == "soft-label":
+        about["alpha"] = alpha
+    _finished(out, task, architecture, about)
     objective = HardLabels(temperature if recipe == "papernot" else 1.0)
     if teacher is None:
         teacher = _teacher_run(task, teacher_architecture or architecture, objective, out / TEACHER_FOLDER)
@@ -124,26 +132,23 @@ def distill(
     student_objective: Objective = (
         DefensiveDistillation(frozen, temperature) if recipe == "papernot" else SoftLabels(frozen, temperature, alpha)
     )
-    about: dict[str, Any] = {
-        "recipe": recipe, "temperature": temperature, "teacher": teacher.title,
-        "teacher_weights_sha256": teacher.info["weights_sha256"], "teacher_test_accuracy": teacher.info["stages"][-1]["test_accuracy"],
+    about |= {
+        "teacher": teacher.title, "teacher_weights_sha256": teacher.info["weights_sha256"],
+        "teacher_test_accuracy": teacher.info["stages"][-1]["test_accuracy"],
     }  # fmt: skip
-    if recipe == "soft-label":
-        about["alpha"] = alpha
     with evaluation_mode(frozen):
         return _train_run(
-            task, lambda: build(architecture), lambda: student_objective, out, stage="student",
+            task, architecture, lambda: build(architecture), lambda: student_objective, out, stage="student",
             title=f"{architecture.name}, {recipe} T={temperature:g}", recipe=about,
         )  # fmt: skip
 
 
 def _teacher_run(task: Task, architecture: Architecture, objective: HardLabels, out: Path) -> Run:
-    if task.resume and (out / RUN_FILE).exists():
-        return Run.open(out)
     task = replace(task, config=with_seed(task.config, _TEACHER_SEED))
     temperature = objective.temperature
     title = f"{architecture.name}, teacher T={temperature:g}"
-    return _train_run(task, lambda: build(architecture), lambda: objective, out, stage="teacher", title=title, recipe={"recipe": "teacher", "temperature": temperature})
+    recipe = {"recipe": "teacher", "temperature": temperature}
+    return _train_run(task, architecture, lambda: build(architecture), lambda: objective, out, stage="teacher", title=title, recipe=recipe)
 
 
 def _check_teacher(teacher: Run, task: Task, student: Architecture, recipe: str, temperature: float) -> None:
@@ -158,22 +163,32 @@ def _check_teacher(teacher: Run, task: Task, student: Architecture, recipe: str,
         )
 
 
+def _finished(out: Path, task: Task, architecture: Architecture, recipe: dict[str, Any]) -> Run | None:
+    """The run at ``out`` if training it again would only repeat it, None where there is none yet."""
+    if not (out / RUN_FILE).exists():
+        return None
+    run = Run.open(out)
+    if not task.resume:
+        raise InputError(f"{out} holds a finished run: choose another --out")
+    images = task.train_images
+    have = (run.info["config"], run.architecture, run.preprocess, run.classes, Path(run.data).name)
+    want = (asdict(task.config), architecture, task.preprocess, images.classes, Path(images.spec).name)
+    if have != want or any(run.info["recipe"].get(key) != value for key, value in recipe.items()):
+        raise InputError(f"{out} holds a finished run with other settings: choose another --out")
+    return run
+
+
 def _train_run(
-    task: Task, start: Callable[[], PixelModel], objective: Callable[[], Objective], out: Path, *, stage: str, title: str,
-    recipe: dict[str, Any],
+    task: Task, architecture: Architecture, start: Callable[[], PixelModel], objective: Callable[[], Objective], out: Path, *,
+    stage: str, title: str, recipe: dict[str, Any],
 ) -> Run:  # fmt: skip
-    if (out / RUN_FILE).exists():
-        run = Run.open(out)
-        if not task.resume:
-            raise InputError(f"{out} holds a finished run: choose another --out")
-        if run.info["config"] != asdict(task.config) or run.info["recipe"] != recipe:
-            raise InputError(f"{out} holds a finished run with other settings: choose another --out")
-        return run
+    if (finished := _finished(out, task, architecture, recipe)) is not None:
+        return finished
     torch.manual_seed(task.config.seed)
     model = start()
     metrics = fit(
         model, objective(), task.train_images, task.test_images, preprocess=task.preprocess, config=task.config, out=out,
-        stage=stage, resume=task.resume, device=task.device, report=task.report,
+        stage=stage, resume=task.resume, device=task.device, report=task.report, settings={"stage": stage, "recipe": recipe},
     )  # fmt: skip
     device = default_device() if task.device is None else task.device
     info = {

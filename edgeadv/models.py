@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import pickle
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ import torchvision
 from torch import Tensor, nn
 
 from edgeadv_runtime.errors import BundleError, InputError
-from edgeadv_runtime.files import atomic_file
+from edgeadv_runtime.files import write_bytes
 
 WeightsMap = Literal["by-name", "by-position"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -184,7 +185,7 @@ def load_pretrained(
         if weights_map == "by-position" and Path(weights).suffix == ".safetensors":
             raise InputError(f"{weights}: safetensors keeps no order of tensors, so by-position cannot be used; rename them instead")
         state = read_weights(Path(weights))
-        source_classes = _classes_of(state, architecture) if replace_head else architecture.num_classes
+        source_classes = _classes_of(state, architecture, weights_map) if replace_head else architecture.num_classes
         net = _bare(architecture, source_classes)
         load_state(net, state, weights_map=weights_map, origin=str(weights))
     if source_classes != architecture.num_classes:
@@ -194,10 +195,15 @@ def load_pretrained(
     return PixelModel(net, architecture)
 
 
-def _classes_of(state: Mapping[str, Tensor], architecture: Architecture) -> int:
-    """Number of classes of a weight file: the length of its last bias or weight."""
-    floating = [tensor for tensor in state.values() if tensor.is_floating_point() and tensor.ndim]
-    return int(floating[-1].shape[0]) if floating else architecture.num_classes
+def _classes_of(state: Mapping[str, Tensor], architecture: Architecture, weights_map: WeightsMap) -> int:
+    """Number of classes of a weight file: the rows of its last layer. Safetensors sorts by name, so the place says nothing."""
+    with torch.random.fork_rng(devices=[]):
+        model = build(architecture)
+    own, head = list(model.net.state_dict()), model.head
+    name = next(path for path, module in model.net.named_modules() if module is head) + ".weight"
+    if weights_map == "by-position" and len(state) == len(own):
+        state = dict(zip(own, state.values(), strict=True))
+    return int(state[name].shape[0]) if name in state and state[name].ndim else architecture.num_classes
 
 
 def _replace_head(net: nn.Module, source_classes: int, architecture: Architecture) -> None:
@@ -225,7 +231,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             value: Any = safetensors.torch.load_file(path)
         else:
-            value = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                # about pickles that torch then refuses, which is what the user is told
+                warnings.simplefilter("ignore")
+                value = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(f"{path} is not a plain weight file: it holds Python objects or is damaged; convert it to safetensors") from error
     except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
@@ -265,8 +274,25 @@ def save_weights(model: PixelModel, path: Path) -> None:
     """Write the bare network's ``state_dict`` and its architecture as safetensors, atomically."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}
     metadata = {"architecture": json.dumps(model.architecture.to_json())}
-    with atomic_file(path) as temporary:
-        safetensors.torch.save_file(state, temporary, metadata=metadata)
+    # safetensors' own writing hides a full disk behind an error of its own
+    write_bytes(path, safetensors.torch.save(state, metadata=metadata))
+
+
+def check_input_size(model: PixelModel, side: int) -> None:
+    """Show the model one black image, for some networks take no small ones, and some only one size.
+
+    Raises:
+        InputError: it cannot take images of ``side`` x ``side`` pixels.
+    """
+    device = next(model.parameters()).device
+    try:
+        with evaluation_mode(model), torch.no_grad():
+            model(torch.zeros(1, 3, side, side, device=device))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{model.architecture.name} cannot take images of {side}x{side} pixels ({reason}): change --upsample, or the crop of --preprocess"
+        ) from error
 
 
 def _some(names: list[str], most: int = 8) -> str:

@@ -93,8 +93,7 @@ class SoftLabels:
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
-        if not 0 <= self.alpha <= 1:
-            raise InputError(f"alpha must be in [0, 1], not {self.alpha}")
+        check_alpha(self.alpha)
 
     def __call__(self, x: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean loss over the batch."""
@@ -106,6 +105,12 @@ def check_temperature(temperature: float) -> None:
     """Refuse a temperature below 1 (it would sharpen the labels) or one that float32 cannot carry."""
     if not 1 <= temperature <= 1e6:
         raise InputError(f"temperature must be from 1 to 1e6, not {temperature}")
+
+
+def check_alpha(alpha: float) -> None:
+    """Refuse a weight of the soft labels outside [0, 1]."""
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha must be in [0, 1], not {alpha}")
 
 
 def soft_labels(teacher: nn.Module, x: Tensor, temperature: float) -> Tensor:

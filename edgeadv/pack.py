@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -102,11 +103,16 @@ def write_pack(
             with atomic_file(file) as temporary:
                 save_shard(temporary, batch, listed, messages, uint8=uint8)
         unreadable += messages
+        if len(unreadable) > MOST_UNREADABLE * data.total and not data.allow_unreadable:
+            # the shards hold what was unreadable then: going on from them would not help who repairs it now
+            shutil.rmtree(partial)
+            raise DataError(
+                f"at least {len(unreadable)} of {data.total} images are unreadable, e.g. {unreadable[0]}; repair them or pass "
+                "--allow-unreadable"
+            )
         shards.append({"file": file.name, "sha256": sha256_file(file), "n": len(batch.clean.labels)})
         if progress is not None:
             progress(min(first + SHARD_SIZE, len(order)), len(order))
-    if len(unreadable) > MOST_UNREADABLE * data.total and not data.allow_unreadable:
-        raise DataError(f"{len(unreadable)} of {data.total} images are unreadable, e.g. {unreadable[0]}; repair them or pass --allow-unreadable")
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     write_json(partial / PACK_FILE, {**plan, "created": now, "shards": shards})
     (partial / _PLAN_FILE).unlink()

@@ -23,6 +23,8 @@ from .models import Architecture, PixelModel, build, load_state, read_weights, s
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "weights.safetensors"
+STATE_FILE = "state.pt"
+TEACHER_FOLDER = "teacher"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class Run:
             BundleError: there is no run, or ``run.json`` is damaged.
         """
         folder = Path(path)
+        # a distillation trains its teacher in a folder of its own first
+        if not (folder / RUN_FILE).exists() and any((folder / name).exists() for name in (STATE_FILE, TEACHER_FOLDER)):
+            raise InputError(f"{folder} is not finished: continue it with --resume")
         info = read_json(folder / RUN_FILE, what="training run")
         if info.get("kind") != "run" or info.get("schema_version") != SCHEMA_VERSION:
             raise SchemaError(f"{folder} is a {info.get('kind')!r} of schema version {info.get('schema_version')!r}, not a run of {SCHEMA_VERSION}")
@@ -58,7 +63,7 @@ class Run:
             _ = run.architecture, run.preprocess, run.classes, run.title, run.data
             if sha256_file(folder / WEIGHTS_FILE) != info["weights_sha256"]:
                 raise IntegrityError(f"{folder / WEIGHTS_FILE} is not what this run wrote; train again or copy it again")
-        except (KeyError, TypeError, InputError, FileNotFoundError) as error:
+        except (KeyError, TypeError, AttributeError, InputError, FileNotFoundError) as error:
             raise BundleError(f"{folder} is a damaged run ({error}); copy it again or train again") from error
         return run
 

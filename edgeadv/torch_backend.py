@@ -58,6 +58,8 @@ class TorchBackend(Backend):
         if variant != VARIANT:
             raise InputError(f"torch serves fp32 only, not {variant}: the other variants are ONNX files; use --backend onnxruntime")
         if threads is not None:
+            if threads < 1:
+                raise InputError(f"threads must be at least 1, not {threads}")
             torch.set_num_threads(threads)
         self.model = load_model(bundle, device=device)
         self._device = next(self.model.parameters()).device

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from edgeadv_runtime.errors import BundleError, InputError, StorageError, TrainingError
-from edgeadv_runtime.files import atomic_file, ensure_writable
+from edgeadv_runtime.files import ensure_writable, write_bytes
 from edgeadv_runtime.preprocess import Preprocess
 from edgeadv_runtime.stats import wilson_interval
 
 from .data import Batch, ImageSet, balanced_subset, batches, crop_flip
-from .models import PixelModel, evaluation_mode
+from .models import PixelModel, check_input_size, evaluation_mode
 from .objectives import Objective, parameter_groups, scale_head
+from .runs import STATE_FILE
 
-STATE_FILE = "state.pt"
 _CHECK_EVERY = 20
 _MOST_UNREADABLE = 0.01
 
@@ -106,12 +107,15 @@ def to_model_input(pixels: np.ndarray[Any, Any], device: torch.device) -> Tensor
 class _Trainer:
     """The state of one training, which can be saved after any epoch and taken up again."""
 
-    def __init__(self, model: PixelModel, objective: Objective, config: TrainConfig, device: torch.device, steps: int) -> None:
+    def __init__(
+        self, model: PixelModel, objective: Objective, config: TrainConfig, device: torch.device, steps: int, settings: Mapping[str, Any]
+    ) -> None:
         self.model = model
         self.config = config
         self.device = device
         batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
         lr = config.lr if config.lr is not None else 0.02 if batch_norm else 0.01
+        self.peak_lr = lr
         groups = parameter_groups(model, lr=lr, weight_decay=config.weight_decay, head_scale=objective.head_scale)
         self.optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=True)
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
@@ -119,7 +123,7 @@ class _Trainer:
         )
         self.history: list[dict[str, float]] = []
         # the schedule depends on the number of steps: another amount of data is another run
-        self.fingerprint = {**asdict(config), "steps": steps, "architecture": model.architecture.to_json()}
+        self.fingerprint = {**asdict(config), "steps": steps, "architecture": model.architecture.to_json(), **settings}
 
     def save(self, path: Path) -> None:
         """Write all that :meth:`restore` needs, atomically."""
@@ -127,8 +131,10 @@ class _Trainer:
             "fingerprint": self.fingerprint, "history": self.history, "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(), "rng": torch.get_rng_state(),
         }  # fmt: skip
-        with atomic_file(path) as temporary:
-            torch.save(state, temporary)
+        # torch's own writing hides a full disk behind an error of its own
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_bytes(path, buffer.getvalue())
 
     def restore(self, path: Path) -> None:
         """Continue from a saved state, torch's random state included."""
@@ -178,6 +184,7 @@ def fit(
     resume: bool = False,
     device: torch.device | None = None,
     report: Report | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train ``model`` in place; after every epoch ``out/state.pt`` holds all that ``resume`` needs.
 
@@ -195,24 +202,28 @@ def fit(
         resume: take up from ``out/state.pt`` if it is there.
         device: where to train; None takes :func:`default_device`.
         report: called after every step.
+        settings: what else makes this training the one it is, such as the recipe: only the same can be resumed.
 
     Returns:
         ``{"epochs": [{"loss", "train_accuracy", "test_accuracy", ...}], "train_images", "test_images", "unreadable", ...}``.
 
     Raises:
         TrainingError: the loss is not finite.
-        InputError: too many images are unreadable, or the state belongs to other settings.
+        InputError: too many images are unreadable, the network cannot take images of this size, or the state belongs to
+            other settings.
         StorageError: ``out`` cannot be written, or holds another training and ``resume`` is false.
     """
     device = default_device() if device is None else device
-    ensure_writable(out)
     chosen = balanced_subset(train_images.labels, config.limit, seed=config.seed)
     if len(chosen) < config.batch_size:
         raise InputError(f"{len(chosen)} training images do not fill one batch of {config.batch_size}: lower --batch-size")
+    ensure_writable(out)
     steps = len(chosen) // config.batch_size
     scale_head(model, objective.head_scale)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trainer = _Trainer(model, objective, config, device, steps)
+    check_input_size(model, preprocess.crop)
+    about = {"data": Path(train_images.spec).name, "class_ids": list(train_images.classes.ids), "preprocess": preprocess.to_json()}
+    trainer = _Trainer(model, objective, config, device, steps, {**about, **(settings or {})})
     state_file = out / STATE_FILE
     if state_file.exists():
         if not resume:
@@ -227,7 +238,7 @@ def fit(
     last = trainer.history[-1]
     interval = wilson_interval(round(last["test_accuracy"] * last["test_images"]), int(last["test_images"]))
     return {
-        "epochs": trainer.history, "train_images": len(chosen), "test_images": int(last["test_images"]),
+        "epochs": trainer.history, "peak_lr": trainer.peak_lr, "train_images": len(chosen), "test_images": int(last["test_images"]),
         "test_accuracy": last["test_accuracy"], "test_accuracy_ci95": interval, "unreadable": unreadable,
     }  # fmt: skip
 

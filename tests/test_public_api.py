@@ -101,7 +101,7 @@ def problems(source: str) -> list[str]:
     """Imports of ours in ``source`` that do not exist, or that are private."""
     wrong = []
     for path, name in imported(source):
-        if any(part.startswith("_") for part in path.split(".")) or (name or "").startswith("_") and name != "__version__":
+        if any(part.startswith("_") for part in path.split(".")) or ((name or "").startswith("_") and name != "__version__"):
             wrong.append(f"{path}.{name} is private")
             continue
         try:

@@ -44,7 +44,9 @@ def names(text: str, *, option: str) -> list[str]:
 def backend_openers(
     bundle: Bundle, *, backend: str, precision: str, provider: str = "cpu", threads: int | None = None
 ) -> tuple[list[Opener], list[dict[str, str]]]:
-    """Turn names into functions that open backends, and list the pairs that ``all`` cannot have.
+    """Turn names into functions that open backends, and list the pairs of them that cannot be.
+
+    Every backend and every variant that was named must be part of a pair that can be.
 
     Args:
         bundle: what to open.
@@ -54,31 +56,32 @@ def backend_openers(
         threads: CPU threads of a call.
 
     Raises:
-        InputError: a name is unknown, or a pair that was named cannot be.
+        InputError: a name is unknown, or something that was named could not run at all.
     """
     chosen = BACKENDS if backend == ALL else names(backend, option="--backend")
     if unknown := [name for name in chosen if name not in BACKENDS]:
         raise InputError(f"--backend {unknown[0]!r} is not one of {', '.join(BACKENDS)}")
     if provider not in PROVIDERS:
         raise InputError(f"--provider {provider!r} is not one of {', '.join(PROVIDERS)}")
-    openers: list[Opener] = []
+    wanted = bundle.variants if precision == ALL else names(precision, option="--precision")
+    openers: dict[tuple[str, str], Opener] = {}
     skipped = []
     for name in chosen:
-        for variant in bundle.variants if precision == ALL else names(precision, option="--precision"):
+        for variant in wanted:
             if name == "onnxruntime":
                 bundle.onnx_path(variant)
-                openers.append(
-                    partial(OnnxRuntimeBackend, bundle, variant=variant, provider=provider, threads=threads)
+                openers[name, variant] = partial(
+                    OnnxRuntimeBackend, bundle, variant=variant, provider=provider, threads=threads
                 )
             elif variant == TORCH_VARIANT:
-                openers.append(partial(open_torch, bundle, provider=provider, threads=threads))
-            elif ALL in (precision, backend):
-                skipped.append({"backend": name, "variant": variant, "reason": f"torch serves {TORCH_VARIANT} only"})
+                openers[name, variant] = partial(open_torch, bundle, provider=provider, threads=threads)
             else:
-                raise InputError(f"torch serves {TORCH_VARIANT} only: use --backend onnxruntime for {variant}, or all")
-    if not openers:
-        raise InputError("nothing to run: torch serves fp32 only, and this bundle carries no ONNX file that was asked for")
-    return openers, skipped
+                skipped.append({"backend": name, "variant": variant, "reason": f"torch serves {TORCH_VARIANT} only"})
+    idle = [] if backend == ALL else [name for name in chosen if name not in {pair[0] for pair in openers}]
+    idle += [] if precision == ALL else [variant for variant in wanted if variant not in {pair[1] for pair in openers}]
+    if idle or not openers:
+        raise InputError(f"torch serves {TORCH_VARIANT} only: nothing would run {' and '.join(idle) or 'here'}; use --backend onnxruntime")
+    return list(openers.values()), skipped
 
 
 def open_torch(bundle: Bundle, *, provider: str = "cpu", threads: int | None = None) -> Backend:

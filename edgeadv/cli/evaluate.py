@@ -40,7 +40,7 @@ AttackNames = Annotated[str, typer.Option("--attacks", help="Comma-separated att
 Limit = Annotated[int | None, typer.Option("--limit", help="At most this many images, as many of each class.")]
 Target = Annotated[str | None, typer.Option("--target", help="Class id that fgsm and fgsm-rescaled move towards.")]
 Provider = Annotated[str, typer.Option("--provider", help="cpu or cuda; there is no fallback.")]
-Workers = Annotated[int, typer.Option("--workers", help="Processes that decode images.")]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that decode images.")]
 Unreadable = Annotated[bool, typer.Option("--allow-unreadable", help="Accept more than 1% of unreadable images.")]
 Download = Annotated[bool, typer.Option("--download", help="Let torchvision download the data.")]
 Root = Annotated[Path | None, typer.Option("--data-root", help="Where torchvision keeps its data.")]
@@ -104,8 +104,8 @@ def evaluate(
     limit: Limit = None,
     target: Target = None,
     provider: Provider = "cpu",
-    threads: Annotated[int | None, typer.Option(help="CPU threads of a call.")] = None,
-    examples: Annotated[int, typer.Option(help="Images to keep in the file for the report.")] = 6,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a call.")] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Images to keep in the file for the report.")] = 6,
     workers: Workers = 0,
     allow_unreadable: Unreadable = False,
     download: Download = False,

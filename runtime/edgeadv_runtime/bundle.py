@@ -16,6 +16,8 @@ Hashes stop corruption. Somebody who can change a file can also change the manif
 from __future__ import annotations
 
 import shutil
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,6 +34,11 @@ from .preprocess import Preprocess
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 VARIANTS = ("fp32", "fp16")
+# what every bundle has; a reader ignores what it does not know, and relies on these
+_KEYS = ("created", "edgeadv_version", "title", "provenance")
+_ENTRY_KEYS = {
+    "architecture": ("name", "source", "num_classes", "upsample", "mean", "std"), "variants": ("bytes", "tolerance", "parity"),
+}  # fmt: skip
 _ID_EXCLUDES = ("bundle_id", "left_out")
 
 
@@ -84,7 +91,7 @@ class Golden:
                 pixels = arrays["pixels"]
                 frames = [arrays[f"frame_{i}"] for i in range(len(pixels))]
                 logits = {k.removeprefix("logits_"): arrays[k] for k in arrays.files if k.startswith("logits_")}
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BundleError(f"{path} is not a golden file ({error}); export the bundle again") from error
         return cls(frames=frames, pixels=pixels, logits=logits)
 
@@ -170,7 +177,10 @@ class Bundle:
                 raise IntegrityError(f"{self.path / MANIFEST} was changed after export: its bundle_id does not fit; copy it again")
             files = self.files
             left_out = set(self.manifest["left_out"])
-            _ = self.preprocess, self.classes, self.manifest["architecture"]["name"], self.manifest["weights"]["sha256"]
+            _ = self.preprocess, self.classes
+            entries = {"architecture": [self.manifest["architecture"]], "variants": self.manifest["variants"].values()}
+            _ = [self.manifest[key] for key in _KEYS], self.manifest["weights"]["bytes"]
+            _ = [entry[key] for kind, keys in _ENTRY_KEYS.items() for entry in entries[kind] for key in keys]
         except (KeyError, TypeError, AttributeError, ValueError, InputError) as error:
             raise BundleError(f"{self.path / MANIFEST} is damaged ({error!r}); export or copy the bundle again") from error
         for name, digest in files.items():

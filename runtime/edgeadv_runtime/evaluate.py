@@ -69,7 +69,7 @@ class _Tally:
     def __init__(self, backend: Backend, infos: Sequence[AttackInfo]) -> None:
         self.backend = backend
         self.infos = infos
-        self.budgets = sorted({info.eps for info in infos}, key=lambda eps: eps.value)
+        self.budgets = sorted({info.eps for info in infos}, key=lambda eps: (eps.value, eps.text))
         self.top1: Counter[Key] = Counter()
         self.top5: Counter[Key] = Counter()
 
@@ -85,7 +85,8 @@ class _Tally:
         first, among5 = hits[CLEAN_KEY]
         for eps in self.budgets:
             for info in self.infos:
-                if info.eps == eps:
+                # by value: 8/255 and its decimals are one budget under two names
+                if info.eps.value == eps.value:
                     first, among5 = first & hits[info.key][0], among5 & hits[info.key][1]
             self._count((WORST_CASE, eps.text), first, among5)
         return logits
@@ -159,8 +160,11 @@ def evaluate(
             f"{data.name}: {len(unreadable)} of {data.total} images are unreadable, e.g. {unreadable[0]}; repair them or pass --allow-unreadable"
         )
     masking = evidence.verdict()
+    # a row carries the sentences; the figures behind them stand once in the file
+    sentences = [item["text"] for item in masking["evidence"] if item["finding"] or item["rule"] == "coverage"]
+    for_rows = {"verdict": masking["verdict"], "evidence": sentences}
     zero_shares = {info.key: zero[info.key] / n for info in infos if info.key in zero}
-    rows = [row for tally in tallies for row in _rows(tally, n, bundle, zero_shares, masking)]
+    rows = [row for tally in tallies for row in _rows(tally, n, bundle, zero_shares, for_rows)]
     return Results(
         bundle={
             "id": bundle.id, "name": bundle.path.name, "title": bundle.manifest["title"], "weights_sha256": bundle.weights_sha256,

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +45,31 @@ def _storage_errors(path: Path) -> Iterator[None]:
         raise StorageError(f"cannot write {path}: {reason}; choose another --out or make room there") from error
 
 
+@contextmanager
+def _folder_for(folder: Path, *, keep: bool = True) -> Iterator[None]:
+    """Make ``folder`` for the block; what was made is removed again if the block fails, or if not ``keep``."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    done = False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+        done = True
+    finally:
+        if not (done and keep):
+            for path in made:
+                # not there, or somebody else has put something into it
+                with suppress(OSError):
+                    path.rmdir()
+
+
 def ensure_writable(folder: Path) -> None:
-    """Make ``folder`` if need be and prove that a file can be written there, before long work starts.
+    """Prove that ``folder`` can be made and that a file can be written there, before long work starts; leaves nothing.
 
     Raises:
         StorageError: it cannot.
     """
-    with _storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+    with _storage_errors(folder), _folder_for(folder, keep=False), tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 @contextmanager
@@ -64,8 +79,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the folder cannot be written or the disk is full.
     """
-    with _storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _storage_errors(path), _folder_for(path.parent):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)
         temporary = Path(name)
@@ -118,8 +132,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     if path.exists() and not overwrite:
         raise StorageError(f"{path} exists: choose another --out, or pass --overwrite to replace it")
-    with _storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _storage_errors(path), _folder_for(path.parent):
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
         try:
             yield temporary

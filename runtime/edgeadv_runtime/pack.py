@@ -7,6 +7,8 @@ read one at a time, each checked against its hash first. ``docs/pack.md`` descri
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,7 +81,7 @@ def load_shard(path: Path, infos: list[AttackInfo]) -> tuple[CraftedBatch, tuple
                 if f"zero_gradient_{k}" in arrays.files:
                     zero[info.key] = arrays[f"zero_gradient_{k}"]
             return CraftedBatch(clean, adversarial, reference, zero), tuple(arrays["unreadable"].tolist())
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{path} is not a shard of an attack pack ({error}); make or copy the pack again") from error
 
 

@@ -71,7 +71,7 @@ class Row:
         correct_top5: images whose true label is among the first five; None for five classes or fewer.
         zero_gradient_share: share of the ``n`` images whose gradient was zero or not finite, so not attacked; None if
             unknown or not applicable.
-        masking: ``{"verdict", "evidence"}``; None for clean.
+        masking: the file's verdict, with the sentences of what was found as ``evidence``; None for clean.
     """
 
     variant: str

@@ -1,0 +1,500 @@
+"""FGSM and PGD against closed forms: on a linear model every gradient and every optimum can be written down."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeadv.attacks import (
+    NAMES,
+    FGSMAttack,
+    RandomStartAttack,
+    cross_entropy,
+    fgsm,
+    input_gradient,
+    margin,
+    no_direction,
+    pgd,
+    rescaled_cross_entropy,
+    standard_attacks,
+)
+from edgeadv.models import PixelModel
+from edgeadv_runtime.attack import Attack, Crafted
+from edgeadv_runtime.eps import Eps
+from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.preprocess import to_tensor
+from edgeadv_runtime.results import AttackParams
+
+SHAPE = (3, 6, 5)
+SIZE = 3 * 6 * 5
+
+
+class Linear(nn.Module):
+    """Softmax regression on pixels; it keeps what it was asked."""
+
+    def __init__(self, classes: int, *, scale: float = 1.0, seed: int = 0) -> None:
+        super().__init__()
+        torch.set_num_threads(1)
+        rng = np.random.default_rng(seed)
+        self.layer = nn.Linear(SIZE, classes)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.from_numpy(rng.normal(size=(classes, SIZE))))
+            self.layer.bias.copy_(torch.from_numpy(rng.normal(size=classes)))
+        self.scale = scale
+        self.asked: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked.append(x.detach().clone())
+        return self.layer(x.flatten(1)) * self.scale
+
+    @property
+    def w(self) -> NDArray[np.float64]:
+        return self.layer.weight.detach().double().numpy()
+
+    def logits(self, x: Tensor) -> NDArray[np.float64]:
+        return self.scale * (x.flatten(1).double().numpy() @ self.w.T + self.layer.bias.detach().double().numpy())
+
+
+def images(n: int, seed: int = 1) -> Tensor:
+    x = torch.from_numpy(np.random.default_rng(seed).random((n, *SHAPE), dtype=np.float32))
+    # some pixels at the ends of the range, so that clipping shows
+    x[:, 0, 0, 0], x[:, 1, 1, 1] = 0.0, 1.0
+    return x
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def ce_gradient(model: Linear, x: Tensor, labels: Tensor) -> NDArray[np.float64]:
+    """W^T (p - y), by hand."""
+    p = softmax(model.logits(x)) - np.eye(len(model.w))[labels.numpy()]
+    return model.scale * (p @ model.w).reshape(-1, *SHAPE)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("eps", [1 / 255, 8 / 255, 0.3, 1.0])
+def test_fgsm_is_its_closed_form(eps: float, targeted: bool) -> None:
+    model, x, labels = Linear(7), images(9), torch.arange(9) % 7
+    (result,) = fgsm(model, x, labels, eps=eps, targeted=targeted)
+    sign = np.sign(ce_gradient(model, x, labels)) * (-1 if targeted else 1)
+    expected = np.clip(x.numpy().astype(np.float64) + eps * sign, 0, 1)
+    np.testing.assert_allclose(result.x.numpy(), expected, atol=1e-6)
+    assert result.x.dtype == torch.float32
+    assert not result.zero_gradient.any()
+    # untargeted it goes up in the loss, targeted it goes down
+    before, after = (cross_entropy(model(z), labels) for z in (x, result.x))
+    assert ((after < before) if targeted else (after > before)).all()
+
+
+def test_the_losses_are_what_they_say() -> None:
+    model, x, labels = Linear(5), images(8), torch.arange(8) % 5
+    z = model.logits(x)
+    rows = np.arange(8)
+    logits = torch.from_numpy(z)
+    np.testing.assert_allclose(cross_entropy(logits, labels).numpy(), -np.log(softmax(z)[rows, labels]), rtol=1e-9)
+    scaled = z / np.abs(z).max(axis=1, keepdims=True)
+    np.testing.assert_allclose(rescaled_cross_entropy(logits, labels).numpy(), -np.log(softmax(scaled)[rows, labels]), rtol=1e-9)
+    wrong = z.copy()
+    wrong[rows, labels] = -np.inf
+    np.testing.assert_allclose(margin(logits, labels).numpy(), wrong.max(axis=1) - z[rows, labels], rtol=1e-9)
+
+
+def test_rescaled_logits_of_zero_are_left_alone() -> None:
+    logits, labels = torch.zeros(2, 4, requires_grad=True), torch.tensor([0, 3])
+    losses = rescaled_cross_entropy(logits, labels)
+    np.testing.assert_allclose(losses.detach().numpy(), np.log(4), rtol=1e-6)
+    (gradient,) = torch.autograd.grad(losses.sum(), logits)
+    assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, rescaled_cross_entropy, margin])
+def test_an_images_gradient_does_not_depend_on_its_batch(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    model, x, labels = Linear(5), images(7), torch.arange(7) % 5
+    whole, losses = input_gradient(model, x, labels, loss)
+    for i in range(7):
+        alone, own = input_gradient(model, x[i : i + 1], labels[i : i + 1], loss)
+        torch.testing.assert_close(alone[0], whole[i])
+        torch.testing.assert_close(own[0], losses[i])
+    assert not whole.requires_grad and not losses.requires_grad and not x.requires_grad
+
+
+def test_several_budgets_use_one_gradient_and_keep_their_order() -> None:
+    model, x, labels = Linear(4), images(3), torch.tensor([0, 1, 2])
+    budgets = [0.1, 8 / 255, 1.0]
+    results = fgsm(model, x, labels, eps=budgets)
+    assert len(model.asked) == 1
+    for budget, result in zip(budgets, results, strict=True):
+        (alone,) = fgsm(model, x, labels, eps=budget)
+        torch.testing.assert_close(result.x, alone.x, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, rescaled_cross_entropy])
+def test_the_originals_stay_as_they_are(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    model, x, labels = Linear(4), images(3), torch.tensor([0, 1, 2])
+    before = x.clone()
+    fgsm(model, x, labels, eps=0.1, loss=loss)
+    pgd(model, x, labels, eps=0.1, loss=loss, start=torch.full_like(x, 0.05))
+    torch.testing.assert_close(x, before, rtol=0, atol=0)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("eps", [8 / 255, 0.3])
+@pytest.mark.parametrize("loss", [margin, cross_entropy])
+def test_pgd_reaches_the_closed_form_optimum_of_two_classes(loss: Callable[[Tensor, Tensor], Tensor], eps: float) -> None:
+    """Both losses rise with (w_other - w_own) x, so the best point of the ball is a corner."""
+    model, x, labels = Linear(2, scale=0.1), images(6), torch.arange(6) % 2
+    rng = np.random.default_rng(0)
+    start = torch.from_numpy(rng.uniform(-eps, eps, x.shape).astype(np.float32))
+    for begin in (None, start):
+        result = pgd(model, x, labels, eps=eps, loss=loss, start=begin)
+        direction = np.sign(model.w[1 - labels.numpy()] - model.w[labels.numpy()]).reshape(x.shape)
+        optimum = np.clip(x.numpy().astype(np.float64) + eps * direction, 0, 1)
+        np.testing.assert_allclose(result.x.numpy(), optimum, atol=1e-6)
+        assert not result.zero_gradient.any()
+
+
+@pytest.mark.parametrize("steps", [1, 3, 20])
+@pytest.mark.parametrize("step_size", [None, 0.004, 0.5])
+def test_pgd_stays_in_the_ball_and_keeps_the_best_iterate(steps: int, step_size: float | None) -> None:
+    model, x, labels = Linear(6), images(8), torch.arange(8) % 6
+    eps = 0.06
+    start = torch.from_numpy(np.random.default_rng(3).uniform(-eps, eps, x.shape).astype(np.float32))
+    # a loss that goes up and down again, so that the last iterate is not the best
+    def wave(logits: Tensor, y: Tensor) -> Tensor:
+        return torch.sin(5 * margin(logits, y))
+
+    result = pgd(model, x, labels, eps=eps, steps=steps, step_size=step_size, loss=wave, start=start)
+    assert len(model.asked) == steps + 1
+    iterates = torch.stack(model.asked)
+    assert float((iterates - x).abs().max()) <= eps + 1e-6
+    assert float(iterates.min()) >= 0 and float(iterates.max()) <= 1
+    losses = torch.stack([wave(model(z), labels) for z in iterates])
+    best = losses.argmax(dim=0)
+    torch.testing.assert_close(result.x, iterates[best, torch.arange(8)], rtol=0, atol=0)
+    if steps == 20:
+        assert (best < steps).any()
+    torch.testing.assert_close(iterates[0], (x + start).clamp(0, 1))
+
+
+def test_pgd_steps_as_madry_does() -> None:
+    """2.5 * eps / steps unless told otherwise, along the sign of the gradient, from the start or the image."""
+    model, x, labels = Linear(2), images(2), torch.tensor([0, 1])
+    for step_size, expected in ((None, 2.5 * 0.1 / 10), (0.002, 0.002)):
+        model.asked.clear()
+        pgd(model, x, labels, eps=0.1, steps=10, step_size=step_size)
+        torch.testing.assert_close(model.asked[0], x)
+        inner = (model.asked[1] > 0) & (model.asked[1] < 1)
+        moved = (model.asked[1] - model.asked[0]).abs()[inner]
+        torch.testing.assert_close(moved, torch.full_like(moved, expected), atol=1e-6, rtol=0)
+
+
+class Moody(Linear):
+    """Linear, with a part whose gradient at a black first pixel is not finite, or that never has one."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(4)
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = super().forward(x)
+        first = x[:, 0, 0, :1]
+        if self.kind == "nan":
+            # 0 * inf at 0
+            return z + torch.sqrt(first) * 0
+        if self.kind == "inf":
+            return z + torch.sqrt(first) * torch.tensor([1.0, 0.0, 0.0, 0.0])
+        return torch.where(first == 0, z.detach(), z)
+
+
+@pytest.mark.parametrize("kind", ["nan", "inf", "constant"])
+def test_images_without_a_direction_are_flagged_and_left_alone(kind: str) -> None:
+    model, x, labels = Moody(kind), images(5), torch.arange(5) % 4
+    x[:, 0, 0, 0] = 0.5
+    x[[1, 4], 0, 0, 0] = 0.0
+    flat = torch.tensor([False, True, False, False, True])
+    for result in (*fgsm(model, x, labels, eps=[0.1, 0.5]), pgd(model, x, labels, eps=0.1, loss=cross_entropy)):
+        assert result.zero_gradient.tolist() == flat.tolist()
+        torch.testing.assert_close(result.x[flat], x[flat], rtol=0, atol=0)
+        assert ((result.x[~flat] - x[~flat]).abs().flatten(1).max(dim=1).values > 0.09).all()
+
+
+def test_no_direction_by_hand() -> None:
+    gradient = torch.zeros(5, 3, 2, 2)
+    gradient[1, 0, 0, 0] = 1e-38
+    gradient[2, 0, 0, 0], gradient[2, 1, 1, 1] = 1.0, float("nan")
+    gradient[3, 2, 1, 0] = float("-inf")
+    gradient[4] = -1.0
+    assert no_direction(gradient).tolist() == [True, False, True, True, False]
+
+
+def test_a_saturated_softmax_is_flagged_and_rescaling_or_the_margin_is_not_fooled() -> None:
+    model, x = Linear(5, scale=1e5), images(20)
+    labels = torch.from_numpy(model.logits(x).argmax(axis=1))
+    (plain,) = fgsm(model, x, labels, eps=0.2)
+    assert plain.zero_gradient.all()
+    torch.testing.assert_close(plain.x, x, rtol=0, atol=0)
+    (rescaled,) = fgsm(model, x, labels, eps=0.2, loss=rescaled_cross_entropy)
+    strong = pgd(model, x, labels, eps=0.2)
+    for result in (rescaled, strong):
+        assert not result.zero_gradient.any()
+        assert ((result.x - x).abs().flatten(1).max(dim=1).values > 0.19).all()
+    # a wrong label does not saturate: its image still has a gradient
+    (wrong,) = fgsm(model, x, (labels + 1) % 5, eps=0.2)
+    assert not wrong.zero_gradient.any()
+
+
+class Steady(nn.Module):
+    """A network in double precision, its logits times ``scale``.
+
+    Twenty signs in a row make much of the last digit of a float32; in double precision it plays no part.
+    """
+
+    def __init__(self, model: PixelModel, scale: float = 1.0) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).double()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x.double()) * self.scale
+
+
+@pytest.fixture(scope="module")
+def steady(tiny_model: PixelModel) -> Steady:
+    return Steady(tiny_model)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e5])
+def test_the_size_of_the_logits_does_not_help(scale: float, tiny_model: PixelModel, steady: Steady, pixels: Tensor) -> None:
+    scaled = Steady(tiny_model, scale)
+    labels = steady(pixels).argmax(dim=1)
+    rescaled = [fgsm(model, pixels, labels, eps=8 / 255, loss=rescaled_cross_entropy)[0] for model in (steady, scaled)]
+    assert same_share(rescaled[0].x, rescaled[1].x) > 0.999
+    assert same_share(pgd(steady, pixels, labels, eps=8 / 255).x, pgd(scaled, pixels, labels, eps=8 / 255).x) > 0.999
+    # which cannot be said of plain FGSM
+    plain = [fgsm(model, pixels, labels, eps=8 / 255)[0] for model in (steady, scaled)]
+    assert same_share(plain[0].x, plain[1].x) < 0.999
+
+
+def same_share(a: Tensor, b: Tensor) -> float:
+    """Share of pixels that agree: a gradient within rounding of 0 may take either sign."""
+    return float(((a - b).abs() < 1e-6).float().mean())
+
+
+@pytest.fixture(scope="module")
+def pixels(photographs: list[NDArray[np.uint8]]) -> Tensor:
+    """Seven 32 x 32 cut-outs of photographs."""
+    return torch.from_numpy(to_tensor(np.stack([frame[:32, :32] for frame in photographs[:7]])))
+
+
+def modes(model: nn.Module) -> list[tuple[bool, list[bool]]]:
+    return [(m.training, [p.requires_grad for p in m.parameters(recurse=False)]) for m in model.modules()]
+
+
+class Refuses(Linear):
+    """Fails at its third image batch, and is half in training, half frozen."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.other = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout())
+        self.other[0].eval()
+        self.other[0].bias.requires_grad_(False)
+        self.seen: list[list[tuple[bool, list[bool]]]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(modes(self))
+        if len(self.seen) == 3:
+            raise RuntimeError("out of memory")
+        return super().forward(x)
+
+
+def test_mode_and_requires_grad_come_back_even_after_an_error() -> None:
+    model, x, labels = Refuses(), images(2), torch.tensor([0, 1])
+    before = modes(model)
+    assert [training for training, _ in before] == [True, True, True, False, True]
+    fgsm(model, x, labels, eps=0.1)
+    assert modes(model) == before
+    with pytest.raises(RuntimeError, match="out of memory"):
+        pgd(model, x, labels, eps=0.1)
+    assert modes(model) == before
+    # and while it was asked it was in evaluation mode, without gradients of its weights
+    assert len(model.seen) == 3
+    assert all(not training and not any(grads) for seen in model.seen for training, grads in seen)
+
+
+def test_gradients_are_taken_where_the_caller_switched_them_off() -> None:
+    model, x, labels = Linear(4), images(2), torch.tensor([0, 1])
+    (expected,) = fgsm(model, x, labels, eps=0.1)
+    with torch.no_grad():
+        (result,) = fgsm(model, x, labels, eps=0.1)
+        pgd(model, x, labels, eps=0.1, steps=2)
+    torch.testing.assert_close(result.x, expected.x, rtol=0, atol=0)
+    assert not result.x.requires_grad
+
+
+@pytest.mark.parametrize("eps", [0, 0.0, -0.1, 1.0001, 8, float("nan"), float("inf")])
+def test_a_budget_out_of_range_is_refused(eps: float) -> None:
+    model, x, labels = Linear(4), images(2), torch.tensor([0, 1])
+    with pytest.raises(InputError, match=r"eps must be in \(0, 1\]"):
+        fgsm(model, x, labels, eps=eps)
+    with pytest.raises(InputError, match=r"eps must be in \(0, 1\]"):
+        fgsm(model, x, labels, eps=[0.1, eps])
+    with pytest.raises(InputError, match=r"eps must be in \(0, 1\]"):
+        pgd(model, x, labels, eps=eps)
+    assert model.asked == []
+
+
+@pytest.mark.parametrize("value", [-0.001, 1.001, 255.0, float("nan"), float("inf")])
+def test_images_out_of_range_are_refused(value: float) -> None:
+    x = images(2)
+    x[1, 2, 3, 4] = value
+    for attack in (lambda: fgsm(Linear(4), x, torch.tensor([0, 1]), eps=0.1), lambda: pgd(Linear(4), x, torch.tensor([0, 1]), eps=0.1)):
+        with pytest.raises(InputError, match=r"out of \[0, 1\]"):
+            attack()
+
+
+@pytest.mark.parametrize(
+    ("x", "labels"),
+    [
+        (images(2)[0], torch.tensor([0, 1])),
+        (images(2).double(), torch.tensor([0, 1])),
+        ((images(2) * 255).to(torch.uint8), torch.tensor([0, 1])),
+        (images(2), torch.tensor([0])),
+        (images(2), torch.tensor([[0], [1]])),
+    ],
+    ids=["one image", "float64", "uint8", "too few labels", "labels of two axes"],
+)
+def test_what_is_no_batch_is_refused(x: Tensor, labels: Tensor) -> None:
+    with pytest.raises(InputError, match=r"images are float32 \(n, 3, H, W\)"):
+        fgsm(Linear(4), x, labels, eps=0.1)
+    with pytest.raises(InputError, match=r"images are float32 \(n, 3, H, W\)"):
+        pgd(Linear(4), x, labels, eps=0.1)
+
+
+def test_pgd_takes_at_least_one_step() -> None:
+    for steps in (0, -1):
+        with pytest.raises(InputError, match="at least 1 step"):
+            pgd(Linear(4), images(2), torch.tensor([0, 1]), eps=0.1, steps=steps)
+
+
+# The attacks as the evaluation runs them.
+
+EPS = Eps.parse_list("2/255,8/255")
+
+
+def run(attack: Attack, x: NDArray[np.float32], y: NDArray[np.int64], size: int) -> list[Crafted]:
+    parts = [attack.craft(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)]
+    joined = []
+    for k in range(len(attack.eps)):
+        flags = [part[k].zero_gradient for part in parts]
+        assert all(f is not None for f in flags)
+        joined.append(Crafted(np.concatenate([part[k].x for part in parts]), np.concatenate(flags)))  # type: ignore[arg-type]
+    return joined
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_size_of_the_batch_does_not_matter(name: str, steady: Steady, pixels: Tensor) -> None:
+    """One image, three or seven: also where BatchNorm would couple them, and for the random start."""
+    (attack,) = standard_attacks(copy.deepcopy(steady).train(), EPS, gradients_sha256=None, names=[name])  # type: ignore[arg-type]
+    x = pixels.numpy()
+    y = steady(pixels).argmax(dim=1).numpy()
+    whole = run(attack, x, y, 7)
+    for size in (1, 3):
+        for a, b in zip(whole, run(attack, x, y, size), strict=True):
+            assert same_share(torch.from_numpy(a.x), torch.from_numpy(b.x)) > 0.999
+            np.testing.assert_array_equal(a.zero_gradient, b.zero_gradient)
+    # and the order of the images does not either
+    turned = run(attack, x[::-1].copy(), y[::-1].copy(), 7)
+    assert same_share(torch.from_numpy(whole[1].x), torch.from_numpy(turned[1].x[::-1].copy())) > 0.999
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_attack_keeps_to_its_budgets(name: str, tiny_model: PixelModel, pixels: Tensor) -> None:
+    (attack,) = standard_attacks(tiny_model, EPS, gradients_sha256="a" * 64, names=[name])
+    x = pixels.numpy()
+    assert (attack.name, attack.gradients, attack.gradients_sha256) == (name, "torch fp32", "a" * 64)
+    made = attack.craft(x, np.zeros(7, np.int64))
+    assert len(made) == 2
+    for eps, crafted in zip(EPS, made, strict=True):
+        assert crafted.x.shape == x.shape and crafted.x.dtype == np.float32
+        assert crafted.x.min() >= 0 and crafted.x.max() <= 1
+        moved = np.abs(crafted.x - x).max()
+        assert 0.9 * eps.value < moved <= eps.value + 1e-6
+        assert crafted.zero_gradient is not None and crafted.zero_gradient.tolist() == [False] * 7
+
+
+def test_random_starts_differ_between_images_and_seeds_and_are_uniform(tiny_model: PixelModel) -> None:
+    def starts(seed: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        attack = RandomStartAttack(tiny_model, None, EPS, seed=seed)
+        return np.stack([attack._start(image) for image in x])
+
+    x = np.random.default_rng(0).random((4, 3, 32, 32), dtype=np.float32)
+    first = starts(0, x)
+    np.testing.assert_array_equal(starts(0, x), first)
+    assert np.abs(first[0] - first[1]).mean() > 0.5
+    assert np.abs(first - starts(1, x)).mean() > 0.5
+    assert first.min() >= -1 and first.max() < 1
+    np.testing.assert_allclose(np.quantile(first, [0.25, 0.5, 0.75]), [-0.5, 0, 0.5], atol=0.03)
+
+
+def test_one_step_from_a_random_point() -> None:
+    """fgsm-rs on a linear model: start within eps / 2, one step of eps, back into the ball; or the start if that is worse."""
+    model, x = Linear(2, scale=0.05), images(3)
+    labels = torch.tensor([0, 1, 0])
+    attack = RandomStartAttack(model, None, EPS, name="fgsm-rs")  # type: ignore[arg-type]
+    start = torch.from_numpy(np.stack([attack._start(image) for image in x.numpy()]))
+    sign = np.sign(model.w[1 - labels.numpy()] - model.w[labels.numpy()]).reshape(x.shape)
+    for eps, crafted in zip(EPS, attack.craft(x.numpy(), labels.numpy()), strict=True):
+        begin = np.clip(x.numpy() + start.numpy() * eps.value / 2, 0, 1)
+        expected = np.clip(begin + eps.value * sign, np.maximum(x.numpy() - eps.value, 0), np.minimum(x.numpy() + eps.value, 1))
+        np.testing.assert_allclose(crafted.x, expected, atol=1e-6)
+
+
+def test_a_target_is_moved_towards() -> None:
+    model, x = Linear(5), images(6)
+    y = np.arange(6) % 5
+    (attack,) = standard_attacks(model, EPS, gradients_sha256=None, names=["fgsm"], target=3)  # type: ignore[arg-type]
+    (_, made) = attack.craft(x.numpy(), y)
+    (expected,) = fgsm(model, x, torch.full((6,), 3), eps=EPS[1].value, targeted=True)
+    np.testing.assert_array_equal(made.x, expected.x.numpy())
+    assert attack.params(EPS[0]).target == "3"
+
+
+def test_a_target_is_for_the_fgsms_only() -> None:
+    by_name = {a.name: a for a in standard_attacks(Linear(5), EPS, gradients_sha256=None, target=3)}  # type: ignore[arg-type]
+    assert {name: attack.params(EPS[0]).target for name, attack in by_name.items()} == {
+        "fgsm": "3", "fgsm-rescaled": "3", "fgsm-rs": None, "pgd-margin": None
+    }  # fmt: skip
+
+
+def test_parameters_are_told_as_they_are_run(tiny_model: PixelModel) -> None:
+    plain, rescaled, random, strong = standard_attacks(tiny_model, EPS, gradients_sha256=None)
+    eps = EPS[1]
+    assert plain.params(eps) == AttackParams(norm="linf", loss="cross-entropy", steps=1, step_size="8/255", restarts=1)
+    assert rescaled.params(eps).loss == "cross-entropy of logits / max|logit|"
+    assert random.params(eps) == AttackParams(norm="linf", loss="cross-entropy", steps=1, step_size="8/255", restarts=1, seed=0)
+    assert strong.params(eps) == AttackParams(
+        norm="linf", loss="logit margin", steps=20, step_size="2.5*8/255/20", restarts=1, seed=0
+    )
+
+
+@pytest.mark.parametrize("names", [["fgsm", "pdg"], ["FGSM"], []])
+def test_an_unknown_attack_is_named(tiny_model: PixelModel, names: Sequence[str]) -> None:
+    with pytest.raises(InputError, match=rf"unknown attack ({names[-1] if names else 'none'}|.none.): choose from fgsm"):
+        standard_attacks(tiny_model, EPS, gradients_sha256=None, names=names)
+
+
+def test_fgsm_attack_is_fgsm(tiny_model: PixelModel, pixels: Tensor) -> None:
+    labels = torch.arange(7)
+    for name, loss in (("fgsm", cross_entropy), ("fgsm-rescaled", rescaled_cross_entropy)):
+        made = FGSMAttack(tiny_model, None, EPS, name=name).craft(pixels.numpy(), labels.numpy())
+        expected = fgsm(tiny_model, pixels, labels, eps=[eps.value for eps in EPS], loss=loss)
+        for a, b in zip(made, expected, strict=True):
+            assert same_share(torch.from_numpy(a.x), b.x) > 0.999

@@ -1,0 +1,142 @@
+"""What an application gets from a bundle."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgeadv_runtime.backends import OnnxRuntimeBackend
+from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.classifier import Classifier, Label
+from edgeadv_runtime.errors import BackendError, BundleError, InputError, IntegrityError
+from edgeadv_runtime.files import sha256_file
+
+Frames = list[NDArray[np.uint8]]
+
+
+@pytest.fixture
+def classifier(tiny_bundle: Bundle) -> Classifier:
+    return Classifier.open(tiny_bundle.path, variant="fp32", threads=1)
+
+
+def expected(bundle: Bundle, frame: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Ranked classes and probabilities straight from ONNX Runtime."""
+    session = onnxruntime.InferenceSession(str(bundle.onnx_path("fp32")), providers=["CPUExecutionProvider"])
+    image = Image.fromarray(frame)
+    short = min(image.size)
+    image = image.resize(tuple(32 if s == short else int(32 * s / short) for s in image.size), Image.Resampling.BILINEAR)
+    left, top = round((image.width - 32) / 2), round((image.height - 32) / 2)
+    x = np.asarray(image.crop((left, top, left + 32, top + 32)), dtype=np.float32).transpose(2, 0, 1)[None] / 255
+    logits = session.run(["logits"], {"image": x})[0][0].astype(np.float64)
+    probabilities = np.exp(logits) / np.exp(logits).sum()
+    order: NDArray[np.int64] = np.argsort(-probabilities)
+    return order, probabilities[order]
+
+
+def test_labels_are_those_of_the_onnx_file(classifier: Classifier, tiny_bundle: Bundle, photographs: Frames) -> None:
+    for frame in photographs[:4]:
+        order, probabilities = expected(tiny_bundle, frame)
+        labels = classifier.classify(frame, color_order="rgb")
+        assert [label.index for label in labels] == order[:5].tolist()
+        np.testing.assert_allclose([label.probability for label in labels], probabilities[:5], rtol=1e-3)
+
+
+def test_a_label_has_its_classs_id_and_name(classifier: Classifier, photographs: Frames) -> None:
+    labels = classifier.classify(photographs[0], color_order="rgb", top=10)
+    assert sorted(label.index for label in labels) == list(range(10))
+    for label in labels:
+        assert label == Label(label.index, f"n{label.index:04d}", f"class {label.index}", label.probability)
+    assert sum(label.probability for label in labels) == pytest.approx(1)
+    assert [label.probability for label in labels] == sorted((label.probability for label in labels), reverse=True)
+
+
+@pytest.mark.parametrize(("top", "given"), [(1, 1), (3, 3), (10, 10), (1000, 10)])
+def test_as_many_labels_as_asked_for(classifier: Classifier, photographs: Frames, top: int, given: int) -> None:
+    assert len(classifier.classify(photographs[0], color_order="rgb", top=top)) == given
+
+
+def test_at_least_one_label(classifier: Classifier, photographs: Frames) -> None:
+    for top in (0, -1):
+        with pytest.raises(InputError, match="top must be at least 1"):
+            classifier.classify(photographs[0], color_order="rgb", top=top)
+
+
+def test_colour_order_is_heeded(classifier: Classifier, photographs: Frames) -> None:
+    frame = photographs[1]
+    rgb = classifier.classify(frame, color_order="rgb", top=10)
+    assert classifier.classify(np.ascontiguousarray(frame[..., ::-1]), color_order="bgr", top=10) == rgb
+    assert classifier.classify(Image.fromarray(frame), top=10) == rgb
+    # the pictures are not grey: the wrong order is another picture
+    assert classifier.classify(frame, color_order="bgr", top=10) != rgb
+
+
+def test_colour_order_must_be_stated(classifier: Classifier, photographs: Frames) -> None:
+    with pytest.raises(InputError, match="state the colour order"):
+        classifier.classify(photographs[0])
+
+
+@pytest.mark.parametrize(
+    "frame", [np.zeros((40, 40), np.uint8), np.zeros((40, 40, 4), np.uint8), np.zeros((40, 40, 3), np.float32), np.zeros((0, 40, 3), np.uint8)]
+)  # fmt: skip
+def test_what_is_no_frame_is_refused(classifier: Classifier, frame: NDArray[np.uint8]) -> None:
+    with pytest.raises(InputError, match="frame array is uint8"):
+        classifier.classify(frame, color_order="rgb")
+
+
+def test_the_frame_is_left_as_it_is(classifier: Classifier, photographs: Frames) -> None:
+    frame = photographs[2].copy()
+    frame.flags.writeable = False
+    classifier.classify(frame, color_order="bgr")
+    np.testing.assert_array_equal(frame, photographs[2])
+
+
+def test_many_threads_get_their_own_answers(classifier: Classifier, photographs: Frames) -> None:
+    alone = [classifier.classify(frame, color_order="rgb", top=10) for frame in photographs]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda i: classifier.classify(photographs[i % 12], color_order="rgb", top=10), range(48)))
+    for i, labels in enumerate(together):
+        assert labels == alone[i % 12]
+
+
+def test_the_first_variant_is_taken_where_none_is_named(tiny_bundle: Bundle) -> None:
+    with Classifier.open(tiny_bundle.path) as classifier:
+        assert classifier.backend.variant == "fp32"
+        assert classifier.bundle.id == tiny_bundle.id
+
+
+def test_a_slim_bundle_without_fp32_runs_what_it_has(tiny_bundle: Bundle, tmp_path: Path, photographs: Frames) -> None:
+    slim = tiny_bundle.slim(tmp_path / "slim.edgeadv", variants=["fp16"], weights=False)
+    with Classifier.open(slim.path) as classifier, Classifier.open(tiny_bundle.path, variant="fp16") as full:
+        assert classifier.backend.variant == "fp16"
+        assert classifier.classify(photographs[0], color_order="rgb") == full.classify(photographs[0], color_order="rgb")
+    with pytest.raises(InputError, match="carries no variant 'fp32'"):
+        Classifier.open(slim.path, variant="fp32")
+
+
+def test_the_expected_manifest_is_checked(tiny_bundle: Bundle) -> None:
+    digest = sha256_file(tiny_bundle.path / "manifest.json")
+    Classifier.open(tiny_bundle.path, expected_sha256=digest).close()
+    with pytest.raises(IntegrityError):
+        Classifier.open(tiny_bundle.path, expected_sha256="0" * 64)
+
+
+def test_there_must_be_a_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="does not exist"):
+        Classifier.open(tmp_path / "nothing")
+
+
+def test_closing_closes_the_backend(tiny_bundle: Bundle, photographs: Frames) -> None:
+    backend = OnnxRuntimeBackend(tiny_bundle, variant="fp32", threads=1)
+    with Classifier(tiny_bundle, backend) as classifier:
+        assert len(classifier.classify(photographs[0], color_order="rgb")) == 5
+    classifier.close()
+    with pytest.raises(BackendError, match="closed"):
+        classifier.classify(photographs[0], color_order="rgb")
+    with pytest.raises(BackendError, match="closed"):
+        backend.infer(np.zeros((1, 3, 32, 32), np.float32))

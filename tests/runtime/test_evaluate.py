@@ -1,0 +1,356 @@
+"""The evaluation loop on images whose answers are known: the first pixel of an image says what the model answers."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgeadv_runtime.attack import AttackInfo, CallableAttack, CleanBatch, CraftedBatch, Key, craft, infos
+from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle import Bundle, Classes
+from edgeadv_runtime.eps import Eps
+from edgeadv_runtime.errors import BackendError, DataError
+from edgeadv_runtime.evaluate import DataInfo, evaluate
+from edgeadv_runtime.preprocess import Preprocess, to_tensor
+from edgeadv_runtime.results import AttackParams, Results, Row
+
+SMALL, LARGE = Eps.parse("2/255"), Eps.parse("20/255")
+WEIGHTS = "a" * 64
+
+
+class FirstPixel(Backend):
+    """Answers with the class that the red value of the first pixel names; then the next classes, in a ring."""
+
+    name, provider, device, input_shape = "first-pixel", "numpy", "test", (3, 2, 2)
+
+    def __init__(self, *, n_classes: int = 10, shift: int = 0, variant: str = "fp32", sha256: str = WEIGHTS) -> None:
+        self.n_classes, self.shift, self.variant, self.artifact_sha256 = n_classes, shift, variant, sha256
+
+    def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        answer = np.rint(x[:, 0, 0, 0] * 255).astype(int) + self.shift
+        ring = (np.arange(self.n_classes)[None] - answer[:, None]) % self.n_classes
+        return (-ring).astype(np.float32)
+
+
+class Undecided(FirstPixel):
+    """Gives every class the same logit."""
+
+    def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.zeros((len(x), self.n_classes), np.float32)
+
+
+def bundle(n_classes: int = 10) -> Bundle:
+    """What the loop reads of a bundle."""
+    classes = Classes(tuple(f"n{i:04d}" for i in range(n_classes)), tuple(f"class {i}" for i in range(n_classes)))
+    manifest = {
+        "bundle_id": "b" * 64, "title": "first pixel", "weights": {"file": "weights.safetensors", "sha256": WEIGHTS},
+        "architecture": {"name": "pixel"}, "provenance": {"recipe": "none"}, "classes": classes.to_json(),
+        "preprocess": Preprocess(resize=2, crop=2).to_json(),
+    }  # fmt: skip
+    return Bundle(Path("some/where/pixel.edgeadv"), manifest)
+
+
+def pixels(answers: Sequence[int]) -> NDArray[np.uint8]:
+    images = np.zeros((len(answers), 2, 2, 3), np.uint8)
+    images[:, 0, 0, 0] = answers
+    return images
+
+
+def info(name: str, eps: Eps, *, gradients_sha256: str | None = WEIGHTS) -> AttackInfo:
+    return AttackInfo(name, eps, AttackParams(norm="linf", uint8=False), "torch fp32", gradients_sha256)
+
+
+def batch(
+    labels: Sequence[int], clean: Sequence[int], adversarial: dict[Key, Sequence[int]], *, zero: dict[Key, Sequence[bool]] | None = None,
+    first: int = 0,
+) -> CraftedBatch:  # fmt: skip
+    """Images and what a :class:`FirstPixel` will answer to them and to their adversarial versions."""
+    reference = {("clean", "0"): np.array(clean), **{key: np.array(answers) for key, answers in adversarial.items()}}
+    return CraftedBatch(
+        CleanBatch(np.arange(first, first + len(labels)), pixels(clean), np.array(labels, dtype=np.int64)),
+        {key: to_tensor(pixels(answers)) for key, answers in adversarial.items()},
+        reference,
+        {key: np.array(flags) for key, flags in (zero or {}).items()},
+    )
+
+
+def score(batches: Sequence[CraftedBatch], listed: Sequence[AttackInfo], backends: Sequence[Backend] = (), **options: Any) -> Results:
+    data = options.pop("data", DataInfo("digits", "test", sum(len(b.clean.labels) for b in batches)))
+    scored = list(backends) or [FirstPixel()]
+    return evaluate(batches, listed, bundle=options.pop("bundle", bundle()), backends=scored, data=data, **options)
+
+
+def one(results: Results, attack: str, eps: str = "0", **more: Any) -> Row:
+    (row,) = results.select(attack=attack, eps=eps, **more)
+    return row
+
+
+A, B, C = info("a", SMALL), info("b", LARGE), info("c", LARGE)
+# image:      0  1  2  3  4  5  6  7
+LABELS = [0, 1, 2, 3, 4, 5, 6, 7]
+CLEAN = [0, 1, 2, 3, 4, 5, 6, 8]  # the last is wrong to begin with, but in the first five of no ring: (7 - 8) % 10 = 9
+FOOLED: dict[Key, Sequence[int]] = {
+    A.key: [9, 1, 2, 3, 4, 5, 6, 7],  # fools 0; and the image that was wrong is now right
+    B.key: [0, 2, 1, 3, 4, 5, 6, 8],  # fools 1 and 2
+    C.key: [0, 1, 3, 4, 4, 5, 6, 8],  # fools 2 and 3
+}
+
+
+def test_accuracy_is_over_all_images_and_the_worst_case_is_per_image() -> None:
+    results = score([batch(LABELS, CLEAN, FOOLED)], [A, B, C])
+    assert results.data["n"] == 8
+    assert {row.n for row in results.rows} == {8}
+    assert [(row.attack, row.eps, row.correct_top1) for row in results.rows] == [
+        ("clean", "0", 7),
+        ("a", "2/255", 7),
+        # image 0 by a, image 7 on clean: an attack that repairs it does not make it robust
+        ("worst-case", "2/255", 6),
+        ("b", "20/255", 5),
+        ("c", "20/255", 5),
+        # 0 by a at the smaller budget, 1 by b, 2 by both, 3 by c, 7 on clean
+        ("worst-case", "20/255", 3),
+    ]
+
+
+def test_top5_is_per_image_too() -> None:
+    """A ring: the label is among the first five unless it is 5 to 9 places behind the answer."""
+    results = score([batch(LABELS, CLEAN, FOOLED)], [A, B, C])
+    assert one(results, "clean").correct_top5 == 7
+    # image 0 is answered 9: (0 - 9) % 10 = 1, still among five; 7 is right
+    assert one(results, "a", "2/255").correct_top5 == 8
+    # image 1 is answered 2: 9 places behind; image 2 is answered 1: one place
+    assert one(results, "b", "20/255").correct_top5 == 6
+    assert one(results, "c", "20/255").correct_top5 == 5
+    assert one(results, "worst-case", "20/255").correct_top5 == 4
+
+
+def test_batches_add_up() -> None:
+    halves = [
+        batch(LABELS[part], CLEAN[part], {k: list(v)[part] for k, v in FOOLED.items()}, first=part.start)
+        for part in (slice(0, 3), slice(3, 8))
+    ]
+    nothing = batch([], [], {key: [] for key in FOOLED})
+    whole, parts = score([batch(LABELS, CLEAN, FOOLED)], [A, B, C]), score([halves[0], nothing, halves[1]], [A, B, C])
+    assert [row.to_json() for row in whole.rows] == [row.to_json() for row in parts.rows]
+    assert whole.data["sha256"] == parts.data["sha256"]
+
+
+def test_the_digest_knows_pixels_labels_and_order() -> None:
+    same = score([batch([0, 1], [0, 1], {})], []).data["sha256"]
+    assert score([batch([0, 1], [0, 2], {})], []).data["sha256"] != same
+    assert score([batch([0, 2], [0, 1], {})], []).data["sha256"] != same
+    assert score([batch([1, 0], [1, 0], {})], []).data["sha256"] != same
+    assert score([batch([0, 1], [0, 1], {}, first=1)], []).data["sha256"] != same
+    assert score([batch([0, 1], [0, 1], {})], []).data["sha256"] == same
+
+
+def test_two_ways_to_write_one_budget_are_one_worst_case() -> None:
+    """8/255 and its decimals are the same budget: the worst case at either is over both attacks."""
+    ours, theirs = info("a", Eps.parse("8/255")), info("b", Eps.parse(repr(8 / 255)))
+    results = score([batch([0, 1, 2], [0, 1, 2], {ours.key: [5, 1, 2], theirs.key: [0, 5, 2]})], [ours, theirs])
+    worst = results.select(attack="worst-case")
+    assert {row.correct_top1 for row in worst} == {1}
+    assert {row.params.attacks for row in worst} == {("clean", "a", "b")}
+
+
+def test_the_worst_case_says_what_it_is_over() -> None:
+    results = score([batch(LABELS, CLEAN, FOOLED)], [C, A, B])
+    assert one(results, "worst-case", "2/255").params.attacks == ("clean", "a")
+    assert one(results, "worst-case", "20/255").params.attacks == ("clean", "c", "a", "b")
+
+
+def test_without_attacks_there_is_the_clean_row() -> None:
+    results = score([batch(LABELS, CLEAN, {})], [])
+    assert [(row.attack, row.correct_top1, row.threat, row.masking) for row in results.rows] == [("clean", 7, None, None)]
+    assert results.masking["verdict"] == "UNCHECKED"
+    assert results.examples == ()
+
+
+def test_ties_go_against_the_model() -> None:
+    results = score([batch(LABELS, CLEAN, {})], [], [Undecided()])
+    assert (one(results, "clean").correct_top1, one(results, "clean").correct_top5) == (0, 0)
+
+
+def test_images_without_a_gradient_are_a_share_of_all() -> None:
+    """Also of those that are wrong on clean: n is n."""
+    flags = {A.key: [True] * 2 + [False] * 5 + [True], B.key: [False] * 8}
+    results = score([batch(LABELS, CLEAN, FOOLED, zero=flags)], [A, B, C])
+    assert one(results, "a", "2/255").zero_gradient_share == 3 / 8
+    assert one(results, "b", "20/255").zero_gradient_share == 0.0
+    # c does not tell, and there is none for the clean images and the worst case
+    for row in (one(results, "c", "20/255"), one(results, "clean"), one(results, "worst-case", "20/255")):
+        assert row.zero_gradient_share is None
+
+
+@pytest.mark.parametrize("n_classes", [2, 5, 6])
+def test_top5_means_something_from_six_classes_on(n_classes: int) -> None:
+    eps = info("a", SMALL)
+    results = score([batch([0, 1], [0, 1], {eps.key: [1, 0]})], [eps], [FirstPixel(n_classes=n_classes)], bundle=bundle(n_classes))
+    assert all((row.top5 is None) == (n_classes <= 5) for row in results.rows)
+    assert len(results.rows) == 3
+
+
+def test_each_artefact_is_scored_on_the_same_images() -> None:
+    reference, other = FirstPixel(), FirstPixel(shift=1, variant="fp16", sha256="c" * 64)
+    results = score([batch(LABELS, CLEAN, FOOLED)], [A, B, C], [reference, other])
+    assert one(results, "clean", variant="fp32").correct_top1 == 7
+    # it answers one class further on: only image 7, answered 8 and now 9, and never its label
+    assert one(results, "clean", variant="fp16").correct_top1 == 0
+    # image 0 was answered 9 under a: one further is 0, right; but wrong on clean, so not in the worst case
+    assert one(results, "a", "2/255", variant="fp16").correct_top1 == 1
+    assert one(results, "worst-case", "2/255", variant="fp16").correct_top1 == 0
+    # the verdict belongs to the gradients, not to the artefact; a row carries the sentences of what was found
+    sentences = [item["text"] for item in results.masking["evidence"] if item["rule"] == "coverage"]
+    for row in results.rows:
+        assert row.masking == (None if row.attack == "clean" else {"verdict": "UNCHECKED", "evidence": sentences})
+
+
+def test_a_threat_is_white_box_only_for_the_artefact_whose_gradients_were_used() -> None:
+    transferred, blind = info("t", SMALL, gradients_sha256="d" * 64), info("q", LARGE, gradients_sha256=None)
+    answers: dict[Key, Sequence[int]] = {key: [0, 1] for key in (A.key, B.key, transferred.key, blind.key)}
+    backends = [FirstPixel(), FirstPixel(variant="fp16", sha256="c" * 64)]
+    results = score([batch([0, 1], [0, 1], answers)], [A, B, transferred, blind], backends)
+    threats = {(row.variant, row.attack, row.eps): row.threat for row in results.rows}
+    assert threats["fp32", "a", "2/255"] == threats["fp32", "b", "20/255"] == "white-box"
+    assert threats["fp32", "t", "2/255"] == threats["fp32", "q", "20/255"] == "transfer"
+    assert threats["fp32", "worst-case", "2/255"] == threats["fp32", "worst-case", "20/255"] == "transfer"
+    assert {threat for (variant, attack, _), threat in threats.items() if variant == "fp16" and attack != "clean"} == {"transfer"}
+    only_white = score([batch([0, 1], [0, 1], {A.key: [0, 1]})], [A])
+    assert one(only_white, "worst-case", "2/255").threat == "white-box"
+
+
+def test_the_file_says_what_was_scored() -> None:
+    skipped = [{"backend": "torch", "variant": "fp16", "reason": "no"}]
+    results = score([batch(LABELS, CLEAN, FOOLED)], [A, B, C], skipped=skipped, examples=0)
+    assert results.bundle["id"] == "b" * 64 and results.bundle["name"] == "pixel.edgeadv"
+    assert results.bundle["weights_sha256"] == WEIGHTS
+    assert (results.data["name"], results.data["split"], results.data["classes"]) == ("digits", "test", 10)
+    assert results.skipped == tuple(skipped)
+    row = one(results, "a", "2/255")
+    assert (row.backend, row.provider, row.device, row.artifact_sha256) == ("first-pixel", "numpy", "test", WEIGHTS)
+    assert (row.eps_value, row.gradients) == (2 / 255, "torch fp32")
+
+
+def test_what_is_measured_survives_the_file(tmp_path: Path) -> None:
+    results = score([batch(LABELS, CLEAN, FOOLED, zero={A.key: [True] * 8})], [A, B, C])
+    results.save(tmp_path / "results.json")
+    assert Results.load(tmp_path / "results.json").rows == results.rows
+
+
+def test_unreadable_images_are_outside_n_and_listed() -> None:
+    labels = [i % 10 for i in range(198)]
+    results = score(
+        [batch(labels, labels, {})], [], data=DataInfo("d", "all", 200), unreadable=["a.png: cut off", "b.png: empty"]
+    )
+    assert results.data["n"] == one(results, "clean").n == 198
+    assert results.data["unreadable"] == ["a.png: cut off", "b.png: empty"]
+
+
+def test_more_than_one_percent_unreadable_is_an_error_unless_allowed() -> None:
+    labels = [i % 10 for i in range(197)]
+    bad = ["a.png: cut off", "b.png: empty", "c.png: no image"]
+    with pytest.raises(DataError, match="3 of 200 images are unreadable, e.g. a.png: cut off"):
+        score([batch(labels, labels, {})], [], data=DataInfo("d", "all", 200), unreadable=bad)
+    allowed = score([batch(labels, labels, {})], [], data=DataInfo("d", "all", 200, allow_unreadable=True), unreadable=bad)
+    assert allowed.data["n"] == 197 and len(allowed.data["unreadable"]) == 3
+
+
+def test_messages_that_the_iterator_finds_are_counted() -> None:
+    """The list is filled while the images are read."""
+    unreadable: list[str] = []
+
+    def stream() -> Any:
+        yield batch([0, 1], [0, 1], {})
+        unreadable.append("late.png: cut off")
+
+    with pytest.raises(DataError, match="1 of 3 images are unreadable"):
+        evaluate(stream(), [], bundle=bundle(), backends=[FirstPixel()], data=DataInfo("d", "all", 3), unreadable=unreadable)
+
+
+def test_no_image_is_an_error() -> None:
+    with pytest.raises(DataError, match="no image could be scored, e.g. x.png: bad"):
+        score([], [], data=DataInfo("d", "all", 1, allow_unreadable=True), unreadable=["x.png: bad"])
+
+
+def test_progress_counts_what_was_asked_for() -> None:
+    seen: list[tuple[int, int]] = []
+    parts = [batch([0] * 150, [0] * 150, {}), batch([1] * 49, [1] * 49, {})]
+    score(parts, [], data=DataInfo("d", "all", 200), unreadable=["x"], progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(151, 200), (200, 200)]
+
+
+def test_a_backend_that_fails_is_not_hidden() -> None:
+    class Broken(FirstPixel):
+        def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+            return super()._infer(x) * np.float32("nan")
+
+    with pytest.raises(BackendError, match="NaN"):
+        score([batch([0], [0], {})], [], [Broken()])
+
+
+def test_the_verdict_comes_from_the_reference_not_from_the_scored_artefact() -> None:
+    names = ("fgsm", "fgsm-rescaled", "fgsm-rs", "pgd-margin")
+    listed = [info(name, SMALL) for name in names]
+    labels = [i % 10 for i in range(100)]
+    other = [(i + 1) % 10 for i in labels]
+    answers: dict[Key, Sequence[int]] = {i.key: labels for i in listed} | {("pgd-margin", SMALL.text): other}
+    crafted = batch(labels, labels, answers)
+    masked = score([crafted], listed, [Undecided()])
+    assert masked.masking["verdict"] == "MASKED"
+    (sentence,) = one(masked, "fgsm", SMALL.text).masking["evidence"]
+    assert "pgd-margin broke 100 of 100 images" in sentence
+    blind = CraftedBatch(crafted.clean, crafted.adversarial, {key: np.array(labels) for key in crafted.reference}, {})
+    results = score([blind], listed)
+    assert results.masking["verdict"] == "PASS"
+    assert one(results, "pgd-margin", SMALL.text).correct_top1 == 0
+
+
+def _decoded(text: str) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+def test_examples_show_one_image_of_each_class_and_what_the_last_attack_did() -> None:
+    labels = [3, 3, 4, 5, 6]
+    clean = [3, 3, 9, 5, 6]
+    last = info("z", LARGE)
+    answers: dict[Key, Sequence[int]] = {A.key: clean, last.key: [8, 8, 8, 5, 8]}
+    results = score([batch(labels, clean, answers, first=40)], [A, last], [FirstPixel(variant="int8"), FirstPixel()], examples=2)
+    # image 41 is of a class already shown, image 42 was wrong to begin with, and two are enough
+    assert [(e["index"], e["label"], e["clean_prediction"], e["adversarial_prediction"]) for e in results.examples] == [
+        (40, "class 3", "class 3", "class 8"),
+        (43, "class 5", "class 5", "class 5"),
+    ]
+    first = results.examples[0]
+    assert (first["attack"], first["eps"], first["artefact"]) == ("z", LARGE.text, "first-pixel fp32")
+    assert _decoded(first["clean_png"])[0, 0].tolist() == [3, 0, 0]
+    assert _decoded(first["adversarial_png"])[0, 0].tolist() == [8, 0, 0]
+    # full amplification takes eps to the end of the range: 5 of 20 levels is a quarter of the way from the middle
+    assert _decoded(first["perturbation_png"])[0, 0].tolist() == [round(127.5 + 127.5 / 4), 128, 128]
+    logits = -((np.arange(10) - 3) % 10).astype(float)
+    assert first["clean_probability"] == pytest.approx(float((np.exp(logits) / np.exp(logits).sum()).max()))
+
+
+def test_craft_and_evaluate_fit_together() -> None:
+    """An attack on the real loop: it adds what carries 0 to 2, and so fools the even labels only where eps allows it."""
+    def up(x: NDArray[np.float32], y: NDArray[np.int64]) -> NDArray[np.float32]:
+        x = x.copy()
+        x[:, 0, 0, 0] += np.where(y % 2 == 0, np.float32(2 / 255), 0)
+        return x
+
+    attack = CallableAttack(up, "up", SMALL, gradients="none")
+    clean = CleanBatch(np.arange(6), pixels([0, 1, 2, 3, 4, 9]), np.array([0, 1, 2, 3, 4, 5]))
+    results = evaluate(
+        craft([clean], [attack], FirstPixel(), uint8=True), infos([attack], uint8=True), bundle=bundle(), backends=[FirstPixel()],
+        data=DataInfo("d", "all", 6),
+    )
+    assert one(results, "clean").correct_top1 == 5
+    assert one(results, "up", SMALL.text).correct_top1 == one(results, "worst-case", SMALL.text).correct_top1 == 2
+    assert one(results, "up", SMALL.text).params.uint8 is True
