@@ -48,9 +48,15 @@ def _root(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 2 for bad input (one line on standard error), 130 for Ctrl-C."""
+    command = typer.main.get_command(app)
     try:
-        result = app(args=arguments, standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        # not app(): typer would make a status of its own of Ctrl-C, of a reader that left, and of an EOFError anywhere
+        with command.make_context("edgeadv", sys.argv[1:] if arguments is None else list(arguments)) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+        return 0
+    except typer.Exit as stop:
+        return stop.exit_code
     except EdgeAdvError as error:
         return _fail(" ".join(str(error).split()))
     except (KeyboardInterrupt, typer.Abort):

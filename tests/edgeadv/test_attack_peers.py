@@ -109,7 +109,12 @@ def test_art_makes_the_same(model: nn.Module, x: Tensor, labels: Tensor, attack:
         from art.estimators.classification import PyTorchClassifier
 
     classifier = PyTorchClassifier(
-        model, loss=nn.CrossEntropyLoss(), input_shape=(3, 32, 32), nb_classes=10, clip_values=(0.0, 1.0), device_type="cpu"
+        model,
+        loss=nn.CrossEntropyLoss(),
+        input_shape=(3, 32, 32),
+        nb_classes=10,
+        clip_values=(0.0, 1.0),
+        device_type="cpu",
     )
     if attack == "fgsm":
         theirs = FastGradientMethod(classifier, eps=EPS, batch_size=12).generate(x.numpy(), y=labels.numpy())
@@ -156,7 +161,11 @@ def test_a_third_partys_attack_object_fits_the_evaluation(tiny_bundle: Bundle, b
         )  # fmt: skip
         batches = list(craft([batch], [attack], backend, uint8=uint8))
         results = evaluate(
-            batches, infos([attack], uint8=uint8), bundle=tiny_bundle, backends=[backend], data=DataInfo("golden", "test", 8)
+            batches,
+            infos([attack], uint8=uint8),
+            bundle=tiny_bundle,
+            backends=[backend],
+            data=DataInfo("golden", "test", 8),
         )
         x_adv = batches[0].adversarial["torchattacks-pgd", "8/255"]
         right = backend.infer(x_adv).argmax(axis=1) == batch.labels
@@ -166,7 +175,12 @@ def test_a_third_partys_attack_object_fits_the_evaluation(tiny_bundle: Bundle, b
         np.testing.assert_allclose(x_adv * 255, np.rint(x_adv * 255), atol=1e-4)
     clean, row, worst = results.rows
     assert clean.correct_top1 == 7
-    assert (row.attack, row.threat, row.gradients, row.correct_top1) == ("torchattacks-pgd", "white-box", "torch fp32", right.sum())
+    assert (row.attack, row.threat, row.gradients, row.correct_top1) == (
+        "torchattacks-pgd",
+        "white-box",
+        "torch fp32",
+        right.sum(),
+    )
     assert row.params == AttackParams(norm="linf", loss="cross-entropy", steps=5, step_size="2/255", uint8=uint8)
     assert row.zero_gradient_share is None
     assert worst.correct_top1 <= min(clean.correct_top1, row.correct_top1)
@@ -180,6 +194,10 @@ def test_a_third_partys_attack_beyond_its_budget_is_caught(tiny_bundle: Bundle, 
 
     with TorchBackend(tiny_bundle, device=torch.device("cpu"), threads=1) as backend:
         theirs = torchattacks.FGSM(backend.model, eps=16 / 255)
-        attack = CallableAttack(lambda x, y: theirs(torch.from_numpy(x), torch.from_numpy(y)).numpy(), "torchattacks-fgsm", Eps.parse("8/255"))
-        with pytest.raises(InputError, match="attack torchattacks-fgsm moved a pixel by 0.06"):
+        attack = CallableAttack(
+            lambda x, y: theirs(torch.from_numpy(x), torch.from_numpy(y)).numpy(),
+            "torchattacks-fgsm",
+            Eps.parse("8/255"),
+        )
+        with pytest.raises(InputError, match=r"attack torchattacks-fgsm moved a pixel by 0\.06"):
             list(craft([batch], [attack], backend, uint8=False))

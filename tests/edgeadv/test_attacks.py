@@ -94,6 +94,16 @@ def test_fgsm_is_its_closed_form(eps: float, targeted: bool) -> None:
     assert ((after < before) if targeted else (after > before)).all()
 
 
+def test_rescaled_fgsm_is_its_closed_form() -> None:
+    """The scale is a constant: the gradient is W^T (softmax(z / max|z|) - y) / max|z|, by hand."""
+    model, x, labels = Linear(7), images(9), torch.arange(9) % 7
+    z = model.logits(x)
+    p = softmax(z / np.abs(z).max(axis=1, keepdims=True)) - np.eye(7)[labels.numpy()]
+    gradient, _ = input_gradient(model, x, labels, rescaled_cross_entropy)
+    expected = (p / np.abs(z).max(axis=1, keepdims=True)) @ model.w
+    np.testing.assert_allclose(gradient.flatten(1).numpy(), expected, atol=1e-5)
+
+
 def test_the_losses_are_what_they_say() -> None:
     model, x, labels = Linear(5), images(8), torch.arange(8) % 5
     z = model.logits(x)
@@ -101,7 +111,9 @@ def test_the_losses_are_what_they_say() -> None:
     logits = torch.from_numpy(z)
     np.testing.assert_allclose(cross_entropy(logits, labels).numpy(), -np.log(softmax(z)[rows, labels]), rtol=1e-9)
     scaled = z / np.abs(z).max(axis=1, keepdims=True)
-    np.testing.assert_allclose(rescaled_cross_entropy(logits, labels).numpy(), -np.log(softmax(scaled)[rows, labels]), rtol=1e-9)
+    np.testing.assert_allclose(
+        rescaled_cross_entropy(logits, labels).numpy(), -np.log(softmax(scaled)[rows, labels]), rtol=1e-9
+    )
     wrong = z.copy()
     wrong[rows, labels] = -np.inf
     np.testing.assert_allclose(margin(logits, labels).numpy(), wrong.max(axis=1) - z[rows, labels], rtol=1e-9)
@@ -148,7 +160,9 @@ def test_the_originals_stay_as_they_are(loss: Callable[[Tensor, Tensor], Tensor]
 
 @pytest.mark.parametrize("eps", [8 / 255, 0.3])
 @pytest.mark.parametrize("loss", [margin, cross_entropy])
-def test_pgd_reaches_the_closed_form_optimum_of_two_classes(loss: Callable[[Tensor, Tensor], Tensor], eps: float) -> None:
+def test_pgd_reaches_the_closed_form_optimum_of_two_classes(
+    loss: Callable[[Tensor, Tensor], Tensor], eps: float
+) -> None:
     """Both losses rise with (w_other - w_own) x, so the best point of the ball is a corner."""
     model, x, labels = Linear(2, scale=0.1), images(6), torch.arange(6) % 2
     rng = np.random.default_rng(0)
@@ -167,6 +181,7 @@ def test_pgd_stays_in_the_ball_and_keeps_the_best_iterate(steps: int, step_size:
     model, x, labels = Linear(6), images(8), torch.arange(8) % 6
     eps = 0.06
     start = torch.from_numpy(np.random.default_rng(3).uniform(-eps, eps, x.shape).astype(np.float32))
+
     # a loss that goes up and down again, so that the last iterate is not the best
     def wave(logits: Tensor, y: Tensor) -> Tensor:
         return torch.sin(5 * margin(logits, y))
@@ -226,6 +241,18 @@ def test_images_without_a_direction_are_flagged_and_left_alone(kind: str) -> Non
         assert ((result.x[~flat] - x[~flat]).abs().flatten(1).max(dim=1).values > 0.09).all()
 
 
+def test_pgd_flags_what_had_no_direction_at_its_start_only() -> None:
+    """An image that reaches a flat place was attacked: here its first pixel goes down to where there is no gradient."""
+    model, x, labels = Moody("constant"), images(3), torch.zeros(3, dtype=torch.long)
+    with torch.no_grad():
+        model.layer.weight[0, 0], model.layer.weight[1:, 0] = 5.0, -5.0
+    x[:, 0, 0, 0] = torch.tensor([0.02, 0.0, 0.9])
+    result = pgd(model, x, labels, eps=0.1, steps=20)
+    assert result.zero_gradient.tolist() == [False, True, False]
+    assert float(result.x[0, 0, 0, 0]) == 0
+    assert float((result.x[0] - x[0]).abs().max()) > 0.005
+
+
 def test_no_direction_by_hand() -> None:
     gradient = torch.zeros(5, 3, 2, 2)
     gradient[1, 0, 0, 0] = 1e-38
@@ -272,7 +299,9 @@ def steady(tiny_model: PixelModel) -> Steady:
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e5])
-def test_the_size_of_the_logits_does_not_help(scale: float, tiny_model: PixelModel, steady: Steady, pixels: Tensor) -> None:
+def test_the_size_of_the_logits_does_not_help(
+    scale: float, tiny_model: PixelModel, steady: Steady, pixels: Tensor
+) -> None:
     scaled = Steady(tiny_model, scale)
     labels = steady(pixels).argmax(dim=1)
     rescaled = [fgsm(model, pixels, labels, eps=8 / 255, loss=rescaled_cross_entropy)[0] for model in (steady, scaled)]
@@ -355,7 +384,10 @@ def test_a_budget_out_of_range_is_refused(eps: float) -> None:
 def test_images_out_of_range_are_refused(value: float) -> None:
     x = images(2)
     x[1, 2, 3, 4] = value
-    for attack in (lambda: fgsm(Linear(4), x, torch.tensor([0, 1]), eps=0.1), lambda: pgd(Linear(4), x, torch.tensor([0, 1]), eps=0.1)):
+    for attack in (
+        lambda: fgsm(Linear(4), x, torch.tensor([0, 1]), eps=0.1),
+        lambda: pgd(Linear(4), x, torch.tensor([0, 1]), eps=0.1),
+    ):
         with pytest.raises(InputError, match=r"out of \[0, 1\]"):
             attack()
 
@@ -453,7 +485,9 @@ def test_one_step_from_a_random_point() -> None:
     sign = np.sign(model.w[1 - labels.numpy()] - model.w[labels.numpy()]).reshape(x.shape)
     for eps, crafted in zip(EPS, attack.craft(x.numpy(), labels.numpy()), strict=True):
         begin = np.clip(x.numpy() + start.numpy() * eps.value / 2, 0, 1)
-        expected = np.clip(begin + eps.value * sign, np.maximum(x.numpy() - eps.value, 0), np.minimum(x.numpy() + eps.value, 1))
+        expected = np.clip(
+            begin + eps.value * sign, np.maximum(x.numpy() - eps.value, 0), np.minimum(x.numpy() + eps.value, 1)
+        )
         np.testing.assert_allclose(crafted.x, expected, atol=1e-6)
 
 
@@ -479,7 +513,9 @@ def test_parameters_are_told_as_they_are_run(tiny_model: PixelModel) -> None:
     eps = EPS[1]
     assert plain.params(eps) == AttackParams(norm="linf", loss="cross-entropy", steps=1, step_size="8/255", restarts=1)
     assert rescaled.params(eps).loss == "cross-entropy of logits / max|logit|"
-    assert random.params(eps) == AttackParams(norm="linf", loss="cross-entropy", steps=1, step_size="8/255", restarts=1, seed=0)
+    assert random.params(eps) == AttackParams(
+        norm="linf", loss="cross-entropy", steps=1, step_size="8/255", restarts=1, seed=0
+    )
     assert strong.params(eps) == AttackParams(
         norm="linf", loss="logit margin", steps=20, step_size="2.5*8/255/20", restarts=1, seed=0
     )
@@ -487,7 +523,9 @@ def test_parameters_are_told_as_they_are_run(tiny_model: PixelModel) -> None:
 
 @pytest.mark.parametrize("names", [["fgsm", "pdg"], ["FGSM"], []])
 def test_an_unknown_attack_is_named(tiny_model: PixelModel, names: Sequence[str]) -> None:
-    with pytest.raises(InputError, match=rf"unknown attack ({names[-1] if names else 'none'}|.none.): choose from fgsm"):
+    with pytest.raises(
+        InputError, match=rf"unknown attack ({names[-1] if names else 'none'}|.none.): choose from fgsm"
+    ):
         standard_attacks(tiny_model, EPS, gradients_sha256=None, names=names)
 
 

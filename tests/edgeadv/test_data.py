@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,7 @@ def test_a_folder_of_class_folders(folder: Path) -> None:
     assert images.labels.tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 2]
     assert images.labels.dtype == np.int64
     assert (images.spec, images.split, len(images)) == (str(folder), "all", 9)
-    assert images.names[3] == os.path.join("n05", "1.png")
+    assert images.names[3] == str(Path("n05", "1.png"))
     assert images.image(3).getpixel((0, 0)) == colour(1, 1)
 
 
@@ -70,7 +70,7 @@ def test_other_files_and_hidden_folders_are_not_images(folder: Path) -> None:
 
 
 def test_extensions_in_capitals_count(folder: Path) -> None:
-    os.rename(folder / "n01" / "0.png", folder / "n01" / "0.PNG")
+    (folder / "n01" / "0.png").rename(folder / "n01" / "0.PNG")
     Image.new("RGB", (40, 30)).save(folder / "n01" / "9.JPEG")
     assert len(open_data(str(folder), split="test")) == 10
 
@@ -96,7 +96,7 @@ def test_a_class_that_the_model_does_not_know_is_named(folder: Path) -> None:
 def test_parts_of_a_split_folder(folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "split"
     (root / "train").parent.mkdir()
-    os.rename(folder, root / "train")
+    folder.rename(root / "train")
     for label, class_id in enumerate(("n01", "n05", "n09")):
         save(root / "val" / class_id / "a.png", label, 7)
     train, test = (open_data(str(root), split=part) for part in ("train", "test"))
@@ -113,10 +113,10 @@ def test_training_needs_a_split_folder(folder: Path, tmp_path: Path) -> None:
         open_data(str(folder), split="train")
     root = tmp_path / "half"
     root.mkdir()
-    os.rename(folder, root / "train")
+    folder.rename(root / "train")
     with pytest.raises(DataError, match=r"has no test part: put class folders under .*val"):
         open_data(str(root), split="test")
-    os.rename(root / "train", root / "test")
+    (root / "train").rename(root / "test")
     with pytest.raises(DataError, match="has no train part"):
         open_data(str(root), split="train")
 
@@ -179,7 +179,11 @@ def test_unreadable_images_are_left_out_and_named(damaged: Path, workers: int) -
     assert [b.labels.tolist() for b in found] == [[0, 1], [1, 2, 2], [2]]
     assert [len(b.pixels) for b in found] == [2, 3, 1]
     messages = [m for b in found for m in b.unreadable]
-    assert [m.split(":")[0] for m in messages] == [os.path.join("n01", "1.png"), os.path.join("n05", "1.png"), os.path.join("n09", "0.png")]
+    assert [m.split(":")[0] for m in messages] == [
+        str(Path("n01", "1.png")),
+        str(Path("n05", "1.png")),
+        str(Path("n09", "0.png")),
+    ]
     assert all("not a readable image" in m for m in messages)
     assert [len(b.unreadable) for b in found] == [2, 1, 0]
 
@@ -236,6 +240,10 @@ def test_augmentation_belongs_to_image_and_seed(digits: ImageSet) -> None:
     np.testing.assert_array_equal(augmented([3, 8, 5], (0, 1))[2], augmented([5], (0, 1))[0])
     several = [augmented([5], (0, epoch))[0].tobytes() for epoch in range(8)]
     assert len(set(several)) > 4
+    # one picture under many positions: each position has an augmentation of its own
+    copies = replace(digits, image=lambda i: digits.image(0))
+    found = stacked(copies, 0, order=np.arange(8), augment=crop_flip, seed=(0, 1))[1]
+    assert len({picture.tobytes() for picture in found}) > 4
 
 
 def test_crop_flip_shifts_by_an_eighth_and_mirrors() -> None:
@@ -259,7 +267,9 @@ def test_crop_flip_shifts_by_an_eighth_and_mirrors() -> None:
 def test_the_split_of_the_digits_is_fixed_and_disjoint(digits: ImageSet) -> None:
     train, test = open_data("mnist5k", split="train"), digits
     assert (len(train), len(test)) == (4000, 1000)
-    assert set(Counter(train.labels.tolist()).values()) == {400} and set(Counter(test.labels.tolist()).values()) == {100}
+    assert set(Counter(train.labels.tolist()).values()) == {400} and set(Counter(test.labels.tolist()).values()) == {
+        100
+    }
     assert not set(train.names) & set(test.names)
     assert len(set(train.names) | set(test.names)) == 5000
     # the very images: a figure measured today is comparable with one measured tomorrow

@@ -73,14 +73,17 @@ def test_normalisation_is_the_librarys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "close"), [("resnet81", "resnet18"), ("regnet_y_400", "regnet_y_400mf"), ("timm/efficientnet_lite", "efficientnet_lite")]
+    ("name", "close"),
+    [("resnet81", "resnet18"), ("regnet_y_400", "regnet_y_400mf"), ("timm/efficientnet_lite", "efficientnet_lite")],
 )
 def test_an_unknown_name_gets_close_ones(name: str, close: str) -> None:
     with pytest.raises(InputError, match=rf"unknown architecture '{name}'; did you mean .*{close}"):
         architecture(name=name)
 
 
-@pytest.mark.parametrize("name", ["", "zzzzzz", "torchvision/efficientnet_lite0", "keras/resnet18", "timm/regnet_y_400mf_"])
+@pytest.mark.parametrize(
+    "name", ["", "zzzzzz", "torchvision/efficientnet_lite0", "keras/resnet18", "timm/regnet_y_400mf_"]
+)
 def test_an_unknown_name_is_an_error(name: str) -> None:
     with pytest.raises(InputError, match="unknown architecture"):
         architecture(name=name)
@@ -116,7 +119,9 @@ def test_upsampling_is_interpolation_after_normalisation(tiny_model: PixelModel)
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         normalised = (x - larger.mean) / larger.std
-        expected = tiny_model.net(nn.functional.interpolate(normalised, size=(48, 48), mode="bilinear", align_corners=False))
+        expected = tiny_model.net(
+            nn.functional.interpolate(normalised, size=(48, 48), mode="bilinear", align_corners=False)
+        )
         torch.testing.assert_close(larger(x), expected)
         assert float((expected - tiny_model(x)).abs().max()) > 1e-3
 
@@ -125,7 +130,9 @@ def test_normalisation_is_not_part_of_the_weights(tiny_model: PixelModel) -> Non
     assert not [name for name in tiny_model.state_dict() if not name.startswith("net.")]
 
 
-@pytest.mark.parametrize("name", [NAME, "torchvision/squeezenet1_1", "torchvision/mobilenet_v3_small", "torchvision/vgg11", "timm/test_vit"])
+@pytest.mark.parametrize(
+    "name", [NAME, "torchvision/squeezenet1_1", "torchvision/mobilenet_v3_small", "torchvision/vgg11", "timm/test_vit"]
+)
 def test_the_head_is_the_layer_of_the_logits(name: str) -> None:
     model = build(architecture(classes=13, name=name))
     head = model.head
@@ -271,7 +278,11 @@ def test_what_does_not_fit_is_listed(tiny_model: PixelModel, state: dict[str, Te
         load_state(net, state, origin="w.pt")
     message = str(caught.value)
     assert message.startswith("w.pt does not fit the network")
-    assert "missing: fc.weight;" in message and "unexpected: fc.weights;" in message and "shape: fc.bias (4,) for (10,)" in message
+    assert (
+        "missing: fc.weight;" in message
+        and "unexpected: fc.weights;" in message
+        and "shape: fc.bias (4,) for (10,)" in message
+    )
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
     with pytest.raises(InputError, match=r"and \d+ more"):
         load_state(net, {"a": torch.zeros(1)})
@@ -284,7 +295,7 @@ def test_by_position_takes_other_names(tmp_path: Path, state: dict[str, Tensor])
     path = tmp_path / "w.pt"
     torch.save({f"layer_{i}": tensor for i, tensor in enumerate(state.values())}, path)
     assert_same_weights(load_pretrained(architecture(), path, weights_map="by-position"), state)
-    with pytest.raises(InputError, match="missing: .*unexpected: layer_0"):
+    with pytest.raises(InputError, match=r"missing: .*unexpected: layer_0"):
         load_pretrained(architecture(), path)
 
 
@@ -292,7 +303,10 @@ def test_by_position_needs_equal_counts_and_shapes(tmp_path: Path, state: dict[s
     path = tmp_path / "w.pt"
     tensors = list(state.values())
     torch.save({f"t{i}": t for i, t in enumerate(tensors[:-1])}, path)
-    with pytest.raises(InputError, match=rf"holds {len(tensors) - 1} tensors, the network {len(tensors)}: by-position needs equal counts"):
+    with pytest.raises(
+        InputError,
+        match=rf"holds {len(tensors) - 1} tensors, the network {len(tensors)}: by-position needs equal counts",
+    ):
         load_pretrained(architecture(), path, weights_map="by-position")
     torch.save({f"t{i}": t for i, t in enumerate(reversed(tensors))}, path)
     with pytest.raises(InputError, match="does not fit the network; shape: "):
@@ -335,7 +349,9 @@ def test_the_published_efficientnet_lite0_loads_by_position_and_sees(lite: Pixel
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", "by-position"])
 @pytest.mark.parametrize("classes", [4, 10])
-def test_a_new_head_for_other_classes(tmp_path: Path, tiny_model: PixelModel, state: dict[str, Tensor], suffix: str, classes: int) -> None:
+def test_a_new_head_for_other_classes(
+    tmp_path: Path, tiny_model: PixelModel, state: dict[str, Tensor], suffix: str, classes: int
+) -> None:
     path = tmp_path / f"w{suffix if suffix.startswith('.') else '.pt'}"
     if suffix == ".safetensors":
         save_weights(tiny_model, path)

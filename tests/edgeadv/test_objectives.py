@@ -40,7 +40,9 @@ def network(seed: int = 0, *, bias: bool = True) -> PixelModel:
 
 def batches(n: int) -> list[tuple[Tensor, Tensor]]:
     rng = np.random.default_rng(0)
-    return [(torch.from_numpy(rng.random((12, 3, 8, 8))), torch.from_numpy(rng.integers(0, CLASSES, 12))) for _ in range(n)]
+    return [
+        (torch.from_numpy(rng.random((12, 3, 8, 8))), torch.from_numpy(rng.integers(0, CLASSES, 12))) for _ in range(n)
+    ]
 
 
 def train(model: PixelModel, objective: Objective, *, steps: int = 5, scaled: bool = True) -> None:
@@ -174,7 +176,9 @@ def test_papernots_student(z: NDArray[np.float64], teacher_z: NDArray[np.float64
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.9, 1.0])
 @pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
-def test_soft_labels_mixed_with_hard_ones(z: NDArray[np.float64], teacher_z: NDArray[np.float64], temperature: float, alpha: float) -> None:
+def test_soft_labels_mixed_with_hard_ones(
+    z: NDArray[np.float64], teacher_z: NDArray[np.float64], temperature: float, alpha: float
+) -> None:
     expected = alpha * temperature**2 * soft(z, teacher_z, temperature) + (1 - alpha) * hard(z)
     assert value(SoftLabels(Fixed(teacher_z), temperature, alpha), z) == pytest.approx(expected, rel=1e-5)
     assert SoftLabels(Fixed(teacher_z), temperature, alpha).head_scale == 1.0

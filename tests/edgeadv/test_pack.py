@@ -83,11 +83,19 @@ def assert_same_shards(a: Path, b: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def cheap_pack(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Bundle, images: ImageSet, reference: TorchBackend) -> AttackPack:
+def cheap_pack(
+    tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Bundle, images: ImageSet, reference: TorchBackend
+) -> AttackPack:
     """135 images under two attacks at two budgets. Shared: tests must not change it."""
     out = tmp_path_factory.mktemp("packs") / "cheap.pack"
     return write_pack(
-        out, bundle=tiny_bundle, images=images, order=np.arange(N), attacks=attacks(reference), reference=reference, data=info()
+        out,
+        bundle=tiny_bundle,
+        images=images,
+        order=np.arange(N),
+        attacks=attacks(reference),
+        reference=reference,
+        data=info(),
     )
 
 
@@ -101,11 +109,15 @@ def test_a_pack_and_the_streamed_run_agree_image_by_image(
     """All attacks of the verdict, on two shards, scored on two artefacts."""
     order, listed = np.arange(70), attacks(reference, ("fgsm", "fgsm-rescaled", "fgsm-rs", "pgd-margin"), EPS[1:])
     pack = write_pack(
-        tmp_path / "a.pack", bundle=tiny_bundle, images=images, order=order, attacks=listed, reference=reference, data=info(70)
+        tmp_path / "a.pack",
+        bundle=tiny_bundle,
+        images=images,
+        order=order,
+        attacks=listed,
+        reference=reference,
+        data=info(70),
     )
-    streamed = list(
-        craft(clean_batches(images, tiny_bundle, order, unreadable=[]), listed, reference, uint8=True)
-    )
+    streamed = list(craft(clean_batches(images, tiny_bundle, order, unreadable=[]), listed, reference, uint8=True))
     packed = stored(pack)
     assert [len(b.clean.labels) for b in packed] == [SHARD_SIZE, 70 - SHARD_SIZE]
     for ours, theirs in zip(packed, streamed, strict=True):
@@ -119,7 +131,9 @@ def test_a_pack_and_the_streamed_run_agree_image_by_image(
             for key in mine:
                 np.testing.assert_array_equal(mine[key], other[key])
     # something was attacked, and within eps
-    moved = np.abs(packed[0].adversarial["fgsm", "8/255"] - streamed[0].clean.pixels.transpose(0, 3, 1, 2) / np.float32(255))
+    moved = np.abs(
+        packed[0].adversarial["fgsm", "8/255"] - streamed[0].clean.pixels.transpose(0, 3, 1, 2) / np.float32(255)
+    )
     assert 7.9 / 255 < moved.max() < 8.1 / 255
 
     backends = [reference, OnnxRuntimeBackend(tiny_bundle, variant="fp16", threads=1)]
@@ -160,7 +174,14 @@ def test_floats_are_kept_whole(tmp_path: Path, tiny_bundle: Bundle, images: Imag
     tiny = Eps.parse_list("0.3/255")
     listed, order = attacks(reference, CHEAP, tiny), np.arange(5)
     pack = write_pack(
-        tmp_path / "a.pack", bundle=tiny_bundle, images=images, order=order, attacks=listed, reference=reference, data=info(5), uint8=False
+        tmp_path / "a.pack",
+        bundle=tiny_bundle,
+        images=images,
+        order=order,
+        attacks=listed,
+        reference=reference,
+        data=info(5),
+        uint8=False,
     )
     (streamed,) = craft(clean_batches(images, tiny_bundle, order, unreadable=[]), listed, reference, uint8=False)
     (packed,) = stored(pack)
@@ -171,11 +192,17 @@ def test_floats_are_kept_whole(tmp_path: Path, tiny_bundle: Bundle, images: Imag
     assert not pack.infos[0].params.uint8
     with pytest.raises(InputError, match="less than one grey level"):
         write_pack(
-            tmp_path / "b.pack", bundle=tiny_bundle, images=images, order=order, attacks=listed, reference=reference, data=info(5)
+            tmp_path / "b.pack",
+            bundle=tiny_bundle,
+            images=images,
+            order=order,
+            attacks=listed,
+            reference=reference,
+            data=info(5),
         )
 
 
-class Interrupted(Exception):
+class Stop(KeyboardInterrupt):
     pass
 
 
@@ -183,7 +210,7 @@ def interrupt_after(images_done: int, seen: list[tuple[int, int]]) -> object:
     def progress(done: int, total: int) -> None:
         seen.append((done, total))
         if done >= images_done:
-            raise Interrupted
+            raise Stop
 
     return progress
 
@@ -195,7 +222,7 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(
     arguments = {
         "bundle": tiny_bundle, "images": images, "order": np.arange(N), "attacks": attacks(reference), "reference": reference, "data": info(),
     }  # fmt: skip
-    with pytest.raises(Interrupted):
+    with pytest.raises(Stop):
         write_pack(out, **arguments, progress=interrupt_after(65, seen))
     assert seen == [(64, N), (128, N)]
     partial = tmp_path / "a.pack.partial"
@@ -230,11 +257,24 @@ def test_an_interruption_while_attacking_leaves_whole_shards_only(
     listed = attacks(reference)
     with pytest.raises(KeyboardInterrupt):
         write_pack(
-            out, bundle=tiny_bundle, images=replace(images, image=image), order=np.arange(N), attacks=listed, reference=reference, data=info()
+            out,
+            bundle=tiny_bundle,
+            images=replace(images, image=image),
+            order=np.arange(N),
+            attacks=listed,
+            reference=reference,
+            data=info(),
         )
     assert sorted(f.name for f in (tmp_path / "a.pack.partial").iterdir()) == ["plan.json", "shard-00000.npz"]
     write_pack(
-        out, bundle=tiny_bundle, images=images, order=np.arange(N), attacks=listed, reference=reference, data=info(), resume=True
+        out,
+        bundle=tiny_bundle,
+        images=images,
+        order=np.arange(N),
+        attacks=listed,
+        reference=reference,
+        data=info(),
+        resume=True,
     )
     assert_same_shards(out, cheap_pack.path)
 
@@ -245,14 +285,17 @@ def test_it_cannot_go_on_with_other_settings(
     out = tmp_path / "a.pack"
     fgsm = attacks(reference, ("fgsm",))
     plain = {"bundle": tiny_bundle, "images": images, "order": np.arange(70), "reference": reference}
-    with pytest.raises(Interrupted):
+    with pytest.raises(Stop):
         write_pack(out, **plain, attacks=fgsm, data=info(70), progress=interrupt_after(1, []))
     changes = [
         {"attacks": attacks(reference, ("fgsm",), EPS[:1]), "data": info(70)},
         {"attacks": attacks(reference), "data": info(70)},
         {"attacks": fgsm, "data": info(71)},
         {"attacks": fgsm, "data": info(70), "uint8": False},
-        {"attacks": standard_attacks(reference.model, EPS, gradients_sha256="0" * 64, names=("fgsm",)), "data": info(70)},
+        {
+            "attacks": standard_attacks(reference.model, EPS, gradients_sha256="0" * 64, names=("fgsm",)),
+            "data": info(70),
+        },
     ]
     for change in changes:
         with pytest.raises(InputError, match="other settings"):
@@ -268,7 +311,7 @@ def test_a_damaged_shard_of_an_unfinished_pack_is_named(
         "bundle": tiny_bundle, "images": images, "order": np.arange(70), "attacks": attacks(reference, ("fgsm",)),
         "reference": reference, "data": info(70),
     }  # fmt: skip
-    with pytest.raises(Interrupted):
+    with pytest.raises(Stop):
         write_pack(out, **arguments, progress=interrupt_after(1, []))
     shard = tmp_path / "a.pack.partial" / "shard-00000.npz"
     whole = shard.read_bytes()
@@ -298,6 +341,7 @@ def test_unreadable_images_travel_with_the_pack(
     tmp_path: Path, tiny_bundle: Bundle, images: ImageSet, reference: TorchBackend
 ) -> None:
     """Even where one is all there is to a shard."""
+
     def image(i: int) -> Image.Image:
         if i == 128:
             raise DataError("cut off")
@@ -306,11 +350,22 @@ def test_unreadable_images_travel_with_the_pack(
     broken = replace(images, image=image)
     listed = attacks(reference, ("fgsm",))
     pack = write_pack(
-        tmp_path / "a.pack", bundle=tiny_bundle, images=broken, order=np.arange(129), attacks=listed, reference=reference, data=info(129)
+        tmp_path / "a.pack",
+        bundle=tiny_bundle,
+        images=broken,
+        order=np.arange(129),
+        attacks=listed,
+        reference=reference,
+        data=info(129),
     )
     messages: list[str] = []
     results = evaluate(
-        pack.batches(messages), pack.infos, bundle=tiny_bundle, backends=[reference], data=pack.data, unreadable=messages
+        pack.batches(messages),
+        pack.infos,
+        bundle=tiny_bundle,
+        backends=[reference],
+        data=pack.data,
+        unreadable=messages,
     )
     assert results.data["n"] == 128
     assert results.data["unreadable"] == [f"{images.names[128]}: cut off"]

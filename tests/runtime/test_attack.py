@@ -187,13 +187,23 @@ def test_the_smaller_budget_is_held_to_its_own_eps(pixels: NDArray[np.uint8]) ->
 
 def test_double_precision_is_refused(pixels: NDArray[np.uint8]) -> None:
     with pytest.raises(InputError, match="float64"):
-        list(craft([batch_of(pixels // 2)], [Two([np.zeros((), np.float64) + np.zeros((5, 3, 4, 4)), np.float32(0)])], Brightness(), uint8=False))
+        list(
+            craft(
+                [batch_of(pixels // 2)],
+                [Two([np.zeros((), np.float64) + np.zeros((5, 3, 4, 4)), np.float32(0)])],
+                Brightness(),
+                uint8=False,
+            )
+        )
 
 
 def test_batches_are_made_one_at_a_time(pixels: NDArray[np.uint8]) -> None:
     backend = Brightness()
     stream = craft(
-        (batch_of(pixels, first=5 * i) for i in range(1000)), [CallableAttack(lambda x, y: x, "none", EPS)], backend, uint8=False
+        (batch_of(pixels, first=5 * i) for i in range(1000)),
+        [CallableAttack(lambda x, y: x, "none", EPS)],
+        backend,
+        uint8=False,
     )
     next(stream)
     assert backend.images == 10

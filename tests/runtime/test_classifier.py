@@ -30,7 +30,9 @@ def expected(bundle: Bundle, frame: NDArray[np.uint8]) -> tuple[NDArray[np.int64
     session = onnxruntime.InferenceSession(str(bundle.onnx_path("fp32")), providers=["CPUExecutionProvider"])
     image = Image.fromarray(frame)
     short = min(image.size)
-    image = image.resize(tuple(32 if s == short else int(32 * s / short) for s in image.size), Image.Resampling.BILINEAR)
+    image = image.resize(
+        tuple(32 if s == short else int(32 * s / short) for s in image.size), Image.Resampling.BILINEAR
+    )
     left, top = round((image.width - 32) / 2), round((image.height - 32) / 2)
     x = np.asarray(image.crop((left, top, left + 32, top + 32)), dtype=np.float32).transpose(2, 0, 1)[None] / 255
     logits = session.run(["logits"], {"image": x})[0][0].astype(np.float64)
@@ -99,7 +101,9 @@ def test_the_frame_is_left_as_it_is(classifier: Classifier, photographs: Frames)
 def test_many_threads_get_their_own_answers(classifier: Classifier, photographs: Frames) -> None:
     alone = [classifier.classify(frame, color_order="rgb", top=10) for frame in photographs]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda i: classifier.classify(photographs[i % 12], color_order="rgb", top=10), range(48)))
+        together = list(
+            pool.map(lambda i: classifier.classify(photographs[i % 12], color_order="rgb", top=10), range(48))
+        )
     for i, labels in enumerate(together):
         assert labels == alone[i % 12]
 
@@ -114,7 +118,9 @@ def test_a_slim_bundle_without_fp32_runs_what_it_has(tiny_bundle: Bundle, tmp_pa
     slim = tiny_bundle.slim(tmp_path / "slim.edgeadv", variants=["fp16"], weights=False)
     with Classifier.open(slim.path) as classifier, Classifier.open(tiny_bundle.path, variant="fp16") as full:
         assert classifier.backend.variant == "fp16"
-        assert classifier.classify(photographs[0], color_order="rgb") == full.classify(photographs[0], color_order="rgb")
+        assert classifier.classify(photographs[0], color_order="rgb") == full.classify(
+            photographs[0], color_order="rgb"
+        )
     with pytest.raises(InputError, match="carries no variant 'fp32'"):
         Classifier.open(slim.path, variant="fp32")
 

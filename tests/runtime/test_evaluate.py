@@ -82,7 +82,9 @@ def batch(
     )
 
 
-def score(batches: Sequence[CraftedBatch], listed: Sequence[AttackInfo], backends: Sequence[Backend] = (), **options: Any) -> Results:
+def score(
+    batches: Sequence[CraftedBatch], listed: Sequence[AttackInfo], backends: Sequence[Backend] = (), **options: Any
+) -> Results:
     data = options.pop("data", DataInfo("digits", "test", sum(len(b.clean.labels) for b in batches)))
     scored = list(backends) or [FirstPixel()]
     return evaluate(batches, listed, bundle=options.pop("bundle", bundle()), backends=scored, data=data, **options)
@@ -169,7 +171,9 @@ def test_the_worst_case_says_what_it_is_over() -> None:
 
 def test_without_attacks_there_is_the_clean_row() -> None:
     results = score([batch(LABELS, CLEAN, {})], [])
-    assert [(row.attack, row.correct_top1, row.threat, row.masking) for row in results.rows] == [("clean", 7, None, None)]
+    assert [(row.attack, row.correct_top1, row.threat, row.masking) for row in results.rows] == [
+        ("clean", 7, None, None)
+    ]
     assert results.masking["verdict"] == "UNCHECKED"
     assert results.examples == ()
 
@@ -193,7 +197,9 @@ def test_images_without_a_gradient_are_a_share_of_all() -> None:
 @pytest.mark.parametrize("n_classes", [2, 5, 6])
 def test_top5_means_something_from_six_classes_on(n_classes: int) -> None:
     eps = info("a", SMALL)
-    results = score([batch([0, 1], [0, 1], {eps.key: [1, 0]})], [eps], [FirstPixel(n_classes=n_classes)], bundle=bundle(n_classes))
+    results = score(
+        [batch([0, 1], [0, 1], {eps.key: [1, 0]})], [eps], [FirstPixel(n_classes=n_classes)], bundle=bundle(n_classes)
+    )
     assert all((row.top5 is None) == (n_classes <= 5) for row in results.rows)
     assert len(results.rows) == 3
 
@@ -222,7 +228,9 @@ def test_a_threat_is_white_box_only_for_the_artefact_whose_gradients_were_used()
     assert threats["fp32", "a", "2/255"] == threats["fp32", "b", "20/255"] == "white-box"
     assert threats["fp32", "t", "2/255"] == threats["fp32", "q", "20/255"] == "transfer"
     assert threats["fp32", "worst-case", "2/255"] == threats["fp32", "worst-case", "20/255"] == "transfer"
-    assert {threat for (variant, attack, _), threat in threats.items() if variant == "fp16" and attack != "clean"} == {"transfer"}
+    assert {threat for (variant, attack, _), threat in threats.items() if variant == "fp16" and attack != "clean"} == {
+        "transfer"
+    }
     only_white = score([batch([0, 1], [0, 1], {A.key: [0, 1]})], [A])
     assert one(only_white, "worst-case", "2/255").threat == "white-box"
 
@@ -257,9 +265,11 @@ def test_unreadable_images_are_outside_n_and_listed() -> None:
 def test_more_than_one_percent_unreadable_is_an_error_unless_allowed() -> None:
     labels = [i % 10 for i in range(197)]
     bad = ["a.png: cut off", "b.png: empty", "c.png: no image"]
-    with pytest.raises(DataError, match="3 of 200 images are unreadable, e.g. a.png: cut off"):
+    with pytest.raises(DataError, match=r"3 of 200 images are unreadable, e\.g\. a\.png: cut off"):
         score([batch(labels, labels, {})], [], data=DataInfo("d", "all", 200), unreadable=bad)
-    allowed = score([batch(labels, labels, {})], [], data=DataInfo("d", "all", 200, allow_unreadable=True), unreadable=bad)
+    allowed = score(
+        [batch(labels, labels, {})], [], data=DataInfo("d", "all", 200, allow_unreadable=True), unreadable=bad
+    )
     assert allowed.data["n"] == 197 and len(allowed.data["unreadable"]) == 3
 
 
@@ -272,18 +282,26 @@ def test_messages_that_the_iterator_finds_are_counted() -> None:
         unreadable.append("late.png: cut off")
 
     with pytest.raises(DataError, match="1 of 3 images are unreadable"):
-        evaluate(stream(), [], bundle=bundle(), backends=[FirstPixel()], data=DataInfo("d", "all", 3), unreadable=unreadable)
+        evaluate(
+            stream(), [], bundle=bundle(), backends=[FirstPixel()], data=DataInfo("d", "all", 3), unreadable=unreadable
+        )
 
 
 def test_no_image_is_an_error() -> None:
-    with pytest.raises(DataError, match="no image could be scored, e.g. x.png: bad"):
+    with pytest.raises(DataError, match=r"no image could be scored, e\.g\. x\.png: bad"):
         score([], [], data=DataInfo("d", "all", 1, allow_unreadable=True), unreadable=["x.png: bad"])
 
 
 def test_progress_counts_what_was_asked_for() -> None:
     seen: list[tuple[int, int]] = []
     parts = [batch([0] * 150, [0] * 150, {}), batch([1] * 49, [1] * 49, {})]
-    score(parts, [], data=DataInfo("d", "all", 200), unreadable=["x"], progress=lambda done, total: seen.append((done, total)))
+    score(
+        parts,
+        [],
+        data=DataInfo("d", "all", 200),
+        unreadable=["x"],
+        progress=lambda done, total: seen.append((done, total)),
+    )
     assert seen == [(151, 200), (200, 200)]
 
 
@@ -322,7 +340,9 @@ def test_examples_show_one_image_of_each_class_and_what_the_last_attack_did() ->
     clean = [3, 3, 9, 5, 6]
     last = info("z", LARGE)
     answers: dict[Key, Sequence[int]] = {A.key: clean, last.key: [8, 8, 8, 5, 8]}
-    results = score([batch(labels, clean, answers, first=40)], [A, last], [FirstPixel(variant="int8"), FirstPixel()], examples=2)
+    results = score(
+        [batch(labels, clean, answers, first=40)], [A, last], [FirstPixel(variant="int8"), FirstPixel()], examples=2
+    )
     # image 41 is of a class already shown, image 42 was wrong to begin with, and two are enough
     assert [(e["index"], e["label"], e["clean_prediction"], e["adversarial_prediction"]) for e in results.examples] == [
         (40, "class 3", "class 3", "class 8"),
@@ -340,6 +360,7 @@ def test_examples_show_one_image_of_each_class_and_what_the_last_attack_did() ->
 
 def test_craft_and_evaluate_fit_together() -> None:
     """An attack on the real loop: it adds what carries 0 to 2, and so fools the even labels only where eps allows it."""
+
     def up(x: NDArray[np.float32], y: NDArray[np.int64]) -> NDArray[np.float32]:
         x = x.copy()
         x[:, 0, 0, 0] += np.where(y % 2 == 0, np.float32(2 / 255), 0)
@@ -348,7 +369,10 @@ def test_craft_and_evaluate_fit_together() -> None:
     attack = CallableAttack(up, "up", SMALL, gradients="none")
     clean = CleanBatch(np.arange(6), pixels([0, 1, 2, 3, 4, 9]), np.array([0, 1, 2, 3, 4, 5]))
     results = evaluate(
-        craft([clean], [attack], FirstPixel(), uint8=True), infos([attack], uint8=True), bundle=bundle(), backends=[FirstPixel()],
+        craft([clean], [attack], FirstPixel(), uint8=True),
+        infos([attack], uint8=True),
+        bundle=bundle(),
+        backends=[FirstPixel()],
         data=DataInfo("d", "all", 6),
     )
     assert one(results, "clean").correct_top1 == 5

@@ -101,7 +101,9 @@ def test_an_attack_keeps_its_description() -> None:
     assert info_from_json(json.loads(json.dumps(info_to_json(described)))) == described
 
 
-def test_floats_and_missing_flags_survive_a_shard(tmp_path: Path, crafted: tuple[list[CraftedBatch], list[AttackInfo]]) -> None:
+def test_floats_and_missing_flags_survive_a_shard(
+    tmp_path: Path, crafted: tuple[list[CraftedBatch], list[AttackInfo]]
+) -> None:
     (batch, _), listed = crafted
     shifted = {listed[0].key: batch.adversarial[listed[0].key] * np.float32(0.99)}
     plain = CraftedBatch(batch.clean, shifted, batch.reference, {})

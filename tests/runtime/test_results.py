@@ -28,7 +28,9 @@ def row(**changes: Any) -> Row:
 def results() -> Results:
     clean = row(attack="clean", eps="0", eps_value=0.0, params=AttackParams(), threat=None, gradients=None, masking=None,
                 zero_gradient_share=None, correct_top1=38)  # fmt: skip
-    worst = row(attack="worst-case", params=AttackParams(norm="linf", uint8=True, attacks=("clean", "fgsm")), correct_top5=None)
+    worst = row(
+        attack="worst-case", params=AttackParams(norm="linf", uint8=True, attacks=("clean", "fgsm")), correct_top5=None
+    )
     return Results(
         bundle={"id": "b" * 64, "name": "x.edgeadv"}, data={"name": "d", "n": 40, "unreadable": ["bad.png"]},
         environment={"python": "3"}, masking={"verdict": "MASKED", "evidence": [{"rule": "zero-gradient", "text": "é"}]},
@@ -98,7 +100,9 @@ def test_a_missing_key_of_a_row_is_too(results: Results, key: str) -> None:
         Results.from_json(value)
 
 
-@pytest.mark.parametrize("change", [{"schema_version": 2}, {"schema_version": None}, {"kind": "bench"}, {"kind": "pack"}])
+@pytest.mark.parametrize(
+    "change", [{"schema_version": 2}, {"schema_version": None}, {"kind": "bench"}, {"kind": "pack"}]
+)
 def test_a_foreign_file_is_refused(results: Results, tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "results.json"
     path.write_text(json.dumps({**results.to_json(), **change}))
@@ -128,7 +132,16 @@ def test_either_kind_is_read_where_either_will_do(results: Results, tmp_path: Pa
 def test_params_keep_only_what_applies() -> None:
     assert AttackParams().to_json() == {}
     full = AttackParams(
-        norm="linf", loss="l", steps=0, step_size="s", restarts=1, seed=0, queries=5, target="3", uint8=False, attacks=("a", "b")
+        norm="linf",
+        loss="l",
+        steps=0,
+        step_size="s",
+        restarts=1,
+        seed=0,
+        queries=5,
+        target="3",
+        uint8=False,
+        attacks=("a", "b"),
     )
     assert AttackParams.from_json(full.to_json()) == full
     # 0 and False are settings, not absence

