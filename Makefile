@@ -8,6 +8,8 @@ export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 export HF_HOME := $(CURDIR)/.cache/huggingface
 export TORCH_HOME := $(CURDIR)/.cache/torch
 export XDG_CACHE_HOME := $(CURDIR)/.cache
+export TMPDIR := $(CURDIR)/.cache/tmp
+$(shell mkdir -p $(CURDIR)/.cache/tmp)
 
 .PHONY: demo test slow lint types clean
 

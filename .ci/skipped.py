@@ -17,7 +17,9 @@ def main(reports: list[str]) -> int:
     lines = [line.strip() for line in (here / "skipped.txt").read_text().splitlines()]
     listed = {line for line in lines if line and not line.startswith("#")}
     have_shared = (here.parent.parent / "shared" / "data").is_dir()
-    allowed = {line.removeprefix("shared:").strip() for line in listed if not (line.startswith("shared:") and have_shared)}
+    allowed = {
+        line.removeprefix("shared:").strip() for line in listed if not (line.startswith("shared:") and have_shared)
+    }
     required = {line for line in listed if not line.startswith("shared:")}
     skipped = {}
     for report in reports:

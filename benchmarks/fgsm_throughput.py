@@ -65,9 +65,14 @@ def main() -> None:
             "library": name, "version": importlib.metadata.version(name), "images_per_s_median": rate,
             "edgeadv_speedup_median": middle, "edgeadv_speedup_quartiles": [low, high], "same_pixels_1e-4": same,
         })  # fmt: skip
-        print(f"{name:14s} {rate:8.1f} images/s   edgeadv is {middle:.2f}x [{low:.2f}, {high:.2f}]   same pixels {same:.4%}")
+        print(
+            f"{name:14s} {rate:8.1f} images/s   edgeadv is {middle:.2f}x [{low:.2f}, {high:.2f}]   same pixels {same:.4%}"
+        )
     arguments = {key: value for key, value in vars(options).items() if key != "out"}
-    write_json(options.out, {"benchmark": "fgsm_throughput", "arguments": arguments, "environment": environment(), "rows": rows})
+    write_json(
+        options.out,
+        {"benchmark": "fgsm_throughput", "arguments": arguments, "environment": environment(), "rows": rows},
+    )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class ImageSet:
 
     Attributes:
         spec: what ``--data`` said.
-        split: ``"train"``, ``"test"``, or ``"all"`` for a folder that is not split.
+        split: ``"train"``, ``"test"``, or for a folder that is not split ``"all"``, or its name where that is one of these.
         classes: classes in label order.
         labels: int64 of shape (n,).
         names: the name of each image in messages and lists.
@@ -90,7 +90,8 @@ def open_data(spec: str, *, split: Split, root: Path = DEFAULT_ROOT, download: b
         return _mnist5k(split)
     if spec in TORCHVISION:
         return _torchvision(spec, split, root, download)
-    folder = Path(spec)
+    # absolute, so that a run can be exported from another folder
+    folder = Path(spec).resolve()
     if not folder.is_dir():
         raise DataError(f"--data {spec!r} is neither a folder nor one of {EMBEDDED}, {', '.join(TORCHVISION)}")
     return _folder(folder, split)
@@ -158,7 +159,9 @@ def _torchvision(spec: str, split: Split, root: Path, download: bool) -> ImageSe
         if spec == "imagenette":
             # torchvision refuses to download what is already there
             have = (root / "imagenette2").is_dir()
-            data: Any = datasets.Imagenette(str(root), split="train" if train else "val", download=download and not have)
+            data: Any = datasets.Imagenette(
+                str(root), split="train" if train else "val", download=download and not have
+            )
             ids, names = tuple(data.wnids), tuple(c[0] for c in data.classes)
             labels = [label for _, label in data._samples]
         else:
@@ -171,7 +174,9 @@ def _torchvision(spec: str, split: Split, root: Path, download: bool) -> ImageSe
             names, labels = ids, list(map(int, data.targets))
     except (RuntimeError, OSError) as error:
         if not download:
-            raise DataError(f"{spec} is not in {root}: pass --download to let torchvision fetch it, or --data-root") from error
+            raise DataError(
+                f"{spec} is not in {root}: pass --download to let torchvision fetch it, or --data-root"
+            ) from error
         raise DataError(f"{spec} could not be downloaded to {root} ({error})") from error
     sizes = {"cifar10": (None, 32), "cifar100": (None, 32), "imagenette": (256, 224)}
     resize, crop = sizes.get(spec, (32, 32))
@@ -189,14 +194,20 @@ def _folder(folder: Path, split: Split) -> ImageSet:
             raise DataError(f"{folder} has no {split} part: put class folders under {folder / name}")
         return _class_folders(folder / name, spec=str(folder), split=split)
     if split == "train":
-        raise DataError(f"training needs {folder}/train and {folder}/test (or val) with class folders, so that no test image is trained on")
-    return _class_folders(folder, spec=str(folder), split="all")
+        raise DataError(
+            f"training needs {folder}/train and {folder}/test (or val) with class folders, so that no test image is trained on"
+        )
+    # half of a split data set, named as such: accuracy on what was trained on must not pass for a test
+    part = folder.resolve().name
+    return _class_folders(folder, spec=str(folder), split=part if part in ("train", "test", "val") else "all")
 
 
 def _class_folders(folder: Path, *, spec: str, split: str) -> ImageSet:
     ids = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
     if len(ids) < 2:
-        raise DataError(f"{folder} holds {len(ids)} class folder(s); at least two are needed, one per class, named by class id")
+        raise DataError(
+            f"{folder} holds {len(ids)} class folder(s); at least two are needed, one per class, named by class id"
+        )
     paths: list[Path] = []
     labels: list[int] = []
     for label, class_id in enumerate(ids):

@@ -41,7 +41,7 @@ class Task:
         config: hyper-parameters.
         device: where to train; None takes a GPU if there is one.
         resume: take up what an interrupted run left in the folder.
-        report: called with progress after every step.
+        report: called with progress every 20 steps.
     """
 
     train_images: ImageSet
@@ -75,12 +75,20 @@ def train(
     Raises:
         EdgeAdvError: see :func:`edgeadv.train.fit` and :func:`edgeadv.models.load_pretrained`.
     """
+
     def start() -> PixelModel:
         return load_pretrained(architecture, weights, weights_map=weights_map, replace_head=True)
 
     recipe = {"recipe": "undefended", "start_weights": Path(weights).name, "weights_map": weights_map}
     return _train_run(
-        task, architecture, start, lambda: HardLabels(), out, stage="train", title=f"{architecture.name}, undefended", recipe=recipe
+        task,
+        architecture,
+        start,
+        lambda: HardLabels(),
+        out,
+        stage="train",
+        title=f"{architecture.name}, undefended",
+        recipe=recipe,
     )
 
 
@@ -148,7 +156,16 @@ def _teacher_run(task: Task, architecture: Architecture, objective: HardLabels, 
     temperature = objective.temperature
     title = f"{architecture.name}, teacher T={temperature:g}"
     recipe = {"recipe": "teacher", "temperature": temperature}
-    return _train_run(task, architecture, lambda: build(architecture), lambda: objective, out, stage="teacher", title=title, recipe=recipe)
+    return _train_run(
+        task,
+        architecture,
+        lambda: build(architecture),
+        lambda: objective,
+        out,
+        stage="teacher",
+        title=title,
+        recipe=recipe,
+    )
 
 
 def _check_teacher(teacher: Run, task: Task, student: Architecture, recipe: str, temperature: float) -> None:

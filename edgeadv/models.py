@@ -49,7 +49,9 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if self.upsample < 1 or self.num_classes < 2:
-            raise InputError(f"upsample must be at least 1 and classes at least 2, not {self.upsample} and {self.num_classes}")
+            raise InputError(
+                f"upsample must be at least 1 and classes at least 2, not {self.upsample} and {self.num_classes}"
+            )
 
     @classmethod
     def find(cls, name: str, *, num_classes: int, upsample: int = 1) -> Architecture:
@@ -61,13 +63,20 @@ class Architecture:
         prefix, _, bare = name.rpartition("/")
         ours = torchvision.models.list_models(module=torchvision.models)
         if prefix in ("", "torchvision") and bare in ours:
-            return cls(name=bare, source="torchvision", num_classes=num_classes, upsample=upsample)
+            transforms = torchvision.models.get_model_weights(bare)["DEFAULT"].transforms()
+            mean, std = tuple(transforms.mean), tuple(transforms.std)
+            return cls(name=bare, source="torchvision", num_classes=num_classes, upsample=upsample, mean=mean, std=std)
         if prefix in ("", "timm") and timm.is_model(bare):
             config = timm.get_pretrained_cfg(bare)
             mean, std = (config.mean, config.std) if config is not None else (IMAGENET_MEAN, IMAGENET_STD)
-            return cls(name=bare, source="timm", num_classes=num_classes, upsample=upsample, mean=tuple(mean), std=tuple(std))
+            return cls(
+                name=bare, source="timm", num_classes=num_classes, upsample=upsample, mean=tuple(mean), std=tuple(std)
+            )
         close = difflib.get_close_matches(bare, [*ours, *timm.list_models()], n=3)
-        raise InputError(f"unknown architecture {name!r}" + (f"; did you mean {', '.join(close)}?" if close else "; see torchvision and timm"))
+        raise InputError(
+            f"unknown architecture {name!r}"
+            + (f"; did you mean {', '.join(close)}?" if close else "; see torchvision and timm")
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; :meth:`from_json` reads it."""
@@ -132,7 +141,9 @@ class PixelModel(nn.Module):
             if width is not None and getattr(module, width) == self.architecture.num_classes:
                 assert isinstance(module, (nn.Linear, nn.Conv2d))
                 return module
-        raise InputError(f"{self.architecture.name} has no last layer of {self.architecture.num_classes} outputs; use another architecture")
+        raise InputError(
+            f"{self.architecture.name} has no last layer of {self.architecture.num_classes} outputs; use another architecture"
+        )
 
 
 def build(architecture: Architecture) -> PixelModel:
@@ -151,12 +162,18 @@ def _bare(architecture: Architecture, num_classes: int, *, pretrained: bool = Fa
         elif pretrained:
             net = torchvision.models.get_model(architecture.name, weights="DEFAULT")
         else:
-            options = {"init_weights": True, "aux_logits": False} if architecture.name in ("googlenet", "inception_v3") else {}
+            options = (
+                {"init_weights": True, "aux_logits": False}
+                if architecture.name in ("googlenet", "inception_v3")
+                else {}
+            )
             net = torchvision.models.get_model(architecture.name, weights=None, num_classes=num_classes, **options)
     except (RuntimeError, ValueError, TypeError) as error:
         raise InputError(f"cannot build {architecture.name}: {error}") from error
     except OSError as error:
-        raise InputError(f"cannot get the pretrained weights of {architecture.name} ({error}); pass a file: --weights FILE") from error
+        raise InputError(
+            f"cannot get the pretrained weights of {architecture.name} ({error}); pass a file: --weights FILE"
+        ) from error
     return net
 
 
@@ -179,11 +196,13 @@ def load_pretrained(
     if str(weights) == "none":
         return build(architecture)
     if str(weights) == "default":
-        net = _bare(architecture, 1000, pretrained=True)
-        source_classes = 1000
+        source_classes = _pretrained_classes(architecture)
+        net = _bare(architecture, source_classes, pretrained=True)
     else:
         if weights_map == "by-position" and Path(weights).suffix == ".safetensors":
-            raise InputError(f"{weights}: safetensors keeps no order of tensors, so by-position cannot be used; rename them instead")
+            raise InputError(
+                f"{weights}: safetensors keeps no order of tensors, so by-position cannot be used; rename them instead"
+            )
         state = read_weights(Path(weights))
         source_classes = _classes_of(state, architecture, weights_map) if replace_head else architecture.num_classes
         net = _bare(architecture, source_classes)
@@ -193,6 +212,21 @@ def load_pretrained(
             raise InputError(f"these weights have {source_classes} classes, not {architecture.num_classes}")
         _replace_head(net, source_classes, architecture)
     return PixelModel(net, architecture)
+
+
+def _pretrained_classes(architecture: Architecture) -> int:
+    """Number of classes of the library's own weights."""
+    if architecture.source == "torchvision":
+        if architecture.name in ("googlenet", "inception_v3"):
+            # their weights come with a second normalisation inside the network, which a rebuilt one would not have
+            raise InputError(
+                f"{architecture.name}: --weights default is not supported; use another network, or --weights FILE"
+            )
+        return len(torchvision.models.get_model_weights(architecture.name)["DEFAULT"].meta["categories"])
+    config = timm.get_pretrained_cfg(architecture.name)
+    if config is None or not config.num_classes:
+        raise InputError(f"timm has no pretrained classifier of {architecture.name}: use --weights none or a file")
+    return int(config.num_classes)
 
 
 def _classes_of(state: Mapping[str, Tensor], architecture: Architecture, weights_map: WeightsMap) -> int:
@@ -236,9 +270,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 warnings.simplefilter("ignore")
                 value = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path} is not a plain weight file: it holds Python objects or is damaged; convert it to safetensors") from error
+        raise InputError(
+            f"{path} is not a plain weight file: it holds Python objects or is damaged; convert it to safetensors"
+        ) from error
     except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is not a readable weight file ({str(error).splitlines()[0] if str(error) else 'empty'})") from error
+        raise InputError(
+            f"{path} is not a readable weight file ({str(error).splitlines()[0] if str(error) else 'empty'})"
+        ) from error
     for key in ("state_dict", "model"):
         if isinstance(value, dict) and isinstance(value.get(key), dict):
             value = value[key]
@@ -251,7 +289,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_state(net: nn.Module, state: Mapping[str, Tensor], *, weights_map: WeightsMap = "by-name", origin: str = "the weights") -> None:
+def load_state(
+    net: nn.Module, state: Mapping[str, Tensor], *, weights_map: WeightsMap = "by-name", origin: str = "the weights"
+) -> None:
     """Load ``state`` into ``net``, strictly.
 
     Raises:
@@ -260,12 +300,22 @@ def load_state(net: nn.Module, state: Mapping[str, Tensor], *, weights_map: Weig
     own = net.state_dict()
     if weights_map == "by-position":
         if len(state) != len(own):
-            raise InputError(f"{origin} holds {len(state)} tensors, the network {len(own)}: by-position needs equal counts")
+            raise InputError(
+                f"{origin} holds {len(state)} tensors, the network {len(own)}: by-position needs equal counts"
+            )
         state = dict(zip(own, state.values(), strict=True))
     missing, unexpected = [k for k in own if k not in state], [k for k in state if k not in own]
-    shapes = [f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}" for k in own if k in state and state[k].shape != own[k].shape]
+    shapes = [
+        f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
     if missing or unexpected or shapes:
-        parts = [f"{label}: {_some(names)}" for label, names in (("missing", missing), ("unexpected", unexpected), ("shape", shapes)) if names]
+        parts = [
+            f"{label}: {_some(names)}"
+            for label, names in (("missing", missing), ("unexpected", unexpected), ("shape", shapes))
+            if names
+        ]
         raise InputError(f"{origin} does not fit the network; {'; '.join(parts)}")
     net.load_state_dict(dict(state), strict=True)
 
@@ -279,7 +329,7 @@ def save_weights(model: PixelModel, path: Path) -> None:
 
 
 def check_input_size(model: PixelModel, side: int) -> None:
-    """Show the model one black image, for some networks take no small ones, and some only one size.
+    """Show the model two black images, for some networks take no small ones, and some only one size.
 
     Raises:
         InputError: it cannot take images of ``side`` x ``side`` pixels.
@@ -287,7 +337,7 @@ def check_input_size(model: PixelModel, side: int) -> None:
     device = next(model.parameters()).device
     try:
         with evaluation_mode(model), torch.no_grad():
-            model(torch.zeros(1, 3, side, side, device=device))
+            model(torch.zeros(2, 3, side, side, device=device))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(

@@ -139,5 +139,9 @@ def parameter_groups(model: PixelModel, *, lr: float, weight_decay: float, head_
     head = {id(p) for p in model.head.parameters()}
     return [
         {"params": [p for p in model.parameters() if id(p) not in head], "lr": lr, "weight_decay": weight_decay},
-        {"params": list(model.head.parameters()), "lr": lr * head_scale**2, "weight_decay": weight_decay / head_scale**2},
+        {
+            "params": list(model.head.parameters()),
+            "lr": lr * head_scale**2,
+            "weight_decay": weight_decay / head_scale**2,
+        },
     ]

@@ -16,8 +16,16 @@ from edgeadv_runtime.attack import Attack, CleanBatch, craft, infos
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.errors import DataError, InputError, StorageError
-from edgeadv_runtime.evaluate import MOST_UNREADABLE, DataInfo
-from edgeadv_runtime.files import atomic_file, ensure_writable, read_json, sha256_file, write_json
+from edgeadv_runtime.evaluate import MOST_UNREADABLE, DataDigest, DataInfo
+from edgeadv_runtime.files import (
+    atomic_file,
+    canonical_json,
+    ensure_writable,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    write_json,
+)
 from edgeadv_runtime.pack import PACK_FILE, SCHEMA_VERSION, SHARD_SIZE, AttackPack, info_to_json, load_shard, save_shard
 
 from .data import ImageSet, batches
@@ -87,7 +95,15 @@ def write_pack(
         "weights_sha256": bundle.weights_sha256, "preprocess": bundle.preprocess.to_json(), "class_ids": list(bundle.classes.ids),
         "data": asdict(data), "uint8": uint8, "attacks": [info_to_json(info) for info in listed],
     }  # fmt: skip
-    _start(partial, plan, resume=resume)
+    # where the images come from is nobody's business but a resumed call's: it must go on with the same ones
+    source = str(Path(images.spec).resolve()) if Path(images.spec).exists() else images.spec
+    settled = {
+        "source": source,
+        "names": [images.names[int(i)] for i in order],
+        "labels": images.labels[order].tolist(),
+    }
+    _start(partial, {**plan, "images": sha256_bytes(canonical_json(settled))}, resume=resume)
+    digest = DataDigest()
     unreadable: list[str] = []
     shards: list[dict[str, object]] = []
     for number, first in enumerate(range(0, len(order), SHARD_SIZE)):
@@ -103,6 +119,7 @@ def write_pack(
             with atomic_file(file) as temporary:
                 save_shard(temporary, batch, listed, messages, uint8=uint8)
         unreadable += messages
+        digest.add(batch.clean)
         if len(unreadable) > MOST_UNREADABLE * data.total and not data.allow_unreadable:
             # the shards hold what was unreadable then: going on from them would not help who repairs it now
             shutil.rmtree(partial)
@@ -114,7 +131,7 @@ def write_pack(
         if progress is not None:
             progress(min(first + SHARD_SIZE, len(order)), len(order))
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    write_json(partial / PACK_FILE, {**plan, "created": now, "shards": shards})
+    write_json(partial / PACK_FILE, {**plan, "created": now, "data_sha256": digest.hexdigest(), "shards": shards})
     (partial / _PLAN_FILE).unlink()
     partial.rename(out)
     return AttackPack.open(out, bundle=bundle)

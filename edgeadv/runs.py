@@ -55,14 +55,18 @@ class Run:
             raise InputError(f"{folder} is not finished: continue it with --resume")
         info = read_json(folder / RUN_FILE, what="training run")
         if info.get("kind") != "run" or info.get("schema_version") != SCHEMA_VERSION:
-            raise SchemaError(f"{folder} is a {info.get('kind')!r} of schema version {info.get('schema_version')!r}, not a run of {SCHEMA_VERSION}")
+            raise SchemaError(
+                f"{folder} is a {info.get('kind')!r} of schema version {info.get('schema_version')!r}, not a run of {SCHEMA_VERSION}"
+            )
         if not info.get("finished"):
             raise InputError(f"{folder} is not finished: continue it with --resume")
         run = cls(folder, info)
         try:
             _ = run.architecture, run.preprocess, run.classes, run.title, run.data
             if sha256_file(folder / WEIGHTS_FILE) != info["weights_sha256"]:
-                raise IntegrityError(f"{folder / WEIGHTS_FILE} is not what this run wrote; train again or copy it again")
+                raise IntegrityError(
+                    f"{folder / WEIGHTS_FILE} is not what this run wrote; train again or copy it again"
+                )
         except (KeyError, TypeError, AttributeError, InputError, FileNotFoundError) as error:
             raise BundleError(f"{folder} is a damaged run ({error}); copy it again or train again") from error
         return run
@@ -112,6 +116,12 @@ def write_run(folder: Path, model: PixelModel, info: dict[str, Any]) -> Run:
     save_weights(model, folder / WEIGHTS_FILE)
     write_json(
         folder / RUN_FILE,
-        {"schema_version": SCHEMA_VERSION, "kind": "run", "finished": True, **info, "weights_sha256": sha256_file(folder / WEIGHTS_FILE)},
+        {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "run",
+            "finished": True,
+            **info,
+            "weights_sha256": sha256_file(folder / WEIGHTS_FILE),
+        },
     )
     return Run.open(folder)

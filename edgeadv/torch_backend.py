@@ -43,7 +43,9 @@ class TorchBackend(Backend):
 
     name = "torch"
 
-    def __init__(self, bundle: Bundle, *, variant: str = VARIANT, device: torch.device | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, *, variant: str = VARIANT, device: torch.device | None = None, threads: int | None = None
+    ) -> None:
         """Load the bundle's weights.
 
         Args:
@@ -56,7 +58,9 @@ class TorchBackend(Backend):
             InputError: another variant, or no weights in the bundle.
         """
         if variant != VARIANT:
-            raise InputError(f"torch serves fp32 only, not {variant}: the other variants are ONNX files; use --backend onnxruntime")
+            raise InputError(
+                f"torch serves fp32 only, not {variant}: the other variants are ONNX files; use --backend onnxruntime"
+            )
         if threads is not None:
             if threads < 1:
                 raise InputError(f"threads must be at least 1, not {threads}")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeadv_runtime.errors import BundleError, InputError, StorageError, TrainingError
+from edgeadv_runtime.evaluate import MOST_UNREADABLE
 from edgeadv_runtime.files import ensure_writable, write_bytes
 from edgeadv_runtime.preprocess import Preprocess
 from edgeadv_runtime.stats import wilson_interval
@@ -24,7 +25,12 @@ from .objectives import Objective, parameter_groups, scale_head
 from .runs import STATE_FILE
 
 _CHECK_EVERY = 20
-_MOST_UNREADABLE = 0.01
+OPTIMIZER = {
+    "name": "SGD",
+    "momentum": 0.9,
+    "nesterov": True,
+    "schedule": "one-cycle, cosine, without cycling the momentum",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +72,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands, after every step.
+    """Where training stands.
 
     Attributes:
         stage: ``"train"``, ``"teacher"`` or ``"student"``.
@@ -108,7 +114,13 @@ class _Trainer:
     """The state of one training, which can be saved after any epoch and taken up again."""
 
     def __init__(
-        self, model: PixelModel, objective: Objective, config: TrainConfig, device: torch.device, steps: int, settings: Mapping[str, Any]
+        self,
+        model: PixelModel,
+        objective: Objective,
+        config: TrainConfig,
+        device: torch.device,
+        steps: int,
+        settings: Mapping[str, Any],
     ) -> None:
         self.model = model
         self.config = config
@@ -117,13 +129,19 @@ class _Trainer:
         lr = config.lr if config.lr is not None else 0.02 if batch_norm else 0.01
         self.peak_lr = lr
         groups = parameter_groups(model, lr=lr, weight_decay=config.weight_decay, head_scale=objective.head_scale)
-        self.optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=True)
+        self.optimizer = torch.optim.SGD(
+            groups, momentum=float(str(OPTIMIZER["momentum"])), nesterov=bool(OPTIMIZER["nesterov"])
+        )
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, max_lr=[group["lr"] for group in groups], total_steps=config.epochs * steps, cycle_momentum=False
+            self.optimizer,
+            max_lr=[group["lr"] for group in groups],
+            total_steps=config.epochs * steps,
+            cycle_momentum=False,
         )
         self.history: list[dict[str, float]] = []
         # the schedule depends on the number of steps: another amount of data is another run
-        self.fingerprint = {**asdict(config), "steps": steps, "architecture": model.architecture.to_json(), **settings}
+        settled = {key: value for key, value in asdict(config).items() if key != "workers"}  # they change nothing
+        self.fingerprint = {**settled, "steps": steps, "architecture": model.architecture.to_json(), **settings}
 
     def save(self, path: Path) -> None:
         """Write all that :meth:`restore` needs, atomically."""
@@ -142,9 +160,13 @@ class _Trainer:
             state = torch.load(path, map_location="cpu", weights_only=True)
             changed = sorted(k for k, v in self.fingerprint.items() if _plain(state["fingerprint"].get(k)) != _plain(v))
         except Exception as error:  # torch.load has no common base error for damaged files
-            raise BundleError(f"{path} is damaged and cannot be resumed ({error}); start again in another --out") from error
+            raise BundleError(
+                f"{path} is damaged and cannot be resumed ({error}); start again in another --out"
+            ) from error
         if changed:
-            raise InputError(f"{path.parent} was started with other settings ({', '.join(changed)}): resume with the same ones")
+            raise InputError(
+                f"{path.parent} was started with other settings ({', '.join(changed)}): resume with the same ones"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
@@ -168,7 +190,13 @@ class _Trainer:
 
 def _plain(value: Any) -> Any:
     """Tuples as lists: what survives a file, so that equal settings compare equal."""
-    return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
+    return (
+        {k: _plain(v) for k, v in value.items()}
+        if isinstance(value, dict)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+    )
 
 
 def fit(
@@ -201,7 +229,7 @@ def fit(
         stage: name of this training in progress reports.
         resume: take up from ``out/state.pt`` if it is there.
         device: where to train; None takes :func:`default_device`.
-        report: called after every step.
+        report: called every 20 steps and after the last one of an epoch.
         settings: what else makes this training the one it is, such as the recipe: only the same can be resumed.
 
     Returns:
@@ -216,18 +244,26 @@ def fit(
     device = default_device() if device is None else device
     chosen = balanced_subset(train_images.labels, config.limit, seed=config.seed)
     if len(chosen) < config.batch_size:
-        raise InputError(f"{len(chosen)} training images do not fill one batch of {config.batch_size}: lower --batch-size")
+        raise InputError(
+            f"{len(chosen)} training images do not fill one batch of {config.batch_size}: lower --batch-size"
+        )
     ensure_writable(out)
     steps = len(chosen) // config.batch_size
     scale_head(model, objective.head_scale)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     check_input_size(model, preprocess.crop)
-    about = {"data": Path(train_images.spec).name, "class_ids": list(train_images.classes.ids), "preprocess": preprocess.to_json()}
+    about = {
+        "data": Path(train_images.spec).name,
+        "class_ids": list(train_images.classes.ids),
+        "preprocess": preprocess.to_json(),
+    }
     trainer = _Trainer(model, objective, config, device, steps, {**about, **(settings or {})})
     state_file = out / STATE_FILE
     if state_file.exists():
         if not resume:
-            raise StorageError(f"{out} holds an unfinished training: continue it with --resume, or choose another --out")
+            raise StorageError(
+                f"{out} holds an unfinished training: continue it with --resume, or choose another --out"
+            )
         trainer.restore(state_file)
     unreadable: list[str] = []
     for epoch in range(len(trainer.history), config.epochs):
@@ -238,7 +274,7 @@ def fit(
     last = trainer.history[-1]
     interval = wilson_interval(round(last["test_accuracy"] * last["test_images"]), int(last["test_images"]))
     return {
-        "epochs": trainer.history, "peak_lr": trainer.peak_lr, "train_images": len(chosen), "test_images": int(last["test_images"]),
+        "epochs": trainer.history, "peak_lr": trainer.peak_lr, "optimizer": OPTIMIZER, "train_images": len(chosen), "test_images": int(last["test_images"]),
         "test_accuracy": last["test_accuracy"], "test_accuracy_ci95": interval, "unreadable": unreadable,
     }  # fmt: skip
 
@@ -261,8 +297,10 @@ def _epoch(
     previous = trainer.history[-1]["test_accuracy"] if trainer.history else None
     for step, batch in enumerate(loader, 1):
         unreadable += batch.unreadable
-        if len(unreadable) > _MOST_UNREADABLE * len(order) + 1:
-            raise InputError(f"{len(unreadable)} of the first {seen + len(unreadable)} training images are unreadable, e.g. {unreadable[0]}; repair the data")
+        if len(unreadable) > MOST_UNREADABLE * len(order) + 1:
+            raise InputError(
+                f"{len(unreadable)} of the first {seen + len(unreadable)} training images are unreadable, e.g. {unreadable[0]}; repair the data"
+            )
         if len(batch.index) < 2:
             continue
         loss, right = trainer.step(batch, objective)
@@ -271,23 +309,27 @@ def _epoch(
         seen += len(batch.index)
         if step % _CHECK_EVERY == 0 or step == steps:
             if not torch.isfinite(loss_sum):
-                raise TrainingError(f"the loss is not finite at step {step} of epoch {epoch + 1}: lower --lr (now {max(trainer.scheduler.get_last_lr()):.3g})")
+                raise TrainingError(
+                    f"the loss is not finite at step {step} of epoch {epoch + 1}: lower --lr (now {max(trainer.scheduler.get_last_lr()):.3g})"
+                )
             if report is not None:
                 rate = seen / (time.perf_counter() - start)
                 mean, share = float(loss_sum) / seen, int(correct) / seen
                 report(Progress(stage, epoch + 1, config.epochs, step, steps, mean, share, rate, previous))
     trainer.history.append({
         "loss": float(loss_sum) / seen, "train_accuracy": int(correct) / seen,
-        "seconds": round(time.perf_counter() - start, 3),
+        "duration_s": round(time.perf_counter() - start, 3),
     })  # fmt: skip
     return unreadable
 
 
-def accuracy(model: PixelModel, images: ImageSet, preprocess: Preprocess, *, workers: int = 0, batch_size: int = 256) -> tuple[int, int]:
+def accuracy(
+    model: PixelModel, images: ImageSet, preprocess: Preprocess, *, workers: int = 0, batch_size: int = 256
+) -> tuple[int, int]:
     """Right answers and readable images of ``model`` in evaluation mode.
 
     Raises:
-        DataError: not one image is readable.
+        InputError: not one image is readable.
     """
     device = next(model.parameters()).device
     correct = scored = 0

@@ -108,7 +108,9 @@ def test_every_runtime_module_loads_without_pytorch_and_without_any_engine():
     assert answer["files"] == [str(RUNTIME / "__init__.py")]
 
 
-@pytest.mark.parametrize("line", ["import torch", "from edgeadv.models import build", "import onnxruntime", "from torch import nn"])
+@pytest.mark.parametrize(
+    "line", ["import torch", "from edgeadv.models import build", "import onnxruntime", "from torch import nn"]
+)
 def test_the_walk_catches_a_planted_import(tmp_path, line):
     shutil.copytree(RUNTIME, tmp_path / "edgeadv_runtime", ignore=shutil.ignore_patterns("__pycache__"))
     blocked = NEVER_IN_RUNTIME | ONLY_INSIDE_FUNCTIONS
@@ -149,7 +151,12 @@ def test_the_runtime_needs_only_the_standard_library_numpy_and_pillow_to_load():
 
 
 def test_the_entrance_of_edgeadv_the_command_line_and_the_report_import_no_pytorch_at_load():
-    files = [TRAINING / "__init__.py", TRAINING / "__main__.py", *(TRAINING / "cli").rglob("*.py"), *(TRAINING / "report").rglob("*.py")]
+    files = [
+        TRAINING / "__init__.py",
+        TRAINING / "__main__.py",
+        *(TRAINING / "cli").rglob("*.py"),
+        *(TRAINING / "report").rglob("*.py"),
+    ]
     assert len(files) > 12
     assert violations(files, TORCH_SIDE | ONLY_INSIDE_FUNCTIONS, at_load_only=True) == []
     inside = {name for file in files for name in module_level_edgeadv(file)}

@@ -14,7 +14,11 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-SOURCES = {"edgeadv": "edgeadv", "edgeadv_export": "export/edgeadv_export", "edgeadv_runtime": "runtime/edgeadv_runtime"}
+SOURCES = {
+    "edgeadv": "edgeadv",
+    "edgeadv_export": "export/edgeadv_export",
+    "edgeadv_runtime": "runtime/edgeadv_runtime",
+}
 BASE = {"numpy", "pillow", "typer", "rich"}
 HEAVY = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "jinja2", "mlxtend", "matplotlib", "safetensors")
 
@@ -114,7 +118,19 @@ def test_the_base_install_shows_help_version_and_what_is_missing(empty, tmp_path
 
     shown = run(empty / "edgeadv", "--help", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
-    for command in ("demo", "train", "distill", "export", "bundle", "verify", "attack", "evaluate", "bench", "report", "doctor"):
+    for command in (
+        "demo",
+        "train",
+        "distill",
+        "export",
+        "bundle",
+        "verify",
+        "attack",
+        "evaluate",
+        "bench",
+        "report",
+        "doctor",
+    ):
         assert command in shown.stdout.split()
         each = run(empty / "edgeadv", command, "--help", cwd=tmp_path)
         assert each.returncode == 0 and "Usage: edgeadv" in each.stdout, each.stderr

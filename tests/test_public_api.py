@@ -83,7 +83,9 @@ def test_nothing_public_leaks(module):
         if not name.startswith("_") and not inspect.ismodule(value) and name != "annotations"
     }
     used_inside = {"edgeadv.report": {"Path", "Sequence", "InputError", "write_bytes", "load_inputs", "render"}}
-    assert names - used_inside.get(module.__name__, set()) == {name for name in module.__all__ if not name.startswith("_")}
+    assert names - used_inside.get(module.__name__, set()) == {
+        name for name in module.__all__ if not name.startswith("_")
+    }
 
 
 def imported(source: str) -> list[tuple[str, str | None]]:
@@ -101,7 +103,9 @@ def problems(source: str) -> list[str]:
     """Imports of ours in ``source`` that do not exist, or that are private."""
     wrong = []
     for path, name in imported(source):
-        if any(part.startswith("_") for part in path.split(".")) or ((name or "").startswith("_") and name != "__version__"):
+        if any(part.startswith("_") for part in path.split(".")) or (
+            (name or "").startswith("_") and name != "__version__"
+        ):
             wrong.append(f"{path}.{name} is private")
             continue
         try:
@@ -129,7 +133,11 @@ def snippets(text: str) -> list[str]:
 
 
 def test_the_documentation_imports_only_what_exists_and_is_public():
-    pages = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md")), *sorted((CHECKOUT / "benchmarks").rglob("*.md"))]
+    pages = [
+        CHECKOUT / "README.md",
+        *sorted((CHECKOUT / "docs").rglob("*.md")),
+        *sorted((CHECKOUT / "benchmarks").rglob("*.md")),
+    ]
     code = [(page, snippet) for page in pages for snippet in snippets(page.read_text(encoding="utf-8"))]
     assert any(imported(snippet) for _, snippet in code), "no page shows an import: the reader of pages is broken"
     assert [f"{page.name}: {text}" for page, snippet in code for text in problems(snippet)] == []
@@ -137,7 +145,9 @@ def test_the_documentation_imports_only_what_exists_and_is_public():
 
 def test_the_benchmarks_use_only_public_names():
     scripts = sorted((CHECKOUT / "benchmarks").rglob("*.py"))
-    assert [f"{script.name}: {text}" for script in scripts for text in problems(script.read_text(encoding="utf-8"))] == []
+    assert [
+        f"{script.name}: {text}" for script in scripts for text in problems(script.read_text(encoding="utf-8"))
+    ] == []
 
 
 @pytest.mark.parametrize(

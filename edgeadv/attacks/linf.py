@@ -29,7 +29,13 @@ class Adversarial:
 
 
 def fgsm(
-    model: nn.Module, x: Tensor, labels: Tensor, *, eps: float | Sequence[float], loss: Loss = cross_entropy, targeted: bool = False
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Sequence[float],
+    loss: Loss = cross_entropy,
+    targeted: bool = False,
 ) -> list[Adversarial]:
     """Fast gradient sign method: ``clip(x + eps * sign(grad))`` (Goodfellow et al. 2015, section 4).
 
@@ -116,6 +122,10 @@ def _check(x: Tensor, labels: Tensor, eps: float) -> None:
     if not 0 < eps <= 1:
         raise InputError(f"eps must be in (0, 1], in pixels of [0, 1], not {eps}")
     if x.ndim != 4 or x.dtype != torch.float32 or labels.shape != x.shape[:1]:
-        raise InputError(f"images are float32 (n, 3, H, W) with n labels, not {x.dtype} {tuple(x.shape)} and {tuple(labels.shape)}")
+        raise InputError(
+            f"images are float32 (n, 3, H, W) with n labels, not {x.dtype} {tuple(x.shape)} and {tuple(labels.shape)}"
+        )
     if len(x) and not (float(x.min()) >= 0 and float(x.max()) <= 1):
-        raise InputError("images are out of [0, 1]: pass pixels, not normalised tensors; the model normalises by itself")
+        raise InputError(
+            "images are out of [0, 1]: pass pixels, not normalised tensors; the model normalises by itself"
+        )

@@ -48,7 +48,9 @@ class _TorchAttack:
 
     def _tensors(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         device = next(self.model.parameters()).device
-        return torch.from_numpy(x).to(device).contiguous(memory_format=torch.channels_last), torch.from_numpy(y).to(device)
+        return torch.from_numpy(x).to(device).contiguous(memory_format=torch.channels_last), torch.from_numpy(y).to(
+            device
+        )
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ class FGSMAttack(_TorchAttack):
     def params(self, eps: Eps) -> AttackParams:
         """How it is run at ``eps``."""
         target = None if self.target is None else str(self.target)
-        return AttackParams(norm="linf", loss=_LOSSES[self.name][0], steps=1, step_size=eps.text, restarts=1, target=target)
+        return AttackParams(
+            norm="linf", loss=_LOSSES[self.name][0], steps=1, step_size=eps.text, restarts=1, target=target
+        )
 
     def craft(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> list[Crafted]:
         """Attack a batch at every budget."""
@@ -74,7 +78,9 @@ class FGSMAttack(_TorchAttack):
         if self.target is not None:
             labels = torch.full_like(labels, self.target)
         budgets = [eps.value for eps in self.eps]
-        results = fgsm(self.model, pixels, labels, eps=budgets, loss=_LOSSES[self.name][1], targeted=self.target is not None)
+        results = fgsm(
+            self.model, pixels, labels, eps=budgets, loss=_LOSSES[self.name][1], targeted=self.target is not None
+        )
         return [_crafted(result) for result in results]
 
 
@@ -98,9 +104,13 @@ class RandomStartAttack(_TorchAttack):
     def params(self, eps: Eps) -> AttackParams:
         """How it is run at ``eps``."""
         if self.name == FGSM_RANDOM_START:
-            return AttackParams(norm="linf", loss="cross-entropy", steps=1, step_size=eps.text, restarts=1, seed=self.seed)
+            return AttackParams(
+                norm="linf", loss="cross-entropy", steps=1, step_size=eps.text, restarts=1, seed=self.seed
+            )
         step_size = f"2.5*{eps.text}/{self.steps}"
-        return AttackParams(norm="linf", loss="logit margin", steps=self.steps, step_size=step_size, restarts=1, seed=self.seed)
+        return AttackParams(
+            norm="linf", loss="logit margin", steps=self.steps, step_size=step_size, restarts=1, seed=self.seed
+        )
 
     def craft(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> list[Crafted]:
         """Attack a batch at every budget."""
@@ -110,7 +120,9 @@ class RandomStartAttack(_TorchAttack):
 
     def _run(self, x: Tensor, labels: Tensor, unit: Tensor, eps: float) -> Adversarial:
         if self.name == FGSM_RANDOM_START:
-            return pgd(self.model, x, labels, eps=eps, steps=1, step_size=eps, loss=cross_entropy, start=unit * (eps / 2))
+            return pgd(
+                self.model, x, labels, eps=eps, steps=1, step_size=eps, loss=cross_entropy, start=unit * (eps / 2)
+            )
         return pgd(self.model, x, labels, eps=eps, steps=self.steps, start=unit * eps)
 
     def _start(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -124,7 +136,12 @@ def _crafted(result: Adversarial) -> Crafted:
 
 
 def standard_attacks(
-    model: PixelModel, eps: Sequence[Eps], *, gradients_sha256: str | None, names: Sequence[str] = NAMES, target: int | None = None
+    model: PixelModel,
+    eps: Sequence[Eps],
+    *,
+    gradients_sha256: str | None,
+    names: Sequence[str] = NAMES,
+    target: int | None = None,
 ) -> list[Attack]:
     """The attacks by name; all of them together are what a verdict better than ``UNCHECKED`` needs.
 

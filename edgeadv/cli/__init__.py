@@ -41,7 +41,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Train it robust, ship it small, prove it on the device."""
 
@@ -60,7 +62,10 @@ def main(arguments: list[str] | None = None) -> int:
     except EdgeAdvError as error:
         return _fail(" ".join(str(error).split()))
     except (KeyboardInterrupt, typer.Abort):
-        print("edgeadv: interrupted; what was finished is kept, --resume continues it where a command has it", file=sys.stderr)  # noqa: T201
+        print(
+            "edgeadv: interrupted; what was finished is kept, --resume continues it where a command has it",
+            file=sys.stderr,
+        )  # noqa: T201
         return 130
     except BrokenPipeError:
         # the reader of our output left, as `head` does; nothing more can be said to it

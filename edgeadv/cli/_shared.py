@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from edgeadv_runtime.backends import Backend, OnnxRuntimeBackend
 from edgeadv_runtime.backends.ort import PROVIDERS
 from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.errors import InputError, ProviderError, require
+from edgeadv_runtime.errors import EdgeAdvError, InputError, ProviderError, require
 
 ALL = "all"
 BACKENDS = ("torch", "onnxruntime")
@@ -66,6 +66,7 @@ def backend_openers(
     wanted = bundle.variants if precision == ALL else names(precision, option="--precision")
     openers: dict[tuple[str, str], Opener] = {}
     skipped = []
+    no_torch = _no_torch(bundle) if backend == ALL else None
     for name in chosen:
         for variant in wanted:
             if name == "onnxruntime":
@@ -73,6 +74,8 @@ def backend_openers(
                 openers[name, variant] = partial(
                     OnnxRuntimeBackend, bundle, variant=variant, provider=provider, threads=threads
                 )
+            elif no_torch is not None:
+                skipped.append({"backend": name, "variant": variant, "reason": no_torch})
             elif variant == TORCH_VARIANT:
                 openers[name, variant] = partial(open_torch, bundle, provider=provider, threads=threads)
             else:
@@ -80,8 +83,20 @@ def backend_openers(
     idle = [] if backend == ALL else [name for name in chosen if name not in {pair[0] for pair in openers}]
     idle += [] if precision == ALL else [variant for variant in wanted if variant not in {pair[1] for pair in openers}]
     if idle or not openers:
-        raise InputError(f"torch serves {TORCH_VARIANT} only: nothing would run {' and '.join(idle) or 'here'}; use --backend onnxruntime")
+        raise InputError(
+            f"torch serves {TORCH_VARIANT} only: nothing would run {' and '.join(idle) or 'here'}; use --backend onnxruntime"
+        )
     return list(openers.values()), skipped
+
+
+def _no_torch(bundle: Bundle) -> str | None:
+    """Why PyTorch cannot be among ``all``, or None."""
+    try:
+        need("train")
+        _ = bundle.weights_path
+    except EdgeAdvError as error:
+        return str(error)
+    return None
 
 
 def open_torch(bundle: Bundle, *, provider: str = "cpu", threads: int | None = None) -> Backend:

@@ -45,9 +45,10 @@ def slim(
     weights: Annotated[
         bool, typer.Option("--weights/--no-weights", help="Keep the weights: they hand over the white box.")
     ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
 ) -> None:
     """Copy a bundle without what a device does not need. The copy keeps the bundle id."""
-    print_summary(Bundle.open(bundle).slim(out, variants=variant, weights=weights))
+    print_summary(Bundle.open(bundle).slim(out, variants=variant, weights=weights, overwrite=overwrite))
 
 
 def print_summary(bundle: Bundle) -> None:

@@ -36,7 +36,9 @@ NAMES = ("undefended", "distilled")
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything that is made; a second call goes on from there.")] = Path("demo-output"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for everything that is made; a second call goes on from there.")
+    ] = Path("demo-output"),
     temperature: Annotated[float, typer.Option("--temperature", "-T", help="Of the distillation.")] = TEMPERATURE,
     epochs: Annotated[int, typer.Option(help="Of each of the three trainings.")] = EPOCHS,
 ) -> None:
@@ -115,9 +117,12 @@ def _bench(bundle: Bundle, out: Path) -> latency.Bench:
 
 
 def _print(results: list[Results], benches: list[latency.Bench]) -> None:
-    table = Table(title=Text(f"{ARCHITECTURE} on {DATA}, {IMAGES} test images, eps {EPS.split(',')[-1]} of the pixel range"), title_justify="left")
+    table = Table(
+        title=Text(f"{ARCHITECTURE} on {DATA}, {IMAGES} test images, eps {EPS.split(',')[-1]} of the pixel range"),
+        title_justify="left",
+    )
     table.add_column("model and artefact", no_wrap=True)
-    for heading in ("clean", "plain FGSM", "worst case", "ms/image"):
+    for heading in ("clean", "plain FGSM", "worst case", "inference ms (p50, batch 1)"):
         table.add_column(heading, justify="right", style="bold" if heading == "worst case" else None)
     for result, bench in zip(results, benches, strict=True):
         speed: dict[str, Any] = {

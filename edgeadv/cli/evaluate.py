@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from edgeadv_runtime.attack import Attack
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle.")]
-EpsList = Annotated[str, typer.Option("--eps", help="Comma-separated budgets in pixels of [0, 1], e.g. 1/255,8/255 or 0.01.")]
+EpsList = Annotated[
+    str, typer.Option("--eps", help="Comma-separated budgets in pixels of [0, 1], e.g. 1/255,8/255 or 0.01.")
+]
 AttackNames = Annotated[str, typer.Option("--attacks", help="Comma-separated attacks, or all; a verdict needs all.")]
 Limit = Annotated[int | None, typer.Option("--limit", help="At most this many images, as many of each class.")]
 Target = Annotated[str | None, typer.Option("--target", help="Class id that fgsm and fgsm-rescaled move towards.")]
@@ -63,7 +65,9 @@ def attack(
     eps: EpsList,
     out: Annotated[Path, typer.Option(help="The attack pack to make.")],
     attacks: AttackNames = ALL,
-    float32: Annotated[bool, typer.Option("--float32", help="Store floats; by default 8-bit pixels, rounded within eps.")] = False,
+    float32: Annotated[
+        bool, typer.Option("--float32", help="Store floats; by default 8-bit pixels, rounded within eps.")
+    ] = False,
     limit: Limit = None,
     target: Target = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted pack.")] = False,
@@ -94,13 +98,17 @@ def attack(
 def evaluate(
     bundle: BundlePath,
     out: Annotated[Path, typer.Option(help="The results file; one that is there is replaced.")],
-    data: Annotated[str | None, typer.Option(help="Labelled images: a name or a folder. Attacks are crafted here.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Labelled images: a name or a folder. Attacks are crafted here.")
+    ] = None,
     pack: Annotated[Path | None, typer.Option(help="An attack pack instead of --data: needs no PyTorch.")] = None,
     eps: Annotated[str | None, typer.Option(help="With --data: budgets in pixels of [0, 1], e.g. 1/255,8/255.")] = None,
     backend: Annotated[str, typer.Option(help="Comma-separated backends, or all: torch, onnxruntime.")] = "onnxruntime",
     precision: Annotated[str, typer.Option(help="Comma-separated variants, or all that the bundle carries.")] = ALL,
     attacks: AttackNames = ALL,
-    uint8: Annotated[bool, typer.Option("--uint8", help="With --data: round adversarial images to 8 bits, as a pack does.")] = False,
+    uint8: Annotated[
+        bool, typer.Option("--uint8", help="With --data: round adversarial images to 8 bits, as a pack does.")
+    ] = False,
     limit: Limit = None,
     target: Target = None,
     provider: Provider = "cpu",
@@ -124,8 +132,19 @@ def evaluate(
     ensure_writable(out.parent)
     with ExitStack() as stack:
         if pack is not None:
-            if eps is not None or attacks != ALL or target is not None or limit is not None or uint8:
-                raise InputError("--eps, --attacks, --target, --limit and --uint8 were settled with the pack: leave them out")
+            settled = (eps, target, limit, data_root)
+            if (
+                any(v is not None for v in settled)
+                or attacks != ALL
+                or uint8
+                or workers
+                or allow_unreadable
+                or download
+            ):
+                raise InputError(
+                    "--eps, --attacks, --target, --limit, --uint8, --workers, --allow-unreadable, --download and --data-root "
+                    "were settled with the pack: leave them out"
+                )
             source = _from_pack(pack, opened)
         else:
             if eps is None or data is None:
@@ -177,7 +196,12 @@ def crafted(bundle: Bundle, plan: Plan, *, uint8: bool = False, workers: int = 0
 
 
 def score(
-    source: Source, bundle: Bundle, backends: list[Backend], *, skipped: list[dict[str, str]] | None = None, examples: int = 6
+    source: Source,
+    bundle: Bundle,
+    backends: list[Backend],
+    *,
+    skipped: list[dict[str, str]] | None = None,
+    examples: int = 6,
 ) -> Results:
     """Run the evaluation loop under a progress bar."""
     with image_bar("scoring") as progress:
@@ -212,7 +236,12 @@ def make_plan(
 
 def print_results(results: Results) -> None:
     """The table on the terminal: the worst case last and boldest, the verdict under it."""
-    table = Table(title=Text(f"{results.bundle['title']} on {results.data['name']}, {results.data['n']} images"), title_justify="left")
+    table = Table(
+        title=Text(
+            f"{results.bundle['title']} on {results.data['name']} ({results.data['split']}), {results.data['n']} images"
+        ),
+        title_justify="left",
+    )
     for heading in ("artefact", "threat", "eps"):
         table.add_column(heading, no_wrap=True)
     attacks = list(dict.fromkeys(row.attack for row in results.rows if row.attack not in (CLEAN, WORST_CASE)))
@@ -223,7 +252,11 @@ def print_results(results: Results) -> None:
         for worst in (row for row in rows if row.attack == WORST_CASE):
             at_eps = {row.attack: row for row in rows if row.eps == worst.eps}
             low, high = worst.top1_ci95
-            cells = [f"{clean.top1:.1%}", *(_cell(at_eps.get(name)) for name in attacks), f"{worst.top1:.1%} [{low:.1%}, {high:.1%}]"]
+            cells = [
+                f"{clean.top1:.1%}",
+                *(_cell(at_eps.get(name)) for name in attacks),
+                f"{worst.top1:.1%} [{low:.1%}, {high:.1%}]",
+            ]
             table.add_row(*(Text(c) for c in (f"{backend} {variant}", worst.threat or "", worst.eps, *cells)))
     console = Console()
     console.width = max(console.width, 140)

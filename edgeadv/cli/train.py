@@ -27,19 +27,29 @@ MASKING_NOTE = (
     "Read the worst case and the masking verdict of `edgeadv evaluate`, not the FGSM column (docs/robustness.md)."
 )
 
-Data = Annotated[str, typer.Option("--data", help="mnist5k, mnist, fashion-mnist, cifar10, cifar100, imagenette, or a folder.")]
+Data = Annotated[
+    str, typer.Option("--data", help="mnist5k, mnist, fashion-mnist, cifar10, cifar100, imagenette, or a folder.")
+]
 Arch = Annotated[str, typer.Option("--arch", help="A torchvision or timm classifier, e.g. regnet_y_400mf.")]
 Out = Annotated[Path, typer.Option("--out", help="The run's folder.")]
 Epochs = Annotated[int, typer.Option("--epochs", help="Passes over the training images, of each training.")]
 BatchSize = Annotated[int, typer.Option("--batch-size")]
-Rate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate; by default 0.02, or 0.01 without BatchNorm.")]
+Rate = Annotated[
+    float | None, typer.Option("--lr", help="Peak learning rate; by default 0.02, or 0.01 without BatchNorm.")
+]
 Decay = Annotated[float, typer.Option("--weight-decay")]
 Seed = Annotated[int, typer.Option("--seed")]
 Augment = Annotated[str, typer.Option("--augment", help="none or crop-flip.")]
 Limit = Annotated[int | None, typer.Option("--limit", help="Train on at most this many images, as many of each class.")]
 Workers = Annotated[int, typer.Option("--workers", help="Processes that decode images.")]
-Upsample = Annotated[int, typer.Option("--upsample", help="Whole factor by which the model enlarges its input (AlexNet needs 63 pixels).")]
-Prep = Annotated[str | None, typer.Option("--preprocess", help="Written resize=256,crop=224,interp=bicubic; by default the data's own.")]
+Upsample = Annotated[
+    int,
+    typer.Option("--upsample", help="Whole factor by which the model enlarges its input (AlexNet needs 63 pixels)."),
+]
+Prep = Annotated[
+    str | None,
+    typer.Option("--preprocess", help="Written resize=256,crop=224,interp=bicubic; by default the data's own."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue what an interrupted run left in --out.")]
 Download = Annotated[bool, typer.Option("--download", help="Let torchvision download the data.")]
 Root = Annotated[Path | None, typer.Option("--data-root", help="Where torchvision keeps its data.")]
@@ -84,9 +94,13 @@ def distill(
     arch: Arch,
     out: Out,
     recipe: Annotated[str, typer.Option(help="papernot, or soft-label.")] = "papernot",
-    temperature: Annotated[float, typer.Option("--temperature", "-T", help="Softmax temperature of the training.")] = 40.0,
-    alpha: Annotated[float, typer.Option(help="soft-label: weight of the soft labels.")] = 0.9,
-    teacher_arch: Annotated[str | None, typer.Option(help="soft-label: the teacher's architecture; by default the student's.")] = None,
+    temperature: Annotated[
+        float, typer.Option("--temperature", "-T", help="Softmax temperature of the training.")
+    ] = 40.0,
+    alpha: Annotated[float | None, typer.Option(help="soft-label: weight of the soft labels, by default 0.9.")] = None,
+    teacher_arch: Annotated[
+        str | None, typer.Option(help="soft-label: the teacher's architecture; by default the student's.")
+    ] = None,
     teacher: Annotated[Path | None, typer.Option(help="A finished run to use as the teacher.")] = None,
     epochs: Epochs = 8,
     batch_size: BatchSize = 64,
@@ -111,12 +125,16 @@ def distill(
     from edgeadv import distill as runs
     from edgeadv.runs import Run
 
+    if recipe == "papernot" and alpha is not None:
+        raise InputError("papernot has no --alpha: its student never sees the hard labels; use --recipe soft-label")
+    if teacher is not None and teacher_arch is not None:
+        raise InputError("--teacher is a run and brings its architecture: leave --teacher-arch out")
     settings = _settings(epochs, batch_size, lr, weight_decay, seed, augment, limit, workers)
     with progress_bar() as report:
         task = _task(data, data_root, download, preprocess, settings, resume, report)
         run = runs.distill(
             task, task.architecture(arch, upsample=upsample), out, recipe=recipe,  # type: ignore[arg-type]
-            temperature=temperature, alpha=alpha, teacher=None if teacher is None else Run.open(teacher),
+            temperature=temperature, alpha=0.9 if alpha is None else alpha, teacher=None if teacher is None else Run.open(teacher),
             teacher_architecture=None if teacher_arch is None else task.architecture(teacher_arch, upsample=upsample),
         )  # fmt: skip
     _say(run)
@@ -124,7 +142,14 @@ def distill(
 
 
 def _settings(
-    epochs: int, batch_size: int, lr: float | None, weight_decay: float, seed: int, augment: str, limit: int | None, workers: int
+    epochs: int,
+    batch_size: int,
+    lr: float | None,
+    weight_decay: float,
+    seed: int,
+    augment: str,
+    limit: int | None,
+    workers: int,
 ) -> dict[str, Any]:
     return {
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "seed": seed,
@@ -133,7 +158,13 @@ def _settings(
 
 
 def _task(
-    data: str, root: Path | None, download: bool, preprocess: str | None, settings: dict[str, Any], resume: bool, report: Report
+    data: str,
+    root: Path | None,
+    download: bool,
+    preprocess: str | None,
+    settings: dict[str, Any],
+    resume: bool,
+    report: Report,
 ) -> Task:
     from edgeadv.data import DEFAULT_ROOT, open_data
     from edgeadv.distill import Task
@@ -155,7 +186,12 @@ def progress_bar() -> Iterator[Report]:
     if not console.is_terminal:
         yield _print_epoch
         return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+    )
     with RichProgress(*columns, console=console) as bar:
         tasks: dict[str, Any] = {}
 

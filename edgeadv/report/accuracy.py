@@ -239,7 +239,7 @@ def _headline(groups: Sequence[Group], verdict: str) -> Headline:
         clean=group.clean,
         worst=worst,
         steps=tuple(line.rows[name] for name in names),
-        upper_bound=verdict != "PASS" and worst.correct_top1 > 0,
+        upper_bound=(verdict != "PASS" or worst.threat != "white-box") and worst.correct_top1 > 0,
         gap=_gap(line.rows.get(FGSM), worst, verdict),
         others=tuple((other.artefact, other.clean, other.worst(worst.eps)) for other in groups if other is not group),
     )

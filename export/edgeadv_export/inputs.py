@@ -48,7 +48,7 @@ def read_classes(path: Path) -> Classes:
 
 
 def folder_frames(folder: Path, *, limit: int = FRAMES) -> list[NDArray[np.uint8]]:
-    """The first ``limit`` image files below ``folder``, sorted by path, as uint8 RGB arrays.
+    """At most ``limit`` image files below ``folder``, spread evenly over the paths in order, as uint8 RGB arrays.
 
     Raises:
         InputError: there are none.
@@ -58,7 +58,9 @@ def folder_frames(folder: Path, *, limit: int = FRAMES) -> list[NDArray[np.uint8
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in extensions and f.is_file())
     if not files:
         raise InputError(f"{folder} holds no images: --golden takes a folder of real ones, such as the model will see")
-    return [np.asarray(decode(file)) for file in files[:limit]]
+    # spread, for the first ones of class folders would all be of one class
+    spread = [files[i * len(files) // limit] for i in range(limit)] if len(files) > limit else files
+    return [np.asarray(decode(file)) for file in spread]
 
 
 def data_frames(data: ImageSet, *, limit: int = FRAMES) -> list[NDArray[np.uint8]]:

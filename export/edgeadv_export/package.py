@@ -14,10 +14,19 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from edgeadv.models import PixelModel, save_weights
+from edgeadv.models import PixelModel, check_input_size, save_weights
 from edgeadv_runtime._version import __version__
 from edgeadv_runtime.backends import OnnxRuntimeBackend
-from edgeadv_runtime.bundle import MANIFEST, SCHEMA_VERSION, VARIANTS, Bundle, Classes, Golden, bundle_id, check_replaceable
+from edgeadv_runtime.bundle import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    VARIANTS,
+    Bundle,
+    Classes,
+    Golden,
+    bundle_id,
+    check_replaceable,
+)
 from edgeadv_runtime.errors import ExportError, InputError
 from edgeadv_runtime.files import atomic_folder, canonical_json, sha256_file, write_json
 from edgeadv_runtime.preprocess import Preprocess, to_tensor
@@ -71,6 +80,7 @@ def export_bundle(
     pixels = _preprocessed(frames, preprocess)
     # a copy, because tracing and moving to the CPU must not be seen by the caller, even after an error
     reference = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval().requires_grad_(False)
+    check_input_size(reference, preprocess.crop)
     with atomic_folder(out, overwrite=overwrite) as folder:
         writer = _Writer(folder, reference, classes, preprocess, pixels, progress or (lambda _: None))
         writer.write(variants, title=title, provenance=dict(provenance), golden=list(frames[:golden]))

@@ -173,7 +173,9 @@ def infos(attacks: Iterable[Attack], *, uint8: bool) -> list[AttackInfo]:
     for attack in attacks:
         for eps in attack.eps:
             if uint8 and eps.grey_levels < 1:
-                raise InputError(f"eps {eps.text} is less than one grey level: 8-bit images cannot hold it; use float32 or a larger eps")
+                raise InputError(
+                    f"eps {eps.text} is less than one grey level: 8-bit images cannot hold it; use float32 or a larger eps"
+                )
             params = AttackParams.from_json({**attack.params(eps).to_json(), "uint8": uint8})
             info = AttackInfo(attack.name, eps, params, attack.gradients, attack.gradients_sha256)
             if info.key in found:
@@ -182,7 +184,9 @@ def infos(attacks: Iterable[Attack], *, uint8: bool) -> list[AttackInfo]:
     return list(found.values())
 
 
-def craft(batches: Iterable[CleanBatch], attacks: Sequence[Attack], reference: Backend, *, uint8: bool) -> Iterator[CraftedBatch]:
+def craft(
+    batches: Iterable[CleanBatch], attacks: Sequence[Attack], reference: Backend, *, uint8: bool
+) -> Iterator[CraftedBatch]:
     """Attack each batch once, for every artefact that will be scored on it.
 
     Args:
@@ -205,7 +209,7 @@ def craft(batches: Iterable[CleanBatch], attacks: Sequence[Attack], reference: B
         for attack in attacks:
             for eps, crafted in zip(attack.eps, attack.craft(x, batch.labels), strict=True):
                 key = (attack.name, eps.text)
-                _check_crafted(crafted.x, x, attack.name, eps)
+                check_crafted(crafted.x, x, attack.name, eps)
                 adversarial[key] = to_tensor(round_to_uint8(crafted.x, batch.pixels, eps)) if uint8 else crafted.x
                 reference_labels[key] = _label(reference, adversarial[key])
                 if crafted.zero_gradient is not None:
@@ -244,9 +248,16 @@ def _label(backend: Backend, x: NDArray[np.float32]) -> NDArray[np.int64]:
     return labels
 
 
-def _check_crafted(x_adv: NDArray[np.float32], x: NDArray[np.float32], name: str, eps: Eps) -> None:
+def check_crafted(x_adv: NDArray[np.float32], x: NDArray[np.float32], name: str, eps: Eps) -> None:
+    """Hold an attack to its contract: shape, dtype, range, and no pixel moved by more than eps.
+
+    Raises:
+        InputError: it is broken.
+    """
     if x_adv.shape != x.shape or x_adv.dtype != np.float32:
         raise InputError(f"attack {name} returned {x_adv.dtype} {x_adv.shape} for float32 {x.shape}")
+    if not len(x):
+        return
     if not np.isfinite(x_adv).all():
         raise InputError(f"attack {name} returned values that are not finite")
     if x_adv.min() < 0 or x_adv.max() > 1:

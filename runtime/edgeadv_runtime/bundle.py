@@ -161,7 +161,9 @@ class Bundle:
         folder = Path(path)
         manifest = read_json(folder / MANIFEST, what="bundle manifest")
         if expected_sha256 is not None and sha256_file(folder / MANIFEST) != expected_sha256.lower():
-            raise IntegrityError(f"{folder / MANIFEST} is not the manifest you expect: its SHA-256 differs from the one given")
+            raise IntegrityError(
+                f"{folder / MANIFEST} is not the manifest you expect: its SHA-256 differs from the one given"
+            )
         if manifest.get("kind") != "bundle" or manifest.get("schema_version") != SCHEMA_VERSION:
             raise SchemaError(
                 f"{folder} is a {manifest.get('kind')!r} of schema version {manifest.get('schema_version')!r}; this edgeadv "
@@ -174,7 +176,9 @@ class Bundle:
     def _check(self) -> None:
         try:
             if self.manifest["bundle_id"] != bundle_id(self.manifest):
-                raise IntegrityError(f"{self.path / MANIFEST} was changed after export: its bundle_id does not fit; copy it again")
+                raise IntegrityError(
+                    f"{self.path / MANIFEST} was changed after export: its bundle_id does not fit; copy it again"
+                )
             files = self.files
             left_out = set(self.manifest["left_out"])
             _ = self.preprocess, self.classes
@@ -182,10 +186,20 @@ class Bundle:
             _ = [self.manifest[key] for key in _KEYS], self.manifest["weights"]["bytes"]
             _ = [entry[key] for kind, keys in _ENTRY_KEYS.items() for entry in entries[kind] for key in keys]
         except (KeyError, TypeError, AttributeError, ValueError, InputError) as error:
-            raise BundleError(f"{self.path / MANIFEST} is damaged ({error!r}); export or copy the bundle again") from error
+            raise BundleError(
+                f"{self.path / MANIFEST} is damaged ({error!r}); export or copy the bundle again"
+            ) from error
         for name, digest in files.items():
-            if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name or name != Path(name).name:
-                raise BundleError(f"{self.path / MANIFEST} names {name!r}, a path outside the bundle; do not use this bundle")
+            if (
+                not isinstance(name, str)
+                or name in ("", ".", "..")
+                or "/" in name
+                or "\\" in name
+                or name != Path(name).name
+            ):
+                raise BundleError(
+                    f"{self.path / MANIFEST} names {name!r}, a path outside the bundle; do not use this bundle"
+                )
             file = self.path / name
             if name in left_out:
                 continue
@@ -194,8 +208,12 @@ class Bundle:
             if sha256_file(file) != digest:
                 raise IntegrityError(f"{file} is damaged: its SHA-256 is not the manifest's; copy the bundle again")
         # the id does not cover left_out: it must not hide a file that is read all the same
-        if not isinstance(self.manifest["left_out"], list) or not left_out <= set(files) - {self.manifest["golden"]["file"]}:
-            raise BundleError(f"{self.path / MANIFEST} is damaged: left_out is not a list of files to leave out; copy the bundle again")
+        if not isinstance(self.manifest["left_out"], list) or not left_out <= set(files) - {
+            self.manifest["golden"]["file"]
+        }:
+            raise BundleError(
+                f"{self.path / MANIFEST} is damaged: left_out is not a list of files to leave out; copy the bundle again"
+            )
 
     @property
     def id(self) -> str:
@@ -257,7 +275,9 @@ class Bundle:
         """
         entry = self.manifest["weights"]
         if entry["file"] in self.manifest["left_out"]:
-            raise InputError(f"{self.path} is a slim bundle without weights: gradients need the full one, or use an attack pack")
+            raise InputError(
+                f"{self.path} is a slim bundle without weights: gradients need the full one, or use an attack pack"
+            )
         return self.path / str(entry["file"])
 
     def golden(self) -> Golden:

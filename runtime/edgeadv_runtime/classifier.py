@@ -77,7 +77,9 @@ class Classifier:
             variant = bundle.variants[0]
         return cls(bundle, OnnxRuntimeBackend(bundle, variant=variant, provider=provider, threads=threads))
 
-    def classify(self, frame: Image.Image | NDArray[np.uint8], *, color_order: ColorOrder | None = None, top: int = 5) -> list[Label]:
+    def classify(
+        self, frame: Image.Image | NDArray[np.uint8], *, color_order: ColorOrder | None = None, top: int = 5
+    ) -> list[Label]:
         """Classify one frame.
 
         Args:
@@ -107,5 +109,7 @@ class Classifier:
     def __enter__(self) -> Classifier:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

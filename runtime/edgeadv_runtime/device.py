@@ -184,6 +184,12 @@ def parse_nvpmodel(text: str) -> dict[str, Any]:
     return {"power_mode": match[1]} | ({"power_mode_id": int(match[2])} if match[2] else {})
 
 
+def gpu_name() -> str:
+    """Name of the first NVIDIA GPU as ``nvidia-smi`` gives it, ``"CUDA device 0"`` where that is not there (a Jetson)."""
+    gpus = conditions().get("gpus") or [{}]
+    return str(gpus[0].get("name", "CUDA device 0"))
+
+
 def parse_nvidia_smi(text: str) -> list[dict[str, Any]]:
     """Read the answer of ``nvidia-smi --query-gpu=... --format=csv,noheader,nounits``: one object for each GPU.
 

@@ -37,7 +37,14 @@ class ExamplePicker:
             if self._info is not None and info.eps == self._info.eps:
                 self._info = info
 
-    def look(self, batch: CraftedBatch, clean: NDArray[np.float32], logits: Mapping[Key, NDArray[np.float32]], *, artefact: str) -> None:
+    def look(
+        self,
+        batch: CraftedBatch,
+        clean: NDArray[np.float32],
+        logits: Mapping[Key, NDArray[np.float32]],
+        *,
+        artefact: str,
+    ) -> None:
         """Take what is still wanted from a scored batch."""
         if self._info is None:
             return
@@ -50,7 +57,13 @@ class ExamplePicker:
             self.examples.append(self._example(batch, i, clean[i], before[i], after[i], artefact))
 
     def _example(
-        self, batch: CraftedBatch, i: int, clean: NDArray[np.float32], before: NDArray[np.float32], after: NDArray[np.float32], artefact: str
+        self,
+        batch: CraftedBatch,
+        i: int,
+        clean: NDArray[np.float32],
+        before: NDArray[np.float32],
+        after: NDArray[np.float32],
+        artefact: str,
     ) -> dict[str, Any]:
         assert self._info is not None
         adversarial = batch.adversarial[self._info.key][i]

@@ -23,11 +23,21 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of the file at ``path``, read in chunks."""
+    """Hex SHA-256 of the file at ``path``, read in chunks.
+
+    Raises:
+        FileNotFoundError: there is none.
+        BundleError: it cannot be read.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
+    try:
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}): check its permissions and its disk") from error
     return digest.hexdigest()
 
 

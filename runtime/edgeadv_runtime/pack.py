@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .attack import CLEAN_KEY, AttackInfo, CleanBatch, CraftedBatch, Key
+from .attack import CLEAN_KEY, AttackInfo, CleanBatch, CraftedBatch, Key, check_crafted
 from .bundle import Bundle
 from .eps import Eps
 from .errors import BundleError, InputError, IntegrityError, SchemaError
@@ -42,11 +42,17 @@ def info_to_json(info: AttackInfo) -> dict[str, Any]:
 def info_from_json(value: dict[str, Any]) -> AttackInfo:
     """Read what :func:`info_to_json` wrote."""
     return AttackInfo(
-        value["name"], Eps(**value["eps"]), AttackParams.from_json(value["params"]), value["gradients"], value["gradients_sha256"]
+        value["name"],
+        Eps(**value["eps"]),
+        AttackParams.from_json(value["params"]),
+        value["gradients"],
+        value["gradients_sha256"],
     )
 
 
-def save_shard(path: Path, batch: CraftedBatch, infos: list[AttackInfo], unreadable: tuple[str, ...], *, uint8: bool) -> None:
+def save_shard(
+    path: Path, batch: CraftedBatch, infos: list[AttackInfo], unreadable: tuple[str, ...], *, uint8: bool
+) -> None:
     """Write one shard; adversarial images as uint8 NHWC, which must lose nothing, or as float32 NCHW."""
     arrays: dict[str, NDArray[Any]] = {
         "index": batch.clean.index, "labels": batch.clean.labels, "pixels": batch.clean.pixels,
@@ -54,12 +60,31 @@ def save_shard(path: Path, batch: CraftedBatch, infos: list[AttackInfo], unreada
     }  # fmt: skip
     for k, info in enumerate(infos):
         x_adv = batch.adversarial[info.key]
-        arrays[f"x_adv_{k}"] = np.rint(x_adv.transpose(0, 2, 3, 1) * np.float32(255)).astype(np.uint8) if uint8 else x_adv
+        arrays[f"x_adv_{k}"] = (
+            np.rint(x_adv.transpose(0, 2, 3, 1) * np.float32(255)).astype(np.uint8) if uint8 else x_adv
+        )
         arrays[f"reference_{k}"] = batch.reference[info.key]
         if info.key in batch.zero_gradient:
             arrays[f"zero_gradient_{k}"] = batch.zero_gradient[info.key]
     with path.open("wb") as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+
+class _Pixels(Mapping[Key, NDArray[np.float32]]):
+    """Adversarial images as they are stored, made float32 one key at a time: a device has not the memory for all."""
+
+    def __init__(self, stored: dict[Key, NDArray[Any]]) -> None:
+        self._stored = stored
+
+    def __getitem__(self, key: Key) -> NDArray[np.float32]:
+        x_adv = self._stored[key]
+        return to_tensor(x_adv) if x_adv.dtype == np.uint8 else x_adv
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
 
 
 def load_shard(path: Path, infos: list[AttackInfo]) -> tuple[CraftedBatch, tuple[str, ...]]:
@@ -71,16 +96,15 @@ def load_shard(path: Path, infos: list[AttackInfo]) -> tuple[CraftedBatch, tuple
     try:
         with np.load(path, allow_pickle=False) as arrays:
             clean = CleanBatch(arrays["index"], arrays["pixels"], arrays["labels"])
-            adversarial: dict[Key, NDArray[np.float32]] = {}
+            stored: dict[Key, NDArray[Any]] = {}
             reference = {CLEAN_KEY: arrays["reference_clean"]}
             zero: dict[Key, NDArray[np.bool_]] = {}
             for k, info in enumerate(infos):
-                x_adv = arrays[f"x_adv_{k}"]
-                adversarial[info.key] = to_tensor(x_adv) if x_adv.dtype == np.uint8 else x_adv
+                stored[info.key] = arrays[f"x_adv_{k}"]
                 reference[info.key] = arrays[f"reference_{k}"]
                 if f"zero_gradient_{k}" in arrays.files:
                     zero[info.key] = arrays[f"zero_gradient_{k}"]
-            return CraftedBatch(clean, adversarial, reference, zero), tuple(arrays["unreadable"].tolist())
+            return CraftedBatch(clean, _Pixels(stored), reference, zero), tuple(arrays["unreadable"].tolist())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{path} is not a shard of an attack pack ({error}); make or copy the pack again") from error
 
@@ -123,7 +147,9 @@ class AttackPack:
                 ("class_ids", list(bundle.classes.ids)),
             ):
                 if manifest[key] != ours:
-                    raise InputError(f"{folder} was made for another model ({key} differs from {bundle.path}); make a pack from this bundle")
+                    raise InputError(
+                        f"{folder} was made for another model ({key} differs from {bundle.path}); make a pack from this bundle"
+                    )
             infos = [info_from_json(value) for value in manifest["attacks"]]
             data = DataInfo(**manifest["data"])
             for shard in manifest["shards"]:
@@ -148,5 +174,23 @@ class AttackPack:
             if not file.is_file() or sha256_file(file) != shard["sha256"]:
                 raise IntegrityError(f"{file} is missing or damaged; copy the pack again")
             batch, messages = load_shard(file, self.infos)
+            self._check(batch, file)
             unreadable += messages
             yield batch
+
+    def _check(self, batch: CraftedBatch, file: Path) -> None:
+        """Refuse a shard whose arrays do not fit together, or whose images are not within their eps."""
+        clean = batch.clean
+        n, side, classes = len(clean.labels), self.manifest["preprocess"]["crop"], len(self.manifest["class_ids"])
+        labels = [clean.labels, *batch.reference.values()]
+        flags = [clean.index, *labels, *batch.zero_gradient.values()]
+        fits = clean.pixels.shape == (n, side, side, 3) and clean.pixels.dtype == np.uint8
+        fits = fits and all(array.shape == (n,) for array in flags)
+        if not fits or any(n and not (array.min() >= 0 and array.max() < classes) for array in labels):
+            raise BundleError(f"{file} does not fit its pack: shapes or labels are wrong; make the pack again")
+        x = to_tensor(clean.pixels)
+        for info in self.infos:
+            try:
+                check_crafted(batch.adversarial[info.key], x, info.name, info.eps)
+            except InputError as error:
+                raise BundleError(f"{file} does not hold what its pack says: {error}; make the pack again") from error

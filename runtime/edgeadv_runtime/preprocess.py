@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from .errors import BundleError, DataError, InputError
 
@@ -39,7 +39,7 @@ def decode(path: Path) -> Image.Image:
             return image.convert("RGB")
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # each of Pillow's decoders has errors of its own
         raise DataError(f"{path} is not a readable image ({error})") from error
 
 
@@ -54,7 +54,9 @@ def as_image(frame: Image.Image | NDArray[np.uint8], *, color_order: ColorOrder 
     if not isinstance(frame, np.ndarray):
         raise InputError(f"a frame is a Pillow image or a uint8 HWC array, not {type(frame).__name__}")
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-        raise InputError(f"a frame array is uint8 of shape (height, width, 3), not {frame.dtype} of shape {frame.shape}")
+        raise InputError(
+            f"a frame array is uint8 of shape (height, width, 3), not {frame.dtype} of shape {frame.shape}"
+        )
     if color_order not in get_args(ColorOrder):
         raise InputError("state the colour order of a frame array: color_order='rgb' or 'bgr' (OpenCV gives bgr)")
     pixels = frame if color_order == "rgb" else frame[..., ::-1]
@@ -106,7 +108,9 @@ class Preprocess:
         for part in text.split(","):
             key, _, value = part.strip().partition("=")
             if key not in ("resize", "crop", "interp") or not value or key in parts:
-                raise InputError(f"--preprocess is written resize=256,crop=224,interp=bicubic; {part.strip()!r} is not a part")
+                raise InputError(
+                    f"--preprocess is written resize=256,crop=224,interp=bicubic; {part.strip()!r} is not a part"
+                )
             parts[key] = value.strip()
         if "crop" not in parts:
             raise InputError("--preprocess needs crop=PIXELS, the side of the model's input")
@@ -131,7 +135,11 @@ class Preprocess:
     def to_json(self) -> dict[str, Any]:
         """Every parameter, the constant ones too, so that another implementation can check that it agrees."""
         return {
-            **asdict(self), "resize_mode": "shorter_side", "antialias": True, "color_order": "rgb", "range": [0.0, 1.0]
+            **asdict(self),
+            "resize_mode": "shorter_side",
+            "antialias": True,
+            "color_order": "rgb",
+            "range": [0.0, 1.0],
         }
 
     @property
@@ -139,7 +147,9 @@ class Preprocess:
         """Channels, height and width of the model's input."""
         return (3, self.crop, self.crop)
 
-    def __call__(self, frame: Image.Image | NDArray[np.uint8], *, color_order: ColorOrder | None = None) -> NDArray[np.uint8]:
+    def __call__(
+        self, frame: Image.Image | NDArray[np.uint8], *, color_order: ColorOrder | None = None
+    ) -> NDArray[np.uint8]:
         """Preprocess one frame.
 
         Args:
@@ -157,7 +167,9 @@ class Preprocess:
             image = self._resized(image, self.resize)
         width, height = image.size
         if width < self.crop or height < self.crop:
-            raise InputError(f"a frame of {width}x{height} is smaller than the crop {self.crop}; preprocess with resize=")
+            raise InputError(
+                f"a frame of {width}x{height} is smaller than the crop {self.crop}; preprocess with resize="
+            )
         # torchvision rounds half to even here, and so does Python's round
         left, top = round((width - self.crop) / 2.0), round((height - self.crop) / 2.0)
         return np.asarray(image.crop((left, top, left + self.crop, top + self.crop)))

@@ -194,7 +194,9 @@ class Results:
                 path=path,
             )  # fmt: skip
         except (KeyError, TypeError) as error:
-            raise SchemaError(f"{path or 'this value'} is not a complete results file ({error!r}); measure again") from error
+            raise SchemaError(
+                f"{path or 'this value'} is not a complete results file ({error!r}); measure again"
+            ) from error
 
 
 def read_measurement(path: Path, *, kind: Literal["results", "bench"] | None = None) -> dict[str, Any]:

@@ -135,7 +135,19 @@ def evaluate(desk: Desk, *more: object, out: str = "out.json") -> Arguments:
 
 
 def attack(desk: Desk, *more: object, out: str = "out.pack") -> Arguments:
-    return ["attack", desk.bundle(), "--data", desk.photos(), "--eps", "8/255", "--attacks", "fgsm", "--out", out, *more]
+    return [
+        "attack",
+        desk.bundle(),
+        "--data",
+        desk.photos(),
+        "--eps",
+        "8/255",
+        "--attacks",
+        "fgsm",
+        "--out",
+        out,
+        *more,
+    ]
 
 
 def score(desk: Desk, *more: object) -> Arguments:
@@ -143,7 +155,20 @@ def score(desk: Desk, *more: object) -> Arguments:
 
 
 def train(desk: Desk, *more: object, out: str = "out") -> Arguments:
-    return ["train", "--data", desk.split(), "--arch", "timm/test_resnet", "--epochs", "1", "--batch-size", "16", "--out", out, *more]
+    return [
+        "train",
+        "--data",
+        desk.split(),
+        "--arch",
+        "timm/test_resnet",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "16",
+        "--out",
+        out,
+        *more,
+    ]
 
 
 def distill(desk: Desk, *more: object, out: str = "out") -> Arguments:
@@ -979,7 +1004,15 @@ under_a_file("demo", lambda desk: ["demo"])
 
 
 @pytest.fixture
-def desk(tmp_path: Path, tiny_bundle: Bundle, photos: Path, pack: Path, run: Path, split: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def desk(
+    tmp_path: Path,
+    tiny_bundle: Bundle,
+    photos: Path,
+    pack: Path,
+    run: Path,
+    split: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Desk:
     monkeypatch.chdir(tmp_path)
     return Desk(tmp_path, tiny_bundle.path, photos, pack, run, split)
 

@@ -33,7 +33,17 @@ ATTACKS = ("fgsm", "fgsm-rescaled", "fgsm-rs", "pgd-margin")
 def counts(results: Results) -> list[tuple[Any, ...]]:
     """Everything that two runs on the same images must agree on."""
     return [
-        (row.backend, row.variant, row.attack, row.eps, row.threat, row.n, row.correct_top1, row.correct_top5, row.zero_gradient_share)
+        (
+            row.backend,
+            row.variant,
+            row.attack,
+            row.eps,
+            row.threat,
+            row.n,
+            row.correct_top1,
+            row.correct_top5,
+            row.zero_gradient_share,
+        )
         for row in results.rows
     ]
 
@@ -75,7 +85,9 @@ def test_train_says_how_it_goes_on_standard_error_and_what_it_made_on_standard_o
     assert outcome.status == 0
     figure, path = outcome.out.splitlines()
     accuracy = Run.open("run").info["stages"][-1]["test_accuracy"]
-    assert figure.startswith(f"test_resnet, undefended: test accuracy {accuracy:.1%} [") and figure.endswith("of 16 images")
+    assert figure.startswith(f"test_resnet, undefended: test accuracy {accuracy:.1%} [") and figure.endswith(
+        "of 16 images"
+    )
     assert path == "run"
     first, second = outcome.err.splitlines()
     assert first.startswith("train epoch 1/2: loss ") and second.startswith("train epoch 2/2: loss ")
@@ -95,7 +107,9 @@ def test_the_same_training_again_gives_the_same_weights_and_resuming_it_changes_
 
 def test_train_starts_from_weights_of_another_run(cli, split, digits):
     frozen = ("--lr", "1e-30", "--weight-decay", "0")
-    outcome = cli("train", "--data", split, *SMALL, *frozen, "--weights", digits / "weights.safetensors", "--out", "run")
+    outcome = cli(
+        "train", "--data", split, *SMALL, *frozen, "--weights", digits / "weights.safetensors", "--out", "run"
+    )
     assert outcome.status == 0, outcome.err
     start = safetensors.torch.load_file(digits / "weights.safetensors")
     end = safetensors.torch.load_file("run/weights.safetensors")
@@ -119,7 +133,12 @@ def test_distill_trains_a_teacher_and_says_what_distillation_does_not_do(cli, sp
     assert teacher.info["weights_sha256"] != student.info["weights_sha256"]
     assert outcome.out.splitlines()[1] == "student"
     *epochs, note = outcome.err.splitlines()
-    assert [line.partition(":")[0] for line in epochs] == ["teacher epoch 1/2", "teacher epoch 2/2", "student epoch 1/2", "student epoch 2/2"]
+    assert [line.partition(":")[0] for line in epochs] == [
+        "teacher epoch 1/2",
+        "teacher epoch 2/2",
+        "student epoch 1/2",
+        "student epoch 2/2",
+    ]
     assert "hides gradients" in note
 
 
@@ -212,13 +231,18 @@ def test_ctrl_c_during_training_leaves_what_resume_finishes_bit_for_bit(cli, spl
     assert process.returncode == 130, err
     assert out == ""
     assert "Traceback" not in err
-    assert err.splitlines()[-1] == "edgeadv: interrupted; what was finished is kept, --resume continues it where a command has it"
+    assert (
+        err.splitlines()[-1]
+        == "edgeadv: interrupted; what was finished is kept, --resume continues it where a command has it"
+    )
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["state.pt"]
     done = len(torch.load(tmp_path / "run" / "state.pt", weights_only=True)["history"])
     assert 1 <= done < 30
     resumed = cli(*command, "run", "--resume")
     assert resumed.status == 0, resumed.err
-    assert [line.partition(":")[0] for line in resumed.err.splitlines()] == [f"train epoch {i}/30" for i in range(done + 1, 31)]
+    assert [line.partition(":")[0] for line in resumed.err.splitlines()] == [
+        f"train epoch {i}/30" for i in range(done + 1, 31)
+    ]
     assert len(Run.open("run").info["stages"][-1]["epochs"]) == 30
     assert cli(*command, "whole").status == 0
     assert sha256_file(Path("run/weights.safetensors")) == sha256_file(Path("whole/weights.safetensors"))
@@ -253,15 +277,29 @@ def test_export_verify_show_and_slim_agree_on_what_the_bundle_is(cli, bundle, di
     slim = cli("bundle", "slim", bundle, "--variant", "fp16", "--no-weights", "--out", "slim.edgeadv")
     assert (slim.status, slim.err) == (0, "")
     assert all(opened.id in text for text in (shown.out, slim.out))
-    assert sorted(file.name for file in Path("slim.edgeadv").iterdir()) == ["golden.npz", "manifest.json", "model.fp16.onnx"]
-    checked = cli("verify", "slim.edgeadv", "--expected-sha256", sha256_file(Path("slim.edgeadv/manifest.json")).upper())
+    assert sorted(file.name for file in Path("slim.edgeadv").iterdir()) == [
+        "golden.npz",
+        "manifest.json",
+        "model.fp16.onnx",
+    ]
+    checked = cli(
+        "verify", "slim.edgeadv", "--expected-sha256", sha256_file(Path("slim.edgeadv/manifest.json")).upper()
+    )
     assert checked.status == 0 and checked.out.count("ok;") == 1
 
 
 @pytest.mark.parametrize("stored", ["--uint8", "--float32"])
 def test_a_pack_and_the_run_that_crafts_its_attacks_give_the_same_counts(cli, tiny_bundle, photos, stored):
     attacked = cli(
-        "attack", tiny_bundle.path, "--data", photos, "--eps", "8/255,2/255", "--out", "p", *(["--float32"] if stored == "--float32" else [])
+        "attack",
+        tiny_bundle.path,
+        "--data",
+        photos,
+        "--eps",
+        "8/255,2/255",
+        "--out",
+        "p",
+        *(["--float32"] if stored == "--float32" else []),
     )
     assert (attacked.status, attacked.err) == (0, "")
     assert attacked.out.startswith("72 images, 8 attacks and budgets, ") and attacked.out.endswith(": p\n")
@@ -287,14 +325,20 @@ def test_evaluate_says_the_worst_case_and_the_verdict(cli, tiny_bundle, pack):
     outcome = cli("evaluate", tiny_bundle.path, "--pack", pack, "--backend", "torch,onnxruntime", "--out", "r.json")
     assert outcome.status == 0
     results = Results.load(Path("r.json"))
-    assert {(row.backend, row.variant) for row in results.rows} == {("torch", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "fp16")}
+    assert {(row.backend, row.variant) for row in results.rows} == {
+        ("torch", "fp32"),
+        ("onnxruntime", "fp32"),
+        ("onnxruntime", "fp16"),
+    }
     assert results.skipped == ({"backend": "torch", "variant": "fp16", "reason": "torch serves fp32 only"},)
     for row in results.rows:
         assert row.n == 72
         expected = None if row.attack == "clean" else "white-box" if row.backend == "torch" else "transfer"
         assert row.threat == expected
         if row.attack == "worst-case":
-            within = [r for r in results.select(backend=row.backend, variant=row.variant) if r.eps_value <= row.eps_value]
+            within = [
+                r for r in results.select(backend=row.backend, variant=row.variant) if r.eps_value <= row.eps_value
+            ]
             assert row.correct_top1 <= min(r.correct_top1 for r in within)
             low, high = row.top1_ci95
             assert f"{row.top1:.1%} [{low:.1%}, {high:.1%}]" in outcome.out
@@ -323,7 +367,7 @@ def test_unreadable_images_are_left_out_and_named_where_that_is_allowed(cli, tin
     broken.write_bytes(broken.read_bytes()[:60])
     options = ("--data", "photos", "--eps", "8/255", "--attacks", "fgsm")
     assert cli("attack", tiny_bundle.path, *options, "--allow-unreadable", "--out", "p").status == 0
-    scored = cli("evaluate", tiny_bundle.path, "--pack", "p", "--out", "pack.json", "--allow-unreadable")
+    scored = cli("evaluate", tiny_bundle.path, "--pack", "p", "--out", "pack.json")
     crafted = cli("evaluate", tiny_bundle.path, *options, "--uint8", "--allow-unreadable", "--out", "data.json")
     assert (scored.status, crafted.status) == (0, 0), scored.err + crafted.err
     from_pack, from_data = Results.load(Path("pack.json")), Results.load(Path("data.json"))
@@ -372,7 +416,9 @@ def test_bench_and_report(cli, tiny_bundle, pack):
     rows = Bench.load(Path("bench.json")).rows
     assert len(rows) == 2 * 3 * (2 + 1)
     assert {(row.variant, row.batch, row.mode) for row in rows} == {
-        (variant, batch, mode) for variant in ("fp32", "fp16") for batch, mode in ((1, "back-to-back"), (4, "back-to-back"), (1, "paced"))
+        (variant, batch, mode)
+        for variant in ("fp32", "fp16")
+        for batch, mode in ((1, "back-to-back"), (4, "back-to-back"), (1, "paced"))
     }
     assert all(0 < row.p50_ms <= row.p90_ms <= row.max_ms and row.p99_ms is None and row.n == 3 for row in rows)
     assert "paced 200 Hz" in benched.out and "written: bench.json" in benched.out

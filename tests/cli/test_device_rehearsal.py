@@ -106,7 +106,17 @@ def test_verify_passes_on_the_device(device, measured):
 
 def test_every_count_of_the_device_is_the_host_s(measured):
     on_host, on_device = measured
-    keys = ("attack", "eps", "n", "correct_top1", "correct_top5", "artifact_sha256", "threat", "params", "zero_gradient_share")
+    keys = (
+        "attack",
+        "eps",
+        "n",
+        "correct_top1",
+        "correct_top5",
+        "artifact_sha256",
+        "threat",
+        "params",
+        "zero_gradient_share",
+    )
 
     def rows(results: dict[str, Any]) -> list[tuple[Any, ...]]:
         return [tuple(row[key] for key in keys) for row in results["rows"] if row["variant"] == "fp16"]
@@ -139,8 +149,14 @@ def test_bench_measures_on_the_device(device, measured):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["evaluate", "model.edgeadv", "--data", "photos.pack", "--eps", "8/255", "--out", "x.json"], 'pip install "edgeadv[train]"'),
-        (["evaluate", "model.edgeadv", "--pack", "photos.pack", "--precision", "fp32", "--out", "x.json"], "no variant 'fp32'"),
+        (
+            ["evaluate", "model.edgeadv", "--data", "photos.pack", "--eps", "8/255", "--out", "x.json"],
+            'pip install "edgeadv[train]"',
+        ),
+        (
+            ["evaluate", "model.edgeadv", "--pack", "photos.pack", "--precision", "fp32", "--out", "x.json"],
+            "no variant 'fp32'",
+        ),
         (["verify", "model.edgeadv", "--backend", "torch"], 'pip install "edgeadv[train]"'),
         (["export", "x", "--out", "y"], 'pip install "edgeadv[export]"'),
         (["verify", "model.edgeadv", "--provider", "cuda"], "CUDAExecutionProvider"),

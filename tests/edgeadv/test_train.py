@@ -94,7 +94,7 @@ def timeless(run: Run) -> list[dict[str, Any]]:
     stages = json.loads(json.dumps(run.info["stages"]))
     for stage in stages:
         for epoch in stage["epochs"]:
-            del epoch["seconds"]
+            epoch.pop("duration_s")
     return stages
 
 

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 EPS = Eps.parse_list("0.05,0.1,0.2,0.3")
 OVERFIT_EPS = 0.3
-N = 300
+N = 400
 FACTOR = 1e5
 
 

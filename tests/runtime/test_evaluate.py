@@ -21,6 +21,7 @@ from edgeadv_runtime.errors import BackendError, DataError
 from edgeadv_runtime.evaluate import DataInfo, evaluate
 from edgeadv_runtime.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.results import AttackParams, Results, Row
+from edgeadv_runtime.verdict import FEWEST_IMAGES
 
 SMALL, LARGE = Eps.parse("2/255"), Eps.parse("20/255")
 WEIGHTS = "a" * 64
@@ -65,7 +66,7 @@ def pixels(answers: Sequence[int]) -> NDArray[np.uint8]:
 
 
 def info(name: str, eps: Eps, *, gradients_sha256: str | None = WEIGHTS) -> AttackInfo:
-    return AttackInfo(name, eps, AttackParams(norm="linf", uint8=False), "torch fp32", gradients_sha256)
+    return AttackInfo(name, eps, AttackParams(norm="linf", steps=20, uint8=False), "torch fp32", gradients_sha256)
 
 
 def batch(
@@ -317,14 +318,14 @@ def test_a_backend_that_fails_is_not_hidden() -> None:
 def test_the_verdict_comes_from_the_reference_not_from_the_scored_artefact() -> None:
     names = ("fgsm", "fgsm-rescaled", "fgsm-rs", "pgd-margin")
     listed = [info(name, SMALL) for name in names]
-    labels = [i % 10 for i in range(100)]
+    labels = [i % 10 for i in range(FEWEST_IMAGES)]
     other = [(i + 1) % 10 for i in labels]
     answers: dict[Key, Sequence[int]] = {i.key: labels for i in listed} | {("pgd-margin", SMALL.text): other}
     crafted = batch(labels, labels, answers)
     masked = score([crafted], listed, [Undecided()])
     assert masked.masking["verdict"] == "MASKED"
     (sentence,) = one(masked, "fgsm", SMALL.text).masking["evidence"]
-    assert "pgd-margin broke 100 of 100 images" in sentence
+    assert f"pgd-margin broke {FEWEST_IMAGES} of {FEWEST_IMAGES} images" in sentence
     blind = CraftedBatch(crafted.clean, crafted.adversarial, {key: np.array(labels) for key in crafted.reference}, {})
     results = score([blind], listed)
     assert results.masking["verdict"] == "PASS"

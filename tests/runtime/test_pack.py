@@ -179,6 +179,50 @@ def test_a_shard_that_is_no_archive(pack: Path, tiny_bundle: Bundle, content: by
         list(AttackPack.open(pack, bundle=tiny_bundle).batches([]))
 
 
+def rewrite(pack: Path, **edits: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+    """Change arrays of the first shard, and its hash with them."""
+    file = pack / "shard-00000.npz"
+    with np.load(file) as shard:
+        arrays = {name: shard[name] for name in shard.files}
+    for name, edit in edits.items():
+        arrays[name] = edit(arrays[name])
+    np.savez(file, **arrays)
+    change(pack, lambda m: m["shards"][0].update(sha256=sha256_file(file)))
+
+
+def test_a_shard_whose_images_left_their_eps_is_refused(pack: Path, tiny_bundle: Bundle) -> None:
+    """Whoever can write a pack could otherwise break any model, or none."""
+    rewrite(pack)
+    assert len(list(AttackPack.open(pack, bundle=tiny_bundle).batches([]))) == 2
+    rewrite(pack, x_adv_0=lambda x: np.where(x < 128, x + np.uint8(9), x - np.uint8(9)))
+    with pytest.raises(BundleError, match=r"shard-00000\.npz does not hold what its pack says: .*more than eps 8/255"):
+        list(AttackPack.open(pack, bundle=tiny_bundle).batches([]))
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("labels", lambda a: a + 10),
+        ("labels", lambda a: a - 100),
+        ("labels", lambda a: a[:-1]),
+        ("index", lambda a: a[:-1]),
+        ("reference_clean", lambda a: a[:-1]),
+        ("reference_0", lambda a: a + 10),
+        ("zero_gradient_0", lambda a: a[:-1]),
+        ("pixels", lambda a: a[:, :-1]),
+        ("pixels", lambda a: a.astype(np.float32)),
+        ("x_adv_0", lambda a: a[:-1]),
+        ("x_adv_0", lambda a: a.astype(np.float64)),
+    ],
+)
+def test_a_shard_whose_arrays_do_not_fit_together_is_refused(
+    pack: Path, tiny_bundle: Bundle, name: str, edit: Callable[[NDArray[Any]], NDArray[Any]]
+) -> None:
+    rewrite(pack, **{name: edit})
+    with pytest.raises(BundleError, match=r"shard-00000\.npz does not"):
+        list(AttackPack.open(pack, bundle=tiny_bundle).batches([]))
+
+
 @pytest.mark.parametrize("name", ["../shard-00000.npz", "/etc/passwd", "sub/shard-00000.npz", "./shard-00000.npz", ""])
 def test_a_path_outside_the_pack_is_refused(pack: Path, tiny_bundle: Bundle, name: str) -> None:
     change(pack, lambda m: m["shards"][1].update(file=name))

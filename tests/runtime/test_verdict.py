@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from math import sqrt
 from typing import Any
@@ -16,23 +17,28 @@ from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.results import AttackParams
 from edgeadv_runtime.verdict import (
     FEWEST_IMAGES,
+    FEWEST_STEPS,
     FGSM,
     FGSM_RANDOM_START,
     FGSM_RESCALED,
+    MARGIN_STRONGER,
     PGD_MARGIN,
     RULES,
     ZERO_GRADIENT,
     MaskingEvidence,
     Threshold,
+    margin_threshold,
 )
 
-N = 200
+N = FEWEST_IMAGES + 100
 ALL = (FGSM, FGSM_RESCALED, FGSM_RANDOM_START, PGD_MARGIN)
 E1, E2 = Eps.parse("4/255"), Eps.parse("8/255")
 
 
-def info(name: str, eps: Eps = E1, *, target: str | None = None) -> AttackInfo:
-    return AttackInfo(name, eps, AttackParams(target=target), "torch fp32", "a" * 64)
+def info(
+    name: str, eps: Eps = E1, *, target: str | None = None, steps: int = 20, weights: str | None = "a" * 64
+) -> AttackInfo:
+    return AttackInfo(name, eps, AttackParams(target=target, steps=steps), "torch fp32", weights)
 
 
 def batch(
@@ -59,9 +65,10 @@ def batch(
 
 def verdict(
     fooled: dict[str, Sequence[int]] | None = None, *, names: Sequence[str] = ALL, n: int = N, wrong: Sequence[int] = (),
-    zero: dict[str, Sequence[int]] | None = None, target: str | None = None,
+    zero: dict[str, Sequence[int]] | None = None, **changed: AttackInfo,
 ) -> dict[str, Any]:  # fmt: skip
-    infos = [info(name, target=target if name == FGSM else None) for name in names]
+    """The verdict at one budget; ``changed`` gives attacks run in another way, by their names with underscores."""
+    infos = [changed.get(name.replace("-", "_"), info(name)) for name in names]
     evidence = MaskingEvidence(infos)
     keyed = {(name, E1.text): indices for name, indices in (fooled or {}).items()}
     flags = {(name, E1.text): indices for name, indices in (zero or {}).items()}
@@ -93,15 +100,26 @@ def test_nothing_found_with_all_attacks_is_a_pass() -> None:
     }  # fmt: skip
 
 
+def wilson(k: int, n: int = N) -> float:
+    """The one-sided 95% bound of a share: the lower end of the two-sided 90% interval."""
+    return float(binomtest(k, n).proportion_ci(confidence_level=0.9, method="wilson").low)
+
+
+def bound_of(threshold: Threshold, finding: str) -> float:
+    return {"SUSPECT": threshold.suspect, "MASKED": threshold.masked}[finding]
+
+
+BELOW = {"SUSPECT": None, "MASKED": "SUSPECT"}
+
+
 @pytest.mark.parametrize("lost", [0, 9])
 @pytest.mark.parametrize("finding", ["SUSPECT", "MASKED"])
-@pytest.mark.parametrize("name", list(RULES))
-def test_a_paired_rule_fires_just_above_its_threshold(name: str, finding: str, lost: int) -> None:
+@pytest.mark.parametrize("name", [FGSM_RESCALED, FGSM_RANDOM_START])
+def test_a_one_step_rule_fires_just_above_its_threshold(name: str, finding: str, lost: int) -> None:
     rule, threshold = RULES[name]
-    bound = {"SUSPECT": threshold.suspect, "MASKED": threshold.masked}[finding]
-    gained = first_above(bound, lost=lost)
+    gained = first_above(bound_of(threshold, finding), lost=lost)
     spared = range(N - lost, N)
-    for count, expected in ((gained - 1, {"SUSPECT": None, "MASKED": "SUSPECT"}[finding]), (gained, finding)):
+    for count, expected in ((gained - 1, BELOW[finding]), (gained, finding)):
         result = verdict({FGSM: spared, name: range(count)})
         found = item(result, rule, name)
         assert (found["gained"], found["lost"], found["n"]) == (count, lost, N)
@@ -112,15 +130,48 @@ def test_a_paired_rule_fires_just_above_its_threshold(name: str, finding: str, l
 
 
 @pytest.mark.parametrize("finding", ["SUSPECT", "MASKED"])
+def test_the_margin_rule_fires_just_above_its_threshold_where_nothing_stands(finding: str) -> None:
+    left = first_above(bound_of(MARGIN_STRONGER, finding))
+    for count, expected in ((left - 1, BELOW[finding]), (left, finding)):
+        result = verdict({FGSM: range(N - count), PGD_MARGIN: range(N)})
+        found = item(result, "margin-pgd", PGD_MARGIN)
+        assert (found["gained"], found["lost"], found["finding"]) == (count, 0, expected)
+        assert found["lower_bound"] == pytest.approx(wald(count, 0, N), abs=1e-9)
+        assert (found["suspect_above"], found["masked_above"]) == (MARGIN_STRONGER.suspect, MARGIN_STRONGER.masked)
+        assert result["verdict"] == (expected or "PASS")
+
+
+@pytest.mark.parametrize("finding", ["SUSPECT", "MASKED"])
+def test_the_margin_rule_grants_more_where_some_stand(finding: str) -> None:
+    """The threshold follows the share that stands the margin attack, as far as it is certain."""
+
+    def fires(broken: int) -> bool:
+        return wald(broken, 0, N) > bound_of(margin_threshold(wilson(N - broken)), finding)
+
+    first = next(broken for broken in range(N) if fires(broken))
+    assert first < N
+    for count, expected in ((first - 1, BELOW[finding]), (first, finding)):
+        found = item(verdict({PGD_MARGIN: range(count)}), "margin-pgd", PGD_MARGIN)
+        assert found["suspect_above"] == pytest.approx(margin_threshold(wilson(N - count)).suspect, abs=1e-9)
+        assert found["suspect_above"] > MARGIN_STRONGER.suspect
+        assert found["finding"] == expected
+
+
+def test_what_stands_never_lowers_the_margin_threshold() -> None:
+    shares = np.linspace(0, 1, 101)
+    thresholds = [margin_threshold(float(share)) for share in shares]
+    assert thresholds[0] == MARGIN_STRONGER
+    for a, b in itertools.pairwise(thresholds):
+        assert a.suspect <= b.suspect < b.masked and a.masked <= b.masked
+    # a network of which half stands can still be found out
+    assert thresholds[-1].masked < 1
+
+
+@pytest.mark.parametrize("finding", ["SUSPECT", "MASKED"])
 def test_the_zero_gradient_rule_fires_just_above_its_threshold(finding: str) -> None:
-    bound = {"SUSPECT": ZERO_GRADIENT.suspect, "MASKED": ZERO_GRADIENT.masked}[finding]
-
-    def wilson(k: int) -> float:
-        # one-sided 95% is the lower end of two-sided 90%
-        return float(binomtest(k, N).proportion_ci(confidence_level=0.9, method="wilson").low)
-
+    bound = bound_of(ZERO_GRADIENT, finding)
     flat = next(k for k in range(N) if wilson(k) > bound)
-    for count, expected in ((flat - 1, {"SUSPECT": None, "MASKED": "SUSPECT"}[finding]), (flat, finding)):
+    for count, expected in ((flat - 1, BELOW[finding]), (flat, finding)):
         result = verdict(zero={FGSM: range(count)})
         found = item(result, "zero-gradient", FGSM)
         assert found["lower_bound"] == pytest.approx(wilson(count), abs=1e-9)
@@ -141,7 +192,7 @@ def test_images_are_paired() -> None:
     """Equal robust accuracies over other images are not equal attacks; the bound must know the difference in spread."""
     same = item(verdict({FGSM: range(60), PGD_MARGIN: range(100)}), "margin-pgd", PGD_MARGIN)
     other = item(verdict({FGSM: range(100, 160), PGD_MARGIN: range(100)}), "margin-pgd", PGD_MARGIN)
-    assert same["value"] == other["value"] == pytest.approx(0.2)
+    assert same["value"] == other["value"] == pytest.approx(40 / N)
     assert (same["gained"], same["lost"], other["gained"], other["lost"]) == (40, 0, 100, 60)
     assert other["lower_bound"] < same["lower_bound"]
 
@@ -150,7 +201,7 @@ def test_only_images_that_are_right_without_an_attack_count() -> None:
     wrong = range(100)
     result = verdict({PGD_MARGIN: range(100)}, wrong=wrong, zero={FGSM: range(100)})
     assert item(result, "margin-pgd", PGD_MARGIN)["gained"] == 0
-    assert item(result, "margin-pgd", PGD_MARGIN)["n"] == item(result, "zero-gradient", FGSM)["n"] == 100
+    assert item(result, "margin-pgd", PGD_MARGIN)["n"] == item(result, "zero-gradient", FGSM)["n"] == N - 100
     assert item(result, "zero-gradient", FGSM)["value"] == 0
     assert result["verdict"] == "PASS"
 
@@ -162,7 +213,7 @@ def test_batches_add_up() -> None:
     fooled: dict[Key, Sequence[int]] = {(FGSM, E1.text): range(10, 40), (PGD_MARGIN, E1.text): range(30, 150)}
     full = batch(fooled, keys=keys, wrong=range(5), zero={(FGSM, E1.text): range(0, 200, 20)})
     whole.add(full)
-    for part in (slice(0, 0), slice(0, 7), slice(7, 64), slice(64, 200)):
+    for part in (slice(0, 0), slice(0, 7), slice(7, 64), slice(64, N)):
         clean = CleanBatch(full.clean.index[part], full.clean.pixels[part], full.clean.labels[part])
         parts.add(
             CraftedBatch(
@@ -174,7 +225,7 @@ def test_batches_add_up() -> None:
         )
     assert parts.verdict() == whole.verdict()
     found = item(whole.verdict(), "margin-pgd", PGD_MARGIN)
-    assert (found["gained"], found["lost"], found["n"]) == (110, 20, 195)
+    assert (found["gained"], found["lost"], found["n"]) == (110, 20, N - 5)
 
 
 @pytest.mark.parametrize("missing", ALL)
@@ -213,7 +264,7 @@ def test_the_worst_budget_decides() -> None:
 def test_hidden_gradients_are_masked_even_without_the_margin_attack() -> None:
     result = verdict(names=[FGSM], zero={FGSM: range(N)})
     assert result["verdict"] == "MASKED"
-    assert item(result, "zero-gradient", FGSM)["text"].startswith("fgsm at eps 4/255: 100.0% of 200 images")
+    assert item(result, "zero-gradient", FGSM)["text"].startswith(f"fgsm at eps 4/255: 100.0% of {N} images")
     # and what was not run is still said
     assert result["evidence"][-1]["rule"] == "coverage"
 
@@ -230,11 +281,29 @@ def test_no_image_at_all_is_no_pass() -> None:
     assert MaskingEvidence([info(name) for name in ALL]).verdict()["verdict"] == "UNCHECKED"
 
 
-def test_a_targeted_fgsm_is_no_pass() -> None:
-    assert verdict(target=None)["verdict"] == "PASS"
-    result = verdict(target="3")
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (info(FGSM, target="3"), "fgsm ran with a target"),
+        (info(FGSM_RESCALED, target="3"), "fgsm-rescaled ran with a target"),
+        (info(PGD_MARGIN, steps=FEWEST_STEPS - 1), f"took fewer than {FEWEST_STEPS} steps"),
+        (info(PGD_MARGIN, weights=None), "pgd-margin does not say which weights its gradients belong to"),
+    ],
+    ids=["fgsm with a target", "rescaled with a target", "too few steps", "whose gradients"],
+)
+def test_an_attack_run_in_another_way_earns_no_pass(changed: AttackInfo, reason: str) -> None:
+    assert verdict()["verdict"] == verdict(pgd_margin=info(PGD_MARGIN, steps=FEWEST_STEPS))["verdict"] == "PASS"
+    result = verdict(**{changed.name.replace("-", "_"): changed})
     assert result["verdict"] == "UNCHECKED"
-    assert "fgsm ran with a target" in result["evidence"][-1]["text"]
+    assert reason in result["evidence"][-1]["text"]
+
+
+@pytest.mark.parametrize("targeted", [FGSM, FGSM_RESCALED])
+def test_a_targeted_attack_is_compared_with_nothing(targeted: str) -> None:
+    """It aims at something else: that it breaks less, or more, is no sign of masking."""
+    result = verdict({name: range(N) for name in RULES}, **{targeted.replace("-", "_"): info(targeted, target="3")})
+    compared = {i["attack"] for i in result["evidence"] if i["rule"] not in ("zero-gradient", "coverage")}
+    assert compared == (set() if targeted == FGSM else {FGSM_RANDOM_START, PGD_MARGIN})
 
 
 def test_thresholds_are_in_order() -> None:

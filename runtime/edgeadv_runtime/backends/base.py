@@ -53,9 +53,17 @@ class Backend(ABC):
         """
         if self._closed:
             raise BackendError(f"this {self.name} backend is closed; open it again")
-        if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 4 or x.shape[1:] != self.input_shape or not len(x):
+        if (
+            not isinstance(x, np.ndarray)
+            or x.dtype != np.float32
+            or x.ndim != 4
+            or x.shape[1:] != self.input_shape
+            or not len(x)
+        ):
             got = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
-            raise InputError(f"a batch is float32 of shape (n, {', '.join(map(str, self.input_shape))}) in [0, 1], not {got}")
+            raise InputError(
+                f"a batch is float32 of shape (n, {', '.join(map(str, self.input_shape))}) in [0, 1], not {got}"
+            )
         logits = self._infer(x)
         if logits.shape != (len(x), self.n_classes) or logits.dtype != np.float32:
             raise BackendError(
@@ -84,5 +92,7 @@ class Backend(ABC):
     def __enter__(self: _B) -> _B:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

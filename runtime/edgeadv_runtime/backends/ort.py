@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle
-from ..device import processor_name
+from ..device import gpu_name, processor_name
 from ..errors import BackendError, InputError, ProviderError, require
 from .base import Backend
 
@@ -22,7 +22,9 @@ class OnnxRuntimeBackend(Backend):
 
     name = "onnxruntime"
 
-    def __init__(self, bundle: Bundle, *, variant: str = "fp32", provider: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, *, variant: str = "fp32", provider: str = "cpu", threads: int | None = None
+    ) -> None:
         """Open ``variant`` of ``bundle``.
 
         Args:
@@ -61,18 +63,22 @@ class OnnxRuntimeBackend(Backend):
             raise BackendError(f"ONNX Runtime cannot open {path}: {_first_line(error)}") from error
         session.disable_fallback()
         if session.get_providers()[0] != wanted:
-            raise ProviderError(f"asked ONNX Runtime for {wanted} and got {session.get_providers()[0]}: {_why_no_cuda()}")
+            raise ProviderError(
+                f"asked ONNX Runtime for {wanted} and got {session.get_providers()[0]}: {_why_no_cuda()}"
+            )
         self._session: Any = session
         self.variant = variant
         self.provider = wanted
-        self.device = processor_name() if provider == "cpu" else "CUDA device 0"
+        self.device = processor_name() if provider == "cpu" else gpu_name()
         self.artifact_sha256 = bundle.artifact_sha256(variant)
         self.input_shape = bundle.preprocess.input_shape
         self.n_classes = len(bundle.classes)
         self.threads = threads
         inputs, outputs = session.get_inputs(), session.get_outputs()
         if [i.name for i in inputs] != ["image"] or [o.name for o in outputs] != ["logits"]:
-            raise BackendError(f"{path} does not have the one input 'image' and the one output 'logits' of a bundle; export it again")
+            raise BackendError(
+                f"{path} does not have the one input 'image' and the one output 'logits' of a bundle; export it again"
+            )
 
     def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
@@ -92,7 +98,11 @@ def _first_line(error: Exception) -> str:
 
 def _why_no_cuda() -> str:
     """Name the first missing piece of CUDA, as far as the dynamic loader can tell."""
-    for library, meaning in (("libcuda.so.1", "no NVIDIA driver"), ("libcudnn.so.9", "no cuDNN 9"), ("libcublas.so.12", "no CUDA 12 or 13 libraries")):
+    for library, meaning in (
+        ("libcuda.so.1", "no NVIDIA driver"),
+        ("libcudnn.so.9", "no cuDNN 9"),
+        ("libcublas.so.12", "no CUDA 12 or 13 libraries"),
+    ):
         try:
             ctypes.CDLL(library)
         except OSError:
