@@ -62,10 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
     except EdgeAdvError as error:
         return _fail(" ".join(str(error).split()))
     except (KeyboardInterrupt, typer.Abort):
-        print(
-            "edgeadv: interrupted; what was finished is kept, --resume continues it where a command has it",
-            file=sys.stderr,
-        )  # noqa: T201
+        typer.echo(
+            "edgeadv: interrupted; what was finished is kept, --resume continues it where a command has it", err=True
+        )
         return 130
     except BrokenPipeError:
         # the reader of our output left, as `head` does; nothing more can be said to it
@@ -82,5 +81,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"edgeadv: {message}", file=sys.stderr)  # noqa: T201
+    typer.echo(f"edgeadv: {message}", err=True)
     return 2

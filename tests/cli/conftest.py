@@ -17,6 +17,8 @@ from edgeadv_runtime.preprocess import Preprocess, to_tensor
 
 # more than one shard of a pack
 PHOTOS = 72
+# enough of them right for a verdict
+MANY = 400
 
 
 @dataclass(frozen=True)
@@ -46,34 +48,44 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     return call
 
 
-@pytest.fixture(scope="session")
-def photos(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: PixelModel, tiny_classes: Classes, tiny_preprocess: Preprocess
-) -> Path:
-    """Class folders of 32 x 32 PNGs, sorted by what the tiny network sees in them, so that most answers are right.
-
-    Every tenth has a wrong label. Shared: tests must not change it.
-    """
+def labelled(folder: Path, count: int, model: PixelModel, classes: Classes, preprocess: Preprocess) -> Path:
+    """Class folders of 32 x 32 PNGs, sorted by what the network sees in them; every tenth has a wrong label."""
     import torch
     from sklearn.datasets import load_sample_images
 
     rng = np.random.default_rng(1)
+    pictures = load_sample_images().images
     frames: list[NDArray[np.uint8]] = []
-    for i in range(PHOTOS):
-        picture = load_sample_images().images[i % 2]
+    for i in range(count):
+        picture = pictures[i % 2]
         side = int(rng.integers(8, 200))
         top, left = int(rng.integers(picture.shape[0] - side)), int(rng.integers(picture.shape[1] - side))
         cut = Image.fromarray(picture[top : top + side, left : left + side])
         frames.append(np.asarray(cut.resize((32, 32), Image.Resampling.BILINEAR)))
-    pixels = np.stack([tiny_preprocess(frame, color_order="rgb") for frame in frames])
+    pixels = np.stack([preprocess(frame, color_order="rgb") for frame in frames])
     with torch.no_grad():
-        labels = tiny_model(torch.from_numpy(to_tensor(pixels))).argmax(dim=1).tolist()
-    folder = tmp_path_factory.mktemp("photos")
+        labels = model(torch.from_numpy(to_tensor(pixels))).argmax(dim=1).tolist()
     for i, (frame, label) in enumerate(zip(frames, labels, strict=True)):
-        class_id = tiny_classes.ids[(label + (i % 10 == 0)) % len(tiny_classes)]
+        class_id = classes.ids[(label + (i % 10 == 0)) % len(classes)]
         (folder / class_id).mkdir(exist_ok=True)
         Image.fromarray(frame).save(folder / class_id / f"{i:03d}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def photos(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: PixelModel, tiny_classes: Classes, tiny_preprocess: Preprocess
+) -> Path:
+    """72 labelled photographs, most of which the tiny network gets right. Shared: tests must not change them."""
+    return labelled(tmp_path_factory.mktemp("photos"), PHOTOS, tiny_model, tiny_classes, tiny_preprocess)
+
+
+@pytest.fixture(scope="session")
+def many_photos(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: PixelModel, tiny_classes: Classes, tiny_preprocess: Preprocess
+) -> Path:
+    """400 of them, enough for a verdict. Shared: tests must not change them."""
+    return labelled(tmp_path_factory.mktemp("many"), MANY, tiny_model, tiny_classes, tiny_preprocess)
 
 
 @pytest.fixture(scope="session")

@@ -69,13 +69,13 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Device:
 
 @pytest.fixture(scope="module")
 def measured(
-    device: Device, tiny_bundle: Bundle, photos: Path, tmp_path_factory: pytest.TempPathFactory
+    device: Device, tiny_bundle: Bundle, many_photos: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The results of the host, which crafts the attacks again, and of the device, which has the pack."""
     work = tmp_path_factory.mktemp("host")
-    host("attack", tiny_bundle.path, "--data", photos, "--eps", EPS, "--out", work / "photos.pack")
+    host("attack", tiny_bundle.path, "--data", many_photos, "--eps", EPS, "--out", work / "photos.pack")
     host(
-        "evaluate", tiny_bundle.path, "--data", photos, "--eps", EPS, "--uint8", "--backend", "onnxruntime", "--precision", "all",
+        "evaluate", tiny_bundle.path, "--data", many_photos, "--eps", EPS, "--uint8", "--backend", "onnxruntime", "--precision", "all",
         "--out", work / "host.json",
     )  # fmt: skip
     host("bundle", "slim", tiny_bundle.path, "--variant", "fp16", "--no-weights", "--out", work / "slim.edgeadv")

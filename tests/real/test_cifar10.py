@@ -24,10 +24,10 @@ pytestmark = [
         reason="the CIFAR-10 zips are not in ../shared/data beside the checkout",
     ),
 ]
-TRAIN, TEST, SCORED, EPOCHS = 150, 50, 200, 5
+TRAIN, TEST, SCORED, EPOCHS = 150, 50, 200, 6
 EPS = "8/255"
 ATTACKS = ("fgsm", "fgsm-rescaled", "fgsm-rs", "pgd-margin")
-NETWORK = ("--arch", "regnet_y_400mf", "--upsample", "1", "--epochs", str(EPOCHS), "--lr", "0.05")
+NETWORK = ("--arch", "regnet_y_400mf", "--upsample", "1", "--epochs", str(EPOCHS), "--batch-size", "32")
 NAMES = ("undefended", "distilled")
 
 
@@ -147,12 +147,14 @@ def test_onnxruntime_agrees_with_torch(results):
         assert abs(row.correct_top1 - reference.correct_top1) <= 4
 
 
-def test_there_is_a_verdict(results, name):
+def test_there_is_a_verdict_and_so_few_right_answers_earn_no_pass(results):
     verdict = results.masking["verdict"]
-    assert verdict in ("PASS", "SUSPECT", "MASKED", "UNCHECKED")
+    assert verdict in ("UNCHECKED", "SUSPECT", "MASKED")
     assert {row.masking["verdict"] for row in results.rows if row.masking is not None} == {verdict}
-    rules = {item["rule"] for item in results.masking["evidence"]}
-    assert rules and all(item["text"] for item in results.masking["evidence"])
+    evidence = {item["rule"]: item["text"] for item in results.masking["evidence"]}
+    (clean,) = results.select(backend="torch", attack="clean")
+    assert f"only {clean.correct_top1} images are classified right" in evidence["coverage"]
+    assert len(evidence) > 3 and all(evidence.values())
 
 
 def test_the_report_shows_both_verdicts(work):
