@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ from .linf import Adversarial, fgsm, pgd
 GRADIENTS = "torch fp32"
 PGD_STEPS = 20
 RANDOM_START_SEED = 0
+# activations of 20 photographs of 224 pixels; more would take gigabytes and save no time
+_PIXELS_AT_ONCE = 1_000_000
 _LOSSES: dict[str, tuple[str, Loss]] = {
     FGSM: ("cross-entropy", cross_entropy),
     FGSM_RESCALED: ("cross-entropy of logits / max|logit|", rescaled_cross_entropy),
@@ -32,7 +35,7 @@ NAMES = (FGSM, FGSM_RESCALED, FGSM_RANDOM_START, PGD_MARGIN)
 
 
 @dataclass(frozen=True)
-class _TorchAttack:
+class _TorchAttack(ABC):
     """What the attacks share: the model, its device, its hash, and the way in and out of NumPy.
 
     Attributes:
@@ -45,6 +48,16 @@ class _TorchAttack:
     gradients_sha256: str | None
     eps: Sequence[Eps]
     gradients: str = GRADIENTS
+
+    def craft(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> list[Crafted]:
+        """Attack a batch at every budget, in parts whose activations fit into memory; an image does not notice."""
+        part = max(1, _PIXELS_AT_ONCE // (x.shape[2] * x.shape[3]))
+        parts = [self._craft(*self._tensors(x[i : i + part], y[i : i + part])) for i in range(0, len(x), part)]
+        return [_joined(results) for results in zip(*parts, strict=True)]
+
+    @abstractmethod
+    def _craft(self, pixels: Tensor, labels: Tensor) -> list[Adversarial]:
+        """Attack what fits into memory at once, at every budget."""
 
     def _tensors(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         device = next(self.model.parameters()).device
@@ -72,16 +85,13 @@ class FGSMAttack(_TorchAttack):
             norm="linf", loss=_LOSSES[self.name][0], steps=1, step_size=eps.text, restarts=1, target=target
         )
 
-    def craft(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> list[Crafted]:
-        """Attack a batch at every budget."""
-        pixels, labels = self._tensors(x, y)
+    def _craft(self, pixels: Tensor, labels: Tensor) -> list[Adversarial]:
         if self.target is not None:
             labels = torch.full_like(labels, self.target)
         budgets = [eps.value for eps in self.eps]
-        results = fgsm(
+        return fgsm(
             self.model, pixels, labels, eps=budgets, loss=_LOSSES[self.name][1], targeted=self.target is not None
         )
-        return [_crafted(result) for result in results]
 
 
 @dataclass(frozen=True)
@@ -112,11 +122,10 @@ class RandomStartAttack(_TorchAttack):
             norm="linf", loss="logit margin", steps=self.steps, step_size=step_size, restarts=1, seed=self.seed
         )
 
-    def craft(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> list[Crafted]:
-        """Attack a batch at every budget."""
-        pixels, labels = self._tensors(x, y)
-        unit = torch.from_numpy(np.stack([self._start(image) for image in x])).to(pixels.device)
-        return [_crafted(self._run(pixels, labels, unit, eps.value)) for eps in self.eps]
+    def _craft(self, pixels: Tensor, labels: Tensor) -> list[Adversarial]:
+        images = pixels.cpu().contiguous().numpy()
+        unit = torch.from_numpy(np.stack([self._start(image) for image in images])).to(pixels.device)
+        return [self._run(pixels, labels, unit, eps.value) for eps in self.eps]
 
     def _run(self, x: Tensor, labels: Tensor, unit: Tensor, eps: float) -> Adversarial:
         if self.name == FGSM_RANDOM_START:
@@ -131,8 +140,9 @@ class RandomStartAttack(_TorchAttack):
         return rng.random(image.shape, dtype=np.float32) * 2 - 1
 
 
-def _crafted(result: Adversarial) -> Crafted:
-    return Crafted(np.ascontiguousarray(result.x.cpu().numpy()), result.zero_gradient.cpu().numpy())
+def _joined(parts: Sequence[Adversarial]) -> Crafted:
+    x = np.concatenate([part.x.cpu().numpy() for part in parts])
+    return Crafted(np.ascontiguousarray(x), np.concatenate([part.zero_gradient.cpu().numpy() for part in parts]))
 
 
 def standard_attacks(

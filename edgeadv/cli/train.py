@@ -30,7 +30,9 @@ MASKING_NOTE = (
 Data = Annotated[
     str, typer.Option("--data", help="mnist5k, mnist, fashion-mnist, cifar10, cifar100, imagenette, or a folder.")
 ]
-Arch = Annotated[str, typer.Option("--arch", help="A torchvision or timm classifier, e.g. regnet_y_400mf.")]
+Arch = Annotated[
+    str, typer.Option("--arch", help="A torchvision or timm classifier, e.g. regnet_y_400mf; timm/NAME asks timm only.")
+]
 Out = Annotated[Path, typer.Option("--out", help="The run's folder.")]
 Epochs = Annotated[int, typer.Option("--epochs", help="Passes over the training images, of each training.")]
 BatchSize = Annotated[int, typer.Option("--batch-size")]

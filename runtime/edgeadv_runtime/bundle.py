@@ -255,6 +255,10 @@ class Bundle:
         """
         if variant not in self.variants:
             have = ", ".join(self.variants) or "none"
+            if variant in self.manifest["variants"]:
+                raise InputError(
+                    f"{self.path} is a slim copy with no variant {variant!r} (it has: {have}); slim the full bundle again with it"
+                )
             raise InputError(f"{self.path} carries no variant {variant!r} (it has: {have}); export it with --precision")
         return self.path / str(self.manifest["variants"][variant]["file"])
 

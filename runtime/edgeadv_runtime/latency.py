@@ -133,16 +133,16 @@ class Bench:
             "conditions": self.conditions, "rows": [row.to_json() for row in self.rows], "skipped": list(self.skipped),
         }  # fmt: skip
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the file atomically.
 
         Raises:
             StorageError: it cannot be written.
         """
-        write_json(path, self.to_json())
+        write_json(Path(path), self.to_json())
 
     @classmethod
-    def load(cls, path: Path) -> Bench:
+    def load(cls, path: str | Path) -> Bench:
         """Read a bench file.
 
         Raises:
@@ -154,7 +154,7 @@ class Bench:
             return cls(
                 bundle=value["bundle"], environment=value["environment"], conditions=value["conditions"],
                 rows=tuple(BenchRow.from_json(row) for row in value["rows"]), skipped=tuple(value["skipped"]),
-                created=value["created"], edgeadv_version=value["edgeadv_version"], path=path,
+                created=value["created"], edgeadv_version=value["edgeadv_version"], path=Path(path),
             )  # fmt: skip
         except (KeyError, TypeError) as error:
             raise SchemaError(f"{path} is not a complete bench file ({error!r}); measure again") from error

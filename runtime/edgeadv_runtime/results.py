@@ -169,19 +169,19 @@ class Results:
             "examples": list(self.examples),
         }  # fmt: skip
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the file atomically."""
-        write_json(path, self.to_json())
+        write_json(Path(path), self.to_json())
 
     @classmethod
-    def load(cls, path: Path) -> Results:
+    def load(cls, path: str | Path) -> Results:
         """Read a results file.
 
         Raises:
             SchemaError: another kind or version, or a key is missing.
             BundleError: not readable.
         """
-        return cls.from_json(read_measurement(path, kind="results"), path=path)
+        return cls.from_json(read_measurement(path, kind="results"), path=Path(path))
 
     @classmethod
     def from_json(cls, value: dict[str, Any], *, path: Path | None = None) -> Results:
@@ -199,7 +199,7 @@ class Results:
             ) from error
 
 
-def read_measurement(path: Path, *, kind: Literal["results", "bench"] | None = None) -> dict[str, Any]:
+def read_measurement(path: str | Path, *, kind: Literal["results", "bench"] | None = None) -> dict[str, Any]:
     """Read a results or bench file, checking its kind and schema version.
 
     Args:
@@ -211,7 +211,7 @@ def read_measurement(path: Path, *, kind: Literal["results", "bench"] | None = N
         BundleError: not readable.
     """
     what = f"{kind or 'results or bench'} file"
-    value = read_json(path, what=what)
+    value = read_json(Path(path), what=what)
     kinds = (kind,) if kind else ("results", "bench")
     if value.get("kind") not in kinds or value.get("schema_version") != SCHEMA_VERSION:
         raise SchemaError(

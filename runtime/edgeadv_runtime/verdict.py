@@ -150,7 +150,7 @@ class MaskingEvidence:
             if key in self._told:
                 share = self._zero[key] / self._n
                 lower, _ = wilson_interval(self._zero[key], self._n, z=Z95_ONE_SIDED)
-                text = f"{key[0]} at eps {key[1]}: {share:.1%} of {self._n} images have no gradient to follow and were not attacked"
+                text = f"{key[0]} at eps {key[1]}: {share:.1%} of the {self._n} images that are right without an attack have no gradient to follow and were not attacked"
                 found.append(self._item("zero-gradient", key, share, lower, ZERO_GRADIENT, text))
         return found
 

@@ -157,7 +157,7 @@ def test_bench_measures_on_the_device(device, measured):
             ["evaluate", "model.edgeadv", "--pack", "photos.pack", "--precision", "fp32", "--out", "x.json"],
             "no variant 'fp32'",
         ),
-        (["verify", "model.edgeadv", "--backend", "torch"], 'pip install "edgeadv[train]"'),
+        (["verify", "model.edgeadv", "--backend", "torch", "--precision", "fp32"], 'pip install "edgeadv[train]"'),
         (["export", "x", "--out", "y"], 'pip install "edgeadv[export]"'),
         (["verify", "model.edgeadv", "--provider", "cuda"], "CUDAExecutionProvider"),
     ],

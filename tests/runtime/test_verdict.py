@@ -264,7 +264,7 @@ def test_the_worst_budget_decides() -> None:
 def test_hidden_gradients_are_masked_even_without_the_margin_attack() -> None:
     result = verdict(names=[FGSM], zero={FGSM: range(N)})
     assert result["verdict"] == "MASKED"
-    assert item(result, "zero-gradient", FGSM)["text"].startswith(f"fgsm at eps 4/255: 100.0% of {N} images")
+    assert item(result, "zero-gradient", FGSM)["text"].startswith(f"fgsm at eps 4/255: 100.0% of the {N} images")
     # and what was not run is still said
     assert result["evidence"][-1]["rule"] == "coverage"
 
