@@ -83,9 +83,9 @@ def attack(
 
     opened = Bundle.open(bundle)
     plan = make_plan(
-    opened, data, eps, attacks=attacks, images=limit, target=target, provider=provider,
-    allow_unreadable=allow_unreadable, download=download, root=data_root,
-)  # fmt: skip
+        opened, data, eps, attacks=attacks, images=limit, target=target, provider=provider,
+        allow_unreadable=allow_unreadable, download=download, root=data_root,
+    )  # fmt: skip
     with image_bar("attacking") as progress:
         pack = write_pack(
             out, bundle=opened, images=plan.images, order=plan.order, attacks=plan.attacks, reference=plan.reference,
@@ -132,15 +132,8 @@ def evaluate(
     ensure_writable(out.parent)
     with ExitStack() as stack:
         if pack is not None:
-            settled = (eps, target, limit, data_root)
-            if (
-                any(v is not None for v in settled)
-                or attacks != ALL
-                or uint8
-                or workers
-                or allow_unreadable
-                or download
-            ):
+            given = [value for value in (eps, target, limit, data_root) if value is not None]
+            if given or attacks != ALL or uint8 or workers or allow_unreadable or download:
                 raise InputError(
                     "--eps, --attacks, --target, --limit, --uint8, --workers, --allow-unreadable, --download and --data-root "
                     "were settled with the pack: leave them out"
@@ -151,9 +144,9 @@ def evaluate(
                 raise InputError("--data needs --eps, e.g. --eps 1/255,8/255: there is no default budget")
             need("train")
             plan = make_plan(
-    opened, data, eps, attacks=attacks, images=limit, target=target, provider=provider,
-    allow_unreadable=allow_unreadable, download=download, root=data_root,
-)  # fmt: skip
+                opened, data, eps, attacks=attacks, images=limit, target=target, provider=provider,
+                allow_unreadable=allow_unreadable, download=download, root=data_root,
+            )  # fmt: skip
             source = crafted(opened, plan, uint8=uint8, workers=workers)
         backends = [stack.enter_context(opener()) for opener in openers]
         results = score(source, opened, backends, skipped=skipped, examples=examples)
