@@ -316,3 +316,19 @@ def test_thresholds_are_in_order() -> None:
 def test_a_rule_can_fire_with_the_fewest_images(name: str) -> None:
     result = verdict({name: range(FEWEST_IMAGES)}, n=FEWEST_IMAGES)
     assert result["verdict"] == "MASKED"
+
+
+def test_a_network_overfitted_to_fgsm_earns_no_pass() -> None:
+    """FGSM 35%, PGD 0%, with no zero gradients: seen on digits at eps 0.3."""
+    n = 1000
+    assert verdict({FGSM: range(650), PGD_MARGIN: range(n)}, n=n)["verdict"] == "SUSPECT"
+
+
+@pytest.mark.parametrize(
+    ("fgsm", "pgd"), [(0.482, 0.075), (0.619, 0.433), (0.366, 0.077), (0.242, 0.005), (0.169, 0.0)]
+)
+def test_what_undefended_networks_showed_is_a_pass(fgsm: float, pgd: float) -> None:
+    """Shares of the images that stood, measured on digits at several budgets; the first is the widest gap seen."""
+    n = 1000
+    stood = {FGSM: range(round(n * (1 - fgsm))), PGD_MARGIN: range(round(n * (1 - pgd)))}
+    assert verdict(stood, n=n)["verdict"] == "PASS"
