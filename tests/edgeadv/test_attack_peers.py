@@ -6,6 +6,7 @@ Pixels agree but where a gradient is within rounding of zero, where each library
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,7 +103,11 @@ def test_pgd_is_foolboxs(model: nn.Module, x: Tensor, labels: Tensor) -> None:
 
 
 @pytest.mark.parametrize("attack", ["fgsm", "pgd"])
-def test_art_makes_the_same(model: nn.Module, x: Tensor, labels: Tensor, attack: str) -> None:
+def test_art_makes_the_same(
+    model: nn.Module, x: Tensor, labels: Tensor, attack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # it writes its settings into the home folder when it is imported
+    monkeypatch.setenv("HOME", str(tmp_path))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
