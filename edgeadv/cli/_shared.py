@@ -13,6 +13,7 @@ from edgeadv_runtime.backends import Backend, OnnxRuntimeBackend
 from edgeadv_runtime.backends.ort import PROVIDERS
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.errors import EdgeAdvError, InputError, ProviderError, require
+from edgeadv_runtime.latency import Opener
 
 ALL = "all"
 BACKENDS = ("torch", "onnxruntime")
@@ -23,7 +24,6 @@ EXTRAS = {
     "ort": ("onnxruntime",),
     "report": ("jinja2",),
 }
-Opener = Callable[[], Backend]
 Bar = Callable[[int, int], None]
 
 
