@@ -9,7 +9,8 @@
     │   ├── IntegrityError      its bytes are not the ones its manifest was written for
     │   └── SchemaError         its schema is of another kind or version
     ├── BackendError            a backend cannot be opened or did not deliver
-    │   └── ProviderError       the device asked for is not the device one would get
+    │   ├── ProviderError       the device asked for is not the device one would get
+    │   └── EngineError         a TensorRT plan cannot be built, does not load, or is not what was asked for
     ├── MissingDependencyError  an extra is not installed
     ├── ExportError             an exported artefact is not the model it was made from
     ├── TrainingError           training cannot go on
@@ -54,6 +55,10 @@ class BackendError(EdgeAdvError):
 
 class ProviderError(BackendError):
     """The device asked for is not the device one would get."""
+
+
+class EngineError(BackendError):
+    """A TensorRT plan cannot be built, does not load, or is not what was asked for."""
 
 
 class MissingDependencyError(EdgeAdvError):

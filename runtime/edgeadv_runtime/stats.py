@@ -47,3 +47,27 @@ def paired_difference_lower_bound(gained: int, lost: int, n: int, *, z: float = 
     difference = (gained - lost) / n
     variance = max(0.0, (gained + lost) / n - difference * difference) / n
     return difference - z * sqrt(variance)
+
+
+def paired_difference_interval(gained: int, lost: int, n: int, *, z: float = Z95_TWO_SIDED) -> tuple[float, float]:
+    """Two-sided 95% interval of ``(gained - lost) / n`` for paired outcomes: adjusted Wald of Bonett and Price (2012).
+
+    Unlike the plain Wald interval it does not shrink to a point where no pair differs.
+
+    Args:
+        gained: pairs in which only the first outcome happened.
+        lost: pairs in which only the second happened.
+        n: all pairs, at least 1.
+        z: quantile of the standard normal distribution.
+
+    Returns:
+        Lower and upper bound, within [-1, 1].
+
+    Raises:
+        ValueError: the counts do not fit.
+    """
+    if n < 1 or gained < 0 or lost < 0 or gained + lost > n:
+        raise ValueError(f"{gained} and {lost} of {n} pairs is not a paired table")
+    p, q = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    half = z * sqrt((p + q - (p - q) ** 2) / (n + 2))
+    return max(-1.0, p - q - half), min(1.0, p - q + half)
