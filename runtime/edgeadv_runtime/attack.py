@@ -162,6 +162,33 @@ class CraftedBatch:
     reference: Mapping[Key, NDArray[np.int64]]
     zero_gradient: Mapping[Key, NDArray[np.bool_]]
 
+    def select(self, chosen: NDArray[np.bool_]) -> CraftedBatch:
+        """The images whose flag in ``chosen``, bool (n,), is set."""
+        clean = self.clean
+        return CraftedBatch(
+            CleanBatch(clean.index[chosen], clean.pixels[chosen], clean.labels[chosen]),
+            _Selected(self.adversarial, chosen),
+            {key: labels[chosen] for key, labels in self.reference.items()},
+            {key: flags[chosen] for key, flags in self.zero_gradient.items()},
+        )
+
+
+class _Selected(Mapping[Key, NDArray[np.float32]]):
+    """Some images of each key, taken one key at a time: those of a pack become float32 only then."""
+
+    def __init__(self, images: Mapping[Key, NDArray[np.float32]], chosen: NDArray[np.bool_]) -> None:
+        self._images = images
+        self._chosen = chosen
+
+    def __getitem__(self, key: Key) -> NDArray[np.float32]:
+        return self._images[key][self._chosen]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._images)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
 
 def infos(attacks: Iterable[Attack], *, uint8: bool) -> list[AttackInfo]:
     """One :class:`AttackInfo` per attack and budget.

@@ -117,6 +117,8 @@ def evaluate(
 ) -> Results:
     """Score every artefact on the same images.
 
+    Images that int8 variants of the bundle were calibrated on are left out, for every artefact, and counted.
+
     Args:
         batches: what :func:`edgeadv_runtime.attack.craft` or a pack yields.
         infos: what each of their keys is.
@@ -130,7 +132,8 @@ def evaluate(
         progress: called with the images done and the images there are.
 
     Raises:
-        DataError: no image could be scored, or more than 1% were unreadable and that was not allowed.
+        DataError: no image could be scored, all were calibrated on, or more than 1% were unreadable and that was not
+            allowed.
         EdgeAdvError: whatever a backend or an attack raises.
     """
     tallies = [_Tally(backend, infos) for backend in backends]
@@ -138,8 +141,10 @@ def evaluate(
     digest = DataDigest()
     zero: Counter[Key] = Counter()
     picker = ExamplePicker(examples, infos, bundle.classes)
-    n = 0
-    for batch in batches:
+    n = left_out = 0
+    for complete in batches:
+        batch = _without(complete, bundle.calibration_images)
+        left_out += len(complete.clean.labels) - len(batch.clean.labels)
         if not len(batch.clean.labels):
             continue
         digest.add(batch.clean)
@@ -152,7 +157,9 @@ def evaluate(
                 picker.look(batch, clean, logits, artefact=f"{tally.backend.name} {tally.backend.variant}")
         n += len(batch.clean.labels)
         if progress is not None:
-            progress(n + len(unreadable), data.total)
+            progress(n + left_out + len(unreadable), data.total)
+    if left_out and not n:
+        raise DataError(f"{data.name}: int8 was calibrated on all of its images; score other ones")
     if not n:
         raise DataError(f"{data.name}: no image could be scored" + (f", e.g. {unreadable[0]}" if unreadable else ""))
     if len(unreadable) > MOST_UNREADABLE * data.total and not data.allow_unreadable:
@@ -172,11 +179,19 @@ def evaluate(
         },
         data={
             "name": data.name, "split": data.split, "n": n, "sha256": digest.hexdigest(), "unreadable": list(unreadable),
-            "classes": len(bundle.classes),
+            "calibration_left_out": left_out, "classes": len(bundle.classes),
         },
         environment=environment(), masking=masking, rows=tuple(rows), skipped=tuple(skipped), examples=tuple(picker.examples),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), edgeadv_version=__version__,
     )  # fmt: skip
+
+
+def _without(batch: CraftedBatch, images: frozenset[str]) -> CraftedBatch:
+    """``batch`` without those ``images``, which are named by the SHA-256 of their pixels."""
+    if not images:
+        return batch
+    known = [hashlib.sha256(pixels.tobytes()).hexdigest() in images for pixels in batch.clean.pixels]
+    return batch.select(~np.array(known, dtype=np.bool_)) if any(known) else batch
 
 
 def _rows(

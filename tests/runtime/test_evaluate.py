@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -144,6 +145,44 @@ def test_batches_add_up() -> None:
     whole, parts = score([batch(LABELS, CLEAN, FOOLED)], [A, B, C]), score([halves[0], nothing, halves[1]], [A, B, C])
     assert [row.to_json() for row in whole.rows] == [row.to_json() for row in parts.rows]
     assert whole.data["sha256"] == parts.data["sha256"]
+
+
+def calibrated_on(answers: Sequence[int]) -> Bundle:
+    """A bundle whose int8 variants were calibrated on images that are answered so."""
+    plain = bundle()
+    images = [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels(answers)]
+    return Bundle(plain.path, {**plain.manifest, "calibration": {"images": images}})
+
+
+def test_images_of_the_calibration_are_left_out_and_counted() -> None:
+    """As if they had not been there, in every row, in the digest, and in the evidence for the verdict."""
+    kept = [0, 1, 4, 5, 6, 7]
+    rest = batch(LABELS, CLEAN, FOOLED).select(np.isin(np.arange(8), kept))
+    seen: list[tuple[int, int]] = []
+    results = score(
+        [batch(LABELS[:4], CLEAN[:4], {k: v[:4] for k, v in FOOLED.items()}),
+         batch(LABELS[4:], CLEAN[4:], {k: v[4:] for k, v in FOOLED.items()}, first=4)],
+        [A, B, C], bundle=calibrated_on([2, 3, 100]), progress=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    assert (results.data["n"], results.data["calibration_left_out"]) == (6, 2)
+    expected = score([rest], [A, B, C])
+    assert expected.data["calibration_left_out"] == 0
+    assert [row.to_json() for row in results.rows] == [row.to_json() for row in expected.rows]
+    assert results.data["sha256"] == expected.data["sha256"]
+    assert results.masking == expected.masking
+    assert seen == [(4, 8), (8, 8)]
+
+
+def test_zero_gradients_of_images_left_out_do_not_count() -> None:
+    flags = {A.key: [True, False, True, True]}
+    crafted = batch([0, 1, 2, 3], [0, 1, 2, 3], {A.key: [0, 1, 2, 3]}, zero=flags)
+    assert one(score([crafted], [A]), "a", "2/255").zero_gradient_share == 3 / 4
+    assert one(score([crafted], [A], bundle=calibrated_on([2, 3])), "a", "2/255").zero_gradient_share == 1 / 2
+
+
+def test_data_that_was_all_calibrated_on_is_an_error() -> None:
+    with pytest.raises(DataError, match="int8 was calibrated on all of its images"):
+        score([batch([0, 1], [0, 1], {})], [], bundle=calibrated_on([0, 1]))
 
 
 def test_the_digest_knows_pixels_labels_and_order() -> None:
