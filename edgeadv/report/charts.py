@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from edgeadv_runtime.latency import BenchRow
+from edgeadv_runtime.bench_file import BenchRow
 from edgeadv_runtime.results import CLEAN, WORST_CASE, Row
 
 from .accuracy import LABELS, Group, attack_label

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from edgeadv_runtime.bench_file import Bench
+from edgeadv_runtime.conditions import check_comparable
 from edgeadv_runtime.errors import InputError, SchemaError
-from edgeadv_runtime.latency import Bench
 from edgeadv_runtime.results import CLEAN, Results, Verdict, read_measurement
 
 VERDICTS: tuple[str, ...] = get_args(Verdict)
@@ -170,7 +171,7 @@ def load_inputs(files: Sequence[Path]) -> Inputs:
         files: in the order in which the page shows them.
 
     Raises:
-        InputError: no file, or one named twice.
+        InputError: no file, one named twice, or bench files of one device in different states.
         SchemaError: a file is neither a results nor a bench file of this version, or it is incomplete.
         BundleError: a file is not readable.
     """
@@ -189,6 +190,7 @@ def load_inputs(files: Sequence[Path]) -> Inputs:
                 results.append(_results_file(path))
             else:
                 benches.append(_bench_file(path))
+    check_comparable([file.bench for file in benches])
     titles = [file.title for file in results]
     return Inputs(
         # two runs of one model must stay tellable apart
@@ -235,6 +237,8 @@ def _bench_file(path: Path) -> BenchFile:
     for row in bench.rows:
         if not 0 <= row.p50_ms <= row.p90_ms <= row.max_ms:
             raise ValueError(f"p50 {row.p50_ms}, p90 {row.p90_ms} and max {row.max_ms} ms do not ascend")
+        if row.energy_mj_per_image is not None and not row.energy_mj_per_image > 0:
+            raise ValueError(f"energy of {row.energy_mj_per_image} mJ is not above 0")
     _check_objects(bench.bundle, bench.environment, bench.conditions, *bench.skipped)
     return BenchFile(path=path, bench=bench, title=_title(bench.bundle))
 

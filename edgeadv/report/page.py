@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeadv_runtime.bench_file import BenchRow
 from edgeadv_runtime.errors import require
-from edgeadv_runtime.latency import BenchRow
 from edgeadv_runtime.verdict import BADGES, FGSM
 
 from . import charts
@@ -67,6 +67,7 @@ def render(inputs: Inputs) -> str:
     classes = charts.attack_classes(row.attack for row in rows)
     eps_limit = max((row.eps_value for row in rows), default=0.0)
     timed_rows = [row for file in inputs.benches for row in file.bench.rows]
+    energy_rows = [row for row in timed_rows if row.energy_mj_per_image is not None]
     scale = charts.LatencyScale.covering(timed_rows) if timed_rows else None
     page = environment.get_template(_TEMPLATE).render(
         style=style,
@@ -86,6 +87,8 @@ def render(inputs: Inputs) -> str:
         axis=charts.latency_axis(scale) if scale else "",
         timed=[timed for file in inputs.benches for timed in _timed(file, scale)],
         includes=list(dict.fromkeys((row.stage, row.mode, row.includes) for row in timed_rows)),
+        energy=bool(energy_rows),
+        energy_sources=list(dict.fromkeys(row.energy_source for row in energy_rows if row.energy_source)),
         conditions=[(file, pairs) for file in inputs.benches if (pairs := _conditions(file))],
     )
     return str(page)

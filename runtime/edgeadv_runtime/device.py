@@ -1,8 +1,8 @@
 """Facts about the machine that a figure belongs to. Whatever cannot be read is left out, never guessed.
 
 :func:`environment` tells what the machine is, :func:`conditions` in what state it is just now. Parsers take the text
-and touch nothing. Those of ``nvpmodel`` and ``nvidia-smi`` were written from outputs that others recorded: these two
-programs have not been seen running under this code on a device that has them.
+and touch nothing. Those of ``nvpmodel``, ``jetson_clocks`` and ``nvidia-smi`` were written from outputs that others
+recorded: these programs have not been seen running under this code on a device that has them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ._version import __version__
 
-LIBRARIES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch", "tensorrt")
+LIBRARIES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch", "tensorrt", "tensorrt-rtx")
 _PROGRAM_TIMEOUT_S = 10.0
 _GPU_QUERY = {
     "index": "index",
@@ -32,7 +32,20 @@ _GPU_QUERY = {
     "power.draw": "power_w",
     "power.limit": "power_limit_w",
 }
+# the name that newer drivers know, then the one from before
+_REASON_FIELDS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
+_THROTTLED_FIELDS = {
+    "clocks_event_reasons_counters.sw_power_cap": "SwPowerCap",
+    "clocks_event_reasons_counters.sw_thermal_slowdown": "SwThermalSlowdown",
+    "clocks_event_reasons_counters.hw_thermal_slowdown": "HwThermalSlowdown",
+}
+# the bits of NVML's mask, from the lowest
+_REASONS = (
+    "GpuIdle", "ApplicationsClocksSetting", "SwPowerCap", "HwSlowdown", "SyncBoost", "SwThermalSlowdown",
+    "HwThermalSlowdown", "HwPowerBrakeSlowdown", "DisplayClockSetting",
+)  # fmt: skip
 _DECIMAL = re.compile(r"-?\d+(\.\d+)?")
+_FREQUENCIES = re.compile(r"^\s*(\S+?):?[ \t].*?MinFreq=(\d+) MaxFreq=(\d+) CurrentFreq=(\d+)", re.MULTILINE)
 # the kernel of a Jetson gives about -256 degrees for a sensor whose rail is switched off
 _COLDEST_C = -100.0
 
@@ -97,7 +110,8 @@ def conditions() -> dict[str, Any]:
 
     Returns:
         A JSON object: ``time`` (UTC) and whatever can be read of ``load_average``, ``memory_available_mib``, the keys
-        of :func:`read_cpu_clocks`, ``temperatures_c``, ``power_mode`` and ``power_mode_id`` (Jetson) and ``gpus``.
+        of :func:`read_cpu_clocks`, ``temperatures_c``, ``throttle_counts``, ``power_mode``, ``power_mode_id`` and
+        ``jetson_clocks`` (Jetson) and ``gpus``.
     """
     facts: dict[str, Any] = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds")}
     load = [float(x) for x in (_read(Path("/proc/loadavg")) or "").split()[:3]]
@@ -105,9 +119,10 @@ def conditions() -> dict[str, Any]:
     facts |= {"load_average": load, "memory_available_mib": memory.get("available_mib")}
     facts |= read_cpu_clocks()
     facts["temperatures_c"] = read_temperatures()
+    facts["throttle_counts"] = read_throttle_counts()
     facts |= parse_nvpmodel(_output("nvpmodel", "-q") or "")
-    query = ("nvidia-smi", f"--query-gpu={','.join(_GPU_QUERY)}", "--format=csv,noheader,nounits")
-    facts["gpus"] = parse_nvidia_smi(_output(*query) or "")
+    facts["jetson_clocks"] = parse_jetson_clocks(_output("jetson_clocks", "--show") or "")
+    facts["gpus"] = read_gpus()
     return {key: value for key, value in facts.items() if value not in (None, [], {})}
 
 
@@ -152,6 +167,47 @@ def read_temperatures(folder: Path = Path("/sys/class/thermal")) -> dict[str, fl
     return {kind if count[kind] == 1 else f"{kind}#{number}": celsius for number, kind, celsius in zones}
 
 
+def read_throttle_counts(
+    cpus: Path = Path("/sys/devices/system/cpu"), hwmon: Path = Path("/sys/class/hwmon")
+) -> dict[str, int]:
+    """How often the machine throttled since it was started; only growth between two readings means something.
+
+    Args:
+        cpus: the kernel's folder of processors: x86 counts heat there, for each core and each package.
+        hwmon: the kernel's folder of sensors: a Jetson counts too high a current and too low a voltage there.
+
+    Returns:
+        ``core`` and ``package``, summed over the processors, and ``oc1``, ``oc2``, ... as the Jetson numbers its alarms.
+    """
+    counts: Counter[str] = Counter()
+    for path in (*cpus.glob("cpu[0-9]*/thermal_throttle/*_throttle_count"), *hwmon.glob("hwmon*/oc[0-9]*_event_cnt")):
+        if (count := _number(path)) is not None:
+            counts[path.name.removesuffix("_throttle_count").removesuffix("_event_cnt")] += count
+    return dict(sorted(counts.items()))
+
+
+def read_gpus() -> list[dict[str, Any]]:
+    """Each NVIDIA GPU's clocks, power and heat, and what holds its clocks back, as ``nvidia-smi`` tells them.
+
+    Returns:
+        What :func:`parse_nvidia_smi` reads, with ``throttle_reasons``, the names of the reasons just now, and
+        ``throttled_us``, the microseconds that each lasted since the driver was loaded, where the driver knows them.
+    """
+    gpus = parse_nvidia_smi(_smi(_GPU_QUERY))
+    if not gpus:
+        return []
+    # a field that the driver does not know makes nvidia-smi answer nothing at all: these are asked by themselves
+    answers = (parse_throttle_reasons(_smi(("index", field))) for field in _REASON_FIELDS)
+    reasons = next(filter(None, answers), {})
+    throttled = parse_throttled(_smi(("index", *_THROTTLED_FIELDS)))
+    for gpu in gpus:
+        if (names := reasons.get(gpu["index"])) is not None:
+            gpu["throttle_reasons"] = names
+        if times := throttled.get(gpu["index"]):
+            gpu["throttled_us"] = times
+    return gpus
+
+
 def parse_cpuinfo(text: str) -> dict[str, Any]:
     """Read ``/proc/cpuinfo``: the ``name`` and, in the order of the processors, ``mhz``, each if it is there."""
     facts: dict[str, Any] = {}
@@ -184,10 +240,26 @@ def parse_nvpmodel(text: str) -> dict[str, Any]:
     return {"power_mode": match[1]} | ({"power_mode_id": int(match[2])} if match[2] else {})
 
 
-def gpu_name() -> str:
-    """Name of the first NVIDIA GPU as ``nvidia-smi`` gives it, ``"CUDA device 0"`` where that is not there (a Jetson)."""
-    gpus = conditions().get("gpus") or [{}]
-    return str(gpus[0].get("name", "CUDA device 0"))
+def parse_jetson_clocks(text: str) -> dict[str, Any]:
+    """Read the answer of ``jetson_clocks --show``, which it gives to root only.
+
+    Not seen running on a device: recorded answers have ``MinFreq``, ``MaxFreq`` and ``CurrentFreq`` of each processor in
+    kHz and of the GPU and the memory (``EMC``) in Hz, each on a line of its own.
+
+    Returns:
+        ``pinned``, whether the processors that are online and the GPU have one frequency only; ``gpu_mhz`` and
+        ``memory_mhz`` just now. Nothing where nothing was told.
+    """
+    online = [match for match in _FREQUENCIES.finditer(text) if "Online=0" not in match[0]]
+    cpus = [match for match in online if re.fullmatch(r"cpu\d+", match[1])]
+    # Thor has "gpu-gpc-0" and, for video, "gpu-nvd-0"
+    gpus = [match for match in online if match[1].lower().startswith("gpu")]
+    memory = [match for match in online if match[1] == "EMC"]
+    if not cpus:
+        return {}
+    facts: dict[str, Any] = {"pinned": all(match[2] == match[3] for match in (*cpus, *gpus))}
+    facts |= {"gpu_mhz": int(gpus[0][4]) / 1e6} if gpus else {}
+    return facts | ({"memory_mhz": int(memory[0][4]) / 1e6} if memory else {})
 
 
 def parse_nvidia_smi(text: str) -> list[dict[str, Any]]:
@@ -197,16 +269,43 @@ def parse_nvidia_smi(text: str) -> list[dict[str, Any]]:
     ``[Unknown Error]`` for what the driver does not know, on a Jetson nearly everything. Other lines are messages.
     """
     gpus = []
-    for line in text.splitlines():
-        values = [value.strip() for value in line.split(",")]
-        if len(values) != len(_GPU_QUERY) or not values[0].isdigit():
-            continue
-        answer = dict(zip(_GPU_QUERY.values(), values, strict=True))
-        gpu: dict[str, Any] = {"index": int(answer.pop("index"))}
+    for index, values in _csv(text, len(_GPU_QUERY)):
+        answer = dict(zip(list(_GPU_QUERY.values())[1:], values, strict=True))
+        gpu: dict[str, Any] = {"index": index}
         if not (name := answer.pop("name")).startswith("["):
             gpu["name"] = name
         gpus.append(gpu | {key: float(value) for key, value in answer.items() if _DECIMAL.fullmatch(value)})
     return gpus
+
+
+def parse_throttle_reasons(text: str) -> dict[int, list[str]]:
+    """Names of the bits in each GPU's mask of reasons, such as ``0, 0x0000000000000004``; a bit without one stays hex."""
+    reasons = {}
+    for index, (mask,) in _csv(text, 2):
+        if re.fullmatch(r"0x[0-9a-fA-F]+", mask):
+            bits = [bit for bit in range(int(mask, 16).bit_length()) if int(mask, 16) >> bit & 1]
+            reasons[index] = [_REASONS[bit] if bit < len(_REASONS) else hex(1 << bit) for bit in bits]
+    return reasons
+
+
+def parse_throttled(text: str) -> dict[int, dict[str, int]]:
+    """Microseconds that each GPU was held back, by reason, those that the driver counts."""
+    return {
+        index: {name: int(us) for name, us in zip(_THROTTLED_FIELDS.values(), values, strict=True) if us.isdecimal()}
+        for index, values in _csv(text, 1 + len(_THROTTLED_FIELDS))
+    }
+
+
+def _csv(text: str, columns: int) -> Iterator[tuple[int, list[str]]]:
+    """Index and other values of those lines that are answers of ``nvidia-smi``; the rest are messages."""
+    for line in text.splitlines():
+        values = [value.strip() for value in line.split(",")]
+        if len(values) == columns and values[0].isdecimal():
+            yield int(values[0]), values[1:]
+
+
+def _smi(fields: Iterable[str]) -> str:
+    return _output("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits") or ""
 
 
 def _os_name() -> str:

@@ -1,247 +1,60 @@
-"""Latency of a bundle on this machine, and the bench file that says it. ``docs/bench.md`` describes every key.
+"""Latency of a bundle on this machine. ``docs/bench.md`` says what is measured, and describes the file.
 
 What is timed is what an application calls: :class:`~edgeadv_runtime.preprocess.Preprocess` and ``Backend.infer``, on
 the bundle's own golden frames. No run is ever left out of a figure; warm-up runs come before, and are counted apart.
-Nothing but the timed calls happens between two timed calls: progress is reported between series only.
+Nothing but the timed calls happens between two timed calls: progress is reported between series only, and meters of
+energy are read before the first timed call and after the last.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from math import isfinite
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._version import __version__
 from .backends.base import Backend
+from .bench_file import SPLIT_STAGES, STAGES, Bench, BenchRow, Mode, Stage
 from .bundle import Bundle
+from .conditions import run_warnings
 from .device import conditions, environment
-from .errors import BundleError, InputError, SchemaError
-from .files import write_json
+from .errors import BundleError, InputError
+from .power import Meter, metering
 from .preprocess import Preprocess, to_tensor
-from .results import SCHEMA_VERSION, read_measurement
+from .timing import Series, back_to_back, paced, split
 
-Mode = Literal["back-to-back", "paced"]
-Stage = Literal["preprocess", "inference", "end-to-end"]
+__all__ = [
+    "INCLUDES", "P99_MIN_RUNS", "SPLIT_STAGES", "STAGES", "Bench", "BenchRow", "Mode", "Opener", "Progress", "Series",
+    "Splits", "Stage", "back_to_back", "benchmark", "paced", "split",
+]  # fmt: skip
+
 Opener = Callable[[], Backend]
 Progress = Callable[[int, int, str], None]
 # a p99 from fewer runs would rest on fewer than ten of them
 P99_MIN_RUNS = 1000
-STAGES: tuple[Stage, ...] = ("preprocess", "inference", "end-to-end")
+_SPLIT = "by the device's own clock, in a series apart from inference, whose time also has checks, launches and waiting"
 INCLUDES: dict[Stage, str] = {
     "preprocess": "decoded RGB frames in memory to a float32 NCHW array: resize, crop, scale; no capture or decoding",
     "inference": "Backend.infer, a float32 array in memory to logits in memory: with its checks and any device copies",
     "end-to-end": "preprocess and inference in one timed call, decoded RGB frames to logits; no capture or decoding",
+    "copy-in": f"the input from the backend's own buffer in host memory to the device: {_SPLIT}",
+    "compute": f"the model alone, its input and its logits in memory of the device: {_SPLIT}",
+    "copy-out": f"the logits from the device to the backend's own buffer in host memory: {_SPLIT}",
 }
 _PACED = "; from when work on the frame begins: waiting behind a frame that took too long is not in it, see late"
 
 
-@dataclass(frozen=True, kw_only=True)
-class BenchRow:
-    """One stage of one artefact at one batch size.
+@runtime_checkable
+class Splits(Protocol):
+    """A backend that can also tell the parts of a call."""
 
-    Attributes:
-        variant: the artefact's name in the bundle.
-        artifact_sha256: hash of the file that was run.
-        backend: what ran it; with ``provider`` and ``device`` this says whose figure it is.
-        provider: what executed it inside the backend.
-        device: the device in words.
-        threads: CPU threads a call may use; None where that is left to the library.
-        batch: images in a call.
-        mode: ``"back-to-back"``: the next call at once; ``"paced"``: a call at every tick of ``rate_hz``.
-        rate_hz: ticks per second; None for back-to-back.
-        stage: ``"preprocess"``, ``"inference"`` or ``"end-to-end"``.
-        n: timed calls; every one of them is in the figures.
-        warm_up: calls before them that were not timed.
-        p50_ms: median time of a call, of the whole batch.
-        p90_ms: 90th percentile.
-        p99_ms: 99th percentile; None for fewer than 1,000 calls.
-        max_ms: the slowest call.
-        images_per_s: images over the wall time of the whole series; for paced the rate that was kept.
-        late: frames not finished when the next was due; None for back-to-back.
-        includes: what is in the time and what is not.
-    """
-
-    variant: str
-    artifact_sha256: str
-    backend: str
-    provider: str
-    device: str
-    threads: int | None
-    batch: int
-    mode: Mode
-    rate_hz: float | None
-    stage: Stage
-    n: int
-    warm_up: int
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float | None
-    max_ms: float
-    images_per_s: float
-    late: int | None
-    includes: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as the file holds it."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> BenchRow:
-        """Read what :meth:`to_json` wrote."""
-        return cls(**{f.name: value[f.name] for f in fields(cls)})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """A bench file.
-
-    Attributes:
-        bundle: id, name and title of what was measured.
-        environment: what :func:`~edgeadv_runtime.device.environment` told.
-        conditions: what :func:`~edgeadv_runtime.device.conditions` told ``before`` and ``after`` all measurements.
-        rows: what was measured.
-        skipped: pairs of backend and variant that were asked for as ``all`` and cannot be, with the reason.
-        created: UTC time, ISO 8601.
-        edgeadv_version: what wrote it.
-    """
-
-    bundle: dict[str, Any]
-    environment: dict[str, Any]
-    conditions: dict[str, dict[str, Any]]
-    rows: tuple[BenchRow, ...]
-    skipped: tuple[dict[str, str], ...] = ()
-    created: str = ""
-    edgeadv_version: str = ""
-    path: Path | None = field(default=None, compare=False)
-
-    def select(self, **wanted: Any) -> list[BenchRow]:
-        """Rows whose attributes equal ``wanted``, e.g. ``select(stage="end-to-end", batch=1)``."""
-        return [row for row in self.rows if all(getattr(row, key) == value for key, value in wanted.items())]
-
-    def to_json(self) -> dict[str, Any]:
-        """The file's JSON value."""
-        return {
-            "schema_version": SCHEMA_VERSION, "kind": "bench", "edgeadv_version": self.edgeadv_version,
-            "created": self.created, "bundle": self.bundle, "environment": self.environment,
-            "conditions": self.conditions, "rows": [row.to_json() for row in self.rows], "skipped": list(self.skipped),
-        }  # fmt: skip
-
-    def save(self, path: str | Path) -> None:
-        """Write the file atomically.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
-        write_json(Path(path), self.to_json())
-
-    @classmethod
-    def load(cls, path: str | Path) -> Bench:
-        """Read a bench file.
-
-        Raises:
-            SchemaError: another kind or version, or a key is missing.
-            BundleError: not readable.
-        """
-        value = read_measurement(path, kind="bench")
-        try:
-            return cls(
-                bundle=value["bundle"], environment=value["environment"], conditions=value["conditions"],
-                rows=tuple(BenchRow.from_json(row) for row in value["rows"]), skipped=tuple(value["skipped"]),
-                created=value["created"], edgeadv_version=value["edgeadv_version"], path=Path(path),
-            )  # fmt: skip
-        except (KeyError, TypeError) as error:
-            raise SchemaError(f"{path} is not a complete bench file ({error!r}); measure again") from error
-
-
-class Series(NamedTuple):
-    """Timed calls, in the order in which they ran.
-
-    Attributes:
-        durations_ns: int64 of shape (runs,), or (runs, 3) for the stages of a paced series, in the order of ``STAGES``.
-        wall_ns: from the start of the first to the end of the last; for paced to its next tick, if that is later.
-        late: ticks that came before the work on the frame of the tick before was done; 0 for back-to-back.
-    """
-
-    durations_ns: NDArray[np.int64]
-    wall_ns: int
-    late: int
-
-
-def back_to_back(
-    call: Callable[[int], object], *, runs: int, warm_up: int, clock: Callable[[], int] = time.perf_counter_ns
-) -> Series:
-    """Time ``call(i)`` with nothing in between.
-
-    Args:
-        call: what to time; ``i`` counts from 0, warm-up included.
-        runs: timed calls, at least 1.
-        warm_up: calls before them.
-        clock: nanoseconds, monotonic.
-    """
-    for i in range(warm_up):
-        call(i)
-    durations = np.empty(runs, dtype=np.int64)
-    begin = clock()
-    for i in range(runs):
-        start = clock()
-        call(warm_up + i)
-        durations[i] = clock() - start
-    return Series(durations, clock() - begin, 0)
-
-
-def paced(
-    preprocess: Callable[[int], NDArray[np.float32]],
-    infer: Callable[[NDArray[np.float32]], object],
-    *,
-    rate_hz: float,
-    runs: int,
-    warm_up: int,
-    clock: Callable[[], int] = time.perf_counter_ns,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Series:
-    """Time ``infer(preprocess(i))`` at every tick of a fixed schedule, sleeping in between, as with a camera.
-
-    The processor is left to idle and to lower its clocks between frames, as it would in the application: figures are
-    often slower than back-to-back ones. A tick that is missed is not moved; the work that was due begins at once.
-
-    Args:
-        preprocess: first part of the work; ``i`` counts from 0, warm-up included.
-        infer: second part.
-        rate_hz: ticks per second, above 0.
-        runs: timed ticks, at least 1.
-        warm_up: ticks before them, on a schedule of their own, so that a slow first call delays no timed one.
-        clock: nanoseconds, monotonic.
-        sleep: seconds.
-    """
-
-    def tick_ns(i: int) -> int:
-        return round(i * 1e9 / rate_hz)
-
-    def series(first: int, count: int) -> Series:
-        durations = np.empty((count, len(STAGES)), dtype=np.int64)
-        late = 0
-        begin = end = clock()
-        for i in range(count):
-            if (wait := begin + tick_ns(i) - clock()) > 0:
-                sleep(wait / 1e9)
-            start = clock()
-            tensor = preprocess(first + i)
-            middle = clock()
-            infer(tensor)
-            end = clock()
-            durations[i] = middle - start, end - middle, end - start
-            late += end > begin + tick_ns(i + 1)
-        return Series(durations, max(end - begin, tick_ns(count)), late)
-
-    series(0, warm_up)
-    return series(warm_up, runs)
+    def infer_split(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], dict[str, float]]:
+        """Logits, and milliseconds of each of :data:`SPLIT_STAGES` as the device's own clock has them."""
 
 
 def benchmark(
@@ -257,7 +70,8 @@ def benchmark(
     """Measure every stage of every backend at every batch size, on the bundle's golden frames.
 
     Backends are opened, measured and closed one after another, so that none shares memory or cores with the next. All
-    are opened once before that: what cannot be opened shows in seconds, not after the minutes of the others.
+    are opened once before that: what cannot be opened shows in seconds, not after the minutes of the others. Where the
+    machine counts energy each series has its own, see :mod:`~edgeadv_runtime.power`.
 
     Args:
         bundle: an opened bundle.
@@ -270,7 +84,8 @@ def benchmark(
         progress: called with the series done, all series and the name of the next.
 
     Returns:
-        Three rows, one for each stage, of each backend and batch, and of each backend's paced series.
+        Three rows, one for each stage, of each backend and batch, and of each backend's paced series; three more of each
+        batch of a backend that can :class:`split <Splits>` a call.
 
     Raises:
         InputError: an argument is out of range.
@@ -279,42 +94,88 @@ def benchmark(
     """
     _check(openers, batches, runs, warm_up, rate_hz)
     frames = _Frames.of(bundle)
-    for opener in openers[1:]:
-        opener().close()
-    total = len(openers) * (len(STAGES) * len(batches) + (rate_hz is not None))
+    splits = [False, *map(_can_split, openers[1:])]
     rows: list[BenchRow] = []
     done = 0
 
     def report(text: str) -> None:
+        nonlocal done
         if progress is not None:
-            progress(done, total, text)
+            alike = len(openers) * (len(STAGES) * len(batches) + (rate_hz is not None))
+            progress(done, alike + len(batches) * sum(splits), text)
+        done += 1
 
-    before = conditions()
-    for opener in openers:
-        with opener() as backend:
-            who = f"{backend.name} {backend.variant}"
+    before = after = conditions()
+    for i, opener in enumerate(openers):
+        with opener() as backend, metering(gpu_index=_gpu_index(backend)) as meter:
+            splits[i] = isinstance(backend, Splits)
             for batch in batches:
-                for stage, call in frames.calls(backend, batch).items():
-                    report(f"{who}, batch {batch}, {stage}")
-                    times = back_to_back(call, runs=runs, warm_up=warm_up)
-                    rows.append(_row(backend, stage, times.durations_ns, times, batch=batch, warm_up=warm_up))
-                    done += 1
+                rows += _batch_rows(backend, frames, batch, runs=runs, warm_up=warm_up, meter=meter, report=report)
             if rate_hz is not None:
-                report(f"{who}, paced at {rate_hz:g} Hz")
-                times = paced(frames.tensor, backend.infer, rate_hz=rate_hz, runs=runs, warm_up=warm_up)
-                for i, stage in enumerate(STAGES):
-                    rows.append(_row(backend, stage, times.durations_ns[:, i], times, warm_up=warm_up, rate_hz=rate_hz))
-                done += 1
+                report(f"{_who(backend)}, paced at {rate_hz:g} Hz")
+                times = paced(frames.tensor, backend.infer, rate_hz=rate_hz, runs=runs, warm_up=warm_up, meter=meter)
+                # between frames energy goes on flowing: it belongs to the whole, and to no stage
+                rows += [
+                    _row(
+                        backend, stage, times.durations_ns[:, k], times, warm_up=warm_up, rate_hz=rate_hz,
+                        meter=meter if stage == "end-to-end" else None,
+                    )
+                    for k, stage in enumerate(STAGES)
+                ]  # fmt: skip
+            if i + 1 == len(openers):
+                # a device that is let go of falls idle at once
+                after = conditions()
     report("done")
     title = {"title": bundle.manifest["title"]} if "title" in bundle.manifest else {}
     return Bench(
         bundle={"id": bundle.id, "name": bundle.path.resolve().name, **title},
         environment=environment(),
-        conditions={"before": before, "after": conditions()},
+        conditions={"before": before, "after": after},
         rows=tuple(rows),
+        warnings=run_warnings(before, after),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         edgeadv_version=__version__,
     )
+
+
+def _batch_rows(
+    backend: Backend,
+    frames: _Frames,
+    batch: int,
+    *,
+    runs: int,
+    warm_up: int,
+    meter: Meter | None,
+    report: Callable[[str], None],
+) -> list[BenchRow]:
+    rows = []
+    for stage, call in frames.calls(backend, batch).items():
+        report(f"{_who(backend)}, batch {batch}, {stage}")
+        # what counts a GPU's board alone would show it idle
+        counts = meter if meter and (meter.covers_cpu or stage != "preprocess") else None
+        times = back_to_back(call, runs=runs, warm_up=warm_up, meter=counts)
+        rows.append(_row(backend, stage, times.durations_ns, times, batch=batch, warm_up=warm_up, meter=counts))
+    if isinstance(backend, Splits):
+        report(f"{_who(backend)}, batch {batch}, its parts")
+        window, parts_of = frames.windows(batch), backend.infer_split
+        times = split(lambda i: parts_of(window(i))[1], runs=runs, warm_up=warm_up)
+        for k, stage in enumerate(SPLIT_STAGES):
+            rows.append(_row(backend, stage, times.durations_ns[:, k], times, batch=batch, warm_up=warm_up))
+    return rows
+
+
+def _can_split(opener: Opener) -> bool:
+    with opener() as backend:
+        return isinstance(backend, Splits)
+
+
+def _gpu_index(backend: Backend) -> int | None:
+    """The GPU that a backend runs on, as CUDA counts them: the first, unless it says so; None for the processor."""
+    return None if "cpu" in backend.provider.lower() else int(getattr(backend, "gpu_index", 0))
+
+
+def _who(backend: Backend) -> str:
+    return f"{backend.name} {backend.variant}"
 
 
 @dataclass(frozen=True)
@@ -337,15 +198,20 @@ class _Frames:
         cycle = [self.frames[(i * batch + k) % len(self.frames)] for k in range(batch)]
         return to_tensor(np.stack([self.preprocess(frame, color_order="rgb") for frame in cycle]))
 
-    def calls(self, backend: Backend, batch: int) -> dict[Stage, Callable[[int], object]]:
-        """What is timed, by stage."""
-        # batch i is a window of this ring: every batch of the cycle, without a copy of its own or any work when timed
+    def windows(self, batch: int) -> Callable[[int], NDArray[np.float32]]:
+        """A function that gives the ``i``-th batch without any work when it is timed."""
+        # batch i is a window of this ring: every batch of the cycle, without a copy of its own
         ring = self.tensor(0, len(self.frames) + batch - 1)
 
         def window(i: int) -> NDArray[np.float32]:
             first = i * batch % len(self.frames)
             return ring[first : first + batch]
 
+        return window
+
+    def calls(self, backend: Backend, batch: int) -> dict[Stage, Callable[[int], object]]:
+        """What is timed, by stage."""
+        window = self.windows(batch)
         return {
             "preprocess": lambda i: self.tensor(i, batch),
             "inference": lambda i: backend.infer(window(i)),
@@ -373,6 +239,7 @@ def _row(
     warm_up: int,
     batch: int = 1,
     rate_hz: float | None = None,
+    meter: Meter | None = None,
 ) -> BenchRow:
     n = len(durations_ns)
     p50, p90, p99, slowest = (float(ms) for ms in np.percentile(durations_ns / 1e6, [50, 90, 99, 100]))
@@ -396,4 +263,6 @@ def _row(
         images_per_s=n * batch * 1e9 / series.wall_ns,
         late=None if rate_hz is None else series.late,
         includes=INCLUDES[stage] + ("" if rate_hz is None else _PACED),
+        energy_mj_per_image=1000 * series.joules / (n * batch) if meter and series.joules is not None else None,
+        energy_source=meter.source if meter else None,
     )

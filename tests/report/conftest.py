@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from edgeadv.report import build_report
-from edgeadv_runtime.latency import INCLUDES, Bench, BenchRow
+from edgeadv_runtime.bench_file import Bench, BenchRow
+from edgeadv_runtime.latency import INCLUDES
 from edgeadv_runtime.results import CLEAN, WORST_CASE, AttackParams, Results, Row
 
 N = 1000

@@ -8,6 +8,7 @@ import sys
 import typer
 from typer.testing import CliRunner
 
+from edgeadv.cli import main
 from edgeadv.cli.report import report as command
 
 
@@ -22,6 +23,17 @@ def test_command_writes_the_page_and_prints_its_path(results, bench, tmp_path):
     assert outcome.exit_code == 0, outcome.output
     assert outcome.output.split() == [str(out)]
     assert 'data-verdict="MASKED"' in out.read_text(encoding="utf-8")
+
+
+def test_command_refuses_one_device_in_two_power_modes_in_one_line(bench, tmp_path, capsys):
+    for name, mode in (("a", "MAXN"), ("b", "15W")):
+        state = {"power_mode": mode}
+        bench(conditions={"before": state, "after": state}).save(tmp_path / f"{name}.json")
+    out = tmp_path / "report.html"
+    assert main(["report", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--out", str(out)]) == 2
+    line = capsys.readouterr().err.strip()
+    assert "\n" not in line and "a.json" in line and "b.json" in line and "power_mode MAXN and 15W" in line
+    assert not out.exists()
 
 
 def test_command_needs_neither_torch_nor_the_extra_to_load():

@@ -107,6 +107,35 @@ def test_latency_says_what_is_timed_and_leaves_p99_out_where_it_is_not_given(rep
     assert '<td data-label="before">0.1, 0.2, 0.1</td><td data-label="after">–</td>' in page.source
 
 
+def test_parts_of_a_call_energy_and_warnings_are_shown(report, bench):
+    plain = report(bench())
+    assert "mJ/image" not in plain.source and "Energy" not in plain.text and not plain.all("p", **{"class": "warning"})
+    rows = list(bench().rows)
+    rows[1] = replace(
+        rows[1], energy_mj_per_image=41.24, energy_source="tegrastats every 100 ms: the whole module (VDD_IN)"
+    )
+    rows.append(replace(rows[1], stage="compute", energy_mj_per_image=None, includes="the <model> alone"))
+    page = report(bench(rows=tuple(rows), warnings=("GPU 0 was held back by SwPowerCap & more",)))
+    assert page.source.count('<td data-label="mJ/image">41.24</td>') == 1
+    assert page.source.count('<td data-label="mJ/image">–</td>') == 3
+    assert "idle parts included: tegrastats every 100 ms: the whole module (VDD_IN)." in page.text
+    assert '<th scope="row">compute</th>' in page.source and "the <model> alone" in page.text
+    assert "GPU 0 was held back by SwPowerCap & more" in page.text and len(page.all("p", **{"class": "warning"})) == 1
+    assert not page.misplaced and not page.open
+
+
+def test_one_device_in_two_states_is_refused_and_two_devices_are_not(report, bench, tmp_path):
+    def run(mode, processor="ARMv8"):
+        state = {"power_mode": mode}
+        return bench(environment={"processor": processor}, conditions={"before": state, "after": state})
+
+    assert report(run("15W"), run("15W"), run("MAXN", processor="ARMv9")).all("section", id="latency")
+    (tmp_path / "report.html").unlink()
+    with pytest.raises(InputError, match=r"0\.json and .*1\.json cannot be compared: .*power_mode 15W and MAXN"):
+        report(run("15W"), run("MAXN"))
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_examples_evidence_and_provenance_are_there(report, results, bench):
     page = report(results(), bench())
     images = page.all("img")
@@ -259,7 +288,10 @@ def test_rows_that_cannot_be(results, tmp_path, change):
         build_report([path], tmp_path / "report.html")
 
 
-@pytest.mark.parametrize("change", [{"p50_ms": 99.0}, {"max_ms": "slow"}, {"p90_ms": None}])
+@pytest.mark.parametrize(
+    "change",
+    [{"p50_ms": 99.0}, {"max_ms": "slow"}, {"p90_ms": None}, {"energy_mj_per_image": 0}, {"energy_mj_per_image": "x"}],
+)
 def test_latencies_that_cannot_be(bench, tmp_path, change):
     path = tmp_path / "bench.json"
     bench().save(path)

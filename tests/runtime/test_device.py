@@ -56,6 +56,42 @@ NVPM VERB: Current mode: NV Power Mode: 25W
 1
 NVPM VERB: PARAM CPU_ONLINE: ARG CORE_0: PATH /sys/devices/system/cpu/cpu0/online: REAL_VAL: 1 CONF_VAL: 1
 """
+# jetson_clocks --show of an Orin Nano as it comes, of an AGX Orin and a Thor after jetson_clocks, of a TX1; shortened
+CLOCKS_FREE = """\
+SOC family:tegra234  Machine:NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super
+Online CPUs: 0-1, Offline CPUs:
+cpu0:  Governor=schedutil MinFreq=729600 MaxFreq=1344000 CurrentFreq=960000 IdleStates: WFI=1 c7=1
+cpu1:  Governor=schedutil MinFreq=729600 MaxFreq=1344000 CurrentFreq=1344000 IdleStates: WFI=1 c7=1
+GPU MinFreq=306000000 MaxFreq=918000000 CurrentFreq=306000000
+Active GPU TPCs: 4
+EMC MinFreq=204000000 MaxFreq=3199000000 CurrentFreq=665600000
+FAN Dynamic Speed Control=nvfancontrol hwmon0_pwm1=60
+NV Power Mode: 25W
+"""
+CLOCKS_PINNED = """\
+SOC family:tegra234  Machine:NVIDIA Jetson AGX Orin Developer Kit
+Online CPUs: 0-1, Offline CPUs: 2
+cpu0:  Online=1 Governor=schedutil MinFreq=2201600 MaxFreq=2201600 CurrentFreq=2201600 IdleStates: WFI=0 c7=0
+cpu1:  Online=1 Governor=schedutil MinFreq=2201600 MaxFreq=2201600 CurrentFreq=2201600 IdleStates: WFI=0 c7=0
+cpu2:  Online=0 Governor=schedutil MinFreq=729600 MaxFreq=2201600 CurrentFreq=729600 IdleStates: WFI=1 c7=1
+GPU MinFreq=1300500000 MaxFreq=1300500000 CurrentFreq=1300500000
+EMC MinFreq=3199000000 MaxFreq=3199000000 CurrentFreq=3199000000
+DLA0_CORE:   Online=1 MinFreq=0 MaxFreq=1600000000 CurrentFreq=1600000000
+NV Power Mode: MAXN
+"""
+CLOCKS_THOR = """\
+SOC family:tegra264  Machine:NVIDIA Jetson AGX Thor Developer Kit
+cpu0:  Governor=schedutil MinFreq=2601000 MaxFreq=2601000 CurrentFreq=2601000 IdleStates: WFI=0 cc7=0
+gpu-gpc-0 MinFreq=1575000000 MaxFreq=1575000000 CurrentFreq=1575000000
+gpu-nvd-0 MinFreq=1692000000 MaxFreq=1692000000 CurrentFreq=1692000000
+EMC MinFreq=665600000 MaxFreq=4266000000 CurrentFreq=4266000000 FreqOverride=1
+"""
+CLOCKS_TX1 = """\
+SOC family:tegra210  Machine:jetson_tx1
+cpu0: Gonvernor=interactive MinFreq=1734000 MaxFreq=1734000 CurrentFreq=1734000
+GPU MinFreq=76800000 MaxFreq=998400000 CurrentFreq=998400000
+"""
+CLOCKS_WITHOUT_ROOT = "Error: Run this script(/usr/bin/jetson_clocks) as a root user\n"
 SMI_H100 = "0, NVIDIA H100 80GB HBM3, 1980, 2619, 41, 118.63, 700.00\n"
 SMI_TWO = "0, NVIDIA B200, 120, 3996, 33, 187.80, 1000.00\n1, NVIDIA B200, 1965, 3996, 62, 905.30, 1000.00\n"
 SMI_JETSON = "0, Orin (nvgpu), [N/A], [N/A], [N/A], [N/A], [N/A]\n"
@@ -128,6 +164,63 @@ def test_meminfo():
 )
 def test_nvpmodel(text, facts):
     assert device.parse_nvpmodel(text) == facts
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        (CLOCKS_FREE, {"pinned": False, "gpu_mhz": 306.0, "memory_mhz": 665.6}),
+        (CLOCKS_PINNED, {"pinned": True, "gpu_mhz": 1300.5, "memory_mhz": 3199.0}),
+        (CLOCKS_THOR, {"pinned": True, "gpu_mhz": 1575.0, "memory_mhz": 4266.0}),
+        (CLOCKS_TX1, {"pinned": False, "gpu_mhz": 998.4}),
+        (CLOCKS_WITHOUT_ROOT, {}),
+        ("", {}),
+    ],
+)
+def test_jetson_clocks(text, facts):
+    assert device.parse_jetson_clocks(text) == facts
+
+
+@pytest.mark.parametrize(
+    ("text", "reasons"),
+    [
+        ("0, 0x0000000000000000\n", {0: []}),
+        ("0, 0x0000000000000001\n1, 0x0000000000000024\n", {0: ["GpuIdle"], 1: ["SwPowerCap", "SwThermalSlowdown"]}),
+        (
+            "0, 0x00000000000001FF\n",
+            {0: ["GpuIdle", "ApplicationsClocksSetting", "SwPowerCap", "HwSlowdown", "SyncBoost", "SwThermalSlowdown",
+                 "HwThermalSlowdown", "HwPowerBrakeSlowdown", "DisplayClockSetting"]},
+        ),
+        ("0, 0x0000000000000204\n", {0: ["SwPowerCap", "0x200"]}),
+        ("0, [N/A]\n1, Not Active\n", {}),
+        ('Field "clocks_event_reasons.active" is not a valid field to query.\n', {}),
+    ],
+)  # fmt: skip
+def test_throttle_reasons(text, reasons):
+    assert device.parse_throttle_reasons(text) == reasons
+
+
+def test_throttled_time():
+    text = "0, 711320, 0, 12\n1, [N/A], 5, [Not Supported]\n"
+    assert device.parse_throttled(text) == {
+        0: {"SwPowerCap": 711320, "SwThermalSlowdown": 0, "HwThermalSlowdown": 12},
+        1: {"SwThermalSlowdown": 5},
+    }
+    assert device.parse_throttled('Field "clocks_event_reasons_counters.sw_power_cap" is not a valid field\n') == {}
+
+
+def test_throttle_counts_are_summed_over_processors_and_alarms(tmp_path):
+    for cpu, core, package in ((0, 3, 5), (1, 4, 5)):
+        folder = tmp_path / "cpu" / f"cpu{cpu}" / "thermal_throttle"
+        write(folder / "core_throttle_count", f"{core}\n")
+        write(folder / "core_throttle_total_time_ms", "70\n")
+        write(folder / "package_throttle_count", f"{package}\n")
+    write(tmp_path / "hwmon" / "hwmon3" / "oc1_event_cnt", "0\n")
+    write(tmp_path / "hwmon" / "hwmon3" / "oc3_event_cnt", "37\n")
+    write(tmp_path / "hwmon" / "hwmon3" / "oc3_throt_en", "1\n")
+    counts = device.read_throttle_counts(tmp_path / "cpu", tmp_path / "hwmon")
+    assert counts == {"core": 7, "oc1": 0, "oc3": 37, "package": 10}
+    assert device.read_throttle_counts(tmp_path / "no", tmp_path / "no") == {}
 
 
 def test_nvidia_smi_of_data_centre_gpus():
@@ -223,21 +316,57 @@ def test_conditions_ask_the_programs_that_are_installed(programs):
     assert [gpu["name"] for gpu in facts["gpus"]] == ["NVIDIA H100 80GB HBM3"]
 
 
-def test_conditions_ask_nvidia_smi_for_the_fields_in_the_order_that_is_read(programs, tmp_path):
-    install(programs, "nvidia-smi", f'echo "$1" > {tmp_path}/asked')
-    device.conditions()
-    asked = (tmp_path / "asked").read_text().strip()
-    fields = "index,name,clocks.sm,clocks.mem,temperature.gpu,power.draw,power.limit"
-    assert asked == f"--query-gpu={fields}"
-    assert len(fields.split(",")) == len(SMI_H100.split(","))
+def smi(answers):
+    """A script that answers the queries that it knows and, as the real program does, no other."""
+    cases = "".join(f"--query-gpu={fields}) printf '{text}';;\n" for fields, text in answers.items())
+    return f'case "$1" in\n{cases}*) echo "Field \\"${{1#*,}}\\" is not a valid field to query."; exit 2;;\nesac'
+
+
+QUERY = "index,name,clocks.sm,clocks.mem,temperature.gpu,power.draw,power.limit"
+COUNTERS = ",".join(f"clocks_event_reasons_counters.{name}" for name in ("sw_power_cap", "sw_thermal_slowdown", "hw_thermal_slowdown"))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answers", "gpus"),
+    [
+        (
+            {"index,clocks_event_reasons.active": "0, 0x4\\n1, 0x1\\n", f"index,{COUNTERS}": "0, 9, 8, 7\\n1, 0, 0, 0\\n"},
+            [
+                {"throttle_reasons": ["SwPowerCap"],
+                 "throttled_us": {"SwPowerCap": 9, "SwThermalSlowdown": 8, "HwThermalSlowdown": 7}},
+                {"throttle_reasons": ["GpuIdle"],
+                 "throttled_us": {"SwPowerCap": 0, "SwThermalSlowdown": 0, "HwThermalSlowdown": 0}},
+            ],
+        ),
+        (
+            {"index,clocks_throttle_reasons.active": "0, 0x0\\n1, [N/A]\\n"},
+            [{"throttle_reasons": []}, {}],
+        ),
+        ({}, [{}, {}]),
+    ],
+    ids=["new driver", "old driver", "oldest driver"],
+)  # fmt: skip
+def test_gpus_are_asked_one_by_one_for_what_a_driver_may_not_know(programs, answers, gpus):
+    install(programs, "nvidia-smi", smi({QUERY: SMI_TWO.replace("\n", "\\n")} | answers))
+    assert len(QUERY.split(",")) == len(SMI_H100.split(","))
+    plain = device.parse_nvidia_smi(SMI_TWO)
+    assert device.read_gpus() == [one | more for one, more in zip(plain, gpus, strict=True)]
+    assert device.conditions()["gpus"] == device.read_gpus()
+
+
+def test_conditions_of_a_jetson_that_runs_as_root(programs):
+    install(programs, "jetson_clocks", f"[ \"$1\" = --show ] && printf '{CLOCKS_PINNED}'")
+    assert device.conditions()["jetson_clocks"] == {"pinned": True, "gpu_mhz": 1300.5, "memory_mhz": 3199.0}
+    install(programs, "jetson_clocks", f"printf '{CLOCKS_WITHOUT_ROOT}'; exit 1")
+    assert "jetson_clocks" not in device.conditions()
 
 
 @pytest.mark.parametrize("script", ["exit 9", "echo garbage", "while :; do :; done"])
 def test_programs_that_fail_or_hang_leave_their_facts_out(programs, monkeypatch, script):
     monkeypatch.setattr(device, "_PROGRAM_TIMEOUT_S", 0.2)
-    for program in ("nvpmodel", "nvidia-smi"):
+    for program in ("nvpmodel", "jetson_clocks", "nvidia-smi"):
         install(programs, program, script)
-    assert not {"power_mode", "power_mode_id", "gpus"} & device.conditions().keys()
+    assert not {"power_mode", "power_mode_id", "jetson_clocks", "gpus"} & device.conditions().keys()
 
 
 def test_a_program_that_cannot_start_leaves_its_facts_out(programs):

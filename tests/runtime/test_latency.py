@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import fields
+import time
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,31 +16,16 @@ import typer
 from typer.testing import CliRunner
 
 from edgeadv.cli.bench import bench as bench_command
-from edgeadv_runtime import latency
+from edgeadv_runtime import latency, power
 from edgeadv_runtime.backends import OnnxRuntimeBackend
+from edgeadv_runtime.bench_file import SPLIT_STAGES, STAGES, Bench, BenchRow
 from edgeadv_runtime.bundle import Bundle, Golden
 from edgeadv_runtime.errors import BundleError, InputError, SchemaError
 from edgeadv_runtime.files import read_json, write_json
-from edgeadv_runtime.latency import STAGES, Bench, BenchRow, back_to_back, benchmark, paced
+from edgeadv_runtime.latency import Splits, back_to_back, benchmark, paced
 from edgeadv_runtime.preprocess import to_tensor
 
 MS = 1_000_000
-
-
-class Clock:
-    """Time that passes only when told to."""
-
-    def __init__(self):
-        self.now = 7 * MS
-
-    def __call__(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.now += round(seconds * 1e9)
-
-    def work(self, ms):
-        self.now += round(ms * MS)
 
 
 class Recorded(OnnxRuntimeBackend):
@@ -61,6 +47,50 @@ class Recorded(OnnxRuntimeBackend):
         super()._close()
 
 
+class Apart(Recorded):
+    """The real backend with parts of a call that it timed itself, as one on a device does by the device's clock."""
+
+    def __init__(self, bundle, **options):
+        super().__init__(bundle, **options)
+        self.parts = []
+
+    def infer_split(self, x):
+        marks = [time.perf_counter_ns()]
+        held = x.copy()
+        marks.append(time.perf_counter_ns())
+        logits = self.infer(held)
+        marks.append(time.perf_counter_ns())
+        out = logits.copy()
+        marks.append(time.perf_counter_ns())
+        self.parts.append(np.diff(marks).tolist())
+        return out, dict(zip(SPLIT_STAGES, (ns / MS for ns in self.parts[-1]), strict=True))
+
+
+class Counted(OnnxRuntimeBackend):
+    """The real backend on a machine whose processor package counts 4 mJ for every call."""
+
+    def __init__(self, bundle, counter, **options):
+        super().__init__(bundle, **options)
+        self.counter = counter
+
+    def _infer(self, x):
+        self.counter.write_text(f"{int(self.counter.read_text()) + 4000}\n")
+        return super()._infer(x)
+
+
+@pytest.fixture
+def powercap(tmp_path, monkeypatch):
+    """The counter of this machine's processor package, which counts only what a test makes it count."""
+    zone = tmp_path / "powercap" / "intel-rapl:0"
+    zone.mkdir(parents=True)
+    (zone / "name").write_text("package-0\n")
+    (zone / "max_energy_range_uj").write_text("262143328850\n")
+    (zone / "energy_uj").write_text("1000\n")
+    monkeypatch.setattr(latency, "metering", partial(power.metering, powercap=zone.parent))
+    monkeypatch.setattr(power.RaplMeter, "shortest_s", 0.0)
+    return zone / "energy_uj"
+
+
 @pytest.fixture
 def series(monkeypatch):
     """Every series that benchmark times, as it was timed."""
@@ -80,60 +110,6 @@ def series(monkeypatch):
 
 def opener(bundle, variant="fp32"):
     return partial(OnnxRuntimeBackend, bundle, variant=variant, threads=1)
-
-
-def test_back_to_back_times_every_call_but_the_warm_up():
-    clock, took = Clock(), [500, 600, 3, 1, 80, 2]
-    times = back_to_back(lambda i: clock.work(took[i]), runs=4, warm_up=2, clock=clock)
-    assert times.durations_ns.tolist() == [3 * MS, 1 * MS, 80 * MS, 2 * MS]
-    assert times.wall_ns == 86 * MS
-    assert times.late == 0
-
-
-def run_paced(took, *, warm_up=0, rate_hz=100.0):
-    """A paced series whose i-th frame takes ``took[i]`` ms, 1 ms of it for preprocessing; and when each began."""
-    clock, began = Clock(), []
-    start = clock.now
-
-    def preprocess(i):
-        began.append((clock.now - start) / MS)
-        clock.work(1)
-        return i
-
-    times = paced(
-        preprocess, lambda i: clock.work(took[i] - 1), rate_hz=rate_hz, runs=len(took) - warm_up, warm_up=warm_up,
-        clock=clock, sleep=clock.sleep,
-    )  # fmt: skip
-    return times, began
-
-
-def test_paced_keeps_a_schedule_that_work_does_not_shift():
-    times, began = run_paced([5, 9, 10, 2])
-    assert began == [0, 10, 20, 30]
-    assert times.late == 0
-    assert times.wall_ns == 40 * MS
-    assert times.durations_ns.tolist() == [[1 * MS, (t - 1) * MS, t * MS] for t in (5, 9, 10, 2)]
-
-
-def test_paced_catches_up_with_missed_ticks_and_counts_every_late_frame():
-    times, began = run_paced([5, 25, 5, 5, 5, 5])
-    # the second is due at 10 and done at 35; the next two begin late, the one of tick 40 is done when 50 begins
-    assert began == [0, 10, 35, 40, 45, 50]
-    assert times.late == 3
-    assert times.durations_ns[:, 2].max() == 25 * MS
-
-
-def test_paced_slower_than_the_rate_is_late_every_time_and_keeps_no_false_rate():
-    times, _ = run_paced([12] * 10)
-    assert times.late == 10
-    assert times.wall_ns == 120 * MS
-
-
-def test_paced_warm_up_makes_no_timed_frame_late():
-    times, began = run_paced([2000, 5, 5, 5], warm_up=1)
-    assert times.late == 0
-    assert len(times.durations_ns) == 3
-    assert began == [0, 2000, 2010, 2020]
 
 
 def test_rows_hold_the_percentiles_of_every_timed_call(tiny_bundle, series):
@@ -180,6 +156,106 @@ def test_rows_say_whose_figure_they_are_and_what_is_in_it(tiny_bundle):
     assert bench.environment["versions"]["edgeadv"] == bench.edgeadv_version
     assert {"before", "after"} == bench.conditions.keys()
     assert bench.conditions["before"]["time"] <= bench.conditions["after"]["time"]
+
+
+def test_parts_of_a_call_are_rows_of_a_series_of_their_own(tiny_bundle):
+    backends = []
+
+    def open_apart():
+        backends.append(Apart(tiny_bundle, threads=1))
+        return backends[-1]
+
+    bench = benchmark(tiny_bundle, [open_apart], batches=(1, 2), runs=4, warm_up=1, rate_hz=1000)
+    (backend,) = backends
+    assert isinstance(backend, Splits)
+    assert [(row.batch, row.mode, row.stage) for row in bench.rows] == [
+        *((batch, "back-to-back", stage) for batch in (1, 2) for stage in (*STAGES, *SPLIT_STAGES)),
+        *((1, "paced", stage) for stage in STAGES),
+    ]
+    assert len(backend.parts) == 10
+    for batch, timed in ((1, backend.parts[1:5]), (2, backend.parts[6:])):
+        for stage, durations in zip(SPLIT_STAGES, np.transpose(timed), strict=True):
+            (row,) = bench.select(batch=batch, stage=stage)
+            assert (row.n, row.warm_up, row.energy_source) == (4, 1, None)
+            assert row.p50_ms == pytest.approx(np.percentile(durations, 50) / MS)
+            assert row.max_ms == pytest.approx(durations.max() / MS)
+            assert row.includes == latency.INCLUDES[stage] and "in a series apart from inference" in row.includes
+    # infer_split is given the golden frames in turn, and inference is timed without it
+    golden = to_tensor(tiny_bundle.golden().pixels)
+    assert len(backend.batches) == 2 * 3 * 5 + 5
+    for i, got in enumerate(backend.batches[10:15]):
+        np.testing.assert_array_equal(got, golden[[i % len(golden)]])
+
+
+def test_progress_counts_the_series_of_parts_where_there_are_any(tiny_bundle):
+    calls = []
+    openers = [partial(Apart, tiny_bundle), opener(tiny_bundle, "fp16"), partial(Apart, tiny_bundle, variant="fp16")]
+    benchmark(tiny_bundle, openers, batches=(1, 2), runs=1, warm_up=0, progress=lambda *call: calls.append(call))
+    assert [(done, total) for done, total, _ in calls] == [(i, 22) for i in range(23)]
+    assert calls[3][2] == "onnxruntime fp32, batch 1, its parts"
+
+
+def test_energy_is_that_of_the_series_for_each_of_its_images(tiny_bundle, powercap):
+    bench = benchmark(
+        tiny_bundle, [partial(Counted, tiny_bundle, powercap)], batches=(1, 2), runs=5, warm_up=2, rate_hz=1000
+    )
+    energies = {(row.mode, row.batch, row.stage): row.energy_mj_per_image for row in bench.rows}
+    assert energies == {
+        ("back-to-back", 1, "preprocess"): None,
+        ("back-to-back", 1, "inference"): pytest.approx(4.0),
+        ("back-to-back", 1, "end-to-end"): pytest.approx(4.0),
+        ("back-to-back", 2, "preprocess"): None,
+        ("back-to-back", 2, "inference"): pytest.approx(2.0),
+        ("back-to-back", 2, "end-to-end"): pytest.approx(2.0),
+        ("paced", 1, "preprocess"): None,
+        ("paced", 1, "inference"): None,
+        ("paced", 1, "end-to-end"): pytest.approx(4.0),
+    }
+    sources = {row.energy_source for row in bench.rows if row.mode == "back-to-back"}
+    assert sources == {"RAPL: the processor package, without memory, board or any GPU on a card"}
+
+
+def test_what_counts_the_gpu_alone_is_no_energy_of_preprocessing(tiny_bundle, monkeypatch):
+    asked, calls = [], []
+
+    class Board(power.Meter):
+        source, covers_cpu, shortest_s = "a meter", False, 0.0
+
+        def read(self):
+            return (len(calls),)
+
+        def _joules(self, first, last, wall_s):
+            return 0.003 * (last[0] - first[0])
+
+    class OnGpu(OnnxRuntimeBackend):
+        def __init__(self, bundle):
+            super().__init__(bundle)
+            self.provider, self.gpu_index = "CUDAExecutionProvider", 1
+
+        def _infer(self, x):
+            calls.append(len(x))
+            return super()._infer(x)
+
+    def metering(**options):
+        asked.append(options)
+        return Board()
+
+    monkeypatch.setattr(latency, "metering", metering)
+    bench = benchmark(tiny_bundle, [partial(OnGpu, tiny_bundle)], runs=2, warm_up=0)
+    assert [row.energy_mj_per_image for row in bench.rows] == [None, pytest.approx(3.0), pytest.approx(3.0)]
+    assert [row.energy_source for row in bench.rows] == [None, "a meter", "a meter"]
+    assert asked == [{"gpu_index": 1}]
+
+
+def test_what_happened_meanwhile_is_in_the_file(tiny_bundle, monkeypatch, tmp_path):
+    states = iter([{"time": "t0", "power_mode": "15W"}, {"time": "t1", "power_mode": "MAXN"}])
+    monkeypatch.setattr(latency, "conditions", lambda: next(states))
+    bench = benchmark(tiny_bundle, [opener(tiny_bundle)], runs=1, warm_up=0)
+    assert bench.warnings == (
+        "power_mode changed during the run, from 15W to MAXN: the figures mix both, measure again",
+    )
+    bench.save(tmp_path / "bench.json")
+    assert Bench.load(tmp_path / "bench.json").warnings == bench.warnings
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -272,6 +348,18 @@ def test_file_reads_back_as_it_was_saved_and_ignores_keys_of_later_versions(tiny
     assert Bench.load(path) == bench
 
 
+def test_files_from_before_energy_and_warnings_still_load(tiny_bundle, tmp_path):
+    bench = benchmark(tiny_bundle, [opener(tiny_bundle)], runs=2, warm_up=0)
+    value = bench.to_json()
+    del value["warnings"]
+    for row in value["rows"]:
+        del row["energy_mj_per_image"], row["energy_source"]
+    write_json(tmp_path / "old.json", value)
+    old = Bench.load(tmp_path / "old.json")
+    without = tuple(replace(row, energy_mj_per_image=None, energy_source=None) for row in bench.rows)
+    assert old == replace(bench, rows=without, warnings=())
+
+
 @pytest.mark.parametrize("change", [{"kind": "results"}, {"schema_version": 2}, {"rows": [{}]}, {"rows": None}])
 def test_file_of_another_kind_or_incomplete_is_refused(tiny_bundle, tmp_path, change):
     path = tmp_path / "bench.json"
@@ -281,9 +369,10 @@ def test_file_of_another_kind_or_incomplete_is_refused(tiny_bundle, tmp_path, ch
         Bench.load(path)
 
 
-def test_docs_name_every_key_of_a_row():
+def test_docs_name_every_key_and_every_stage():
     text = (Path(__file__).parents[2] / "docs" / "bench.md").read_text(encoding="utf-8")
-    assert [f.name for f in fields(BenchRow) if f"`{f.name}`" not in text] == []
+    names = [f.name for kind in (Bench, BenchRow) for f in fields(kind) if f.name != "path"]
+    assert [name for name in (*names, *STAGES, *SPLIT_STAGES) if f"`{name}`" not in text] == []
 
 
 def cli(*args):
@@ -307,6 +396,22 @@ def test_command_measures_every_variant_and_shows_figures_uncut(tiny_bundle, tmp
     assert "…" not in run.stdout
     assert str(out) in run.stdout
     assert run.stderr == ""
+
+
+def test_command_shows_energy_and_what_happened_meanwhile(tiny_bundle, tmp_path, monkeypatch, powercap):
+    openers = [partial(Counted, tiny_bundle, powercap)]
+    monkeypatch.setattr("edgeadv.cli.bench.backend_openers", lambda *args, **options: (openers, []))
+    counts = iter([3, 10])
+    monkeypatch.setattr(latency, "conditions", lambda: {"throttle_counts": {"core": next(counts)}})
+    run = cli(tiny_bundle.path, "--batch", 2, "--runs", 3, "--warm-up", 1, "--out", tmp_path / "bench.json")
+    assert run.exit_code == 0, run.output
+    assert "mJ/image" in run.stdout
+    lines = [line.strip(" │") for line in run.stdout.splitlines() if " inference " in line or " end-to-end " in line]
+    assert len(lines) == 2 and all(line.endswith(" 2") for line in lines)
+    assert "energy: RAPL: the processor package" in run.stdout
+    assert "1 of 3 series were too short for it: raise --runs" in run.stdout
+    assert "warning: processor cores throttled for heat during the run, 7 times" in run.stdout
+    assert "…" not in run.stdout
 
 
 def test_command_measures_torch_where_it_can_and_says_where_not(tiny_bundle, tmp_path):
