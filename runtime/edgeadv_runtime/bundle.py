@@ -10,11 +10,12 @@ The manifest always names every file of the full bundle with its hash; ``left_ou
 not carry. ``bundle_id`` is the SHA-256 of the manifest without ``left_out`` and itself, so a slim bundle keeps the id.
 
 Hashes stop corruption. Somebody who can change a file can also change the manifest: only an expected manifest hash
-(``expected_sha256``) that came by another way stops tampering.
+(``expected_sha256``) or a public key for its signature (``public_key``), which came by another way, stops tampering.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import zipfile
 import zlib
@@ -27,13 +28,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import signature
 from .errors import BundleError, InputError, IntegrityError, SchemaError, StorageError
-from .files import atomic_folder, canonical_json, read_json, sha256_bytes, sha256_file, write_json
+from .files import atomic_folder, canonical_json, sha256_bytes, sha256_file, write_json
 from .preprocess import Preprocess
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-VARIANTS = ("fp32", "fp16")
 # what every bundle has; a reader ignores what it does not know, and relies on these
 _KEYS = ("created", "edgeadv_version", "title", "provenance")
 _ENTRY_KEYS = {
@@ -45,6 +46,25 @@ _ID_EXCLUDES = ("bundle_id", "left_out")
 def bundle_id(manifest: Mapping[str, Any]) -> str:
     """The id that a manifest must carry: SHA-256 of everything in it but the id and what was left out."""
     return sha256_bytes(canonical_json({key: value for key, value in manifest.items() if key not in _ID_EXCLUDES}))
+
+
+def _read_manifest(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise BundleError(f"{path} does not exist: no bundle manifest there") from error
+    except OSError as error:
+        raise BundleError(f"{path} is not a readable bundle manifest ({error}); copy the bundle again") from error
+
+
+def _parse_manifest(data: bytes, path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is not a readable bundle manifest ({error}); copy the bundle again") from error
+    if not isinstance(manifest, dict):
+        raise BundleError(f"{path} is not a bundle manifest: a JSON object is expected")
+    return manifest
 
 
 def check_replaceable(out: Path) -> None:
@@ -146,24 +166,34 @@ class Bundle:
     manifest: dict[str, Any]
 
     @classmethod
-    def open(cls, path: str | Path, *, expected_sha256: str | None = None) -> Bundle:
+    def open(
+        cls, path: str | Path, *, expected_sha256: str | None = None, public_key: str | Path | None = None
+    ) -> Bundle:
         """Open the bundle at ``path``, checking every hash before anything in it is used.
 
         Args:
             path: the bundle's folder.
             expected_sha256: hex SHA-256 of ``manifest.json``, for callers who know it from elsewhere.
+            public_key: PEM file with the Ed25519 public key that must have signed ``manifest.json``; the signature is
+                checked before the manifest is even parsed.
 
         Raises:
-            IntegrityError: a hash differs, or a file is missing that was not left out.
+            IntegrityError: a hash differs, a file is missing that was not left out, or the signature is missing or wrong.
             SchemaError: the manifest is of another kind or version.
             BundleError: there is no bundle, the manifest is damaged, or it names a path outside the bundle.
+            InputError: the public key cannot be used.
+            MissingDependencyError: a public key was given and cryptography is not installed.
         """
         folder = Path(path)
-        manifest = read_json(folder / MANIFEST, what="bundle manifest")
-        if expected_sha256 is not None and sha256_file(folder / MANIFEST) != expected_sha256.lower():
+        # the bytes that are checked are the bytes that are parsed: the file is read once
+        data = _read_manifest(folder / MANIFEST)
+        if public_key is not None:
+            signature.check(data, folder / MANIFEST, Path(public_key))
+        if expected_sha256 is not None and sha256_bytes(data) != expected_sha256.lower():
             raise IntegrityError(
                 f"{folder / MANIFEST} is not the manifest you expect: its SHA-256 differs from the one given"
             )
+        manifest = _parse_manifest(data, folder / MANIFEST)
         if manifest.get("kind") != "bundle" or manifest.get("schema_version") != SCHEMA_VERSION:
             raise SchemaError(
                 f"{folder} is a {manifest.get('kind')!r} of schema version {manifest.get('schema_version')!r}; this edgeadv "
@@ -220,6 +250,24 @@ class Bundle:
         """``bundle_id``: the same for a bundle and its slim copies."""
         return str(self.manifest["bundle_id"])
 
+    @property
+    def signed(self) -> bool:
+        """Whether a signature lies beside the manifest; only :meth:`open` with a public key tells whose it is."""
+        return signature.signature_path(self.path / MANIFEST).is_file()
+
+    def sign(self, private_key: str | Path) -> Path:
+        """Sign the manifest, and with it every file that it names; returns the path of the signature.
+
+        Args:
+            private_key: an unencrypted PEM file with an Ed25519 private key, as ``openssl genpkey -algorithm ed25519`` makes.
+
+        Raises:
+            InputError: the key is not such a key.
+            StorageError: the signature cannot be written.
+            MissingDependencyError: cryptography is not installed.
+        """
+        return signature.sign(self.path / MANIFEST, Path(private_key))
+
     @cached_property
     def files(self) -> dict[str, str]:
         """Name and SHA-256 of every file of the full bundle."""
@@ -240,6 +288,11 @@ class Bundle:
     def weights_sha256(self) -> str:
         """Hash of the weights: what an attack pack is bound to."""
         return str(self.manifest["weights"]["sha256"])
+
+    @cached_property
+    def calibration_images(self) -> frozenset[str]:
+        """Hex SHA-256 of the preprocessed pixels of every image that int8 was calibrated on: not to be scored again."""
+        return frozenset(self.manifest.get("calibration", {}).get("images", ()))
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -290,6 +343,8 @@ class Bundle:
 
     def slim(self, out: Path, *, variants: Sequence[str], weights: bool, overwrite: bool = False) -> Bundle:
         """Copy this bundle without the variants not named, and without weights unless ``weights``. Same bundle id.
+
+        The copy has a manifest of its own, so a signature does not fit it and stays behind: sign the copy.
 
         Raises:
             InputError: a variant is not here.

@@ -15,6 +15,7 @@ from .bundle import Bundle
 from .errors import InputError
 from .examples import softmax
 from .preprocess import ColorOrder, to_tensor
+from .variants import INT8, int8_variant
 
 
 @dataclass(frozen=True)
@@ -56,21 +57,25 @@ class Classifier:
     @classmethod
     def open(
         cls, path: str | Path, *, variant: str | None = None, provider: str = "cpu", threads: int | None = None,
-        expected_sha256: str | None = None,
+        expected_sha256: str | None = None, public_key: str | Path | None = None,
     ) -> Classifier:  # fmt: skip
         """Open a bundle in ONNX Runtime.
 
         Args:
             path: the bundle's folder.
-            variant: which artefact; None takes the first that the bundle carries.
-            provider: ``"cpu"`` or ``"cuda"``; there is no fallback.
+            variant: which artefact; ``"int8"`` takes the int8 variant that is right for the provider and this processor, None
+                the first that the bundle carries.
+            provider: ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; there is no fallback.
             threads: CPU threads per call; None leaves them to ONNX Runtime.
             expected_sha256: hex SHA-256 of the manifest, where it is known from elsewhere.
+            public_key: PEM file with the Ed25519 key that must have signed the manifest.
 
         Raises:
             EdgeAdvError: see :meth:`Bundle.open` and :class:`OnnxRuntimeBackend`.
         """
-        bundle = Bundle.open(path, expected_sha256=expected_sha256)
+        bundle = Bundle.open(path, expected_sha256=expected_sha256, public_key=public_key)
+        if variant == INT8:
+            variant = int8_variant(OnnxRuntimeBackend.name, provider=provider)
         if variant is None:
             if not bundle.variants:
                 raise InputError(f"{path} carries no variant to run")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,10 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeadv_runtime.backends import OnnxRuntimeBackend
-from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.bundle import Bundle, bundle_id
 from edgeadv_runtime.classifier import Classifier, Label
 from edgeadv_runtime.errors import BackendError, BundleError, InputError, IntegrityError
 from edgeadv_runtime.files import sha256_file
+from edgeadv_runtime.variants import S8S8, U8S8, int8_variant
 
 Frames = list[NDArray[np.uint8]]
 
@@ -123,6 +126,26 @@ def test_a_slim_bundle_without_fp32_runs_what_it_has(tiny_bundle: Bundle, tmp_pa
         )
     with pytest.raises(InputError, match="no variant 'fp32'"):
         Classifier.open(slim.path, variant="fp32")
+
+
+def test_int8_is_the_variant_that_is_right_here(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"no variant '{int8_variant('onnxruntime')}'"):
+        Classifier.open(tiny_bundle.path, variant="int8")
+    folder = Path(shutil.copytree(tiny_bundle.path, tmp_path / "int8.edgeadv"))
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    for variant in (S8S8, U8S8):  # which file is opened is asked here, not what is in it
+        name = f"model.{variant}.onnx"
+        shutil.copyfile(folder / "model.fp32.onnx", folder / name)
+        manifest["variants"][variant] = manifest["variants"]["fp32"] | {"file": name}
+    manifest["bundle_id"] = bundle_id(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with Classifier.open(folder, variant="int8", threads=1) as classifier:
+        assert classifier.backend.variant == int8_variant("onnxruntime", provider="cpu")
+
+
+def test_the_signature_is_checked(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"the public key .* cannot be read"):
+        Classifier.open(tiny_bundle.path, public_key=tmp_path / "missing.pem")
 
 
 def test_the_expected_manifest_is_checked(tiny_bundle: Bundle) -> None:
