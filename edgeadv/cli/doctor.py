@@ -18,11 +18,13 @@ _STYLES = {"ok": "green", "missing": "yellow", "problem": "bold red"}
 
 
 def doctor(
-    bundles: Annotated[list[Path] | None, typer.Argument(metavar="BUNDLE", help="Bundles to open as well.")] = None,
+    bundles: Annotated[
+        list[Path] | None, typer.Argument(metavar="BUNDLE", help="Bundles to open and try as well.")
+    ] = None,
 ) -> None:
-    """Show the machine, the installed extras, the usable ONNX Runtime providers and the bundles, and what would help.
+    """Show the machine, what is installed and what it can do; for each bundle what would run here, and why the rest not.
 
-    Whatever is missing, the exit status is 0.
+    ONNX Runtime is opened and runs a golden frame of every variant. Whatever is missing, the exit status is 0.
     """
     table = Table.grid(padding=(0, 2))
     for check in diagnose(bundles or []):

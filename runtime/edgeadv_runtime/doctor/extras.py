@@ -1,0 +1,96 @@
+"""What pip has installed, against what each extra needs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+
+from ..device import library_versions
+from ..variants import is_x86
+from .checks import Check, older
+
+# what each extra brings, and since which version; as in pyproject.toml
+EXTRAS: dict[str, dict[str, str]] = {
+    "train": {"torch": "2.9", "torchvision": "0.24", "timm": "1.0.15", "safetensors": "0.5"},
+    "ort": {"onnxruntime": "1.23"},
+    "ort-gpu": {"onnxruntime-gpu": "1.23"},
+    "tensorrt": {"tensorrt": "10.3"},
+    "tensorrt-rtx": {"tensorrt-rtx": "1.2"},
+    "sign": {"cryptography": "42"},
+    "export": {"onnx": "1.18", "onnxscript": "0.5"},
+    "report": {"jinja2": "3.1"},
+    "demo": {"mlxtend": "0.23"},
+}
+OLDEST_PYTHON = "3.10"
+_JETSON_WHEEL = (
+    "the onnxruntime-gpu wheel that NVIDIA's Jetson AI Lab builds for your JetPack, or one that you build: PyPI's has no code "
+    "for Orin (sm_87) and Thor (sm_110)"
+)
+
+
+def check_extra(extra: str, found: Mapping[str, str]) -> Check:
+    """Compare what an extra needs with what is there.
+
+    Args:
+        extra: a key of :data:`EXTRAS`.
+        found: version of each distribution that is installed; others than the extra's are ignored.
+    """
+    wanted = EXTRAS[extra]
+    have = {name: found[name] for name in wanted if name in found}
+    old = [f"{name} {version} (needs {wanted[name]})" for name, version in have.items() if older(version, wanted[name])]
+    absent = [name for name in wanted if name not in found]
+    if old:
+        hint = f'pip install --upgrade "edgeadv[{extra}]"'
+        return Check(f"extra {extra}", "problem", f"too old: {', '.join(old)}", hint)
+    if absent:
+        return Check(
+            f"extra {extra}", "missing", f"not installed: {', '.join(absent)}", f'pip install "edgeadv[{extra}]"'
+        )
+    return Check(f"extra {extra}", "ok", ", ".join(f"{name} {version}" for name, version in have.items()))
+
+
+def check_onnxruntime(found: Mapping[str, str], *, machine: str, jetson: bool) -> list[Check]:
+    """Judge the distributions that bring the module ``onnxruntime``.
+
+    Args:
+        found: version of each distribution that unpacks into the folder ``onnxruntime``.
+        machine: the processor as ``platform.machine()`` names it; on ARM the wheel for GPUs comes from elsewhere.
+        jetson: whether this is a Jetson.
+    """
+    if len(found) > 1:
+        both = " and ".join(f"{name} {version}" for name, version in found.items())
+        hint = f'pip uninstall {" ".join(found)}; then install one: "edgeadv[ort]" or "edgeadv[ort-gpu]"'
+        return [Check("onnxruntime", "problem", f"{both} unpack into the same folder, one over the other", hint)]
+    if "onnxruntime-gpu" in found:
+        also = Check("extra ort", "ok", f"onnxruntime-gpu {found['onnxruntime-gpu']} runs on the CPU too")
+        own = check_extra("ort-gpu", found)
+        note = f"it has to be {_JETSON_WHEEL}" if jetson else None
+        return [also, Check(own.name, own.status, own.detail, own.hint or note)]
+    if not found:
+        absent = check_extra("ort-gpu", {})
+        return [check_extra("ort", {}), Check(absent.name, absent.status, absent.detail, _gpu_wheel(machine, jetson))]
+    # builds of other makers have names of their own, and are the same module
+    ((name, version),) = found.items()
+    hint = f"only for CUDA: pip uninstall {name}; {_gpu_wheel(machine, jetson)}"
+    instead = Check("extra ort-gpu", "missing", f"{name} is installed in its place", hint)
+    return [check_extra("ort", {"onnxruntime": version}), instead]
+
+
+def _gpu_wheel(machine: str, jetson: bool) -> str:
+    install = 'pip install "edgeadv[ort-gpu]"'
+    if jetson:
+        return f"pip install {_JETSON_WHEEL}"
+    if is_x86(machine):
+        return install
+    return f"{install} (for ARM PyPI has CUDA for sm_89, sm_90, sm_120 and sm_121 only, and no TensorRT provider)"
+
+
+def owners(module: str) -> list[str]:
+    """Names of the distributions that bring ``module``, in order."""
+    return sorted(set(importlib.metadata.packages_distributions().get(module, ())))
+
+
+def installed_version(distribution: str, module: str) -> str | None:
+    """Version of ``distribution``, or where only parts of it are installed, of the part that brings ``module``."""
+    names: Sequence[str] = (distribution, *owners(module))
+    return next(iter(library_versions(names).values()), None)
