@@ -1,41 +1,83 @@
-"""ONNX Runtime: the artefact as it ships, on exactly the device that was asked for."""
+"""ONNX Runtime: the artefact as it ships, on exactly the device that was asked for.
+
+The provider is what was asked for, or an error: on a GPU no node may fall back to the CPU. Which library is missing where
+a provider does not load was seen with onnxruntime-gpu 1.31 on a machine without a GPU; neither CUDA nor TensorRT has
+been seen running under this code.
+"""
 
 from __future__ import annotations
 
 import ctypes
-import platform
+import os
+import sys
+from collections import Counter
+from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle
-from ..device import gpu_name, processor_name
+from ..cuda import find_gpu
+from ..device import processor_name
 from ..errors import BackendError, InputError, ProviderError, require
+from ..variants import S8S8, U8S8, is_x86
 from .base import Backend
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+CPU, CUDA, TENSORRT = "cpu", "cuda", "tensorrt"
+PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider", TENSORRT: "TensorrtExecutionProvider"}
+# TF32, on by default, would make of fp32 another precision than the one that was compared at export
+_CUDA_OPTIONS = {"use_tf32": "0"}
+# Precision is in the graph. With all of these flags off ONNX Runtime is meant to take it from there (a strongly typed
+# network, since TensorRT 10); its documentation does not tie Q/DQ nodes to trt_int8_enable, and a TensorRT that wants the
+# flag fails to build, which is an error here. They are set, or the environment (ORT_TENSORRT_...) would decide. ONNX
+# Runtime's cache of engines does not see that a model has changed: it is not used.
+_TENSORRT_OPTIONS = dict.fromkeys(
+    ("trt_fp16_enable", "trt_bf16_enable", "trt_int8_enable", "trt_engine_cache_enable", "trt_timing_cache_enable"),
+    "False",
+)
+# ONNX Runtime has no option for TF32 in TensorRT: only this variable of NVIDIA's switches it off
+TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"
+# libraries that the providers are linked with, one of each line, and what it means that none loads
+_LIBRARIES = (
+    (("libcublas.so.13", "libcublas.so.12"), "no CUDA 12 or 13 libraries"),
+    (("libcudnn.so.9",), "no cuDNN 9"),
+)
+_TENSORRT_LIBRARIES = (("libnvinfer.so.11", "libnvinfer.so.10"), "no TensorRT 10 or 11 where the loader looks")
+# what ONNX Runtime says where a provider does not load, or does not take every node
+_NOT_ALL = ("fallback to CPU EP has been explicitly disabled", "Please install TensorRT libraries")
+_ON_STDERR = "ONNX Runtime's own message is on standard error"
 
 
 class OnnxRuntimeBackend(Backend):
-    """A variant of a bundle in ONNX Runtime. Calls of :meth:`infer` from several threads are safe."""
+    """A variant of a bundle in ONNX Runtime. Calls of :meth:`infer` from several threads are safe.
+
+    With ``tensorrt`` ONNX Runtime builds an engine when it is opened and again for every new size of the batch.
+
+    Attributes:
+        node_share: for each provider the share of the graph's nodes that it took; empty where an older ONNX Runtime does
+            not tell.
+    """
 
     name = "onnxruntime"
+    node_share: dict[str, float]
 
     def __init__(
-        self, bundle: Bundle, *, variant: str = "fp32", provider: str = "cpu", threads: int | None = None
+        self, bundle: Bundle, *, variant: str = "fp32", provider: str = CPU, threads: int | None = None
     ) -> None:
         """Open ``variant`` of ``bundle``.
 
         Args:
             bundle: an opened bundle.
             variant: which artefact.
-            provider: ``"cpu"`` or ``"cuda"``; there is no fallback from one to the other.
+            provider: ``"cpu"``, ``"cuda"``, or ``"tensorrt"`` with CUDA for the nodes that TensorRT does not take; there is
+                no fallback from one to the other.
             threads: intra-op threads; None leaves them to ONNX Runtime.
 
         Raises:
-            InputError: unknown provider, or a variant that the bundle lacks.
-            ProviderError: the provider cannot be had here.
+            InputError: unknown provider, a variant that the bundle lacks, or one that this provider does not take.
+            ProviderError: the provider cannot be had here, or leaves nodes to the CPU.
             BackendError: ONNX Runtime refuses the file.
             MissingDependencyError: onnxruntime is not installed.
         """
@@ -44,36 +86,35 @@ class OnnxRuntimeBackend(Backend):
             raise InputError(f"ONNX Runtime provider {provider!r} is not one of {', '.join(PROVIDERS)}")
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, not {threads}")
-        ort = require("onnxruntime", extra="ort" if provider == "cpu" else "ort-gpu")
+        if provider == TENSORRT and variant == U8S8:
+            raise InputError(f"{U8S8} is made for x86 processors: TensorRT takes symmetric int8 only, that is {S8S8}")
+        ort = require("onnxruntime", extra="ort" if provider == CPU else "ort-gpu")
         wanted = PROVIDERS[provider]
         if wanted not in ort.get_available_providers():
             raise ProviderError(
                 f"ONNX Runtime {ort.__version__} here is built without {wanted}: replace it, "
-                'pip uninstall onnxruntime; pip install "edgeadv[ort-gpu]"'
+                'pip uninstall onnxruntime; pip install "edgeadv[ort-gpu]"; which wheel on ARM, edgeadv doctor tells'
             )
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            # TF32, on by default, would make fp32 another precision than the one that was compared at export
-            chosen = [(wanted, {"use_tf32": "0"})] if provider == "cuda" else [wanted]
-            session = ort.InferenceSession(str(path), options, providers=chosen)
-        except Exception as error:  # onnxruntime's exceptions have no common base
-            raise BackendError(f"ONNX Runtime cannot open {path}: {_first_line(error)}") from error
-        session.disable_fallback()
-        if session.get_providers()[0] != wanted:
+        if provider == TENSORRT and variant == "fp32" and os.environ.get(TF32_VARIABLE) != "0":
             raise ProviderError(
-                f"asked ONNX Runtime for {wanted} and got {session.get_providers()[0]}: {_why_no_cuda()}"
+                "ONNX Runtime cannot switch TF32 off in TensorRT, and fp32 would be of another precision than exported: start "
+                f"with {TF32_VARIABLE}=0 in the environment, or use --provider cuda or --backend tensorrt"
             )
+        session = _open(ort, path, variant=variant, provider=provider, threads=threads)
         self._session: Any = session
         self.variant = variant
         self.provider = wanted
-        self.device = processor_name() if provider == "cpu" else gpu_name()
+        self.device = processor_name() if provider == CPU else find_gpu().name
         self.artifact_sha256 = bundle.artifact_sha256(variant)
         self.input_shape = bundle.preprocess.input_shape
         self.n_classes = len(bundle.classes)
         self.threads = threads
+        self.node_share = _node_share(session)
+        if self.node_share and wanted not in self.node_share:
+            raise ProviderError(
+                f"{wanted} opened {path} and took none of its nodes, all are left to {', '.join(self.node_share)}: use that "
+                "provider, or --backend tensorrt"
+            )
         inputs, outputs = session.get_inputs(), session.get_outputs()
         if [i.name for i in inputs] != ["image"] or [o.name for o in outputs] != ["logits"]:
             raise BackendError(
@@ -91,20 +132,87 @@ class OnnxRuntimeBackend(Backend):
         self._session = None
 
 
+def _open(ort: Any, path: Path, *, variant: str, provider: str, threads: int | None) -> Any:
+    """A session with ``provider`` and no way around it."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if variant == S8S8 and provider == CPU and is_x86():
+        # without VNNI the default arithmetic saturates in 16 bits and silently loses 20 points of top-1
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    wanted = PROVIDERS[provider]
+    chosen: list[Any] = [wanted]
+    if provider != CPU:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        _preload(ort)
+        chosen = [(PROVIDERS[CUDA], _CUDA_OPTIONS)]
+        if provider == TENSORRT:
+            chosen.insert(0, (wanted, _TENSORRT_OPTIONS))
+    try:
+        # without enable_fallback=0 a provider that fails is left out, and the next one tried
+        session = ort.InferenceSession(str(path), options, providers=chosen, enable_fallback=0)
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise _refusal(error, path, provider) from error
+    session.disable_fallback()
+    if session.get_providers()[0] != wanted:
+        raise ProviderError(
+            f"asked ONNX Runtime for {wanted} and got {session.get_providers()[0]}: {_missing(provider) or _ON_STDERR}"
+        )
+    return session
+
+
+def _refusal(error: Exception, path: Path, provider: str) -> BackendError:
+    """What an exception of ONNX Runtime means for somebody who asked for ``provider``."""
+    wanted, text = PROVIDERS[provider], _first_line(error)
+    if provider != CPU and (why := _missing(provider)):
+        return ProviderError(f"asked ONNX Runtime for {wanted}, which cannot be had here: {why}")
+    if any(said in text for said in _NOT_ALL):
+        return ProviderError(
+            f"{wanted} did not load, or leaves nodes of {path} to the CPU; {_ON_STDERR}; use --provider cpu or --backend tensorrt"
+        )
+    return BackendError(f"ONNX Runtime cannot open {path}: {text}")
+
+
+def _preload(ort: Any) -> None:
+    """Load the CUDA libraries that pip installed, which are not where the loader looks."""
+    if hasattr(ort, "preload_dlls"):
+        with redirect_stdout(sys.stderr):  # it prints what it does not find
+            ort.preload_dlls()
+
+
+def _missing(provider: str) -> str | None:
+    """The first missing piece of what a provider for GPUs needs, or None where all of it is here."""
+    try:
+        find_gpu()
+    except ProviderError as error:
+        return str(error)
+    for names, meaning in (*_LIBRARIES, *([_TENSORRT_LIBRARIES] if provider == TENSORRT else [])):
+        if not any(_loads(name) for name in names):
+            return (
+                f"{meaning} ({' or '.join(names)} does not load): install them, or add their folder to LD_LIBRARY_PATH"
+            )
+    return None
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _node_share(session: Any) -> dict[str, float]:
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    nodes: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        nodes[part.ep_name] += len(part.get_nodes())
+    return {name: count / nodes.total() for name, count in nodes.items()}
+
+
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
-
-
-def _why_no_cuda() -> str:
-    """Name the first missing piece of CUDA, as far as the dynamic loader can tell."""
-    for library, meaning in (
-        ("libcuda.so.1", "no NVIDIA driver"),
-        ("libcudnn.so.9", "no cuDNN 9"),
-        ("libcublas.so.12", "no CUDA 12 or 13 libraries"),
-    ):
-        try:
-            ctypes.CDLL(library)
-        except OSError:
-            return f"{meaning} here ({library} does not load on this {platform.machine()} machine)"
-    return "the CUDA provider did not load; ONNX Runtime's own message is on standard error"
