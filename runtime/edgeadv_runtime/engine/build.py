@@ -1,0 +1,255 @@
+"""Build a plan in a process of its own, and make one sentence of whatever happens to that process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from .. import errors
+from ..device import parse_meminfo
+from ..errors import BundleError, EngineError, InputError
+from ..files import atomic_file
+from .library import MIB, Library, find_library, one_line
+from .options import EngineOptions
+
+if TYPE_CHECKING:
+    from ..cuda import Gpu
+
+Progress = Callable[[str], None]
+# the worker finds its modules where this process finds them; before that it must not look into the working directory
+_START = (
+    "import sys; sys.path[:] = sys.argv.pop().split('\\n'); "
+    "from edgeadv_runtime.engine.worker import main; sys.exit(main())"
+)
+# seconds: what is over sooner needs no words about its progress
+_PROGRESS_EVERY_S = 5.0
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+_MEMINFO = Path("/proc/meminfo")
+# host memory of a build: measured with TensorRT-RTX 1.7 on models of 8 to 244 MiB
+_BASE_MIB, _TIMES_MODEL = 256, 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildReport:
+    """How a plan was built, as read back from the library that built it.
+
+    Attributes:
+        library: ``"tensorrt"`` or ``"tensorrt-rtx"``.
+        version: of the library.
+        onnx_sha256: hash of the model that was read.
+        sha256: hash of the plan.
+        bytes: size of the plan.
+        seconds: duration of the build, without the start of the process.
+        flags: builder flags that were on.
+        targets: GPUs named to the library, empty where it builds for the one present.
+        workspace_mib: limit of the scratch memory.
+        profile: [min, opt, max] batch.
+        warnings: what TensorRT warned of, each once.
+    """
+
+    library: str
+    version: str
+    onnx_sha256: str
+    sha256: str
+    bytes: int
+    seconds: float
+    flags: list[str]
+    targets: list[str]
+    workspace_mib: int
+    profile: list[int]
+    warnings: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object of all of it."""
+        return asdict(self)
+
+
+def build_plan(
+    onnx: bytes | Path, out: Path, *, options: EngineOptions, library: Library | str, gpu: Gpu | None = None,
+    onnx_sha256: str | None = None, progress: Progress | None = None,
+) -> BuildReport:  # fmt: skip
+    """Build the plan of ``onnx`` and write it to ``out``, whole or not at all.
+
+    Args:
+        onnx: the model, or the file that holds it; its weights are inside.
+        out: the plan to write; one that is there is replaced.
+        options: what for.
+        library: what builds it, or its name.
+        gpu: the GPU present, without which ``options`` must name targets.
+        onnx_sha256: what the model must hash to, if known.
+        progress: called with what is being done.
+
+    Raises:
+        EngineError: TensorRT refuses, in its own words; or its process died, or would find too little memory.
+        InputError: a target that this library does not know, or neither a target nor a GPU.
+        IntegrityError: the model has another hash.
+        StorageError: the plan cannot be written.
+    """
+    library = find_library(library) if isinstance(library, str) else library
+    request: dict[str, Any] = {
+        "library": library.name, "targets": build_targets(library, options, gpu), "onnx_sha256": onnx_sha256,
+        "options": replace(options, workspace_mib=_workspace(options, gpu)).to_json(), "parent": os.getpid(),
+        "every_s": _PROGRESS_EVERY_S,
+    }  # fmt: skip
+    with _readable(onnx) as stream, atomic_file(out) as temporary:
+        name = onnx.name if isinstance(onnx, Path) else "the model"
+        if progress is not None and (warning := memory_warning(os.fstat(stream.fileno()).st_size, _available_mib())):
+            progress(warning)
+        answer = _run({**request, "out": str(temporary.resolve())}, stream, name, library, gpu, progress)
+        return BuildReport(**answer)
+
+
+def build_targets(library: Library, options: EngineOptions, gpu: Gpu | None) -> list[str]:
+    """GPUs to name to the library: those of ``options``, else the one present if the library wants it named.
+
+    Raises:
+        InputError: the library does not know one of them, or there is neither a target nor a GPU.
+    """
+    if options.targets:
+        library.check_targets(options.targets)
+        return list(options.targets)
+    if gpu is None:
+        raise InputError(
+            f"{library} has no GPU here to build for: name one as a target, such as sm_86, with tensorrt-rtx"
+        )
+    if not library.can_target:
+        return []
+    library.check_targets((gpu.sm,))
+    return [gpu.sm]
+
+
+def _workspace(options: EngineOptions, gpu: Gpu | None) -> int | None:
+    """The limit to give to TensorRT in MiB, after a look at the memory that there is.
+
+    Only the GPU present can be looked at: the workspace of a plan for another one is in that one's memory.
+    """
+    if options.targets or gpu is None:
+        return options.workspace_mib
+    free = min(gpu.free_mib, _available_mib() or gpu.free_mib) if gpu.integrated else gpu.free_mib
+    if options.workspace_mib is None:
+        # an integrated GPU shares its memory with this process; TensorRT would take it for all its own, and be killed
+        return max(1, free // 2) if gpu.integrated else None
+    if options.workspace_mib > free:
+        raise EngineError(
+            f"a workspace of {options.workspace_mib} MiB does not fit into the {free} MiB that are free on {gpu.name}: "
+            "give a smaller --workspace or close what uses the memory"
+        )
+    return options.workspace_mib
+
+
+def memory_warning(model_bytes: int, available_mib: int | None) -> str | None:
+    """What to say before a build that may run out of memory, or None. Not an error: there may be swap space.
+
+    Args:
+        model_bytes: size of the ONNX file.
+        available_mib: memory that programs can still have; None if not known.
+    """
+    needed = _BASE_MIB + _TIMES_MODEL * model_bytes // MIB
+    if available_mib is None or available_mib >= needed:
+        return None
+    return f"a build takes about {needed} MiB of memory and {available_mib} are available: it may be killed; close other programs"
+
+
+def _available_mib() -> int | None:
+    try:
+        return parse_meminfo(_MEMINFO.read_text()).get("available_mib")
+    except OSError:
+        return None
+
+
+@contextmanager
+def _readable(onnx: bytes | Path) -> Iterator[IO[bytes]]:
+    """The model as a file for the worker's standard input."""
+    if isinstance(onnx, bytes):
+        with tempfile.TemporaryFile() as stream:
+            stream.write(onnx)
+            stream.seek(0)
+            yield stream
+        return
+    try:
+        opened = onnx.open("rb")
+    except OSError as error:
+        raise BundleError(f"{onnx} cannot be read ({error.strerror}): copy the bundle again") from error
+    with opened:
+        yield opened
+
+
+def _run(
+    request: Mapping[str, Any], onnx: IO[bytes], name: str, library: Library, gpu: Gpu | None, progress: Progress | None
+) -> dict[str, Any]:
+    """Have the worker do what ``request`` says; returns its report."""
+    command = [sys.executable, "-c", _START, json.dumps(request), "\n".join(sys.path)]
+    answer: dict[str, Any] = {}
+    start = time.monotonic()
+    with tempfile.TemporaryFile() as chatter:
+        try:
+            # a session of its own: Ctrl-C is for this process, which ends the worker
+            worker = subprocess.Popen(
+                command, stdin=onnx, stdout=subprocess.PIPE, stderr=chatter, start_new_session=True,
+                env=worker_environment(os.environ, gpu),
+            )  # fmt: skip
+        except OSError as error:
+            raise EngineError(f"the process that builds engines cannot be started: {error.strerror}") from error
+        try:
+            assert worker.stdout is not None
+            for line in worker.stdout:
+                with suppress(ValueError):  # half a line: it was killed while it spoke
+                    answer = json.loads(line)
+                if progress is not None and "phase" in answer:
+                    seconds = time.monotonic() - start
+                    progress(f"{seconds:.0f} s: {answer['phase']} {answer['step']}/{answer['steps']}")
+            status = worker.wait()
+        finally:
+            worker.kill()
+            worker.wait()
+            if worker.stdout is not None:
+                worker.stdout.close()
+        if "built" in answer and status == 0:
+            report: dict[str, Any] = answer["built"]
+            return report
+        if "error" in answer:
+            raise _error_class(answer["kind"])(f"{name}: {answer['error']}")
+        chatter.seek(0)
+        raise EngineError(f"{name}: {_death(status, library, chatter.read().decode(errors='replace'))}")
+
+
+def worker_environment(environment: Mapping[str, str], gpu: Gpu | None) -> dict[str, str]:
+    """``environment`` in which the GPU to build for is the only one: TensorRT takes the first that it sees."""
+    if gpu is None:
+        return dict(environment)
+    visible = [part.strip() for part in environment.get(_VISIBLE, "").split(",") if part.strip()]
+    return {**environment, _VISIBLE: visible[gpu.index] if gpu.index < len(visible) else str(gpu.index)}
+
+
+def _error_class(kind: str) -> type[Exception]:
+    found = getattr(errors, kind, EngineError)
+    # MissingDependencyError is made of a module and an extra
+    return found if found is not errors.MissingDependencyError else EngineError
+
+
+def _death(status: int, library: Library, chatter: str) -> str:
+    """Why a worker that left no answer is gone."""
+    last = one_line(next((line for line in reversed(chatter.splitlines()) if line.strip()), ""))
+    said = f"; its last words: {last}" if last else ""
+    if status == -signal.SIGKILL:
+        return (
+            f"{library} was killed (signal 9) during the build: probably out of memory; close other programs, give a smaller "
+            "--workspace, or build on a larger machine"
+        )
+    if status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = "unknown"
+        return f"{library} crashed during the build (signal {-status}, {name}){said}; try another version of it"
+    return f"{library} ended with status {status} before the plan was built{said}"

@@ -1,0 +1,367 @@
+"""The engine cache: plans outside the bundle, each found again only where it would be built the same.
+
+A folder of pairs: ``NAME-VARIANT-KEY.plan``, the plan and nothing else, and ``NAME-VARIANT-KEY.json``, its record. KEY is
+made of everything that decides whether a plan may be used: a native one belongs to one GPU, driver and library version,
+one that was cross-built for named targets to the targets and the library version. A plan counts only if its record is
+there and its hash is the recorded one. Two builds of the same key may differ in their bytes.
+
+A plan is code, and its record vouches for nothing but its bytes: a cache is as safe as its folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .._version import __version__
+from ..bundle import Bundle
+from ..errors import BundleError, EngineError, InputError, IntegrityError, StorageError
+from ..files import atomic_file, canonical_json, read_json, sha256_bytes, sha256_file, write_json
+from .build import Progress, build_plan, build_targets
+from .explain import Explanation, nearest
+from .library import Library, find_library
+from .locks import locked
+from .options import EngineOptions
+
+if TYPE_CHECKING:
+    from ..cuda import Gpu
+
+SCHEMA_VERSION = 1
+KIND = "engine"
+PLAN, RECORD = ".plan", ".json"
+# part of every key: to be counted up when the same options come to be built in another way
+RECIPE = 1
+_KEY_LENGTH = 16
+_SHA256 = re.compile("[0-9a-f]{64}")
+Origin = Literal["hit", "built", "waited", "trusted"]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A plan that may be loaded.
+
+    Attributes:
+        path: the plan.
+        sha256: its hash.
+        record: what is known of it.
+        origin: ``"hit"``, ``"built"``, ``"waited"`` (another process built it meanwhile) or ``"trusted"`` (from a bundle).
+    """
+
+    path: Path
+    sha256: str
+    record: dict[str, Any]
+    origin: Origin
+
+    def read(self) -> bytes:
+        """The plan, read once and checked: these are the bytes to load.
+
+        Raises:
+            IntegrityError: the file was changed or removed since it was found.
+        """
+        try:
+            plan = self.path.read_bytes()
+        except OSError as error:
+            raise IntegrityError(f"{self.path} cannot be read ({error.strerror}): build the engine again") from error
+        if sha256_bytes(plan) != self.sha256:
+            raise IntegrityError(f"{self.path} was changed since it was found: build the engine again")
+        return plan
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is looked for.
+
+    Attributes:
+        name: of the bundle, for files.
+        bundle_id: of the bundle.
+        variant: of the bundle.
+        options: to build with.
+        library: to build with.
+        fields: of the key.
+    """
+
+    name: str
+    bundle_id: str
+    variant: str
+    options: EngineOptions
+    library: Library
+    fields: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        return key_of(self.fields)
+
+    @property
+    def stem(self) -> str:
+        return f"{self.name}-{self.variant}-{self.key}"
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} {self.variant}"
+
+
+def default_cache() -> Path:
+    """``edgeadv/engines`` in the user's cache folder: below ``$XDG_CACHE_HOME`` if that is set, else ``~/.cache``.
+
+    Raises:
+        StorageError: this user has no home folder.
+    """
+    chosen = os.environ.get("XDG_CACHE_HOME", "")
+    if not Path(chosen).is_absolute():  # as the XDG specification has it; an unset one is not absolute either
+        try:
+            chosen = str(Path.home() / ".cache")
+        except RuntimeError as error:
+            raise StorageError("this user has no home folder for a cache: name one with --engine-cache") from error
+    return Path(chosen) / "edgeadv" / "engines"
+
+
+def key_fields(
+    bundle: Bundle, variant: str, options: EngineOptions, *, library: Library, gpu: Gpu | None
+) -> dict[str, Any]:
+    """Everything that decides whether a plan may be used.
+
+    Raises:
+        InputError: the options name no target and there is no GPU.
+    """
+    fields = {
+        "recipe": RECIPE, "onnx_sha256": bundle.artifact_sha256(variant), **options.to_json(), "library": library.name,
+        "library_version": library.version,
+    }  # fmt: skip
+    if options.targets:
+        return fields
+    if gpu is None:
+        raise InputError("there is no GPU here to find an engine for: name a target, such as sm_86, with tensorrt-rtx")
+    return {**fields, "gpu": gpu.name, "compute_capability": gpu.sm, "driver": gpu.driver}
+
+
+def key_of(fields: Mapping[str, Any]) -> str:
+    """The short name of ``fields``: 16 hex digits of their SHA-256."""
+    return sha256_bytes(canonical_json(dict(fields)))[:_KEY_LENGTH]
+
+
+class EngineCache:
+    """Plans in a folder, for several processes at once."""
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        """Use ``folder``, which is made when the first plan is built; None is :func:`default_cache`."""
+        self.folder = default_cache() if folder is None else Path(folder)
+
+    def explain(
+        self, bundle: Bundle, variant: str, options: EngineOptions, *, library: Library | str, gpu: Gpu | None
+    ) -> Explanation:
+        """Say whether a plan is here, and if not, what is different about one that is. Builds and changes nothing.
+
+        Raises:
+            InputError: the bundle lacks the variant, or the options name no target and there is no GPU.
+        """
+        wanted = _wanted(bundle, variant, options, library, gpu)
+        if (found := self._find(wanted)) is not None:
+            made = f"built {found.record['created']} with {wanted.library}"
+            return Explanation(
+                "hit", f"{found.path.name} was {made} from this model, for what is asked", path=found.path
+            )
+        for path in sorted(self.folder.glob(f"*-{wanted.key}{PLAN}")):
+            record = _read_record(path.with_suffix(RECORD))
+            if record is None:
+                return Explanation(
+                    "miss", f"{path.name} has no record, its build was cut off: it has to be built again", path=path
+                )
+            digests = str(record["sha256"]), sha256_file(path)
+            why = f"{path.name} is damaged, its SHA-256 is not the recorded one: it has to be built again"
+            return Explanation("stale", why, {"sha256": digests}, path)
+        return nearest(wanted.fields, self._relatives(wanted), label=wanted.label, folder=self.folder)
+
+    def find(
+        self, bundle: Bundle, variant: str, options: EngineOptions, *, library: Library | str, gpu: Gpu | None
+    ) -> Engine | None:
+        """The plan if it is here, else None. Builds and changes nothing.
+
+        Raises:
+            InputError: the bundle lacks the variant, or the options name no target and there is no GPU.
+        """
+        return self._find(_wanted(bundle, variant, options, library, gpu))
+
+    def provide(
+        self, bundle: Bundle, variant: str, options: EngineOptions, *, library: Library | str, gpu: Gpu | None,
+        rebuild: bool = False, progress: Progress | None = None,
+    ) -> Engine:  # fmt: skip
+        """The plan if it is here, else a new one.
+
+        Args:
+            bundle: an opened bundle.
+            variant: which artefact.
+            options: what for.
+            library: what builds it, or its name.
+            gpu: the GPU present; may be None if ``options`` name targets.
+            rebuild: build even if one is here, because it does not load.
+            progress: called with what is being done.
+
+        Raises:
+            InputError: the bundle lacks the variant, or the library cannot build for what is asked.
+            EngineError: TensorRT refuses, in its own words.
+            StorageError: the cache cannot be written.
+        """
+        wanted = _wanted(bundle, variant, options, library, gpu)
+        if not rebuild and (found := self._find(wanted)) is not None:
+            return found
+        build_targets(wanted.library, options, gpu)  # refuse before a folder is made
+        self._make_folder()
+        say = progress or (lambda text: None)
+        text = f"another process builds the engine of {wanted.label}: waiting for it"
+        with locked(self._lock(wanted.key), waiting=lambda: say(text)) as waited:
+            self._remove_leftovers(wanted.key)
+            if (waited or not rebuild) and (found := self._find(wanted)) is not None:
+                return replace(found, origin="waited" if waited else "hit")
+            say(f"building the engine of {wanted.label} with {wanted.library}")
+            return self._build(bundle, wanted, gpu, progress)
+
+    def trusted(self, bundle: Bundle, variant: str, sha256: str) -> Engine:
+        """A plan that came in the folder of ``bundle``, for a caller who knows its hash from elsewhere.
+
+        A plan is code. None that came with a bundle is loaded in any other way than this.
+
+        Raises:
+            InputError: the bundle lacks the variant, or ``sha256`` is no SHA-256.
+            IntegrityError: no plan there has this hash.
+            EngineError: its record says that it was built from another model.
+        """
+        bundle.onnx_path(variant)
+        digest = sha256.strip().lower()
+        if not _SHA256.fullmatch(digest):
+            raise InputError(f"{sha256!r} is not a SHA-256: give its 64 hex digits, from whoever built the plan")
+        plans = [path for path in sorted(bundle.path.glob(f"*{PLAN}")) if path.is_file() and not path.is_symlink()]
+        path = next((path for path in plans if sha256_file(path) == digest), None)
+        if path is None:
+            there = f"{', '.join(plan.name for plan in plans)} are others" if plans else "there is no plan in it"
+            raise IntegrityError(
+                f"no plan in {bundle.path} has the SHA-256 that you trust, {there}: ask whoever built it, or have it built here"
+            )
+        record = _read_record(path.with_suffix(RECORD)) or {}
+        if record and record["key"].get("onnx_sha256") != bundle.artifact_sha256(variant):
+            raise EngineError(f"{path} was built from another model than {variant} of this bundle: have it built here")
+        return Engine(path, digest, record, "trusted")
+
+    def note(self, engine: Engine, **facts: Any) -> Engine:
+        """Add facts, JSON values, to the record of ``engine``: its ``verification`` and its ``precision``.
+
+        They are kept only where that is possible: not in a cache that cannot be written, not if the plan was replaced
+        meanwhile, and not beside a plan in a bundle. The engine that is returned has them in any case.
+        """
+        noted = replace(engine, record={**engine.record, **facts})
+        if engine.origin == "trusted" or noted.record == engine.record:
+            return noted
+        file = engine.path.with_suffix(RECORD)
+        with suppress(StorageError), locked(self._lock(key_of(engine.record["key"]))):
+            now = _read_record(file)
+            if now is not None and now["sha256"] == engine.sha256:
+                write_json(file, {**now, **facts})
+        return noted
+
+    def _build(self, bundle: Bundle, wanted: _Wanted, gpu: Gpu | None, progress: Progress | None) -> Engine:
+        """Build under the lock: the plan first, then the record that makes it count."""
+        plan = self.folder / f"{wanted.stem}{PLAN}"
+        report = build_plan(
+            bundle.onnx_path(wanted.variant), plan, options=wanted.options, library=wanted.library, gpu=gpu,
+            onnx_sha256=bundle.artifact_sha256(wanted.variant), progress=progress,
+        )  # fmt: skip
+        record = {
+            "schema_version": SCHEMA_VERSION, "kind": KIND,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"), "edgeadv_version": __version__,
+            "bundle": wanted.name, "bundle_id": wanted.bundle_id, "variant": wanted.variant, "key": wanted.fields,
+            "file": plan.name, "sha256": report.sha256, "bytes": report.bytes, "build": report.to_json(),
+        }  # fmt: skip
+        write_json(plan.with_suffix(RECORD), record)
+        return Engine(plan, report.sha256, record, "built")
+
+    def _find(self, wanted: _Wanted) -> Engine | None:
+        """The plan with this key, under whatever bundle's name it was built, if its bytes are those that were built."""
+        for file in sorted(self.folder.glob(f"*-{wanted.key}{RECORD}")):
+            record, plan = _read_record(file), file.with_suffix(PLAN)
+            if record is None or record["key"] != wanted.fields:
+                continue
+            with suppress(FileNotFoundError, BundleError):
+                if sha256_file(plan) == record["sha256"]:
+                    return Engine(plan, str(record["sha256"]), record, "hit")
+        return None
+
+    def _relatives(self, wanted: _Wanted) -> Iterator[dict[str, Any]]:
+        """Records of plans of the same artefact with other keys."""
+        for file in sorted(self.folder.glob(f"*{RECORD}")):
+            record = _read_record(file)
+            if record is None or record["variant"] != wanted.variant or not file.with_suffix(PLAN).is_file():
+                continue
+            if record["bundle"] == wanted.name or record["key"].get("onnx_sha256") == wanted.fields["onnx_sha256"]:
+                yield {**record, "file": file.with_suffix(PLAN).name}
+
+    def _remove_leftovers(self, key: str) -> None:
+        """Remove what builders that were killed left behind. Their lock is ours now, so they are gone."""
+        for leftover in self.folder.glob(f".*-{key}.*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+    def _make_folder(self) -> None:
+        """Make the cache and prove that it can be written, before minutes go into a build.
+
+        It stays, even empty: whoever removed it again could take it from under another process.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise StorageError(
+                f"the engine cache {self.folder} cannot be written ({error.strerror}): choose another with --engine-cache"
+            ) from error
+
+    def _lock(self, key: str) -> Path:
+        return self.folder / f".{key}.lock"
+
+
+def copy_engine(engine: Engine, folder: Path) -> Path:
+    """Copy a plan of a cache with its record, so that both can travel, to files named after what they are for.
+
+    Returns:
+        The copy of the plan, e.g. ``model.fp16.tensorrt-rtx.sm_86+sm_89.b1-8-32.plan``.
+
+    Raises:
+        StorageError: ``folder`` cannot be written.
+    """
+    record, key = engine.record, engine.record["key"]
+    place = "+".join(key["targets"]) or _plain(f"{key['gpu']}.{key['compute_capability']}")
+    sizes = "-".join(str(size) for size in dict.fromkeys(key["profile"]))
+    plan = folder / f"model.{record['variant']}.{key['library']}.{place}.b{sizes}{PLAN}"
+    data = engine.read()
+    with atomic_file(plan) as temporary:
+        temporary.write_bytes(data)
+    write_json(plan.with_suffix(RECORD), {**record, "file": plan.name})
+    return plan
+
+
+def _wanted(bundle: Bundle, variant: str, options: EngineOptions, library: Library | str, gpu: Gpu | None) -> _Wanted:
+    bundle.onnx_path(variant)
+    found = find_library(library) if isinstance(library, str) else library
+    name = bundle.path.resolve().name.removesuffix(".edgeadv")
+    fields = key_fields(bundle, variant, options, library=found, gpu=gpu)
+    return _Wanted(_plain(name), bundle.id, variant, options, found, fields)
+
+
+def _plain(name: str) -> str:
+    """``name`` as it may stand in a file name."""
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "_", name).strip("._-")[:48] or "model"
+
+
+def _read_record(file: Path) -> dict[str, Any] | None:
+    """The record in ``file``, or None if there is none that this version wrote in whole."""
+    try:
+        record = read_json(file, what="engine record")
+    except BundleError:
+        return None
+    whole = isinstance(record.get("key"), dict) and {"created", "bundle", "variant", "file", "sha256"} <= record.keys()
+    ours = record.get("kind") == KIND and record.get("schema_version") == SCHEMA_VERSION
+    return record if whole and ours else None

@@ -1,0 +1,332 @@
+"""TensorRT in its versions: the only module that knows how they differ.
+
+Written for ``tensorrt`` 10.3 (JetPack 6), 10.13 and later, 11.x, and ``tensorrt_rtx`` 1.x. Whether something is there is
+asked of the module itself, by name: the numbers behind the names differ between versions. The builder of TensorRT-RTX
+1.7 has run under this code; ``tensorrt`` and every runtime were written from their stubs and have not been seen running.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from ..errors import EngineError, InputError, MissingDependencyError, require
+from .options import EngineOptions
+
+TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt-rtx"
+LIBRARIES = (TENSORRT, TENSORRT_RTX)
+MIB = 1 << 20
+# what TensorRT adds behind an error when there is no GPU that it could have asked as well
+_ECHO = "catchCudaError"
+_LONGEST_MESSAGE = 600
+
+
+@dataclass(frozen=True)
+class Library:
+    """A TensorRT that is installed.
+
+    Attributes:
+        name: one of :data:`LIBRARIES`.
+        version: as the module gives it.
+        module: the imported module.
+    """
+
+    name: str
+    version: str
+    module: Any
+
+    def __str__(self) -> str:
+        return f"{'TensorRT-RTX' if self.name == TENSORRT_RTX else 'TensorRT'} {self.version}"
+
+    @property
+    def can_target(self) -> bool:
+        """Whether it builds for a GPU that is not here. Classic TensorRT builds on the GPU, for that GPU."""
+        return self.has("ComputeCapability") and hasattr(self.module.IBuilderConfig, "set_compute_capability")
+
+    @property
+    def known_targets(self) -> tuple[str, ...]:
+        """GPUs that it can be told to build for, as ``"sm_86"``, in rising order; empty where it cannot."""
+        if not self.can_target:
+            return ()
+        names = self.module.ComputeCapability.__members__
+        return tuple(f"sm_{n}" for n in sorted(int(name[2:]) for name in names if re.fullmatch(r"SM\d+", name)))
+
+    @property
+    def has_runtime_config(self) -> bool:
+        """Whether an engine makes a configuration for its execution contexts (10.13 and later, RTX)."""
+        return hasattr(self.module.ICudaEngine, "create_runtime_config")
+
+    @property
+    def has_runtime_cache(self) -> bool:
+        """Whether it compiles kernels on the device and keeps them in a runtime cache (RTX)."""
+        return self.has("IRuntimeCache") and self.has_runtime_config
+
+    @property
+    def captures_cuda_graphs(self) -> bool:
+        """Whether it makes CUDA graphs itself when told to (RTX); elsewhere the caller captures the stream."""
+        return self.has("CudaGraphStrategy") and self.has_runtime_config
+
+    def has(self, name: str) -> bool:
+        """Whether the module has something of this name."""
+        return hasattr(self.module, name)
+
+    def member(self, enum: str, name: str) -> Any:
+        """Member ``name`` of enumeration ``enum``, or None where this version does not have it."""
+        return getattr(getattr(self.module, enum, None), name, None)
+
+    def need(self, enum: str, name: str) -> Any:
+        """Member ``name`` of enumeration ``enum``.
+
+        Raises:
+            EngineError: this version does not have it.
+        """
+        found = self.member(enum, name)
+        if found is None:
+            raise EngineError(f"{self} has no {enum}.{name}: use TensorRT 10.3 or newer, or leave out the option")
+        return found
+
+    def check_targets(self, targets: tuple[str, ...]) -> None:
+        """Refuse GPUs that it cannot build for.
+
+        Raises:
+            InputError: there are such among ``targets``.
+        """
+        if targets and not self.can_target:
+            raise InputError(
+                f"{self} builds only on and for the GPU present: leave out the target {', '.join(targets)} and build on that "
+                f"device, or use {TENSORRT_RTX}"
+            )
+        if unknown := [target for target in targets if target not in self.known_targets]:
+            raise InputError(
+                f"{self} cannot build for {', '.join(unknown)}: it knows {', '.join(self.known_targets)}; for another GPU, "
+                f"a Jetson's too, build on the device with {TENSORRT}"
+            )
+
+    def logger(self) -> Any:
+        """An ``ILogger`` that prints nothing and keeps what matters. Keep it as long as what was made with it.
+
+        Returns:
+            It has ``errors`` and ``warnings``, lists of one-line strings in the order they came, and ``first_error()``,
+            the one that says what is wrong, or None: those that follow are its echo.
+        """
+        return _logger_class(self.module)()
+
+    # ---- building
+
+    def create_builder(self, logger: Any) -> Any:
+        """A ``Builder``.
+
+        Raises:
+            EngineError: there is none to be had, on classic TensorRT most likely for want of a GPU.
+        """
+        try:
+            return self.module.Builder(logger)
+        except (TypeError, RuntimeError) as error:  # what the bindings make of a null pointer
+            raise EngineError(f"{self} gives no builder here: {logger.first_error() or error}") from error
+
+    def create_network(self, builder: Any, logger: Any) -> Any:
+        """An empty network whose types are those of the graph. The caller keeps it: a parser alone does not.
+
+        Raises:
+            EngineError: there is none to be had.
+        """
+        # TensorRT 11 knows no other kind of network; should it drop the name, no flag is due
+        flag = self.member("NetworkDefinitionCreationFlag", "STRONGLY_TYPED")
+        network = builder.create_network(0 if flag is None else 1 << int(flag))
+        if network is None:
+            raise EngineError(f"{self} gives no strongly typed network: {logger.first_error() or 'no reason given'}")
+        if flag is not None and hasattr(network, "get_flag") and not network.get_flag(flag):
+            raise EngineError(f"{self} was asked for a strongly typed network and gave another; use another version")
+        return network
+
+    def create_config(self, builder: Any, options: EngineOptions, *, targets: tuple[str, ...]) -> Any:
+        """A ``IBuilderConfig`` that has taken everything asked of it: each setting is read back, for a refusal only logs.
+
+        Args:
+            builder: what :meth:`create_builder` gave.
+            options: TF32 and the workspace are taken from here.
+            targets: GPUs to name to a library that can be told; ignored by one that cannot.
+
+        Raises:
+            EngineError: a setting was refused.
+            InputError: a target is not known.
+        """
+        config = builder.create_builder_config()
+        self._set_tf32(config, options.tf32)
+        config.profiling_verbosity = self.need("ProfilingVerbosity", "DETAILED")  # or the inspector would name no types
+        if options.workspace_mib is not None:
+            self._set_workspace(config, options.workspace_mib)
+        if self.can_target:
+            self._set_targets(config, targets)
+        return config
+
+    def _set_tf32(self, config: Any, wanted: bool) -> None:
+        flag = self.need("BuilderFlag", "TF32") if wanted else self.member("BuilderFlag", "TF32")
+        if flag is None:
+            return
+        # on by default, which makes of float32 another precision than the one compared at export
+        (config.set_flag if wanted else config.clear_flag)(flag)
+        if bool(config.get_flag(flag)) is not wanted:
+            raise EngineError(f"{self} did not take TF32 {'on' if wanted else 'off'}: use another version of it")
+
+    def _set_workspace(self, config: Any, mib: int) -> None:
+        pool = self.need("MemoryPoolType", "WORKSPACE")
+        config.set_memory_pool_limit(pool, mib * MIB)
+        if (got := config.get_memory_pool_limit(pool)) != mib * MIB:
+            raise EngineError(
+                f"{self} did not take a workspace of {mib} MiB but keeps {got // MIB}: give a smaller one"
+            )
+
+    def _set_targets(self, config: Any, targets: tuple[str, ...]) -> None:
+        self.check_targets(targets)
+        config.num_compute_capabilities = len(targets)
+        members = [self.need("ComputeCapability", target.replace("sm_", "SM")) for target in targets]
+        for index, member in enumerate(members):
+            config.set_compute_capability(member, index)
+        if [config.get_compute_capability(index) for index in range(config.num_compute_capabilities)] != members:
+            raise EngineError(f"{self} did not take the targets {', '.join(targets)}: build for one at a time")
+
+    def read_back(self, config: Any) -> dict[str, Any]:
+        """What ``config`` says it is set to: ``flags`` that are on, ``targets`` and ``workspace_mib``."""
+        flags = getattr(self.module.BuilderFlag, "__members__", {})
+        facts: dict[str, Any] = {"flags": sorted(name for name, flag in flags.items() if config.get_flag(flag))}
+        facts["targets"] = []
+        if self.can_target:
+            found = [config.get_compute_capability(index) for index in range(config.num_compute_capabilities)]
+            facts["targets"] = [member.name.replace("SM", "sm_") for member in found]
+        pool = self.member("MemoryPoolType", "WORKSPACE")
+        facts["workspace_mib"] = config.get_memory_pool_limit(pool) // MIB
+        return facts
+
+    def watch(self, config: Any, progress: Callable[[str, int, int], None]) -> Any:
+        """Have the building of ``config`` reported to ``progress`` as (phase, step, steps), from any thread.
+
+        Returns:
+            The monitor, to be kept until the plan is built; None where this version has none.
+        """
+        if not self.has("IProgressMonitor") or not hasattr(config, "progress_monitor"):
+            return None
+        monitor = _monitor_class(self.module)(progress)
+        config.progress_monitor = monitor
+        return monitor
+
+    # ---- running
+
+    def create_context(
+        self, engine: Any, *, runtime_cache: bytes | None = None, cuda_graphs: bool = False
+    ) -> tuple[Any, Any]:
+        """An execution context of ``engine``; not run here, for want of a GPU.
+
+        Args:
+            engine: a deserialised ``ICudaEngine``.
+            runtime_cache: what the cache of an earlier context was serialised to; ignored where there is no such cache.
+            cuda_graphs: let the library capture CUDA graphs, where :attr:`captures_cuda_graphs`.
+
+        Returns:
+            The context, or None where TensorRT refuses, and its runtime cache, or None where there is none.
+        """
+        if not self.has_runtime_cache:
+            return engine.create_execution_context(), None
+        config = engine.create_runtime_config()
+        if self.captures_cuda_graphs:
+            strategy = "WHOLE_GRAPH_CAPTURE" if cuda_graphs else "DISABLED"
+            config.cuda_graph_strategy = self.need("CudaGraphStrategy", strategy)
+        eager = self.member("DynamicShapesKernelSpecializationStrategy", "EAGER")
+        if eager is not None:  # else the first calls of a new batch size run on a slower kernel
+            config.dynamic_shapes_kernel_specialization_strategy = eager
+        cache = config.create_runtime_cache()
+        if runtime_cache is not None:
+            cache.deserialize(runtime_cache)  # one of another GPU or version is refused, and the cache stays empty
+        config.set_runtime_cache(cache)
+        return engine.create_execution_context(config), cache
+
+
+def find_library(name: str | None = None) -> Library:
+    """The TensorRT that is installed.
+
+    Args:
+        name: one of :data:`LIBRARIES`; None takes classic TensorRT if it is there, else TensorRT-RTX.
+
+    Raises:
+        InputError: there is no library of this name.
+        MissingDependencyError: it is not installed.
+        EngineError: it is installed and does not load.
+    """
+    if name is not None and name not in LIBRARIES:
+        raise InputError(f"library {name!r} is not one of {', '.join(LIBRARIES)}")
+    if name is not None:
+        return _load(name)
+    try:
+        return _load(TENSORRT)
+    except MissingDependencyError as error:
+        try:
+            return _load(TENSORRT_RTX)
+        except MissingDependencyError:
+            raise error from None
+
+
+def _load(name: str) -> Library:
+    try:
+        module = _import(name)
+    except (ImportError, OSError) as error:
+        raise EngineError(f"{name} is installed and does not load: {one_line(str(error))}; install it again") from error
+    version = getattr(module, "__version__", None)
+    if version is None or not hasattr(module, "Builder"):
+        raise EngineError(f"{name} is installed without its builder: install it again")
+    return Library(name, str(version), module)
+
+
+def _import(name: str) -> ModuleType:
+    if name == TENSORRT:
+        return require("tensorrt", extra=TENSORRT)
+    return require("tensorrt_rtx", extra=TENSORRT_RTX)
+
+
+def one_line(text: str) -> str:
+    """``text`` without line breaks, and not longer than a terminal can bear."""
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
+
+
+def _logger_class(module: Any) -> Any:
+    class Logger(module.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.errors: list[str] = []
+            self.warnings: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity.name in ("ERROR", "INTERNAL_ERROR"):
+                self.errors.append(one_line(message))
+            elif severity.name == "WARNING":
+                self.warnings.append(one_line(message))
+
+        def first_error(self) -> str | None:
+            own = [error for error in self.errors if _ECHO not in error]
+            return next(iter(own or self.errors), None)
+
+    return Logger
+
+
+def _monitor_class(module: Any) -> Any:
+    class Monitor(module.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self, progress: Callable[[str, int, int], None]) -> None:
+            module.IProgressMonitor.__init__(self)
+            self._progress = progress
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self._steps[phase] = steps
+            self._progress(phase, 0, steps)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            self._progress(phase, step + 1, self._steps.get(phase, 0))
+            return True  # False would cancel
+
+        def phase_finish(self, phase: str) -> None:
+            self._steps.pop(phase, None)
+
+    return Monitor
