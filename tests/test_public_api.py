@@ -14,14 +14,18 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[1]
 PUBLIC = {
     "edgeadv_runtime": [
-        "Attack", "AttackPack", "Backend", "Bundle", "CallableAttack", "Classifier", "Crafted", "DataInfo", "EdgeAdvError",
-        "Eps", "Label", "OnnxRuntimeBackend", "Preprocess", "Results", "Row", "__version__", "evaluate",
+        "Attack", "AttackPack", "Backend", "BatchProfile", "Bundle", "CallableAttack", "Classifier", "Crafted", "DataInfo",
+        "EdgeAdvError", "EngineCache", "EngineOptions", "Eps", "Label", "OnnxRuntimeBackend", "Preprocess", "Results", "Row",
+        "TensorRTBackend", "__version__", "evaluate",
     ],
     "edgeadv.attacks": [
         "NAMES", "Adversarial", "FGSMAttack", "RandomStartAttack", "cross_entropy", "fgsm", "input_gradient", "margin",
         "no_direction", "pgd", "rescaled_cross_entropy", "standard_attacks",
     ],
-    "edgeadv_export": ["TOLERANCES", "data_frames", "export_bundle", "folder_frames", "imagenet_classes", "read_classes"],
+    "edgeadv_export": [
+        "TOLERANCES", "Calibration", "Int8Plan", "calibration_images", "choose_calibration", "data_frames", "export_bundle",
+        "folder_frames", "gate_images", "imagenet_classes", "read_classes",
+    ],
     "edgeadv.report": ["build_report"],
     "edgeadv": ["__version__"],
 }  # fmt: skip

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from edgeadv_runtime.bundle import Classes
+from edgeadv_runtime.bundle import Classes, check_replaceable
+from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.preprocess import Preprocess
+from edgeadv_runtime.variants import INT8, VARIANTS, precision_of
 
 from ._shared import names, need
 from .bundle import print_summary
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgeadv.models import PixelModel
+    from edgeadv_export import Int8Plan
 
 IMAGENET = "imagenet1k"
 
@@ -35,6 +38,20 @@ class _Source:
     frames: list[NDArray[np.uint8]]
     title: str
     provenance: dict[str, Any]
+    data: str | None = None  # of the run
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Int8Options:
+    """What the command line says of int8; None is not given."""
+
+    calibration_data: str | None
+    calibration_count: int | None
+    calibration_seed: int | None
+    max_drop: float | None
+    gate_data: Path | None
+    gate_limit: int | None
+    gate_eps: str | None
 
 
 def export(
@@ -42,7 +59,9 @@ def export(
     run: Annotated[
         Path | None, typer.Argument(metavar="[RUN]", help="A finished training run; without one, give --arch.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="Comma-separated variants to export.")] = "fp32,fp16",
+    precision: Annotated[
+        str, typer.Option(help="Comma-separated variants to export; int8 is int8-s8s8 and int8-u8s8.")
+    ] = "fp32,fp16",
     golden: Annotated[
         Path | None,
         typer.Option(help="Folder of real images to compare on, the first 64; a run has test images of its own."),
@@ -64,13 +83,43 @@ def export(
         int | None,
         typer.Option(help="Without a run: whole factor by which the model enlarges its input."),
     ] = None,
+    calibration_data: Annotated[
+        str | None,
+        typer.Option(help="int8: a folder of images, or train for those of the run (default); never test images."),
+    ] = None,
+    calibration_count: Annotated[int | None, typer.Option(help="int8: how many of them; default 512.")] = None,
+    calibration_seed: Annotated[int | None, typer.Option(help="int8: seed of their choice; default 0.")] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="int8: points of top-1 that may be lost against fp32; default 1.")
+    ] = None,
+    gate_data: Annotated[
+        Path | None,
+        typer.Option(
+            help="int8: class folders to measure that on; default the run's test images, or what calibration left."
+        ),
+    ] = None,
+    gate_limit: Annotated[int | None, typer.Option(help="int8: at most this many of them, balanced.")] = None,
+    gate_eps: Annotated[
+        str | None, typer.Option(help="int8: also measure the worst case under attack at this budget, e.g. 8/255.")
+    ] = None,
 ) -> None:
     """Export to ONNX, compare every artefact with PyTorch on real images, and write the bundle only if they agree.
 
-    Give a RUN, or --arch with --weights, --classes, --preprocess and --golden.
+    Give a RUN, or --arch with --weights, --classes, --preprocess and --golden. int8 is written only if it loses no more
+    accuracy than --max-drop; its most sensitive layers stay in float32 where that helps.
     """
     need("export")
     import edgeadv_export
+
+    variants = _variants(precision)
+    int8_options = _Int8Options(
+        calibration_data=calibration_data, calibration_count=calibration_count, calibration_seed=calibration_seed,
+        max_drop=max_drop, gate_data=gate_data, gate_limit=gate_limit, gate_eps=gate_eps,
+    )  # fmt: skip
+    wants_int8 = any(precision_of(variant) == INT8 for variant in variants)
+    if not wants_int8 and (given := [name for name, value in vars(int8_options).items() if value is not None]):
+        listed = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise InputError(f"--precision {precision} has no int8: leave {listed} out, or add int8")
 
     if run is not None:
         options = {
@@ -91,12 +140,59 @@ def export(
             arch, weights, classes, preprocess, golden, weights_map=weights_map or "by-name",
             upsample=1 if upsample is None else upsample,
         )  # fmt: skip
+    check_replaceable(out)
+    int8 = _int8_plan(int8_options, source, data_root) if wants_int8 else None
     bundle = edgeadv_export.export_bundle(
         source.model, out, classes=source.classes, preprocess=source.preprocess, frames=source.frames,
-        variants=names(precision, option="--precision"), title=source.title, provenance=source.provenance,
-        overwrite=overwrite, progress=lambda text: typer.echo(text, err=True),
+        variants=variants, title=source.title, provenance=source.provenance, int8=int8,
+        overwrite=overwrite, progress=_say,
     )  # fmt: skip
     print_summary(bundle)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _variants(precision: str) -> list[str]:
+    """Read ``--precision``; ``int8`` is both of its variants."""
+    asked = names(precision, option="--precision")
+    both = [variant for variant in VARIANTS if precision_of(variant) == INT8]
+    variants = [v for name in asked for v in (both if name == INT8 else [name])]
+    if len(set(variants)) != len(variants):
+        raise InputError(f"--precision {precision!r} names a variant twice: {INT8} is {' and '.join(both)}")
+    return variants
+
+
+def _int8_plan(options: _Int8Options, source: _Source, root: Path | None) -> Int8Plan:
+    """Choose the calibration images and the labelled ones, before anything is measured."""
+    from edgeadv.data import DEFAULT_ROOT
+    from edgeadv_export import Int8Plan, calibration_images, choose_calibration, gate_images
+    from edgeadv_export.calibration import ADVISED, DEFAULT_COUNT
+    from edgeadv_export.gate import MAX_DROP
+
+    eps = None if options.gate_eps is None else Eps.parse(options.gate_eps)
+    root = root or DEFAULT_ROOT
+    calibration = choose_calibration(
+        calibration_images(options.calibration_data, run_data=source.data, root=root), source.preprocess,
+        count=DEFAULT_COUNT if options.calibration_count is None else options.calibration_count,
+        seed=options.calibration_seed or 0,
+    )  # fmt: skip
+    images, order = gate_images(
+        calibration, source.classes, folder=options.gate_data, run_data=source.data, root=root, limit=options.gate_limit
+    )
+    plan = Int8Plan(
+        calibration=calibration, images=images, order=order, eps=eps,
+        max_drop=MAX_DROP if options.max_drop is None else options.max_drop,
+    )  # fmt: skip
+    if calibration.unreadable:
+        n = len(calibration.unreadable)
+        _say(
+            f"{n} image(s) of {calibration.origin} cannot be read and were passed over, e.g. {calibration.unreadable[0]}"
+        )
+    if (n := len(calibration.index)) < ADVISED:
+        _say(f"int8 is calibrated on {n} images; {ADVISED} or more are advised")
+    return plan
 
 
 def _from_run(path: Path, golden: Path | None, data_root: Path | None) -> _Source:
@@ -112,7 +208,7 @@ def _from_run(path: Path, golden: Path | None, data_root: Path | None) -> _Sourc
         frames, origin = folder_frames(golden), golden.resolve().name
     return _Source(
         model=run.load_model(), classes=run.classes, preprocess=run.preprocess, frames=frames, title=run.title,
-        provenance={**run.provenance, "frames": {"origin": origin, "count": len(frames)}},
+        provenance={**run.provenance, "frames": {"origin": origin, "count": len(frames)}}, data=run.data,
     )  # fmt: skip
 
 

@@ -1,7 +1,12 @@
 """PyTorch to ONNX to bundle. Ends at ONNX: engines are built on the device, by the runtime."""
 
+from .calibration import Calibration, calibration_images, choose_calibration, gate_images
+from .gate import Int8Plan
 from .inputs import data_frames, folder_frames, imagenet_classes, read_classes
 from .package import export_bundle
 from .parity import TOLERANCES
 
-__all__ = ["TOLERANCES", "data_frames", "export_bundle", "folder_frames", "imagenet_classes", "read_classes"]
+__all__ = [
+    "TOLERANCES", "Calibration", "Int8Plan", "calibration_images", "choose_calibration", "data_frames", "export_bundle",
+    "folder_frames", "gate_images", "imagenet_classes", "read_classes",
+]  # fmt: skip

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,11 +18,10 @@ from numpy.typing import NDArray
 
 from edgeadv.models import PixelModel, check_input_size, save_weights
 from edgeadv_runtime._version import __version__
-from edgeadv_runtime.backends import OnnxRuntimeBackend
+from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle import (
     MANIFEST,
     SCHEMA_VERSION,
-    VARIANTS,
     Bundle,
     Classes,
     Golden,
@@ -30,9 +31,13 @@ from edgeadv_runtime.bundle import (
 from edgeadv_runtime.errors import ExportError, InputError
 from edgeadv_runtime.files import atomic_folder, canonical_json, sha256_file, write_json
 from edgeadv_runtime.preprocess import Preprocess, to_tensor
+from edgeadv_runtime.variants import INT8, VARIANTS, precision_of
 
+from .draft import Draft
+from .fallback import Fitter
 from .fp16 import FLOAT16_MAX, largest_activation, to_fp16
-from .parity import TOLERANCES, artifact_logits, compare, torch_logits
+from .gate import Int8Plan
+from .parity import TOLERANCES, Parity, artifact_logits, compare, torch_logits
 from .to_onnx import INPUT, OPSET, OUTPUT, to_onnx
 
 WEIGHTS, GOLDEN = "weights.safetensors", "golden.npz"
@@ -49,10 +54,13 @@ def export_bundle(
     golden: int = 8,
     title: str,
     provenance: Mapping[str, Any],
+    int8: Int8Plan | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Bundle:
     """Export ``model`` and write the bundle at ``out``, if every variant agrees with it on ``frames``.
+
+    fp32 and fp16 must agree in the logits. int8 cannot: it must lose no more accuracy than ``int8`` allows.
 
     Args:
         model: any mode, device and floating dtype; it is left exactly as it is. The bundle holds its float32 weights.
@@ -61,9 +69,11 @@ def export_bundle(
         preprocess: how a frame becomes the model's input.
         frames: real images, uint8 RGB of shape (height, width, 3), sizes may differ. All are compared.
         variants: which artefacts to ship.
-        golden: how many of the first frames travel with the bundle for the self-test on the device.
+        golden: how many of the frames travel with the bundle for the self-test on the device: the first on whose label
+            all variants are decided.
         title: the model in a few words.
         provenance: where the weights come from; a JSON object.
+        int8: calibration images, labelled images and limits; needed for int8 variants, and for nothing else.
         overwrite: replace a bundle that is at ``out``.
         progress: told in a few words what begins.
 
@@ -75,15 +85,15 @@ def export_bundle(
         ExportError: the model cannot be exported, or a variant is not the model; no bundle is left then.
         StorageError: ``out`` cannot be written, or is something else than a bundle.
     """
-    _check_arguments(model, classes, variants, golden, provenance)
+    _check_arguments(model, classes, variants, golden, provenance, int8)
     check_replaceable(out)
     pixels = _preprocessed(frames, preprocess)
     # a copy, because tracing and moving to the CPU must not be seen by the caller, even after an error
     reference = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval().requires_grad_(False)
     check_input_size(reference, preprocess.crop)
     with atomic_folder(out, overwrite=overwrite) as folder:
-        writer = _Writer(folder, reference, classes, preprocess, pixels, progress or (lambda _: None))
-        writer.write(variants, title=title, provenance=dict(provenance), golden=list(frames[:golden]))
+        writer = _Writer(folder, reference, classes, preprocess, pixels, int8, progress or (lambda _: None))
+        writer.write(variants, title=title, provenance=dict(provenance), frames=frames, golden=golden)
     return Bundle.open(out)
 
 
@@ -96,37 +106,63 @@ class _Writer:
     classes: Classes
     preprocess: Preprocess
     pixels: NDArray[np.uint8]
+    int8: Int8Plan | None
     progress: Callable[[str], None]
 
     def write(
-        self, variants: Sequence[str], *, title: str, provenance: dict[str, Any], golden: list[NDArray[np.uint8]]
+        self,
+        variants: Sequence[str],
+        *,
+        title: str,
+        provenance: dict[str, Any],
+        frames: Sequence[NDArray[np.uint8]],
+        golden: int,
     ) -> None:
         """Fill the folder; the manifest last, for it vouches for the rest."""
         name = self.model.architecture.name
         self.progress(f"exporting {name} to ONNX")
         fp32 = to_onnx(self.model, self.preprocess.input_shape)
         expected = torch_logits(self.model, self.pixels)
+        save_weights(self.model, self.folder / WEIGHTS)
         entries: dict[str, dict[str, Any]] = {}
         logits: dict[str, NDArray[np.float32]] = {}
-        for variant in variants:
-            self.progress(f"comparing {variant} with PyTorch on {len(self.pixels)} frames")
-            proto = fp32
-            extra: dict[str, Any] = {}
-            if variant == "fp16":
-                extra["largest_activation"] = self._fp16_range(fp32)
-                proto = to_fp16(fp32, name)
-            entries[variant], logits[variant] = self._variant(variant, proto, expected, extra)
-        save_weights(self.model, self.folder / WEIGHTS)
-        n = len(golden)
-        Golden(golden, self.pixels[:n], {v: values[:n] for v, values in logits.items()}).save(self.folder / GOLDEN)
+        with ExitStack() as stack:
+            fitter: Fitter | None = None
+            for variant in variants:
+                proto = fp32
+                about: dict[str, Any] = {}
+                parity: dict[str, Any] = {}
+                if variant == "fp16":
+                    parity["largest_activation"] = self._fp16_range(fp32)
+                    proto = to_fp16(fp32, name)
+                elif self.int8 is not None and precision_of(variant) == INT8:
+                    fitter = fitter or self._fitter(self.int8, fp32, expected, stack)
+                    fitted = fitter.fit(variant)
+                    proto, about = fitted.proto, {"float_layers": list(fitted.float_layers), "gate": fitted.gate}
+                self.progress(f"comparing {variant} with PyTorch on {len(self.pixels)} frames")
+                entry, logits[variant] = self._variant(variant, proto, expected, parity)
+                entries[variant] = {**entry, **about}
+        rows = decided(logits, golden)
+        kept = {variant: values[rows] for variant, values in logits.items()}
+        Golden([frames[i] for i in rows], self.pixels[rows], kept).save(self.folder / GOLDEN)
         manifest: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION, "kind": "bundle",
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"), "edgeadv_version": __version__,
             "title": title, "architecture": self.model.architecture.to_json(), "classes": self.classes.to_json(),
             "preprocess": self.preprocess.to_json(), "variants": entries, "weights": self._entry(WEIGHTS),
-            "golden": {**self._entry(GOLDEN, size=False), "count": n}, "provenance": provenance, "left_out": [],
+            "golden": {**self._entry(GOLDEN, size=False), "count": len(rows)}, "provenance": provenance, "left_out": [],
         }  # fmt: skip
+        if self.int8 is not None:
+            manifest["calibration"] = self.int8.calibration.to_json()
         write_json(self.folder / MANIFEST, {"bundle_id": bundle_id(manifest), **manifest})
+
+    def _fitter(self, plan: Int8Plan, fp32: Any, expected: NDArray[np.float32], stack: ExitStack) -> Fitter:
+        """Get ready for int8, in a folder that is gone with ``stack``: fp32 must be the model, shipped or not."""
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self.folder)))
+        draft = Draft(scratch, self.classes, self.preprocess, sha256_file(self.folder / WEIGHTS))
+        fitter = stack.enter_context(Fitter.open(fp32, plan, draft, self.model, progress=self.progress))
+        self._compare(fitter.fp32, expected)
+        return fitter
 
     def _fp16_range(self, fp32: Any) -> float:
         value, tensor = largest_activation(fp32, to_tensor(self.pixels))
@@ -141,28 +177,28 @@ class _Writer:
         self, variant: str, proto: Any, expected: NDArray[np.float32], extra: dict[str, Any]
     ) -> tuple[dict[str, Any], NDArray[np.float32]]:
         """Write the file of ``variant``, compare it with PyTorch, and return its manifest entry and logits."""
-        file = f"model.{variant}.onnx"
-        (self.folder / file).write_bytes(proto.SerializeToString(deterministic=True))
+        draft = Draft(self.folder, self.classes, self.preprocess)
         entry = {
-            **self._entry(file), "precision": variant, "opset": OPSET,
+            **self._entry(draft.write(variant, proto).name), "precision": precision_of(variant), "opset": OPSET,
             "input": {"name": INPUT, "dtype": "float32", "layout": "NCHW", "range": [0.0, 1.0]},
             "output": {"name": OUTPUT, "dtype": "float32"}, "tolerance": TOLERANCES[variant],
         }  # fmt: skip
-        # the class that will serve it, on just enough of a manifest
-        draft = {
-            "variants": {variant: entry}, "left_out": [], "classes": self.classes.to_json(),
-            "preprocess": self.preprocess.to_json(),
-        }  # fmt: skip
-        with OnnxRuntimeBackend(Bundle(self.folder, draft), variant=variant) as backend:
-            logits = artifact_logits(backend, self.pixels)
-            runtime = f"onnxruntime {onnxruntime.__version__}, {backend.provider}"
+        with draft.backend(variant) as backend:  # the class that will serve it
+            parity, logits = self._compare(backend, expected)
+        return {**entry, "parity": {**parity.to_json(), **extra}}, logits
+
+    def _compare(self, backend: Backend, expected: NDArray[np.float32]) -> tuple[Parity, NDArray[np.float32]]:
+        """Compare an artefact with PyTorch; an int8 one has passed its gate and is not judged by its logits."""
+        variant = backend.variant
+        logits = artifact_logits(backend, self.pixels)
+        runtime = f"onnxruntime {onnxruntime.__version__}, {backend.provider}"
         parity = compare(expected, logits, reference=f"torch {torch.__version__}, CPU", runtime=runtime)
-        if not parity.max_relative_error <= TOLERANCES[variant]:
+        if precision_of(variant) != INT8 and not parity.max_relative_error <= TOLERANCES[variant]:
             raise ExportError(
                 f"{variant} is not the model it was made from: {parity}; a relative error of {TOLERANCES[variant]:g} "
                 "is accepted. No bundle was written"
             )
-        return {**entry, "parity": {**parity.to_json(), **extra}}, logits
+        return parity, logits
 
     def _entry(self, file: str, *, size: bool = True) -> dict[str, Any]:
         path = self.folder / file
@@ -170,13 +206,43 @@ class _Writer:
         return {**entry, "bytes": path.stat().st_size} if size else entry
 
 
+def decided(logits: Mapping[str, NDArray[np.float32]], most: int) -> NDArray[np.int64]:
+    """The first ``most`` frames whose label no accepted error can change; where they are too few, also the next clearest.
+
+    A frame on the fence would fail the self-test on a device that computes as it should: two right implementations of one
+    int8 graph give other labels to one image in fifty.
+
+    Args:
+        logits: for each variant, float32 of shape (n, classes) of the same frames.
+        most: how many to choose.
+
+    Returns:
+        int64, positions among the frames, ascending.
+    """
+    clearances = []
+    for variant, values in logits.items():
+        second, first = np.sort(values, axis=1)[:, -2:].T
+        # two logits change places only if each is off by half their distance
+        clearances.append((first - second) / (2 * TOLERANCES[variant] * np.abs(values).max()))
+    clear = np.min(clearances, axis=0)
+    order = np.argsort(-np.minimum(clear, 1.0), kind="stable")
+    return np.sort(order[:most])
+
+
 def _check_arguments(
-    model: PixelModel, classes: Classes, variants: Sequence[str], golden: int, provenance: Mapping[str, Any]
+    model: PixelModel,
+    classes: Classes,
+    variants: Sequence[str],
+    golden: int,
+    provenance: Mapping[str, Any],
+    int8: Int8Plan | None,
 ) -> None:
     unknown = [variant for variant in variants if variant not in VARIANTS]
     if unknown or not variants or len(set(variants)) != len(variants):
         got = ", ".join(variants) or "none"
         raise InputError(f"variants are one or more of {', '.join(VARIANTS)}, each once, not {got}")
+    if (int8 is not None) != any(precision_of(variant) == INT8 for variant in variants):
+        raise InputError("int8 variants need calibration images and labelled ones, and other variants need none")
     if golden < 1:
         raise InputError(f"a bundle needs at least one golden frame, not {golden}")
     if len(classes) != model.architecture.num_classes:

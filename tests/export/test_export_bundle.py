@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from edgeadv.models import Architecture, PixelModel, build, load_state, read_weights
 from edgeadv_export import TOLERANCES, export_bundle
+from edgeadv_export.package import decided
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle import Bundle, Classes
 from edgeadv_runtime.errors import ExportError, InputError, StorageError
@@ -209,7 +210,9 @@ def test_large_logits_pass_because_tolerances_are_relative(export: Export) -> No
     assert parity["max_relative_error"] < 1e-5
 
 
-def test_golden_frames_are_the_first_and_all_are_compared(export: Export, photographs: list[NDArray[np.uint8]]) -> None:
+def test_golden_frames_are_the_first_decided_and_all_are_compared(
+    export: Export, photographs: list[NDArray[np.uint8]]
+) -> None:
     bundle = export(pixel_model(Net()), variants=["fp32"], golden=2)
     golden = bundle.golden()
     assert len(golden.frames) == len(golden.pixels) == len(golden.logits["fp32"]) == 2
@@ -217,6 +220,20 @@ def test_golden_frames_are_the_first_and_all_are_compared(export: Export, photog
     assert bundle.manifest["variants"]["fp32"]["parity"]["frames"] == 12
     few = export(pixel_model(Net()), variants=["fp32"], frames=photographs[:1], golden=8, overwrite=True)
     assert few.manifest["golden"]["count"] == 1
+
+
+def test_golden_frames_are_those_whose_label_no_accepted_error_can_change() -> None:
+    """fp16 accepts an error of 1% of the largest logit, so a lead of 2% is decided."""
+    leads = np.array([0.05, 0.019, 0.5, 0.01, 0.021, 1.0], dtype=np.float32)
+    half = np.stack([np.ones(6), 1 - leads, np.zeros(6)], axis=1).astype(np.float32)
+    clear = np.array([[0, 0, 1]] * 6, dtype=np.float32)
+    assert decided({"fp16": half}, 3).tolist() == [0, 2, 4]  # not the first three, and not the three clearest
+    assert decided({"fp16": half}, 2).tolist() == [0, 2]
+    assert decided({"fp16": half}, 5).tolist() == [0, 1, 2, 4, 5]  # then the clearest of the rest
+    assert decided({"fp16": half}, 9).tolist() == list(range(6))
+    assert decided({"fp32": half}, 3).tolist() == [0, 1, 2]
+    assert decided({"fp32": clear, "fp16": half}, 3).tolist() == [0, 2, 4]  # every variant has to be sure
+    assert decided({"int8-s8s8": half}, 2).tolist() == [2, 5]
 
 
 def overflowing_weight() -> nn.Module:

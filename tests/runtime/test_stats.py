@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
-from scipy.stats import binomtest, norm
+from math import sqrt
 
-from edgeadv_runtime.stats import Z95_ONE_SIDED, Z95_TWO_SIDED, paired_difference_lower_bound, wilson_interval
+import pytest
+from scipy.stats import binomtest, multinomial, norm
+
+from edgeadv_runtime.stats import (
+    Z95_ONE_SIDED,
+    Z95_TWO_SIDED,
+    paired_difference_interval,
+    paired_difference_lower_bound,
+    wilson_interval,
+)
 
 
 def test_the_quantiles_are_the_normal_distributions() -> None:
@@ -58,3 +66,42 @@ def test_pairs_that_never_differ_leave_nothing_open() -> None:
 def test_counts_that_are_no_paired_table_are_refused(gained: int, lost: int, n: int) -> None:
     with pytest.raises(ValueError, match="not a paired table"):
         paired_difference_lower_bound(gained, lost, n)
+
+
+def test_the_paired_interval_by_hand() -> None:
+    # 12 one way and 5 the other of 100, each plus 1 of 102: 13/102 and 6/102, difference 7/102
+    p, q = 13 / 102, 6 / 102
+    half = 1.959963984540054 * sqrt((19 / 102 - (7 / 102) ** 2) / 102)
+    assert paired_difference_interval(12, 5, 100) == pytest.approx((p - q - half, p - q + half), abs=1e-15)
+    assert paired_difference_interval(12, 5, 100) == pytest.approx((-0.014065, 0.151320), abs=1e-6)
+    low, high = paired_difference_interval(5, 12, 100)
+    assert (-high, -low) == pytest.approx(paired_difference_interval(12, 5, 100), abs=1e-15)
+
+
+def test_the_paired_interval_never_shrinks_to_a_point() -> None:
+    low, high = paired_difference_interval(0, 0, 50)
+    assert low == -high and 0.05 < high < 0.1
+    # of all pairs: the bound is cut at what a difference can be
+    assert paired_difference_interval(50, 0, 50)[1] == 1.0
+    assert paired_difference_interval(0, 50, 50)[0] == -1.0
+    assert paired_difference_interval(1, 0, 1)[0] < 0
+
+
+@pytest.mark.parametrize("n", [20, 50, 100])
+def test_the_paired_interval_covers_what_it_says(n: int) -> None:
+    """By adding up the probability of every table whose interval holds the true difference, over true probabilities."""
+    tables = [(gained, lost) for gained in range(n + 1) for lost in range(n + 1 - gained)]
+    bounds = {table: paired_difference_interval(*table, n) for table in tables}
+    counts = [(gained, lost, n - gained - lost) for gained, lost in tables]
+    covered = []
+    for p, q in [(0.02, 0.01), (0.05, 0.05), (0.1, 0.02), (0.2, 0.1), (0.3, 0.3), (0.5, 0.05)]:
+        mass = multinomial.pmf(counts, n, [p, q, 1 - p - q])
+        held = [low <= p - q <= high for low, high in bounds.values()]
+        covered.append(float(mass[held].sum()))
+    assert min(covered) > 0.93 and 0.945 < sum(covered) / len(covered) < 0.99
+
+
+@pytest.mark.parametrize(("gained", "lost", "n"), [(-1, 0, 10), (0, -1, 10), (6, 5, 10), (0, 0, 0)])
+def test_counts_that_are_no_paired_table_have_no_interval(gained: int, lost: int, n: int) -> None:
+    with pytest.raises(ValueError, match="not a paired table"):
+        paired_difference_interval(gained, lost, n)

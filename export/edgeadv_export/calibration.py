@@ -1,0 +1,221 @@
+"""Which images int8 is calibrated on: chosen by seed before any accuracy is seen, and named by hash in the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgeadv.data import DEFAULT_ROOT, ImageSet, balanced_subset, batches, open_data
+from edgeadv_runtime.bundle import Classes
+from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.files import sha256_bytes
+from edgeadv_runtime.preprocess import Preprocess, decode, to_tensor
+
+from .int8 import METHOD
+
+DEFAULT_COUNT, FEWEST, ADVISED = 512, 32, 300
+TRAIN = "train"
+UNLABELLED = Classes(("", "-"), ("", "-"))
+"""The classes of a folder of pictures without class folders; their labels say nothing."""
+_TEST_PARTS = ("test", "val")
+# ranges are taken batch by batch, and a tensor's are not quite the same in batches of another size
+_BATCH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """The images that give the ranges of the tensors. They are read again for each use, not held.
+
+    Attributes:
+        images: what they were chosen from.
+        index: int64 (n,), their positions in ``images``, ascending.
+        hashes: SHA-256 of the preprocessed pixels of each, all different.
+        preprocess: how a frame becomes the model's input.
+        seed: of the choice.
+        unreadable: a message for each image that was not chosen because it could not be decoded.
+    """
+
+    images: ImageSet
+    index: NDArray[np.int64]
+    hashes: tuple[str, ...]
+    preprocess: Preprocess
+    seed: int
+    unreadable: tuple[str, ...]
+
+    @property
+    def origin(self) -> str:
+        """Name of the data set or folder, without its place."""
+        return Path(self.images.spec).name
+
+    def tensors(self) -> Iterator[NDArray[np.float32]]:
+        """The images in batches, float32 (n, 3, crop, crop) in [0, 1]."""
+        for batch in batches(self.images, self.preprocess, batch_size=_BATCH, order=self.index):
+            yield to_tensor(batch.pixels)
+
+    def sample(self, most: int) -> NDArray[np.float32]:
+        """At most ``most`` of the images, spread evenly over them, float32 (n, 3, crop, crop)."""
+        n = len(self.index)
+        chosen = self.index[np.arange(min(most, n)) * n // min(most, n)]
+        (batch,) = batches(self.images, self.preprocess, batch_size=most, order=chosen)
+        return to_tensor(batch.pixels)
+
+    def to_json(self) -> dict[str, Any]:
+        """What the manifest says of them."""
+        return {
+            "method": METHOD, "seed": self.seed, "count": len(self.hashes), "origin": self.origin,
+            "split": self.images.split, "images": list(self.hashes),
+        }  # fmt: skip
+
+
+def choose_calibration(
+    images: ImageSet, preprocess: Preprocess, *, count: int = DEFAULT_COUNT, seed: int = 0
+) -> Calibration:
+    """Choose ``count`` different images by ``seed``, as many of each class as there are.
+
+    An image that cannot be decoded, or whose preprocessed pixels are those of one already chosen, is passed over for the
+    next one.
+
+    Raises:
+        InputError: ``count`` or ``seed`` is out of range, or there are not that many images.
+    """
+    if count < FEWEST:
+        raise InputError(
+            f"--calibration-count must be at least {FEWEST}, not {count}: fewer images give no stable ranges"
+        )
+    if seed < 0:
+        raise InputError(f"--calibration-seed must be 0 or above, not {seed}")
+    chosen: dict[str, int] = {}
+    unreadable: list[str] = []
+    seen = np.empty(0, dtype=np.int64)
+    while len(chosen) < count:
+        # a larger subset of the same seed holds the smaller one
+        subset = balanced_subset(images.labels, len(seen) + count - len(chosen), seed=seed)
+        if len(subset) == len(seen):
+            raise InputError(
+                f"{images.spec} ({images.split}) holds {len(chosen)} different readable images, fewer than the {count} of "
+                "--calibration-count: give more images, or a smaller count"
+            )
+        for batch in batches(images, preprocess, batch_size=_BATCH, order=np.setdiff1d(subset, seen)):
+            unreadable += batch.unreadable
+            for i, pixels in zip(batch.index.tolist(), batch.pixels, strict=True):
+                chosen.setdefault(sha256_bytes(pixels.tobytes()), i)
+        seen = subset
+    hashes = sorted(chosen, key=chosen.__getitem__)
+    index = np.array([chosen[digest] for digest in hashes], dtype=np.int64)
+    return Calibration(
+        images=images, index=index, hashes=tuple(hashes), preprocess=preprocess, seed=seed, unreadable=tuple(unreadable)
+    )
+
+
+def calibration_images(spec: str | None, *, run_data: str | None = None, root: Path = DEFAULT_ROOT) -> ImageSet:
+    """Open what ``--calibration-data`` names: ``train`` of the run, which is the default, or a folder.
+
+    A folder holds class folders, or ``train/`` with class folders, or just pictures, at any depth.
+
+    Args:
+        spec: the option; None where it was not given.
+        run_data: the ``--data`` of the run; None without a run.
+        root: where torchvision keeps its data.
+
+    Raises:
+        InputError: nothing was given, or test images, or a folder without images.
+    """
+    if run_data is not None and spec in (None, TRAIN):
+        return open_data(run_data, split="train", root=root)
+    if spec is None:
+        raise InputError(
+            f"int8 needs --calibration-data: a folder with at least {FEWEST} images such as the model will see"
+        )
+    folder = Path(spec)
+    if not folder.is_dir():
+        if spec in _TEST_PARTS:
+            raise _test_images(spec)
+        raise InputError(
+            f"--calibration-data {spec!r} is not a folder: give a folder of images"
+            + ("" if run_data is None else f", or {TRAIN} for the images that the run was trained on")
+        )
+    folder = folder.resolve()
+    below = [child for child in folder.iterdir() if child.is_dir()]
+    parts = {child.name for child in below}
+    if TRAIN in parts:
+        return open_data(str(folder), split="train")
+    if folder.name in _TEST_PARTS or parts & set(_TEST_PARTS):
+        raise _test_images(spec)
+    extensions = Image.registered_extensions()
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in extensions and f.is_file())
+    if not files:
+        raise InputError(f"--calibration-data {spec} holds no images: give a folder of such as the model will see")
+    if len(below) > 1 and {file.parent.parent for file in files} == {folder}:
+        return open_data(str(folder), split="test")  # class folders, all of them
+    names = [str(file.relative_to(folder)) for file in files]
+    return ImageSet(
+        str(folder), "all", UNLABELLED, np.zeros(len(files), dtype=np.int64), names,
+        Preprocess(resize=None, crop=1), lambda i: decode(files[i]),
+    )  # fmt: skip
+
+
+def _test_images(spec: str) -> InputError:
+    return InputError(
+        f"--calibration-data {spec} holds test images: calibrating on them would flatter every figure of the test; give "
+        f"{TRAIN}ing images"
+    )
+
+
+def gate_images(
+    calibration: Calibration,
+    classes: Classes,
+    *,
+    folder: Path | None = None,
+    run_data: str | None = None,
+    root: Path = DEFAULT_ROOT,
+    limit: int | None = None,
+) -> tuple[ImageSet, NDArray[np.int64]]:
+    """The labelled images that int8 is measured on, and which of them.
+
+    Those of ``folder``; else the test images of the run; else what calibration left of its own class folders.
+
+    Args:
+        calibration: the images that were chosen; none of them is among the positions returned if they are of one set.
+        classes: the model's.
+        folder: ``--gate-data``.
+        run_data: the ``--data`` of the run; None without a run.
+        root: where torchvision keeps its data.
+        limit: at most this many, as many of each class.
+
+    Returns:
+        The set, labelled in the order of ``classes``, and positions in it, ascending.
+
+    Raises:
+        InputError: there are no labelled images, or none is left.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"--gate-limit must be at least 1, not {limit}")
+    if folder is not None:
+        if not folder.is_dir():
+            raise InputError(f"--gate-data {folder} is not a folder: give one with a folder of images for each class")
+        images = open_data(str(folder), split="test")
+    elif run_data is not None:
+        images = open_data(run_data, split="test", root=root)
+    elif calibration.images.classes is UNLABELLED:
+        raise InputError(
+            f"int8 does not ship unmeasured, and {calibration.origin} has no class folders: give --gate-data, a folder with a "
+            "folder of images for each class"
+        )
+    else:
+        images = calibration.images
+    labelled = images.relabel(classes)
+    order = np.arange(len(labelled))
+    if images is calibration.images:
+        order = np.setdiff1d(order, calibration.index)
+        if not len(order):
+            raise InputError(
+                f"all {len(images)} images of {calibration.origin} are used for calibration and none is left to measure int8 on: "
+                "lower --calibration-count, or give --gate-data"
+            )
+    return labelled, order[balanced_subset(labelled.labels[order], limit)]

@@ -1,0 +1,148 @@
+"""int8 that passes its gate: with every layer quantised, or with the most sensitive ones left in float32, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeadv.models import PixelModel
+from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.errors import BackendError, ExportError
+
+from .draft import Draft
+from .gate import Gate, Int8Plan, Measured, Progress, gain, paced
+from .int8 import Calibrated, calibrate
+
+SAMPLE = 32
+"""Calibration images on which the sensitivity of a layer is taken, at most."""
+MOST_FLOAT = 4
+"""One layer in so many may stay in float32: beyond that it is no int8 network any more."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """An int8 graph that passed.
+
+    Attributes:
+        proto: the ``onnx.ModelProto``.
+        float_layers: layers left in float32, most sensitive first.
+        gate: what was lost and gained; a JSON object.
+    """
+
+    proto: Any
+    float_layers: tuple[str, ...]
+    gate: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Fitter:
+    """Makes int8 variants of one network: calibrated once, each measured against the same answers of fp32.
+
+    Attributes:
+        calibrated: the graph and its ranges.
+        gate: the labelled images.
+        draft: a folder for the graphs that are tried; it holds fp32.
+        plan: images and limits.
+        fp32: the float32 artefact, opened.
+        progress: told in a few words what begins.
+    """
+
+    calibrated: Calibrated
+    gate: Gate
+    draft: Draft
+    plan: Int8Plan
+    fp32: Backend
+    progress: Progress
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls, fp32: Any, plan: Int8Plan, draft: Draft, model: PixelModel, *, progress: Progress
+    ) -> Iterator[Fitter]:
+        """Calibrate, and score fp32.
+
+        Args:
+            fp32: an ``onnx.ModelProto`` of :func:`to_onnx`.
+            plan: images and limits.
+            draft: an empty folder that is removed afterwards.
+            model: the same weights in PyTorch, on the CPU in evaluation mode.
+            progress: told in a few words what begins.
+
+        Raises:
+            ExportError: a tensor is not finite on the calibration images.
+            DataError: there is nothing to measure on.
+        """
+        images = plan.calibration
+        text = f"calibrating int8 on {len(images.index)} images of {images.origin} {images.images.split}, seed {images.seed}"
+        tell = paced(progress, text, "images")
+        calibrated = calibrate(
+            fp32, images.tensors(), model.architecture.name, scratch=draft.folder,
+            progress=lambda done: tell(done, len(images.index)),
+        )  # fmt: skip
+        draft.write("fp32", fp32)
+        with ExitStack() as stack:
+            backend = stack.enter_context(draft.backend("fp32"))
+            gate = Gate(plan, backend, draft, model, progress=progress)
+            yield cls(calibrated, gate, draft, plan, backend, progress)
+
+    def fit(self, variant: str) -> Fitted:
+        """Quantise, measure, and leave the most sensitive layers in float32 one by one until the gate holds.
+
+        Raises:
+            ExportError: it does not hold with a quarter of the layers in float32.
+        """
+        name, tried = self.calibrated.name, [self._try(variant, [])]
+        measured, proto = tried[0]
+        kept: dict[str, float] = {}
+        steps: list[dict[str, Any]] = []
+        if not measured.holds:
+            self.progress(f"{variant} of {name} loses {measured}: looking for the layers that it comes from")
+            most = max(1, len(self.calibrated.layers(variant)) // MOST_FLOAT)
+            for layer, error in self._sensitivities(variant)[:most]:
+                kept[layer] = error
+                measured, proto = self._try(variant, list(kept))
+                steps.append({"layer": layer, "sensitivity": error, "drop": measured.clean.drop})
+                self.progress(f"{variant} with {', '.join(kept)} in float32 loses {measured}")
+                if measured.holds:
+                    break
+            else:
+                raise ExportError(
+                    f"{variant} of {name} loses {tried[0][0]}, and still {measured} with its {len(kept)} most sensitive layers in "
+                    f"float32 ({', '.join(kept)}); {self.plan.max_drop:g} may be lost. Give more or other calibration images, a larger "
+                    "--max-drop, or export fp16. No bundle was written"
+                )
+        gains = gain(self.draft, variant, self.plan.calibration.sample(SAMPLE))
+        whole = tried[0][0].clean.to_json()
+        judged = {**self.gate.to_json(measured), "fully_quantised": whole, "fallback": steps, "gain": gains}
+        return Fitted(proto, tuple(kept), judged)
+
+    def _try(self, variant: str, float_layers: list[str]) -> tuple[Measured, Any]:
+        """Quantise and measure."""
+        if not float_layers:
+            self.progress(f"measuring {variant} against fp32 on {self.gate.data['n']} images")
+        proto = self.calibrated.quantise(variant, float_layers=float_layers)
+        self.draft.write(variant, proto)
+        try:
+            with self.draft.backend(variant) as backend:
+                return self.gate.measure(backend), proto
+        except BackendError as error:
+            raise ExportError(f"{variant} of {self.calibrated.name} does not run: {error}") from error
+
+    def _sensitivities(self, variant: str) -> list[tuple[str, float]]:
+        """Layers with the mean squared error of the logits when that layer alone is quantised, largest first."""
+        x = self.plan.calibration.sample(SAMPLE)
+        truth = self.fp32.infer(x).astype(np.float64)
+        layers = self.calibrated.layers(variant)
+        tell = paced(self.progress, f"quantising each layer of {variant} on its own", "layers")
+        errors: dict[str, float] = {}
+        for done, layer in enumerate(layers, start=1):
+            self.draft.write(variant, self.calibrated.quantise(variant, only=layer))
+            with self.draft.backend(variant) as backend:
+                errors[layer] = float(np.mean((backend.infer(x) - truth) ** 2))
+            tell(done, len(layers))
+        # what has no error of its own, such as a reshape, is not rounded and would gain nothing
+        return sorted(((k, e) for k, e in errors.items() if e > 0), key=lambda item: -item[1])

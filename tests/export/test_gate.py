@@ -1,0 +1,335 @@
+"""What int8 loses is counted image by image, and what loses too much gets float layers or does not ship."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from edgeadv.cli import main
+from edgeadv.data import ImageSet
+from edgeadv.models import PixelModel
+from edgeadv_export import TOLERANCES, Int8Plan, choose_calibration, data_frames, export_bundle
+from edgeadv_export.gate import ROUNDS, Paired, paced
+from edgeadv_runtime.backends import OnnxRuntimeBackend
+from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.eps import Eps
+from edgeadv_runtime.errors import DataError, ExportError, InputError
+from edgeadv_runtime.preprocess import to_tensor
+from edgeadv_runtime.stats import paired_difference_interval
+from edgeadv_runtime.variants import is_x86
+from edgeadv_runtime.verify import verify
+
+INT8 = ("int8-s8s8", "int8-u8s8")
+
+
+def plan(train: ImageSet, test: ImageSet, **changes: Any) -> Int8Plan:
+    calibration = choose_calibration(train, train.preprocess, count=64)
+    arguments: dict[str, Any] = {"calibration": calibration, "images": test, "order": np.arange(len(test)), **changes}
+    return Int8Plan(**arguments)
+
+
+def export(
+    model: PixelModel, out: Path, int8: Int8Plan | None, *, variants: Any = ("fp32", *INT8), **more: Any
+) -> Bundle:
+    images = more.pop("frames_of", None) or (int8.images if int8 is not None else None)
+    assert images is not None
+    return export_bundle(
+        model, out, classes=images.classes, preprocess=images.preprocess, frames=data_frames(images, limit=16),
+        variants=variants, title="digits", provenance={}, int8=int8, **more,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bundle(
+    tmp_path_factory: pytest.TempPathFactory, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
+) -> Bundle:
+    """Its test images begin with 30 that are calibrated on, as if by mistake."""
+    int8 = plan(digits_train, digits_test)
+    chosen = int8.calibration.index[:30]
+
+    def image(i: int) -> Any:
+        return digits_train.image(int(chosen[i])) if i < 30 else digits_test.image(i - 30)
+
+    labels = np.concatenate([digits_train.labels[chosen], digits_test.labels])
+    mixed = replace(digits_test, labels=labels, names=[str(i) for i in range(len(labels))], image=image)
+    out = tmp_path_factory.mktemp("gate") / "digits.edgeadv"
+    return export(digits_model, out, replace(int8, images=mixed, order=np.arange(len(labels)), max_drop=3.0))
+
+
+def logits(bundle: Bundle, variant: str, images: ImageSet) -> NDArray[np.float32]:
+    """By ONNX Runtime alone."""
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1" if variant == "int8-s8s8" else "0")
+    session = onnxruntime.InferenceSession(
+        (bundle.path / f"model.{variant}.onnx").read_bytes(), options, providers=["CPUExecutionProvider"]
+    )
+    pixels = [images.preprocess(images.image(i)) for i in range(len(images))]
+    x = np.stack(pixels).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    found: NDArray[np.float32] = np.concatenate(
+        [session.run(None, {"image": x[i : i + 50]})[0] for i in range(0, len(x), 50)]
+    )
+    return found
+
+
+@pytest.mark.parametrize("variant", INT8)
+def test_counts_are_those_of_an_independent_comparison(bundle: Bundle, digits_test: ImageSet, variant: str) -> None:
+    fp32, int8 = (logits(bundle, v, digits_test).argmax(axis=1) == digits_test.labels for v in ("fp32", variant))
+    gate = bundle.manifest["variants"][variant]["gate"]
+    lost, gained = int((fp32 & ~int8).sum()), int((int8 & ~fp32).sum())
+    low, high = paired_difference_interval(lost, gained, 1000)
+    assert gate["clean"] == {
+        "n": 1000, "fp32_correct": int(fp32.sum()), "int8_correct": int(int8.sum()), "lost": lost, "gained": gained,
+        "drop": pytest.approx((fp32.sum() - int8.sum()) / 10), "drop_ci95": pytest.approx([100 * low, 100 * high]),
+    }  # fmt: skip
+    assert gate["data"]["calibration_left_out"] == 30 and gate["data"]["n"] == 1000
+    assert (gate["max_drop"], gate["fallback"], gate["fully_quantised"]) == (3.0, [], gate["clean"])
+    assert gate["worst_case"] == {"not_measured": "no --gate-eps was given"}
+    assert bundle.manifest["variants"][variant]["float_layers"] == []
+
+
+def test_the_manifest_names_the_calibration_images(bundle: Bundle, digits_train: ImageSet) -> None:
+    calibration = bundle.manifest["calibration"]
+    assert {k: v for k, v in calibration.items() if k != "images"} == {
+        "method": "minmax", "seed": 0, "count": 64, "origin": "mnist5k", "split": "train"
+    }  # fmt: skip
+    pixels = (digits_train.preprocess(digits_train.image(i)) for i in range(len(digits_train)))
+    known = {hashlib.sha256(array.tobytes()).hexdigest() for array in pixels}
+    assert len(bundle.calibration_images) == 64 and bundle.calibration_images <= known
+    assert set(calibration["images"]) == bundle.calibration_images
+
+
+def test_int8_entries_are_complete(bundle: Bundle) -> None:
+    for variant in INT8:
+        entry = bundle.manifest["variants"][variant]
+        assert (entry["precision"], entry["tolerance"], entry["opset"]) == ("int8", TOLERANCES[variant], 20)
+        # compared with PyTorch, and not judged by that
+        assert entry["parity"]["frames"] == 16 and entry["parity"]["max_relative_error"] > TOLERANCES["fp32"]
+        gain = entry["gate"]["gain"]
+        assert gain["int8_bytes"] == entry["bytes"] == bundle.onnx_path(variant).stat().st_size
+        assert gain["fp32_bytes"] == bundle.onnx_path("fp32").stat().st_size
+        assert gain["smaller"] == gain["fp32_bytes"] / gain["int8_bytes"]
+    json.dumps(bundle.manifest, allow_nan=False)
+    assert sorted(p.name for p in bundle.path.iterdir()) == [
+        "golden.npz", "manifest.json", "model.fp32.onnx", "model.int8-s8s8.onnx", "model.int8-u8s8.onnx",
+        "weights.safetensors",
+    ]  # fmt: skip
+
+
+def test_latency_is_measured_where_it_means_something(bundle: Bundle) -> None:
+    s8s8, u8s8 = (bundle.manifest["variants"][v]["gate"]["gain"]["latency"] for v in INT8)
+    assert "TensorRT and ARM" in s8s8["not_measured"]
+    if not is_x86():
+        assert "x86" in u8s8["not_measured"]
+        return
+    assert (u8s8["rounds"], u8s8["threads"], u8s8["batch"], u8s8["backend"]) == (ROUNDS, 1, 1, "onnxruntime")
+    assert u8s8["faster"] > 0 and u8s8["fp32_ms"] > 0 and u8s8["int8_ms"] > 0 and u8s8["device"]
+
+
+def test_the_self_test_passes(bundle: Bundle) -> None:
+    for variant in bundle.variants:
+        with OnnxRuntimeBackend(bundle, variant=variant, threads=1) as backend:
+            (verification,) = verify(bundle, [backend])
+        assert verification.ok, str(verification)
+
+
+# --- layers that stay in float32
+
+
+def plant(model: PixelModel, places: tuple[int, ...], images: ImageSet) -> PixelModel:
+    """The same function, with one channel before layer ``k`` of ``places`` so loud that the others round to nothing."""
+    model = copy.deepcopy(model)
+    seen: dict[int, torch.Tensor] = {}
+    body: Any = model.net.body
+    for k, layer in enumerate(body):
+        layer.register_forward_pre_hook(lambda _, inputs, k=k: seen.update({k: inputs[0]}))
+    model(torch.from_numpy(to_tensor(np.stack([images.preprocess(images.image(i)) for i in range(0, 1000, 20)]))))
+    for layer in body:
+        layer._forward_pre_hooks.clear()
+    with torch.no_grad():
+        for k in places:
+            channel = int(seen[k].mean((0, 2, 3)).argmax())
+            body[k - 1].weight[channel] *= 1e4
+            body[k - 1].bias[channel] *= 1e4
+            body[k].weight[:, channel] /= 1e4
+    return model
+
+
+def test_the_layer_that_does_the_harm_is_left_in_float32(
+    tmp_path: Path,
+    digits_model: PixelModel,
+    digits_train: ImageSet,
+    digits_test: ImageSet,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told: list[str] = []
+    int8 = plan(digits_train, digits_test, max_drop=3.0)
+    bundle = export(plant(digits_model, (3,), digits_test), tmp_path / "x.edgeadv", int8, progress=told.append)
+    s8s8, u8s8 = (bundle.manifest["variants"][variant] for variant in INT8)
+    # TensorRT's graph rounds what goes into a layer; the other one also what comes out of the layer before
+    assert s8s8["float_layers"] == ["body.3"]
+    assert set(u8s8["float_layers"]) == {"body.2", "body.3"}
+    for entry in (s8s8, u8s8):
+        steps = entry["gate"]["fallback"]
+        assert [step["layer"] for step in steps] == entry["float_layers"]
+        assert [step["sensitivity"] for step in steps] == sorted((s["sensitivity"] for s in steps), reverse=True)
+        assert steps[-1]["drop"] == entry["gate"]["clean"]["drop"] <= 3.0 < entry["gate"]["fully_quantised"]["drop"]
+    assert u8s8["gate"]["fallback"][0]["drop"] > 3.0
+    assert any("int8-s8s8 of digits loses" in text and "looking for the layers" in text for text in told)
+
+    assert main(["bundle", "show", str(bundle.path)]) == 0
+    said = capsys.readouterr().out
+    drop = s8s8["gate"]["fully_quantised"]["drop"]
+    assert f"int8-s8s8          in float32: body.3; with every layer in int8 the drop was {drop:.2f} points" in said
+
+
+def test_what_cannot_be_helped_does_not_ship(
+    tmp_path: Path, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
+) -> None:
+    hopeless = plant(digits_model, (1, 3, 5), digits_test)
+    with pytest.raises(
+        ExportError, match=r"int8-s8s8 of digits loses .* 2 most sensitive layers .*body\.\d, body\.\d.*No bundle"
+    ) as error:
+        export(hopeless, tmp_path / "x.edgeadv", plan(digits_train, digits_test, max_drop=3.0))
+    assert "3 may be lost" in str(error.value) and "--max-drop" in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_fp32_in_the_bundle_it_is_compared_all_the_same(
+    tmp_path: Path, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet, bundle: Bundle
+) -> None:
+    int8 = plan(digits_train, digits_test, max_drop=3.0)
+    alone = export(digits_model, tmp_path / "x.edgeadv", int8, variants=["int8-u8s8"])
+    assert alone.variants == ("int8-u8s8",)
+    assert alone.artifact_sha256("int8-u8s8") == bundle.artifact_sha256("int8-u8s8")
+    assert (
+        alone.manifest["variants"]["int8-u8s8"]["gate"]["clean"]
+        == bundle.manifest["variants"]["int8-u8s8"]["gate"]["clean"]
+    )
+
+
+# --- under attack
+
+
+@pytest.mark.parametrize(("eps", "count"), [("0.02", 400), ("0.001", 40)])
+def test_the_worst_case_counts_where_it_can_be_believed(
+    tmp_path: Path, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet, eps: str, count: int
+) -> None:
+    """Enough images for a verdict, at a budget of whole grey levels; and neither of them."""
+    order = np.linspace(0, 999, count).astype(np.int64)
+    int8 = plan(digits_train, digits_test, order=order, eps=Eps.parse(eps), max_drop=5.0)
+    bundle = export(digits_model, tmp_path / "x.edgeadv", int8, variants=["int8-s8s8"])
+    worst = bundle.manifest["variants"]["int8-s8s8"]["gate"]["worst_case"]
+    clean = bundle.manifest["variants"]["int8-s8s8"]["gate"]["clean"]
+    assert (worst["eps"], worst["threat"], worst["n"]) == (eps, "transfer", count)
+    assert (worst["verdict"], worst["judged"]) == (("PASS", True) if count == 400 else ("UNCHECKED", False))
+    assert worst["fp32_correct"] < clean["fp32_correct"] or count == 40
+    assert worst["fp32_correct"] - worst["lost"] + worst["gained"] == worst["int8_correct"]
+    assert not [p for p in bundle.path.iterdir() if p.is_dir()]
+
+
+def test_the_worst_case_is_that_of_the_evaluation(
+    tmp_path: Path, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
+) -> None:
+    """The attacks once more through the evaluation loop, which keeps counts only."""
+    from edgeadv.attacks import standard_attacks
+    from edgeadv.data import batches
+    from edgeadv_runtime.attack import CleanBatch, craft, infos
+    from edgeadv_runtime.evaluate import DataInfo, evaluate
+
+    order = np.arange(0, 1000, 10)
+    int8 = plan(digits_train, digits_test, order=order, eps=Eps.parse("4/255"), max_drop=20.0)
+    bundle = export(digits_model, tmp_path / "x.edgeadv", int8, variants=["fp32", "int8-s8s8"])
+    attacks = standard_attacks(digits_model, [Eps.parse("4/255")], gradients_sha256=None)
+    stream = (
+        CleanBatch(b.index, b.pixels, b.labels)
+        for b in batches(digits_test, digits_test.preprocess, batch_size=50, order=order)
+    )
+    backends = [OnnxRuntimeBackend(bundle, variant=v) for v in ("fp32", "int8-s8s8")]
+    results = evaluate(
+        craft(stream, attacks, backends[0], uint8=True), infos(attacks, uint8=True), bundle=bundle, backends=backends,
+        data=DataInfo("digits", "test", len(order)), examples=0,
+    )  # fmt: skip
+    worst = bundle.manifest["variants"]["int8-s8s8"]["gate"]["worst_case"]
+    for variant, key in (("fp32", "fp32_correct"), ("int8-s8s8", "int8_correct")):
+        (row,) = results.select(variant=variant, attack="worst-case")
+        assert row.correct_top1 == worst[key]
+
+
+# --- the parts
+
+
+def test_paired_counts() -> None:
+    fp32, int8 = np.array([1, 1, 1, 0, 0], bool), np.array([1, 0, 0, 1, 0], bool)
+    paired = Paired.of(fp32, int8)
+    assert paired == Paired(n=5, fp32_correct=3, lost=2, gained=1)
+    assert paired.drop == pytest.approx(20.0)
+    low, high = paired.interval
+    assert low < paired.drop < high
+    assert str(paired) == f"20.00 points [{low:.2f}, {high:.2f}] of 5 images"
+
+
+def test_progress_tells_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    now = iter([0.0, 1.0, 6.0, 7.0, 12.0])
+    monkeypatch.setattr("edgeadv_export.gate.time.monotonic", lambda: next(now))
+    tell = paced(told.append, "working", "images")
+    for done in (1, 2, 3, 4):
+        tell(done, 4)
+    assert told == ["working", "working: 2 of 4 images", "working: 4 of 4 images"]
+
+
+@pytest.mark.parametrize("max_drop", [-0.1, float("nan"), float("inf"), 101.0])
+def test_limits_out_of_range(digits_train: ImageSet, digits_test: ImageSet, max_drop: float) -> None:
+    with pytest.raises(InputError, match="--max-drop must be from 0 to 100 points"):
+        plan(digits_train, digits_test, max_drop=max_drop)
+
+
+def test_images_to_measure_on_that_are_no_use(
+    tmp_path: Path, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
+) -> None:
+    int8 = plan(digits_train, digits_test)
+    known = replace(int8, images=digits_train, order=int8.calibration.index)
+    with pytest.raises(DataError, match="calibrated on all 64 images of mnist5k"):
+        export(digits_model, tmp_path / "x.edgeadv", known)
+
+    def image(i: int) -> Any:
+        if i % 50 == 0:
+            raise DataError(f"image {i} is not readable")
+        return digits_test.image(i)
+
+    with pytest.raises(DataError, match="20 of 1000 images to measure int8 on are unreadable"):
+        export(
+            digits_model,
+            tmp_path / "x.edgeadv",
+            replace(int8, images=replace(digits_test, image=image)),
+            frames_of=digits_test,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_are_given_with_int8_and_only_then(
+    tmp_path: Path, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
+) -> None:
+    for int8, variants in ((None, INT8), (plan(digits_train, digits_test), ["fp32"])):
+        with pytest.raises(InputError, match="int8 variants need calibration images"):
+            export(digits_model, tmp_path / "x.edgeadv", int8, variants=variants, frames_of=digits_test)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_logits_are_not_rounded(bundle: Bundle, digits_test: ImageSet) -> None:
+    """The logits of both are no multiples of one step: a tie would count against int8."""
+    pixels = np.stack([digits_test.preprocess(digits_test.image(i)) for i in range(64)])
+    for variant in INT8:
+        with OnnxRuntimeBackend(bundle, variant=variant, threads=1) as backend:
+            found = backend.infer(to_tensor(pixels))
+        assert len(np.unique(found)) > 0.9 * found.size
