@@ -2,9 +2,10 @@
 
 from ._version import __version__
 from .attack import Attack, CallableAttack, Crafted
-from .backends import Backend, OnnxRuntimeBackend
+from .backends import Backend, OnnxRuntimeBackend, TensorRTBackend
 from .bundle import Bundle
 from .classifier import Classifier, Label
+from .engine import BatchProfile, EngineCache, EngineOptions
 from .eps import Eps
 from .errors import EdgeAdvError
 from .evaluate import DataInfo, evaluate
@@ -13,6 +14,6 @@ from .preprocess import Preprocess
 from .results import Results, Row
 
 __all__ = [
-    "Attack", "AttackPack", "Backend", "Bundle", "CallableAttack", "Classifier", "Crafted", "DataInfo", "EdgeAdvError", "Eps",
-    "Label", "OnnxRuntimeBackend", "Preprocess", "Results", "Row", "__version__", "evaluate",
+    "Attack", "AttackPack", "Backend", "BatchProfile", "Bundle", "CallableAttack", "Classifier", "Crafted", "DataInfo",
+    "EdgeAdvError", "EngineCache", "EngineOptions", "Eps", "Label", "OnnxRuntimeBackend", "Preprocess", "Results", "Row", "TensorRTBackend", "__version__", "evaluate",
 ]  # fmt: skip

@@ -142,7 +142,7 @@ def test_preprocessing_that_this_version_cannot_apply(copy: Path) -> None:
         Bundle.open(copy)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff\xfe"])
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000], ids=range(5))
 def test_a_manifest_that_is_none(copy: Path, text: bytes) -> None:
     (copy / "manifest.json").write_bytes(text)
     with pytest.raises(BundleError, match="bundle manifest"):

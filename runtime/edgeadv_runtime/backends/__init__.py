@@ -2,5 +2,6 @@
 
 from .base import Backend
 from .ort import OnnxRuntimeBackend
+from .tensorrt import TensorRTBackend
 
-__all__ = ["Backend", "OnnxRuntimeBackend"]
+__all__ = ["Backend", "OnnxRuntimeBackend", "TensorRTBackend"]

@@ -1,0 +1,271 @@
+"""TensorRT: a plan of the artefact, built for this GPU, proved on it, and run without PyTorch.
+
+Everything but the calls into CUDA and TensorRT is tested on stand-ins for the two; neither has been seen running on a GPU
+under this code. ``docs/tensorrt.md`` lists what was run where.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle import Bundle
+from ..cuda import Gpu, find_gpu
+from ..engine.build import Progress
+from ..engine.cache import Engine, EngineCache
+from ..engine.execution import STEPS, Session
+from ..engine.inspect import compare_precision
+from ..engine.library import TENSORRT, Library, find_library
+from ..engine.nodes import compute_types
+from ..engine.options import BatchProfile, EngineOptions
+from ..errors import BackendError, EngineError, InputError, IntegrityError, ProviderError, StorageError
+from ..files import sha256_bytes, write_bytes
+from ..variants import S8S8, U8S8
+from .base import Backend
+
+RUNTIME_CACHE = ".runtime"
+# of the logits, as a share of the largest: TensorFloat-32 rounds factors as float16 does, and may err as much
+TF32_TOLERANCE = 1e-2
+# one for what TensorRT sets up, one to capture a CUDA graph, one to run it
+_WARM_UP_CALLS = 3
+_DEFAULT = EngineOptions()
+
+
+class TensorRTBackend(Backend):
+    """A variant of a bundle in TensorRT or TensorRT-RTX. Calls of :meth:`infer` from several threads are safe.
+
+    They wait for one another: one instance has one execution context and one stream. To work in parallel open several.
+
+    Attributes:
+        gpu: the GPU it runs on.
+        engine: the plan with its record, whose ``verification`` and ``precision`` were made of this plan on this GPU.
+        plan_sha256: hash of the plan; ``artifact_sha256`` is that of the ONNX file it was built from.
+        profile: the batch sizes that the plan serves; other batches are padded or cut.
+        precision_label: ``"verified"`` if the engine inspector showed every convolution and matrix product in the type of
+            its ONNX, else ``"declared"``.
+    """
+
+    name = "tensorrt"
+    engine: Engine
+    profile: BatchProfile
+    _session: Session | None
+
+    def __init__(
+        self, bundle: Bundle, *, variant: str = "fp16", options: EngineOptions = _DEFAULT, cache: EngineCache | None = None,
+        library: str | None = None, trust_plan: str | None = None, gpu_index: int = 0, progress: Progress | None = None,
+    ) -> None:  # fmt: skip
+        """Open ``variant`` of ``bundle``: take its plan from the cache or build it, load it and, once for each plan, prove it.
+
+        A plan that does not load is built again, once. A plan that was not proved on this GPU replays the golden frames, and
+        its layers are compared with the ONNX; the outcome is kept beside it.
+
+        Args:
+            bundle: an opened bundle.
+            variant: which artefact; not ``"int8-u8s8"``, which TensorRT cannot run.
+            options: batch sizes and the like; a trusted plan brings its own.
+            cache: where plans are kept; None is the user's cache folder.
+            library: ``"tensorrt"`` or ``"tensorrt-rtx"``; None takes the first that is installed.
+            trust_plan: SHA-256 of a plan in the bundle's folder, to load instead of one of the cache.
+            gpu_index: which GPU, as CUDA counts them.
+            progress: called with what takes time.
+
+        Raises:
+            InputError: a variant that the bundle lacks or TensorRT cannot run, or targets without the GPU that is here.
+            ProviderError: there is no usable GPU, or the library does not serve it.
+            MissingDependencyError: no TensorRT is installed.
+            EngineError: TensorRT refuses, or the plan is not what was asked for or does not pass the self-test.
+            IntegrityError: no plan with the trusted hash is there.
+            BackendError: CUDA fails, most likely for want of memory.
+        """
+        bundle.onnx_path(variant)
+        if variant == U8S8:
+            raise InputError(f"TensorRT takes symmetric int8 only: {U8S8} is for x86 processors, use {S8S8}")
+        # before anything of TensorRT's runtime is touched: some crash where there is no GPU
+        self.gpu = find_gpu(gpu_index)
+        self._library = find_library(library)
+        check_gpu(self._library, self.gpu, options)
+        self._bundle, self._options, self._cache = bundle, options, EngineCache() if cache is None else cache
+        self._lock, self._session = threading.RLock(), None
+        self.variant, self.device = variant, self.gpu.name
+        self.provider = f"{self._library} with TF32" if options.tf32 else str(self._library)
+        self.artifact_sha256 = bundle.artifact_sha256(variant)
+        self.input_shape, self.n_classes = bundle.preprocess.input_shape, len(bundle.classes)
+        try:
+            self._session = self._open(trust_plan, progress)
+            self.profile, self.plan_sha256 = self._session.profile, self.engine.sha256
+            if not is_proved(self.engine, self.gpu):
+                if progress is not None:
+                    progress(f"proving the engine of {variant} on {self.gpu.name}")
+                self._prove(self._session)
+            self.precision_label = str(self.engine.record["precision"]["label"])
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def graph_note(self) -> str | None:
+        """Why calls are given to the GPU step by step and not as a CUDA graph; None if nothing is against graphs."""
+        return self._running().graph_note
+
+    def warm_up(self) -> None:
+        """Run the sizes of the profile until nothing is left that is done only once: CUDA graphs, compiled kernels."""
+        for size in sorted(set(self.profile.to_json())):
+            for _ in range(_WARM_UP_CALLS):
+                self.infer(np.zeros((size, *self.input_shape), dtype=np.float32))
+
+    def infer_split(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], dict[str, float]]:
+        """:meth:`infer`, with the time that each of its steps takes on the GPU, by CUDA events.
+
+        Returns:
+            The logits, and milliseconds of ``"copy-in"``, ``"compute"`` and ``"copy-out"``, each the sum over the pieces of the
+            batch. What the processor does, such as filling the staging memory, is in none of them.
+        """
+        with self._lock:
+            session = self._running()
+            session.times = dict.fromkeys(STEPS, 0.0)
+            try:
+                return self.infer(x), session.times
+            finally:
+                session.times = None
+
+    def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        # some kernels make a number of a NaN; the sum is finite only if every pixel is, and costs less than a look at each
+        with np.errstate(all="ignore"):
+            finite = np.isfinite(x.sum())
+        if not finite:
+            raise BackendError(f"{self.name} {self.variant} was given an image that is NaN or infinite somewhere")
+        with self._lock:
+            return self._running().run(x)
+
+    def _running(self) -> Session:
+        if self._session is None:
+            raise BackendError(f"this {self.name} backend is closed; open it again")
+        return self._session
+
+    def _close(self) -> None:
+        with self._lock:
+            session, self._session = self._session, None
+            if session is not None:
+                self._save_runtime_cache(session)
+                session.close()
+
+    def _open(self, trust_plan: str | None, progress: Progress | None) -> Session:
+        """Get the plan and load it; sets :attr:`engine`."""
+        if trust_plan is not None:
+            self.engine = self._cache.trusted(self._bundle, self.variant, trust_plan)
+            return self._load()
+        self.engine = self._provide(progress, rebuild=False)
+        try:
+            return self._load()
+        except (EngineError, IntegrityError) as error:
+            if self.engine.origin == "built":
+                raise
+            if progress is not None:
+                progress(f"building the engine of {self.variant} again, because {error}")
+        self.engine = self._provide(progress, rebuild=True)
+        return self._load()
+
+    def _provide(self, progress: Progress | None, *, rebuild: bool) -> Engine:
+        return self._cache.provide(
+            self._bundle, self.variant, self._options, library=self._library, gpu=self.gpu, rebuild=rebuild, progress=progress
+        )  # fmt: skip
+
+    def _load(self) -> Session:
+        session = Session(
+            self._library, self.gpu, self.engine.read(), input_shape=self.input_shape, n_classes=self.n_classes,
+            runtime_cache=self._saved_runtime_cache(),
+        )  # fmt: skip
+        if self.engine.origin != "trusted" and session.profile != self._options.profile:
+            session.close()
+            raise EngineError(
+                f"the plan serves batch {session.profile}, not {self._options.profile} as it was built for: {self._library} "
+                "did not keep to the profile; use another version of it"
+            )
+        return session
+
+    def _prove(self, session: Session) -> None:
+        """Replay the golden frames and look into the plan; raises if either is not as it should be."""
+        from ..verify import verify  # which imports the backends
+
+        (verification,) = verify(self._bundle, [self])
+        if self._options.tf32:
+            verification = replace(verification, tolerance=max(verification.tolerance, TF32_TOLERANCE))
+        precision = compare_precision(
+            session.inspect(), self.variant, nodes=compute_types(self._bundle.onnx_path(self.variant)), tf32=self._options.tf32
+        )  # fmt: skip
+        of_this = {"plan_sha256": self.engine.sha256, "gpu": self.gpu.name, "driver": self.gpu.driver}
+        self.engine = self._cache.note(
+            self.engine,
+            verification={
+                **asdict(verification), "ok": verification.ok, **of_this,
+                "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            },
+            precision={**precision.to_json(), **of_this},
+        )  # fmt: skip
+        if precision.problems:
+            raise EngineError(
+                f"{self.engine.path.name}: {precision.sentence}; export with another precision or use another TensorRT"
+            )
+        if not verification.ok:
+            raise EngineError(
+                f"{self.engine.path.name} does not pass the self-test on this GPU, do not use it: {verification}; build it again "
+                "with another version of TensorRT, or use fp32"
+            )
+
+    def _saved_runtime_cache(self) -> bytes | None:
+        """What TensorRT-RTX compiled on this device before, if it is what was written then.
+
+        It is code, as the plan is. Beside a plan in a bundle it would be code that nobody vouched for: there is none.
+        """
+        noted = self.engine.record.get("runtime_cache", {}).get("sha256")
+        if self.engine.origin == "trusted" or not self._library.has_runtime_cache or noted is None:
+            return None
+        with suppress(OSError):
+            data = self.engine.path.with_suffix(RUNTIME_CACHE).read_bytes()
+            return data if sha256_bytes(data) == noted else None
+        return None
+
+    def _save_runtime_cache(self, session: Session) -> None:
+        """Keep it for the next time; a cache that cannot be written costs that time only."""
+        data = None if self.engine.origin == "trusted" else session.runtime_cache()
+        if data is None:
+            return
+        digest = sha256_bytes(data)
+        if digest != self.engine.record.get("runtime_cache", {}).get("sha256"):
+            with suppress(StorageError):
+                write_bytes(self.engine.path.with_suffix(RUNTIME_CACHE), data)
+                self.engine = self._cache.note(self.engine, runtime_cache={"sha256": digest})
+
+
+def check_gpu(library: Library, gpu: Gpu, options: EngineOptions) -> None:
+    """Refuse a GPU that the library or the plan is not for.
+
+    Raises:
+        ProviderError: the library does not serve it.
+        InputError: it is not among the targets.
+    """
+    if library.can_target and gpu.sm not in library.known_targets:
+        raise ProviderError(
+            f"{library} does not serve {gpu.name} ({gpu.sm}), only {', '.join(library.known_targets)}: use classic TensorRT here, "
+            f'pip install "edgeadv[{TENSORRT}]", on a Jetson the one that JetPack brings'
+        )
+    if options.targets and gpu.sm not in options.targets:
+        raise InputError(
+            f"an engine for {', '.join(options.targets)} does not run on {gpu.name}, which is {gpu.sm}: add that to the targets, "
+            "or leave them out"
+        )
+
+
+def is_proved(engine: Engine, gpu: Gpu) -> bool:
+    """Whether the record says that this very plan passed on this GPU with this driver."""
+    ours = {"plan_sha256": engine.sha256, "gpu": gpu.name, "driver": gpu.driver}
+    verification, precision = (engine.record.get(key) for key in ("verification", "precision"))
+    if engine.origin == "trusted" or not (isinstance(verification, dict) and isinstance(precision, dict)):
+        return False  # what came with a bundle is not believed about itself
+    same = all(found.get(key) == value for found in (verification, precision) for key, value in ours.items())
+    return same and verification.get("ok") is True and precision.get("problems") == [] and "label" in precision
