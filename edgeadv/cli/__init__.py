@@ -11,7 +11,7 @@ import typer
 from edgeadv_runtime import __version__
 from edgeadv_runtime.errors import EdgeAdvError
 
-from . import bench, bundle, demo, doctor, evaluate, export, report, train, verify
+from . import bench, bundle, demo, doctor, engine, evaluate, export, report, train, verify
 
 app = typer.Typer(
     name="edgeadv",
@@ -25,6 +25,7 @@ app.command()(train.train)
 app.command()(train.distill)
 app.command()(export.export)
 app.add_typer(bundle.app, name="bundle")
+app.command()(engine.engine)
 app.command()(verify.verify)
 app.command()(evaluate.attack)
 app.command()(evaluate.evaluate)

@@ -15,12 +15,21 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeadv_runtime import latency
-from edgeadv_runtime.backends.ort import PROVIDERS
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.files import ensure_writable
 
-from ._shared import ALL, BACKENDS, backend_openers
+from ._backends import (
+    BackendNames,
+    EngineBatch,
+    EngineChoice,
+    EngineFolder,
+    Precision,
+    Provider,
+    TrustPlan,
+    backend_openers,
+)
+from ._shared import ALL
 
 # rich would cut figures to fit a narrower terminal, or the 80 columns that it assumes of a pipe
 _WIDTH = 200
@@ -28,23 +37,30 @@ _WIDTH = 200
 
 def bench(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to measure.")],
-    backend: Annotated[str, typer.Option(help=f"Comma-separated, of {', '.join(BACKENDS)}; or all.")] = "onnxruntime",
-    precision: Annotated[str, typer.Option(help="Comma-separated variants, or all that the bundle has.")] = ALL,
+    backend: BackendNames = "onnxruntime",
+    precision: Precision = ALL,
     batch: Annotated[str, typer.Option(help="Comma-separated batch sizes of the back-to-back series.")] = "1",
     rate: Annotated[float | None, typer.Option(help="Also single frames paced at this rate in Hz.")] = None,
     runs: Annotated[int, typer.Option(min=1, help="Timed calls of each series; p99 takes 1000.")] = 200,
     warm_up: Annotated[int, typer.Option(min=0, help="Calls before each series that are not timed.")] = 20,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a call; else the library decides.")] = None,
-    provider: Annotated[str, typer.Option(help=f"What backends run on: {' or '.join(PROVIDERS)}.")] = "cpu",
+    provider: Provider = "cpu",
+    engine_batch: EngineBatch = "1",
+    engine_cache: EngineFolder = None,
+    trust_plan: TrustPlan = None,
     out: Annotated[Path, typer.Option(help="The bench file; one that is there is replaced.")] = Path("bench.json"),
 ) -> None:
     """Measure preprocessing, inference and both together: p50, p90, p99 and the slowest call, none of them trimmed.
 
     Back-to-back calls at every batch size, and with --rate also paced ones, on the bundle's own frames. The file also
-    holds what the machine is, and its clocks, load and temperatures before and after.
+    holds what the machine is, and its clocks, load and temperatures before and after. Where the machine counts energy,
+    each series has its own; where a backend times copies and computing apart, so does the table.
     """
     opened = Bundle.open(bundle)
-    openers, skipped = backend_openers(opened, backend=backend, precision=precision, provider=provider, threads=threads)
+    openers, skipped = backend_openers(
+        opened, backend=backend, precision=precision, provider=provider, threads=threads,
+        engine=EngineChoice(engine_batch, engine_cache, trust_plan), for_speed=True,
+    )  # fmt: skip
     batches = _numbers(batch)
     if out.is_dir():
         raise InputError(f"--out {out} is a folder: name the file to write in it")
@@ -58,6 +74,8 @@ def bench(
     console = Console()
     console.width = max(console.width, _WIDTH)
     console.print(_table(measured))
+    for text in (*_energy(measured), *(f"warning: {text}" for text in measured.warnings)):
+        console.print(Text(text))
     for entry in measured.skipped:
         console.print(Text(f"not measured: {entry['backend']} {entry['variant']}: {entry['reason']}"))
     console.print(Text(f"written: {out}"))
@@ -87,18 +105,34 @@ def _progress() -> Iterator[latency.Progress | None]:
         yield progress
 
 
+def _energy(bench: latency.Bench) -> list[str]:
+    """What the energies in the table are of, or why there are none."""
+    lines = []
+    for source in dict.fromkeys(row.energy_source for row in bench.rows if row.energy_source):
+        rows = bench.select(energy_source=source)
+        lacking = sum(row.energy_mj_per_image is None for row in rows)
+        short = f"; {lacking} of {len(rows)} series were too short for it: raise --runs" if lacking else ""
+        lines.append(f"energy: {source}{short}")
+    return lines
+
+
 def _table(bench: latency.Bench) -> Table:
     """One line for each row; what all rows share is in the title."""
     shared = {f"{row.provider} on {row.device}, threads: {row.threads or 'default'}" for row in bench.rows}
     table = Table(title=Text("; ".join(sorted(shared))), title_justify="left")
     for heading in ("backend", "variant", "batch", "mode", "stage"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("n", "p50 ms", "p90 ms", "p99 ms", "max ms", "images/s", "late"):
+    energy = any(row.energy_mj_per_image is not None for row in bench.rows)
+    last = ("mJ/image",) if energy else ()
+    for heading in ("n", "p50 ms", "p90 ms", "p99 ms", "max ms", "images/s", "late", *last):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in bench.rows:
         mode = row.mode if row.rate_hz is None else f"{row.mode} {row.rate_hz:g} Hz"
         times = [f"{ms:.3f}" if ms is not None else "" for ms in (row.p50_ms, row.p90_ms, row.p99_ms, row.max_ms)]
         late = "" if row.late is None else str(row.late)
         first = (row.backend, row.variant, str(row.batch), mode, row.stage, str(row.n))
-        table.add_row(*(Text(cell) for cell in (*first, *times, f"{row.images_per_s:.1f}", late)))
+        cells = [*first, *times, f"{row.images_per_s:.1f}", late]
+        if energy:
+            cells.append("" if row.energy_mj_per_image is None else f"{row.energy_mj_per_image:.3g}")
+        table.add_row(*(Text(cell) for cell in cells))
     return table

@@ -25,7 +25,18 @@ from edgeadv_runtime.pack import AttackPack
 from edgeadv_runtime.results import CLEAN, WORST_CASE, Results, Row
 from edgeadv_runtime.verdict import BADGES
 
-from ._shared import ALL, backend_openers, image_bar, names, need, open_torch
+from ._backends import (
+    BackendNames,
+    EngineBatch,
+    EngineChoice,
+    EngineFolder,
+    Precision,
+    Provider,
+    TrustPlan,
+    backend_openers,
+    open_torch,
+)
+from ._shared import ALL, image_bar, names, need
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +52,6 @@ EpsList = Annotated[
 AttackNames = Annotated[str, typer.Option("--attacks", help="Comma-separated attacks, or all; a verdict needs all.")]
 Limit = Annotated[int | None, typer.Option("--limit", help="At most this many images, as many of each class.")]
 Target = Annotated[str | None, typer.Option("--target", help="Class id that fgsm and fgsm-rescaled move towards.")]
-Provider = Annotated[str, typer.Option("--provider", help="cpu or cuda; there is no fallback.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that decode images.")]
 Unreadable = Annotated[bool, typer.Option("--allow-unreadable", help="Accept more than 1% of unreadable images.")]
 Download = Annotated[bool, typer.Option("--download", help="Let torchvision download the data.")]
@@ -103,8 +113,8 @@ def evaluate(
     ] = None,
     pack: Annotated[Path | None, typer.Option(help="An attack pack instead of --data: needs no PyTorch.")] = None,
     eps: Annotated[str | None, typer.Option(help="With --data: budgets in pixels of [0, 1], e.g. 1/255,8/255.")] = None,
-    backend: Annotated[str, typer.Option(help="Comma-separated backends, or all: torch, onnxruntime.")] = "onnxruntime",
-    precision: Annotated[str, typer.Option(help="Comma-separated variants, or all that the bundle carries.")] = ALL,
+    backend: BackendNames = "onnxruntime",
+    precision: Precision = ALL,
     attacks: AttackNames = ALL,
     uint8: Annotated[
         bool, typer.Option("--uint8", help="With --data: round adversarial images to 8 bits, as a pack does.")
@@ -118,6 +128,9 @@ def evaluate(
     allow_unreadable: Unreadable = False,
     download: Download = False,
     data_root: Root = None,
+    engine_batch: EngineBatch = "1",
+    engine_cache: EngineFolder = None,
+    trust_plan: TrustPlan = None,
 ) -> None:
     """Clean and adversarial accuracy of the artefacts in a bundle, all on the same images.
 
@@ -128,7 +141,10 @@ def evaluate(
     if out.is_dir():
         raise InputError(f"--out {out} is a folder: name the file to write in it")
     opened = Bundle.open(bundle)
-    openers, skipped = backend_openers(opened, backend=backend, precision=precision, provider=provider, threads=threads)
+    openers, skipped = backend_openers(
+        opened, backend=backend, precision=precision, provider=provider, threads=threads,
+        engine=EngineChoice(engine_batch, engine_cache, trust_plan),
+    )  # fmt: skip
     ensure_writable(out.parent)
     with ExitStack() as stack:
         if pack is not None:
@@ -216,7 +232,7 @@ def make_plan(
     budgets = Eps.parse_list(eps)
     opened = open_data(data, split="test", root=root or DEFAULT_ROOT, download=download).relabel(bundle.classes)
     order = balanced_subset(opened.labels, images)
-    reference = open_torch(bundle, provider=provider)
+    reference = open_torch(bundle, provider="cpu" if provider == "cpu" else "cuda")
     assert isinstance(reference, TorchBackend)
     chosen = NAMES if attacks == ALL else tuple(names(attacks, option="--attacks"))
     made = standard_attacks(
@@ -260,6 +276,8 @@ def print_results(results: Results) -> None:
             console.print(Text(f"  {item['finding'] or 'note'}: {item['text']}"))
     for entry in results.skipped:
         console.print(Text(f"not scored: {entry['backend']} {entry['variant']}: {entry['reason']}"))
+    if left_out := results.data.get("calibration_left_out"):
+        console.print(Text(f"{left_out} images that int8 was calibrated on were left out"))
     if results.data["unreadable"]:
         console.print(Text(f"{len(results.data['unreadable'])} unreadable images were left out; the file lists them"))
 

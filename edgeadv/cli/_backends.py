@@ -1,0 +1,181 @@
+"""From names on the command line to functions that open backends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeadv_runtime.backends import Backend, OnnxRuntimeBackend, TensorRTBackend
+from edgeadv_runtime.backends.ort import PROVIDERS
+from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.cuda import find_gpu
+from edgeadv_runtime.engine import BatchProfile, EngineCache, EngineOptions, find_library
+from edgeadv_runtime.errors import EdgeAdvError, InputError, ProviderError
+from edgeadv_runtime.latency import Opener
+from edgeadv_runtime.variants import INT8, U8S8, int8_variant, precision_of
+
+from ._shared import ALL, names, need
+
+BACKENDS = ("torch", "onnxruntime", "tensorrt")
+TORCH_VARIANT = "fp32"
+
+BackendNames = Annotated[
+    str, typer.Option("--backend", help=f"Comma-separated, of {', '.join(BACKENDS)}; or all that work here.")
+]
+Precision = Annotated[
+    str,
+    typer.Option("--precision", help="Comma-separated variants, int8 for the one that fits each backend; or all."),
+]
+Provider = Annotated[
+    str,
+    typer.Option("--provider", help=f"Of torch and ONNX Runtime: {', '.join(PROVIDERS)}; there is no fallback."),
+]
+EngineBatch = Annotated[
+    str,
+    typer.Option("--engine-batch", help="TensorRT: batch size of the plan, or its least, best and largest: 1,8,32."),
+]
+EngineFolder = Annotated[
+    Path | None, typer.Option("--engine-cache", help="TensorRT: where plans are kept; by default the user's cache.")
+]
+TrustPlan = Annotated[
+    str | None,
+    typer.Option(help="TensorRT: run the plan in the bundle's folder that has this SHA-256. A plan is code."),
+]
+PublicKey = Annotated[
+    Path | None,
+    typer.Option(help="Ed25519 key (PEM) that must have signed the bundle; checked before anything is read."),
+]
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """What only TensorRT needs to know.
+
+    Attributes:
+        batch: ``--engine-batch`` as written.
+        cache: folder of plans; None is the user's cache.
+        trust_plan: hash of a plan that came with the bundle.
+    """
+
+    batch: str = "1"
+    cache: Path | None = None
+    trust_plan: str | None = None
+
+
+def backend_openers(
+    bundle: Bundle,
+    *,
+    backend: str,
+    precision: str,
+    provider: str = "cpu",
+    threads: int | None = None,
+    engine: EngineChoice | None = None,
+    for_speed: bool = False,
+) -> tuple[list[Opener], list[dict[str, str]]]:
+    """Turn names into functions that open backends, and list the pairs of them that cannot be.
+
+    Every backend and every variant that was named must be part of a pair that can be.
+
+    Args:
+        bundle: what to open.
+        backend: comma-separated list of :data:`BACKENDS`, or ``all``.
+        precision: comma-separated variants, ``int8`` for the one that is right on each backend, or ``all`` that the
+            bundle carries.
+        provider: of torch and ONNX Runtime.
+        threads: CPU threads of a call.
+        engine: how TensorRT's plans are had.
+        for_speed: with ``all``, leave out the int8 variant that is not made for this processor.
+
+    Raises:
+        InputError: a name is unknown, or something that was named could not run at all.
+    """
+    chosen = BACKENDS if backend == ALL else names(backend, option="--backend")
+    if unknown := [name for name in chosen if name not in BACKENDS]:
+        raise InputError(f"--backend {unknown[0]!r} is not one of {', '.join(BACKENDS)}")
+    if provider not in PROVIDERS:
+        raise InputError(f"--provider {provider!r} is not one of {', '.join(PROVIDERS)}")
+    wanted = bundle.variants if precision == ALL else names(precision, option="--precision")
+    openers: dict[tuple[str, str], Opener] = {}
+    skipped, served = [], set()
+    for name in chosen:
+        absent = _absent(name, bundle) if backend == ALL else None
+        for asked in wanted:
+            variant = int8_variant(name, provider=provider) if asked == INT8 else asked
+            reason = absent or _misfit(name, variant, provider, for_speed=for_speed and precision == ALL)
+            if reason is not None:
+                skipped.append({"backend": name, "variant": variant, "reason": reason})
+                continue
+            openers[name, variant] = _opener(name, bundle, variant, provider, threads, engine or EngineChoice())
+            served |= {name, asked}
+    idle = [] if backend == ALL else [name for name in chosen if name not in served]
+    idle += [] if precision == ALL else [asked for asked in wanted if asked not in served]
+    if idle or not openers:
+        why = "; ".join(dict.fromkeys(pair["reason"] for pair in skipped)) or "the bundle carries no variant"
+        raise InputError(f"nothing would run {' and '.join(idle) or 'here'}: {why}")
+    return list(openers.values()), skipped
+
+
+def _opener(
+    name: str, bundle: Bundle, variant: str, provider: str, threads: int | None, engine: EngineChoice
+) -> Opener:
+    if name == "torch":
+        return partial(open_torch, bundle, provider=provider, threads=threads)
+    bundle.onnx_path(variant)  # before anything is opened: a variant that is not here is the user's slip
+    if name == "onnxruntime":
+        return partial(OnnxRuntimeBackend, bundle, variant=variant, provider=provider, threads=threads)
+    options = EngineOptions(profile=BatchProfile.parse(engine.batch))
+    return partial(
+        TensorRTBackend, bundle, variant=variant, options=options, cache=EngineCache(engine.cache),
+        trust_plan=engine.trust_plan, progress=to_stderr,
+    )  # fmt: skip
+
+
+def _misfit(name: str, variant: str, provider: str, *, for_speed: bool) -> str | None:
+    """Why this backend does not run this variant, or None."""
+    if name == "torch":
+        if provider not in ("cpu", "cuda"):
+            return f"torch has no provider {provider}"
+        return None if variant == TORCH_VARIANT else f"torch serves {TORCH_VARIANT} only"
+    if name == "tensorrt":
+        return "TensorRT takes symmetric int8 only: that is int8-s8s8" if variant == U8S8 else None
+    right = int8_variant(name, provider=provider)
+    if for_speed and precision_of(variant) == INT8 and variant != right:
+        return f"on this processor int8 means {right}; name {variant} to time it all the same"
+    return None
+
+
+def _absent(name: str, bundle: Bundle) -> str | None:
+    """Why a backend cannot be among ``all``, or None."""
+    try:
+        if name == "torch":
+            need("train")
+            _ = bundle.weights_path
+        elif name == "tensorrt":
+            find_library()
+            find_gpu()
+    except EdgeAdvError as error:
+        return str(error)
+    return None
+
+
+def open_torch(bundle: Bundle, *, provider: str = "cpu", threads: int | None = None) -> Backend:
+    """The reference backend on exactly the device asked for."""
+    need("train")
+    import torch
+
+    from edgeadv.torch_backend import TorchBackend
+
+    if provider not in ("cpu", "cuda"):
+        raise InputError(f"torch has no provider {provider}: use --provider cpu or cuda")
+    if provider == "cuda" and not torch.cuda.is_available():
+        raise ProviderError(f"torch {torch.__version__} finds no CUDA device here: use --provider cpu")
+    return TorchBackend(bundle, device=torch.device(provider), threads=threads)
+
+
+def to_stderr(text: str) -> None:
+    """Tell what begins, where it does not mix with the results."""
+    typer.echo(text, err=True)

@@ -1,0 +1,126 @@
+"""Names on the command line become the backends that they stand for, or one sentence."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+
+from edgeadv.cli._backends import EngineChoice, backend_openers
+from edgeadv_runtime.backends import OnnxRuntimeBackend, TensorRTBackend
+from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.variants import VARIANTS
+
+
+def bundle(*variants: str) -> Bundle:
+    """What names are resolved against; nothing of it is opened."""
+    entries = {variant: {"file": f"model.{variant}.onnx", "sha256": variant} for variant in variants}
+    weights = {"file": "weights.safetensors", "sha256": "w"}
+    return Bundle(Path("some.edgeadv"), {"variants": entries, "weights": weights, "left_out": []})
+
+
+ALL_FOUR = bundle(*VARIANTS)
+
+
+def resolved(*args: Bundle, **options: object) -> list[tuple[str, str]]:
+    openers, _ = backend_openers(*args, **options)  # type: ignore[arg-type]
+    found = []
+    for opener in openers:
+        assert isinstance(opener, functools.partial)
+        name = getattr(opener.func, "name", "torch")
+        found.append((name, opener.keywords.get("variant", "fp32")))
+    return found
+
+
+@pytest.fixture
+def on_x86(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+
+
+@pytest.fixture
+def on_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+
+
+@pytest.mark.usefixtures("on_x86")
+def test_int8_is_another_artefact_on_each_backend() -> None:
+    assert resolved(ALL_FOUR, backend="onnxruntime,tensorrt", precision="int8") == [
+        ("onnxruntime", "int8-u8s8"), ("tensorrt", "int8-s8s8"),
+    ]  # fmt: skip
+    assert resolved(ALL_FOUR, backend="onnxruntime", precision="int8", provider="cuda") == [
+        ("onnxruntime", "int8-s8s8")
+    ]
+
+
+@pytest.mark.usefixtures("on_arm")
+def test_int8_on_arm_is_signed() -> None:
+    assert resolved(ALL_FOUR, backend="onnxruntime", precision="int8") == [("onnxruntime", "int8-s8s8")]
+
+
+def test_int8_and_the_variant_that_it_stands_for_are_opened_once() -> None:
+    assert resolved(ALL_FOUR, backend="tensorrt", precision="int8,int8-s8s8") == [("tensorrt", "int8-s8s8")]
+
+
+def test_tensorrt_runs_all_but_unsigned_activations() -> None:
+    openers, skipped = backend_openers(ALL_FOUR, backend="tensorrt", precision="all")
+    assert [opener.keywords["variant"] for opener in openers] == ["fp32", "fp16", "int8-s8s8"]
+    assert skipped == [
+        {
+            "backend": "tensorrt",
+            "variant": "int8-u8s8",
+            "reason": "TensorRT takes symmetric int8 only: that is int8-s8s8",
+        }
+    ]
+    with pytest.raises(
+        InputError, match="nothing would run tensorrt and int8-u8s8: TensorRT takes symmetric int8 only"
+    ):
+        backend_openers(ALL_FOUR, backend="tensorrt", precision="int8-u8s8")
+
+
+@pytest.mark.usefixtures("on_x86")
+def test_all_is_scored_but_not_timed_in_the_arithmetic_of_another_processor() -> None:
+    everything = [("onnxruntime", variant) for variant in VARIANTS]
+    assert resolved(ALL_FOUR, backend="onnxruntime", precision="all") == everything
+    openers, skipped = backend_openers(ALL_FOUR, backend="onnxruntime", precision="all", for_speed=True)
+    assert [opener.keywords["variant"] for opener in openers] == ["fp32", "fp16", "int8-u8s8"]
+    assert [pair["variant"] for pair in skipped] == ["int8-s8s8"]
+    assert "name int8-s8s8 to time it all the same" in skipped[0]["reason"]
+    named = resolved(ALL_FOUR, backend="onnxruntime", precision="int8-s8s8", for_speed=True)
+    assert named == [("onnxruntime", "int8-s8s8")]
+
+
+def test_what_the_bundle_does_not_carry_is_an_error() -> None:
+    with pytest.raises(InputError, match=r"no variant 'int8-\w+' \(it has: fp32\)"):
+        backend_openers(bundle("fp32"), backend="onnxruntime", precision="int8")
+    with pytest.raises(InputError, match="no variant 'fp16'"):
+        backend_openers(bundle("fp32"), backend="tensorrt", precision="fp16")
+
+
+def test_a_name_that_nothing_would_run_is_an_error() -> None:
+    with pytest.raises(InputError, match="nothing would run int8: torch serves fp32 only"):
+        backend_openers(ALL_FOUR, backend="torch", precision="fp32,int8")
+    with pytest.raises(InputError, match="nothing would run torch and fp32: torch has no provider tensorrt"):
+        backend_openers(ALL_FOUR, backend="torch", precision="fp32", provider="tensorrt")
+
+
+def test_the_plan_is_chosen_by_the_options_of_the_engine(tmp_path: Path) -> None:
+    choice = EngineChoice(batch="1,8,32", cache=tmp_path, trust_plan="ab" * 32)
+    (opener,), _ = backend_openers(ALL_FOUR, backend="tensorrt", precision="fp16", engine=choice)
+    assert opener.func is TensorRTBackend
+    assert opener.keywords["options"].profile.to_json() == [1, 8, 32]
+    assert opener.keywords["cache"].folder == tmp_path
+    assert opener.keywords["trust_plan"] == "ab" * 32
+    with pytest.raises(InputError):
+        backend_openers(ALL_FOUR, backend="tensorrt", precision="fp16", engine=EngineChoice(batch="8,1"))
+
+
+def test_all_backends_leave_out_what_cannot_be_here(tiny_bundle: Bundle) -> None:
+    openers, skipped = backend_openers(tiny_bundle, backend="all", precision="all")
+    names = {getattr(opener.func, "name", "torch") for opener in openers}
+    assert {"torch", "onnxruntime"} <= names
+    assert any(opener.func is OnnxRuntimeBackend for opener in openers)
+    if "tensorrt" not in names:
+        reasons = {pair["reason"] for pair in skipped if pair["backend"] == "tensorrt"}
+        assert len(reasons) == 1 and reasons.pop()
