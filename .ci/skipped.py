@@ -1,7 +1,8 @@
 """Print the skipped tests with their reasons; exit 1 unless they are those of skipped.txt.
 
 Each line of skipped.txt is `TEST ID`, and may begin with `shared:` for a test that may skip where the folder with the
-real photographs is not beside the checkout. `TEST ID` may end with `*`, for all tests of a module.
+real photographs is not beside the checkout, or with `machine:` for one that some machines can run and others cannot.
+`TEST ID` may end with `*`, for all tests of a module.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ def main(reports: list[str]) -> int:
     listed = {line for line in lines if line and not line.startswith("#")}
     have_shared = (here.parent.parent / "shared" / "data").is_dir()
     allowed = {
-        line.removeprefix("shared:").strip() for line in listed if not (line.startswith("shared:") and have_shared)
+        line.removeprefix("shared:").removeprefix("machine:").strip()
+        for line in listed
+        if not (line.startswith("shared:") and have_shared)
     }
-    required = {line for line in listed if not line.startswith("shared:")}
+    required = {line for line in listed if not line.startswith(("shared:", "machine:"))}
     skipped = {}
     for report in reports:
         for case in ET.parse(report).getroot().iter("testcase"):

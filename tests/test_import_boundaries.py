@@ -17,7 +17,9 @@ RUNTIME = CHECKOUT / "runtime" / "edgeadv_runtime"
 TRAINING = CHECKOUT / "edgeadv"
 EXPORT = CHECKOUT / "export" / "edgeadv_export"
 NEVER_IN_RUNTIME = {"torch", "torchvision", "timm", "onnx", "edgeadv", "edgeadv_export"}
-ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "tensorrt", "cuda", "cv2", "matplotlib", "jinja2", "safetensors", "mlxtend"}
+ONLY_INSIDE_FUNCTIONS = {
+    "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "cv2", "cryptography", "matplotlib", "jinja2", "safetensors", "mlxtend",
+}  # fmt: skip
 TORCH_SIDE = {"torch", "torchvision", "timm", "safetensors"}
 
 # a module that is blocked here fails to import however it is asked for; prints what was imported

@@ -84,12 +84,11 @@ def test_metadata_names_the_version_the_licence_the_command_and_the_base_require
 
 def test_every_extra_that_a_message_names_exists(contents):
     """``pip install "edgeadv[X]"`` in an error must be a command that works."""
-    from edgeadv.cli._shared import EXTRAS
     from edgeadv_runtime import doctor
 
     (name,) = (name for name in contents if name.endswith(".dist-info/METADATA"))
     metadata = Parser().parsestr(contents[name].decode())
-    assert set(EXTRAS) | set(doctor.EXTRAS) <= set(metadata.get_all("Provides-Extra"))
+    assert set(doctor.EXTRAS) <= set(metadata.get_all("Provides-Extra"))
     required = set(metadata.get_all("Requires-Dist"))
     for extra, wanted in doctor.EXTRAS.items():
         assert {f"{package}>={version}; extra == '{extra}'" for package, version in wanted.items()} <= required

