@@ -24,7 +24,6 @@ TRAIN = "train"
 UNLABELLED = Classes(("", "-"), ("", "-"))
 """The classes of a folder of pictures without class folders; their labels say nothing."""
 _TEST_PARTS = ("test", "val")
-# ranges are taken batch by batch, and a tensor's are not quite the same in batches of another size
 _BATCH = 16
 
 

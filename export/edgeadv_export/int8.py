@@ -28,21 +28,24 @@ from edgeadv_runtime.variants import S8S8, U8S8
 
 from .to_onnx import INPUT, check, quiet, strip_metadata
 
-METHOD = "minmax"
+METHOD = "minmax-p99"
+# A network meets images on which a layer answers a hundred times louder than on others: measured on RegNetY-400MF and
+# CIFAR-10, a range that holds all of 512 images cost 5 points of top-1, one that holds 99 of 100 cost none.
+_IMAGES_IN_RANGE = 99.0
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 _NET = "net."
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A float32 graph and the range that each of its tensors took on the calibration images.
+    """A float32 graph and the range of each of its tensors on the calibration images.
 
     Calibrated once, quantised as often as needed: for each variant, and for each layer that is tried on its own.
 
     Attributes:
         name: what to call the network in errors.
         fp32: the graph, with its shapes.
-        ranges: least and greatest value of each float tensor.
+        ranges: least and greatest value of each float tensor, on 99 of 100 images.
     """
 
     name: str
@@ -129,7 +132,10 @@ def calibrate(
     scratch: Path,
     progress: Callable[[int], None] | None = None,
 ) -> Calibrated:
-    """Run the calibration images through ``fp32`` and note the range of every tensor; memory does not grow with them.
+    """Run the calibration images through ``fp32`` and note the range of every tensor, in which 99 of 100 images stay.
+
+    The least and the greatest value on each image alone are kept, two numbers for a tensor; the range is their 1st and 99th
+    percentile over the images. On what goes beyond, the artefact saturates.
 
     Args:
         fp32: an ``onnx.ModelProto`` of :func:`to_onnx`; not changed.
@@ -151,19 +157,24 @@ def calibrate(
         calibrator = create_calibrator(
             file, None, augmented_model_path=str(augmented), calibrate_method=CalibrationMethod.MinMax
         )  # fmt: skip
-        done = 0
+        names: list[str] = []
+        extremes: list[list[tuple[float, float]]] = []
         for batch in batches:
-            # one batch a call: the ranges are merged, and nothing of the batch is kept
-            calibrator.collect_data(_OneBatch(batch))
-            done += len(batch)
+            for image in batch:
+                calibrator.calibrate_tensors_range = None  # else it would merge this image's with those before
+                calibrator.collect_data(_OneBatch(image[None]))
+                found = dict(calibrator.compute_data().items())
+                names = sorted(found)
+                extremes.append([(float(np.min(found[n].lowest)), float(np.max(found[n].highest))) for n in names])
             if progress is not None:
-                progress(done)
-        found = calibrator.compute_data()
-    ranges = {tensor: (float(np.min(r.lowest)), float(np.max(r.highest))) for tensor, r in sorted(found.items())}
-    broken = [tensor for tensor, bounds in ranges.items() if not np.isfinite(bounds).all()]
-    if broken:
-        raise ExportError(f"{name} cannot be calibrated: {broken[0]} is NaN or infinite on these images; train again")
-    return Calibrated(name, shaped, ranges)
+                progress(len(extremes))
+    seen = np.array(extremes)  # images, tensors, least and greatest
+    if not np.isfinite(seen).all():
+        tensor = names[int(np.argmin(np.isfinite(seen).all(axis=(0, 2))))]
+        raise ExportError(f"{name} cannot be calibrated: {tensor} is NaN or infinite on these images; train again")
+    lows = np.percentile(seen[:, :, 0], 100 - _IMAGES_IN_RANGE, axis=0).tolist()
+    highs = np.percentile(seen[:, :, 1], _IMAGES_IN_RANGE, axis=0).tolist()
+    return Calibrated(name, shaped, {n: (low, high) for n, low, high in zip(names, lows, highs, strict=True)})
 
 
 class _OneBatch:

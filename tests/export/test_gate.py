@@ -100,7 +100,7 @@ def test_counts_are_those_of_an_independent_comparison(bundle: Bundle, digits_te
 def test_the_manifest_names_the_calibration_images(bundle: Bundle, digits_train: ImageSet) -> None:
     calibration = bundle.manifest["calibration"]
     assert {k: v for k, v in calibration.items() if k != "images"} == {
-        "method": "minmax", "seed": 0, "count": 64, "origin": "mnist5k", "split": "train"
+        "method": "minmax-p99", "seed": 0, "count": 64, "origin": "mnist5k", "split": "train"
     }  # fmt: skip
     pixels = (digits_train.preprocess(digits_train.image(i)) for i in range(len(digits_train)))
     known = {hashlib.sha256(array.tobytes()).hexdigest() for array in pixels}

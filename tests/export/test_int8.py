@@ -186,7 +186,9 @@ def test_activations_are_rounded_as_by_hand(
 
 
 def parameters(value: NDArray[np.float32], variant: str) -> tuple[float, int]:
-    low, high = min(float(value.min()), 0.0), max(float(value.max()), 0.0)
+    each = value.reshape(len(value), -1)
+    low, high = (float(np.percentile(v, q)) for v, q in ((each.min(axis=1), 1), (each.max(axis=1), 99)))
+    low, high = min(low, 0.0), max(high, 0.0)
     if variant == "int8-s8s8":
         return max(-low, high) / 127, 0
     scale = (high - low) / 255
@@ -240,8 +242,26 @@ def test_calibration_merges_batches_and_reports(
     assert whole.ranges.keys() == calibrated.ranges.keys()
     for tensor, bounds in whole.ranges.items():
         assert bounds == pytest.approx(calibrated.ranges[tensor], rel=1e-4, abs=1e-5)
+
+
+def test_a_range_holds_99_of_100_images(calibrated: Calibrated, x: NDArray[np.float32]) -> None:
+    """Of the least and the greatest value on each image alone, the 1st and the 99th percentile."""
     (logits,) = run(calibrated.fp32, x, "logits")
-    assert whole.ranges["logits"] == pytest.approx((logits.min(), logits.max()), rel=1e-4)
+    low, high = np.sort(logits.min(axis=1)), np.sort(logits.max(axis=1))
+    expected = (low[0] + 0.11 * (low[1] - low[0]), high[-2] + 0.89 * (high[-1] - high[-2]))  # 12 images: 11 intervals
+    assert calibrated.ranges["logits"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_one_loud_image_does_not_cost_the_others_their_resolution(
+    net: PixelModel, x: NDArray[np.float32], tmp_path: Path
+) -> None:
+    """An image on which every layer answers far louder than on 199 others is clipped."""
+    fp32 = to_onnx(net, (3, 32, 32))
+    quiet = np.concatenate([x[:1] * np.float32(0.999) ** i for i in range(199)])
+    alone = calibrate(fp32, iter([quiet]), "tiny", scratch=tmp_path)
+    loud = calibrate(fp32, iter([quiet, x[:1] * np.float32(200)]), "tiny", scratch=tmp_path)
+    for tensor, (low, high) in alone.ranges.items():
+        assert loud.ranges[tensor] == pytest.approx((low, high), rel=0.05, abs=0.05)
 
 
 def test_nothing_is_changed_left_or_said(
