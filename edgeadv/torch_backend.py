@@ -70,6 +70,7 @@ class TorchBackend(Backend):
         cuda = self._device.type == "cuda"
         self.variant = VARIANT
         self.provider = "cuda" if cuda else "cpu"
+        self.gpu_index = self._device.index if cuda else None
         self.device = torch.cuda.get_device_name(self._device) if cuda else processor_name()
         self.artifact_sha256 = bundle.weights_sha256
         self.input_shape = bundle.preprocess.input_shape

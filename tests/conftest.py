@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny seeded network, real photographs, and the bundle of both."""
+"""Shared fixtures: a tiny seeded network with real photographs, and a small one that has learned digits, each with its bundle."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from edgeadv.models import PixelModel
+from edgeadv.data import ImageSet, batches, open_data
+from edgeadv.models import Architecture, PixelModel, build
 from edgeadv_runtime.bundle import Bundle, Classes
-from edgeadv_runtime.preprocess import Preprocess
+from edgeadv_runtime.preprocess import Preprocess, to_tensor
+from edgeadv_runtime.variants import VARIANTS
 
 TINY_CLASSES = 10
 
@@ -47,10 +51,6 @@ def tiny_classes() -> Classes:
 @pytest.fixture(scope="session")
 def tiny_model() -> PixelModel:
     """A residual network of 0.4 million seeded weights, in eval mode. Shared: tests must not change it."""
-    import torch
-
-    from edgeadv.models import Architecture, build
-
     torch.set_num_threads(1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -73,4 +73,66 @@ def tiny_bundle(
     return export_bundle(
         tiny_model, out, classes=tiny_classes, preprocess=tiny_preprocess, frames=photographs, title="tiny",
         provenance={"recipe": "seed 0"},
+    )  # fmt: skip
+
+
+class Digits(nn.Module):
+    """Seven convolutions in a row and a linear layer: ``body.0`` to ``body.6`` and ``head``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths, strides = (3, 16, 16, 24, 24, 32, 32, 32), (2, 1, 2, 1, 2, 1, 1)
+        self.body = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=s, padding=1) for a, b, s in zip(widths, widths[1:], strides, strict=False)
+        )
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for convolution in self.body:
+            x = torch.relu(convolution(x))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+@pytest.fixture(scope="session")
+def digits_train() -> ImageSet:
+    return open_data("mnist5k", split="train")
+
+
+@pytest.fixture(scope="session")
+def digits_test() -> ImageSet:
+    return open_data("mnist5k", split="test")
+
+
+@pytest.fixture(scope="session")
+def digits_model(digits_train: ImageSet) -> PixelModel:
+    """:class:`Digits` after a few seconds of training, about 95% right on the test images. Shared: do not change it."""
+    torch.set_num_threads(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = PixelModel(Digits(), Architecture(name="digits", source="timm", num_classes=10))
+        optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+        everything = next(batches(digits_train, digits_train.preprocess, batch_size=len(digits_train)))
+        x, y = torch.from_numpy(to_tensor(everything.pixels)), torch.from_numpy(everything.labels)
+        for _ in range(5):
+            for part in torch.randperm(len(x)).split(64):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(x[part]), y[part]).backward()
+                optimizer.step()
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def digits_bundle(
+    tmp_path_factory: pytest.TempPathFactory, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
+) -> Bundle:
+    """``digits_model`` in every variant: sure enough of its answers that no rounding changes one. Shared as well."""
+    from edgeadv_export import Int8Plan, choose_calibration, data_frames, export_bundle
+
+    calibration = choose_calibration(digits_train, digits_train.preprocess, count=64)
+    plan = Int8Plan(calibration=calibration, images=digits_test, order=np.arange(500))
+    return export_bundle(
+        digits_model, tmp_path_factory.mktemp("bundles") / "digits.edgeadv", classes=digits_test.classes,
+        preprocess=digits_test.preprocess, frames=data_frames(digits_test), variants=VARIANTS, title="digits",
+        provenance={"data": "mnist5k"}, int8=plan,
     )  # fmt: skip

@@ -11,12 +11,13 @@ import typer
 
 from edgeadv_runtime.backends import Backend, OnnxRuntimeBackend, TensorRTBackend
 from edgeadv_runtime.backends.ort import PROVIDERS
+from edgeadv_runtime.backends.tensorrt import check_gpu
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.cuda import find_gpu
-from edgeadv_runtime.engine import BatchProfile, EngineCache, EngineOptions, find_library
+from edgeadv_runtime.engine import LIBRARIES, BatchProfile, EngineCache, EngineOptions, find_library
 from edgeadv_runtime.errors import EdgeAdvError, InputError, ProviderError
 from edgeadv_runtime.latency import Opener
-from edgeadv_runtime.variants import INT8, U8S8, int8_variant, precision_of
+from edgeadv_runtime.variants import INT8, TENSORRT_REFUSES_U8S8, U8S8, int8_variant, precision_of
 
 from ._shared import ALL, names, need
 
@@ -35,12 +36,19 @@ Provider = Annotated[
     typer.Option("--provider", help=f"Of torch and ONNX Runtime: {', '.join(PROVIDERS)}; there is no fallback."),
 ]
 EngineBatch = Annotated[
-    str,
-    typer.Option("--engine-batch", help="TensorRT: batch size of the plan, or its least, best and largest: 1,8,32."),
+    str | None,
+    typer.Option(
+        "--engine-batch", help="TensorRT: batch of the plan, default 1, or its least, best and largest: 1,8,32."
+    ),
 ]
 EngineFolder = Annotated[
     Path | None, typer.Option("--engine-cache", help="TensorRT: where plans are kept; by default the user's cache.")
 ]
+EngineLibrary = Annotated[
+    str | None, typer.Option("--library", help=f"TensorRT: {' or '.join(LIBRARIES)}; by default the first installed.")
+]
+Workspace = Annotated[int | None, typer.Option("--workspace", help="TensorRT: most scratch memory of a layer in MiB.")]
+Tf32 = Annotated[bool, typer.Option("--tf32", help="TensorRT: let float32 products round to TensorFloat-32.")]
 TrustPlan = Annotated[
     str | None,
     typer.Option(help="TensorRT: run the plan in the bundle's folder that has this SHA-256. A plan is code."),
@@ -49,21 +57,43 @@ PublicKey = Annotated[
     Path | None,
     typer.Option(help="Ed25519 key (PEM) that must have signed the bundle; checked before anything is read."),
 ]
+ExpectedHash = Annotated[
+    str | None,
+    typer.Option(
+        "--expected-sha256", help="SHA-256 that manifest.json must have, known from elsewhere: stops tampering."
+    ),
+]
 
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """What only TensorRT needs to know.
+    """What only TensorRT needs to know, as on the command line; None where nothing was said.
 
     Attributes:
-        batch: ``--engine-batch`` as written.
-        cache: folder of plans; None is the user's cache.
+        batch: ``--engine-batch``.
+        cache: folder of plans.
         trust_plan: hash of a plan that came with the bundle.
+        library: which TensorRT.
+        workspace_mib: most scratch memory of a layer.
+        tf32: let float32 products round.
     """
 
-    batch: str = "1"
+    batch: str | None = None
     cache: Path | None = None
     trust_plan: str | None = None
+    library: str | None = None
+    workspace_mib: int | None = None
+    tf32: bool = False
+
+    def opener(self, bundle: Bundle, variant: str) -> Opener:
+        """A function that opens ``variant`` in TensorRT."""
+        options = EngineOptions(
+            profile=BatchProfile.parse(self.batch or "1"), workspace_mib=self.workspace_mib, tf32=self.tf32
+        )
+        return partial(
+            TensorRTBackend, bundle, variant=variant, options=options, cache=EngineCache(self.cache), library=self.library,
+            trust_plan=self.trust_plan, progress=to_stderr,
+        )  # fmt: skip
 
 
 def backend_openers(
@@ -75,7 +105,7 @@ def backend_openers(
     threads: int | None = None,
     engine: EngineChoice | None = None,
     for_speed: bool = False,
-) -> tuple[list[Opener], list[dict[str, str]]]:
+) -> tuple[dict[tuple[str, str], Opener], list[dict[str, str]]]:
     """Turn names into functions that open backends, and list the pairs of them that cannot be.
 
     Every backend and every variant that was named must be part of a pair that can be.
@@ -90,6 +120,9 @@ def backend_openers(
         engine: how TensorRT's plans are had.
         for_speed: with ``all``, leave out the int8 variant that is not made for this processor.
 
+    Returns:
+        For each backend and variant a function that opens it; and the pairs that cannot be, with the reason.
+
     Raises:
         InputError: a name is unknown, or something that was named could not run at all.
     """
@@ -98,6 +131,9 @@ def backend_openers(
         raise InputError(f"--backend {unknown[0]!r} is not one of {', '.join(BACKENDS)}")
     if provider not in PROVIDERS:
         raise InputError(f"--provider {provider!r} is not one of {', '.join(PROVIDERS)}")
+    engine = engine or EngineChoice()
+    if "tensorrt" not in chosen and engine != EngineChoice():
+        raise InputError("options of TensorRT's plans were given without --backend tensorrt: add it, or leave them out")
     wanted = bundle.variants if precision == ALL else names(precision, option="--precision")
     openers: dict[tuple[str, str], Opener] = {}
     skipped, served = [], set()
@@ -109,14 +145,14 @@ def backend_openers(
             if reason is not None:
                 skipped.append({"backend": name, "variant": variant, "reason": reason})
                 continue
-            openers[name, variant] = _opener(name, bundle, variant, provider, threads, engine or EngineChoice())
+            openers[name, variant] = _opener(name, bundle, variant, provider, threads, engine)
             served |= {name, asked}
     idle = [] if backend == ALL else [name for name in chosen if name not in served]
     idle += [] if precision == ALL else [asked for asked in wanted if asked not in served]
     if idle or not openers:
         why = "; ".join(dict.fromkeys(pair["reason"] for pair in skipped)) or "the bundle carries no variant"
         raise InputError(f"nothing would run {' and '.join(idle) or 'here'}: {why}")
-    return list(openers.values()), skipped
+    return openers, skipped
 
 
 def _opener(
@@ -127,11 +163,7 @@ def _opener(
     bundle.onnx_path(variant)  # before anything is opened: a variant that is not here is the user's slip
     if name == "onnxruntime":
         return partial(OnnxRuntimeBackend, bundle, variant=variant, provider=provider, threads=threads)
-    options = EngineOptions(profile=BatchProfile.parse(engine.batch))
-    return partial(
-        TensorRTBackend, bundle, variant=variant, options=options, cache=EngineCache(engine.cache),
-        trust_plan=engine.trust_plan, progress=to_stderr,
-    )  # fmt: skip
+    return engine.opener(bundle, variant)
 
 
 def _misfit(name: str, variant: str, provider: str, *, for_speed: bool) -> str | None:
@@ -141,7 +173,7 @@ def _misfit(name: str, variant: str, provider: str, *, for_speed: bool) -> str |
             return f"torch has no provider {provider}"
         return None if variant == TORCH_VARIANT else f"torch serves {TORCH_VARIANT} only"
     if name == "tensorrt":
-        return "TensorRT takes symmetric int8 only: that is int8-s8s8" if variant == U8S8 else None
+        return TENSORRT_REFUSES_U8S8 if variant == U8S8 else None
     right = int8_variant(name, provider=provider)
     if for_speed and precision_of(variant) == INT8 and variant != right:
         return f"on this processor int8 means {right}; name {variant} to time it all the same"
@@ -155,8 +187,8 @@ def _absent(name: str, bundle: Bundle) -> str | None:
             need("train")
             _ = bundle.weights_path
         elif name == "tensorrt":
-            find_library()
-            find_gpu()
+            gpu = find_gpu()  # first: of some libraries not even the import is safe without a driver
+            check_gpu(find_library(), gpu, EngineOptions())
     except EdgeAdvError as error:
         return str(error)
     return None

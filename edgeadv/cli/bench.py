@@ -18,15 +18,21 @@ from edgeadv_runtime import latency
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.files import ensure_writable
+from edgeadv_runtime.results import engine_sentence, engines
 
 from ._backends import (
     BackendNames,
     EngineBatch,
     EngineChoice,
     EngineFolder,
+    EngineLibrary,
+    ExpectedHash,
     Precision,
     Provider,
+    PublicKey,
+    Tf32,
     TrustPlan,
+    Workspace,
     backend_openers,
 )
 from ._shared import ALL
@@ -45,9 +51,14 @@ def bench(
     warm_up: Annotated[int, typer.Option(min=0, help="Calls before each series that are not timed.")] = 20,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a call; else the library decides.")] = None,
     provider: Provider = "cpu",
-    engine_batch: EngineBatch = "1",
+    expected_sha256: ExpectedHash = None,
+    public_key: PublicKey = None,
+    engine_batch: EngineBatch = None,
     engine_cache: EngineFolder = None,
     trust_plan: TrustPlan = None,
+    library: EngineLibrary = None,
+    workspace: Workspace = None,
+    tf32: Tf32 = False,
     out: Annotated[Path, typer.Option(help="The bench file; one that is there is replaced.")] = Path("bench.json"),
 ) -> None:
     """Measure preprocessing, inference and both together: p50, p90, p99 and the slowest call, none of them trimmed.
@@ -56,10 +67,10 @@ def bench(
     holds what the machine is, and its clocks, load and temperatures before and after. Where the machine counts energy,
     each series has its own; where a backend times copies and computing apart, so does the table.
     """
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)
     openers, skipped = backend_openers(
         opened, backend=backend, precision=precision, provider=provider, threads=threads,
-        engine=EngineChoice(engine_batch, engine_cache, trust_plan), for_speed=True,
+        engine=EngineChoice(engine_batch, engine_cache, trust_plan, library, workspace, tf32), for_speed=True,
     )  # fmt: skip
     batches = _numbers(batch)
     if out.is_dir():
@@ -67,13 +78,15 @@ def bench(
     ensure_writable(out.parent)
     with _progress() as progress:
         measured = latency.benchmark(
-            opened, openers, batches=batches, runs=runs, warm_up=warm_up, rate_hz=rate, progress=progress
+            opened, list(openers.values()), batches=batches, runs=runs, warm_up=warm_up, rate_hz=rate, progress=progress
         )
     measured = replace(measured, skipped=tuple(skipped))
     measured.save(out)
     console = Console()
     console.width = max(console.width, _WIDTH)
     console.print(_table(measured))
+    for artefact, engine in engines(measured.rows):
+        console.print(Text(f"{artefact}: {engine_sentence(engine)}"))
     for text in (*_energy(measured), *(f"warning: {text}" for text in measured.warnings)):
         console.print(Text(text))
     for entry in measured.skipped:

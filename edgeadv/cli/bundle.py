@@ -51,9 +51,10 @@ def slim(
         bool, typer.Option("--weights/--no-weights", help="Keep the weights: they hand over the white box.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
+    public_key: PublicKey = None,
 ) -> None:
     """Copy a bundle without what a device does not need. The copy keeps the bundle id."""
-    full = Bundle.open(bundle)
+    full = Bundle.open(bundle, public_key=public_key)
     signed = full.signed  # asked first: the copy may take the place of the bundle
     print_summary(full.slim(out, variants=variant, weights=weights, overwrite=overwrite))
     if signed:
@@ -136,8 +137,11 @@ def _gate(gate: dict[str, Any], float_layers: list[str]) -> list[str]:
         size += f", {latency['faster']:.2f}x its speed at batch 1 ({latency['threads']} thread, {latency['device']})"
     else:
         size += f", latency not measured: {latency['not_measured']}"
-    kept = f"in float32: {', '.join(float_layers)}; with every layer in int8 the drop was {gate['fully_quantised']['drop']:.2f} points"
-    return [loss, under_attack, size, *([kept] if float_layers else [])]
+    lines = [loss, under_attack, size]
+    if float_layers:
+        whole = gate["fully_quantised"]["drop"]
+        lines.append(f"in float32: {', '.join(float_layers)}; with every layer in int8 the drop was {whole:.2f} points")
+    return lines
 
 
 def _loss(paired: dict[str, Any]) -> str:

@@ -12,22 +12,25 @@ from rich.text import Text
 
 from edgeadv_runtime.doctor import diagnose
 
+from ._backends import PublicKey
+
 # lines that go to a file or a pipe are not to be broken at the 80 columns that rich then assumes
 _PIPE_WIDTH = 200
-_STYLES = {"ok": "green", "missing": "yellow", "problem": "bold red"}
+_STYLES = {"ok": "green", "untried": "cyan", "missing": "yellow", "problem": "bold red"}
 
 
 def doctor(
     bundles: Annotated[
         list[Path] | None, typer.Argument(metavar="BUNDLE", help="Bundles to open and try as well.")
     ] = None,
+    public_key: PublicKey = None,
 ) -> None:
     """Show the machine, what is installed and what it can do; for each bundle what would run here, and why the rest not.
 
     ONNX Runtime is opened and runs a golden frame of every variant. Whatever is missing, the exit status is 0.
     """
     table = Table.grid(padding=(0, 2))
-    for check in diagnose(bundles or []):
+    for check in diagnose(bundles or [], public_key=public_key):
         # Text, for in a string rich takes the brackets of edgeadv[train] for a style
         table.add_row(Text(check.status, style=_STYLES[check.status]), Text(check.name), Text(check.detail))
         if check.hint is not None:

@@ -22,7 +22,7 @@ from edgeadv_runtime.evaluate import DataInfo
 from edgeadv_runtime.evaluate import evaluate as run_evaluation
 from edgeadv_runtime.files import ensure_writable
 from edgeadv_runtime.pack import AttackPack
-from edgeadv_runtime.results import CLEAN, WORST_CASE, Results, Row
+from edgeadv_runtime.results import CLEAN, WORST_CASE, Results, Row, engine_sentence, engines
 from edgeadv_runtime.verdict import BADGES
 
 from ._backends import (
@@ -30,9 +30,14 @@ from ._backends import (
     EngineBatch,
     EngineChoice,
     EngineFolder,
+    EngineLibrary,
+    ExpectedHash,
     Precision,
     Provider,
+    PublicKey,
+    Tf32,
     TrustPlan,
+    Workspace,
     backend_openers,
     open_torch,
 )
@@ -86,12 +91,14 @@ def attack(
     allow_unreadable: Unreadable = False,
     download: Download = False,
     data_root: Root = None,
+    expected_sha256: ExpectedHash = None,
+    public_key: PublicKey = None,
 ) -> None:
     """Attack the bundle's weights with PyTorch's gradients and write a pack that a device can score without PyTorch."""
     need("train")
     from edgeadv.pack import write_pack
 
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)
     plan = make_plan(
         opened, data, eps, attacks=attacks, images=limit, target=target, provider=provider,
         allow_unreadable=allow_unreadable, download=download, root=data_root,
@@ -128,9 +135,14 @@ def evaluate(
     allow_unreadable: Unreadable = False,
     download: Download = False,
     data_root: Root = None,
-    engine_batch: EngineBatch = "1",
+    expected_sha256: ExpectedHash = None,
+    public_key: PublicKey = None,
+    engine_batch: EngineBatch = None,
     engine_cache: EngineFolder = None,
     trust_plan: TrustPlan = None,
+    library: EngineLibrary = None,
+    workspace: Workspace = None,
+    tf32: Tf32 = False,
 ) -> None:
     """Clean and adversarial accuracy of the artefacts in a bundle, all on the same images.
 
@@ -140,10 +152,10 @@ def evaluate(
         raise InputError("evaluate takes either --data with --eps, or --pack")
     if out.is_dir():
         raise InputError(f"--out {out} is a folder: name the file to write in it")
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)
     openers, skipped = backend_openers(
         opened, backend=backend, precision=precision, provider=provider, threads=threads,
-        engine=EngineChoice(engine_batch, engine_cache, trust_plan),
+        engine=EngineChoice(engine_batch, engine_cache, trust_plan, library, workspace, tf32),
     )  # fmt: skip
     ensure_writable(out.parent)
     with ExitStack() as stack:
@@ -164,7 +176,7 @@ def evaluate(
                 allow_unreadable=allow_unreadable, download=download, root=data_root,
             )  # fmt: skip
             source = crafted(opened, plan, uint8=uint8, workers=workers)
-        backends = [stack.enter_context(opener()) for opener in openers]
+        backends = [stack.enter_context(opener()) for opener in openers.values()]
         results = score(source, opened, backends, skipped=skipped, examples=examples)
     results.save(out)
     print_results(results)
@@ -244,7 +256,7 @@ def make_plan(
 
 
 def print_results(results: Results) -> None:
-    """The table on the terminal: the worst case last and boldest, the verdict under it."""
+    """The table on the terminal: the worst case last and boldest, what plans ran and the verdict under it."""
     table = Table(
         title=Text(
             f"{results.bundle['title']} on {results.data['name']} ({results.data['split']}), {results.data['n']} images"
@@ -270,6 +282,8 @@ def print_results(results: Results) -> None:
     console = Console()
     console.width = max(console.width, 140)
     console.print(table)
+    for artefact, engine in engines(results.rows):
+        console.print(Text(f"{artefact}: {engine_sentence(engine)}"))
     console.print(Text(BADGES[results.masking["verdict"]], style="bold"))
     for item in results.masking["evidence"]:
         if item["finding"] or item["rule"] == "coverage":

@@ -87,7 +87,9 @@ def export(
         str | None,
         typer.Option(help="int8: a folder of images, or train for those of the run (default); never test images."),
     ] = None,
-    calibration_count: Annotated[int | None, typer.Option(help="int8: how many of them; default 512.")] = None,
+    calibration_count: Annotated[
+        int | None, typer.Option(help="int8: how many of them; default 512, or all if they are fewer.")
+    ] = None,
     calibration_seed: Annotated[int | None, typer.Option(help="int8: seed of their choice; default 0.")] = None,
     max_drop: Annotated[
         float | None, typer.Option(help="int8: points of top-1 that may be lost against fp32; default 1.")
@@ -168,15 +170,14 @@ def _int8_plan(options: _Int8Options, source: _Source, root: Path | None) -> Int
     """Choose the calibration images and the labelled ones, before anything is measured."""
     from edgeadv.data import DEFAULT_ROOT
     from edgeadv_export import Int8Plan, calibration_images, choose_calibration, gate_images
-    from edgeadv_export.calibration import ADVISED, DEFAULT_COUNT
+    from edgeadv_export.calibration import ADVISED
     from edgeadv_export.gate import MAX_DROP
 
     eps = None if options.gate_eps is None else Eps.parse(options.gate_eps)
     root = root or DEFAULT_ROOT
     calibration = choose_calibration(
         calibration_images(options.calibration_data, run_data=source.data, root=root), source.preprocess,
-        count=DEFAULT_COUNT if options.calibration_count is None else options.calibration_count,
-        seed=options.calibration_seed or 0,
+        count=options.calibration_count, seed=options.calibration_seed or 0,
     )  # fmt: skip
     images, order = gate_images(
         calibration, source.classes, folder=options.gate_data, run_data=source.data, root=root, limit=options.gate_limit

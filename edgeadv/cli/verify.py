@@ -17,10 +17,14 @@ from ._backends import (
     EngineBatch,
     EngineChoice,
     EngineFolder,
+    EngineLibrary,
+    ExpectedHash,
     Precision,
     Provider,
     PublicKey,
+    Tf32,
     TrustPlan,
+    Workspace,
     backend_openers,
 )
 from ._shared import ALL
@@ -31,13 +35,14 @@ def verify(
     backend: BackendNames = "onnxruntime",
     precision: Precision = ALL,
     provider: Provider = "cpu",
-    expected_sha256: Annotated[
-        str | None, typer.Option(help="SHA-256 that manifest.json must have, known from elsewhere: stops tampering.")
-    ] = None,
+    expected_sha256: ExpectedHash = None,
     public_key: PublicKey = None,
-    engine_batch: EngineBatch = "1",
+    engine_batch: EngineBatch = None,
     engine_cache: EngineFolder = None,
     trust_plan: TrustPlan = None,
+    library: EngineLibrary = None,
+    workspace: Workspace = None,
+    tf32: Tf32 = False,
 ) -> None:
     """Check every hash, then replay the golden frames: pixels must be exact, labels equal, logits within tolerance.
 
@@ -46,18 +51,24 @@ def verify(
     opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)
     openers, skipped = backend_openers(
         opened, backend=backend, precision=precision, provider=provider,
-        engine=EngineChoice(engine_batch, engine_cache, trust_plan),
+        engine=EngineChoice(engine_batch, engine_cache, trust_plan, library, workspace, tf32),
     )  # fmt: skip
     failed = []
-    for opener in openers:
-        with opener() as artefact:
-            (verification,) = runtime.verify(opened, [artefact])
-            notes = _notes(artefact)
-        typer.echo(str(verification))
-        for note in notes:
-            typer.echo(f"  {note}")
-        if not verification.ok:
-            failed.append(f"{artefact.name} {artefact.variant}")
+    for (name, variant), opener in openers.items():
+        try:
+            with opener() as artefact:
+                (verification,) = runtime.verify(opened, [artefact])
+                lines = [str(verification), *(f"  {note}" for note in _notes(artefact))]
+                ok = verification.ok
+        except BackendError as error:
+            if len(openers) == 1:
+                raise
+            failed.append(f"{name} {variant} ({error})")
+            continue
+        for line in lines:
+            typer.echo(line)
+        if not ok:
+            failed.append(f"{name} {variant}")
     for pair in skipped:
         typer.echo(f"{pair['backend']} {pair['variant']}: not verified; {pair['reason']}")
     if failed:

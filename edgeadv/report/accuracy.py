@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from edgeadv_runtime.results import CLEAN, WORST_CASE, Row
+from edgeadv_runtime.results import CLEAN, WORST_CASE, Row, engine_sentence, engines
 from edgeadv_runtime.verdict import FGSM, FGSM_RANDOM_START, FGSM_RESCALED, PGD_MARGIN
 
 from .inputs import Inputs, ResultsFile
@@ -107,6 +107,12 @@ class Group:
     artefact: Artefact
     clean: Row | None
     lines: tuple[Line, ...]
+
+    @property
+    def plans(self) -> tuple[str, ...]:
+        """What a person must know of the plan that ran; nothing for a backend without one."""
+        rows = (row for line in self.lines for row in line.rows.values())
+        return tuple(engine_sentence(engine) for _, engine in engines(rows))
 
     def worst(self, eps: str) -> Row | None:
         """The worst case at one budget."""

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from edgeadv_runtime.bench_file import Bench
+from edgeadv_runtime.bench_file import Bench, BenchRow
 from edgeadv_runtime.conditions import check_comparable
 from edgeadv_runtime.errors import InputError, SchemaError
-from edgeadv_runtime.results import CLEAN, Results, Verdict, read_measurement
+from edgeadv_runtime.results import CLEAN, Results, Row, Verdict, engine_sentence, engines, read_measurement
 
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
@@ -219,6 +219,10 @@ def _results_file(path: Path) -> ResultsFile:
         if row.zero_gradient_share is not None and not 0 <= row.zero_gradient_share <= 1:
             raise ValueError(f"zero_gradient_share {row.zero_gradient_share} of {row.attack} is not a share")
     _check_objects(results.bundle, results.data, results.environment, *results.skipped)
+    _check_plans(results.rows)
+    left_out = results.data.get("calibration_left_out", 0)
+    if type(left_out) is not int or left_out < 0:
+        raise ValueError(f"calibration_left_out {left_out!r} is not a number of images")
     verdict = results.masking["verdict"]
     if verdict not in VERDICTS:
         raise ValueError(f"masking verdict {verdict!r} is not one of {', '.join(VERDICTS)}")
@@ -240,12 +244,19 @@ def _bench_file(path: Path) -> BenchFile:
         if row.energy_mj_per_image is not None and not row.energy_mj_per_image > 0:
             raise ValueError(f"energy of {row.energy_mj_per_image} mJ is not above 0")
     _check_objects(bench.bundle, bench.environment, bench.conditions, *bench.skipped)
+    _check_plans(bench.rows)
     return BenchFile(path=path, bench=bench, title=_title(bench.bundle))
 
 
 def _check_objects(*values: Any) -> None:
     if not all(isinstance(value, dict) for value in values):
         raise TypeError("an object is expected")
+
+
+def _check_plans(rows: Sequence[Row] | Sequence[BenchRow]) -> None:
+    for _, engine in engines(rows):
+        _check_objects(engine)
+        engine_sentence(engine)  # one that lacks a key is found here, not half-way down the page
 
 
 def _title(bundle: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from edgeadv_runtime.bench_file import BenchRow
 from edgeadv_runtime.errors import require
+from edgeadv_runtime.results import engine_sentence, engines
 from edgeadv_runtime.verdict import BADGES, FGSM
 
 from . import charts
@@ -39,6 +40,7 @@ class Timed:
     title: str
     artefact: Artefact
     threads: int | None
+    plans: tuple[str, ...]
     rows: tuple[tuple[BenchRow, str], ...]
 
 
@@ -58,7 +60,14 @@ def render(inputs: Inputs) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        pct=_pct, interval=_interval, ms=_ms, count=_count, flat=_flat, attack=attack_label, when=_when
+        pct=_pct,
+        interval=_interval,
+        ms=_ms,
+        count=_count,
+        flat=_flat,
+        attack=attack_label,
+        when=_when,
+        engines=engines,
     )
     style = (_FOLDER / _STYLE).read_text(encoding="utf-8")
     shown = models(inputs)
@@ -121,7 +130,8 @@ def _timed(file: BenchFile, scale: charts.LatencyScale | None) -> Iterator[Timed
     for artefact, threads in dict.fromkeys(key(row) for row in file.bench.rows):
         rows = [row for row in file.bench.rows if key(row) == (artefact, threads)]
         strips = tuple((row, charts.latency_strip(row, scale)) for row in rows)
-        yield Timed(file.title, artefact, threads, strips)
+        plans = tuple(engine_sentence(engine) for _, engine in engines(rows))
+        yield Timed(file.title, artefact, threads, plans, strips)
 
 
 def _conditions(file: BenchFile) -> list[tuple[str, str, str]]:

@@ -73,9 +73,9 @@ class Calibration:
 
 
 def choose_calibration(
-    images: ImageSet, preprocess: Preprocess, *, count: int = DEFAULT_COUNT, seed: int = 0
+    images: ImageSet, preprocess: Preprocess, *, count: int | None = None, seed: int = 0
 ) -> Calibration:
-    """Choose ``count`` different images by ``seed``, as many of each class as there are.
+    """Choose ``count`` different images by ``seed``, as many of each class as there are; None is up to :data:`DEFAULT_COUNT`.
 
     An image that cannot be decoded, or whose preprocessed pixels are those of one already chosen, is passed over for the
     next one.
@@ -83,22 +83,25 @@ def choose_calibration(
     Raises:
         InputError: ``count`` or ``seed`` is out of range, or there are not that many images.
     """
-    if count < FEWEST:
+    wanted = DEFAULT_COUNT if count is None else count
+    if wanted < FEWEST:
         raise InputError(
-            f"--calibration-count must be at least {FEWEST}, not {count}: fewer images give no stable ranges"
+            f"--calibration-count must be at least {FEWEST}, not {wanted}: fewer images give no stable ranges"
         )
     if seed < 0:
         raise InputError(f"--calibration-seed must be 0 or above, not {seed}")
     chosen: dict[str, int] = {}
     unreadable: list[str] = []
     seen = np.empty(0, dtype=np.int64)
-    while len(chosen) < count:
+    while len(chosen) < wanted:
         # a larger subset of the same seed holds the smaller one
-        subset = balanced_subset(images.labels, len(seen) + count - len(chosen), seed=seed)
+        subset = balanced_subset(images.labels, len(seen) + wanted - len(chosen), seed=seed)
         if len(subset) == len(seen):
+            if count is None and len(chosen) >= FEWEST:
+                break
             raise InputError(
-                f"{images.spec} ({images.split}) holds {len(chosen)} different readable images, fewer than the {count} of "
-                "--calibration-count: give more images, or a smaller count"
+                f"{images.spec} ({images.split}) holds {len(chosen)} different readable images, fewer than the {FEWEST if count is None else count} "
+                "that are needed (--calibration-count): give more images"
             )
         for batch in batches(images, preprocess, batch_size=_BATCH, order=np.setdiff1d(subset, seen)):
             unreadable += batch.unreadable

@@ -47,6 +47,7 @@ class BenchRow:
         energy_mj_per_image: millijoules over the whole series for each of its images; None where nothing measured it, or
             the series was too short for what did.
         energy_source: what measured it and what it covers; None where nothing could.
+        engine: the plan that ran, as :attr:`~edgeadv_runtime.Backend.engine_info` has it; None for a backend without one.
     """
 
     variant: str
@@ -70,6 +71,7 @@ class BenchRow:
     includes: str
     energy_mj_per_image: float | None = None
     energy_source: str | None = None
+    engine: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The row as the file holds it."""
@@ -90,7 +92,7 @@ class Bench:
         environment: what :func:`~edgeadv_runtime.device.environment` told.
         conditions: what :func:`~edgeadv_runtime.device.conditions` told ``before`` and ``after`` all measurements.
         rows: what was measured.
-        warnings: sentences on what happened to the machine meanwhile, such as throttling.
+        warnings: sentences on what happened to the machine meanwhile, such as throttling, and on CUDA graphs that failed.
         skipped: pairs of backend and variant that were asked for as ``all`` and cannot be, with the reason.
         created: UTC time, ISO 8601.
         edgeadv_version: what wrote it.

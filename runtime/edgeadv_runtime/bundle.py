@@ -213,7 +213,8 @@ class Bundle:
             left_out = set(self.manifest["left_out"])
             _ = self.preprocess, self.classes
             entries = {"architecture": [self.manifest["architecture"]], "variants": self.manifest["variants"].values()}
-            _ = [self.manifest[key] for key in _KEYS], self.manifest["weights"]["bytes"]
+            _ = [self.manifest[key] for key in _KEYS], self.manifest["weights"]["bytes"], self.calibration_images
+            _ = [float(entry["tolerance"]) for entry in self.manifest["variants"].values()]
             _ = [entry[key] for kind, keys in _ENTRY_KEYS.items() for entry in entries[kind] for key in keys]
         except (KeyError, TypeError, AttributeError, ValueError, InputError) as error:
             raise BundleError(
@@ -292,7 +293,10 @@ class Bundle:
     @cached_property
     def calibration_images(self) -> frozenset[str]:
         """Hex SHA-256 of the preprocessed pixels of every image that int8 was calibrated on: not to be scored again."""
-        return frozenset(self.manifest.get("calibration", {}).get("images", ()))
+        images = self.manifest.get("calibration", {"images": []})["images"]
+        if not isinstance(images, list) or not all(isinstance(image, str) and len(image) == 64 for image in images):
+            raise ValueError("calibration names its images by something else than hashes")
+        return frozenset(images)
 
     @property
     def variants(self) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ def processor_name() -> str:
 
     On a Jetson the processor calls itself "ARMv8 Processor rev 1 (v8l)", whatever the model: the board tells which.
     """
-    processor = parse_cpuinfo(_read(Path("/proc/cpuinfo")) or "").get("name")
+    processor = parse_cpuinfo(read_text(Path("/proc/cpuinfo")) or "").get("name")
     names = [name for name in (board_name(), processor) if name]
     if len(names) == 2:
         return f"{names[0]} ({names[1]})"
@@ -64,7 +64,7 @@ def processor_name() -> str:
 
 def board_name() -> str | None:
     """The board's name in the device tree, e.g. "NVIDIA Jetson Orin Nano Developer Kit"; None without such a tree."""
-    text = _read(Path("/proc/device-tree/model"))
+    text = read_text(Path("/proc/device-tree/model"))
     return (text.strip("\0\n ") or None) if text else None
 
 
@@ -99,7 +99,7 @@ def environment() -> dict[str, Any]:
         "processor": processor_name(),
         "board": board_name(),
         "cores": usable_cores(),
-        "memory_mib": parse_meminfo(_read(Path("/proc/meminfo")) or "").get("total_mib"),
+        "memory_mib": parse_meminfo(read_text(Path("/proc/meminfo")) or "").get("total_mib"),
         "versions": {"edgeadv": __version__, **library_versions()},
     }
     return {key: value for key, value in facts.items() if value not in (None, "")}
@@ -114,8 +114,8 @@ def conditions() -> dict[str, Any]:
         ``jetson_clocks`` (Jetson) and ``gpus``.
     """
     facts: dict[str, Any] = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds")}
-    load = [float(x) for x in (_read(Path("/proc/loadavg")) or "").split()[:3]]
-    memory = parse_meminfo(_read(Path("/proc/meminfo")) or "")
+    load = [float(x) for x in (read_text(Path("/proc/loadavg")) or "").split()[:3]]
+    memory = parse_meminfo(read_text(Path("/proc/meminfo")) or "")
     facts |= {"load_average": load, "memory_available_mib": memory.get("available_mib")}
     facts |= read_cpu_clocks()
     facts["temperatures_c"] = read_temperatures()
@@ -141,12 +141,12 @@ def read_cpu_clocks(
         and ``governors``, the distinct ones.
     """
     policies = sorted(folder.glob("cpu[0-9]*/cpufreq"), key=lambda policy: int(policy.parent.name[3:]))
-    clocks = [khz / 1000 for policy in policies if (khz := _number(policy / "scaling_cur_freq")) is not None]
-    limits = [khz / 1000 for policy in policies if (khz := _number(policy / "scaling_max_freq")) is not None]
-    governors = {(_read(policy / "scaling_governor") or "").strip() for policy in policies} - {""}
+    clocks = [khz / 1000 for policy in policies if (khz := read_number(policy / "scaling_cur_freq")) is not None]
+    limits = [khz / 1000 for policy in policies if (khz := read_number(policy / "scaling_max_freq")) is not None]
+    governors = {(read_text(policy / "scaling_governor") or "").strip() for policy in policies} - {""}
     source = "cpufreq"
     if not clocks:
-        clocks, source = parse_cpuinfo(_read(cpuinfo) or "").get("mhz", []), "cpuinfo"
+        clocks, source = parse_cpuinfo(read_text(cpuinfo) or "").get("mhz", []), "cpuinfo"
     facts = {
         "cpu_mhz": clocks,
         "cpu_mhz_source": source if clocks else None,
@@ -160,9 +160,9 @@ def read_temperatures(folder: Path = Path("/sys/class/thermal")) -> dict[str, fl
     """Degrees Celsius of each thermal zone by its type; zones of the same type get their number, as ``"acpitz#1"``."""
     zones = []
     for zone in sorted(folder.glob("thermal_zone[0-9]*"), key=lambda zone: int(zone.name[12:])):
-        millidegrees = _number(zone / "temp")
+        millidegrees = read_number(zone / "temp")
         if millidegrees is not None and millidegrees / 1000 > _COLDEST_C:
-            zones.append((zone.name[12:], (_read(zone / "type") or "").strip() or "zone", millidegrees / 1000))
+            zones.append((zone.name[12:], (read_text(zone / "type") or "").strip() or "zone", millidegrees / 1000))
     count = Counter(kind for _, kind, _ in zones)
     return {kind if count[kind] == 1 else f"{kind}#{number}": celsius for number, kind, celsius in zones}
 
@@ -181,7 +181,7 @@ def read_throttle_counts(
     """
     counts: Counter[str] = Counter()
     for path in (*cpus.glob("cpu[0-9]*/thermal_throttle/*_throttle_count"), *hwmon.glob("hwmon*/oc[0-9]*_event_cnt")):
-        if (count := _number(path)) is not None:
+        if (count := read_number(path)) is not None:
             counts[path.name.removesuffix("_throttle_count").removesuffix("_event_cnt")] += count
     return dict(sorted(counts.items()))
 
@@ -206,6 +206,20 @@ def read_gpus() -> list[dict[str, Any]]:
         if times := throttled.get(gpu["index"]):
             gpu["throttled_us"] = times
     return gpus
+
+
+def read_text(path: Path) -> str | None:
+    """The text at ``path``, or None: files below /proc and /sys are absent, or refuse, on many a machine."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def read_number(path: Path) -> int | None:
+    """The whole number that is all of the text at ``path``, or None."""
+    text = (read_text(path) or "").strip()
+    return int(text) if re.fullmatch(r"-?\d+", text) else None
 
 
 def parse_cpuinfo(text: str) -> dict[str, Any]:
@@ -313,19 +327,6 @@ def _os_name() -> str:
         return platform.freedesktop_os_release()["PRETTY_NAME"]
     except (OSError, KeyError):
         return platform.system()
-
-
-def _read(path: Path) -> str | None:
-    """The text at ``path``, or None: files below /proc and /sys are absent, or refuse, on many a machine."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-
-
-def _number(path: Path) -> int | None:
-    text = (_read(path) or "").strip()
-    return int(text) if re.fullmatch(r"-?\d+", text) else None
 
 
 def _output(program: str, *arguments: str) -> str | None:

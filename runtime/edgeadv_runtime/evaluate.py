@@ -198,13 +198,14 @@ def _rows(
     tally: _Tally, n: int, bundle: Bundle, zero_shares: dict[Key, float], masking: dict[str, object]
 ) -> list[Row]:
     backend, has_top5 = tally.backend, len(bundle.classes) > _TOP
+    engine = backend.engine_info
 
     def row(key: Key, eps_value: float, params: AttackParams, threat: Threat | None, gradients: str | None) -> Row:
         return Row(
             variant=backend.variant, artifact_sha256=backend.artifact_sha256, backend=backend.name, provider=backend.provider,
             device=backend.device, attack=key[0], params=params, eps=key[1], eps_value=eps_value, threat=threat,
             gradients=gradients, n=n, correct_top1=tally.top1[key], correct_top5=tally.top5[key] if has_top5 else None,
-            zero_gradient_share=zero_shares.get(key), masking=None if key == CLEAN_KEY else masking,
+            zero_gradient_share=zero_shares.get(key), masking=None if key == CLEAN_KEY else masking, engine=engine,
         )  # fmt: skip
 
     rows = [row(CLEAN_KEY, 0.0, AttackParams(), None, None)]

@@ -9,7 +9,7 @@ energy are read before the first timed call and after the last.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from math import isfinite
 from typing import Protocol, runtime_checkable
@@ -46,6 +46,8 @@ INCLUDES: dict[Stage, str] = {
     "compute": f"the model alone, its input and its logits in memory of the device: {_SPLIT}",
     "copy-out": f"the logits from the device to the backend's own buffer in host memory: {_SPLIT}",
 }
+# ONNX Runtime is opened without a device number, and then takes the first GPU
+_FIRST_GPU = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 _PACED = "; from when work on the frame begins: waiting behind a frame that took too long is not in it, see late"
 
 
@@ -70,8 +72,9 @@ def benchmark(
     """Measure every stage of every backend at every batch size, on the bundle's golden frames.
 
     Backends are opened, measured and closed one after another, so that none shares memory or cores with the next. All
-    are opened once before that: what cannot be opened shows in seconds, not after the minutes of the others. Where the
-    machine counts energy each series has its own, see :mod:`~edgeadv_runtime.power`.
+    are opened once before that: what cannot be opened shows in seconds, not after the minutes of the others, and so does a
+    plan that would cut or pad a batch. Where the machine counts energy each series has its own, see
+    :mod:`~edgeadv_runtime.power`.
 
     Args:
         bundle: an opened bundle.
@@ -88,14 +91,16 @@ def benchmark(
         batch of a backend that can :class:`split <Splits>` a call.
 
     Raises:
-        InputError: an argument is out of range.
+        InputError: an argument is out of range, or a plan does not serve a batch size.
         BundleError: the bundle has no golden frames.
         BackendError: a backend cannot be opened, or fails.
     """
     _check(openers, batches, runs, warm_up, rate_hz)
     frames = _Frames.of(bundle)
-    splits = [False, *map(_can_split, openers[1:])]
+    sizes = sorted({*batches, *([] if rate_hz is None else [1])})
+    splits = [False, *(_can_split(opener, sizes) for opener in openers[1:])]
     rows: list[BenchRow] = []
+    notes: list[str] = []
     done = 0
 
     def report(text: str) -> None:
@@ -107,21 +112,28 @@ def benchmark(
 
     before = after = conditions()
     for i, opener in enumerate(openers):
-        with opener() as backend, metering(gpu_index=_gpu_index(backend)) as meter:
+        with opener() as backend, metering(gpu_index=_gpu_index(backend), processor=_on_processor(backend)) as meter:
+            _check_plan(backend, sizes)
             splits[i] = isinstance(backend, Splits)
+            own: list[BenchRow] = []
             for batch in batches:
-                rows += _batch_rows(backend, frames, batch, runs=runs, warm_up=warm_up, meter=meter, report=report)
+                own += _batch_rows(backend, frames, batch, runs=runs, warm_up=warm_up, meter=meter, report=report)
             if rate_hz is not None:
                 report(f"{_who(backend)}, paced at {rate_hz:g} Hz")
                 times = paced(frames.tensor, backend.infer, rate_hz=rate_hz, runs=runs, warm_up=warm_up, meter=meter)
                 # between frames energy goes on flowing: it belongs to the whole, and to no stage
-                rows += [
+                own += [
                     _row(
                         backend, stage, times.durations_ns[:, k], times, warm_up=warm_up, rate_hz=rate_hz,
                         meter=meter if stage == "end-to-end" else None,
                     )
                     for k, stage in enumerate(STAGES)
                 ]  # fmt: skip
+            # CUDA graphs are made in the calls: only now is it known whether they could be
+            engine = backend.engine_info
+            rows += [replace(row, engine=engine) for row in own]
+            if engine is not None and engine["cuda_graph_note"] is not None:
+                notes.append(f"{_who(backend)}: {engine['cuda_graph_note']}")
             if i + 1 == len(openers):
                 # a device that is let go of falls idle at once
                 after = conditions()
@@ -132,7 +144,7 @@ def benchmark(
         environment=environment(),
         conditions={"before": before, "after": after},
         rows=tuple(rows),
-        warnings=run_warnings(before, after),
+        warnings=(*run_warnings(before, after), *notes),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         edgeadv_version=__version__,
     )
@@ -164,14 +176,41 @@ def _batch_rows(
     return rows
 
 
-def _can_split(opener: Opener) -> bool:
+def _can_split(opener: Opener, sizes: Sequence[int]) -> bool:
     with opener() as backend:
+        _check_plan(backend, sizes)
         return isinstance(backend, Splits)
 
 
+def _check_plan(backend: Backend, sizes: Sequence[int]) -> None:
+    """Refuse batch sizes that a plan would cut or pad: their time would be that of other ones.
+
+    Args:
+        backend: what is about to be timed.
+        sizes: of all its series, ascending.
+    """
+    engine = backend.engine_info
+    if engine is None:
+        return
+    least, best, most = engine["profile"]
+    if odd := [size for size in sizes if not least <= size <= most]:
+        served = f"{most}" if least == most else f"{least},{best},{most}"
+        wanted = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]},{sizes[len(sizes) // 2]},{sizes[-1]}"
+        raise InputError(
+            f"the plan of {_who(backend)} serves batch {served}; batch {', '.join(map(str, odd))} would be cut or padded, and "
+            f"timed as what it is not: give --engine-batch {wanted} (--rate needs batch 1), or time what the plan serves"
+        )
+
+
+def _on_processor(backend: Backend) -> bool:
+    return "cpu" in backend.provider.lower()
+
+
 def _gpu_index(backend: Backend) -> int | None:
-    """The GPU that a backend runs on, as CUDA counts them: the first, unless it says so; None for the processor."""
-    return None if "cpu" in backend.provider.lower() else int(getattr(backend, "gpu_index", 0))
+    """The GPU that a backend runs on, as CUDA counts them; None for the processor, and where nobody knows which."""
+    if _on_processor(backend):
+        return None
+    return 0 if backend.gpu_index is None and backend.provider in _FIRST_GPU else backend.gpu_index
 
 
 def _who(backend: Backend) -> str:

@@ -24,6 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from .device import read_number, read_text
+
 Reading = tuple[int, ...]
 POWERCAP = Path("/sys/class/powercap")
 TEGRASTATS_INTERVAL_MS = 100
@@ -256,14 +258,14 @@ class RaplMeter(Meter):
         zones = {}
         # a package's parts, and "psys", which counts the packages again, are zones too
         for zone in sorted(folder.glob("intel-rapl:[0-9]*")):
-            if (_text(zone / "name") or "").startswith("package"):
-                zones[zone / "energy_uj"] = _whole(zone / "max_energy_range_uj") or 0
+            if (read_text(zone / "name") or "").startswith("package"):
+                zones[zone / "energy_uj"] = read_number(zone / "max_energy_range_uj") or 0
         meter = cls(zones)
         return meter if zones and all(zones.values()) and meter.read() is not None else None
 
     def read(self) -> Reading | None:
         """Microjoules on each counter."""
-        counters = [_whole(path) for path in self._zones]
+        counters = [read_number(path) for path in self._zones]
         return tuple(counter for counter in counters if counter is not None) if None not in counters else None
 
     def _joules(self, first: Reading, last: Reading, wall_s: float) -> float | None:
@@ -277,19 +279,20 @@ class RaplMeter(Meter):
 
 @contextmanager
 def metering(
-    *, gpu_index: int | None, load: Callable[[str], Any] = ctypes.CDLL, powercap: Path = POWERCAP
+    *, gpu_index: int | None, processor: bool, load: Callable[[str], Any] = ctypes.CDLL, powercap: Path = POWERCAP
 ) -> Iterator[Meter | None]:
     """Open the meter that covers the work: of the GPU's board, of the Jetson, or of the processor; None without one.
 
     Args:
-        gpu_index: the GPU that the model runs on, as CUDA counts them; None for the processor. What counts the processor
-            alone would miss most of the energy of a GPU.
+        gpu_index: the GPU that the model runs on, as CUDA counts them; None for the processor, and where that is not known:
+            the counter of another GPU would show it idle.
+        processor: whether the model runs on the processor. What counts that alone would miss most of the energy of a GPU.
         load: opens a shared library by its name.
         powercap: the kernel's folder of power zones.
     """
     meter: Meter | None = NvmlMeter.open(gpu_index, load=load) if gpu_index is not None else None
     meter = meter or TegrastatsMeter.open()
-    if meter is None and gpu_index is None:
+    if meter is None and processor:
         meter = RaplMeter.open(powercap)
     if meter is None:
         yield None
@@ -315,15 +318,3 @@ def _library(name: str, signatures: dict[str, tuple[Any, ...]], load: Callable[[
     except (OSError, AttributeError):
         return None
     return library
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-
-
-def _whole(path: Path) -> int | None:
-    text = _text(path) or ""
-    return int(text) if text.isdecimal() else None

@@ -1,13 +1,15 @@
 """The results file: one schema for what was measured, read by the report, tables and CI gates.
 
-``docs/results.md`` describes every key. Readers ignore keys that they do not know.
+``docs/results.md`` describes every key. Readers ignore keys that they do not know; keys that came later have a default, so
+older files of this version load.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from .errors import SchemaError
 from .files import read_json, write_json
@@ -72,6 +74,7 @@ class Row:
         zero_gradient_share: share of the ``n`` images whose gradient was zero or not finite, so not attacked; None if
             unknown or not applicable.
         masking: the file's verdict, with the sentences of what was found as ``evidence``; None for clean.
+        engine: the plan that ran, as :attr:`~edgeadv_runtime.Backend.engine_info` has it; None for a backend without one.
     """
 
     variant: str
@@ -90,6 +93,7 @@ class Row:
     correct_top5: int | None
     zero_gradient_share: float | None
     masking: dict[str, Any] | None
+    engine: dict[str, Any] | None = None
 
     @property
     def top1(self) -> float:
@@ -119,13 +123,13 @@ class Row:
             "eps": self.eps, "eps_value": self.eps_value, "threat": self.threat, "gradients": self.gradients, "n": self.n,
             "correct_top1": self.correct_top1, "top1": self.top1, "top1_ci95": self.top1_ci95,
             "correct_top5": self.correct_top5, "top5": self.top5, "top5_ci95": self.top5_ci95,
-            "zero_gradient_share": self.zero_gradient_share, "masking": self.masking,
+            "zero_gradient_share": self.zero_gradient_share, "masking": self.masking, "engine": self.engine,
         }  # fmt: skip
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Row:
         """Read what :meth:`to_json` wrote; shares and intervals are derived again from the counts."""
-        known = {f.name: value[f.name] for f in fields(cls)}
+        known = {f.name: value[f.name] for f in fields(cls) if f.default is MISSING or f.name in value}
         return cls(**{**known, "params": AttackParams.from_json(known["params"])})
 
 
@@ -219,3 +223,38 @@ def read_measurement(path: str | Path, *, kind: Literal["results", "bench"] | No
             f"{SCHEMA_VERSION}"
         )
     return value
+
+
+class _Measured(Protocol):
+    """A row of either file."""
+
+    @property
+    def backend(self) -> str: ...
+    @property
+    def variant(self) -> str: ...
+    @property
+    def engine(self) -> dict[str, Any] | None: ...
+
+
+def engine_sentence(engine: Mapping[str, Any]) -> str:
+    """What a person must know of a plan: its hash, shortened, the batch sizes it serves, whether its precision was seen.
+
+    Args:
+        engine: ``engine`` of a row.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not complete.
+    """
+    least, best, most = engine["profile"]
+    batch = f"{most}" if least == most else f"{least} to {most}, best {best}"
+    seen = {"verified": "precision verified", "declared": "precision declared, not verified"}[engine["precision"]]
+    return f"plan {engine['plan_sha256'][:12]}, batch {batch}, {seen}"
+
+
+def engines(rows: Iterable[_Measured]) -> list[tuple[str, dict[str, Any]]]:
+    """The plans behind ``rows``, each once, with the backend and variant that ran it."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for row in rows:
+        if row.engine is not None and (entry := (f"{row.backend} {row.variant}", row.engine)) not in found:
+            found.append(entry)
+    return found

@@ -9,6 +9,7 @@ INT8 = "int8"
 PRECISIONS = ("fp32", "fp16", INT8)
 """What ``--precision`` may say beside a variant; ``int8`` stands for :func:`int8_variant` of the backend."""
 S8S8, U8S8 = "int8-s8s8", "int8-u8s8"
+TENSORRT_REFUSES_U8S8 = f"TensorRT takes symmetric int8 only, that is {S8S8}; {U8S8} is for x86 processors"
 _X86 = ("x86_64", "amd64", "i386", "i686")
 
 

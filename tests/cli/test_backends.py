@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from edgeadv.cli import main
 from edgeadv.cli._backends import EngineChoice, backend_openers
-from edgeadv_runtime.backends import OnnxRuntimeBackend, TensorRTBackend
+from edgeadv_runtime.backends import TensorRTBackend
 from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.cuda import Gpu
+from edgeadv_runtime.engine import find_library
+from edgeadv_runtime.errors import EngineError, InputError
 from edgeadv_runtime.variants import VARIANTS
 
 
@@ -27,7 +31,7 @@ ALL_FOUR = bundle(*VARIANTS)
 def resolved(*args: Bundle, **options: object) -> list[tuple[str, str]]:
     openers, _ = backend_openers(*args, **options)  # type: ignore[arg-type]
     found = []
-    for opener in openers:
+    for opener in openers.values():
         assert isinstance(opener, functools.partial)
         name = getattr(opener.func, "name", "torch")
         found.append((name, opener.keywords.get("variant", "fp32")))
@@ -65,12 +69,12 @@ def test_int8_and_the_variant_that_it_stands_for_are_opened_once() -> None:
 
 def test_tensorrt_runs_all_but_unsigned_activations() -> None:
     openers, skipped = backend_openers(ALL_FOUR, backend="tensorrt", precision="all")
-    assert [opener.keywords["variant"] for opener in openers] == ["fp32", "fp16", "int8-s8s8"]
+    assert [variant for _, variant in openers] == ["fp32", "fp16", "int8-s8s8"]
     assert skipped == [
         {
             "backend": "tensorrt",
             "variant": "int8-u8s8",
-            "reason": "TensorRT takes symmetric int8 only: that is int8-s8s8",
+            "reason": "TensorRT takes symmetric int8 only, that is int8-s8s8; int8-u8s8 is for x86 processors",
         }
     ]
     with pytest.raises(
@@ -84,7 +88,7 @@ def test_all_is_scored_but_not_timed_in_the_arithmetic_of_another_processor() ->
     everything = [("onnxruntime", variant) for variant in VARIANTS]
     assert resolved(ALL_FOUR, backend="onnxruntime", precision="all") == everything
     openers, skipped = backend_openers(ALL_FOUR, backend="onnxruntime", precision="all", for_speed=True)
-    assert [opener.keywords["variant"] for opener in openers] == ["fp32", "fp16", "int8-u8s8"]
+    assert [variant for _, variant in openers] == ["fp32", "fp16", "int8-u8s8"]
     assert [pair["variant"] for pair in skipped] == ["int8-s8s8"]
     assert "name int8-s8s8 to time it all the same" in skipped[0]["reason"]
     named = resolved(ALL_FOUR, backend="onnxruntime", precision="int8-s8s8", for_speed=True)
@@ -107,7 +111,8 @@ def test_a_name_that_nothing_would_run_is_an_error() -> None:
 
 def test_the_plan_is_chosen_by_the_options_of_the_engine(tmp_path: Path) -> None:
     choice = EngineChoice(batch="1,8,32", cache=tmp_path, trust_plan="ab" * 32)
-    (opener,), _ = backend_openers(ALL_FOUR, backend="tensorrt", precision="fp16", engine=choice)
+    openers, _ = backend_openers(ALL_FOUR, backend="tensorrt", precision="fp16", engine=choice)
+    opener = openers["tensorrt", "fp16"]
     assert opener.func is TensorRTBackend
     assert opener.keywords["options"].profile.to_json() == [1, 8, 32]
     assert opener.keywords["cache"].folder == tmp_path
@@ -118,9 +123,41 @@ def test_the_plan_is_chosen_by_the_options_of_the_engine(tmp_path: Path) -> None
 
 def test_all_backends_leave_out_what_cannot_be_here(tiny_bundle: Bundle) -> None:
     openers, skipped = backend_openers(tiny_bundle, backend="all", precision="all")
-    names = {getattr(opener.func, "name", "torch") for opener in openers}
+    names = {name for name, _ in openers}
     assert {"torch", "onnxruntime"} <= names
-    assert any(opener.func is OnnxRuntimeBackend for opener in openers)
     if "tensorrt" not in names:
         reasons = {pair["reason"] for pair in skipped if pair["backend"] == "tensorrt"}
         assert len(reasons) == 1 and reasons.pop()
+
+
+@pytest.mark.parametrize("choice", [{"batch": "8"}, {"trust_plan": "ab"}, {"workspace_mib": 64}, {"tf32": True}])
+def test_options_of_plans_that_nothing_reads_are_refused(choice: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="without --backend tensorrt"):
+        backend_openers(ALL_FOUR, backend="torch,onnxruntime", precision="all", engine=EngineChoice(**choice))
+
+
+def test_all_leaves_out_a_gpu_that_the_library_does_not_serve(
+    monkeypatch: pytest.MonkeyPatch, tiny_bundle: Bundle
+) -> None:
+    """An H100 beside TensorRT-RTX: the rest of ``all`` has to run."""
+    pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")
+    hopper = Gpu(0, "H100", (9, 0), "580.1", 80_000, 79_000, integrated=False)
+    monkeypatch.setattr("edgeadv.cli._backends.find_gpu", lambda: hopper)
+    monkeypatch.setattr("edgeadv.cli._backends.find_library", lambda: find_library("tensorrt-rtx"))
+    openers, skipped = backend_openers(tiny_bundle, backend="all", precision="fp16")
+    assert list(openers) == [("onnxruntime", "fp16")]
+    (reason,) = {pair["reason"] for pair in skipped if pair["backend"] == "tensorrt"}
+    assert "does not serve H100 (sm_90)" in reason
+
+
+def test_verify_goes_on_behind_an_artefact_that_does_not_open(
+    monkeypatch: pytest.MonkeyPatch, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise EngineError("no memory for it")
+
+    monkeypatch.setattr("edgeadv.cli._backends.TensorRTBackend", refuse)
+    assert main(["verify", str(tiny_bundle.path), "--backend", "tensorrt,onnxruntime", "--precision", "fp16"]) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith("onnxruntime fp16") and ": ok;" in out
+    assert "does not give its golden results on tensorrt fp16 (no memory for it): do not use it there" in err

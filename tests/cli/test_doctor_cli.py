@@ -18,7 +18,7 @@ def test_it_shows_every_check_whole_and_succeeds_whatever_is_missing(cli: Any, m
         Check("extra train", "missing", "not installed: torch", 'pip install "edgeadv[train]"'),
         Check("a problem", "problem", "x" * 120, None),
     ]
-    monkeypatch.setattr(module, "diagnose", lambda bundles: checks)
+    monkeypatch.setattr(module, "diagnose", lambda bundles, public_key: checks)
     run = cli("doctor")
     assert (run.status, run.err) == (0, "")
     for check in checks:

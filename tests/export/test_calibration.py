@@ -12,7 +12,7 @@ from PIL import Image
 
 from edgeadv.data import ImageSet
 from edgeadv_export import Calibration, calibration_images, choose_calibration, gate_images
-from edgeadv_export.calibration import UNLABELLED
+from edgeadv_export.calibration import DEFAULT_COUNT, UNLABELLED
 from edgeadv_runtime.bundle import Classes
 from edgeadv_runtime.errors import DataError, InputError
 from edgeadv_runtime.preprocess import Preprocess, decode, to_tensor
@@ -47,6 +47,14 @@ def test_the_choice_is_balanced_and_stable(folder: Path) -> None:
     assert not np.array_equal(first.index, choose(folder, seed=1).index)
     assert list(first.index) == sorted(set(first.index.tolist()))
     assert set(first.index.tolist()) < set(choose(folder, count=40).index.tolist())
+
+
+def test_without_a_count_all_of_a_small_set_are_taken(folder: Path) -> None:
+    images = calibration_images(str(folder))
+    everything = choose_calibration(images, STEPS)
+    assert len(everything.index) == len(images) < DEFAULT_COUNT
+    with pytest.raises(InputError, match=f"fewer than the {len(images) + 1} "):
+        choose_calibration(images, STEPS, count=len(images) + 1)
 
 
 def test_hashes_are_those_of_the_preprocessed_pixels(folder: Path) -> None:

@@ -130,6 +130,13 @@ def make_bench(*, title: str = "regnet_y_400mf, papernot T=40", slowest: float =
     return Bench(**values | changes)
 
 
+def make_plan(**changes: Any) -> dict[str, Any]:
+    return {
+        "plan_sha256": "0123456789ab" + "f" * 52, "profile": [1, 1, 1], "precision": "declared", "library": "TensorRT 10.13.3",
+        "compute_capability": "sm_87", "driver": "540.4.0", "tf32": False, "cuda_graphs": True, "cuda_graph_note": None,
+    } | changes  # fmt: skip
+
+
 class Page(HTMLParser):
     """A page taken apart: its elements with their attributes, their text, and the tags that were not closed in turn."""
 
@@ -176,6 +183,11 @@ def results() -> Callable[..., Results]:
 @pytest.fixture
 def bench() -> Callable[..., Bench]:
     return make_bench
+
+
+@pytest.fixture
+def plan() -> Callable[..., dict[str, Any]]:
+    return make_plan
 
 
 @pytest.fixture

@@ -124,6 +124,66 @@ def test_parts_of_a_call_energy_and_warnings_are_shown(report, bench):
     assert not page.misplaced and not page.open
 
 
+def test_plans_are_named_and_a_declared_precision_is_in_sight(report, results, bench, plan):
+    plain = report(results(), bench())
+    assert "precision" not in plain.text and "Plan of" not in plain.text
+    measured = results(backends=(("tensorrt", "int8-s8s8", "transfer"), ("torch", "fp32", "white-box")))
+    rows = [replace(row, engine=plan() if row.backend == "tensorrt" else None) for row in measured.rows]
+    timed = bench()
+    fast = plan(plan_sha256="e" * 64, profile=[1, 8, 32], precision="verified")
+    page = report(
+        replace(measured, rows=tuple(rows)), replace(timed, rows=tuple(replace(row, engine=fast) for row in timed.rows))
+    )
+    sentences = re.findall(r'<span class="detail plan">(.*?)</span>', page.source)
+    assert sentences == [
+        "plan 0123456789ab, batch 1, precision declared, not verified",
+        "plan eeeeeeeeeeee, batch 1 to 32, best 8, precision verified",
+    ]
+    headline = page.source[: page.source.index('id="comparison"')]
+    assert headline.count('<span class="threat declared">precision declared</span>') == 1
+    assert page.text.count("Plan of tensorrt int8-s8s8") == 1 and page.text.count("Plan of onnxruntime fp16") == 1
+    assert "e" * 64 in page.text and "driver 540.4.0" in page.text
+    assert not page.misplaced and not page.open
+
+
+def test_two_models_on_one_artefact_each_name_their_plan(report, results, plan):
+    def run(title, sha256):
+        measured = results(title=title, backends=(("tensorrt", "fp16", "transfer"),))
+        rows = tuple(replace(row, engine=plan(plan_sha256=sha256, precision="verified")) for row in measured.rows)
+        return replace(measured, rows=rows)
+
+    page = report(run("one", "a" * 64), run("other", "b" * 64))
+    assert re.findall(r'<span class="detail plan">(.*?)</span>', page.source) == [
+        "one: plan aaaaaaaaaaaa, batch 1, precision verified",
+        "other: plan bbbbbbbbbbbb, batch 1, precision verified",
+    ]
+    assert "precision declared" not in page.text
+
+
+@pytest.mark.parametrize(
+    "engine", ["a plan", [], {}, {"plan_sha256": "ab" * 32, "profile": [1, 1, 1], "precision": "FINE"}]
+)
+def test_a_plan_that_is_not_whole_is_one_clear_error(results, bench, tmp_path, engine):
+    for kind, measured in (("results", results()), ("bench", bench())):
+        path = tmp_path / f"{kind}.json"
+        value = measured.to_json()
+        value["rows"][0]["engine"] = engine
+        write_json(path, value)
+        with pytest.raises(SchemaError, match="not a complete"):
+            build_report([path], tmp_path / "report.html")
+
+
+def test_images_left_out_for_calibration_are_counted_where_the_data_is(report, results, undefended):
+    data = results().data
+    page = report(results(data=data | {"calibration_left_out": 1024}), undefended)
+    said = "regnet_y_400mf, papernot T=40: 1,024 images that int8 was calibrated on were left out, for every artefact."
+    assert said in page.text and page.text.count("were left out") == 1
+    assert "were left out" not in report(results(data=data | {"calibration_left_out": 0})).text
+    for broken in ("many", -1, None, True):
+        with pytest.raises(SchemaError, match="not a complete"):
+            report(results(data=data | {"calibration_left_out": broken}))
+
+
 def test_one_device_in_two_states_is_refused_and_two_devices_are_not(report, bench, tmp_path):
     def run(mode, processor="ARMv8"):
         state = {"power_mode": mode}

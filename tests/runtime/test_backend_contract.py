@@ -52,7 +52,9 @@ def _tensorrt_cases() -> tuple[list[Case], str]:
         except EdgeAdvError as error:
             why.append(str(error))
             continue
-        for variant, profile in (("fp32", (1, 1, 1)), ("fp16", (1, 1, 1)), ("fp16", (2, 4, 8))):
+        for variant, profile in (
+            ("fp32", (1, 1, 1)), ("fp16", (1, 1, 1)), ("fp16", (2, 4, 8)), ("int8-s8s8", (1, 1, 1)), ("int8-s8s8", (1, 4, 8)),
+        ):  # fmt: skip
             options = EngineOptions(profile=BatchProfile(*profile))
             opener = partial(_tensorrt, variant=variant, library=library, options=options)
             cases.append(Case("tensorrt", variant, opener, f"{library}-{variant}-batch-{options.profile}"))
@@ -63,6 +65,8 @@ TENSORRT_CASES, NO_TENSORRT = _tensorrt_cases()
 CASES = [
     Case("onnxruntime", "fp32", lambda bundle: OnnxRuntimeBackend(bundle, variant="fp32", threads=1)),
     Case("onnxruntime", "fp16", lambda bundle: OnnxRuntimeBackend(bundle, variant="fp16", threads=1)),
+    Case("onnxruntime", "int8-s8s8", lambda bundle: OnnxRuntimeBackend(bundle, variant="int8-s8s8", threads=1)),
+    Case("onnxruntime", "int8-u8s8", lambda bundle: OnnxRuntimeBackend(bundle, variant="int8-u8s8", threads=1)),
     Case("torch", "fp32", _torch),
     *TENSORRT_CASES,
 ]
@@ -74,41 +78,47 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture
-def backend(case: Case, tiny_bundle: Bundle) -> Iterator[Backend]:
-    with case.open(tiny_bundle) as opened:
+def bundle(case: Case, request: pytest.FixtureRequest) -> Bundle:
+    """A network that is sure of its answers, in every variant; PyTorch needs one whose architecture has a name."""
+    return request.getfixturevalue("tiny_bundle" if case.name == "torch" else "digits_bundle")
+
+
+@pytest.fixture
+def backend(case: Case, bundle: Bundle) -> Iterator[Backend]:
+    with case.open(bundle) as opened:
         yield opened
 
 
 @pytest.fixture
-def x(tiny_bundle: Bundle) -> NDArray[np.float32]:
-    return to_tensor(tiny_bundle.golden().pixels)
+def x(bundle: Bundle) -> NDArray[np.float32]:
+    return to_tensor(bundle.golden().pixels)
 
 
-def test_it_says_what_it_is(backend: Backend, case: Case, tiny_bundle: Bundle) -> None:
+def test_it_says_what_it_is(backend: Backend, case: Case, bundle: Bundle) -> None:
     assert (backend.name, backend.variant) == (case.name, case.variant)
     assert backend.input_shape == (3, 32, 32)
     assert backend.n_classes == 10
     assert backend.provider and backend.device
-    artefact = tiny_bundle.weights_sha256 if case.name == "torch" else tiny_bundle.artifact_sha256(case.variant)
+    artefact = bundle.weights_sha256 if case.name == "torch" else bundle.artifact_sha256(case.variant)
     assert backend.artifact_sha256 == artefact
 
 
-def test_it_gives_the_golden_logits(backend: Backend, tiny_bundle: Bundle, x: NDArray[np.float32]) -> None:
-    expected = tiny_bundle.golden().logits[backend.variant]
+def test_it_gives_the_golden_logits(backend: Backend, bundle: Bundle, x: NDArray[np.float32]) -> None:
+    expected = bundle.golden().logits[backend.variant]
     logits = backend.infer(x)
     assert logits.dtype == np.float32
     assert logits.shape == (8, 10)
-    assert np.abs(logits - expected).max() <= tiny_bundle.tolerance(backend.variant) * np.abs(expected).max()
+    assert np.abs(logits - expected).max() <= bundle.tolerance(backend.variant) * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 19])
 def test_the_size_of_the_batch_does_not_matter(
-    backend: Backend, tiny_bundle: Bundle, x: NDArray[np.float32], size: int
+    backend: Backend, bundle: Bundle, x: NDArray[np.float32], size: int
 ) -> None:
     batch = np.concatenate([x] * 3)[:size]
     single = np.concatenate([backend.infer(image[None]) for image in batch])
     # a plan may have other kernels for another batch size, which round in another order
-    share = tiny_bundle.tolerance(backend.variant) if backend.name == "tensorrt" else 1e-4
+    share = bundle.tolerance(backend.variant) if backend.name == "tensorrt" else 1e-4
     np.testing.assert_allclose(backend.infer(batch), single, atol=share * np.abs(single).max())
 
 
@@ -168,45 +178,46 @@ def test_an_input_that_is_not_finite_is_not_answered(backend: Backend, x: NDArra
     backend.infer(x)  # and the backend lives on
 
 
-def test_closed_is_closed(case: Case, tiny_bundle: Bundle, x: NDArray[np.float32]) -> None:
-    backend = case.open(tiny_bundle)
+def test_closed_is_closed(case: Case, bundle: Bundle, x: NDArray[np.float32]) -> None:
+    backend = case.open(bundle)
     backend.close()
     backend.close()
     with pytest.raises(BackendError, match="closed"):
         backend.infer(x)
 
 
-def test_a_context_closes(case: Case, tiny_bundle: Bundle, x: NDArray[np.float32]) -> None:
-    with case.open(tiny_bundle) as backend:
+def test_a_context_closes(case: Case, bundle: Bundle, x: NDArray[np.float32]) -> None:
+    with case.open(bundle) as backend:
         backend.infer(x)
     with pytest.raises(BackendError, match="closed"):
         backend.infer(x)
 
 
-def test_onnx_runtime_refuses_what_it_cannot_do(tiny_bundle: Bundle) -> None:
+def test_onnx_runtime_refuses_what_it_cannot_do(digits_bundle: Bundle) -> None:
     with pytest.raises(InputError, match="'int8'"):
-        OnnxRuntimeBackend(tiny_bundle, variant="int8")
+        OnnxRuntimeBackend(digits_bundle, variant="int8")
     with pytest.raises(InputError, match="not one of cpu, cuda"):
-        OnnxRuntimeBackend(tiny_bundle, provider="tpu")
+        OnnxRuntimeBackend(digits_bundle, provider="tpu")
     with pytest.raises(InputError, match="at least 1"):
-        OnnxRuntimeBackend(tiny_bundle, threads=0)
+        OnnxRuntimeBackend(digits_bundle, threads=0)
 
 
-def test_onnx_runtime_without_cuda_says_so(tiny_bundle: Bundle) -> None:
+def test_onnx_runtime_without_cuda_says_so(digits_bundle: Bundle) -> None:
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
     with pytest.raises(ProviderError, match="without CUDAExecutionProvider"):
-        OnnxRuntimeBackend(tiny_bundle, provider="cuda")
+        OnnxRuntimeBackend(digits_bundle, provider="cuda")
 
 
-def test_tensorrt_keeps_the_contract(tiny_bundle: Bundle, x: NDArray[np.float32]) -> None:
+def test_tensorrt_keeps_the_contract(digits_bundle: Bundle) -> None:
     """Its cases are among those above; here is what only it has."""
     if not TENSORRT_CASES:
         pytest.skip(f"no TensorRT can run here: {NO_TENSORRT}")
+    x = to_tensor(digits_bundle.golden().pixels)
     for case in TENSORRT_CASES:
-        with case.open(tiny_bundle) as backend:
+        with case.open(digits_bundle) as backend:
             assert isinstance(backend, TensorRTBackend)
             backend.warm_up()
             assert backend.graph_note is None

@@ -121,11 +121,27 @@ def test_a_missing_key(copy: Path, key: str) -> None:
         Bundle.open(copy)
 
 
-@pytest.mark.parametrize("key", ["left_out", "variants", "weights", "golden", "classes", "preprocess", "architecture"])
+@pytest.mark.parametrize(
+    "key", ["left_out", "variants", "weights", "golden", "classes", "preprocess", "architecture", "calibration"]
+)
 @pytest.mark.parametrize("value", [None, 7, "text", [1], {"a": 1}])
 def test_a_key_of_another_type(copy: Path, key: str, value: Any) -> None:
     rewrite(copy, lambda manifest: manifest.update({key: value}))
     with pytest.raises(BundleError):
+        Bundle.open(copy)
+
+
+@pytest.mark.parametrize("images", ["a" * 64, ["a"], [["a" * 64]], {"a" * 64: 1}, None])
+def test_calibration_images_that_are_no_hashes(copy: Path, images: Any) -> None:
+    """Else evaluation would leave none of them out, and say nothing."""
+    rewrite(copy, lambda manifest: manifest.update(calibration={"images": images}))
+    with pytest.raises(BundleError, match="damaged"):
+        Bundle.open(copy)
+
+
+def test_a_tolerance_that_is_no_number(copy: Path) -> None:
+    rewrite(copy, lambda manifest: manifest["variants"]["fp32"].update(tolerance="small"))
+    with pytest.raises(BundleError, match="damaged"):
         Bundle.open(copy)
 
 

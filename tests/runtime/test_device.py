@@ -125,7 +125,7 @@ def programs(tmp_path, monkeypatch):
 def files(monkeypatch):
     """The only files that the system has, by path."""
     texts = {}
-    monkeypatch.setattr(device, "_read", lambda path: texts.get(str(path)))
+    monkeypatch.setattr(device, "read_text", lambda path: texts.get(str(path)))
     return texts
 
 

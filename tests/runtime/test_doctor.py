@@ -24,6 +24,7 @@ from edgeadv_runtime.doctor.extras import check_extra, check_onnxruntime
 from edgeadv_runtime.doctor.machine import Machine, check_gpu, check_python, look
 from edgeadv_runtime.engine import LIBRARIES, Library, find_library
 from edgeadv_runtime.errors import ProviderError
+from edgeadv_runtime.variants import TENSORRT_REFUSES_U8S8
 
 TRAIN = {"torch": "2.14.1+cu130", "torchvision": "0.29.1", "timm": "1.0.15", "safetensors": "0.8.0"}
 RTX_3060 = Gpu(0, "NVIDIA GeForce RTX 3060", (8, 6), "550.54.14", 12288, 11000, False)
@@ -360,9 +361,9 @@ def test_onnxruntime_with_tensorrt_builds_no_engine_for_every_variant() -> None:
         return ("missing", "TF32") if variant == "fp32" else ("ok", "opened and ran")
 
     answer = bundles._once(attempt)
-    assert [answer(variant)[0] for variant in ("fp32", "fp16", "int8-s8s8")] == ["missing", "ok", "ok"]
+    assert [answer(variant)[0] for variant in ("fp32", "fp16", "int8-s8s8")] == ["missing", "ok", "untried"]
     assert tried == ["fp32", "fp16"]
-    assert "not tried" in answer("int8-s8s8")[1]
+    assert answer("int8-u8s8") == ("missing", TENSORRT_REFUSES_U8S8)  # whatever ran before
 
 
 # ---- all of it

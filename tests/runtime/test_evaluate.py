@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgeadv.cli.evaluate import print_results
 from edgeadv_runtime.attack import AttackInfo, CallableAttack, CleanBatch, CraftedBatch, Key, craft, infos
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle import Bundle, Classes
@@ -325,6 +326,31 @@ def test_messages_that_the_iterator_finds_are_counted() -> None:
         evaluate(
             stream(), [], bundle=bundle(), backends=[FirstPixel()], data=DataInfo("d", "all", 3), unreadable=unreadable
         )
+
+
+class Planned(FirstPixel):
+    """Tells of a plan as TensorRT's backend does: whether there are CUDA graphs is known once it has run."""
+
+    ran = False
+
+    def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.ran = True
+        return super()._infer(x)
+
+    @property
+    def engine_info(self) -> dict[str, Any] | None:
+        return {"plan_sha256": "c" * 64, "profile": [1, 1, 1], "precision": "declared", "cuda_graphs": self.ran}
+
+
+def test_rows_name_the_plan_as_it_is_after_scoring(capsys: pytest.CaptureFixture[str]) -> None:
+    backends = [FirstPixel(), Planned(variant="fp16")]
+    results = score([batch(LABELS, CLEAN, FOOLED)], [A, B, C], backends)
+    plan = {"plan_sha256": "c" * 64, "profile": [1, 1, 1], "precision": "declared", "cuda_graphs": True}
+    assert [row.engine for row in results.select(variant="fp16")] == [plan] * 6
+    assert [row.engine for row in results.select(variant="fp32")] == [None] * 6
+    print_results(results)
+    named = [line for line in capsys.readouterr().out.splitlines() if "plan" in line]
+    assert named == ["first-pixel fp16: plan cccccccccccc, batch 1, precision declared, not verified"]
 
 
 def test_no_image_is_an_error() -> None:

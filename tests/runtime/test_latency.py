@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,30 @@ class Apart(Recorded):
         marks.append(time.perf_counter_ns())
         self.parts.append(np.diff(marks).tolist())
         return out, dict(zip(SPLIT_STAGES, (ns / MS for ns in self.parts[-1]), strict=True))
+
+
+PLAN = {
+    "plan_sha256": "0123456789ab" + "f" * 52, "profile": [1, 1, 1], "precision": "declared", "library": "TensorRT 10.13.3",
+    "compute_capability": "sm_87", "driver": "540.4.0", "tf32": False, "cuda_graphs": True, "cuda_graph_note": None,
+}  # fmt: skip
+
+
+class Planned(OnnxRuntimeBackend):
+    """The real backend, telling of a plan as one of TensorRT does: whether there are CUDA graphs shows in the calls."""
+
+    def __init__(self, bundle, *, profile=(1, 1, 1), note=None, **options):
+        super().__init__(bundle, **options)
+        self.profile, self.note, self.called = list(profile), note, 0
+
+    @property
+    def engine_info(self):
+        ran = self.called > 1
+        note = self.note if ran else None
+        return {**PLAN, "profile": self.profile, "cuda_graphs": ran and note is None, "cuda_graph_note": note}
+
+    def _infer(self, x):
+        self.called += 1
+        return super()._infer(x)
 
 
 class Counted(OnnxRuntimeBackend):
@@ -244,7 +269,89 @@ def test_what_counts_the_gpu_alone_is_no_energy_of_preprocessing(tiny_bundle, mo
     bench = benchmark(tiny_bundle, [partial(OnGpu, tiny_bundle)], runs=2, warm_up=0)
     assert [row.energy_mj_per_image for row in bench.rows] == [None, pytest.approx(3.0), pytest.approx(3.0)]
     assert [row.energy_source for row in bench.rows] == [None, "a meter", "a meter"]
-    assert asked == [{"gpu_index": 1}]
+    assert asked == [{"gpu_index": 1, "processor": False}]
+
+
+@pytest.mark.parametrize(
+    ("provider", "index", "asked"),
+    [
+        ("CPUExecutionProvider", None, {"gpu_index": None, "processor": True}),
+        ("cpu", None, {"gpu_index": None, "processor": True}),
+        ("CUDAExecutionProvider", None, {"gpu_index": 0, "processor": False}),
+        ("TensorrtExecutionProvider", None, {"gpu_index": 0, "processor": False}),
+        ("TensorRT 10.13.3", 2, {"gpu_index": 2, "processor": False}),
+        ("cuda", 0, {"gpu_index": 0, "processor": False}),
+        ("cuda", None, {"gpu_index": None, "processor": False}),  # cuda:0 or cuda:1, nobody knows
+        ("a provider of somebody else", None, {"gpu_index": None, "processor": False}),
+    ],
+)
+def test_only_the_gpu_that_a_backend_runs_on_is_metered(tiny_bundle, monkeypatch, provider, index, asked):
+    seen = []
+
+    class Elsewhere(OnnxRuntimeBackend):
+        def __init__(self, bundle):
+            super().__init__(bundle)
+            self.provider = provider
+            if index is not None:
+                self.gpu_index = index
+
+    monkeypatch.setattr(latency, "metering", lambda **options: seen.append(options) or nullcontext())
+    benchmark(tiny_bundle, [partial(Elsewhere, tiny_bundle)], runs=1, warm_up=0)
+    assert seen == [asked]
+
+
+def test_rows_name_the_plan_as_it_is_after_the_calls(tiny_bundle, tmp_path):
+    openers = [
+        partial(Planned, tiny_bundle),
+        opener(tiny_bundle, "fp16"),
+        partial(Planned, tiny_bundle, variant="fp16"),
+    ]
+    bench = benchmark(tiny_bundle, openers, runs=2, warm_up=1, rate_hz=1000)
+    assert [row.engine for row in bench.rows] == [PLAN] * 6 + [None] * 6 + [PLAN] * 6
+    assert bench.warnings == ()
+    bench.save(tmp_path / "bench.json")
+    assert Bench.load(tmp_path / "bench.json") == bench
+    rows = read_json(tmp_path / "bench.json", what="bench file")["rows"]
+    assert rows[6]["engine"] is None and rows[0]["engine"] == PLAN
+
+
+def test_why_there_are_no_cuda_graphs_is_a_warning(tiny_bundle):
+    openers = [partial(Planned, tiny_bundle, note="no CUDA graphs: it refuses"), partial(Planned, tiny_bundle)]
+    bench = benchmark(tiny_bundle, openers, runs=2, warm_up=0)
+    assert bench.warnings == ("onnxruntime fp32: no CUDA graphs: it refuses",)
+    assert {row.engine["cuda_graphs"] for row in bench.rows[:3]} == {False}
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("profile", "options", "served", "odd", "give"),
+    [
+        ((1, 1, 1), {"batches": (8,)}, "1", "8", "8"),
+        ((32, 32, 32), {"batches": (1,)}, "32", "1", "1"),
+        ((1, 1, 1), {"batches": (8, 1)}, "1", "8", "1,8,8"),
+        ((2, 4, 8), {"batches": (32, 1, 8)}, "2,4,8", "1, 32", "1,8,32"),
+        ((8, 8, 8), {"batches": (8,), "rate_hz": 1000}, "8", "1", "1,8,8"),
+    ],
+)
+def test_a_batch_that_a_plan_would_cut_or_pad_is_refused_before_any_is_timed(
+    tiny_bundle, series, first, profile, options, served, odd, give
+):
+    openers = [partial(Planned, tiny_bundle, profile=profile), opener(tiny_bundle)]
+    with pytest.raises(InputError) as refused:
+        benchmark(tiny_bundle, openers if first else openers[::-1], runs=2, warm_up=0, **options)
+    assert f"the plan of onnxruntime fp32 serves batch {served}; batch {odd} would be" in str(refused.value)
+    assert f"--engine-batch {give} " in str(refused.value)
+    assert series == []
+
+
+@pytest.mark.parametrize(
+    ("profile", "batches", "rate"), [((8, 8, 8), (8,), None), ((1, 8, 8), (1, 8, 3), None), ((1, 8, 8), (8,), 1000)]
+)
+def test_what_a_plan_serves_is_timed(tiny_bundle, profile, batches, rate):
+    bench = benchmark(
+        tiny_bundle, [partial(Planned, tiny_bundle, profile=profile)], batches=batches, runs=1, warm_up=0, rate_hz=rate
+    )
+    assert [row.engine["profile"] for row in bench.rows] == [list(profile)] * len(bench.rows)
 
 
 def test_what_happened_meanwhile_is_in_the_file(tiny_bundle, monkeypatch, tmp_path):
@@ -348,12 +455,12 @@ def test_file_reads_back_as_it_was_saved_and_ignores_keys_of_later_versions(tiny
     assert Bench.load(path) == bench
 
 
-def test_files_from_before_energy_and_warnings_still_load(tiny_bundle, tmp_path):
+def test_files_from_before_energy_warnings_and_plans_still_load(tiny_bundle, tmp_path):
     bench = benchmark(tiny_bundle, [opener(tiny_bundle)], runs=2, warm_up=0)
     value = bench.to_json()
     del value["warnings"]
     for row in value["rows"]:
-        del row["energy_mj_per_image"], row["energy_source"]
+        del row["energy_mj_per_image"], row["energy_source"], row["engine"]
     write_json(tmp_path / "old.json", value)
     old = Bench.load(tmp_path / "old.json")
     without = tuple(replace(row, energy_mj_per_image=None, energy_source=None) for row in bench.rows)
@@ -399,7 +506,7 @@ def test_command_measures_every_variant_and_shows_figures_uncut(tiny_bundle, tmp
 
 
 def test_command_shows_energy_and_what_happened_meanwhile(tiny_bundle, tmp_path, monkeypatch, powercap):
-    openers = [partial(Counted, tiny_bundle, powercap)]
+    openers = {("onnxruntime", "fp32"): partial(Counted, tiny_bundle, powercap)}
     monkeypatch.setattr("edgeadv.cli.bench.backend_openers", lambda *args, **options: (openers, []))
     counts = iter([3, 10])
     monkeypatch.setattr(latency, "conditions", lambda: {"throttle_counts": {"core": next(counts)}})
@@ -412,6 +519,19 @@ def test_command_shows_energy_and_what_happened_meanwhile(tiny_bundle, tmp_path,
     assert "1 of 3 series were too short for it: raise --runs" in run.stdout
     assert "warning: processor cores throttled for heat during the run, 7 times" in run.stdout
     assert "…" not in run.stdout
+
+
+def test_command_names_the_plan_and_says_that_its_precision_is_not_proved(tiny_bundle, tmp_path, monkeypatch):
+    planned = partial(Planned, tiny_bundle, profile=(1, 2, 4), note="no CUDA graphs: it refuses")
+    openers = {("onnxruntime", "fp32"): planned, ("onnxruntime", "fp16"): opener(tiny_bundle, "fp16")}
+    monkeypatch.setattr("edgeadv.cli.bench.backend_openers", lambda *args, **options: (openers, []))
+    run = cli(tiny_bundle.path, "--batch", 2, "--runs", 2, "--warm-up", 1, "--out", tmp_path / "bench.json")
+    assert run.exit_code == 0, run.output
+    named = [line for line in run.stdout.splitlines() if "plan " in line]
+    assert named == [
+        "onnxruntime fp32: plan 0123456789ab, batch 1 to 4, best 2, precision declared, not verified",
+    ]
+    assert "warning: onnxruntime fp32: no CUDA graphs: it refuses" in run.stdout
 
 
 def test_command_measures_torch_where_it_can_and_says_where_not(tiny_bundle, tmp_path):

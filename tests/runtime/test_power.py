@@ -313,17 +313,20 @@ def none(name):
 def test_the_meter_that_covers_the_work_is_chosen(programs, tmp_path):
     zones = rapl(tmp_path / "powercap", rapl_0=("package-0", 1, SPAN))
     nothing = tmp_path / "nothing"
-    with metering(gpu_index=0, load=Libraries().load, powercap=zones) as meter:
+    with metering(gpu_index=0, processor=False, load=Libraries().load, powercap=zones) as meter:
         assert isinstance(meter, NvmlMeter)
-    with metering(gpu_index=None, load=Libraries().load, powercap=zones) as meter:
+    with metering(gpu_index=None, processor=True, load=Libraries().load, powercap=zones) as meter:
         assert isinstance(meter, RaplMeter)
-    with metering(gpu_index=0, load=none, powercap=zones) as meter:
+    with metering(gpu_index=0, processor=False, load=none, powercap=zones) as meter:
         assert meter is None
-    with metering(gpu_index=None, load=none, powercap=nothing) as meter:
+    # on some GPU: neither the first, which may be idle, nor the processor, which does not do the work
+    with metering(gpu_index=None, processor=False, load=Libraries().load, powercap=zones) as meter:
+        assert meter is None
+    with metering(gpu_index=None, processor=True, load=none, powercap=nothing) as meter:
         assert meter is None
     tegrastats(programs, f"echo '{ORIN_NANO}'; {SLEEP}")
-    for gpu_index in (0, None):
-        with metering(gpu_index=gpu_index, load=none, powercap=zones) as meter:
+    for gpu_index, processor in ((0, False), (None, False), (None, True)):
+        with metering(gpu_index=gpu_index, processor=processor, load=none, powercap=zones) as meter:
             assert isinstance(meter, TegrastatsMeter)
             assert meter._process.poll() is None
         assert meter._process.poll() is not None

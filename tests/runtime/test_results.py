@@ -11,7 +11,12 @@ import pytest
 from scipy.stats import binomtest
 
 from edgeadv_runtime.errors import BundleError, SchemaError
-from edgeadv_runtime.results import AttackParams, Results, Row, read_measurement
+from edgeadv_runtime.results import AttackParams, Results, Row, engine_sentence, engines, read_measurement
+
+PLAN: dict[str, Any] = {
+    "plan_sha256": "0123456789ab" + "f" * 52, "profile": [1, 1, 1], "precision": "declared", "library": "TensorRT 10.13.3",
+    "compute_capability": "sm_87", "driver": "540.4.0", "tf32": False, "cuda_graphs": True, "cuda_graph_note": None,
+}  # fmt: skip
 
 
 def row(**changes: Any) -> Row:
@@ -62,6 +67,42 @@ def test_what_is_saved_is_loaded(results: Results, tmp_path: Path) -> None:
     assert value["rows"][1]["top1"] == 0.25 and len(value["rows"][1]["top1_ci95"]) == 2
     assert value["rows"][2]["params"] == {"norm": "linf", "uint8": True, "attacks": ["clean", "fgsm"]}
     assert value["rows"][2]["top5"] is None
+
+
+def test_a_row_names_the_plan_that_ran(results: Results, tmp_path: Path) -> None:
+    planned = dataclasses.replace(results, rows=(row(engine=PLAN), row()))
+    planned.save(tmp_path / "results.json")
+    value = json.loads((tmp_path / "results.json").read_text())
+    assert [entry["engine"] for entry in value["rows"]] == [PLAN, None]
+    assert value["schema_version"] == 1
+    assert Results.load(tmp_path / "results.json") == planned
+
+
+def test_files_from_before_plans_still_load(results: Results) -> None:
+    value = results.to_json()
+    for entry in value["rows"]:
+        del entry["engine"]
+    assert Results.from_json(value) == results
+
+
+def test_what_a_person_must_know_of_a_plan() -> None:
+    assert engine_sentence(PLAN) == "plan 0123456789ab, batch 1, precision declared, not verified"
+    ranged = {**PLAN, "profile": [1, 8, 32], "precision": "verified"}
+    assert engine_sentence(ranged) == "plan 0123456789ab, batch 1 to 32, best 8, precision verified"
+    for broken in ({}, {**PLAN, "precision": "fine"}, {**PLAN, "profile": [1]}, {**PLAN, "profile": None}):
+        with pytest.raises((KeyError, ValueError, TypeError)):
+            engine_sentence(broken)
+
+
+def test_each_plan_is_listed_once() -> None:
+    other = {**PLAN, "plan_sha256": "e" * 64}
+    rows = [row(), row(engine=PLAN), row(engine=dict(PLAN), attack="clean"), row(engine=other, variant="int8-s8s8")]
+    assert engines(rows) == [("torch fp32", PLAN), ("torch int8-s8s8", other)]
+
+
+def test_docs_name_every_key_of_a_row_and_of_a_plan() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    assert [key for key in (*row().to_json(), *PLAN) if f"`{key}`" not in text] == []
 
 
 def test_select_takes_the_rows_that_agree_in_everything(results: Results) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ class Backend(ABC):
         input_shape: (channels, height, width).
         n_classes: number of logits.
         threads: CPU threads a call may use, or None where that does not apply or is left to the library.
+        gpu_index: the GPU it runs on, as CUDA counts them; None for the processor, or where that is left to the library.
     """
 
     name: str
@@ -36,7 +37,22 @@ class Backend(ABC):
     input_shape: tuple[int, int, int]
     n_classes: int
     threads: int | None = None
+    gpu_index: int | None = None
     _closed: bool = False
+
+    @property
+    def engine_info(self) -> dict[str, Any] | None:
+        """The compiled plan behind the figures, as files of figures keep it; None for a backend that runs the artefact itself.
+
+        Ask after the last call, and before :meth:`close`: CUDA graphs are made when a batch size comes again.
+
+        Returns:
+            For TensorRT a JSON object: ``plan_sha256``; ``profile``, the batch sizes ``[min, opt, max]`` that the plan serves,
+            every other is padded or cut; ``precision``, ``"verified"`` or ``"declared"``; ``library``; ``compute_capability``;
+            ``driver``; ``tf32``; ``cuda_graphs``, None where no batch size came again yet; ``cuda_graph_note``, why there are
+            none, or None.
+        """
+        return None
 
     def infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits of a batch.
@@ -49,7 +65,7 @@ class Backend(ABC):
 
         Raises:
             InputError: wrong dtype or shape.
-            BackendError: the backend is closed, failed, or gave logits that are not finite.
+            BackendError: the backend is closed, failed, was given pixels or gave logits that are not finite.
         """
         if self._closed:
             raise BackendError(f"this {self.name} backend is closed; open it again")
@@ -64,6 +80,10 @@ class Backend(ABC):
             raise InputError(
                 f"a batch is float32 of shape (n, {', '.join(map(str, self.input_shape))}) in [0, 1], not {got}"
             )
+        # int8 makes a number of a NaN; the sum is finite only if every pixel is, and costs less than a look at each
+        with np.errstate(all="ignore"):
+            if not np.isfinite(x.sum()):
+                raise BackendError(f"{self.name} {self.variant} was given an image that is NaN or infinite somewhere")
         logits = self._infer(x)
         if logits.shape != (len(x), self.n_classes) or logits.dtype != np.float32:
             raise BackendError(

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from ..bundle import Bundle
 from ..cuda import find_gpu
 from ..device import processor_name
+from ..engine.nodes import compute_types
 from ..errors import BackendError, InputError, ProviderError, require
-from ..variants import S8S8, U8S8, is_x86
+from ..variants import S8S8, TENSORRT_REFUSES_U8S8, U8S8, is_x86
 from .base import Backend
 
 CPU, CUDA, TENSORRT = "cpu", "cuda", "tensorrt"
@@ -87,7 +88,7 @@ class OnnxRuntimeBackend(Backend):
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, not {threads}")
         if provider == TENSORRT and variant == U8S8:
-            raise InputError(f"{U8S8} is made for x86 processors: TensorRT takes symmetric int8 only, that is {S8S8}")
+            raise InputError(TENSORRT_REFUSES_U8S8)
         ort = require("onnxruntime", extra="ort" if provider == CPU else "ort-gpu")
         wanted = PROVIDERS[provider]
         if wanted not in ort.get_available_providers():
@@ -95,10 +96,10 @@ class OnnxRuntimeBackend(Backend):
                 f"ONNX Runtime {ort.__version__} here is built without {wanted}: replace it, "
                 'pip uninstall onnxruntime; pip install "edgeadv[ort-gpu]"; which wheel on ARM, edgeadv doctor tells'
             )
-        if provider == TENSORRT and variant == "fp32" and os.environ.get(TF32_VARIABLE) != "0":
+        if provider == TENSORRT and os.environ.get(TF32_VARIABLE) != "0" and "Float" in compute_types(path).values():
             raise ProviderError(
-                "ONNX Runtime cannot switch TF32 off in TensorRT, and fp32 would be of another precision than exported: start "
-                f"with {TF32_VARIABLE}=0 in the environment, or use --provider cuda or --backend tensorrt"
+                f"ONNX Runtime cannot switch TF32 off in TensorRT, and what is float32 in {variant} would be of another precision "
+                f"than exported: start with {TF32_VARIABLE}=0 in the environment, or use --provider cuda or --backend tensorrt"
             )
         session = _open(ort, path, variant=variant, provider=provider, threads=threads)
         self._session: Any = session

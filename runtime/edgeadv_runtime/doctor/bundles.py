@@ -15,7 +15,7 @@ from ..engine import LIBRARIES, EngineCache, EngineOptions, Library
 from ..engine.library import TENSORRT as CLASSIC
 from ..errors import BackendError, EdgeAdvError, InputError, MissingDependencyError, ProviderError
 from ..preprocess import to_tensor
-from ..variants import INT8, S8S8, U8S8, int8_variant, precision_of
+from ..variants import INT8, S8S8, TENSORRT_REFUSES_U8S8, U8S8, int8_variant, precision_of
 from .checks import Check, Status
 from .engines import Libraries
 from .jetpack import refusal
@@ -26,17 +26,19 @@ Answer = tuple[Status, str]
 _TURING = "sm_75"
 
 
-def open_bundle(path: Path) -> tuple[Check, Bundle | None]:
+def open_bundle(path: Path, *, public_key: Path | None = None) -> tuple[Check, Bundle | None]:
     """Open a bundle, or say why it does not open."""
     name = f"bundle {path}"
     try:
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, public_key=public_key)
     except (EdgeAdvError, OSError) as error:
         return Check(name, "problem", str(error)), None
     left_out = bundle.manifest["left_out"]
     without = f"; left out: {', '.join(left_out)}" if left_out else ""
     here = ", ".join(bundle.variants) or "none"
-    signed = "signed, by whom --public-key of edgeadv verify tells" if bundle.signed else "not signed"
+    signed = "not signed"
+    if bundle.signed:
+        signed = "signed, by whom --public-key tells" if public_key is None else f"signed as {public_key} says"
     return Check(name, "ok", f"id {bundle.id[:12]}, every hash fits, {signed}; variants here: {here}{without}"), bundle
 
 
@@ -121,8 +123,10 @@ def _once(attempt: Callable[[str], Answer]) -> Callable[[str], Answer]:
 
     def answer(variant: str) -> Answer:
         nonlocal ran
+        if variant == U8S8:
+            return "missing", TENSORRT_REFUSES_U8S8
         if ran:
-            return "ok", "not tried: the provider works, and building another engine takes its time"
+            return "untried", "the provider works, and building another engine takes its time"
         result = attempt(variant)
         ran = result[0] == "ok"
         return result
@@ -133,7 +137,7 @@ def _once(attempt: Callable[[str], Answer]) -> Callable[[str], Answer]:
 def _judge_tensorrt(bundle: Bundle, variant: str, *, library: Library | str, machine: Machine) -> Answer:
     """Everything that is known before a plan is built."""
     if variant == U8S8:
-        return "missing", f"TensorRT takes symmetric int8 only: that is {S8S8}"
+        return "missing", TENSORRT_REFUSES_U8S8
     if isinstance(library, str):
         return "missing", library
     if machine.gpu is None:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Status = Literal["ok", "missing", "problem"]
+Status = Literal["ok", "untried", "missing", "problem"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Check:
 
     Attributes:
         name: what.
-        status: ``"ok"``; ``"missing"``, which matters only to those who need it; or ``"problem"``.
+        status: ``"ok"``; ``"untried"``, for what would take too long here; ``"missing"``, which matters only to those who need it; or ``"problem"``.
         detail: what was found.
         hint: what to do about it, or None.
     """

@@ -22,12 +22,14 @@ _APART = ("ort", "ort-gpu", "tensorrt", "tensorrt-rtx")
 
 
 def diagnose(
-    bundles: Sequence[str | Path] = (), *, load: Callable[[str], Any] = ctypes.CDLL, release_file: Path = RELEASE_FILE
-) -> list[Check]:
+    bundles: Sequence[str | Path] = (), *, public_key: Path | None = None, load: Callable[[str], Any] = ctypes.CDLL,
+    release_file: Path = RELEASE_FILE,
+) -> list[Check]:  # fmt: skip
     """Look at the machine, at what is installed, and at ``bundles``.
 
     Args:
         bundles: folders of bundles to open; every variant of each is tried in ONNX Runtime.
+        public_key: a key that must have signed each of them.
         load: loads the NVIDIA driver's library by its name.
         release_file: where a Jetson tells its release.
 
@@ -47,7 +49,7 @@ def diagnose(
         *check_tensorrt(machine, libraries),
     ]
     for path in bundles:
-        check, bundle = open_bundle(Path(path))
+        check, bundle = open_bundle(Path(path), public_key=public_key)
         checks.append(check)
         if bundle is not None:
             checks += check_runs(bundle, machine, libraries, available=available)
