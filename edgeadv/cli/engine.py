@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from edgeadv_runtime.backends import TensorRTBackend
+from edgeadv_runtime.backends.tensorrt import never_loaded
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.cuda import Gpu, find_gpu
 from edgeadv_runtime.engine import (
@@ -24,7 +25,7 @@ from edgeadv_runtime.engine import (
 )
 from edgeadv_runtime.errors import InputError, MissingDependencyError, ProviderError
 from edgeadv_runtime.files import ensure_writable
-from edgeadv_runtime.variants import INT8, S8S8, U8S8, int8_variant
+from edgeadv_runtime.variants import INT8, S8S8, TENSORRT_REFUSES_U8S8, U8S8, int8_variant
 
 from ._backends import EngineFolder, PublicKey, to_stderr
 from ._shared import ALL, names
@@ -86,19 +87,25 @@ def _provide(
     out: Path | None,
 ) -> None:  # fmt: skip
     """Find or build one plan, prove it if it runs here, and print what it is."""
-    found = cache.provide(bundle, variant, options, library=library, gpu=gpu, progress=to_stderr)
-    if runs_here := gpu is not None and (not options.targets or gpu.sm in options.targets):
+    if gpu is not None and (not options.targets or gpu.sm in options.targets):
+        there = cache.find(bundle, variant, options, library=library, gpu=gpu)
+        if there is not None and never_loaded(there, gpu):
+            cache.discard(there)  # the one way to have it tried again
         with TensorRTBackend(
             bundle, variant=variant, options=options, cache=cache, library=library.name, progress=to_stderr
         ) as backend:
             found = backend.engine
+        proof = f"verified       on the golden frames of the bundle, on {gpu.name}"
+    else:
+        found = cache.provide(bundle, variant, options, library=library, gpu=gpu, progress=to_stderr)
+        proof = f"not verified   needs an {' or '.join(options.targets)} GPU; "
+        if out is not None:
+            proof += f"run edgeadv verify there --backend tensorrt --precision {variant} --trust-plan {found.sha256}"
+        else:
+            proof += "take the plan along with --out, or run edgeadv engine on that machine"
     copy = copy_engine(found, out) if out is not None else None
     _show(found, library)
-    if runs_here:
-        typer.echo(f"  verified       on the golden frames of the bundle, on {gpu.name if gpu else ''}")
-    else:
-        there = f" --backend tensorrt --precision {variant} --trust-plan {found.sha256}" if copy is not None else ""
-        typer.echo(f"  not verified   needs an {' or '.join(options.targets)} GPU; run edgeadv verify there{there}")
+    typer.echo(f"  {proof}")
     if copy is not None:
         typer.echo(f"  copy           {copy}")
 
@@ -107,7 +114,7 @@ def _show(engine: Engine, library: Library) -> None:
     build = engine.record["build"]
     place = ", ".join(build["targets"]) or engine.record["key"]["gpu"]
     what = f"{build['bytes'] / MIB:.2f} MiB for {place}, batch {BatchProfile.from_json(build['profile'])}"
-    label = engine.record.get("precision", {}).get("label", "declared")
+    label = (engine.record.get("precision") or {}).get("label", "declared")
     typer.echo(f"  built          in {build['seconds']:.1f} s by {library}, {what}")
     typer.echo(
         f"  precision      {label} as {engine.record['variant']}{', with TF32' if 'TF32' in build['flags'] else ''}"
@@ -121,13 +128,13 @@ def _variants(bundle: Bundle, precision: str) -> list[str]:
     if precision == ALL:
         chosen = [variant for variant in bundle.variants if variant != U8S8]
         if len(chosen) < len(bundle.variants):
-            to_stderr(f"{U8S8} is left out: TensorRT takes symmetric int8 only, that is {S8S8}")
+            to_stderr(f"{U8S8} is left out: {TENSORRT_REFUSES_U8S8}")
         if not chosen:
             raise InputError(f"{bundle.path} carries no variant that TensorRT can run; export it with --precision")
         return chosen
     asked = [int8_variant("tensorrt") if name == INT8 else name for name in names(precision, option="--precision")]
     if U8S8 in asked:
-        raise InputError(f"TensorRT takes symmetric int8 only: {U8S8} is for x86 processors, use --precision {S8S8}")
+        raise InputError(f"{TENSORRT_REFUSES_U8S8}: use --precision {S8S8}")
     for variant in asked:
         bundle.onnx_path(variant)  # before the first of them is built
     return list(dict.fromkeys(asked))

@@ -85,7 +85,7 @@ def test_a_plan_for_a_gpu_that_is_not_here(build: Cli, tmp_path: Path, rtx: Libr
         "  precision      declared as fp16",
         f"  plan sha256    {digest}",
         f"  plan           {plan}",
-        "  not verified   needs an sm_86 or sm_89 GPU; run edgeadv verify there",
+        "  not verified   needs an sm_86 or sm_89 GPU; take the plan along with --out, or run edgeadv engine on that machine",
     ]
     assert first.err == f"building the engine of tiny fp16 with {rtx}\n"
     second = build("--precision", "fp16", "--batch", "1,8,32", "--target", "sm_86,sm_89")
@@ -124,13 +124,17 @@ def test_all_leaves_out_what_tensorrt_refuses(build: Cli, bundle: Path, tmp_path
     add_variant(bundle, "int8-s8s8", "fp16")
     done = build(*SM_86, "--precision", "all", "--explain")
     assert [line.partition(":")[0] for line in done.out.splitlines()] == ["fp32", "fp16", "int8-s8s8"]
-    assert done.err == "int8-u8s8 is left out: TensorRT takes symmetric int8 only, that is int8-s8s8\n"
+    assert (
+        done.err
+        == "int8-u8s8 is left out: TensorRT takes symmetric int8 only, that is int8-s8s8; int8-u8s8 is for x86 processors\n"
+    )
     done = build(*SM_86, "--precision", "int8,fp32", "--explain")
     assert [line.partition(":")[0] for line in done.out.splitlines()] == ["int8-s8s8", "fp32"]
     refused = build(*SM_86, "--precision", "int8-u8s8")
     assert (refused.status, refused.out) == (2, "")
     assert refused.err == (
-        "edgeadv: TensorRT takes symmetric int8 only: int8-u8s8 is for x86 processors, use --precision int8-s8s8\n"
+        "edgeadv: TensorRT takes symmetric int8 only, that is int8-s8s8; int8-u8s8 is for x86 processors: use --precision "
+        "int8-s8s8\n"
     )
 
 
@@ -237,20 +241,22 @@ def test_a_named_gpu_takes_the_library_that_can(monkeypatch: pytest.MonkeyPatch,
     [
         ((), True, "  verified       on the golden frames of the bundle, on NVIDIA GeForce RTX 3060"),
         (("--target", "sm_86,sm_89"), True, "  verified       on the golden frames"),
-        (("--target", "sm_89"), False, "  not verified   needs an sm_89 GPU; run edgeadv verify there"),
+        (("--target", "sm_89"), False, "  not verified   needs an sm_89 GPU; take the plan along with --out"),
     ],
 )
 def test_what_can_run_here_is_proved_here(
-    build: Cli, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], opened: bool, printed: str
+    build: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: tuple[str, ...], opened: bool, printed: str
 ) -> None:
     """The GPU and the backend are stand-ins; that the real backend proves a plan is its own test."""
     calls: list[dict[str, Any]] = []
+    origins: list[str] = []
 
     class Proves:
         def __init__(self, bundle: Bundle, **arguments: Any) -> None:
             calls.append(arguments)
             cache, library = arguments["cache"], arguments["library"]
-            found = cache.find(bundle, arguments["variant"], arguments["options"], library=library, gpu=GPU)
+            found = cache.provide(bundle, arguments["variant"], arguments["options"], library=library, gpu=GPU)
+            origins.append(found.origin)
             self.engine = cache.note(found, precision={"label": "verified"})
 
         def __enter__(self) -> Proves:
@@ -265,6 +271,15 @@ def test_what_can_run_here_is_proved_here(
     assert done.status == 0
     assert printed in done.out
     assert len(calls) == opened
+    assert origins == ["built"] * opened, "what the backend builds it knows to be new, and does not build again"
+    if opened:
+        assert build(*options, "--library", "tensorrt-rtx").status == 0
+        (record,) = (tmp_path / "cache").glob("*.json")
+        value = json.loads(record.read_text())
+        noted = {"plan_sha256": value["sha256"], "gpu": GPU.name, "driver": GPU.driver}
+        record.write_text(json.dumps({**value, "not_loaded": noted}))
+        assert build(*options, "--library", "tensorrt-rtx").status == 0
+        assert origins == ["built", "hit", "built"], "who runs this again wants it tried again"
     assert f"  precision      {'verified' if opened else 'declared'} as fp16\n" in done.out
 
 
@@ -277,7 +292,7 @@ def test_on_a_gpu_it_builds_and_proves(build: Cli, rtx: Library) -> None:
     library = find_library()
     if library.can_target and gpu.sm not in library.known_targets:
         refused = build()
-        assert refused.status == 2 and f"cannot build for {gpu.sm}" in refused.err
+        assert refused.status == 2 and f"does not serve {gpu.name} ({gpu.sm})" in refused.err
         pytest.skip(f"{library} does not serve {gpu.name}, and says so")
     done = build("--precision", "fp32,fp16", "--batch", "1,8,32")
     assert done.status == 0, done.err

@@ -385,8 +385,9 @@ class StandInTensorRT:
 
     Attributes:
         inspector: what the engine inspector answers.
-        refuse: what goes wrong: ``"load"``, ``"context"``, ``"address"``, ``"shape"``, ``"execute"`` or ``"capture"``.
+        refuse: what goes wrong: ``"load"``, ``"memory"`` (while loading), ``"context"``, ``"address"``, ``"shape"``, ``"execute"`` or ``"capture"``.
         skew: added to the logits, as a wrong kernel would.
+        skew_of: likewise, by batch size.
         loaded: how often a plan was loaded.
         compiled: what TensorRT-RTX's runtime cache was filled with, one entry for each context.
     """
@@ -396,6 +397,7 @@ class StandInTensorRT:
         self.inspector: Any = {"Layers": ["names alone"]}
         self.refuse: set[str] = set()
         self.skew = 0.0
+        self.skew_of: dict[int, float] = {}
         self.loaded = 0
         self.alive = 0
         self.compiled: list[bytes | None] = []
@@ -439,6 +441,9 @@ class StandInTensorRT:
             onnx, profile = json.loads(plan)
         except ValueError:
             self.say(logger, "Serialization assertion header.magicTag == kEXPECTED_MAGIC_TAG failed")
+            return None
+        if "memory" in self.refuse:
+            self.say(logger, "Requested amount of GPU memory (1048576 bytes) could not be allocated")
             return None
         if "load" in self.refuse:
             self.say(logger, "the version tag does not match")
@@ -585,7 +590,7 @@ class _Context:
         if not np.isfinite(images).all():
             driver.wrong.append("an image that nobody wrote was computed with")
         (values,) = self.engine.session.run(["logits"], {"image": images})
-        values = np.ascontiguousarray(values + np.float32(self.trt.skew))
+        values = np.ascontiguousarray(values + np.float32(self.trt.skew + self.trt.skew_of.get(shape[0], 0.0)))
         ctypes.memmove(logits, values.ctypes.data, values.nbytes)
 
 

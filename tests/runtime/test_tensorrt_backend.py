@@ -59,7 +59,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         out.write_bytes(plan)
         facts = {
             "library": library.name, "version": library.version, "onnx_sha256": rest["onnx_sha256"],
-            "sha256": sha256_bytes(plan), "bytes": len(plan), "profile": options.profile.to_json(),
+            "sha256": sha256_bytes(plan), "bytes": len(plan), "profile": options.profile.to_json(), "flags": [], "targets": [],
         }  # fmt: skip
         return BuildReport(**{field.name: facts.get(field.name, 0) for field in fields(BuildReport)})
 
@@ -183,6 +183,42 @@ def test_shared_memory_takes_no_time_to_copy(opened: Any, install: Any, card: An
 # ---- CUDA graphs
 
 
+def test_what_results_say_of_the_plan(opened: Any, install: Any, x: Any) -> None:
+    trt = install()
+    with opened(options=DYNAMIC) as backend:
+        info = backend.engine_info
+        assert info == {
+            "plan_sha256": backend.plan_sha256, "profile": [2, 4, 8], "precision": "declared", "library": "TensorRT 10.13.0",
+            "compute_capability": "sm_86", "driver": "CUDA 13.0", "tf32": False, "cuda_graphs": True, "cuda_graph_note": None,
+        }  # fmt: skip
+        assert json.loads(json.dumps(info)) == info
+        trt.refuse.add("capture")
+        backend.infer(x[:7])
+        assert backend.engine_info["cuda_graphs"] is True
+        backend.infer(x[:7])
+        info = backend.engine_info
+        assert info["cuda_graphs"] is False and "no CUDA graphs" in info["cuda_graph_note"]
+    assert backend.engine_info == info, "closing changes nothing about what was run"
+
+
+def test_graphs_are_not_claimed_before_there_are_any(opened: Any, install: Any, x: Any) -> None:
+    install()
+    opened().close()
+    with opened() as backend:  # not proved again: nothing ran yet
+        assert backend.engine_info["cuda_graphs"] is None
+        backend.infer(x[:1])
+        assert backend.engine_info["cuda_graphs"] is None
+        backend.infer(x[:1])
+        assert backend.engine_info["cuda_graphs"] is True
+
+
+def test_tensorrt_rtx_is_asked_for_its_own_graphs(opened: Any, install: Any) -> None:
+    install(rtx=True)
+    with opened() as backend:
+        info = backend.engine_info
+    assert (info["cuda_graphs"], info["cuda_graph_note"], info["library"]) == (True, None, "TensorRT-RTX 1.7.1.116")
+
+
 def test_a_graph_for_each_batch_size_that_recurs(opened: Any, install: Any, x: Any, expected: Any) -> None:
     trt = install()
     with opened(options=EngineOptions(profile=BatchProfile(1, 4, 8))) as backend:
@@ -258,6 +294,7 @@ def test_a_new_plan_is_proved_and_an_old_one_is_believed(
         lambda record: record["verification"].update(ok=False), lambda record: record["verification"].update(driver="another"),
         lambda record: record["precision"].update(plan_sha256="0" * 64), lambda record: record["precision"].update(gpu="another"),
         lambda record: record.update(verification=True), lambda record: record["precision"].pop("problems"),
+        lambda record: record["verification"].pop("batches"), lambda record: record["precision"].pop("label"),
     ],
 )  # fmt: skip
 def test_a_proof_of_something_else_is_not_believed(opened: Any, install: Any, tmp_path: Path, change: Any) -> None:
@@ -289,6 +326,32 @@ def test_a_plan_that_computes_something_else_is_refused(
     assert trt.driver.leaks == {} and trt.alive == 0
     trt.skew = 0.0
     opened().close()
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_a_plan_that_is_wrong_in_a_batch_only_is_refused(opened: Any, install: Any, tmp_path: Path, size: int) -> None:
+    trt = install()
+    trt.skew_of[size] = 5.0
+    with pytest.raises(
+        EngineError,
+        match=rf"gives other logits in a batch of {size} than one image at a time on this GPU, do not use it: relative error \d",
+    ):
+        opened(options=DYNAMIC)
+    noted = sidecar(tmp_path)["verification"]
+    assert noted["ok"] is False and noted["equal_labels"] == 8
+    assert [batch["max_relative_error"] > noted["tolerance"] for batch in noted["batches"]] == [size == 4, size == 8]
+    assert trt.driver.leaks == {} and trt.alive == 0
+    trt.skew_of.clear()
+    with opened(options=DYNAMIC) as backend:  # what failed is not believed the next time either
+        noted = backend.engine.record["verification"]
+    assert noted["ok"] is True and [batch["size"] for batch in noted["batches"]] == [4, 8]
+    assert all(batch["max_relative_error"] <= noted["tolerance"] for batch in noted["batches"])
+
+
+def test_more_images_in_a_batch_than_there_are_golden_frames(opened: Any, install: Any) -> None:
+    install()
+    with opened(options=EngineOptions(profile=BatchProfile(20, 20, 20))) as backend:
+        assert [batch["size"] for batch in backend.engine.record["verification"]["batches"]] == [20]
 
 
 def test_a_plan_of_another_precision_is_refused(opened: Any, install: Any, tiny_bundle: Bundle, tmp_path: Path) -> None:
@@ -355,10 +418,70 @@ def test_a_plan_that_does_not_load_is_built_again_once(
     assert trt.driver.leaks == {} and trt.alive == 0
 
 
-def test_a_new_plan_that_does_not_load_is_not_built_again(opened: Any, install: Any, builds: list[str]) -> None:
-    install().refuse.add("load")
-    with pytest.raises(EngineError, match="the version tag does not match"):
+@pytest.mark.parametrize("first_loads", [False, True])
+def test_a_new_plan_that_does_not_load_is_never_built_again(
+    opened: Any, install: Any, card: Any, builds: list[str], tmp_path: Path, first_loads: bool
+) -> None:  # fmt: skip
+    """A service that starts again and again would build for ever."""
+    trt = install()
+    if first_loads:
+        opened().close()
+    trt.refuse.add("load")
+    with pytest.raises(EngineError, match=r"does not load the plan: the version tag does not match$"):
         opened()
+    built = len(builds)
+    assert built == 1 + first_loads
+    of_this = {"plan_sha256": sidecar(tmp_path)["sha256"], "gpu": "Stand-in GPU", "driver": "CUDA 13.0"}
+    assert sidecar(tmp_path)["not_loaded"].items() >= of_this.items()
+    for _ in range(3):
+        with pytest.raises(
+            EngineError, match=r"the version tag does not match; .*: delete .*\.plan or run edgeadv engine again"
+        ):
+            opened()
+    assert len(builds) == built
+    trt.refuse.clear()  # the cause is gone: the plan was good all the time
+    opened().close()
+    assert len(builds) == built and not sidecar(tmp_path).get("not_loaded")
+    trt.refuse.add("load")
+    with pytest.raises(EngineError):
+        opened()
+    assert len(builds) == built + 1, "what did load may be built once more"
+
+
+def test_a_failure_of_another_driver_is_no_reason_not_to_build(
+    opened: Any, install: Any, builds: list[str], tmp_path: Path
+) -> None:  # fmt: skip
+    trt = install()
+    trt.refuse.add("load")
+    with pytest.raises(EngineError):
+        opened()
+    (file,) = (tmp_path / "engines").glob("*.json")
+    record = sidecar(tmp_path)
+    file.write_text(json.dumps({**record, "not_loaded": {**record["not_loaded"], "driver": "an older one"}}))
+    with pytest.raises(EngineError, match=r"the version tag does not match$"):
+        opened()
+    assert len(builds) == 2
+
+
+@pytest.mark.parametrize("rtx", [False, True], ids=["classic", "RTX"])
+@pytest.mark.parametrize("what", ["context", "memory"])
+def test_a_shortage_of_memory_builds_nothing(
+    opened: Any, install: Any, builds: list[str], tmp_path: Path, what: str, rtx: bool
+) -> None:  # fmt: skip
+    trt = install(rtx=rtx)
+    opened().close()
+    before = sidecar(tmp_path)
+    trt.refuse.add(what)
+    for _ in range(2):
+        with pytest.raises(
+            BackendError, match="could not be allocated; close what uses the memory of the GPU"
+        ) as error:
+            opened()
+        assert not isinstance(error.value, EngineError)
+    assert len(builds) == 1 and sidecar(tmp_path) == before
+    assert trt.driver.leaks == {} and trt.alive == 0
+    trt.refuse.clear()
+    opened().close()
     assert len(builds) == 1
 
 
@@ -383,7 +506,12 @@ def test_a_plan_that_changes_before_it_is_read_is_built_again(
 @pytest.mark.parametrize(
     ("what", "kind", "sentence"),
     [
-        ("context", EngineError, "gives no execution context: Requested amount of GPU memory could not be allocated"),
+        (
+            "context",
+            BackendError,
+            "gives no execution context: Requested amount of GPU memory could not be allocated; close what uses the memory of "
+            "the GPU, or use a smaller batch",
+        ),
         ("address", BackendError, "does not take the memory for 'image': the address of image is not aligned"),
         (
             "shape",
@@ -464,7 +592,22 @@ def with_plan(tiny_bundle: Bundle, tmp_path: Path) -> tuple[Bundle, str]:
     bundle = tiny_bundle.slim(tmp_path / "with plan.edgeadv", variants=["fp16"], weights=False)
     plan = json.dumps([str(bundle.onnx_path("fp16")), [1, 2, 4]]).encode()
     (bundle.path / "model.plan").write_bytes(plan)
+    write_record(bundle, sha256_bytes(plan))
     return bundle, sha256_bytes(plan)
+
+
+def write_record(bundle: Bundle, digest: str, *, variant: str = "fp16", tf32: bool = False, **more: Any) -> None:
+    """The record that came with the plan."""
+    key = {
+        "onnx_sha256": bundle.artifact_sha256(variant), "profile": [1, 2, 4], "targets": ["sm_86"], "tf32": tf32,
+        "workspace_mib": None, "library": "tensorrt-rtx", "library_version": "1.7.1.116",
+    }  # fmt: skip
+    build = {"bytes": 1, "seconds": 1.0, "flags": [], "targets": ["sm_86"], "profile": [1, 2, 4]}
+    record = {
+        "schema_version": 1, "kind": "engine", "created": "", "bundle": "b", "variant": variant, "file": "model.plan",
+        "sha256": digest, "key": key, "build": build,
+    }  # fmt: skip
+    (bundle.path / "model.json").write_text(json.dumps({**record, **more}))
 
 
 def test_a_plan_that_is_trusted(
@@ -479,17 +622,18 @@ def test_a_plan_that_is_trusted(
                 BatchProfile(1, 2, 4),
                 "trusted",
             )
-            assert trt.driver.calls.count("cuMemcpyHtoDAsync_v2") == 8 * times, (
+            # eight frames alone; for the batches of 2 and 4 they come once more alone
+            assert trt.driver.calls.count("cuMemcpyHtoDAsync_v2") == 18 * times, (
                 "what nobody wrote down is proved each time"
             )
             np.testing.assert_allclose(
                 backend.infer(x[:0:-1][:4]), expected[:0:-1][:4], atol=2e-3 * np.abs(expected).max()
             )
             trt.driver.calls.clear()
-            trt.driver.calls.extend(["cuMemcpyHtoDAsync_v2"] * 8 * times)
+            trt.driver.calls.extend(["cuMemcpyHtoDAsync_v2"] * 18 * times)
     assert builds == []
     assert sorted(path.name for path in bundle.path.iterdir()) == sorted(
-        ["golden.npz", "manifest.json", "model.fp16.onnx", "model.plan"]
+        ["golden.npz", "manifest.json", "model.fp16.onnx", "model.json", "model.plan"]
     )
 
 
@@ -497,12 +641,8 @@ def test_what_a_plan_from_a_bundle_says_about_itself_is_not_believed(opened: Any
     bundle, digest = with_plan
     trt = install()
     of_this = {"plan_sha256": digest, "gpu": "Stand-in GPU", "driver": "CUDA 13.0"}
-    record = {
-        "schema_version": 1, "kind": "engine", "created": "", "bundle": "b", "variant": "fp16", "file": "model.plan",
-        "sha256": digest, "key": {"onnx_sha256": bundle.artifact_sha256("fp16")},
-        "verification": {**of_this, "ok": True}, "precision": {**of_this, "label": "verified", "problems": []},
-    }  # fmt: skip
-    (bundle.path / "model.json").write_text(json.dumps(record))
+    precision = {**of_this, "label": "verified", "problems": []}
+    write_record(bundle, digest, verification={**of_this, "ok": True}, precision=precision)
     with opened(bundle, trust_plan=digest) as backend:
         assert backend.engine.record["created"] == "" and backend.precision_label == "declared"
     trt.skew = 5.0
@@ -518,10 +658,54 @@ def test_a_plan_that_is_not_trusted(opened: Any, install: Any, builds: list[str]
     with pytest.raises(IntegrityError, match=r"no plan in .* has the SHA-256 that you trust"):
         opened(bundle, trust_plan="0" * 64)
     (bundle.path / "model.plan").write_bytes(b"a plan of another version")
+    other = sha256_bytes(b"a plan of another version")
+    with pytest.raises(EngineError, match=r"is the record of another plan: copy the \.json that came with this one"):
+        opened(bundle, trust_plan=other)
+    write_record(bundle, other)
     with pytest.raises(EngineError, match="does not load the plan: Serialization"):
-        opened(bundle, trust_plan=sha256_bytes(b"a plan of another version"))
+        opened(bundle, trust_plan=other)
+    (bundle.path / "model.json").unlink()
+    with pytest.raises(EngineError, match=r"is not used without its record.*: copy the \.json beside it too"):
+        opened(bundle, trust_plan=other)
     assert len(builds) == 1, "nothing is built for somebody who named a plan"
     assert trt.driver.leaks == {} and trt.alive == 0
+
+
+def test_a_plan_under_the_name_of_another_variant(
+    opened: Any, install: Any, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    """Its logits may be within the tolerance of the other: only the record tells that it is not what it is called."""
+    install()
+    bundle = tiny_bundle.slim(tmp_path / "both.edgeadv", variants=["fp32", "fp16"], weights=False)
+    plan = json.dumps([str(bundle.onnx_path("fp32")), [1, 2, 4]]).encode()
+    (bundle.path / "model.plan").write_bytes(plan)
+    with pytest.raises(EngineError, match="without its record"):
+        opened(bundle, trust_plan=sha256_bytes(plan))
+    write_record(bundle, sha256_bytes(plan), variant="fp32")
+    with pytest.raises(EngineError, match="was built from another model than fp16 of this bundle, as fp32"):
+        opened(bundle, trust_plan=sha256_bytes(plan))
+    with opened(bundle, variant="fp32", trust_plan=sha256_bytes(plan)) as backend:
+        assert backend.variant == "fp32"
+
+
+def test_whether_a_trusted_plan_may_use_tensorfloat32_is_in_its_record(
+    opened: Any, install: Any, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    trt = install(rtx=True)
+    bundle = tiny_bundle.slim(tmp_path / "fp32.edgeadv", variants=["fp32"], weights=False)
+    plan = json.dumps([str(bundle.onnx_path("fp32")), [1, 2, 4]]).encode()
+    (bundle.path / "model.plan").write_bytes(plan)
+    trt.skew = 5e-3 * float(np.abs(bundle.golden().logits["fp32"]).max())
+    trt.inspector = inspected(tiny_bundle, "Float")
+    trt.inspector["Layers"][3]["TacticName"] = "sm80_xmma_fprop_implicit_gemm_f32f32_tf32f32_f32_nhwckrsc_nhwc"
+    write_record(bundle, sha256_bytes(plan), variant="fp32", tf32=True)
+    with opened(bundle, variant="fp32", trust_plan=sha256_bytes(plan)) as backend:
+        assert backend.provider == "TensorRT-RTX 1.7.1.116 with TF32" and backend.engine_info["tf32"] is True
+        assert backend.engine.record["verification"]["tolerance"] == 1e-2 and backend.precision_label == "verified"
+    write_record(bundle, sha256_bytes(plan), variant="fp32", tf32=False)
+    with pytest.raises(EngineError, match="computes in TF32, not in Float"):
+        # what is asked of the cache does not change what a plan is
+        opened(bundle, variant="fp32", options=EngineOptions(tf32=True), trust_plan=sha256_bytes(plan))
 
 
 # ---- TensorRT-RTX
@@ -579,7 +763,7 @@ def test_variants_that_cannot_be(opened: Any, install: Any, tiny_bundle: Bundle)
     entry = tiny_bundle.manifest["variants"]["fp32"]
     variants = {**tiny_bundle.manifest["variants"], "int8-u8s8": entry}
     unsigned = replace(tiny_bundle, manifest={**tiny_bundle.manifest, "variants": variants})
-    with pytest.raises(InputError, match="symmetric int8 only: int8-u8s8 is for x86 processors, use int8-s8s8"):
+    with pytest.raises(InputError, match="symmetric int8 only, that is int8-s8s8; int8-u8s8 is for x86 processors"):
         opened(unsigned, variant="int8-u8s8")
     with pytest.raises(InputError, match="carries no variant 'int8-s8s8'"):
         opened(variant="int8-s8s8")
@@ -589,7 +773,7 @@ def test_variants_that_cannot_be(opened: Any, install: Any, tiny_bundle: Bundle)
 def test_another_gpu(opened: Any, install: Any, card: Any, x: Any, expected: Any) -> None:
     trt = install(card(), card(name="The second", capability=(8, 9)))
     with opened(gpu_index=1) as backend:
-        assert (backend.device, backend.gpu.sm) == ("The second", "sm_89")
+        assert (backend.device, backend.gpu.sm, backend.gpu_index) == ("The second", "sm_89", 1)
         np.testing.assert_allclose(backend.infer(x[:2]), expected[:2], atol=2e-3 * np.abs(expected).max())
         assert list(trt.driver.alive["context"]) == [0x7FFF_C0DE_0001]
     with pytest.raises(ProviderError, match="there is no GPU 2"):
@@ -629,6 +813,27 @@ def test_what_was_taken_last_is_given_back_first(opened: Any, install: Any) -> N
     assert list(dict.fromkeys(released)) == list(dict.fromkeys(order))
     assert released.count("cuGraphExecDestroy") == 3 and released.count("cuEventDestroy_v2") == 4
     assert trt.driver.calls[-1] == "cuDevicePrimaryCtxRelease_v2"
+
+
+@pytest.mark.parametrize("function", ["serialize", "write"])
+def test_a_cache_that_cannot_be_saved_does_not_keep_the_gpu(
+    opened: Any, install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    trt = install(rtx=True)
+    backend = opened()
+
+    def fail() -> bytes:
+        raise BackendError("CUDA's cuCtxPushCurrent_v2 failed: an illegal memory access was encountered")
+
+    if function == "serialize":
+        monkeypatch.setattr(backend._session, "runtime_cache", fail)
+        backend.close()
+    else:
+        monkeypatch.setattr(backend._session, "runtime_cache", lambda: 1 / 0)  # not ours: seen, and all is released
+        with pytest.raises(ZeroDivisionError):
+            backend.close()
+    assert trt.driver.leaks == {} and trt.alive == 0
+    assert list((tmp_path / "engines").glob("*.runtime")) == []
 
 
 def test_closing_while_another_thread_runs(opened: Any, install: Any, x: Any) -> None:

@@ -10,6 +10,7 @@ import threading
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,11 @@ from ..engine.inspect import compare_precision
 from ..engine.library import TENSORRT, Library, find_library
 from ..engine.nodes import compute_types
 from ..engine.options import BatchProfile, EngineOptions
+from ..engine.plan import PlanRefusedError
 from ..errors import BackendError, EngineError, InputError, IntegrityError, ProviderError, StorageError
 from ..files import sha256_bytes, write_bytes
-from ..variants import S8S8, U8S8
+from ..preprocess import to_tensor
+from ..variants import TENSORRT_REFUSES_U8S8, U8S8
 from .base import Backend
 
 RUNTIME_CACHE = ".runtime"
@@ -42,7 +45,7 @@ class TensorRTBackend(Backend):
     They wait for one another: one instance has one execution context and one stream. To work in parallel open several.
 
     Attributes:
-        gpu: the GPU it runs on.
+        gpu: the GPU it runs on, and ``gpu_index`` its number.
         engine: the plan with its record, whose ``verification`` and ``precision`` were made of this plan on this GPU.
         plan_sha256: hash of the plan; ``artifact_sha256`` is that of the ONNX file it was built from.
         profile: the batch sizes that the plan serves; other batches are padded or cut.
@@ -61,8 +64,9 @@ class TensorRTBackend(Backend):
     ) -> None:  # fmt: skip
         """Open ``variant`` of ``bundle``: take its plan from the cache or build it, load it and, once for each plan, prove it.
 
-        A plan that does not load is built again, once. A plan that was not proved on this GPU replays the golden frames, and
-        its layers are compared with the ONNX; the outcome is kept beside it.
+        A plan that does not load is built again, once, and if that one does not load either, not at the next start again. A
+        plan that was not proved on this GPU replays the golden frames, and its layers are compared with the ONNX; the outcome
+        is kept beside it.
 
         Args:
             bundle: an opened bundle.
@@ -84,19 +88,21 @@ class TensorRTBackend(Backend):
         """
         bundle.onnx_path(variant)
         if variant == U8S8:
-            raise InputError(f"TensorRT takes symmetric int8 only: {U8S8} is for x86 processors, use {S8S8}")
+            raise InputError(TENSORRT_REFUSES_U8S8)
         # before anything of TensorRT's runtime is touched: some crash where there is no GPU
         self.gpu = find_gpu(gpu_index)
+        self.gpu_index = self.gpu.index
         self._library = find_library(library)
         check_gpu(self._library, self.gpu, options)
         self._bundle, self._options, self._cache = bundle, options, EngineCache() if cache is None else cache
         self._lock, self._session = threading.RLock(), None
+        self._graphs: tuple[bool | None, str | None] = (None, None)
         self.variant, self.device = variant, self.gpu.name
-        self.provider = f"{self._library} with TF32" if options.tf32 else str(self._library)
         self.artifact_sha256 = bundle.artifact_sha256(variant)
         self.input_shape, self.n_classes = bundle.preprocess.input_shape, len(bundle.classes)
         try:
             self._session = self._open(trust_plan, progress)
+            self.provider = f"{self._library} with TF32" if self._tf32 else str(self._library)
             self.profile, self.plan_sha256 = self._session.profile, self.engine.sha256
             if not is_proved(self.engine, self.gpu):
                 if progress is not None:
@@ -104,13 +110,36 @@ class TensorRTBackend(Backend):
                 self._prove(self._session)
             self.precision_label = str(self.engine.record["precision"]["label"])
         except BaseException:
-            self.close()
+            with suppress(BackendError):  # the one that is being raised says more
+                self.close()
             raise
 
     @property
     def graph_note(self) -> str | None:
         """Why calls are given to the GPU step by step and not as a CUDA graph; None if nothing is against graphs."""
         return self._running().graph_note
+
+    @property
+    def engine_info(self) -> dict[str, Any]:
+        """The plan behind the figures, as :attr:`Backend.engine_info` has it; once this is closed, as it was at the end.
+
+        ``cuda_graphs`` is what is known now: null until a batch size has come again and was captured. Of TensorRT-RTX, which
+        captures by itself, it only says that it was asked to.
+        """
+        with self._lock:
+            if self._session is not None:
+                self._graphs = self._session.cuda_graphs, self._session.graph_note
+        captured, note = self._graphs
+        return {
+            "plan_sha256": self.plan_sha256, "profile": self.profile.to_json(), "precision": self.precision_label,
+            "library": str(self._library), "compute_capability": self.gpu.sm, "driver": self.gpu.driver, "tf32": self._tf32,
+            "cuda_graphs": captured, "cuda_graph_note": note,
+        }  # fmt: skip
+
+    @property
+    def _tf32(self) -> bool:
+        """Whether the plan may use TensorFloat-32: of a trusted one only its record knows."""
+        return bool(self.engine.record["key"]["tf32"])
 
     def warm_up(self) -> None:
         """Run the sizes of the profile until nothing is left that is done only once: CUDA graphs, compiled kernels."""
@@ -150,8 +179,13 @@ class TensorRTBackend(Backend):
     def _close(self) -> None:
         with self._lock:
             session, self._session = self._session, None
-            if session is not None:
-                self._save_runtime_cache(session)
+            if session is None:
+                return
+            self._graphs = session.cuda_graphs, session.graph_note
+            try:
+                with suppress(BackendError):  # a GPU that has failed still has to be let go of
+                    self._save_runtime_cache(session)
+            finally:
                 session.close()
 
     def _open(self, trust_plan: str | None, progress: Progress | None) -> Session:
@@ -160,15 +194,26 @@ class TensorRTBackend(Backend):
             self.engine = self._cache.trusted(self._bundle, self.variant, trust_plan)
             return self._load()
         self.engine = self._provide(progress, rebuild=False)
+        if self.engine.origin == "hit":
+            try:
+                session = self._load()
+                if never_loaded(self.engine, self.gpu):  # but now it does
+                    self.engine = self._cache.note(self.engine, not_loaded=None)
+                return session
+            except (PlanRefusedError, IntegrityError) as error:  # no other failure is one that other bytes would mend
+                if isinstance(error, PlanRefusedError) and never_loaded(self.engine, self.gpu):
+                    raise EngineError(
+                        f"{error}; it did not when it was new either: delete {self.engine.path} or run edgeadv engine again once "
+                        "the cause is gone"
+                    ) from error
+                if progress is not None:
+                    progress(f"building the engine of {self.variant} again, because {error}")
+            self.engine = self._provide(progress, rebuild=True)
         try:
             return self._load()
-        except (EngineError, IntegrityError) as error:
-            if self.engine.origin == "built":
-                raise
-            if progress is not None:
-                progress(f"building the engine of {self.variant} again, because {error}")
-        self.engine = self._provide(progress, rebuild=True)
-        return self._load()
+        except PlanRefusedError as error:
+            self.engine = self._cache.note(self.engine, not_loaded={**self._of_this(), "why": str(error)})
+            raise
 
     def _provide(self, progress: Progress | None, *, rebuild: bool) -> Engine:
         return self._cache.provide(
@@ -193,16 +238,19 @@ class TensorRTBackend(Backend):
         from ..verify import verify  # which imports the backends
 
         (verification,) = verify(self._bundle, [self])
-        if self._options.tf32:
+        if self._tf32:
             verification = replace(verification, tolerance=max(verification.tolerance, TF32_TOLERANCE))
         precision = compare_precision(
-            session.inspect(), self.variant, nodes=compute_types(self._bundle.onnx_path(self.variant)), tf32=self._options.tf32
+            session.inspect(), self.variant, nodes=compute_types(self._bundle.onnx_path(self.variant)), tf32=self._tf32
         )  # fmt: skip
-        of_this = {"plan_sha256": self.engine.sha256, "gpu": self.gpu.name, "driver": self.gpu.driver}
+        errors = self._batch_errors()
+        wrong = [size for size, error in errors.items() if error > verification.tolerance]
+        of_this = self._of_this()
         self.engine = self._cache.note(
             self.engine,
             verification={
-                **asdict(verification), "ok": verification.ok, **of_this,
+                **asdict(verification), "ok": verification.ok and not wrong, **of_this,
+                "batches": [{"size": size, "max_relative_error": error} for size, error in errors.items()],
                 "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             },
             precision={**precision.to_json(), **of_this},
@@ -216,13 +264,42 @@ class TensorRTBackend(Backend):
                 f"{self.engine.path.name} does not pass the self-test on this GPU, do not use it: {verification}; build it again "
                 "with another version of TensorRT, or use fp32"
             )
+        if wrong:
+            raise EngineError(
+                f"{self.engine.path.name} gives other logits in a batch of {wrong[0]} than one image at a time on this GPU, do not "
+                f"use it: relative error {errors[wrong[0]]:.2g} (at most {verification.tolerance:g}); build it again with another "
+                "version of TensorRT, or for batch 1"
+            )
+
+    def _batch_errors(self) -> dict[int, float]:
+        """How far the logits of golden frames in batches of the profile's larger sizes are from those of one frame at a time.
+
+        A plan has kernels of its own for each of these sizes, and the self-test gives it one frame at a time.
+
+        Returns:
+            By batch size, the largest difference as a share of the largest absolute logit.
+        """
+        sizes = sorted({self.profile.opt, self.profile.max} - {1})
+        if not sizes:
+            return {}
+        frames = to_tensor(self._bundle.golden().pixels)
+        alone = np.concatenate([self.infer(frames[i : i + 1]) for i in range(len(frames))])
+        scale = float(np.abs(alone).max()) or 1.0
+        errors = {}
+        for size in sizes:
+            order = np.arange(size) % len(frames)
+            errors[size] = float(np.abs(self.infer(frames[order]) - alone[order]).max()) / scale
+        return errors
+
+    def _of_this(self) -> dict[str, Any]:
+        return {"plan_sha256": self.engine.sha256, "gpu": self.gpu.name, "driver": self.gpu.driver}
 
     def _saved_runtime_cache(self) -> bytes | None:
         """What TensorRT-RTX compiled on this device before, if it is what was written then.
 
         It is code, as the plan is. Beside a plan in a bundle it would be code that nobody vouched for: there is none.
         """
-        noted = self.engine.record.get("runtime_cache", {}).get("sha256")
+        noted = (self.engine.record.get("runtime_cache") or {}).get("sha256")
         if self.engine.origin == "trusted" or not self._library.has_runtime_cache or noted is None:
             return None
         with suppress(OSError):
@@ -236,7 +313,7 @@ class TensorRTBackend(Backend):
         if data is None:
             return
         digest = sha256_bytes(data)
-        if digest != self.engine.record.get("runtime_cache", {}).get("sha256"):
+        if digest != (self.engine.record.get("runtime_cache") or {}).get("sha256"):
             with suppress(StorageError):
                 write_bytes(self.engine.path.with_suffix(RUNTIME_CACHE), data)
                 self.engine = self._cache.note(self.engine, runtime_cache={"sha256": digest})
@@ -268,4 +345,11 @@ def is_proved(engine: Engine, gpu: Gpu) -> bool:
     if engine.origin == "trusted" or not (isinstance(verification, dict) and isinstance(precision, dict)):
         return False  # what came with a bundle is not believed about itself
     same = all(found.get(key) == value for found in (verification, precision) for key, value in ours.items())
-    return same and verification.get("ok") is True and precision.get("problems") == [] and "label" in precision
+    whole = "batches" in verification and "label" in precision
+    return same and whole and verification.get("ok") is True and precision.get("problems") == []
+
+
+def never_loaded(engine: Engine, gpu: Gpu) -> bool:
+    """Whether the record says that this very plan was refused on this GPU with this driver when it had just been built."""
+    noted = engine.record.get("not_loaded") or {}
+    return noted.items() >= {"plan_sha256": engine.sha256, "gpu": gpu.name, "driver": gpu.driver}.items()

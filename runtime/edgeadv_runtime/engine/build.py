@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -19,7 +19,8 @@ from .. import errors
 from ..device import parse_meminfo
 from ..errors import BundleError, EngineError, InputError
 from ..files import atomic_file
-from .library import MIB, Library, find_library, one_line
+from .library import MIB, Library, find_library
+from .messages import one_line
 from .options import EngineOptions
 
 if TYPE_CHECKING:
@@ -103,9 +104,12 @@ def build_plan(
     }  # fmt: skip
     with _readable(onnx) as stream, atomic_file(out) as temporary:
         name = onnx.name if isinstance(onnx, Path) else "the model"
-        if progress is not None and (warning := memory_warning(os.fstat(stream.fileno()).st_size, _available_mib())):
-            progress(warning)
-        answer = _run({**request, "out": str(temporary.resolve())}, stream, name, library, gpu, progress)
+        with _no_word_of_the_plan(name):
+            if progress is not None and (
+                warning := memory_warning(os.fstat(stream.fileno()).st_size, _available_mib())
+            ):
+                progress(warning)
+            answer = _run({**request, "out": str(temporary.resolve())}, stream, name, library, gpu, progress)
         return BuildReport(**answer)
 
 
@@ -168,12 +172,26 @@ def _available_mib() -> int | None:
 
 
 @contextmanager
+def _no_word_of_the_plan(name: str) -> Iterator[None]:
+    """Keep an OSError of the build from whoever writes the plan: it would be taken for his own."""
+    try:
+        yield
+    except OSError as error:
+        raise EngineError(
+            f"{name}: the build broke off ({error.strerror or error}): make room in {tempfile.gettempdir()}, and keep open what "
+            "its messages go to"
+        ) from error
+
+
+@contextmanager
 def _readable(onnx: bytes | Path) -> Iterator[IO[bytes]]:
     """The model as a file for the worker's standard input."""
     if isinstance(onnx, bytes):
-        with tempfile.TemporaryFile() as stream:
-            stream.write(onnx)
-            stream.seek(0)
+        with ExitStack() as held:
+            with _no_word_of_the_plan("the model"):
+                stream = held.enter_context(tempfile.TemporaryFile())
+                stream.write(onnx)
+                stream.seek(0)
             yield stream
         return
     try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -23,23 +24,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from .._version import __version__
 from ..bundle import Bundle
 from ..errors import BundleError, EngineError, InputError, IntegrityError, StorageError
-from ..files import atomic_file, canonical_json, read_json, sha256_bytes, sha256_file, write_json
+from ..files import atomic_file, canonical_json, sha256_bytes, sha256_file, write_json
 from .build import Progress, build_plan, build_targets
-from .explain import Explanation, nearest
+from .explain import Explanation, differences, nearest
 from .library import Library, find_library
 from .locks import locked
 from .options import EngineOptions
+from .records import KIND, PLAN, RECORD, SCHEMA_VERSION, SHA256, read_record
 
 if TYPE_CHECKING:
     from ..cuda import Gpu
 
-SCHEMA_VERSION = 1
-KIND = "engine"
-PLAN, RECORD = ".plan", ".json"
 # part of every key: to be counted up when the same options come to be built in another way
 RECIPE = 1
 _KEY_LENGTH = 16
-_SHA256 = re.compile("[0-9a-f]{64}")
 Origin = Literal["hit", "built", "waited", "trusted"]
 
 
@@ -168,14 +166,7 @@ class EngineCache:
                 "hit", f"{found.path.name} was {made} from this model, for what is asked", path=found.path
             )
         for path in sorted(self.folder.glob(f"*-{wanted.key}{PLAN}")):
-            record = _read_record(path.with_suffix(RECORD))
-            if record is None:
-                return Explanation(
-                    "miss", f"{path.name} has no record, its build was cut off: it has to be built again", path=path
-                )
-            digests = str(record["sha256"]), sha256_file(path)
-            why = f"{path.name} is damaged, its SHA-256 is not the recorded one: it has to be built again"
-            return Explanation("stale", why, {"sha256": digests}, path)
+            return _unusable(path, wanted)
         return nearest(wanted.fields, self._relatives(wanted), label=wanted.label, folder=self.folder)
 
     def find(
@@ -227,14 +218,16 @@ class EngineCache:
 
         A plan is code. None that came with a bundle is loaded in any other way than this.
 
+        Its record has to be beside it: the bytes do not tell what they compute, and in which types.
+
         Raises:
             InputError: the bundle lacks the variant, or ``sha256`` is no SHA-256.
             IntegrityError: no plan there has this hash.
-            EngineError: its record says that it was built from another model.
+            EngineError: its record is missing, damaged, or of another plan or model.
         """
         bundle.onnx_path(variant)
         digest = sha256.strip().lower()
-        if not _SHA256.fullmatch(digest):
+        if not SHA256.fullmatch(digest):
             raise InputError(f"{sha256!r} is not a SHA-256: give its 64 hex digits, from whoever built the plan")
         plans = [path for path in sorted(bundle.path.glob(f"*{PLAN}")) if path.is_file() and not path.is_symlink()]
         path = next((path for path in plans if sha256_file(path) == digest), None)
@@ -243,9 +236,20 @@ class EngineCache:
             raise IntegrityError(
                 f"no plan in {bundle.path} has the SHA-256 that you trust, {there}: ask whoever built it, or have it built here"
             )
-        record = _read_record(path.with_suffix(RECORD)) or {}
-        if record and record["key"].get("onnx_sha256") != bundle.artifact_sha256(variant):
-            raise EngineError(f"{path} was built from another model than {variant} of this bundle: have it built here")
+        try:
+            record = read_record(path.with_suffix(RECORD))
+        except BundleError as error:
+            raise EngineError(
+                f"{path} is not used without its record, which says what it was built from ({error}): copy the .json beside it too"
+            ) from error
+        if record["sha256"] != digest:
+            raise EngineError(
+                f"{path.with_suffix(RECORD)} is the record of another plan: copy the .json that came with this one"
+            )
+        if record["variant"] != variant or record["key"]["onnx_sha256"] != bundle.artifact_sha256(variant):
+            raise EngineError(
+                f"{path} was built from another model than {variant} of this bundle, as {record['variant']}: have it built here"
+            )
         return Engine(path, digest, record, "trusted")
 
     def note(self, engine: Engine, **facts: Any) -> Engine:
@@ -258,15 +262,31 @@ class EngineCache:
         if engine.origin == "trusted" or noted.record == engine.record:
             return noted
         file = engine.path.with_suffix(RECORD)
-        with suppress(StorageError), locked(self._lock(key_of(engine.record["key"]))):
-            now = _read_record(file)
-            if now is not None and now["sha256"] == engine.sha256:
+        with suppress(StorageError), locked(self._lock(key_of(engine.record["key"]))), suppress(BundleError):
+            if (now := read_record(file))["sha256"] == engine.sha256:
                 write_json(file, {**now, **facts})
         return noted
+
+    def discard(self, engine: Engine) -> None:
+        """Have ``engine``, a plan of this cache, built again by whoever asks for it next: without its record it does not count.
+
+        Raises:
+            StorageError: the cache cannot be written.
+        """
+        with locked(self._lock(key_of(engine.record["key"]))):
+            try:
+                engine.path.with_suffix(RECORD).unlink(missing_ok=True)
+            except OSError as error:
+                raise StorageError(
+                    f"the engine cache {self.folder} cannot be written ({error.strerror}): choose another with --engine-cache"
+                ) from error
 
     def _build(self, bundle: Bundle, wanted: _Wanted, gpu: Gpu | None, progress: Progress | None) -> Engine:
         """Build under the lock: the plan first, then the record that makes it count."""
         plan = self.folder / f"{wanted.stem}{PLAN}"
+        for path in (plan, plan.with_suffix(RECORD)):
+            if path.is_dir() and not path.is_symlink():  # nobody's plan, and in the way of every build to come
+                shutil.rmtree(path, ignore_errors=True)
         report = build_plan(
             bundle.onnx_path(wanted.variant), plan, options=wanted.options, library=wanted.library, gpu=gpu,
             onnx_sha256=bundle.artifact_sha256(wanted.variant), progress=progress,
@@ -283,21 +303,23 @@ class EngineCache:
     def _find(self, wanted: _Wanted) -> Engine | None:
         """The plan with this key, under whatever bundle's name it was built, if its bytes are those that were built."""
         for file in sorted(self.folder.glob(f"*-{wanted.key}{RECORD}")):
-            record, plan = _read_record(file), file.with_suffix(PLAN)
-            if record is None or record["key"] != wanted.fields:
-                continue
+            plan = file.with_suffix(PLAN)
             with suppress(FileNotFoundError, BundleError):
-                if sha256_file(plan) == record["sha256"]:
+                record = read_record(file)
+                if record["key"] == wanted.fields and sha256_file(plan) == record["sha256"]:
                     return Engine(plan, str(record["sha256"]), record, "hit")
         return None
 
     def _relatives(self, wanted: _Wanted) -> Iterator[dict[str, Any]]:
         """Records of plans of the same artefact with other keys."""
         for file in sorted(self.folder.glob(f"*{RECORD}")):
-            record = _read_record(file)
-            if record is None or record["variant"] != wanted.variant or not file.with_suffix(PLAN).is_file():
+            try:
+                record = read_record(file)
+            except BundleError:
                 continue
-            if record["bundle"] == wanted.name or record["key"].get("onnx_sha256") == wanted.fields["onnx_sha256"]:
+            if record["variant"] != wanted.variant or not file.with_suffix(PLAN).is_file():
+                continue
+            if record["bundle"] == wanted.name or record["key"]["onnx_sha256"] == wanted.fields["onnx_sha256"]:
                 yield {**record, "file": file.with_suffix(PLAN).name}
 
     def _remove_leftovers(self, key: str) -> None:
@@ -356,12 +378,18 @@ def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.+-]+", "_", name).strip("._-")[:48] or "model"
 
 
-def _read_record(file: Path) -> dict[str, Any] | None:
-    """The record in ``file``, or None if there is none that this version wrote in whole."""
+def _unusable(plan: Path, wanted: _Wanted) -> Explanation:
+    """Why a plan with the key that is wanted in its name does not count."""
+    again, file = "it has to be built again", plan.with_suffix(RECORD)
+    if not file.exists():
+        return Explanation("miss", f"{plan.name} has no record, its build was cut off: {again}", path=plan)
     try:
-        record = read_json(file, what="engine record")
-    except BundleError:
-        return None
-    whole = isinstance(record.get("key"), dict) and {"created", "bundle", "variant", "file", "sha256"} <= record.keys()
-    ours = record.get("kind") == KIND and record.get("schema_version") == SCHEMA_VERSION
-    return record if whole and ours else None
+        record = read_record(file)
+        if changed := differences(record["key"], wanted.fields):
+            what = f"{file.name} was changed, its {', '.join(changed)} is not what its name stands for"
+            return Explanation("stale", f"{what}: {again}", changed, plan)
+        digest = sha256_file(plan)
+    except (BundleError, FileNotFoundError) as error:
+        return Explanation("stale", f"{error}: {again}", path=plan)
+    why = f"{plan.name} is damaged, its SHA-256 is not the recorded one: {again}"
+    return Explanation("stale", why, {"sha256": (str(record["sha256"]), digest)}, plan)

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cuda import Context, DeviceBuffer, Driver, Event, Gpu, Graph, PinnedBuffer, Stream
-from ..errors import BackendError, EngineError
+from ..errors import BackendError
 from .library import Library
-from .options import BatchProfile
-from .plan import INPUT, OUTPUT, LoadedPlan
+from .messages import Heard
+from .options import INPUT, OUTPUT, BatchProfile
+from .plan import MAKE_ROOM, LoadedPlan
 
 STEPS = ("copy-in", "compute", "copy-out")
 # a graph is worth its capture for a batch size that comes again, and each holds scratch memory of its own
@@ -105,8 +106,8 @@ class PlanExecutor:
             runtime_cache: what :attr:`runtime_cache` was serialised to before.
 
         Raises:
-            EngineError: the plan is of another model, or gives no execution context.
-            BackendError: the memory is not enough.
+            EngineError: the plan is of another model.
+            BackendError: the memory is not enough, or there is no execution context to be had, for the same reason.
         """
         self._loaded, self._cuda = loaded, cuda
         self.profile = loaded.profile(input_shape, n_classes)
@@ -118,6 +119,7 @@ class PlanExecutor:
         self._shape: tuple[int, ...] = ()
         self._context: Any = None
         self.runtime_cache: Any = None
+        self._heard = Heard()
         self._held = ExitStack()
         try:
             self._stream = self._hold(Stream(cuda))
@@ -125,13 +127,24 @@ class PlanExecutor:
             self._in, self._device_in = self._buffers((self.profile.max, *input_shape), mapped)
             self._out, self._device_out = self._buffers((self.profile.max, n_classes), mapped)
             library = loaded.library
-            self._context, self.runtime_cache = library.create_context(
-                loaded.engine, runtime_cache=runtime_cache, cuda_graphs=library.captures_cuda_graphs
-            )
-            self._bind(self._context)
+            with library.listening() as self._heard:
+                self._context, self.runtime_cache = library.create_context(
+                    loaded.engine, runtime_cache=runtime_cache, cuda_graphs=library.captures_cuda_graphs
+                )
+                self._bind(self._context)
         except BaseException:
             self.close()
             raise
+
+    @property
+    def cuda_graphs(self) -> bool | None:
+        """Whether calls are given to the GPU as CUDA graphs: None while no batch size has come again, and so none was captured.
+
+        Of a library that captures them itself it is known only that it was asked to.
+        """
+        if self._loaded.library.captures_cuda_graphs:
+            return True
+        return False if self.graph_note is not None else bool(self._graphs) or None
 
     @property
     def context(self) -> Any:
@@ -147,7 +160,8 @@ class PlanExecutor:
         if self._device_in is not None:
             self._stream.copy_in(self._device_in, self._in, self._in.array[:size].nbytes)
         self._mark(1)
-        self._compute(size)
+        with self._loaded.library.listening() as self._heard:
+            self._compute(size)
         self._mark(2)
         if self._device_out is not None:
             self._stream.copy_out(self._out, self._device_out, self._out.array[:n].nbytes)
@@ -181,7 +195,7 @@ class PlanExecutor:
 
     def _bind(self, context: Any) -> None:
         if context is None:
-            raise self._refusal("gives no execution context", EngineError)
+            raise self._refusal("gives no execution context", MAKE_ROOM)
         for name, pinned, device in ((INPUT, self._in, self._device_in), (OUTPUT, self._out, self._device_out)):
             address = pinned.device_address if device is None else device.handle
             if not context.set_tensor_address(name, address):
@@ -238,11 +252,10 @@ class PlanExecutor:
         if not context.execute_async_v3(self._stream.handle):
             raise self._refusal("does not run the plan")
 
-    def _refusal(self, what: str, kind: type[BackendError] = BackendError) -> BackendError:
-        logger = self._loaded.logger
-        said = logger.first_error() or "it gives no reason"
-        logger.errors.clear()
-        return kind(f"{self._loaded.library} {what}: {said}")
+    def _refusal(self, what: str, advice: str = "") -> BackendError:
+        said = self._heard.first_error() or "it gives no reason"
+        self._heard.errors.clear()
+        return BackendError(f"{self._loaded.library} {what}: {said}{f'; {advice}' if advice else ''}")
 
 
 class Session:
@@ -259,8 +272,9 @@ class Session:
         """Load ``plan``, whose hash was checked before, and take the memory that it needs.
 
         Raises:
-            EngineError: TensorRT refuses the plan, or it is of another model.
-            BackendError: CUDA fails, most likely for want of memory.
+            PlanRefusedError: TensorRT refuses the plan.
+            EngineError: it is of another model.
+            BackendError: CUDA or TensorRT fails, most likely for want of memory.
         """
         self._n_classes = n_classes
         self._held = ExitStack()
@@ -287,6 +301,11 @@ class Session:
     @times.setter
     def times(self, times: dict[str, float] | None) -> None:
         self._executor.times = times
+
+    @property
+    def cuda_graphs(self) -> bool | None:
+        """See :attr:`PlanExecutor.cuda_graphs`."""
+        return self._executor.cuda_graphs
 
     @property
     def graph_note(self) -> str | None:

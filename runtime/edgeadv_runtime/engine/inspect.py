@@ -35,9 +35,14 @@ _DATATYPES = (
     ("Int64", r"Int64"), ("Bool", r"Bool"),
 )  # fmt: skip
 # operand types in the names of kernels, as in ..._i8i8_i8i32_f32_..., ..._f16f16_f16f16_f16_..., ..._f32f32_tf32f32_f32_...
-_OPERANDS = {"i8": "Int8", "s8": "Int8", "f16": "Half", "bf16": "BFloat16", "f32": "Float", "e4m3": "FP8"}
-_KERNEL = re.compile(rf"_({'|'.join(_OPERANDS)})(?:{'|'.join(_OPERANDS)}|i32)*(?=_)")
-_TF32_KERNEL = re.compile(r"tf32|s1688gemm", re.IGNORECASE)
+# or turing_fp16_s1688gemm_fp16_..., ampere_h16816gemm_..., cutlass_80_tensorop_s1688bf16gemm_...
+_OPERANDS = {
+    "i8": "Int8", "s8": "Int8", "f16": "Half", "fp16": "Half", "bf16": "BFloat16", "f32": "Float", "e4m3": "FP8",
+    "h884": "Half", "h1688": "Half", "h16816": "Half",
+}  # fmt: skip
+_KERNEL = re.compile(rf"(?:^|_|s1688)({'|'.join(_OPERANDS)})(?:{'|'.join(_OPERANDS)}|i32)*(?=_|gemm|cudnn)")
+# a product of this shape takes float16, BFloat16 or TensorFloat-32; only the last goes without a word about its operands
+_BARE_TF32_KERNEL = "s1688"
 _COMPUTE_TYPE = re.compile(r"conv|gemm|gemv|matmul|matrixmul|fullyconnected", re.IGNORECASE)
 _COMPUTE_KERNEL = re.compile(r"xmma_|_gemm_|implicit_gemm|fprop|cudnn|cutlass|gemv", re.IGNORECASE)
 _METADATA = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
@@ -140,11 +145,15 @@ def _computes(layer: Mapping[str, Any]) -> bool:
 
 def _computed_in(layer: Mapping[str, Any]) -> str:
     """The type that a convolution or matrix product multiplies in."""
-    tactic = _tactic(layer)
-    if _TF32_KERNEL.search(tactic):
+    tactic = _tactic(layer).lower()
+    if "tf32" in tactic:
         return _TF32
-    if (kernel := _KERNEL.search(tactic)) is not None:
-        return _OPERANDS[kernel[1]]
+    kernel = _KERNEL.search(tactic)
+    operands = _OPERANDS[kernel[1]] if kernel is not None else None
+    if operands in (None, "Float") and _BARE_TF32_KERNEL in tactic:
+        return _TF32
+    if operands is not None:
+        return operands
     # the image comes first among the inputs, then weights, or what is added to the result
     said = [_datatype(value) for value in (*_tensors(layer, "Inputs"), *_weights(layer))]
     return next((kind for kind in said if kind != UNKNOWN), UNKNOWN)

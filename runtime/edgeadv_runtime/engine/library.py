@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from ..errors import EngineError, InputError, MissingDependencyError, require
+from .messages import Heard, listening, logger_of, one_line
 from .options import EngineOptions
 
 TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt-rtx"
 LIBRARIES = (TENSORRT, TENSORRT_RTX)
 MIB = 1 << 20
-# what TensorRT adds behind an error when there is no GPU that it could have asked as well
-_ECHO = "catchCudaError"
-_LONGEST_MESSAGE = 600
+# before it the types of a graph were hints, or the flag for more than hints was not yet to be relied upon
+OLDEST_TENSORRT = (10, 3)
+# from here on every network keeps to the types of its graph, and a flag for it may be missing
+_ALWAYS_STRONGLY_TYPED = 11
 
 
 @dataclass(frozen=True)
@@ -106,38 +109,46 @@ class Library:
             )
 
     def logger(self) -> Any:
-        """An ``ILogger`` that prints nothing and keeps what matters. Keep it as long as what was made with it.
+        """The ``ILogger`` of this process, to make builders, parsers and runtimes with. It prints nothing."""
+        return logger_of(self.module)
 
-        Returns:
-            It has ``errors`` and ``warnings``, lists of one-line strings in the order they came, and ``first_error()``,
-            the one that says what is wrong, or None: those that follow are its echo.
-        """
-        return _logger_class(self.module)()
+    def listening(self) -> AbstractContextManager[Heard]:
+        """A block during which what the logger is told is kept: ``with library.listening() as heard``."""
+        return listening()
 
     # ---- building
 
-    def create_builder(self, logger: Any) -> Any:
+    def create_builder(self, heard: Heard) -> Any:
         """A ``Builder``.
+
+        Args:
+            heard: what is being said, for the error.
 
         Raises:
             EngineError: there is none to be had, on classic TensorRT most likely for want of a GPU.
         """
         try:
-            return self.module.Builder(logger)
+            return self.module.Builder(self.logger())
         except (TypeError, RuntimeError) as error:  # what the bindings make of a null pointer
-            raise EngineError(f"{self} gives no builder here: {logger.first_error() or error}") from error
+            raise EngineError(f"{self} gives no builder here: {heard.first_error() or error}") from error
 
-    def create_network(self, builder: Any, logger: Any) -> Any:
+    def create_network(self, builder: Any, heard: Heard) -> Any:
         """An empty network whose types are those of the graph. The caller keeps it: a parser alone does not.
 
+        Args:
+            builder: what :meth:`create_builder` gave.
+            heard: what is being said, for the error.
+
         Raises:
-            EngineError: there is none to be had.
+            EngineError: there is none to be had, or this version has only such as choose types of their own.
         """
-        # TensorRT 11 knows no other kind of network; should it drop the name, no flag is due
+        # TensorRT 11 knows no other kind of network, nor does TensorRT-RTX; should they drop the name, no flag is due
         flag = self.member("NetworkDefinitionCreationFlag", "STRONGLY_TYPED")
+        if flag is None and self.name == TENSORRT and version_numbers(self.version)[0] < _ALWAYS_STRONGLY_TYPED:
+            raise EngineError(_too_old(self.version))
         network = builder.create_network(0 if flag is None else 1 << int(flag))
         if network is None:
-            raise EngineError(f"{self} gives no strongly typed network: {logger.first_error() or 'no reason given'}")
+            raise EngineError(f"{self} gives no strongly typed network: {heard.first_error() or 'no reason given'}")
         if flag is not None and hasattr(network, "get_flag") and not network.get_flag(flag):
             raise EngineError(f"{self} was asked for a strongly typed network and gave another; use another version")
         return network
@@ -253,7 +264,7 @@ def find_library(name: str | None = None) -> Library:
     Raises:
         InputError: there is no library of this name.
         MissingDependencyError: it is not installed.
-        EngineError: it is installed and does not load.
+        EngineError: it is installed and does not load, or is too old.
     """
     if name is not None and name not in LIBRARIES:
         raise InputError(f"library {name!r} is not one of {', '.join(LIBRARIES)}")
@@ -276,6 +287,8 @@ def _load(name: str) -> Library:
     version = getattr(module, "__version__", None)
     if version is None or not hasattr(module, "Builder"):
         raise EngineError(f"{name} is installed without its builder: install it again")
+    if name == TENSORRT and version_numbers(str(version)) < OLDEST_TENSORRT:
+        raise EngineError(_too_old(str(version)))
     return Library(name, str(version), module)
 
 
@@ -285,30 +298,21 @@ def _import(name: str) -> ModuleType:
     return require("tensorrt_rtx", extra=TENSORRT_RTX)
 
 
-def one_line(text: str) -> str:
-    """``text`` without line breaks, and not longer than a terminal can bear."""
-    text = " ".join(text.split())
-    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
+def version_numbers(version: str) -> tuple[int, int]:
+    """The first two numbers of a version; (0, 0) where it has none."""
+    match = re.match(r"(\d+)(?:\.(\d+))?", version)
+    return (int(match[1]), int(match[2] or 0)) if match else (0, 0)
 
 
-def _logger_class(module: Any) -> Any:
-    class Logger(module.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            module.ILogger.__init__(self)
-            self.errors: list[str] = []
-            self.warnings: list[str] = []
+def _too_old(version: str) -> str:
+    return (
+        f"TensorRT {version} is too old: before {_dotted(OLDEST_TENSORRT)} it does not keep to the types of the ONNX file; update "
+        f"it, on a Jetson with JetPack 6 or newer, or use {TENSORRT_RTX} where that serves the GPU"
+    )
 
-        def log(self, severity: Any, message: str) -> None:
-            if severity.name in ("ERROR", "INTERNAL_ERROR"):
-                self.errors.append(one_line(message))
-            elif severity.name == "WARNING":
-                self.warnings.append(one_line(message))
 
-        def first_error(self) -> str | None:
-            own = [error for error in self.errors if _ECHO not in error]
-            return next(iter(own or self.errors), None)
-
-    return Logger
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
 
 
 def _monitor_class(module: Any) -> Any:

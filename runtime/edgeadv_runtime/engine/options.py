@@ -9,6 +9,8 @@ from typing import Any
 
 from ..errors import InputError
 
+# the tensors of a bundle's model, and so of its plans
+INPUT, OUTPUT = "image", "logits"
 # more than any GPU has, and still a number that the builder takes
 LARGEST_WORKSPACE_MIB = 1 << 20
 _TARGET = re.compile(r"(?:sm_?)?([0-9]{2,3})|([0-9]{1,2})\.([0-9])", re.IGNORECASE)

@@ -7,18 +7,27 @@ with TensorRT-RTX; loading one has not, for want of a GPU, and is tested on a st
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
-from ..errors import EngineError
+from ..errors import BackendError, EngineError
 from .library import Library
-from .options import BatchProfile
+from .messages import Heard
+from .options import INPUT, OUTPUT, BatchProfile
 
-INPUT, OUTPUT = "image", "logits"
 _WHY_INVALID = {
     "VERSION_MISMATCH": "another version built it", "UNSUPPORTED_CC": "it was built for another GPU",
     "OLD_CUDA_DRIVER": "the NVIDIA driver is too old for it", "OLD_CUDA_RUNTIME": "the CUDA runtime is too old for it",
     "INSUFFICIENT_GPU_MEMORY": "the memory of the GPU is not enough", "MALFORMED_ENGINE": "it is damaged or no plan at all",
 }  # fmt: skip
+_NO_MEMORY = re.compile(
+    r"out of memory|out_?of_?memory|memory.{0,40} could not be allocated|insufficient.{0,8} memory", re.IGNORECASE
+)
+MAKE_ROOM = "close what uses the memory of the GPU, or use a smaller batch"
+
+
+class PlanRefusedError(EngineError):
+    """TensorRT does not take the bytes of a plan: another one may do."""
 
 
 class LoadedPlan:
@@ -28,18 +37,27 @@ class LoadedPlan:
         """Have ``library`` load ``plan``, whose hash was checked before.
 
         Raises:
-            EngineError: it refuses, in its own words.
+            PlanRefusedError: it refuses the plan, in its own words.
+            EngineError: there is no runtime to be had.
+            BackendError: the memory of the GPU is not enough.
         """
-        self.library, self.logger = library, library.logger()
-        try:
-            self.runtime = library.module.Runtime(self.logger)
-        except (TypeError, RuntimeError) as error:  # what the bindings make of a null pointer
-            raise EngineError(f"{library} gives no runtime here: {self.logger.first_error() or error}") from error
-        self.engine = self.runtime.deserialize_cuda_engine(plan)
-        if self.engine is None:
-            why = self._why_invalid(plan)
-            said = self.logger.first_error() or "it gives no reason"
-            raise EngineError(f"{library} does not load the plan{f', {why}' if why else ''}: {said}")
+        self.library = library
+        with library.listening() as heard:
+            try:
+                self.runtime = library.module.Runtime(library.logger())
+            except (TypeError, RuntimeError) as error:  # what the bindings make of a null pointer
+                raise EngineError(f"{library} gives no runtime here: {heard.first_error() or error}") from error
+            self.engine = self.runtime.deserialize_cuda_engine(plan)
+            if self.engine is None:
+                raise self._refusal(plan, heard)
+
+    def _refusal(self, plan: bytes, heard: Heard) -> BackendError:
+        said = heard.first_error() or "it gives no reason"
+        why = self._why_invalid(plan)
+        text = f"{self.library} does not load the plan{f', {why}' if why else ''}: {said}"
+        if any(map(_NO_MEMORY.search, heard.errors)) or why == _WHY_INVALID["INSUFFICIENT_GPU_MEMORY"]:
+            return BackendError(f"{text}; {MAKE_ROOM}")
+        return PlanRefusedError(text)
 
     def _why_invalid(self, plan: bytes) -> str:
         """What TensorRT-RTX can tell of a plan that it does not load; nothing elsewhere."""
@@ -63,7 +81,7 @@ class LoadedPlan:
             there = ", ".join(f"{name} {kind} {shape}" for name, (kind, shape) in got.items())
             raise EngineError(
                 f"the plan was built from another model: it has {there}, not a float32 {INPUT} of {input_shape} and {n_classes} "
-                f"{OUTPUT}"
+                f"{OUTPUT}; delete it and have it built here"
             )
         if (size := got[INPUT][1][0]) > 0:
             return BatchProfile(size, size, size)

@@ -31,10 +31,10 @@ from typing import Any
 
 from ..errors import EdgeAdvError, EngineError, IntegrityError, StorageError
 from ..files import sha256_bytes
-from .library import Library, find_library, one_line
-from .options import BatchProfile, EngineOptions
+from .library import Library, find_library
+from .messages import Heard, one_line
+from .options import INPUT, OUTPUT, BatchProfile, EngineOptions
 
-INPUT, OUTPUT = "image", "logits"
 _PR_SET_PDEATHSIG = 1
 _MOST_WARNINGS = 20
 Step = Callable[[str, int, int], None]
@@ -96,32 +96,42 @@ def build(
         EngineError: TensorRT refuses, in its own words.
         InputError: a target is not known to this library.
     """
-    logger = library.logger()
-    builder = library.create_builder(logger)
-    network = library.create_network(builder, logger)  # the parser would crash on one that nobody else holds
-    parse(library, network, logger, onnx)
-    config = library.create_config(builder, options, targets=targets)
-    _add_profile(builder, config, network, logger, options.profile)
-    monitor = library.watch(config, step) if step is not None else None
-    memory = builder.build_serialized_network(network, config)
-    del monitor
-    if memory is None:
-        raise EngineError(f"{library} cannot build this model: {logger.first_error() or 'it gives no reason'}")
-    facts = library.read_back(config)
+    with library.listening() as heard:
+        builder = library.create_builder(heard)
+        network = library.create_network(builder, heard)  # the parser would crash on one that nobody else holds
+        parse(library, network, heard, onnx)
+        config = library.create_config(builder, options, targets=targets)
+        _add_profile(builder, config, network, heard, options.profile)
+        monitor = library.watch(config, step) if step is not None else None
+        memory = builder.build_serialized_network(network, config)
+        del monitor
+        if memory is None:
+            raise EngineError(_refusal(library, heard, options))
+        facts = library.read_back(config)
     facts["profile"] = options.profile.to_json()
-    facts["warnings"] = list(dict.fromkeys(logger.warnings))[:_MOST_WARNINGS]
+    facts["warnings"] = heard.warnings[:_MOST_WARNINGS]
     return memoryview(memory), facts
 
 
-def parse(library: Library, network: Any, logger: Any, onnx: bytes) -> None:
+def _refusal(library: Library, heard: Heard, options: EngineOptions) -> str:
+    """Why there is no plan; what to do comes first, for TensorRT's own words may be long enough to be cut."""
+    said = heard.first_error() or "it gives no reason"
+    advice = ""
+    if "workspace" in said.lower():
+        larger = "a larger --workspace or " if options.workspace_mib is not None else ""
+        advice = f", give {larger}a smaller --batch"
+    return f"{library} cannot build this model{advice}: {said}"
+
+
+def parse(library: Library, network: Any, heard: Heard, onnx: bytes) -> None:
     """Fill ``network`` from ``onnx`` and check that it is a bundle's model.
 
     Raises:
         EngineError: it is not ONNX, has an operator that this TensorRT does not know, or other inputs and outputs.
     """
-    parser = library.module.OnnxParser(network, logger)
+    parser = library.module.OnnxParser(network, library.logger())
     if not parser.parse(onnx):
-        raise EngineError(f"{library} does not take this ONNX file: {_parser_error(parser, logger)}")
+        raise EngineError(f"{library} does not take this ONNX file: {_parser_error(parser, heard)}")
     # of an empty file the parser says that all is well
     if network.num_inputs == 0 or network.num_outputs == 0:
         raise EngineError(
@@ -139,10 +149,10 @@ def parse(library: Library, network: Any, logger: Any, onnx: bytes) -> None:
         raise EngineError(f"the input of the ONNX file is {shape}, not (batch, 3, height, width); export it again")
 
 
-def _parser_error(parser: Any, logger: Any) -> str:
+def _parser_error(parser: Any, heard: Heard) -> str:
     """The parser's first error with the node that it names."""
     if not parser.num_errors:
-        return logger.first_error() or "it gives no reason"
+        return heard.first_error() or "it gives no reason"
     error = parser.get_error(0)
     if error.code().name == "MODEL_DESERIALIZE_FAILED":
         return "it is cut off or not ONNX at all; copy or export the bundle again"
@@ -153,13 +163,13 @@ def _parser_error(parser: Any, logger: Any) -> str:
     return one_line(f"{where}{error.desc()}{more}")
 
 
-def _add_profile(builder: Any, config: Any, network: Any, logger: Any, batch: BatchProfile) -> None:
+def _add_profile(builder: Any, config: Any, network: Any, heard: Heard, batch: BatchProfile) -> None:
     image = network.get_input(0)
     rest = tuple(image.shape)[1:]
     profile = builder.create_optimization_profile()
     profile.set_shape(image.name, *((size, *rest) for size in batch.to_json()))
     if config.add_optimization_profile(profile) < 0:
-        raise EngineError(f"TensorRT does not take batch {batch}: {logger.first_error() or 'it gives no reason'}")
+        raise EngineError(f"TensorRT does not take batch {batch}: {heard.first_error() or 'it gives no reason'}")
 
 
 def _die_with(parent: int) -> None:

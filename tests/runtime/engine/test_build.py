@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import resource
@@ -164,7 +165,10 @@ def test_bad_models_are_one_sentence_and_no_file(
 
 def test_a_workspace_that_is_too_small_is_told_in_the_builder_s_words(onnx_file: Path, tmp_path: Path) -> None:
     options = EngineOptions(profile=BatchProfile(1, 8, 32), targets=("sm_86",), workspace_mib=1)
-    with pytest.raises(EngineError, match=r"cannot build this model: .*within workspace limit"):
+    with pytest.raises(
+        EngineError,
+        match=r"cannot build this model, give a larger --workspace or a smaller --batch: .*within workspace limit",
+    ):
         build_plan(onnx_file, tmp_path / "a.plan", options=options, library="tensorrt-rtx")
     assert list(tmp_path.iterdir()) == []
 
@@ -216,6 +220,33 @@ def test_a_disk_that_is_full(onnx_file: Path, sm_86: EngineOptions, tmp_path: Pa
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_temporary_folder_is_not_the_plan_s(
+    onnx_file: Path, sm_86: EngineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(build.tempfile, "TemporaryFile", full)
+    for model, name in ((onnx_file, "model.fp16.onnx"), (onnx_file.read_bytes(), "the model")):
+        with pytest.raises(
+            EngineError, match=rf"^{name}: the build broke off \(No space left on device\): make room in /"
+        ):
+            build_plan(model, tmp_path / "plans" / "a.plan", options=sm_86, library="tensorrt-rtx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_messages_that_nobody_reads_are_not_the_plan_s(
+    onnx_file: Path, sm_86: EngineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(text: str) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    monkeypatch.setattr(build, "_PROGRESS_EVERY_S", 0.0)
+    with pytest.raises(EngineError, match=r"the build broke off \(Broken pipe\): .* keep open what its messages go to"):
+        build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library="tensorrt-rtx", progress=gone)
+    assert children(os.getpid()) == [] and list(tmp_path.iterdir()) == []
 
 
 CRASH = "import sys; sys.path[:] = sys.argv.pop().split('\\n'); "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -128,10 +129,10 @@ def test_a_slim_copy_under_another_name_finds_the_plan(
 def test_a_bundle_with_a_wild_name(
     cache: EngineCache, tiny_bundle: Bundle, rtx: Library, sm_86: EngineOptions, tmp_path: Path
 ) -> None:
-    copy = Bundle.open(shutil.copytree(tiny_bundle.path, tmp_path / ".. my [model] v1.2 *.edgeadv"))
-    engine = cache.provide(copy, "fp16", sm_86, library=rtx, gpu=None)
+    other = Bundle.open(shutil.copytree(tiny_bundle.path, tmp_path / ".. my [model] v1.2 *.edgeadv"))
+    engine = cache.provide(other, "fp16", sm_86, library=rtx, gpu=None)
     assert engine.path.name.startswith("my_model_v1.2-fp16-")
-    assert cache.provide(copy, "fp16", sm_86, library=rtx, gpu=None).origin == "hit"
+    assert cache.provide(other, "fp16", sm_86, library=rtx, gpu=None).origin == "hit"
 
 
 @pytest.mark.parametrize("what", ["a byte", "the end", "empty", "gone", "another plan"])
@@ -165,19 +166,33 @@ def test_a_damaged_plan_is_built_again(
 
 
 @pytest.mark.parametrize(
-    "text", [None, "", "{", "[]", "{}", '{"kind": "engine", "schema_version": 1}', '{"kind": "bundle"}']
+    ("text", "why"),
+    [
+        (None, "miss: {plan} has no record, its build was cut off"),
+        ("", "stale: .*{record} is not a readable engine record"),
+        ("{", "stale: .*{record} is not a readable engine record"),
+        ("[" * 99999, "stale: .*{record} is not a readable engine record"),
+        ("[]", "stale: .*{record} is not a engine record: a JSON object is expected"),
+        ("{}", "stale: {record} is no engine record of schema 1"),
+        ('{"kind": "engine", "schema_version": 2}', "stale: {record} is no engine record of schema 1"),
+        ('{"kind": "engine", "schema_version": 1}', "stale: {record} has no usable 'created'"),
+        ('{"kind": "engine", "schema_version": 1, "created": NaN}', "stale: {record} is not a readable engine record"),
+        ('{"kind": "bundle"}', "stale: {record} is no engine record of schema 1"),
+    ],
 )
 def test_a_plan_without_its_record_does_not_count(
-    cache: EngineCache, tiny_bundle: Bundle, rtx: Library, sm_86: EngineOptions, text: str | None
+    cache: EngineCache, tiny_bundle: Bundle, rtx: Library, sm_86: EngineOptions, text: str | None, why: str
 ) -> None:
     engine = cache.provide(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None)
     record = engine.path.with_suffix(".json")
     record.unlink() if text is None else record.write_text(text)
-    explanation = cache.explain(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None)
-    assert (
-        str(explanation) == f"miss: {engine.path.name} has no record, its build was cut off: it has to be built again"
-    )
+    explanation = str(cache.explain(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None))
+    assert re.match(why.format(plan=engine.path.name, record=record.name), explanation), explanation
+    assert explanation.endswith(": it has to be built again")
+    other = replace(sm_86, tf32=True)  # nor is anything else kept from being explained
+    assert cache.explain(tiny_bundle, "fp16", other, library=rtx, gpu=None).status == "miss"
     assert cache.provide(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None).origin == "built"
+    assert cache.provide(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None).origin == "hit"
 
 
 def test_a_record_of_another_key_does_not_count(
@@ -187,6 +202,20 @@ def test_a_record_of_another_key_does_not_count(
     record = engine.path.with_suffix(".json")
     record.write_text(json.dumps({**engine.record, "key": {**engine.record["key"], "library_version": "1.0"}}))
     assert cache.find(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None) is None
+    explanation = cache.explain(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None)
+    assert str(explanation) == (
+        f"stale: {record.name} was changed, its library_version is not what its name stands for: it has to be built again"
+    )
+    assert explanation.changed == {"library_version": ("1.0", rtx.version)}
+
+
+def test_what_is_discarded_is_built_again(
+    cache: EngineCache, tiny_bundle: Bundle, rtx: Library, sm_86: EngineOptions, contents: Contents
+) -> None:
+    cache.discard(cache.provide(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None))
+    assert cache.find(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None) is None
+    assert cache.provide(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None).origin == "built"
+    assert len(contents(cache.folder)) == 2
 
 
 def test_what_killed_builders_left_is_removed(

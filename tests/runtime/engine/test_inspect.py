@@ -137,6 +137,40 @@ def test_tensorfloat32_is_not_float32_unless_it_was_allowed(tactic: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("tactic", "kind"),
+    [
+        ("turing_fp16_s1688gemm_fp16_128x64_ldg8_f2f_tn", "Half"),
+        ("ampere_fp16_s1688gemm_fp16_128x128_ldg8_f2f_stages_32x1_tn", "Half"),
+        ("cutlass_75_tensorop_f16_s1688gemm_f16_128x128_tn_align8", "Half"),
+        ("cutlass_75_tensorop_s1688gemm_f16_128x128_tn_align8", "Half"),
+        ("turing_fp16_s1688cudnn_fp16_128x128_ldg8_relu_f2f_exp_small_nhwc_tn_v1", "Half"),
+        ("turing_h1688gemm_128x64_ldg8_nn_v1", "Half"),
+        ("ampere_h16816gemm_64x64_ldg8_stages_64x5_tn_v1", "Half"),
+        ("volta_h884gemm_64x64_ldg8_tn", "Half"),
+        ("volta_fp16_s884gemm_fp16_64x64_ldg8_f2f_tn", "Half"),
+        ("sm80_xmma_gemm_f16f16_f16f32_f32_tn_n_tilesize64x64", "Half"),
+        ("ampere_bf16_s1688gemm_bf16_64x64_ldg8_tn", "BFloat16"),
+        ("ampere_bf16_s16816gemm_bf16_64x64_sliced1x2_ldg8_f2f_stages_64x5_tn", "BFloat16"),
+        ("cutlass_80_tensorop_s1688bf16gemm_128x128_16x3_tn_align4", "BFloat16"),
+        ("cutlass_80_tensorop_s1688f16gemm_128x128_16x3_tn_align4", "Half"),
+        ("cutlass_80_tensorop_s1688gemm_128x256_16x3_tn_align4", "TF32"),
+        ("cutlass_80_tensorop_s1688tf32gemm_128x256_16x3_tn_align4", "TF32"),
+        ("ampere_s1688cudnn_128x64_ldg4_relu_f2f_exp_small_nhwc_tn_v1", "TF32"),
+        ("sm80_xmma_gemm_f32f32_tf32f32_f32_tn_n_tilesize64x64x16_stage3", "TF32"),
+    ],
+)
+def test_the_operands_in_the_name_of_a_kernel(tactic: str, kind: str) -> None:
+    """Whatever the layer says of its tensors: those may be converted on the way."""
+    for nodes, variant, words in ((FP16, "fp16", "Half"), (FP32, "fp32", "Float")):
+        found = answer(f"layers, {variant}")
+        retype(layer(found, "node_linear"), words, words, tactic)
+        found["Layers"] = [layer(found, "node_linear")]
+        report = compare_precision(found, variant, nodes=nodes)
+        assert report.counts == {kind: 1}
+        assert bool(report.problems) is (kind != words)
+
+
+@pytest.mark.parametrize(
     "nothing",
     [None, "", "not JSON", 7, [], {}, {"Layers": []}, {"Layers": None}, {"Layers": {}}, {"Layers": [{}]}, {"Layers": [None, 3]},
      {"Layers": [{"Name": "x", "Inputs": None, "Metadata": 5}]}, ANSWERS["names alone"], ANSWERS["names alone"]["Layers"]],

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgeadv_runtime.engine import EngineOptions, Library, find_library
-from edgeadv_runtime.engine.library import one_line
+from edgeadv_runtime.engine.messages import Heard
 from edgeadv_runtime.errors import EngineError, InputError, MissingDependencyError
 
 CLASSIC = SimpleNamespace(
@@ -69,6 +69,26 @@ def test_what_is_installed_and_does_not_load(monkeypatch: pytest.MonkeyPatch, tm
         find_library("tensorrt")
 
 
+@pytest.mark.parametrize("version", ["8.5.2", "8.6.1.6", "9.3.0", "10.0.1", "10.2.0.post1", "of the future"])
+def test_a_tensorrt_without_usable_strong_typing(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    names = {name: value for name, value in vars(CLASSIC).items() if not name.startswith("Network")}
+    old = SimpleNamespace(**{**names, "__version__": version})
+    monkeypatch.setitem(sys.modules, "tensorrt", old)
+    for name in (None, "tensorrt"):
+        with pytest.raises(EngineError, match=rf"^TensorRT {version} is too old: before 10\.3 .* update it"):
+            find_library(name)
+    # nor is a flag that it lacks taken for one that it no longer needs
+    builder = SimpleNamespace(create_network=lambda flags: pytest.fail("a network that chooses its own types"))
+    with pytest.raises(EngineError, match="is too old"):
+        Library("tensorrt", version, old).create_network(builder, Heard())
+
+
+@pytest.mark.parametrize("version", ["10.3.0", "10.13.3.9", "11.0.0", "11"])
+def test_a_tensorrt_that_is_new_enough(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(**{**vars(CLASSIC), "__version__": version}))
+    assert find_library().version == version
+
+
 def test_classic_tensorrt_targets_nothing(classic: Library) -> None:
     assert not classic.can_target
     assert classic.known_targets == ()
@@ -99,17 +119,16 @@ def test_members_go_by_name(rtx: Library, classic: Library) -> None:
 def test_the_flag_of_the_network_is_the_version_s_own(classic: Library) -> None:
     asked: list[int] = []
     builder = SimpleNamespace(create_network=lambda flags: asked.append(flags) or object())
-    classic.create_network(builder, None)
+    classic.create_network(builder, Heard())
     bare = Library("tensorrt", "13.0", SimpleNamespace())  # a version that no longer has the name
-    bare.create_network(builder, None)
+    bare.create_network(builder, Heard())
     assert asked == [0b10, 0]
 
 
 @pytest.mark.parametrize("tf32", [False, True])
 def test_a_configuration_takes_what_is_asked(rtx: Library, tf32: bool) -> None:
-    logger = rtx.logger()
-    builder = rtx.create_builder(logger)
-    assert rtx.create_network(builder, logger).get_flag(rtx.need("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"))
+    builder = rtx.create_builder(Heard())
+    assert rtx.create_network(builder, Heard()).get_flag(rtx.need("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"))
     options = EngineOptions(tf32=tf32, workspace_mib=96)
     config = rtx.create_config(builder, options, targets=("sm_86", "sm_89"))
     assert rtx.read_back(config) == {
@@ -140,48 +159,27 @@ class Stubborn:
     ],
 )
 def test_a_setting_that_is_refused_is_noticed(rtx: Library, method: str, options: EngineOptions, says: str) -> None:
-    logger = rtx.logger()
-    real = rtx.create_builder(logger)
+    real = rtx.create_builder(Heard())
     builder = SimpleNamespace(create_builder_config=lambda: Stubborn(real.create_builder_config(), method))
     with pytest.raises(EngineError, match=says):
         rtx.create_config(builder, options, targets=("sm_86",))
 
 
 def test_tf32_cannot_be_had_where_there_is_no_such_flag(rtx: Library) -> None:
-    logger = rtx.logger()
     names = {name: getattr(rtx.module, name) for name in ("ProfilingVerbosity", "MemoryPoolType")}
     bare = Library("tensorrt", "12.0", SimpleNamespace(**names, IBuilderConfig=object))
-    builder = rtx.create_builder(logger)
+    builder = rtx.create_builder(Heard())
     bare.create_config(builder, EngineOptions(), targets=())
     with pytest.raises(EngineError, match=r"has no BuilderFlag\.TF32"):
         bare.create_config(builder, EngineOptions(tf32=True), targets=())
-
-
-def test_the_logger_keeps_errors_and_prints_nothing(rtx: Library, capfd: pytest.CaptureFixture[str]) -> None:
-    logger = rtx.logger()
-    assert logger.first_error() is None
-    severity = rtx.module.ILogger.Severity
-    logger.log(severity.INFO, "nothing of interest")
-    logger.log(severity.WARNING, "a\nwarning")
-    builder = rtx.create_builder(logger)
-    # without a GPU the first error has an echo, of the same severity
-    profile = builder.create_optimization_profile()
-    profile.set_shape("image", (2, 3, 4, 4), (1, 3, 4, 4), (3, 3, 4, 4))
-    assert builder.create_builder_config().add_optimization_profile(profile) == -1
-    assert logger.warnings == ["a warning"]
-    assert "MIN<=OPT<=MAX" in logger.first_error()
-    assert capfd.readouterr() == ("", "")
 
 
 def test_no_builder_is_an_error_and_not_a_type_error(classic: Library) -> None:
     def refuse(logger: Any) -> Any:
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
-    broken = Library("tensorrt", "10.3.0", SimpleNamespace(Builder=refuse))
+    broken = Library("tensorrt", "10.3.0", SimpleNamespace(Builder=refuse, ILogger=object))
+    heard = Heard()
+    heard.add("ERROR", "no CUDA-capable device")
     with pytest.raises(EngineError, match="gives no builder here: no CUDA-capable device"):
-        broken.create_builder(SimpleNamespace(first_error=lambda: "no CUDA-capable device"))
-
-
-def test_one_line() -> None:
-    assert one_line(" a\n  b\tc ") == "a b c"
-    assert len(one_line("x" * 5000)) < 700
+        broken.create_builder(heard)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,13 +65,38 @@ def test_a_plan_in_a_bundle_needs_its_hash(
     before = copy.with_suffix(".json").read_bytes()
     assert cache.note(trusted, verification={"ok": True}).record["verification"] == {"ok": True}
     assert copy.with_suffix(".json").read_bytes() == before
-    copy.with_suffix(".json").unlink()
-    assert cache.trusted(reopened, "fp16", engine.sha256).record == {}
     with copy.open("ab") as stream:
         stream.write(b"\0")
     with pytest.raises(IntegrityError, match="are others"):
         cache.trusted(reopened, "fp16", engine.sha256)
     assert not cache.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (None, r"does not exist.*copy the \.json beside it too"),
+        (lambda record: record.pop("key"), r"has no usable 'key'.*copy the \.json beside it too"),
+        (lambda record: record.update(sha256="0" * 64), "is the record of another plan: copy the .json that came with this one"),
+        (lambda record: record.update(variant="fp32"), "was built from another model than fp16 of this bundle, as fp32"),
+        (lambda record: record["key"].update(onnx_sha256="0" * 64), "was built from another model than fp16 of this bundle"),
+    ],
+    ids=["none", "no key", "another plan", "another variant", "another model"],
+)  # fmt: skip
+def test_a_plan_in_a_bundle_needs_its_record(
+    cache: EngineCache, bundle: Bundle, rtx: Library, sm_86: EngineOptions, change: Any, says: str
+) -> None:
+    copy = copy_engine(cache.provide(bundle, "fp16", sm_86, library=rtx, gpu=None), bundle.path)
+    digest = hashlib.sha256(copy.read_bytes()).hexdigest()
+    file = copy.with_suffix(".json")
+    if change is None:
+        file.unlink()
+    else:
+        record = json.loads(file.read_text())
+        change(record)
+        file.write_text(json.dumps(record))
+    with pytest.raises(EngineError, match=says):
+        cache.trusted(bundle, "fp16", digest)
 
 
 def test_a_link_in_a_bundle_is_not_followed(

@@ -1,0 +1,95 @@
+"""Records that somebody has changed: read whole, or said to be none. Never a traceback, never in the way of a new build."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.engine import Engine, EngineCache, EngineOptions, Library
+from edgeadv_runtime.engine.records import read_record
+from edgeadv_runtime.errors import BundleError
+
+BROKEN = {
+    "created": [None, 3], "bundle": [None, []], "variant": [None, {}], "file": [None, 1],
+    "sha256": [None, 3, "", "x" * 64, "0" * 63], "key": [None, [], {}, "key"], "build": [None, [], {}, 0],
+    "key.profile": [None, [], [1], [1, 2], [3, 2, 1], [1, 2, "3"], [0, 1, 1], 5, {"a": 1, "b": 2, "c": 3}],
+    "key.targets": [None, [], "sm_86", [86]], "key.tf32": [None, 0, "no"], "key.library": [None, 1],
+    "key.library_version": [None, 1], "key.onnx_sha256": [None, "", 5], "key.workspace_mib": ["64"],
+    "build.bytes": [None, "5", True], "build.seconds": [None, "5"], "build.targets": [None, "sm_86", [1]],
+    "build.flags": [None, "TF32", [1]], "build.profile": [None, [1], [2, 1, 1]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in BROKEN.items() for value in values], ids=str
+)
+def test_a_record_that_is_not_what_was_written_is_no_record(
+    broken_engine: tuple[EngineCache, Engine], tiny_bundle: Bundle, rtx: Library, sm_86: EngineOptions, name: str, value: Any
+) -> None:  # fmt: skip
+    cache, engine = broken_engine
+    record = copy.deepcopy(engine.record)
+    outer, _, inner = name.partition(".")
+    if inner:
+        record[outer][inner] = value
+    else:
+        record[outer] = value
+    file = engine.path.with_suffix(".json")
+    before = file.read_text()
+    try:
+        file.write_text(json.dumps(record))
+        assert cache.find(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None) is None
+        explanation = cache.explain(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None)
+        assert str(explanation) == f"stale: {file.name} has no usable {outer!r}: it has to be built again"
+        # what is no record is not the nearest either
+        other = replace(sm_86, workspace_mib=64)
+        assert "no engine of" in str(cache.explain(tiny_bundle, "fp16", other, library=rtx, gpu=None))
+        with pytest.raises(BundleError, match="has no usable"):
+            read_record(file)
+    finally:
+        file.write_text(before)
+
+
+@pytest.fixture(scope="module")
+def broken_engine(
+    tiny_bundle: Bundle, rtx: Library, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[EngineCache, Engine]:
+    """One plan for all the ways in which its record can be broken."""
+    cache = EngineCache(tmp_path_factory.mktemp("engines"))
+    return cache, cache.provide(tiny_bundle, "fp16", EngineOptions(targets=("sm_86",)), library=rtx, gpu=None)
+
+
+@pytest.mark.parametrize("value", [None, True, [], "yes", 3])
+@pytest.mark.parametrize("name", ["verification", "precision", "runtime_cache", "not_loaded"])
+def test_facts_that_cannot_be_read_were_never_noted(
+    broken_engine: tuple[EngineCache, Engine], tiny_bundle: Bundle, rtx: Library, sm_86: EngineOptions, name: str, value: Any
+) -> None:  # fmt: skip
+    cache, engine = broken_engine
+    file = engine.path.with_suffix(".json")
+    before = file.read_text()
+    try:
+        file.write_text(json.dumps({**engine.record, name: value}))
+        found = cache.find(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None)
+        assert found is not None and found.record == engine.record
+    finally:
+        file.write_text(before)
+
+
+@pytest.mark.parametrize("what", ["plan", "json"])
+def test_a_folder_in_the_place_of_a_file_is_no_obstacle(
+    cache: EngineCache, tiny_bundle: Bundle, rtx: Library, sm_86: EngineOptions, what: str
+) -> None:
+    engine = cache.provide(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None)
+    file = engine.path.with_suffix(f".{what}")
+    file.unlink()
+    (file / "with").mkdir(parents=True)
+    (file / "with" / "something").write_text("in it")
+    explanation = str(cache.explain(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None))
+    assert re.match(rf"stale: .*{file.name} .*Is a directory", explanation), explanation
+    assert cache.provide(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None).origin == "built"
+    assert cache.provide(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None).origin == "hit"
