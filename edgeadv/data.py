@@ -235,8 +235,12 @@ def _rank_in_class(labels: NDArray[np.int64], order: NDArray[np.int64]) -> NDArr
     return rank
 
 
-def balanced_subset(labels: NDArray[np.int64], limit: int | None, *, seed: int = 0) -> NDArray[np.int64]:
+def balanced_subset(
+    labels: NDArray[np.int64], limit: int | None, *, seed: int | tuple[int, ...] = 0
+) -> NDArray[np.int64]:
     """Indices, ascending, of at most ``limit`` images with as equal a share of each class as there is.
+
+    A larger subset of the same seed holds the smaller one.
 
     Raises:
         InputError: ``limit`` is below 1.

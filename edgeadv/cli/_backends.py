@@ -141,7 +141,7 @@ def backend_openers(
         absent = _absent(name, bundle) if backend == ALL else None
         for asked in wanted:
             variant = int8_variant(name, provider=provider) if asked == INT8 else asked
-            reason = absent or _misfit(name, variant, provider, for_speed=for_speed and precision == ALL)
+            reason = _misfit(name, variant, provider, for_speed=for_speed and precision == ALL) or absent
             if reason is not None:
                 skipped.append({"backend": name, "variant": variant, "reason": reason})
                 continue

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from edgeadv_runtime.bundle import MANIFEST, Bundle
 from edgeadv_runtime.files import sha256_file
+from edgeadv_runtime.variants import INT8, precision_of
 
 from ._backends import PublicKey
 
@@ -46,7 +47,7 @@ def show(
 def slim(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to copy from; it stays as it is.")],
     out: Annotated[Path, typer.Option(help="The folder to make.")],
-    variant: Annotated[list[str], typer.Option(help="A variant to keep; give it again for another.")],
+    variant: Annotated[list[str], typer.Option(help="A variant to keep, or int8; give it again for another.")],
     weights: Annotated[
         bool, typer.Option("--weights/--no-weights", help="Keep the weights: they hand over the white box.")
     ] = False,
@@ -56,7 +57,9 @@ def slim(
     """Copy a bundle without what a device does not need. The copy keeps the bundle id."""
     full = Bundle.open(bundle, public_key=public_key)
     signed = full.signed  # asked first: the copy may take the place of the bundle
-    print_summary(full.slim(out, variants=variant, weights=weights, overwrite=overwrite))
+    int8 = [name for name in full.variants if precision_of(name) == INT8] or [INT8]
+    kept = [v for name in variant for v in (int8 if name == INT8 else [name])]
+    print_summary(full.slim(out, variants=kept, weights=weights, overwrite=overwrite))
     if signed:
         typer.echo(
             f"not signed: the copy has a manifest of its own; edgeadv bundle sign {shlex.quote(str(out))} --key PRIVATE.pem"

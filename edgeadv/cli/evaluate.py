@@ -180,6 +180,9 @@ def evaluate(
         results = score(source, opened, backends, skipped=skipped, examples=examples)
     results.save(out)
     print_results(results)
+    gates = [entry.get("gate", {}).get("data", {}).get("sha256") for entry in opened.manifest["variants"].values()]
+    if results.data["sha256"] in gates:
+        typer.echo("int8 was let through on these very images: quote its accuracy on others")
     typer.echo(f"written: {out}")
 
 

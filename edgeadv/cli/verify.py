@@ -53,7 +53,7 @@ def verify(
         opened, backend=backend, precision=precision, provider=provider,
         engine=EngineChoice(engine_batch, engine_cache, trust_plan, library, workspace, tf32),
     )  # fmt: skip
-    failed = []
+    failed, not_run = [], []
     for (name, variant), opener in openers.items():
         try:
             with opener() as artefact:
@@ -63,7 +63,7 @@ def verify(
         except BackendError as error:
             if len(openers) == 1:
                 raise
-            failed.append(f"{name} {variant} ({error})")
+            not_run.append(f"{name} {variant} did not run: {error}")
             continue
         for line in lines:
             typer.echo(line)
@@ -72,7 +72,9 @@ def verify(
     for pair in skipped:
         typer.echo(f"{pair['backend']} {pair['variant']}: not verified; {pair['reason']}")
     if failed:
-        raise BackendError(f"{bundle} does not give its golden results on {', '.join(failed)}: do not use it there")
+        not_run.append(f"{bundle} does not give its golden results on {', '.join(failed)}: do not use it there")
+    if not_run:
+        raise BackendError("; ".join(not_run))
 
 
 def _notes(artefact: Backend) -> list[str]:

@@ -24,6 +24,8 @@ TRAIN = "train"
 UNLABELLED = Classes(("", "-"), ("", "-"))
 """The classes of a folder of pictures without class folders; their labels say nothing."""
 _TEST_PARTS = ("test", "val")
+# a stream of its own: a --limit of the same seed would otherwise choose the very images that were calibrated on
+_STREAM = 0xCA11B
 _BATCH = 16
 
 
@@ -95,7 +97,7 @@ def choose_calibration(
     seen = np.empty(0, dtype=np.int64)
     while len(chosen) < wanted:
         # a larger subset of the same seed holds the smaller one
-        subset = balanced_subset(images.labels, len(seen) + wanted - len(chosen), seed=seed)
+        subset = balanced_subset(images.labels, len(seen) + wanted - len(chosen), seed=(seed, _STREAM))
         if len(subset) == len(seen):
             if count is None and len(chosen) >= FEWEST:
                 break
@@ -202,6 +204,10 @@ def gate_images(
         if not folder.is_dir():
             raise InputError(f"--gate-data {folder} is not a folder: give one with a folder of images for each class")
         images = open_data(str(folder), split="test")
+        if images.split == "train":
+            raise InputError(
+                f"--gate-data {folder} holds training images, on which a network hides what it loses: give test images"
+            )
     elif run_data is not None:
         images = open_data(run_data, split="test", root=root)
     elif calibration.images.classes is UNLABELLED:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
 from edgeadv.attacks import standard_attacks
@@ -37,6 +38,8 @@ from .calibration import Calibration
 from .draft import Draft
 
 MAX_DROP = 1.0
+FEWEST = 100
+"""Images to measure on for a limit of one point: that is what one of them counts then."""
 PASS = "PASS"
 ROUNDS, _WARM_UP = 30, 3
 _BATCH = 64
@@ -194,9 +197,16 @@ class Gate:
         if not index:
             raise DataError(f"int8 was calibrated on all {total} images of {self._name}: give others to measure it on")
         self._index, self._fp32 = np.concatenate(index), np.concatenate(right)
+        needed = math.ceil(FEWEST / max(self._plan.max_drop, 1.0))
+        if len(self._index) < needed:
+            raise InputError(
+                f"{len(self._index)} labelled images cannot tell a loss of {self._plan.max_drop:g} points: give at least {needed} "
+                "(--gate-data, --gate-limit), or a larger --max-drop"
+            )
         self.data = {
             "name": self._name, "split": self._plan.images.split, "n": len(self._index), "sha256": digest.hexdigest(),
             "calibration_left_out": left_out["calibration"], "unreadable": len(unreadable),
+            "runtime": f"onnxruntime {onnxruntime.__version__}, {fp32.provider}",
         }  # fmt: skip
 
     def measure(self, int8: Backend) -> Measured:

@@ -29,8 +29,8 @@ from edgeadv_runtime.variants import S8S8, U8S8
 from .to_onnx import INPUT, check, quiet, strip_metadata
 
 METHOD = "minmax-p99"
-# A network meets images on which a layer answers a hundred times louder than on others: measured on RegNetY-400MF and
-# CIFAR-10, a range that holds all of 512 images cost 5 points of top-1, one that holds 99 of 100 cost none.
+# A network meets images on which a layer answers a hundred times louder than on others: on RegNetY-400MF and 3,944 training
+# images of CIFAR-10, a range that holds all of 512 others cost 5 points of top-1, one that holds 99 of 100 cost none.
 _IMAGES_IN_RANGE = 99.0
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 _NET = "net."
@@ -158,14 +158,15 @@ def calibrate(
             file, None, augmented_model_path=str(augmented), calibrate_method=CalibrationMethod.MinMax
         )  # fmt: skip
         names: list[str] = []
-        extremes: list[list[tuple[float, float]]] = []
+        extremes: list[NDArray[np.float32]] = []
         for batch in batches:
             for image in batch:
                 calibrator.calibrate_tensors_range = None  # else it would merge this image's with those before
                 calibrator.collect_data(_OneBatch(image[None]))
                 found = dict(calibrator.compute_data().items())
                 names = sorted(found)
-                extremes.append([(float(np.min(found[n].lowest)), float(np.max(found[n].highest))) for n in names])
+                bounds = [(np.min(found[n].lowest), np.max(found[n].highest)) for n in names]
+                extremes.append(np.array(bounds, dtype=np.float32))
             if progress is not None:
                 progress(len(extremes))
     seen = np.array(extremes)  # images, tensors, least and greatest

@@ -15,7 +15,7 @@ from .bundle import Bundle
 from .errors import InputError
 from .examples import softmax
 from .preprocess import ColorOrder, to_tensor
-from .variants import INT8, int8_variant
+from .variants import INT8, int8_variant, precision_of
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Classifier:
         Args:
             path: the bundle's folder.
             variant: which artefact; ``"int8"`` takes the int8 variant that is right for the provider and this processor, None
-                the first that the bundle carries.
+                the first that the bundle carries, and of two int8 variants also the right one.
             provider: ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; there is no fallback.
             threads: CPU threads per call; None leaves them to ONNX Runtime.
             expected_sha256: hex SHA-256 of the manifest, where it is known from elsewhere.
@@ -74,12 +74,15 @@ class Classifier:
             EdgeAdvError: see :meth:`Bundle.open` and :class:`OnnxRuntimeBackend`.
         """
         bundle = Bundle.open(path, expected_sha256=expected_sha256, public_key=public_key)
-        if variant == INT8:
-            variant = int8_variant(OnnxRuntimeBackend.name, provider=provider)
+        right = int8_variant(OnnxRuntimeBackend.name, provider=provider)
         if variant is None:
             if not bundle.variants:
                 raise InputError(f"{path} carries no variant to run")
             variant = bundle.variants[0]
+            if precision_of(variant) == INT8 and right in bundle.variants:
+                variant = right
+        elif variant == INT8:
+            variant = right
         return cls(bundle, OnnxRuntimeBackend(bundle, variant=variant, provider=provider, threads=threads))
 
     def classify(

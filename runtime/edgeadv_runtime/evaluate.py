@@ -159,7 +159,9 @@ def evaluate(
         if progress is not None:
             progress(n + left_out + len(unreadable), data.total)
     if left_out and not n:
-        raise DataError(f"{data.name}: int8 was calibrated on all of its images; score other ones")
+        raise DataError(
+            f"{data.name}: int8 was calibrated on all {left_out} of these images; score other ones, or more (--limit)"
+        )
     if not n:
         raise DataError(f"{data.name}: no image could be scored" + (f", e.g. {unreadable[0]}" if unreadable else ""))
     if len(unreadable) > MOST_UNREADABLE * data.total and not data.allow_unreadable:

@@ -12,10 +12,11 @@ from edgeadv.cli import main
 from edgeadv.cli._backends import EngineChoice, backend_openers
 from edgeadv_runtime.backends import TensorRTBackend
 from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.classifier import Classifier
 from edgeadv_runtime.cuda import Gpu
 from edgeadv_runtime.engine import find_library
 from edgeadv_runtime.errors import EngineError, InputError
-from edgeadv_runtime.variants import VARIANTS
+from edgeadv_runtime.variants import VARIANTS, int8_variant
 
 
 def bundle(*variants: str) -> Bundle:
@@ -160,4 +161,19 @@ def test_verify_goes_on_behind_an_artefact_that_does_not_open(
     assert main(["verify", str(tiny_bundle.path), "--backend", "tensorrt,onnxruntime", "--precision", "fp16"]) == 2
     out, err = capsys.readouterr()
     assert out.startswith("onnxruntime fp16") and ": ok;" in out
-    assert "does not give its golden results on tensorrt fp16 (no memory for it): do not use it there" in err
+    assert err == "edgeadv: tensorrt fp16 did not run: no memory for it\n"
+
+
+def test_int8_travels_in_a_slim_copy_and_the_right_one_is_taken(
+    digits_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slim = tmp_path / "slim.edgeadv"
+    assert main(["bundle", "slim", str(digits_bundle.path), "--variant", "int8", "--out", str(slim)]) == 0
+    assert Bundle.open(slim).variants == ("int8-s8s8", "int8-u8s8")
+    assert Bundle.open(slim).calibration_images == digits_bundle.calibration_images != frozenset()
+    right = int8_variant("onnxruntime")
+    capsys.readouterr()
+    assert main(["verify", str(slim), "--precision", "int8"]) == 0
+    assert capsys.readouterr().out.startswith(f"onnxruntime {right} ")
+    with Classifier.open(slim) as classifier:
+        assert classifier.backend.variant == right

@@ -219,10 +219,15 @@ def test_what_loses_too_much_leaves_nothing(
         shutil.copy(file, tmp_path / "seen" / tiny_classes.ids[label] / f"{i}.png")
     before = sorted(tmp_path.iterdir())
     changed = replaced(replaced(arguments, "--calibration-data", "--calibration-data", "seen"), "--max-drop")
-    outcome = cli(*changed)  # one point is the default
+    assert "40 labelled images cannot tell a loss of 1 points: give at least 100" in cli(*changed).err  # the default
+    outcome = cli(*changed, "--max-drop", "2.5")
     assert outcome.status == 2, outcome.out
     last = outcome.err.splitlines()[-1]
     assert last.startswith("edgeadv: int8-s8s8 of test_resnet loses") and "No bundle was written" in last
-    assert "its 4 most sensitive layers in float32" in last and "1 may be lost" in last
+    assert (
+        "its 4 most sensitive layers in float32" in last
+        and "2.5 may be lost" in last
+        and "export without it: --precision fp32,fp16" in last
+    )
     assert "quantising each layer of int8-s8s8 on its own" in outcome.err
     assert sorted(tmp_path.iterdir()) == before

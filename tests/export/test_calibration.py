@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeadv.data import ImageSet
+from edgeadv.data import ImageSet, balanced_subset, open_data
 from edgeadv_export import Calibration, calibration_images, choose_calibration, gate_images
 from edgeadv_export.calibration import DEFAULT_COUNT, UNLABELLED
 from edgeadv_runtime.bundle import Classes
@@ -47,6 +48,23 @@ def test_the_choice_is_balanced_and_stable(folder: Path) -> None:
     assert not np.array_equal(first.index, choose(folder, seed=1).index)
     assert list(first.index) == sorted(set(first.index.tolist()))
     assert set(first.index.tolist()) < set(choose(folder, count=40).index.tolist())
+
+
+def test_a_limit_of_the_same_seed_does_not_choose_the_same_images() -> None:
+    """A --limit would otherwise score the very images that were calibrated on, or rather none at all."""
+    images = open_data("mnist5k", split="train")
+    calibrated = set(choose_calibration(images, images.preprocess, count=512).index.tolist())
+    limited = set(balanced_subset(images.labels, 512).tolist())
+    assert 30 < len(calibrated & limited) < 110  # 66 are to be expected of 4,000
+
+
+def test_training_images_are_no_measure(folder: Path, tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        shutil.copytree(folder, tmp_path / "split" / part)
+    chosen = choose(folder)
+    gate_images(chosen, CLASSES, folder=tmp_path / "split")
+    with pytest.raises(InputError, match="holds training images"):
+        gate_images(chosen, CLASSES, folder=tmp_path / "split" / "train")
 
 
 def test_without_a_count_all_of_a_small_set_are_taken(folder: Path) -> None:

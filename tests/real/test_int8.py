@@ -65,7 +65,9 @@ def regnet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Results]:
     ]
     assert main([*train, "--limit", "30000", "--out", str(work / "run")]) == 0
     torch.set_num_threads(1)
-    assert main(["export", str(work / "run"), "--precision", "fp32,int8", "--out", str(work / "regnet.edgeadv")]) == 0
+    # so loose a limit that no layer stays in float32: it is not the export that makes the assertions below true
+    export = ["export", str(work / "run"), "--precision", "fp32,int8", "--max-drop", "100"]
+    assert main([*export, "--out", str(work / "regnet.edgeadv")]) == 0
     return Bundle.open(work / "regnet.edgeadv"), score(work / "regnet.edgeadv", data, work / "results.json")
 
 
@@ -98,6 +100,7 @@ def test_regnet_on_cifar10_loses_at_most_a_point(regnet, variant):
     assert results.data["n"] + results.data["calibration_left_out"] == 5000
     (clean,) = results.select(attack="clean", variant="fp32")
     assert clean.top1 > 0.45  # or there would be little to lose
+    assert bundle.manifest["variants"][variant]["float_layers"] == []
     assert drop(results, variant) <= 1.0
     said = bundle.manifest["variants"][variant]["gate"]["clean"]
     assert said["drop"] == pytest.approx(drop(results, variant))
@@ -114,12 +117,12 @@ def test_regnet_was_calibrated_on_training_images_by_seed_0(regnet):
 
 @pytest.mark.parametrize(("variant", "most"), [("int8-s8s8", 1.5), ("int8-u8s8", 2.5)])
 def test_lite0_on_photographs_that_were_not_calibrated_on(lite0, variant, most):
+    """int8-u8s8 needs its first layer in float32 for that, which the export finds on the same photographs."""
     bundle, results = lite0
     assert (results.data["n"], results.data["calibration_left_out"]) == (436, 64)
     assert drop(results, variant) <= most
     assert bundle.manifest["variants"][variant]["gate"]["clean"]["n"] == 436
     assert bundle.manifest["variants"][variant]["gate"]["clean"]["drop"] == pytest.approx(drop(results, variant))
-    # one layer at most had to stay in float32 for that
     assert len(bundle.manifest["variants"][variant]["float_layers"]) <= (variant == "int8-u8s8")
 
 

@@ -182,7 +182,7 @@ def test_zero_gradients_of_images_left_out_do_not_count() -> None:
 
 
 def test_data_that_was_all_calibrated_on_is_an_error() -> None:
-    with pytest.raises(DataError, match="int8 was calibrated on all of its images"):
+    with pytest.raises(DataError, match="int8 was calibrated on all 2 of these images"):
         score([batch([0, 1], [0, 1], {})], [], bundle=calibrated_on([0, 1]))
 
 
