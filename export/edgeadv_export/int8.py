@@ -185,6 +185,7 @@ class _OneBatch:
         self._rest: list[dict[str, NDArray[np.float32]]] = [{INPUT: batch}]
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        """The batch, and then None."""
         return self._rest.pop() if self._rest else None
 
 

@@ -300,6 +300,7 @@ class Session:
 
     @times.setter
     def times(self, times: dict[str, float] | None) -> None:
+        """Begin to take times, or leave off."""
         self._executor.times = times
 
     @property

@@ -191,10 +191,12 @@ class _Messages:
         self._due = time.monotonic() + every_s
 
     def send(self, message: dict[str, Any]) -> None:
+        """Write one message; from any thread."""
         with self._lock:
             self._stream.write(json.dumps(message) + "\n")
 
     def step(self, phase: str, step: int, steps: int) -> None:
+        """Tell where the build is, if it is some time since the last time."""
         now = time.monotonic()
         if now >= self._due:
             self._due = now + self._every_s

@@ -390,7 +390,8 @@ def test_the_working_directory_is_not_a_place_for_modules(
     for name in ("json", "ctypes", "tensorrt_rtx", "edgeadv_runtime", "numpy", "site"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('loaded from the working directory')")
     monkeypatch.chdir(tmp_path)
-    build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library="tensorrt-rtx")
+    report = build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library="tensorrt-rtx")
+    assert report.bytes == (tmp_path / "a.plan").stat().st_size > 0
 
 
 def test_the_builder_finds_the_package_where_its_parent_found_it(onnx_file: Path, tmp_path: Path) -> None:
