@@ -42,8 +42,7 @@ def paired_difference_lower_bound(gained: int, lost: int, n: int, *, z: float = 
     Raises:
         ValueError: the counts do not fit.
     """
-    if n < 1 or gained < 0 or lost < 0 or gained + lost > n:
-        raise ValueError(f"{gained} and {lost} of {n} pairs is not a paired table")
+    _check_pairs(gained, lost, n)
     difference = (gained - lost) / n
     variance = max(0.0, (gained + lost) / n - difference * difference) / n
     return difference - z * sqrt(variance)
@@ -66,8 +65,12 @@ def paired_difference_interval(gained: int, lost: int, n: int, *, z: float = Z95
     Raises:
         ValueError: the counts do not fit.
     """
-    if n < 1 or gained < 0 or lost < 0 or gained + lost > n:
-        raise ValueError(f"{gained} and {lost} of {n} pairs is not a paired table")
+    _check_pairs(gained, lost, n)
     p, q = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     half = z * sqrt((p + q - (p - q) ** 2) / (n + 2))
     return max(-1.0, p - q - half), min(1.0, p - q + half)
+
+
+def _check_pairs(gained: int, lost: int, n: int) -> None:
+    if n < 1 or gained < 0 or lost < 0 or gained + lost > n:
+        raise ValueError(f"{gained} and {lost} of {n} pairs is not a paired table")

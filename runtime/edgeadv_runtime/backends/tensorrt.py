@@ -163,11 +163,6 @@ class TensorRTBackend(Backend):
                 session.times = None
 
     def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        # some kernels make a number of a NaN; the sum is finite only if every pixel is, and costs less than a look at each
-        with np.errstate(all="ignore"):
-            finite = np.isfinite(x.sum())
-        if not finite:
-            raise BackendError(f"{self.name} {self.variant} was given an image that is NaN or infinite somewhere")
         with self._lock:
             return self._running().run(x)
 
@@ -212,7 +207,9 @@ class TensorRTBackend(Backend):
         try:
             return self._load()
         except PlanRefusedError as error:
-            self.engine = self._cache.note(self.engine, not_loaded={**self._of_this(), "why": str(error)})
+            self.engine = self._cache.note(
+                self.engine, not_loaded={**_found_on(self.engine, self.gpu), "why": str(error)}
+            )
             raise
 
     def _provide(self, progress: Progress | None, *, rebuild: bool) -> Engine:
@@ -245,7 +242,7 @@ class TensorRTBackend(Backend):
         )  # fmt: skip
         errors = self._batch_errors()
         wrong = [size for size, error in errors.items() if error > verification.tolerance]
-        of_this = self._of_this()
+        of_this = _found_on(self.engine, self.gpu)
         self.engine = self._cache.note(
             self.engine,
             verification={
@@ -291,9 +288,6 @@ class TensorRTBackend(Backend):
             errors[size] = float(np.abs(self.infer(frames[order]) - alone[order]).max()) / scale
         return errors
 
-    def _of_this(self) -> dict[str, Any]:
-        return {"plan_sha256": self.engine.sha256, "gpu": self.gpu.name, "driver": self.gpu.driver}
-
     def _saved_runtime_cache(self) -> bytes | None:
         """What TensorRT-RTX compiled on this device before, if it is what was written then.
 
@@ -338,13 +332,18 @@ def check_gpu(library: Library, gpu: Gpu, options: EngineOptions) -> None:
         )
 
 
+def _found_on(engine: Engine, gpu: Gpu) -> dict[str, str]:
+    """What a fact in a plan's record is bound to: another plan, GPU or driver has to be looked at anew."""
+    return {"plan_sha256": engine.sha256, "gpu": gpu.name, "driver": gpu.driver}
+
+
 def is_proved(engine: Engine, gpu: Gpu) -> bool:
     """Whether the record says that this very plan passed on this GPU with this driver."""
-    ours = {"plan_sha256": engine.sha256, "gpu": gpu.name, "driver": gpu.driver}
     verification, precision = (engine.record.get(key) for key in ("verification", "precision"))
     if engine.origin == "trusted" or not (isinstance(verification, dict) and isinstance(precision, dict)):
         return False  # what came with a bundle is not believed about itself
-    same = all(found.get(key) == value for found in (verification, precision) for key, value in ours.items())
+    ours = _found_on(engine, gpu).items()
+    same = all(found.get(key) == value for found in (verification, precision) for key, value in ours)
     whole = "batches" in verification and "label" in precision
     return same and whole and verification.get("ok") is True and precision.get("problems") == []
 
@@ -352,4 +351,4 @@ def is_proved(engine: Engine, gpu: Gpu) -> bool:
 def never_loaded(engine: Engine, gpu: Gpu) -> bool:
     """Whether the record says that this very plan was refused on this GPU with this driver when it had just been built."""
     noted = engine.record.get("not_loaded") or {}
-    return noted.items() >= {"plan_sha256": engine.sha256, "gpu": gpu.name, "driver": gpu.driver}.items()
+    return noted.items() >= _found_on(engine, gpu).items()
