@@ -1,0 +1,70 @@
+"""Which attacks run, and how hard they try: the three suites by name.
+
+An attack has one name everywhere: on the command line, in a pack and in a result row. What is behind the names is in
+``docs/robustness.md``; ``edgeadv.attacks`` builds those that need gradients, this package those that do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+FGSM = "fgsm"
+FGSM_RESCALED = "fgsm-rescaled"
+FGSM_RANDOM_START = "fgsm-rs"
+MI_FGSM = "mi-fgsm"
+PGD_CE = "pgd-ce"
+PGD_MARGIN = "pgd-margin"
+PGD_L2 = "pgd-l2"
+APGD_CE = "apgd-ce"
+APGD_DLR = "apgd-dlr"
+APGD_TARGETED = "apgd-t"
+SQUARE = "square"
+NOISE = "noise"
+LARGE_EPS = "pgd-large-eps"
+"""A control: PGD on the margin at eps 1, where nothing can withstand it. Evidence for the verdict, never a row."""
+
+SuiteName = Literal["fast", "standard", "full"]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard an attack tries; what does not apply to it is ignored.
+
+    Attributes:
+        steps: gradient steps of a restart.
+        restarts: how often it starts again on the images that still stand.
+        targets: for ``apgd-t``, how many of the classes that come next it moves towards, one after another.
+        queries: for ``square``, most calls of the model for an image; for ``noise``, draws for an image.
+    """
+
+    steps: int = 1
+    restarts: int = 1
+    targets: int = 1
+    queries: int = 1
+
+
+_CONTROLS: Mapping[str, Effort] = {LARGE_EPS: Effort(steps=20)}
+_ONE_STEP: Mapping[str, Effort] = {FGSM: Effort(), FGSM_RESCALED: Effort(), FGSM_RANDOM_START: Effort()}
+SUITES: Mapping[SuiteName, Mapping[str, Effort]] = {
+    "fast": {
+        **_ONE_STEP, PGD_CE: Effort(steps=20), PGD_MARGIN: Effort(steps=20), NOISE: Effort(queries=1), **_CONTROLS,
+    },
+    "standard": {
+        **_ONE_STEP, MI_FGSM: Effort(steps=10), PGD_CE: Effort(steps=20), PGD_MARGIN: Effort(steps=20),
+        APGD_CE: Effort(steps=50), APGD_DLR: Effort(steps=50), APGD_TARGETED: Effort(steps=50, targets=5),
+        NOISE: Effort(queries=1), SQUARE: Effort(queries=1000), **_CONTROLS,
+    },
+    "full": {
+        **_ONE_STEP, MI_FGSM: Effort(steps=20), PGD_CE: Effort(steps=100, restarts=5),
+        PGD_MARGIN: Effort(steps=100, restarts=5), APGD_CE: Effort(steps=100, restarts=5),
+        APGD_DLR: Effort(steps=100, restarts=5), APGD_TARGETED: Effort(steps=100, targets=9),
+        NOISE: Effort(queries=10), SQUARE: Effort(queries=5000), **_CONTROLS,
+    },
+}  # fmt: skip
+"""``fast`` takes seconds, ``standard`` minutes, ``full`` a night; the first two of each on one device."""
+QUERY_ATTACKS = (SQUARE, NOISE)
+"""Those that need no gradient, and so no PyTorch."""
+OPTIONAL = (PGD_L2,)
+"""Attacks that no suite runs: they are asked for by name."""
