@@ -135,7 +135,7 @@ class Gate:
 
     def _believable(self, rows: Sequence[Row]) -> Ruling:
         worst = max(rows, key=_rank)
-        text = f"worst is {_artefact(worst)} at eps {worst.eps}: {_standing(worst)}"
+        text = f"worst is {_artefact(worst)} {_at(worst)}: {_standing(worst)}"
         return Ruling(f"verdict {self._least_verdict}", _rank(worst) <= ORDER.index(self._least_verdict), text)
 
     def _doubt(self, *rows: Row) -> str | None:
@@ -256,7 +256,7 @@ class _Drop:
             return f"{_artefact(self.row)} against {_artefact(self.base)}: {figure}"
         # an artefact that only transferred attacks met looks better against one that met its own gradients than it is
         who = f"{_artefact(self.row)} ({self.row.threat}) against {_artefact(self.base)} ({self.base.threat})"
-        return f"{who} at eps {self.row.eps}: {figure}, {_standing(self.row)}"
+        return f"{who} {_at(self.row)}: {figure}, {_standing(self.row)}"
 
 
 def _key(row: Row) -> tuple[str, ...]:
@@ -316,7 +316,13 @@ def _figure(row: Row) -> str:
         return f"{_artefact(row)} with {row.top1:.1%} {counted}"
     # what was not attacked with its own gradients, or not believed, is a bound
     bound = "at most " if row.correct_top1 and (_rank(row) or row.threat != "white-box") else ""
-    return f"{_artefact(row)} at eps {row.eps} with {bound}{row.top1:.1%} {counted}, {row.threat}, {_standing(row)}"
+    return f"{_artefact(row)} {_at(row)} with {bound}{row.top1:.1%} {counted}, {row.threat}, {_standing(row)}"
+
+
+def _at(row: Row) -> str:
+    """The budget; in L2 the same number is a far smaller one, so that is said."""
+    norm = row.params.norm or "linf"
+    return f"at eps {row.eps}" if norm == "linf" else f"at eps {row.eps} in {norm}"
 
 
 def _artefact(row: Row) -> str:

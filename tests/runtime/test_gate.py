@@ -238,6 +238,16 @@ def test_at_most_stands_before_what_is_a_bound() -> None:
     assert "with 0.0% (0 of" in only(nothing, min_robust=0.0).text
 
 
+def test_a_budget_in_another_norm_is_said(three: Results) -> None:
+    rows = [dataclasses.replace(r, params=AttackParams(norm="l2")) if r.eps != "0" else r for r in three.rows]
+    for ruling in Gate(min_robust=0.4, max_drop_robust=0.5, verdict="PASS").judge(
+        dataclasses.replace(three, rows=tuple(rows))
+    ):
+        assert "at eps 8/255 in l2" in ruling.text
+    rows = [dataclasses.replace(r, params=AttackParams(norm="linf")) for r in three.rows]
+    assert " in l" not in only(dataclasses.replace(three, rows=tuple(rows)), min_robust=0.4).text
+
+
 def test_a_verdict_without_a_reason_says_so() -> None:
     results = file([row(FP32, 1, "8/255", masking={"verdict": "UNCHECKED", "evidence": []})])
     assert only(results, min_robust=0.0).text.endswith(
