@@ -145,6 +145,8 @@ class Results:
         rows: what was measured.
         skipped: pairs of backend and variant that were asked for as ``all`` and cannot be, with the reason.
         examples: a few images with their predictions, PNG in base64.
+        comparisons: each pair of artefacts, image by image, on the clean images and in the worst case at each budget;
+            ``docs/results.md`` has the keys.
         created: UTC time, ISO 8601.
         edgeadv_version: what wrote it.
     """
@@ -156,6 +158,7 @@ class Results:
     rows: tuple[Row, ...]
     skipped: tuple[dict[str, str], ...] = ()
     examples: tuple[dict[str, Any], ...] = ()
+    comparisons: tuple[dict[str, Any], ...] = ()
     created: str = ""
     edgeadv_version: str = ""
     path: Path | None = field(default=None, compare=False)
@@ -170,7 +173,7 @@ class Results:
             "schema_version": SCHEMA_VERSION, "kind": "results", "edgeadv_version": self.edgeadv_version,
             "created": self.created, "bundle": self.bundle, "data": self.data, "environment": self.environment,
             "masking": self.masking, "rows": [row.to_json() for row in self.rows], "skipped": list(self.skipped),
-            "examples": list(self.examples),
+            "examples": list(self.examples), "comparisons": list(self.comparisons),
         }  # fmt: skip
 
     def save(self, path: str | Path) -> None:
@@ -194,8 +197,8 @@ class Results:
             return cls(
                 bundle=value["bundle"], data=value["data"], environment=value["environment"], masking=value["masking"],
                 rows=tuple(Row.from_json(row) for row in value["rows"]), skipped=tuple(value["skipped"]),
-                examples=tuple(value["examples"]), created=value["created"], edgeadv_version=value["edgeadv_version"],
-                path=path,
+                examples=tuple(value["examples"]), comparisons=tuple(value.get("comparisons", ())),
+                created=value["created"], edgeadv_version=value["edgeadv_version"], path=path,
             )  # fmt: skip
         except (KeyError, TypeError) as error:
             raise SchemaError(
