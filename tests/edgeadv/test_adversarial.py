@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeadv.adversarial import AdversarialTraining, ascend, random_start
-from edgeadv.attacks import cross_entropy, fgsm, pgd
+from edgeadv.attacks import cross_entropy, fgsm, margin, pgd
 from edgeadv.data import ImageSet, balanced_subset, batches, open_data
 from edgeadv.distill import Task, train
 from edgeadv.models import Architecture, PixelModel, read_weights
@@ -326,3 +326,39 @@ def test_an_update_is_what_madry_says(tmp_path: Path, digits: tuple[ImageSet, Im
         schedule.step()
     for name, tensor in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+# What it is for
+
+
+@pytest.mark.slow
+def test_adversarial_training_makes_a_network_robust(tmp_path: Path) -> None:
+    """Clean accuracy is kept, and what PGD at eps 0.2 leaves of it is most of it, not nothing."""
+    torch.set_num_threads(1)
+    train_images, test_images = open_data("mnist5k", split="train"), open_data("mnist5k", split="test")
+    held_out = next(batches(test_images, test_images.preprocess, batch_size=250, order=np.arange(0, 1000, 4)))
+    x, labels = to_model_input(held_out.pixels, CPU).contiguous(), torch.from_numpy(held_out.labels)
+
+    def share(model: PixelModel, images: Tensor) -> float:
+        with torch.no_grad():
+            return float((model(images).argmax(dim=1) == labels).float().mean())
+
+    eps = Eps.parse("0.2")
+    clean, standing = {}, {}
+    for defence in (None, AdversarialTraining.pgd(eps, 3)):
+        settings = Task(
+            train_images=train_images, test_images=test_images, preprocess=train_images.preprocess,
+            config=TrainConfig(epochs=6, lr=0.05), device=CPU,
+        )  # fmt: skip
+        name = "undefended" if defence is None else defence.recipe
+        architecture = Architecture.find("timm/test_efficientnet", num_classes=10)
+        model = train(settings, architecture, tmp_path / name, defence=defence).load_model().eval()
+        clean[name] = share(model, x)
+        by_loss = [share(model, pgd(model, x, labels, eps=eps.value, loss=loss).x) for loss in (cross_entropy, margin)]
+        standing[name] = min(by_loss)
+        print(
+            f"\n{name}: clean {clean[name]:.3f}, pgd on cross-entropy {by_loss[0]:.3f}, on the margin {by_loss[1]:.3f}"
+        )
+    assert min(clean.values()) > 0.9
+    assert standing["undefended"] < 0.1
+    assert standing["at-pgd"] > 0.5
