@@ -40,7 +40,7 @@ def ascend(
     The last iterate is taken, as in training the papers do: a search for the best one would cost one more pass.
 
     The network is in evaluation mode meanwhile. Madry et al. and Wong et al. attack it in training mode, and so by the
-    statistics of the batch; as in Zhang et al. 2019 (TRADES) it is here the network that will be deployed: BatchNorm
+    statistics of the batch; as in the code of Zhang et al. 2019 (TRADES) it is here the network that will be deployed: BatchNorm
     takes its running statistics, which the attack's passes leave alone, dropout is off, and an image's perturbation does
     not depend on the batch that it is in. Pang et al. 2021, "Bag of Tricks for Adversarial Training", section 3, compare
     both: as robust, and more accurate on clean images. No parameter receives a gradient; modes are as before afterwards.
