@@ -16,7 +16,7 @@ from torch.nn import functional
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
 
-from .attacks.gradients import cross_entropy, input_gradient
+from .attacks.losses import cross_entropy, input_gradient
 from .models import evaluation_mode
 
 PGD_STEPS = 7
@@ -61,7 +61,7 @@ def ascend(
     current = start
     with evaluation_mode(model):
         for _ in range(steps):
-            gradient, _ = input_gradient(model, current, labels, cross_entropy)
+            gradient = input_gradient(model, current, labels, cross_entropy).gradient
             current = (current + step_size * gradient.sign()).clamp(lower, upper)
     return current
 
