@@ -48,6 +48,8 @@ class _TorchAttack(ABC):
     gradients_sha256: str | None
     eps: Sequence[Eps]
     gradients: str = GRADIENTS
+    queried: str | None = None
+    control: bool = False
 
     def craft(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> list[Crafted]:
         """Attack a batch at every budget, in parts whose activations fit into memory; an image does not notice."""

@@ -175,7 +175,7 @@ class Gate:
             self._pack = self._craft(plan.eps, fp32, draft, model, progress)
             evidence = MaskingEvidence(self._pack.infos)
             for batch in self._pack.batches([]):
-                evidence.add(batch)
+                evidence.add(batch.clean.labels, batch.evidence)
             self.verdict = str(evidence.verdict()["verdict"])
             self._fp32_worst = self._worst(fp32, self._pack)
 
