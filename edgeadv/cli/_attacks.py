@@ -120,6 +120,7 @@ def make_plan(
     root: Path | None = None,
 ) -> Plan:  # fmt: skip
     """Open the data, match its labels to the bundle's classes, and make the attacks on its weights."""
+    from edgeadv.attacks import build_attacks
     from edgeadv.attacks.suite import GRADIENTS
     from edgeadv.data import DEFAULT_ROOT, balanced_subset, open_data
     from edgeadv.torch_backend import TorchBackend
@@ -131,21 +132,16 @@ def make_plan(
     assert isinstance(reference, TorchBackend)
     sources = [GradientSource(reference.model, bundle.weights_sha256, GRADIENTS)]
     towards = None if target is None else bundle.classes.index(target)
-    made = [attack for source in sources for attack in _gradient_attacks(source, budgets, efforts, towards)]
+    made = [
+        attack
+        for source in sources
+        for attack in build_attacks(
+            source.model, budgets, efforts=efforts, classes=len(bundle.classes), gradients_sha256=source.sha256, target=towards,
+            suffix=source.suffix, gradients=source.gradients,
+        )
+    ]  # fmt: skip
     info = DataInfo(name=Path(data).name, split=opened.split, total=len(order), allow_unreadable=allow_unreadable)
     return Plan(opened, order, info, budgets, efforts, made, reference)
-
-
-def _gradient_attacks(
-    source: GradientSource, eps: Sequence[Eps], efforts: Mapping[str, Effort], target: int | None
-) -> list[Attack]:
-    from edgeadv.attacks import NAMES, standard_attacks
-
-    # of the suites' attacks with gradients these are the ones that exist
-    known = [name for name in efforts if name in NAMES]
-    if not known:
-        return []
-    return standard_attacks(source.model, eps, gradients_sha256=source.sha256, names=known, target=target)
 
 
 def query_attacks(

@@ -90,8 +90,8 @@ def mcnemar_p(lost: int, gained: int) -> float:
     """
     if lost < 0 or gained < 0:
         raise ValueError(f"{lost} and {gained} are not numbers of pairs")
-    if lost == gained:
-        return 1.0
+    if abs(lost - gained) <= 1:
+        return 1.0  # both tails are everything
     n, k = lost + gained, min(lost, gained)
     # the largest term of both tails exactly, as whole numbers: logarithms of factorials would lose ten digits
     term = total = comb(n, k) / (1 << (n - 1))

@@ -78,7 +78,8 @@ BADGES: dict[Verdict, str] = {
     "MASKED": "masking check: MASKED (hidden gradients)",
 }
 """How a verdict is printed, everywhere: worded so that ``PASS`` is not taken for robustness."""
-_ORDER: tuple[Verdict, ...] = ("PASS", "UNCHECKED", "SUSPECT", "MASKED")
+ORDER: tuple[Verdict, ...] = ("PASS", "UNCHECKED", "SUSPECT", "MASKED")
+"""From the most to the least believable."""
 
 
 class MaskingEvidence:
@@ -131,7 +132,7 @@ class MaskingEvidence:
         if obstacle:
             found.append("UNCHECKED")
             evidence.append({"rule": "coverage", "eps": None, "n": self._n, "finding": None, "text": obstacle})
-        worst = max(found, key=_ORDER.index, default="PASS")
+        worst = max(found, key=ORDER.index, default="PASS")
         return {"verdict": worst, "evidence": evidence}
 
     def _obstacle(self) -> str | None:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeadv.attacks import standard_attacks
+from edgeadv.attacks import build_attacks
 from edgeadv.data import ImageSet, open_data
 from edgeadv.pack import clean_batches, write_pack
 from edgeadv.torch_backend import TorchBackend
@@ -29,6 +29,7 @@ from edgeadv_runtime.evaluate import DataInfo, evaluate
 from edgeadv_runtime.pack import PACK_FILE, SHARD_SIZE, AttackPack
 from edgeadv_runtime.preprocess import to_tensor
 from edgeadv_runtime.results import Results
+from edgeadv_runtime.suites import SUITES, Effort
 
 EPS = Eps.parse_list("1/255,8/255")
 CHEAP = ("fgsm", "fgsm-rs")
@@ -60,7 +61,17 @@ def reference(tiny_bundle: Bundle) -> TorchBackend:
 
 
 def attacks(reference: TorchBackend, names: Sequence[str] = CHEAP, eps: Sequence[Eps] = EPS) -> list[Attack]:
-    return standard_attacks(reference.model, eps, gradients_sha256=reference.artifact_sha256, names=names)
+    return build_attacks(
+        reference.model,
+        eps,
+        efforts=efforts(names),
+        classes=reference.n_classes,
+        gradients_sha256=reference.artifact_sha256,
+    )
+
+
+def efforts(names: Sequence[str]) -> dict[str, Effort]:
+    return {name: SUITES["fast"][name] for name in names}
 
 
 def info(total: int = N, **more: bool) -> DataInfo:
@@ -349,7 +360,9 @@ def test_it_cannot_go_on_with_other_settings(
         {"attacks": fgsm, "data": info(71)},
         {"attacks": fgsm, "data": info(70), "uint8": False},
         {
-            "attacks": standard_attacks(reference.model, EPS, gradients_sha256="0" * 64, names=("fgsm",)),
+            "attacks": build_attacks(
+                reference.model, EPS, efforts=efforts(("fgsm",)), classes=reference.n_classes, gradients_sha256="0" * 64
+            ),
             "data": info(70),
         },
     ]
