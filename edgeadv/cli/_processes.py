@@ -96,7 +96,7 @@ def join(*, own_gpu: bool) -> Iterator[Processes]:
         yield Processes()
         return
     if own_gpu:
-        _narrow(int(os.environ["LOCAL_RANK"]))
+        narrow(int(os.environ["LOCAL_RANK"]))
     from torch import distributed
 
     distributed.init_process_group("gloo", timeout=_PATIENCE)
@@ -105,7 +105,12 @@ def join(*, own_gpu: bool) -> Iterator[Processes]:
     distributed.destroy_process_group()
 
 
-def _narrow(local_rank: int) -> None:
+def narrow(local_rank: int) -> None:
+    """Let this process see only GPU ``local_rank`` of those that it was started with.
+
+    Raises:
+        InputError: there are not as many.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = [str(i) for i in range(local_rank + 1)] if visible is None else [g for g in visible.split(",") if g.strip()]
     if local_rank >= len(gpus):
