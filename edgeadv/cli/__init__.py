@@ -10,7 +10,7 @@ import typer
 from edgeadv_runtime import __version__
 from edgeadv_runtime.errors import EdgeAdvError
 
-from . import bench, bundle, demo, doctor, engine, evaluate, export, gate, report, train, verify
+from . import attack, bench, bundle, demo, doctor, engine, evaluate, export, gate, report, train, verify
 from ._shared import nobody_reads
 
 app = typer.Typer(
@@ -27,7 +27,7 @@ app.command()(export.export)
 app.add_typer(bundle.app, name="bundle")
 app.command()(engine.engine)
 app.command()(verify.verify)
-app.command()(evaluate.attack)
+app.command()(attack.attack)
 app.command()(evaluate.evaluate)
 app.command()(bench.bench)
 app.command()(gate.gate)

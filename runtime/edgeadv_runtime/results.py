@@ -66,15 +66,18 @@ class Row:
         eps: the budget as written; ``"0"`` for clean.
         eps_value: the budget in pixels of [0, 1].
         threat: None for clean; ``"white-box"`` where the gradients belong to the scored artefact, ``"transfer"`` where
-            they come from another one.
+            they come from another one and for attacks without any, ``"query"`` where the attack asked the scored artefact. A
+            worst case has the first of these three, in the order white-box, query, transfer, that one of its attacks has.
         gradients: where the attack's gradients come from; None for clean.
         n: scored images.
         correct_top1: images whose first label is right.
         correct_top5: images whose true label is among the first five; None for five classes or fewer.
         zero_gradient_share: share of the ``n`` images whose gradient was zero or not finite, so not attacked; None if
             unknown or not applicable.
-        masking: the file's verdict, with the sentences of what was found as ``evidence``; None for clean.
+        masking: the artefact's verdict, with the sentences of what was found as ``evidence``; None for clean.
         engine: the plan that ran, as :attr:`~edgeadv_runtime.Backend.engine_info` has it; None for a backend without one.
+        rounding_lost: images that the attack broke on the reference model before they were rounded to 8 bits and not
+            afterwards; None where nothing was rounded, or the attack is not on the reference model.
     """
 
     variant: str
@@ -94,6 +97,7 @@ class Row:
     zero_gradient_share: float | None
     masking: dict[str, Any] | None
     engine: dict[str, Any] | None = None
+    rounding_lost: int | None = None
 
     @property
     def top1(self) -> float:
@@ -124,6 +128,7 @@ class Row:
             "correct_top1": self.correct_top1, "top1": self.top1, "top1_ci95": self.top1_ci95,
             "correct_top5": self.correct_top5, "top5": self.top5, "top5_ci95": self.top5_ci95,
             "zero_gradient_share": self.zero_gradient_share, "masking": self.masking, "engine": self.engine,
+            "rounding_lost": self.rounding_lost,
         }  # fmt: skip
 
     @classmethod

@@ -13,13 +13,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .attack import CLEAN_KEY, AttackInfo, CraftedBatch, Key
+from .attack import CLEAN_KEY, AttackInfo, Evidence, Key
 from .results import Verdict
 from .stats import Z95_ONE_SIDED, paired_difference_lower_bound, wilson_interval
+
+if TYPE_CHECKING:
+    from .outcomes import Artefact, BatchOutcome
 
 FGSM = "fgsm"
 FGSM_RESCALED = "fgsm-rescaled"
@@ -82,7 +86,7 @@ class MaskingEvidence:
     """Counts what the rules need, batch by batch, and reads the verdict off them."""
 
     def __init__(self, infos: Sequence[AttackInfo]) -> None:
-        self._infos = {info.key: info for info in infos}
+        self._infos = {info.key: info for info in infos if not info.control}
         self._n = 0
         self._zero: Counter[Key] = Counter()
         self._told: set[Key] = set()
@@ -90,18 +94,22 @@ class MaskingEvidence:
         self._lost: Counter[Key] = Counter()
         self._stood: Counter[Key] = Counter()
 
-    def add(self, batch: CraftedBatch) -> None:
-        """Count one batch."""
-        labels = batch.clean.labels
-        right = batch.reference[CLEAN_KEY] == labels
+    def add(self, labels: NDArray[np.int64], evidence: Evidence) -> None:
+        """Count one batch.
+
+        Args:
+            labels: true labels, int64 (n,).
+            evidence: what the reference model makes of its images.
+        """
+        right = evidence.answers[CLEAN_KEY] == labels
         self._n += int(right.sum())
         for key, info in self._infos.items():
-            if key in batch.zero_gradient:
+            if key in evidence.zero_gradient:
                 self._told.add(key)
-                self._zero[key] += int((batch.zero_gradient[key] & right).sum())
+                self._zero[key] += int((evidence.zero_gradient[key] & right).sum())
             plain = (FGSM, info.eps.text)
             if self._paired(info):
-                stood_plain, stood = batch.reference[plain] == labels, batch.reference[key] == labels
+                stood_plain, stood = evidence.answers[plain] == labels, evidence.answers[key] == labels
                 self._gained[key] += int(np.sum(right & stood_plain & ~stood))
                 self._lost[key] += int(np.sum(right & ~stood_plain & stood))
                 self._stood[key] += int(np.sum(right & stood))
@@ -175,3 +183,25 @@ class MaskingEvidence:
             "rule": rule, "attack": key[0], "eps": key[1], "n": self._n, "value": value, "lower_bound": lower,
             "suspect_above": threshold.suspect, "masked_above": threshold.masked, "finding": finding, "text": text,
         }  # fmt: skip
+
+
+def verdict_of(
+    infos: Sequence[AttackInfo], outcomes: Sequence[BatchOutcome], artefacts: Sequence[Artefact]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The verdict on a run.
+
+    Args:
+        infos: the attacks, controls included.
+        outcomes: what became of the images; ``outcomes[i].top1[k]`` belongs to ``artefacts[k]``.
+        artefacts: what was scored.
+
+    Returns:
+        ``masking`` of the file, and for each artefact that of its rows: ``verdict``, and as ``evidence`` the sentences of what
+        was found.
+    """
+    evidence = MaskingEvidence(infos)
+    for outcome in outcomes:
+        evidence.add(outcome.labels, outcome.evidence)
+    masking = evidence.verdict()
+    sentences = [item["text"] for item in masking["evidence"] if item["finding"] or item["rule"] == "coverage"]
+    return masking, [{"verdict": masking["verdict"], "evidence": sentences} for _ in artefacts]

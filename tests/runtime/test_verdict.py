@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 
-from edgeadv_runtime.attack import CLEAN_KEY, AttackInfo, CleanBatch, CraftedBatch, Key
+from edgeadv_runtime.attack import CLEAN_KEY, AttackInfo, Evidence, Key
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.results import AttackParams
 from edgeadv_runtime.verdict import (
@@ -48,7 +48,7 @@ def batch(
     n: int = N,
     wrong: Sequence[int] = (),
     zero: dict[Key, Sequence[int]] | None = None,
-) -> CraftedBatch:
+) -> tuple[NDArray[np.int64], Evidence]:
     """``n`` images of which the model gets ``wrong`` wrong on clean, and under each attack those listed and no others."""
     labels = np.arange(n) % 10
 
@@ -57,10 +57,9 @@ def batch(
         given[list(indices)] += 1
         return given
 
-    reference = {CLEAN_KEY: answers(wrong), **{key: answers(fooled.get(key, ())) for key in keys}}
+    given = {CLEAN_KEY: answers(wrong), **{key: answers(fooled.get(key, ())) for key in keys}}
     flags = {key: np.isin(np.arange(n), list(indices)) for key, indices in (zero or {}).items()}
-    clean = CleanBatch(np.arange(n), np.zeros((n, 1, 1, 3), np.uint8), labels)
-    return CraftedBatch(clean, {}, reference, flags)
+    return labels, Evidence(given, {}, flags, np.zeros(n, bool), np.zeros(n, bool))
 
 
 def verdict(
@@ -72,7 +71,7 @@ def verdict(
     evidence = MaskingEvidence(infos)
     keyed = {(name, E1.text): indices for name, indices in (fooled or {}).items()}
     flags = {(name, E1.text): indices for name, indices in (zero or {}).items()}
-    evidence.add(batch(keyed, keys=[i.key for i in infos], n=n, wrong=wrong, zero=flags))
+    evidence.add(*batch(keyed, keys=[i.key for i in infos], n=n, wrong=wrong, zero=flags))
     return evidence.verdict()
 
 
@@ -211,18 +210,12 @@ def test_batches_add_up() -> None:
     whole, parts = MaskingEvidence(infos), MaskingEvidence(infos)
     keys = [i.key for i in infos]
     fooled: dict[Key, Sequence[int]] = {(FGSM, E1.text): range(10, 40), (PGD_MARGIN, E1.text): range(30, 150)}
-    full = batch(fooled, keys=keys, wrong=range(5), zero={(FGSM, E1.text): range(0, 200, 20)})
-    whole.add(full)
+    labels, full = batch(fooled, keys=keys, wrong=range(5), zero={(FGSM, E1.text): range(0, 200, 20)})
+    whole.add(labels, full)
     for part in (slice(0, 0), slice(0, 7), slice(7, 64), slice(64, N)):
-        clean = CleanBatch(full.clean.index[part], full.clean.pixels[part], full.clean.labels[part])
-        parts.add(
-            CraftedBatch(
-                clean,
-                {},
-                {k: v[part] for k, v in full.reference.items()},
-                {k: v[part] for k, v in full.zero_gradient.items()},
-            )
-        )
+        chosen = np.zeros(N, bool)
+        chosen[part] = True
+        parts.add(labels[part], full.select(chosen))
     assert parts.verdict() == whole.verdict()
     found = item(whole.verdict(), "margin-pgd", PGD_MARGIN)
     assert (found["gained"], found["lost"], found["n"]) == (110, 20, N - 5)
@@ -244,7 +237,7 @@ def test_only_a_foreign_attack_is_unchecked() -> None:
 def test_an_attack_that_ran_at_one_budget_does_not_vouch_for_the_other() -> None:
     infos = [*(info(name) for name in ALL), info(FGSM, E2), info(FGSM_RESCALED, E2), info(FGSM_RANDOM_START, E2)]
     evidence = MaskingEvidence(infos)
-    evidence.add(batch({}, keys=[i.key for i in infos]))
+    evidence.add(*batch({}, keys=[i.key for i in infos]))
     assert evidence.verdict()["verdict"] == "UNCHECKED"
     assert (
         "pgd-margin" in evidence.verdict()["evidence"][-1]["text"]
@@ -255,7 +248,7 @@ def test_an_attack_that_ran_at_one_budget_does_not_vouch_for_the_other() -> None
 def test_the_worst_budget_decides() -> None:
     infos = [info(name, eps) for eps in (E1, E2) for name in ALL]
     evidence = MaskingEvidence(infos)
-    evidence.add(batch({(PGD_MARGIN, E2.text): range(N)}, keys=[i.key for i in infos]))
+    evidence.add(*batch({(PGD_MARGIN, E2.text): range(N)}, keys=[i.key for i in infos]))
     result = evidence.verdict()
     assert result["verdict"] == "MASKED"
     assert [(i["eps"], i["attack"]) for i in result["evidence"] if i["finding"]] == [(E2.text, PGD_MARGIN)]
