@@ -165,7 +165,7 @@ class _Standing:
         """Evidence of how many images have a flag."""
         count = int(flags.sum())
         lower, _ = wilson_interval(count, self.n, z=Z95_ONE_SIDED)
-        told = text.format(attack=key[0], eps=key[1], share=count / self.n, n=self.n)
+        told = text.format(attack=key[0], eps=key[1], share=count / self.n, count=count, n=self.n)
         return self.item(rule, key, count / self.n, lower, threshold, told)
 
 
@@ -200,8 +200,11 @@ class MaskingEvidence:
             evidence += [*_queries(standing, self._infos), *_large_eps(standing), *_rising(standing)]
         if obstacle := _obstacle(standing):
             evidence.append({"rule": "coverage", "eps": None, "n": standing.n, "finding": None, "text": obstacle})
-        found = [item["finding"] for item in evidence if item["finding"]]
-        return {"verdict": worst([*found, *(["UNCHECKED"] if obstacle else [])]), "evidence": evidence}
+            found: list[Verdict] = ["UNCHECKED"]
+        else:
+            found = []
+        found += [item["finding"] for item in evidence if item["finding"]]
+        return {"verdict": worst(found), "evidence": evidence}
 
     def _gather(self) -> tuple[_Standing, dict[Key, Bools], dict[str, Bools]]:
         """What stands on the reference model, what had no gradient, and odd answers, of the images that it gets right."""
@@ -261,19 +264,14 @@ def _pairs(standing: _Standing) -> Iterator[dict[str, Any]]:
 
 def _queries(standing: _Standing, asked: Mapping[Key, AttackInfo]) -> Iterator[dict[str, Any]]:
     """Attacks without gradients, among ``asked``, against all that have some."""
-    text = "at eps {eps}, {attack} broke {gained} of {n} images that every attack with gradients left standing"
+    text = "at eps {eps}, {attack} broke {count} of {n} images that every attack with gradients left standing"
     if not any(info.gradients is not None and not info.control for info in standing.infos.values()):
         return
     for key, info in asked.items():
         if key in standing.stood and info.gradients is None and info.params.target is None:
             left = standing.left_by_gradients(info.eps.value)
             # one attack against many: only what it adds counts
-            yield {
-                **standing.counted("query", key, left & ~standing.stood[key], QUERY_STRONGER, ""),
-                "text": text.format(
-                    attack=key[0], eps=key[1], n=standing.n, gained=int((left & ~standing.stood[key]).sum())
-                ),
-            }
+            yield standing.counted("query", key, left & ~standing.stood[key], QUERY_STRONGER, text)
 
 
 def _large_eps(standing: _Standing) -> Iterator[dict[str, Any]]:
