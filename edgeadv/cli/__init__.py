@@ -11,7 +11,7 @@ import typer
 from edgeadv_runtime import __version__
 from edgeadv_runtime.errors import EdgeAdvError
 
-from . import bench, bundle, demo, doctor, engine, evaluate, export, report, train, verify
+from . import bench, bundle, demo, doctor, engine, evaluate, export, report, study, train, verify
 
 app = typer.Typer(
     name="edgeadv",
@@ -29,6 +29,7 @@ app.command()(engine.engine)
 app.command()(verify.verify)
 app.command()(evaluate.attack)
 app.command()(evaluate.evaluate)
+app.command()(study.study)
 app.command()(bench.bench)
 app.command()(report.report)
 app.command()(doctor.doctor)
