@@ -54,7 +54,7 @@ def study(
 ) -> None:
     """Top-1 and top-5 error of pre-trained ImageNet classifiers, without attack and under FGSM.
 
-    Names alone: FGSM is one step, so its errors are lower bounds; `edgeadv evaluate` finds the worst case of a bundle.
+    FGSM is one step, so its errors are lower bounds; edgeadv evaluate --suite standard gives a worst case.
     """
     need("train")
     need("report")

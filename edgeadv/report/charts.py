@@ -174,11 +174,11 @@ def error_curves(
     """
     svg = _svg("curves", title, viewBox=f"0 0 {_WIDTH} {_HEIGHT}")
     _frame(svg, budgets, eps_limit)
-    # the first last, so that it lies on top
-    _end_labels(
-        svg, [_line(svg, css, label, places, eps_limit, radius="3.5") for css, label, places in reversed(series)]
-    )
-    for css, _, places in series:
+    # the first last, so that it lies on top; its label comes first
+    ends = [_line(svg, css, label, places, eps_limit, radius="3.5") for css, label, places in reversed(series)]
+    _end_labels(svg, ends[::-1])
+    # where there is no attack; again the first on top
+    for css, _, places in reversed(series):
         for eps, share, _ in places:
             if not eps:
                 _add(svg, "circle", f"point {css}", cx=f"{_LEFT}", cy=f"{_y(share):.1f}", r="4.5")

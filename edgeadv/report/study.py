@@ -132,8 +132,10 @@ def _entry(subject: dict[str, Any], results: Results) -> Entry:
     rows = [row for row in results.rows if row.attack in (CLEAN, FGSM)]
     rows.sort(key=lambda row: row.eps_value)
     reasons = [
-        item["text"] for item in results.masking["evidence"] if item["finding"] or item["rule"] == "coverage"
-    ]  # fmt: skip
+        item["text"].rstrip(".")
+        for item in results.masking["evidence"]
+        if item["finding"] or item["rule"] == "coverage"
+    ]
     return Entry(
         subject["name"], tuple(Line.of(row) for row in rows), _how(subject, rows[0]), results.masking["verdict"],
         tuple(reasons), results,
@@ -151,8 +153,9 @@ def _how(subject: dict[str, Any], row: Row) -> str:
 
 def headline(study: Study) -> str:
     """What was asked of whom."""
-    data = study.settings["data"]
-    return f"FGSM on {len(study.results)} classifier(s): {data['n']} images of {data['name']} ({data['split']}), chosen at random, seed {study.settings['seed']}"
+    data, count = study.settings["data"], len(study.results)
+    images = f"{data['n']} images of {data['name']} ({data['split']}), chosen at random, seed {study.settings['seed']}"
+    return f"FGSM on {count} classifier{'s' if count > 1 else ''}: {images}"
 
 
 def markdown(study: Study) -> str:
@@ -194,7 +197,7 @@ def page(study: Study) -> str:
     eps_limit = max(line.eps_value for entry in found for line in entry.lines)
     return fill(
         _TEMPLATE, title="FGSM on pre-trained classifiers", subjects=[entry.title for entry in found], created=study.created,
-        study=study, entries=found, headline=headline(study), fgsm_alone=FGSM_ALONE, left_out=list(_left_out(found)),
+        study=study, entries=found, headline=headline(study), fgsm_alone=FGSM_ALONE.split("`"), left_out=list(_left_out(found)),
         curves=[(entry, _curves(entry, eps_limit)) for entry in found],
     )  # fmt: skip
 

@@ -58,7 +58,7 @@ class Study:
         value = read_measurement(path, kind="study")
         try:
             return cls(
-                settings=value["settings"], results=tuple(Results.from_json(result) for result in value["results"]),
+                settings=value["settings"], results=tuple(Results.from_json(result, path=Path(path)) for result in value["results"]),
                 created=value["created"], edgeadv_version=value["edgeadv_version"], path=Path(path),
             )  # fmt: skip
         except (KeyError, TypeError) as error:
