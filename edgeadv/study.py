@@ -15,8 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import timm
 import torchvision
+from numpy.typing import NDArray
 from timm.data import resolve_data_config
 
 from edgeadv_runtime._version import __version__
@@ -175,11 +177,13 @@ def published_name(architecture: Architecture) -> str:
     if architecture.source == "torchvision":
         return str(torchvision.models.get_model_weights(architecture.name)["DEFAULT"])
     config = timm.get_pretrained_cfg(architecture.name)
-    return f"timm/{architecture.name}" + (f".{config.tag}" if config is not None and config.tag else "")
+    return f"timm/{architecture.name.partition('.')[0]}" + (
+        f".{config.tag}" if config is not None and config.tag else ""
+    )
 
 
-def choose_images(images: ImageSet, n: int, *, seed: int) -> Any:
-    """Positions of ``n`` images chosen at random, with as equal a share of each class as there is.
+def choose_images(images: ImageSet, n: int, *, seed: int) -> NDArray[np.int64]:
+    """Positions, ascending, of ``n`` images chosen at random, with as equal a share of each class as there is.
 
     Raises:
         InputError: there are fewer.
@@ -277,7 +281,7 @@ def _begin(partial: Path, settings: Mapping[str, Any], *, resume: bool) -> Study
 
 
 def _measure(
-    subject: Subject, images: ImageSet, order: Any, *, data: DataInfo, eps: Sequence[Eps],
+    subject: Subject, images: ImageSet, order: NDArray[np.int64], *, data: DataInfo, eps: Sequence[Eps],
     open_reference: Callable[[Bundle], TorchBackend], workers: int, progress: Bar | None,
 ) -> Results:  # fmt: skip
     """One classifier through the evaluation loop."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgeadv.torch_backend import TorchBackend
     from edgeadv_runtime.bundle import Bundle
 
-PAPER_IMAGES = 1000
+IMAGES = 1000
 
 
 def study(
@@ -33,9 +33,7 @@ def study(
     data: Annotated[Path, typer.Option(help="Folder of class folders named by WordNet id, or that has them in val/.")],
     eps: Annotated[str, typer.Option(help="Comma-separated budgets in pixels of [0, 1], e.g. 0.001,0.01 or 1/255.")],
     out: Annotated[Path, typer.Option(help="The folder to make: study.json, study.md and study.html.")],
-    n: Annotated[
-        int, typer.Option("--n", min=1, help="Images to choose at random, as many of each class.")
-    ] = PAPER_IMAGES,
+    n: Annotated[int, typer.Option("--n", min=1, help="Images to choose at random, as many of each class.")] = IMAGES,
     seed: Annotated[int, typer.Option(min=0, help="Of their choice.")] = 0,
     weights: Annotated[
         str, typer.Option(help="default, downloaded from the library's own source; or files: ARCH=FILE,ARCH=FILE.")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from edgeadv.data import ImageSet, imagenet_classes, open_data
 from edgeadv.models import Architecture, save_weights
 from edgeadv.report.study import FGSM_ALONE, entries, markdown, page
-from edgeadv.study import choose_images, make_subjects, published_preprocess, run_study
+from edgeadv.study import choose_images, make_subjects, published_name, published_preprocess, run_study
 from edgeadv.torch_backend import TorchBackend
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError, SchemaError, StorageError
@@ -100,6 +100,19 @@ def test_a_transform_that_is_no_resize_and_crop_is_refused():
         [f"timm/{squashed}"], imagenet_classes(), weights="default", preprocess="resize=256,crop=224"
     )
     assert subject.preprocess == Preprocess(resize=256, crop=224) and not subject.published
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("resnet101", "ResNet101_Weights.IMAGENET1K_V2"), ("alexnet", "AlexNet_Weights.IMAGENET1K_V1"),
+        ("timm/resnet18", "timm/resnet18.a1_in1k"), ("timm/resnet18.tv_in1k", "timm/resnet18.tv_in1k"),
+    ],
+)  # fmt: skip
+def test_default_weights_are_named(name, weights):
+    (subject,) = make_subjects([name], imagenet_classes(), weights="default")
+    assert published_name(subject.architecture) == weights
+    assert subject.to_json()["weights"] == {"file": None, "name": weights}
 
 
 # the choice of images
