@@ -215,12 +215,12 @@ class Results:
             ) from error
 
 
-def read_measurement(path: str | Path, *, kind: Literal["results", "bench"] | None = None) -> dict[str, Any]:
-    """Read a results or bench file, checking its kind and schema version.
+def read_measurement(path: str | Path, *, kind: Literal["results", "bench", "study"] | None = None) -> dict[str, Any]:
+    """Read a results, bench or study file, checking its kind and schema version.
 
     Args:
         path: the file.
-        kind: the kind it must be; None takes either.
+        kind: the kind it must be; None takes results or bench.
 
     Raises:
         SchemaError: another kind or version.
