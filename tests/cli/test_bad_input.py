@@ -516,6 +516,46 @@ options("crop_larger_than_the_picture", "is larger than resize", train, "--prepr
 options("preprocessing_that_no_image_fits", "unreadable", train, "--preprocess", "crop=64")
 options("unknown_weights_map", "--weights-map 'by-luck'", train, "--weights-map", "by-luck")
 options("missing_start_weights", "does not exist", train, "--weights", "nowhere.pth")
+options(
+    "unknown_training_recipe", "recipe 'papernot' is not undefended, at-fgsm or at-pgd", train, "--recipe", "papernot"
+)
+options("adversarial_training_without_a_budget", "at-pgd needs --at-eps, e.g. 8/255", train, "--recipe", "at-pgd")
+options("budget_without_adversarial_training", "add --recipe at-pgd or at-fgsm", train, "--at-eps", "8/255")
+options("steps_without_adversarial_training", "add --recipe at-pgd or at-fgsm", train, "--at-steps", "3")
+options("adversarial_budget_in_grey_levels", "did you mean 8/255?", train, "--recipe", "at-pgd", "--at-eps", "8")
+options("adversarial_budget_of_zero", "is not in (0, 1]", train, "--recipe", "at-fgsm", "--at-eps", "0")
+options(
+    "adversarial_budget_that_is_garbage",
+    "is not a number: write it 8/255",
+    train,
+    "--recipe",
+    "at-pgd",
+    "--at-eps",
+    "small",
+)
+options("adversarial_budget_that_is_nan", "is not in (0, 1]", train, "--recipe", "at-pgd", "--at-eps", "nan")
+options(
+    "no_adversarial_steps",
+    "at least 1 step, not 0",
+    train,
+    "--recipe",
+    "at-pgd",
+    "--at-eps",
+    "8/255",
+    "--at-steps",
+    "0",
+)
+options(
+    "steps_of_a_recipe_that_takes_one",
+    "at-fgsm takes one step",
+    train,
+    "--recipe",
+    "at-fgsm",
+    "--at-eps",
+    "8/255",
+    "--at-steps",
+    "2",
+)
 options("temperature_of_zero", "temperature must be from 1", distill, "-T", "0")
 options("temperature_that_is_nan", "temperature must be from 1", distill, "-T", "nan")
 options("alpha_of_2", "alpha must be in [0, 1]", distill, "--recipe", "soft-label", "--alpha", "2")
