@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -145,7 +145,7 @@ def make_plan(
 
 
 def query_attacks(
-    efforts: Mapping[str, Effort], eps: Sequence[Eps], reference: Backend | None, backends: Iterable[Backend]
+    efforts: Mapping[str, Effort], eps: Sequence[Eps], reference: Backend | None, backends: Sequence[Backend]
 ) -> list[Attack]:
     """The attacks that need no gradients: noise once, and Square on the reference and on every other artefact.
 
@@ -155,18 +155,18 @@ def query_attacks(
         reference: the model whose gradients other attacks use; None where there is none.
         backends: the artefacts to be scored, opened.
     """
+    asked = {} if reference is None else {reference.identity: reference}
+    for backend in backends:
+        asked.setdefault(backend.identity, backend)
     made: list[Attack] = []
     if NOISE in efforts and (noise := _optional("noise")) is not None:
-        made.append(noise.NoiseAttack(eps, draws=efforts[NOISE].queries, seed=_SEED, name=NOISE))
+        # several draws need somebody who tells which is the strongest
+        made.append(
+            noise.NoiseAttack(eps, queries=efforts[NOISE].queries, seed=_SEED, backend=next(iter(asked.values())))
+        )
     if SQUARE in efforts and (square := _optional("square")) is not None:
-        asked = {} if reference is None else {reference.identity: (SQUARE, reference)}
-        for backend in backends:
-            asked.setdefault(backend.identity, (f"{SQUARE}@{backend.name}-{backend.variant}", backend))
         queries = efforts[SQUARE].queries
-        made += [
-            square.SquareAttack(backend, eps, queries=queries, seed=_SEED, name=name)
-            for name, backend in asked.values()
-        ]
+        made += [square.SquareAttack(backend, eps, queries, seed=_SEED) for backend in asked.values()]
     return made
 
 
