@@ -173,7 +173,9 @@ def load_surrogate(bundle: Bundle, variant: str, *, device: torch.device | None 
     path = bundle.surrogate_path(variant)
     graph = QuantisedGraph.load(path)
     if graph.onnx_sha256 != bundle.artifact_sha256(variant):
-        raise IntegrityError(f"{path} was made from another ONNX file than the {variant} of this bundle; export it again")
+        raise IntegrityError(
+            f"{path} was made from another ONNX file than the {variant} of this bundle; export it again"
+        )
     device = default_device() if device is None else device
     full_precision(device)
     return Surrogate(graph).eval().to(device)

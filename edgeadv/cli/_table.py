@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgeadv_runtime.results import CLEAN, WORST_CASE, Results, Row, engine_sentence, engines
+from edgeadv_runtime.results import CLEAN, SURROGATE, WORST_CASE, Results, Row, engine_sentence, engines
 from edgeadv_runtime.suites import FGSM
 from edgeadv_runtime.verdict import BADGES
 
@@ -56,7 +56,12 @@ def print_results(results: Results) -> None:
         if item["finding"] or item["rule"] == "coverage":
             console.print(Text(f"  {item['finding'] or 'note'}: {item['text']}"))
     for entry in results.skipped:
-        console.print(Text(f"not scored: {entry['backend']} {entry['variant']}: {entry['reason']}"))
+        what = (
+            f"{entry['variant']}:"
+            if entry["backend"] == SURROGATE
+            else f"not scored: {entry['backend']} {entry['variant']}:"
+        )
+        console.print(Text(f"{what} {entry['reason']}"))
     if left_out := results.data.get("calibration_left_out"):
         console.print(Text(f"{left_out} images that int8 was calibrated on were left out"))
     if results.data["unreadable"]:

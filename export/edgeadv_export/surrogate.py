@@ -39,7 +39,9 @@ def neutral(proto: Any, variant: str, *, onnx_sha256: str) -> QuantisedGraph:
         if node.op_type == "Constant":
             tensors[node.output[0]] = _constant(attributes)
             continue
-        nodes.append(Node(node.op_type, tuple(node.input), tuple(node.output), {k: _plain(v) for k, v in attributes.items()}))
+        nodes.append(
+            Node(node.op_type, tuple(node.input), tuple(node.output), {k: _plain(v) for k, v in attributes.items()})
+        )
     return QuantisedGraph(variant, onnx_sha256, graph.input[0].name, graph.output[0].name, tuple(nodes), tensors)
 
 
@@ -64,7 +66,9 @@ def prove(graph: QuantisedGraph, pixels: NDArray[np.uint8], logits: NDArray[np.f
     found = torch_logits(Surrogate(graph), pixels, name)
     parity = compare(found, logits, reference=f"surrogate, torch {torch.__version__}, CPU", runtime=runtime)
     if not parity.max_relative_error <= TOLERANCES[graph.variant]:
-        raise ExportError(f"{name} does not compute what ONNX Runtime does: {parity}; {TOLERANCES[graph.variant]:g} is accepted")
+        raise ExportError(
+            f"{name} does not compute what ONNX Runtime does: {parity}; {TOLERANCES[graph.variant]:g} is accepted"
+        )
     return parity
 
 

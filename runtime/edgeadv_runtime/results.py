@@ -20,6 +20,8 @@ Verdict = Literal["UNCHECKED", "PASS", "SUSPECT", "MASKED"]
 Threat = Literal["white-box", "transfer", "query"]
 CLEAN = "clean"
 WORST_CASE = "worst-case"
+SURROGATE = "surrogate"
+"""Stands for a backend in ``skipped`` where an int8 variant was scored but not attacked by its own gradients."""
 
 
 @dataclass(frozen=True)
