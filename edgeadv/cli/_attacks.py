@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +14,9 @@ from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.evaluate import DataInfo
+from edgeadv_runtime.noise import NoiseAttack
 from edgeadv_runtime.results import SURROGATE
+from edgeadv_runtime.square import SquareAttack
 from edgeadv_runtime.suites import NOISE, ON_SURROGATE, OPTIONAL, PGD_MARGIN, QUERY_ATTACKS, SQUARE, SUITES, Effort
 from edgeadv_runtime.variants import INT8, precision_of
 
@@ -159,23 +160,13 @@ def query_attacks(
     for backend in backends:
         asked.setdefault(backend.identity, backend)
     made: list[Attack] = []
-    if NOISE in efforts and (noise := _optional("noise")) is not None:
+    if NOISE in efforts:
         # several draws need somebody who tells which is the strongest
-        made.append(
-            noise.NoiseAttack(eps, queries=efforts[NOISE].queries, seed=_SEED, backend=next(iter(asked.values())))
-        )
-    if SQUARE in efforts and (square := _optional("square")) is not None:
+        made.append(NoiseAttack(eps, queries=efforts[NOISE].queries, seed=_SEED, backend=next(iter(asked.values()))))
+    if SQUARE in efforts:
         queries = efforts[SQUARE].queries
-        made += [square.SquareAttack(backend, eps, queries, seed=_SEED) for backend in asked.values()]
+        made += [SquareAttack(backend, eps, queries, seed=_SEED) for backend in asked.values()]
     return made
-
-
-def _optional(module: str) -> Any:
-    # the two modules come with another change; without them a suite is what is left of it
-    try:
-        return import_module(f"edgeadv_runtime.{module}")
-    except ModuleNotFoundError:
-        return None
 
 
 def without_gradients(efforts: Mapping[str, Effort]) -> Mapping[str, Effort]:
