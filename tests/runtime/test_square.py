@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -289,7 +290,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(x, y, falling, tmp_path, 
 
     def stop(asked, most):
         if asked == at:
-            raise Stop
+            raise StopError
 
     with pytest.raises(StopError):
         square(falling, x, y, eps=0.06, queries=600, progress=stop, state=state)
@@ -309,7 +310,7 @@ def test_a_model_that_fails_in_between_costs_what_came_after_the_last_save(x, y,
     def fail(batch):
         # the batch is written in place: what a failed query leaves there must not be saved
         if falling.rows > 500:
-            raise Stop
+            raise StopError
         return falling(batch)
 
     falling.asked.clear()
@@ -338,7 +339,7 @@ def interrupted(x, y, falling, tmp_path, monkeypatch):
 
     def stop(asked, most):
         if asked == 40:
-            raise Stop
+            raise StopError
 
     with pytest.raises(StopError):
         square(falling, x, y, eps=0.06, queries=100, state=path, identity="a", progress=stop)
@@ -488,7 +489,7 @@ def test_an_interrupted_attack_continues_at_its_budget(opened, digits, tmp_path,
 
     def stop(asked, most):
         if asked == at:
-            raise Stop
+            raise StopError
 
     with pytest.raises(StopError):
         SquareAttack(backend, BUDGETS, QUERIES, progress=stop, state=tmp_path).craft(x, y)
