@@ -24,7 +24,10 @@ WORST_CASE = "worst-case"
 
 @dataclass(frozen=True)
 class AttackParams:
-    """How an attack was run; None where a parameter does not apply."""
+    """How an attack was run; None where a parameter does not apply.
+
+    ``library`` is a third party's whose attack it is, with its version, in words; None for edgeadv's own.
+    """
 
     norm: str | None = None
     loss: str | None = None
@@ -36,6 +39,7 @@ class AttackParams:
     target: str | None = None
     uint8: bool | None = None
     attacks: tuple[str, ...] | None = None
+    library: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The parameters that apply."""
@@ -211,12 +215,12 @@ class Results:
             ) from error
 
 
-def read_measurement(path: str | Path, *, kind: Literal["results", "bench"] | None = None) -> dict[str, Any]:
-    """Read a results or bench file, checking its kind and schema version.
+def read_measurement(path: str | Path, *, kind: Literal["results", "bench", "study"] | None = None) -> dict[str, Any]:
+    """Read a results, bench or study file, checking its kind and schema version.
 
     Args:
         path: the file.
-        kind: the kind it must be; None takes either.
+        kind: the kind it must be; None takes results or bench.
 
     Raises:
         SchemaError: another kind or version.
