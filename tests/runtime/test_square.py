@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import warnings
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -189,7 +188,7 @@ def test_a_square_has_one_sign_per_channel(x, y):
     asked = []
     square(predict, x, y, eps=EPS, queries=100)
     upper = ball(x, EPS)[1]
-    for before, after in pairwise(asked[1:]):
+    for before, after in zip(asked[1:], asked[2:], strict=False):
         changed, up = before != after, after == upper
         assert changed.any(axis=(1, 2, 3)).all()
         ends = [set(up[k, c][changed[k, c]].tolist()) for k in range(12) for c in range(3)]
@@ -275,7 +274,7 @@ def test_progress_reaches_the_end_once(x, y, standing, falling):
     assert calls == [*((i, 500) for i in range(1, result.queries.max() + 1)), (500, 500)]
 
 
-class StopError(Exception):
+class Stop(Exception):
     pass
 
 
@@ -290,9 +289,9 @@ def test_an_interrupted_run_ends_like_one_that_was_not(x, y, falling, tmp_path, 
 
     def stop(asked, most):
         if asked == at:
-            raise StopError
+            raise Stop
 
-    with pytest.raises(StopError):
+    with pytest.raises(Stop):
         square(falling, x, y, eps=0.06, queries=600, progress=stop, state=state)
     assert len(falling.asked) == at and [p.name for p in state.parent.iterdir()] == ["square.npz"]
     result = square(falling, x, y, eps=0.06, queries=600, state=state)
@@ -310,11 +309,11 @@ def test_a_model_that_fails_in_between_costs_what_came_after_the_last_save(x, y,
     def fail(batch):
         # the batch is written in place: what a failed query leaves there must not be saved
         if falling.rows > 500:
-            raise StopError
+            raise Stop
         return falling(batch)
 
     falling.asked.clear()
-    with pytest.raises(StopError):
+    with pytest.raises(Stop):
         square(fail, x, y, eps=0.06, queries=100, state=state)
     result = square(falling, x, y, eps=0.06, queries=100, state=state)
     assert (result.x == whole.x).all() and (result.queries == whole.queries).all()
@@ -339,9 +338,9 @@ def interrupted(x, y, falling, tmp_path, monkeypatch):
 
     def stop(asked, most):
         if asked == 40:
-            raise StopError
+            raise Stop
 
-    with pytest.raises(StopError):
+    with pytest.raises(Stop):
         square(falling, x, y, eps=0.06, queries=100, state=path, identity="a", progress=stop)
     return path
 
@@ -448,7 +447,7 @@ def test_artefacts_are_attacked_end_to_end(opened, digits, variant):
     attacks = [attack, NoiseAttack(BUDGETS)]
     (batch,) = craft([clean], attacks, backend, uint8=False)
     assert [info.key for info in infos(attacks, uint8=False)] == list(batch.adversarial)
-    stand = {key: int((labels == y).sum()) for key, labels in batch.reference.items()}
+    stand = {key: int((labels == y).sum()) for key, labels in batch.evidence.answers.items()}
     print(f"\n{variant}: of 40 stand {stand}")
     assert stand[attack.name, "0.15"] <= stand["noise", "0.15"] - 10
     assert stand[attack.name, "0.15"] < stand[attack.name, "0.05"] <= stand["clean", "0"]
@@ -489,9 +488,9 @@ def test_an_interrupted_attack_continues_at_its_budget(opened, digits, tmp_path,
 
     def stop(asked, most):
         if asked == at:
-            raise StopError
+            raise Stop
 
-    with pytest.raises(StopError):
+    with pytest.raises(Stop):
         SquareAttack(backend, BUDGETS, QUERIES, progress=stop, state=tmp_path).craft(x, y)
     calls.clear()
     again = SquareAttack(backend, BUDGETS, QUERIES, progress=lambda *call: calls.append(call), state=tmp_path).craft(
