@@ -24,11 +24,11 @@ from edgeadv.models import PixelModel, evaluation_mode
 from edgeadv.runs import WEIGHTS_FILE, Run
 from edgeadv.torch_backend import load_model
 from edgeadv.train import default_device
-from edgeadv_runtime.attack import check_crafted
 from edgeadv_runtime.bundle import MANIFEST, Bundle, Classes
 from edgeadv_runtime.device import environment
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.files import sha256_file, write_json
+from edgeadv_runtime.perturbation import check_crafted
 from edgeadv_runtime.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.stats import wilson_interval
 from edgeadv_runtime.suites import SUITES

