@@ -61,9 +61,7 @@ def _along(value: Tensor, x: Tensor, attributes: Attributes) -> Tensor:
 def _quantise(attributes: Attributes, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     _only("QuantizeLinear", attributes, block_size=0)
     limits = torch.iinfo(zero.dtype)
-    rounded: Tensor = _Round.apply(  # type: ignore[no-untyped-call]
-        x, _along(scale, x, attributes), _along(zero, x, attributes), limits.min, limits.max
-    )
+    rounded: Tensor = _Round.apply(x, _along(scale, x, attributes), _along(zero, x, attributes), limits.min, limits.max)
     return rounded
 
 
@@ -162,13 +160,15 @@ def _resize(
     if sizes is not None and sizes.numel():
         return functional.interpolate(x, size=sizes.tolist()[2:], **options)
     assert scales is not None  # ONNX wants one of the two
-    return functional.interpolate(x, scale_factor=scales.tolist()[2:], **options)
+    larger: Tensor = functional.interpolate(x, scale_factor=scales.tolist()[2:], **options)
+    return larger
 
 
 def _gemm(attributes: Attributes, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     a, b = (m.T if attributes.get(key, 0) else m for m, key in ((a, "transA"), (b, "transB")))
-    product = attributes.get("alpha", 1.0) * (a @ b)
-    return product if c is None else product + attributes.get("beta", 1.0) * c
+    alpha: float = attributes.get("alpha", 1.0)
+    beta: float = attributes.get("beta", 1.0)
+    return alpha * (a @ b) if c is None else alpha * (a @ b) + beta * c
 
 
 def _clip(attributes: Attributes, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
@@ -180,7 +180,9 @@ def _divide(attributes: Attributes, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _hard_sigmoid(attributes: Attributes, x: Tensor) -> Tensor:
-    return (x * attributes.get("alpha", 0.2) + attributes.get("beta", 0.5)).clamp(0, 1)
+    alpha: float = attributes.get("alpha", 0.2)
+    beta: float = attributes.get("beta", 0.5)
+    return (alpha * x + beta).clamp(0, 1)
 
 
 def _gelu(attributes: Attributes, x: Tensor) -> Tensor:
@@ -236,8 +238,14 @@ def _concat(attributes: Attributes, *parts: Tensor) -> Tensor:
 def _split(attributes: Attributes, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
     axis = attributes.get("axis", 0)
     if sizes is not None:
-        return x.split(sizes.tolist(), dim=axis)
-    return x.split(math.ceil(x.shape[axis] / attributes["num_outputs"]), dim=axis)
+        return torch.split_with_sizes(x, sizes.tolist(), dim=axis)
+    return torch.split_with_sizes(x, _even_sizes(x.shape[axis], attributes["num_outputs"]), dim=axis)
+
+
+def _even_sizes(size: int, parts: int) -> list[int]:
+    """ONNX: all as large as the first, the last takes what is left."""
+    first = math.ceil(size / parts)
+    return [first] * (parts - 1) + [size - first * (parts - 1)]
 
 
 def _slice(
@@ -276,7 +284,8 @@ def _unsqueeze(attributes: Attributes, x: Tensor, axes: Tensor) -> Tensor:
 
 
 def _expand(attributes: Attributes, x: Tensor, shape: Tensor) -> Tensor:
-    return x.expand(torch.broadcast_shapes(x.shape, shape.tolist()))
+    sizes = torch.broadcast_shapes(x.shape, shape.tolist())  # type: ignore[no-untyped-call]
+    return x.expand(sizes)
 
 
 def _shape(attributes: Attributes, x: Tensor) -> Tensor:
@@ -295,6 +304,10 @@ def _range(attributes: Attributes, start: Tensor, limit: Tensor, delta: Tensor) 
 
 def _constant_of_shape(attributes: Attributes, shape: Tensor) -> Tensor:
     return torch.as_tensor(attributes.get("value", 0.0)).expand(shape.tolist())
+
+
+def _einsum(attributes: Attributes, *inputs: Tensor) -> Tensor:
+    return torch.einsum(attributes["equation"], *inputs)
 
 
 def _scatter_nd(attributes: Attributes, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
@@ -334,13 +347,14 @@ def _only(op: str, attributes: Attributes, **supported: Any) -> None:
 
 OPERATORS: dict[str, Operator] = {
     "Add": _plain(torch.add), "AveragePool": _average_pool, "BatchNormalization": _batch_norm, "Cast": _cast, "Clip": _clip,
-    "Concat": _concat, "Conv": _conv, "DequantizeLinear": _dequantise, "Div": _divide, "Erf": _plain(torch.erf),
-    "Expand": _expand, "Flatten": _flatten, "Gather": _gather, "GatherND": _gather_nd, "Gelu": _gelu, "Gemm": _gemm,
+    "Concat": _concat, "ConstantOfShape": _constant_of_shape, "Conv": _conv, "DequantizeLinear": _dequantise, "Div": _divide, "Erf": _plain(torch.erf),
+    "Einsum": _einsum, "Equal": _plain(torch.eq), "Expand": _expand, "Flatten": _flatten, "Gather": _gather, "GatherND": _gather_nd, "Gelu": _gelu, "Gemm": _gemm,
     "GlobalAveragePool": _global_average, "HardSigmoid": _hard_sigmoid, "HardSwish": _plain(functional.hardswish),
     "Identity": _plain(lambda x: x), "LayerNormalization": _layer_norm, "MatMul": _plain(torch.matmul), "MaxPool": _max_pool,
-    "Mul": _plain(torch.mul), "Pad": _pad, "QuantizeLinear": _quantise, "ReduceMean": _reduce(torch.mean), "Relu": _plain(torch.relu),
-    "Reshape": _reshape, "Resize": _resize, "Shape": _shape, "Sigmoid": _plain(torch.sigmoid), "Slice": _slice, "Softmax": _softmax,
+    "Mul": _plain(torch.mul), "Not": _plain(torch.logical_not), "Pad": _pad, "QuantizeLinear": _quantise, "Range": _range,
+    "ReduceL2": _reduce(torch.linalg.vector_norm), "ReduceMean": _reduce(torch.mean), "Relu": _plain(torch.relu), "Reshape": _reshape,
+    "Resize": _resize, "ScatterND": _scatter_nd, "Shape": _shape, "Sigmoid": _plain(torch.sigmoid), "Slice": _slice, "Softmax": _softmax,
     "Split": _split, "Squeeze": _squeeze, "Sub": _plain(torch.sub), "Tanh": _plain(torch.tanh), "Transpose": _transpose,
-    "Unsqueeze": _unsqueeze,
+    "Unsqueeze": _unsqueeze, "Where": _where,
 }  # fmt: skip
 """By ONNX's name, what stands for it here."""

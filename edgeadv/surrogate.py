@@ -1,12 +1,12 @@
 """int8 by its own gradients: the quantised graph of an ONNX artefact, run by PyTorch with a straight-through estimator.
 
 An attack needs gradients, ONNX Runtime has none, and the float32 weights are another network: what they are sensitive to, int8
-may round away, and the other way round. The export writes the graph of each int8 artefact a second time, in a form that needs no
-onnx to read: its tensors as they are, and its nodes. :class:`Surrogate` computes it node by node: it rounds where ONNX Runtime
-rounds, with the same scales, and lets gradients through the rounding.
+may round away, and the other way round. The export writes the graph of each int8 artefact a second time, as ONNX Runtime computes
+it and in a form that needs no onnx to read. :class:`Surrogate` computes it node by node: it rounds where ONNX Runtime rounds,
+with the same scales and on the same sums, and lets gradients through the rounding.
 
-It is not the artefact. ONNX Runtime keeps sums in integers where float32 rounds them, and merges some nodes: now and then a value
-falls onto the other side of a half. Images are crafted here and scored there.
+It is not the artefact. What ONNX Runtime sums in float32, and of ``int8-s8s8`` that is nearly everything, it sums in another
+order, and now and then a value falls onto the other side of a half. Images are crafted here and scored there.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Node:
 
 @dataclass(frozen=True)
 class QuantisedGraph:
-    """A quantised ONNX graph in a neutral form: what a file ``surrogate.<variant>.safetensors`` holds.
+    """A quantised ONNX graph without ONNX: what a file ``surrogate.<variant>.safetensors`` holds.
 
     Attributes:
         variant: ``"int8-s8s8"`` or ``"int8-u8s8"``.
