@@ -15,8 +15,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 PUBLIC = {
     "edgeadv_runtime": [
         "Attack", "AttackPack", "Backend", "BatchProfile", "Bundle", "CallableAttack", "Classifier", "Crafted", "DataInfo",
-        "EdgeAdvError", "EngineCache", "EngineOptions", "Eps", "Label", "OnnxRuntimeBackend", "Preprocess", "Results", "Row",
-        "TensorRTBackend", "__version__", "evaluate",
+        "EdgeAdvError", "EngineCache", "EngineOptions", "Eps", "Label", "NoiseAttack", "OnnxRuntimeBackend", "Preprocess", "Results", "Row",
+        "SquareAttack", "TensorRTBackend", "__version__", "evaluate", "square",
     ],
     "edgeadv.attacks": [
         "L2", "NAMES", "Adversarial", "AutoSteps", "Ball", "GradientAttack", "Linf", "MomentumSteps", "Steps", "apgd",

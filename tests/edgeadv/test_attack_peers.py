@@ -1,6 +1,7 @@
 """Our attacks and those of torchattacks, foolbox and ART make the same images of the same model.
 
-Pixels agree but where a gradient is within rounding of zero, where each library may see either sign.
+Pixels agree but where a gradient is within rounding of zero, where each library may see either sign. That attack objects of
+theirs run through our evaluation is tested in ``test_adapters.py``.
 """
 
 from __future__ import annotations
@@ -21,14 +22,7 @@ from torch import Tensor, nn
 from edgeadv.attacks import apgd, cross_entropy, dlr, fgsm, margin, mi_fgsm, pgd, targeted_dlr
 from edgeadv.data import ImageSet, balanced_subset, batches
 from edgeadv.models import PixelModel
-from edgeadv.torch_backend import TorchBackend
-from edgeadv_runtime.attack import CallableAttack, CleanBatch, craft, infos
-from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.eps import Eps
-from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.evaluate import DataInfo, evaluate
 from edgeadv_runtime.preprocess import to_tensor
-from edgeadv_runtime.results import AttackParams
 
 EPS = 8 / 255
 STEPS, STEP_SIZE = 5, 2 / 255
@@ -288,67 +282,3 @@ def test_our_pgd_is_at_least_as_strong_as_theirs(model: nn.Module, x: Tensor, la
     with torch.no_grad():
         mine, other = margin(model(ours), labels), margin(model(theirs), labels)
     assert (mine >= other - 1e-4).all() and (mine > other + 1e-4).any()
-
-
-@pytest.fixture(scope="module")
-def batch(tiny_bundle: Bundle) -> CleanBatch:
-    pixels = tiny_bundle.golden().pixels
-    labels = tiny_bundle.golden().logits["fp32"].argmax(axis=1)
-    labels[-1] = (labels[-1] + 1) % 10
-    return CleanBatch(np.arange(8), pixels, labels.astype(np.int64))
-
-
-@pytest.mark.parametrize("uint8", [False, True])
-def test_a_third_partys_attack_object_fits_the_evaluation(tiny_bundle: Bundle, batch: CleanBatch, uint8: bool) -> None:
-    import torchattacks
-
-    with TorchBackend(tiny_bundle, device=torch.device("cpu"), threads=1) as backend:
-        theirs = torchattacks.PGD(backend.model, eps=EPS, alpha=2 / 255, steps=5)
-        torch.manual_seed(0)
-        attack = CallableAttack(
-            lambda x, y: theirs(torch.from_numpy(x), torch.from_numpy(y)).numpy(), "torchattacks-pgd", Eps.parse("8/255"),
-            gradients="torch fp32", gradients_sha256=tiny_bundle.weights_sha256,
-            described=AttackParams(norm="linf", loss="cross-entropy", steps=5, step_size="2/255"),
-        )  # fmt: skip
-        batches = list(craft([batch], [attack], backend, uint8=uint8))
-        results = evaluate(
-            batches,
-            infos([attack], uint8=uint8),
-            bundle=tiny_bundle,
-            backends=[backend],
-            data=DataInfo("golden", "test", 8),
-        )
-        x_adv = batches[0].adversarial["torchattacks-pgd", "8/255"]
-        right = backend.infer(x_adv).argmax(axis=1) == batch.labels
-    moved = np.abs(x_adv - to_tensor(batch.pixels))
-    assert EPS * 0.9 < moved.max() <= EPS + 1e-6
-    if uint8:
-        np.testing.assert_allclose(x_adv * 255, np.rint(x_adv * 255), atol=1e-4)
-    clean, row, worst = results.rows
-    assert clean.correct_top1 == 7
-    assert (row.attack, row.threat, row.gradients, row.correct_top1) == (
-        "torchattacks-pgd",
-        "white-box",
-        "torch fp32",
-        right.sum(),
-    )
-    assert row.params == AttackParams(norm="linf", loss="cross-entropy", steps=5, step_size="2/255", uint8=uint8)
-    assert row.zero_gradient_share is None
-    assert worst.correct_top1 <= min(clean.correct_top1, row.correct_top1)
-    assert right.sum() < 7
-    # a foreign attack alone earns no verdict
-    assert results.masking["verdict"] == "UNCHECKED"
-
-
-def test_a_third_partys_attack_beyond_its_budget_is_caught(tiny_bundle: Bundle, batch: CleanBatch) -> None:
-    import torchattacks
-
-    with TorchBackend(tiny_bundle, device=torch.device("cpu"), threads=1) as backend:
-        theirs = torchattacks.FGSM(backend.model, eps=16 / 255)
-        attack = CallableAttack(
-            lambda x, y: theirs(torch.from_numpy(x), torch.from_numpy(y)).numpy(),
-            "torchattacks-fgsm",
-            Eps.parse("8/255"),
-        )
-        with pytest.raises(InputError, match=r"attack torchattacks-fgsm moved a pixel by 0\.06"):
-            list(craft([batch], [attack], backend, uint8=False))

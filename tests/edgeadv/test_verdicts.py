@@ -6,7 +6,6 @@ logits must not matter. ``pytest -s`` prints what was measured.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,9 +27,10 @@ from edgeadv.models import Architecture, PixelModel
 from edgeadv.objectives import DefensiveDistillation, HardLabels, Objective
 from edgeadv.runs import Run
 from edgeadv.train import TrainConfig, accuracy, fit, to_model_input
-from edgeadv_runtime.attack import CLEAN_KEY, Attack, CallableAttack, CleanBatch, craft, infos
+from edgeadv_runtime.attack import CLEAN_KEY, Attack, CleanBatch, craft, infos
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.eps import Eps
+from edgeadv_runtime.noise import NoiseAttack
 from edgeadv_runtime.suites import (
     FGSM,
     FGSM_RANDOM_START,
@@ -89,21 +89,10 @@ def louder(model: nn.Module) -> Changed:
     return Changed(model, logits=lambda logits: logits * FACTOR)
 
 
-def noise(eps: Eps) -> Attack:
-    """Uniform noise, drawn for each image by its pixels."""
-
-    def draw(x: NDArray[np.float32], _: NDArray[np.int64]) -> NDArray[np.float32]:
-        drawn = [np.random.default_rng((zlib.crc32(image.tobytes()),)).random(image.shape, np.float32) for image in x]
-        reach = np.float32(eps.value)
-        return np.clip(x + (np.stack(drawn) * 2 - 1) * reach, np.maximum(x - reach, 0), np.minimum(x + reach, 1))
-
-    return CallableAttack(draw, NOISE, eps)
-
-
 def fast_suite(model: nn.Module, eps: Sequence[Eps], sha256: str = SHA256) -> list[Attack]:
     """All that the suite ``fast`` runs."""
     attacks = build_attacks(model, eps, efforts=SUITES["fast"], classes=10, gradients_sha256=sha256)
-    return [*attacks, *(noise(budget) for budget in eps)]
+    return [*attacks, NoiseAttack(eps)]
 
 
 @dataclass(frozen=True)
