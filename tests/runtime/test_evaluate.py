@@ -26,6 +26,7 @@ from edgeadv_runtime.outcomes import Artefact, OutcomeStore
 from edgeadv_runtime.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.results import AttackParams, Results, Row
 from edgeadv_runtime.stats import paired_difference_interval
+from edgeadv_runtime.suites import FGSM, LARGE_EPS, NOISE, PGD_MARGIN
 from edgeadv_runtime.verdict import FEWEST_IMAGES, NEEDED
 
 SMALL, LARGE = Eps.parse("2/255"), Eps.parse("20/255")
@@ -402,23 +403,23 @@ def test_a_backend_that_fails_is_not_hidden() -> None:
 
 
 def test_the_verdict_comes_from_the_reference_not_from_the_scored_artefact() -> None:
-    listed = [info(name, SMALL) for name in NEEDED]
-    blind = replace(info("noise", SMALL, gradients_sha256=None), gradients=None)
-    far = replace(info("pgd-large-eps", Eps.parse("1")), control=True)
-    everything = [*listed, blind, far]
+    control = replace(info(LARGE_EPS, Eps.parse("1")), control=True)
+    noise = replace(info(NOISE, SMALL), gradients=None, gradients_sha256=None)
+    listed = [*(info(name, SMALL) for name in NEEDED), noise, control]
     labels = [i % 10 for i in range(FEWEST_IMAGES)]
     other = [(i + 1) % 10 for i in labels]
-    answers: dict[Key, Sequence[int]] = {i.key: labels for i in everything}
-    crafted = batch(labels, labels, answers | {("pgd-margin", SMALL.text): other, far.key: other})
-    masked = score([crafted], everything, [Undecided()])
+    answers: dict[Key, Sequence[int]] = {i.key: labels for i in listed}
+    crafted = batch(labels, labels, answers | {(PGD_MARGIN, SMALL.text): other, control.key: other})
+    masked = score([crafted], listed, [Undecided()])
     assert masked.masking["verdict"] == "MASKED"
-    (sentence,) = one(masked, "fgsm", SMALL.text).masking["evidence"]
+    (sentence,) = one(masked, FGSM, SMALL.text).masking["evidence"]
     assert f"pgd-margin broke {FEWEST_IMAGES} of {FEWEST_IMAGES} images" in sentence
-    told = {key: np.array(other if key == far.key else labels) for key in crafted.evidence.answers}
-    unmoved = replace(crafted, evidence=replace(crafted.evidence, answers=told))
-    results = score([unmoved], everything)
+    blind = replace(
+        crafted, evidence=replace(crafted.evidence, answers=crafted.evidence.answers | {(PGD_MARGIN, SMALL.text): np.array(labels)})
+    )  # fmt: skip
+    results = score([blind], listed)
     assert results.masking["verdict"] == "PASS"
-    assert one(results, "pgd-margin", SMALL.text).correct_top1 == 0
+    assert one(results, PGD_MARGIN, SMALL.text).correct_top1 == 0
 
 
 def _decoded(text: str) -> NDArray[np.uint8]:
