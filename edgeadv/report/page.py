@@ -45,8 +45,12 @@ class Timed:
     rows: tuple[tuple[BenchRow, str], ...]
 
 
-def render(inputs: Inputs) -> str:
-    """The page as text; the same inputs give the same text.
+def fill(template: str, **values: Any) -> str:
+    """A page from one of this folder's templates, with the style that its policy allows.
+
+    Args:
+        template: its file's name.
+        values: what it asks for beside the style and the badges.
 
     Raises:
         MissingDependencyError: jinja2 is not installed.
@@ -71,6 +75,17 @@ def render(inputs: Inputs) -> str:
         engines=engines,
     )
     style = (_FOLDER / _STYLE).read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    page = environment.get_template(template).render(style=style, style_sha256=digest, badges=BADGES, **values)
+    return str(page)
+
+
+def render(inputs: Inputs) -> str:
+    """The page as text; the same inputs give the same text.
+
+    Raises:
+        MissingDependencyError: jinja2 is not installed.
+    """
     shown = models(inputs)
     compared = compare(shown)
     rows = [row for file in inputs.results for row in file.results.rows]
@@ -79,14 +94,13 @@ def render(inputs: Inputs) -> str:
     timed_rows = [row for file in inputs.benches for row in file.bench.rows]
     energy_rows = [row for row in timed_rows if row.energy_mj_per_image is not None]
     scale = charts.LatencyScale.covering(timed_rows) if timed_rows else None
-    page = environment.get_template(_TEMPLATE).render(
-        style=style,
-        style_sha256=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+    return fill(
+        _TEMPLATE,
         models=shown,
+        subjects=[model.file.title for model in shown],
         benches=inputs.benches,
         title="Robustness report" if shown else "Latency report",
         created=max((*(m.file.results.created for m in shown), *(b.bench.created for b in inputs.benches)), default=""),
-        badges=BADGES,
         meanings=MEANINGS,
         columns=COLUMNS,
         fgsm=FGSM,
@@ -101,7 +115,6 @@ def render(inputs: Inputs) -> str:
         energy_sources=list(dict.fromkeys(row.energy_source for row in energy_rows if row.energy_source)),
         conditions=[(file, pairs) for file in inputs.benches if (pairs := _conditions(file))],
     )
-    return str(page)
 
 
 def _panels(compared: Compared, classes: dict[str, str], eps_limit: float) -> list[Panel]:
