@@ -14,11 +14,11 @@ from xml.etree import ElementTree
 from edgeadv_runtime.bench_file import BenchRow
 from edgeadv_runtime.results import CLEAN, WORST_CASE, Row
 
-from .accuracy import LABELS, Group, attack_label
+from .accuracy import LABELS, Group, attack_label, base_name
 
 _STRIP_HEIGHT = 20
-_WIDTH, _HEIGHT = 490, 330
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 164, 22, 46
+_WIDTH, _HEIGHT = 548, 330
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 232, 22, 46
 _PLOT_RIGHT, _PLOT_BOTTOM = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
 _LABEL_GAP = 17.0
 # a tick's label is about this wide, in units of the curves' view box
@@ -39,8 +39,9 @@ def attack_classes(attacks: Iterable[str]) -> dict[str, str]:
     Args:
         attacks: all that occur on the page.
     """
-    unknown = sorted({attack for attack in attacks if attack not in LABELS})
-    known = {attack: f"a-{attack}" for attack in LABELS}
+    found = set(attacks)
+    known = {attack: f"a-{base_name(attack)}" for attack in (*LABELS, *found) if base_name(attack) in LABELS}
+    unknown = sorted(found - set(known))
     return known | {attack: f"a-other-{i % _SPARE_COLOURS}" for i, attack in enumerate(unknown)}
 
 

@@ -16,7 +16,8 @@ from edgeadv_runtime.suites import FGSM
 from edgeadv_runtime.verdict import BADGES
 
 from . import charts
-from .accuracy import COLUMNS, MEANINGS, Artefact, Compared, attack_label, compare, models
+from .accuracy import MEANINGS, RULES, Artefact, Compared, attack_label, compare, models, upper_bound
+from .artefacts import choose, measurable, milliseconds
 from .inputs import BenchFile, Inputs
 
 _FOLDER = Path(__file__).parent
@@ -67,6 +68,8 @@ def fill(template: str, **values: Any) -> str:
     environment.filters.update(
         pct=_pct,
         interval=_interval,
+        points=_points,
+        p=_p,
         ms=_ms,
         count=_count,
         flat=_flat,
@@ -102,7 +105,10 @@ def render(inputs: Inputs) -> str:
         title="Robustness report" if shown else "Latency report",
         created=max((*(m.file.results.created for m in shown), *(b.bench.created for b in inputs.benches)), default=""),
         meanings=MEANINGS,
-        columns=COLUMNS,
+        choices={model.file.path: choose(model, inputs.benches) for model in shown},
+        measurable=measurable,
+        upper_bound=upper_bound,
+        rules=RULES,
         fgsm=FGSM,
         strip=lambda row: charts.share_strip(row, classes[row.attack]),
         compared=compared,
@@ -123,7 +129,7 @@ def _panels(compared: Compared, classes: dict[str, str], eps_limit: float) -> li
         Panel(
             model.file.title,
             charts.curves(
-                group,
+                group.drawn,
                 classes,
                 title=f"Accuracy against eps: {model.file.title}, {compared.artefact.label}",
                 eps_limit=eps_limit,
@@ -183,10 +189,17 @@ def _interval(bounds: tuple[float, float]) -> str:
     return f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}%"
 
 
+def _points(share: float) -> str:
+    text = f"{100 * share:.1f}"
+    return "0.0" if text == "-0.0" else text.replace("-", "−")
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
+
+
 def _ms(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:.0f}"
+    return "–" if value is None else milliseconds(value)
 
 
 def _count(value: float | None) -> str:
