@@ -184,7 +184,7 @@ def test_what_is_not_plain_onnx_is_named() -> None:
         [node], "graph", [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1])],
         [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])],
     )  # fmt: skip
-    with pytest.raises(ExportError, match="no surrogate can be made of com.microsoft's operator Gelu"):
+    with pytest.raises(ExportError, match=r"no surrogate can be made of com\.microsoft's operator Gelu"):
         neutral(helper.make_model(graph), "int8-u8s8", onnx_sha256="")
 
 
