@@ -140,7 +140,8 @@ def test_the_figures_are_those_of_an_evaluation_that_keeps_nothing_on_the_way(ti
     from edgeadv.cli._backends import backend_openers
     from edgeadv.cli.evaluate import crafted, score
 
-    plan = make_plan(tiny_bundle, str(many_photos), "2/255,8/255", efforts=efforts_of("standard", ATTACKS[1], None))
+    efforts = efforts_of("standard", ATTACKS[1], None)
+    plan = make_plan(tiny_bundle, str(many_photos), "2/255,8/255", efforts=efforts, variants=tiny_bundle.variants)
     openers, _ = backend_openers(tiny_bundle, backend="torch,onnxruntime", precision="all", threads=1)
     with ExitStack() as stack:
         backends = [stack.enter_context(opener()) for opener in openers.values()]
