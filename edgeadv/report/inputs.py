@@ -183,9 +183,7 @@ class Paired:
     @property
     def reversed(self) -> Paired:
         """The same, with the two in each other's place."""
-        return replace(
-            self, baseline=self.artefact, artefact=self.baseline, lost=self.gained, gained=self.lost
-        )
+        return replace(self, baseline=self.artefact, artefact=self.baseline, lost=self.gained, gained=self.lost)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Paired:
@@ -197,9 +195,7 @@ class Paired:
             (str(side["backend"]), str(side["variant"]), str(side["artifact_sha256"]))
             for side in (value["baseline"], value["artefact"])
         )
-        paired = cls(
-            attack=str(value["attack"]), eps=str(value["eps"]), baseline=baseline, artefact=artefact, **counts
-        )
+        paired = cls(attack=str(value["attack"]), eps=str(value["eps"]), baseline=baseline, artefact=artefact, **counts)
         _ = paired.interval  # counts that do not fit are found here
         return paired
 
