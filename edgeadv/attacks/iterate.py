@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -146,11 +145,12 @@ class AutoSteps(Steps):
 
 def _checkpoints(count: int) -> frozenset[int]:
     """Steps at which APGD looks back: p_1 = 0.22, then p_(j+1) = p_j + max(p_j - p_(j-1) - 0.03, 0.06), times ``count``."""
-    before, now = 0.0, 0.22
+    # in whole per cent: as floats, 57% of 100 steps round up to 58
+    before, now = 0, 22
     found = []
-    while now <= 1:
-        found.append(math.ceil(now * count))
-        before, now = now, now + max(now - before - 0.03, 0.06)
+    while now <= 100:
+        found.append(-(-now * count // 100))
+        before, now = now, now + max(now - before - 3, 6)
     return frozenset(found)
 
 

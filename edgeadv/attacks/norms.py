@@ -41,11 +41,12 @@ class Ball(ABC):
 
     def starts(self, x: Tensor, *, seed: int, restart: int = 0) -> Tensor:
         """Random points of the balls around ``x``, each drawn by its own image: no image's depends on the batch it is in."""
-        drawn = []
-        for image in x.cpu().contiguous().numpy():
+        images = x.cpu().contiguous().numpy()
+        drawn = np.empty_like(images)
+        for i, image in enumerate(images):
             rng = np.random.default_rng((seed, zlib.crc32(image.tobytes()), restart))
-            drawn.append(self.random(rng, image.shape))
-        return self.project(x + torch.from_numpy(np.stack(drawn)).to(x.device), x)
+            drawn[i] = self.random(rng, image.shape)
+        return self.project(x + torch.from_numpy(drawn).to(x.device), x)
 
 
 class Linf(Ball):

@@ -192,7 +192,7 @@ class GradientAttack:
     def craft(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> list[Crafted]:
         """Attack a batch at every budget, in parts whose activations fit into memory; an image does not notice."""
         part = max(1, _PIXELS_AT_ONCE // (x.shape[2] * x.shape[3]))
-        parts = [self._craft(*self._tensors(x[i : i + part], y[i : i + part])) for i in range(0, len(x), part)]
+        parts = [self._craft(*self._tensors(x[i : i + part], y[i : i + part])) for i in range(0, len(x) or 1, part)]
         return [_joined(results) for results in zip(*parts, strict=True)]
 
     def _craft(self, x: Tensor, labels: Tensor) -> list[Adversarial]:

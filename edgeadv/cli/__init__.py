@@ -10,7 +10,7 @@ import typer
 from edgeadv_runtime import __version__
 from edgeadv_runtime.errors import EdgeAdvError
 
-from . import attack, bench, bundle, demo, doctor, engine, evaluate, export, gate, report, train, verify
+from . import attack, bench, bundle, demo, doctor, engine, evaluate, export, gate, report, study, train, verify
 from ._shared import nobody_reads
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command()(engine.engine)
 app.command()(verify.verify)
 app.command()(attack.attack)
 app.command()(evaluate.evaluate)
+app.command()(study.study)
 app.command()(bench.bench)
 app.command()(gate.gate)
 app.command()(report.report)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +14,11 @@ from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.evaluate import DataInfo
-from edgeadv_runtime.suites import NOISE, OPTIONAL, PGD_MARGIN, QUERY_ATTACKS, SQUARE, SUITES, Effort
+from edgeadv_runtime.noise import NoiseAttack
+from edgeadv_runtime.results import SURROGATE
+from edgeadv_runtime.square import SquareAttack
+from edgeadv_runtime.suites import NOISE, ON_SURROGATE, OPTIONAL, PGD_MARGIN, QUERY_ATTACKS, SQUARE, SUITES, Effort
+from edgeadv_runtime.variants import INT8, precision_of
 
 from ._backends import open_torch
 from ._shared import names
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgeadv.data import ImageSet
-    from edgeadv.models import PixelModel
     from edgeadv_runtime.attack import Attack
 
 STANDARD = "standard"
@@ -75,23 +77,6 @@ def efforts_of(suite: str, attack: str | None, queries: int | None) -> dict[str,
 
 
 @dataclass(frozen=True)
-class GradientSource:
-    """A model whose gradients attacks follow.
-
-    Attributes:
-        model: pixels to logits, on the device to attack on.
-        sha256: hash of the artefact that the gradients belong to.
-        gradients: where they come from, for the result row.
-        suffix: what follows the names of its attacks: nothing for the bundle's weights themselves.
-    """
-
-    model: PixelModel
-    sha256: str
-    gradients: str
-    suffix: str = ""
-
-
-@dataclass(frozen=True)
 class Plan:
     """What is attacked, with what.
 
@@ -103,6 +88,7 @@ class Plan:
         efforts: the attacks by name, those without gradients included.
         attacks: those with gradients.
         reference: the model whose gradients are used.
+        skipped: int8 variants that their own gradients do not attack, with the reason, for the results file.
     """
 
     images: ImageSet
@@ -112,17 +98,21 @@ class Plan:
     efforts: Mapping[str, Effort]
     attacks: list[Attack]
     reference: Backend
+    skipped: list[dict[str, str]]
 
 
 def make_plan(
-    bundle: Bundle, data: str, eps: str, *, efforts: Mapping[str, Effort], images: int | None = None,
+    bundle: Bundle, data: str, eps: str, *, efforts: Mapping[str, Effort], variants: Sequence[str], images: int | None = None,
     target: str | None = None, provider: str = "cpu", allow_unreadable: bool = False, download: bool = False,
     root: Path | None = None,
 ) -> Plan:  # fmt: skip
-    """Open the data, match its labels to the bundle's classes, and make the attacks on its weights."""
+    """Open the data, match its labels to the bundle's classes, and make the attacks on its weights.
+
+    Those of ``variants`` that are int8 are attacked by their own gradients too, where the bundle holds their surrogates.
+    """
     from edgeadv.attacks import build_attacks
-    from edgeadv.attacks.suite import GRADIENTS
     from edgeadv.data import DEFAULT_ROOT, balanced_subset, open_data
+    from edgeadv.surrogate import load_surrogate
     from edgeadv.torch_backend import TorchBackend
 
     budgets = Eps.parse_list(eps)
@@ -130,22 +120,33 @@ def make_plan(
     order = balanced_subset(opened.labels, images)
     reference = open_torch(bundle, provider="cpu" if provider == "cpu" else "cuda")
     assert isinstance(reference, TorchBackend)
-    sources = [GradientSource(reference.model, bundle.weights_sha256, GRADIENTS)]
     towards = None if target is None else bundle.classes.index(target)
-    made = [
-        attack
-        for source in sources
-        for attack in build_attacks(
-            source.model, budgets, efforts=efforts, classes=len(bundle.classes), gradients_sha256=source.sha256, target=towards,
-            suffix=source.suffix, gradients=source.gradients,
-        )
-    ]  # fmt: skip
+    made = build_attacks(
+        reference.model, budgets, efforts=efforts, classes=len(bundle.classes), gradients_sha256=bundle.weights_sha256,
+        target=towards,
+    )  # fmt: skip
+    on_surrogate = {name: effort for name, effort in efforts.items() if name in ON_SURROGATE}
+    skipped: list[dict[str, str]] = []
+    for variant in dict.fromkeys(variants) if on_surrogate else ():
+        if precision_of(variant) != INT8:
+            continue
+        try:
+            bundle.surrogate_path(variant)
+        except InputError as error:
+            reason = f"not attacked by its own gradients, its figures are of transferred attacks: {error}"
+            skipped.append({"backend": SURROGATE, "variant": variant, "reason": reason})
+            continue
+        surrogate = load_surrogate(bundle, variant, device=next(reference.model.parameters()).device)
+        made += build_attacks(
+            surrogate, budgets, efforts=on_surrogate, classes=len(bundle.classes), gradients_sha256=surrogate.sha256,
+            target=towards, suffix=f"@{variant}", gradients=surrogate.gradients,
+        )  # fmt: skip
     info = DataInfo(name=Path(data).name, split=opened.split, total=len(order), allow_unreadable=allow_unreadable)
-    return Plan(opened, order, info, budgets, efforts, made, reference)
+    return Plan(opened, order, info, budgets, efforts, made, reference, skipped)
 
 
 def query_attacks(
-    efforts: Mapping[str, Effort], eps: Sequence[Eps], reference: Backend | None, backends: Iterable[Backend]
+    efforts: Mapping[str, Effort], eps: Sequence[Eps], reference: Backend | None, backends: Sequence[Backend]
 ) -> list[Attack]:
     """The attacks that need no gradients: noise once, and Square on the reference and on every other artefact.
 
@@ -155,27 +156,17 @@ def query_attacks(
         reference: the model whose gradients other attacks use; None where there is none.
         backends: the artefacts to be scored, opened.
     """
+    asked = {} if reference is None else {reference.identity: reference}
+    for backend in backends:
+        asked.setdefault(backend.identity, backend)
     made: list[Attack] = []
-    if NOISE in efforts and (noise := _optional("noise")) is not None:
-        made.append(noise.NoiseAttack(eps, draws=efforts[NOISE].queries, seed=_SEED, name=NOISE))
-    if SQUARE in efforts and (square := _optional("square")) is not None:
-        asked = {} if reference is None else {reference.identity: (SQUARE, reference)}
-        for backend in backends:
-            asked.setdefault(backend.identity, (f"{SQUARE}@{backend.name}-{backend.variant}", backend))
+    if NOISE in efforts:
+        # several draws need somebody who tells which is the strongest
+        made.append(NoiseAttack(eps, queries=efforts[NOISE].queries, seed=_SEED, backend=next(iter(asked.values()))))
+    if SQUARE in efforts:
         queries = efforts[SQUARE].queries
-        made += [
-            square.SquareAttack(backend, eps, queries=queries, seed=_SEED, name=name)
-            for name, backend in asked.values()
-        ]
+        made += [SquareAttack(backend, eps, queries, seed=_SEED) for backend in asked.values()]
     return made
-
-
-def _optional(module: str) -> Any:
-    # the two modules come with another change; without them a suite is what is left of it
-    try:
-        return import_module(f"edgeadv_runtime.{module}")
-    except ModuleNotFoundError:
-        return None
 
 
 def without_gradients(efforts: Mapping[str, Effort]) -> Mapping[str, Effort]:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgeadv_runtime.results import CLEAN, WORST_CASE, Results, Row, engine_sentence, engines
+from edgeadv_runtime.results import CLEAN, SURROGATE, WORST_CASE, Results, Row, engine_sentence, engines
 from edgeadv_runtime.suites import FGSM
 from edgeadv_runtime.verdict import BADGES
 
@@ -56,7 +56,12 @@ def print_results(results: Results) -> None:
         if item["finding"] or item["rule"] == "coverage":
             console.print(Text(f"  {item['finding'] or 'note'}: {item['text']}"))
     for entry in results.skipped:
-        console.print(Text(f"not scored: {entry['backend']} {entry['variant']}: {entry['reason']}"))
+        what = (
+            f"{entry['variant']}:"
+            if entry["backend"] == SURROGATE
+            else f"not scored: {entry['backend']} {entry['variant']}:"
+        )
+        console.print(Text(f"{what} {entry['reason']}"))
     if left_out := results.data.get("calibration_left_out"):
         console.print(Text(f"{left_out} images that int8 was calibrated on were left out"))
     if results.data["unreadable"]:
@@ -74,7 +79,8 @@ def _strongest(rows: Sequence[Row]) -> str:
     """The attack that leaves the fewest images right, with its name and its threat."""
     if not rows:
         return ""
-    row = min(rows, key=lambda row: row.correct_top1)
+    # of two that are as strong, the one that met this artefact
+    row = min(rows, key=lambda row: (row.correct_top1, row.threat == "transfer"))
     return f"{_cell(row)} {row.attack} ({row.threat})"
 
 
@@ -117,5 +123,5 @@ def _rounding(results: Results) -> list[str]:
         return ["rounding to 8 bits costs no attack an image on the reference model"]
     return [
         f"rounding to 8 bits costs {row.attack} at eps {row.eps} {row.rounding_lost} of {row.n} images on the reference model, "
-        "and no attack more"
+        "and no other attack more"
     ]

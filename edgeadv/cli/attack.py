@@ -58,7 +58,7 @@ def attack(
     efforts = efforts_of(suite, attack, queries)
     opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)
     plan = make_plan(
-        opened, data, eps, efforts=efforts, images=limit, target=target, provider=provider,
+        opened, data, eps, efforts=efforts, variants=opened.variants, images=limit, target=target, provider=provider,
         allow_unreadable=allow_unreadable, download=download, root=data_root,
     )  # fmt: skip
     attacks = [*plan.attacks, *query_attacks(efforts, plan.eps, plan.reference, ())]

@@ -101,7 +101,7 @@ def _export(run: Run, out: Path) -> Bundle:
 
 def _evaluate(bundle: Bundle, out: Path) -> Results:
     _say(f"attacking and scoring {bundle.manifest['title']} on {IMAGES} test images, eps {EPS}")
-    plan = make_plan(bundle, DATA, EPS, efforts=SUITES["fast"], images=IMAGES)
+    plan = make_plan(bundle, DATA, EPS, efforts=SUITES["fast"], variants=VARIANTS, images=IMAGES)
     with ExitStack() as stack:
         stack.enter_context(plan.reference)
         artefacts = [stack.enter_context(OnnxRuntimeBackend(bundle, variant=variant)) for variant in VARIANTS]

@@ -135,9 +135,11 @@ def evaluate(
                 assert data is not None and eps is not None
                 need("train")
                 plan = make_plan(
-                    opened, data, eps, efforts=efforts_of(suite, attack, queries), images=limit, target=target,
-                    provider=provider, allow_unreadable=allow_unreadable, download=download, root=data_root,
+                    opened, data, eps, efforts=efforts_of(suite, attack, queries),
+                    variants=[variant for _, variant in openers], images=limit, target=target, provider=provider,
+                    allow_unreadable=allow_unreadable, download=download, root=data_root,
                 )  # fmt: skip
+                skipped += plan.skipped
                 backends = [stack.enter_context(opener()) for opener in openers.values()]
                 source = crafted(opened, plan, backends, uint8=uint8, workers=workers)
             binding = source.bound_to(opened, backends, examples)

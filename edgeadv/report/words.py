@@ -62,6 +62,7 @@ RULES = {
     "random-start": "one step from a random point",
     "margin": "the margin against the cross-entropy",
     "one-step": "one step against twenty",
+    "steps": "twenty steps against one",
     "query": "queries against gradients",
     "large-eps": "what stands at eps 1",
     "rising": "a larger eps against a smaller",

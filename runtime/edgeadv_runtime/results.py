@@ -20,11 +20,16 @@ Verdict = Literal["UNCHECKED", "PASS", "SUSPECT", "MASKED"]
 Threat = Literal["white-box", "transfer", "query"]
 CLEAN = "clean"
 WORST_CASE = "worst-case"
+SURROGATE = "surrogate"
+"""Stands for a backend in ``skipped`` where an int8 variant was scored but not attacked by its own gradients."""
 
 
 @dataclass(frozen=True)
 class AttackParams:
-    """How an attack was run; None where a parameter does not apply."""
+    """How an attack was run; None where a parameter does not apply.
+
+    ``library`` is a third party's whose attack it is, with its version, in words; None for edgeadv's own.
+    """
 
     norm: str | None = None
     loss: str | None = None
@@ -36,6 +41,7 @@ class AttackParams:
     target: str | None = None
     uint8: bool | None = None
     attacks: tuple[str, ...] | None = None
+    library: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The parameters that apply."""
@@ -211,12 +217,12 @@ class Results:
             ) from error
 
 
-def read_measurement(path: str | Path, *, kind: Literal["results", "bench"] | None = None) -> dict[str, Any]:
-    """Read a results or bench file, checking its kind and schema version.
+def read_measurement(path: str | Path, *, kind: Literal["results", "bench", "study"] | None = None) -> dict[str, Any]:
+    """Read a results, bench or study file, checking its kind and schema version.
 
     Args:
         path: the file.
-        kind: the kind it must be; None takes either.
+        kind: the kind it must be; None takes results or bench.
 
     Raises:
         SchemaError: another kind or version.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,18 +14,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeadv.attacks import (
+    L2,
     NAMES,
+    AutoSteps,
     Linf,
+    apgd,
     apgd_targeted,
+    ascend,
     build_attacks,
     cross_entropy,
     dlr,
     fgsm,
     input_gradient,
     margin,
+    mi_fgsm,
     no_direction,
     pgd,
     rescaled_cross_entropy,
+    targeted_dlr,
+    targeted_margin,
+    towards,
 )
 from edgeadv.models import PixelModel
 from edgeadv_runtime.attack import Attack, Crafted
@@ -120,6 +129,25 @@ def test_the_losses_are_what_they_say() -> None:
     wrong = z.copy()
     wrong[rows, labels] = -np.inf
     np.testing.assert_allclose(margin(logits, labels).numpy(), wrong.max(axis=1) - z[rows, labels], rtol=1e-9)
+
+
+def test_dlr_by_hand() -> None:
+    """Eq. 6 and 7 of Croce and Hein 2020, on logits whose order is easily seen."""
+    logits = torch.tensor([[4.0, 1.0, 3.0, -2.0], [4.0, 1.0, 3.0, -2.0], [0.0, 9.0, 5.0, 7.0]])
+    labels = torch.tensor([0, 3, 2])
+    # right: -(4 - 3) / (4 - 1); wrong: (4 + 2) / (4 - 1), (9 - 5) / (9 - 5)
+    np.testing.assert_allclose(dlr(logits, labels).numpy(), [-1 / 3, 2, 1], rtol=1e-6)
+    # -(4 - 1) / (4 - (1 - 2) / 2), (3 + 2) / 4.5, (0 - 5) / (9 - (5 + 0) / 2)
+    expected = [-3 / 4.5, 5 / 4.5, -5 / 6.5]
+    np.testing.assert_allclose(targeted_dlr(logits, labels, torch.tensor([1, 2, 0])).numpy(), expected, rtol=1e-6)
+    for loss in (dlr, lambda z, y: targeted_dlr(z, y, (y + 1) % 4)):
+        torch.testing.assert_close(loss(logits * 1e5 + 7, labels), loss(logits, labels))
+    assert torch.isfinite(dlr(torch.ones(1, 4), torch.tensor([0]))).all()
+    np.testing.assert_allclose(targeted_margin(logits, labels, torch.tensor([1, 2, 0])).numpy(), [-3, 5, -5])
+    with pytest.raises(InputError, match="at least 3 classes, not 2"):
+        dlr(logits[:, :2], torch.tensor([0, 1, 1]))
+    with pytest.raises(InputError, match="at least 4 classes, not 3"):
+        targeted_dlr(logits[:, :3], torch.tensor([0, 1, 2]), torch.tensor([1, 2, 0]))
 
 
 def test_rescaled_logits_of_zero_are_left_alone() -> None:
@@ -425,6 +453,313 @@ def test_pgd_takes_at_least_one_step() -> None:
     for steps in (0, -1):
         with pytest.raises(InputError, match="at least 1 step"):
             pgd(Linear(4), images(2), torch.tensor([0, 1]), eps=0.1, steps=steps)
+
+
+# Balls
+
+
+def test_l2_projection_is_its_closed_form() -> None:
+    x = torch.full((3, *SHAPE), 0.5)
+    delta = torch.from_numpy(np.random.default_rng(0).normal(size=x.shape).astype(np.float32))
+    lengths = torch.tensor([0.05, 0.2, 3.0])[:, None, None, None]
+    delta = delta / delta.flatten(1).norm(dim=1)[:, None, None, None] * lengths
+    torch.testing.assert_close(L2(0.2).project(x + delta, x), x + delta * (0.2 / lengths).clamp_max(1))
+    # with pixels at the ends of the range: still within both
+    edge = images(3)
+    made = L2(0.2).project(edge + delta, edge)
+    assert float((made - edge).flatten(1).norm(dim=1).max()) <= 0.2 + 1e-6
+    assert float(made.min()) >= 0 and float(made.max()) <= 1
+    torch.testing.assert_close(made, (edge + delta * (0.2 / lengths).clamp_max(1)).clamp(0, 1))
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-3, 1e20])
+def test_the_steepest_direction_has_length_one(size: float) -> None:
+    gradient = torch.from_numpy(np.random.default_rng(0).normal(size=(4, *SHAPE)).astype(np.float32)) * size
+    gradient[3] = 0
+    direction = L2(0.3).steepest(gradient)
+    expected = gradient.double() / gradient.double().flatten(1).norm(dim=1).clamp_min(1e-300)[:, None, None, None]
+    torch.testing.assert_close(direction, expected.float())
+    torch.testing.assert_close(Linf(0.3).steepest(gradient), gradient.sign())
+
+
+def test_random_points_are_even_in_their_ball() -> None:
+    """L2: the d-th power of the length is even, and so is the direction; L-infinity: each pixel is."""
+    from scipy import stats
+
+    rng = np.random.default_rng(0)
+    drawn = np.stack([L2(0.3).random(rng, (3, 1, 2)) for _ in range(4000)]).reshape(4000, 6).astype(np.float64)
+    lengths = np.linalg.norm(drawn, axis=1)
+    assert lengths.max() <= 0.3 + 1e-6
+    assert stats.kstest((lengths / 0.3) ** 6, "uniform").pvalue > 1e-3
+    # a coordinate of a point of the unit sphere in d dimensions, squared, is beta(1/2, (d - 1)/2)
+    squares = (drawn / lengths[:, None]) ** 2
+    assert all(stats.kstest(squares[:, k], stats.beta(0.5, 2.5).cdf).pvalue > 1e-3 for k in range(6))
+    assert np.abs(np.sign(drawn).mean(axis=0)).max() < 4 / math.sqrt(4000)
+    pixels = np.stack([Linf(0.3).random(rng, (3, 1, 2)) for _ in range(4000)])
+    assert stats.kstest(pixels.ravel() / 0.6 + 0.5, "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("around", [Linf(0.1), L2(0.4)])
+def test_a_random_start_belongs_to_its_image(around: Linf | L2) -> None:
+    x = images(5)
+    whole = around.starts(x, seed=3)
+    for i in (4, 1):
+        torch.testing.assert_close(around.starts(x[i : i + 1], seed=3)[0], whole[i], rtol=0, atol=0)
+    deltas = [whole - x, around.starts(x, seed=4) - x, around.starts(x, seed=3, restart=1) - x]
+    # no two images, seeds or restarts have one in common
+    rows = torch.cat(deltas).flatten(1)
+    assert len({tuple(row.round(decimals=5).tolist()) for row in rows}) == 15
+    torch.testing.assert_close(around.project(whole, x), whole, rtol=0, atol=1e-6)
+    assert around.starts(x[:0], seed=3).shape == (0, *SHAPE)
+
+
+# Auto-PGD
+
+
+def test_apgd_looks_back_when_the_paper_says() -> None:
+    """p = 0, 0.22, then p_(j+1) = p_j + max(p_j - p_(j-1) - 0.03, 0.06), in steps rounded up."""
+    by_hand = {
+        # 0.22 + 0.19 + 0.16 + 0.13 + 0.10 + 0.07 + 0.06 + 0.06
+        100: [22, 41, 57, 70, 80, 87, 93, 99],
+        50: [11, 21, 29, 35, 40, 44, 47, 50],
+        20: [5, 9, 12, 14, 16, 18, 19, 20],
+        10: [3, 5, 6, 7, 8, 9, 10],
+    }
+    for count, expected in by_hand.items():
+        assert sorted(AutoSteps(Linf(0.1), count).checkpoints) == expected
+
+
+def algorithm_1(
+    f: Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]], x: NDArray[np.float64], begin: NDArray[np.float64],
+    eps: float, count: int, checkpoints: Sequence[int],
+) -> tuple[list[NDArray[np.float64]], list[float]]:  # fmt: skip
+    """The paper's Algorithm 1 on one image, line by line: where its steps begin and the last ends, and the size of each.
+
+    Line 14 sets x_(k+1) to the best image so far; as in the authors' code, f of the iterate that it takes the place of is what
+    the next one is compared with.
+    """
+
+    def project(z: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.clip(np.clip(z, x - eps, x + eps), 0, 1)
+
+    eta, w = 2 * eps, [0, *checkpoints]
+    path = [begin, project(begin + eta * np.sign(f(begin)[1]))]
+    values, etas = [f(z)[0] for z in path], [eta]
+    best, x_best = max(values), path[int(np.argmax(values))]
+    best_then, eta_then = values[0], math.inf
+    for k in range(1, count):
+        if k in w:
+            j = w.index(k)
+            rises = sum(values[i + 1] > values[i] for i in range(w[j - 1], k))
+            stuck = eta_then == eta and best_then == best
+            best_then, eta_then = best, eta
+            if rises < 0.75 * (k - w[j - 1]) or stuck:
+                eta, path[k] = eta / 2, x_best
+        z = project(path[k] + eta * np.sign(f(path[k])[1]))
+        path.append(project(path[k] + 0.75 * (z - path[k]) + 0.25 * (path[k] - path[k - 1])))
+        values.append(f(path[-1])[0])
+        etas.append(eta)
+        if values[-1] > best:
+            best, x_best = values[-1], path[-1]
+    return path, etas
+
+
+class Pixels(nn.Module):
+    """The pixels as logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked.append(x.detach().clone())
+        return x.flatten(1)
+
+
+@pytest.mark.parametrize("frequency", [3.0, 10.0, 30.0])
+def test_apgd_is_algorithm_1(frequency: float) -> None:
+    """Eight images at once, each with decisions of its own, on losses with more or fewer humps."""
+    n, eps, count = 8, 0.3, 100
+    rng = np.random.default_rng(1)
+    x, weights, mixed = rng.random((n, 3, 1, 2)), rng.normal(size=(n, 6)), rng.normal(size=(n, 6, 6))
+    phases = rng.uniform(0, 6, (n, 6))
+    begin = np.clip(x + rng.uniform(-eps, eps, x.shape), 0, 1)
+
+    def hump(z: Tensor, rows: Tensor) -> Tensor:
+        w, m, p = (torch.from_numpy(values)[rows] for values in (weights, mixed, phases))
+        return (w * torch.sin(frequency * torch.einsum("nij,nj->ni", m, z) + p)).sum(dim=1)
+
+    model, sizes = Pixels(), list[Tensor]()
+
+    class Watched(AutoSteps):
+        def move(self, *arguments: Any) -> Tensor:
+            moved = super().move(*arguments)
+            sizes.append(self.memory["step"].clone())
+            return moved
+
+    ascend(
+        model, torch.from_numpy(x), torch.arange(n), steps=Watched(Linf(eps), count), loss=hump, start=torch.from_numpy(begin),
+        leave=math.inf,
+    )  # fmt: skip
+    halved = []
+    for i in range(n):
+
+        def f(z: NDArray[np.float64], i: int = i) -> tuple[float, NDArray[np.float64]]:
+            angle = frequency * mixed[i] @ z.ravel() + phases[i]
+            slope = mixed[i].T @ (weights[i] * frequency * np.cos(angle))
+            return float(weights[i] @ np.sin(angle)), slope.reshape(z.shape)
+
+        path, etas = algorithm_1(f, x[i], begin[i], eps, count, sorted(AutoSteps(Linf(eps), count).checkpoints))
+        np.testing.assert_allclose([float(size[i]) for size in sizes], etas, rtol=1e-12)
+        np.testing.assert_allclose(model.asked[-1][i].numpy(), path[-1], atol=1e-9)
+        halved.append(2 * eps / etas[-1])
+    # each image at its own pace
+    assert len(set(halved)) > 1
+
+
+def test_apgd_halves_its_step_where_nothing_is_gained() -> None:
+    """A linear loss: the first step reaches the best corner, so at each checkpoint none of the steps since made progress."""
+    model, eps = Pixels(), 0.1
+    steps = AutoSteps(Linf(eps), 100)
+    x = torch.full((1, 3, 1, 2), 0.5)
+    found = ascend(
+        model, x, torch.zeros(1, dtype=torch.long), steps=steps, loss=lambda z, _: z.sum(dim=1), start=x, leave=math.inf,
+        rank=lambda z, _: z.sum(dim=1),
+    )  # fmt: skip
+    torch.testing.assert_close(found.x, x + eps)
+    assert float(steps.memory["step"]) == pytest.approx(2 * eps / 2**8)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, dlr])
+def test_apgd_never_returns_less_than_it_began_with(
+    loss: Callable[[Tensor, Tensor], Tensor], tiny_model: PixelModel, pixels: Tensor
+) -> None:
+    labels = tiny_model(pixels).argmax(dim=1)
+    for norm, eps in (("linf", 4 / 255), ("l2", 0.5)):
+        begin = (Linf(eps) if norm == "linf" else L2(eps)).starts(pixels, seed=0)
+        made = apgd(tiny_model, pixels, labels, eps=eps, steps=10, loss=loss, norm=norm, leave=math.inf).x
+        with torch.no_grad():
+            clean, first, last = (margin(tiny_model(z), labels) for z in (pixels, begin, made))
+        assert (last >= first).all() and (last > clean).all()
+
+
+# Who leaves, who is attacked again, and towards what
+
+
+@pytest.mark.parametrize(
+    ("attack", "how"),
+    [
+        (pgd, {"eps": 0.03}), (pgd, {"eps": 0.25, "norm": "l2"}), (apgd, {"eps": 0.03}), (apgd, {"eps": 0.25, "norm": "l2"}),
+        (mi_fgsm, {"eps": 0.03}),
+    ],
+    ids=["pgd", "pgd-l2", "apgd", "apgd-l2", "mi-fgsm"],
+)  # fmt: skip
+def test_an_image_leaves_once_it_is_clearly_broken(attack: Callable[..., Any], how: dict[str, Any]) -> None:
+    model, x = Linear(6), images(40)
+    labels = torch.from_numpy(model.logits(x).argmax(axis=1))
+    labels[:3] = (labels[:3] + 1) % 6
+    model.asked.clear()
+    found = attack(model, x, labels, steps=10, **how)
+    rows = [len(z) for z in model.asked]
+    assert rows == sorted(rows, reverse=True) and rows[0] == 40 and 0 < rows[-1] < 37 and len(rows) == 11
+    z = model.logits(found.x)
+    own = z[np.arange(40), labels]
+    wrong = np.where(np.eye(6)[labels] > 0, -np.inf, z).max(axis=1)
+    share = (wrong - own) / np.abs(z).max(axis=1)
+    # those who went, and nobody else, are wrong by a tenth
+    assert (share >= 0.1 - 1e-5).sum() >= 40 - rows[-1]
+    assert found.broken.numpy().tolist() == (share >= 0.1).tolist()
+    np.testing.assert_allclose(found.rank.numpy(), wrong - own, atol=1e-4)
+    # and they went at the first image that is that wrong, not at one that is more so: the mildest are only just
+    assert share[share >= 0.1].min() < 0.3
+
+
+def test_no_forward_pass_is_made_for_a_batch_that_is_broken() -> None:
+    model, x = Linear(6), images(8)
+    labels = torch.from_numpy((model.logits(x).argmax(axis=1) + 1) % 6)
+    z = model.logits(x)
+    clear = (z.max(axis=1) - z[np.arange(8), labels]) >= 0.1 * np.abs(z).max(axis=1)
+    assert clear.sum() >= 5
+    model.asked.clear()
+    result = pgd(model, x[clear], labels[clear], eps=0.1, restarts=3)
+    assert len(model.asked) == 1
+    torch.testing.assert_close(result.x, x[clear], rtol=0, atol=0)
+
+
+def test_only_what_stands_is_attacked_again() -> None:
+    model, x = Linear(6), images(60)
+    labels = torch.from_numpy(model.logits(x).argmax(axis=1))
+    model.asked.clear()
+    once = pgd(model, x, labels, eps=0.02, steps=4, seed=5)
+    assert len(model.asked) == 5
+    stand = ~once.broken
+    assert 5 < int(stand.sum()) < 55
+    model.asked.clear()
+    again = pgd(model, x, labels, eps=0.02, steps=4, restarts=3, seed=5)
+    begun = [z for z in model.asked[5:] if len(z) == int(stand.sum())]
+    torch.testing.assert_close(begun[0], Linf(0.02).starts(x[stand], seed=5, restart=1), rtol=0, atol=0)
+    # nobody comes back to the batch, and who was broken stays as it was
+    assert max(len(z) for z in model.asked[5:]) == int(stand.sum())
+    torch.testing.assert_close(again.x[~stand], once.x[~stand], rtol=0, atol=0)
+    # of the others the worst version of all restarts
+    assert (again.rank >= once.rank).all()
+    np.testing.assert_allclose(margin(model(again.x), labels).detach().numpy(), again.rank.numpy(), atol=1e-4)
+
+
+def test_apgd_t_moves_towards_the_classes_that_come_next() -> None:
+    """Three classes, so the loss is a difference of two logits: each attempt ends in a corner that can be written down."""
+    model, x, eps = Linear(3, scale=0.01), images(6), 0.004
+    order = np.argsort(-model.logits(x), axis=1)
+    labels = torch.from_numpy(order[:, 0].copy())
+    model.asked.clear()
+    found = apgd_targeted(model, x, labels, eps=eps, steps=30, targets=2)
+    # one call for the order, and as nothing breaks within this budget, two attempts of 31
+    assert len(model.asked) == 63 and not found.broken.any()
+    reached = []
+    for number, last in ((1, model.asked[31]), (2, model.asked[62])):
+        direction = np.sign(model.w[order[:, number]] - model.w[order[:, 0]]).reshape(x.shape)
+        corner = np.clip(x.numpy().astype(np.float64) + eps * direction, 0, 1)
+        np.testing.assert_allclose(last.numpy(), corner, atol=1e-6)
+        reached.append(margin(model(last), labels))
+    np.testing.assert_allclose(found.rank.numpy(), torch.stack(reached).max(dim=0).values.detach(), atol=1e-6)
+    # no more attempts than there are wrong classes
+    model.asked.clear()
+    apgd_targeted(model, x, labels, eps=eps, steps=5, targets=9)
+    assert len(model.asked) == 1 + 2 * 6
+
+
+def test_targeted_dlr_raises_each_target() -> None:
+    model, x = Linear(6), images(6)
+    order = np.argsort(-model.logits(x), axis=1)
+    labels = torch.from_numpy(order[:, 0].copy())
+    for number in (1, 2, 3):
+        target = torch.from_numpy(order[:, number].copy())
+        ascend(
+            model, x, labels, steps=AutoSteps(Linf(0.01), 20), loss=targeted_dlr, start=x, targets=target, leave=math.inf
+        )  # fmt: skip
+        ahead = model.asked[-1]
+        with torch.no_grad():
+            gained = targeted_dlr(model(ahead), labels, target) - targeted_dlr(model(x), labels, target)
+        assert (gained > 0).all()
+
+
+def test_towards_a_target_broken_means_that_the_model_says_it() -> None:
+    model, x = Linear(5), images(20)
+    target = torch.full((20,), 3)
+    found = pgd(model, x, target, eps=0.12, steps=10, targeted=True)
+    z = model.logits(found.x)
+    lead = z[:, 3] - np.delete(z, 3, axis=1).max(axis=1)
+    assert found.broken.tolist() == (lead >= 0.1 * np.abs(z).max(axis=1)).tolist() and found.broken.any()
+    np.testing.assert_allclose(found.rank.numpy(), lead, atol=1e-4)
+    torch.testing.assert_close(towards(margin)(torch.from_numpy(z), target), torch.from_numpy(lead))
+
+
+def test_a_batch_of_no_images_gives_none() -> None:
+    x, y = images(0), np.empty(0, dtype=np.int64)
+    for name in NAMES:
+        attack = build(Linear(10), name)
+        made = attack.craft(x.numpy(), y)
+        assert [crafted.x.shape for crafted in made] == [(0, *SHAPE)] * len(attack.eps)
 
 
 # The attacks as the evaluation runs them.

@@ -17,7 +17,9 @@ from PIL import Image
 from edgeadv.report import build_report
 from edgeadv_runtime.bench_file import Bench, BenchRow
 from edgeadv_runtime.latency import INCLUDES
+from edgeadv_runtime.preprocess import Preprocess
 from edgeadv_runtime.results import CLEAN, WORST_CASE, AttackParams, Results, Row
+from edgeadv_runtime.study_file import Study
 
 N = 1000
 # correct of 1,000 by attack and budget, close to what the reference runs on CIFAR-10 gave
@@ -210,6 +212,21 @@ def make_plan(**changes: Any) -> dict[str, Any]:
     } | changes  # fmt: skip
 
 
+def make_study(*results: Results) -> Study:
+    architectures = [
+        {
+            "name": result.bundle["title"], "source": "torchvision", "weights": {"file": "a<b>.pth", "sha256": "ef" * 32, "map": "by-name"},
+            "preprocess": Preprocess(resize=256, crop=224).to_json(), "preprocess_published": True, "mean": [0.5] * 3,
+            "std": [0.25] * 3,
+        }
+        for result in results
+    ]  # fmt: skip
+    data = {"name": "val", "split": "val", "n": N, "images_sha256": "12" * 32}
+    settings = {"architectures": architectures, "data": data, "seed": 0, "attack": "fgsm", "eps": ["2/255", "8/255"]}
+    results = tuple(replace(result, rows=tuple(result.select(backend="torch"))) for result in results)
+    return Study(settings=settings, results=results, created="2026-02-03T10:11:12+00:00", edgeadv_version="0.1.0")
+
+
 class Page(HTMLParser):
     """A page taken apart: its elements with their attributes, their text, and the tags that were not closed in turn."""
 
@@ -271,6 +288,16 @@ def picture() -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def several() -> Callable[..., Results]:
     return make_several
+
+
+@pytest.fixture
+def study() -> Callable[..., Study]:
+    return make_study
+
+
+@pytest.fixture
+def taken_apart() -> type[Page]:
+    return Page
 
 
 @pytest.fixture

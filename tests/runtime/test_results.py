@@ -192,6 +192,7 @@ def test_params_keep_only_what_applies() -> None:
         target="3",
         uint8=False,
         attacks=("a", "b"),
+        library="theirs 1.0",
     )
     assert AttackParams.from_json(full.to_json()) == full
     # 0 and False are settings, not absence

@@ -206,7 +206,8 @@ def test_one_step_attacks_may_get_weaker_with_the_budget() -> None:
     infos = [info(name, eps) for eps in (E1, E2) for name in ALL if name != LARGE_EPS] + [info(LARGE_EPS)]
     evidence = MaskingEvidence(infos)
     strong = {(name, eps.text): range(N) for eps in (E1, E2) for name in (PGD_CE, PGD_MARGIN)}
-    weaker = {(name, E1.text): range(N) for name in (FGSM, FGSM_RESCALED, FGSM_RANDOM_START)}
+    one_step = (FGSM, FGSM_RESCALED, FGSM_RANDOM_START)
+    weaker = {(name, eps.text): range(count) for name in one_step for eps, count in ((E1, N), (E2, 3 * N // 5))}
     evidence.add(*batch({**strong, **weaker, (LARGE_EPS, "1"): range(N)}, keys=[i.key for i in infos]))
     assert evidence.verdict()["verdict"] == "PASS"
 
