@@ -6,105 +6,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from edgeadv_runtime.results import CLEAN, WORST_CASE, Row, engine_sentence, engines
-from edgeadv_runtime.suites import (
-    APGD_CE,
-    APGD_DLR,
-    APGD_TARGETED,
-    FGSM,
-    FGSM_RANDOM_START,
-    FGSM_RESCALED,
-    LARGE_EPS,
-    MI_FGSM,
-    NOISE,
-    PGD_CE,
-    PGD_L2,
-    PGD_MARGIN,
-    SQUARE,
-)
-from edgeadv_runtime.variants import VARIANTS
+from edgeadv_runtime.suites import FGSM
 from edgeadv_runtime.verdict import ORDER
 
 from .inputs import Finding, Inputs, ResultsFile
+from .words import LABELS, base_name
 
-# the order in which an eye should meet the attacks: from the flattering to the one that counts
-LABELS = {
-    CLEAN: "clean",
-    FGSM: "FGSM",
-    FGSM_RESCALED: "FGSM rescaled",
-    FGSM_RANDOM_START: "FGSM-RS",
-    MI_FGSM: "MI-FGSM",
-    PGD_L2: "PGD L2",
-    PGD_CE: "PGD-CE",
-    PGD_MARGIN: "PGD margin",
-    APGD_CE: "APGD-CE",
-    APGD_DLR: "APGD-DLR",
-    APGD_TARGETED: "APGD-T",
-    LARGE_EPS: "PGD at eps 1",
-    NOISE: "noise",
-    SQUARE: "Square",
-    WORST_CASE: "worst case",
-}
 # of two figures that are alike, the one of the attack that came closest to the artefact
-_CLOSEST = ("white-box", "query", "transfer", None)
+_CLOSEST = ("white-box", "query", "transfer")
 # from this share of the images on the page says in words what plain FGSM hides
 _MUCH_HIGHER = 0.10
 
-MEANINGS = {
-    "UNCHECKED": (
-        "What ran cannot show whether the attacks saw gradients worth following: "
-        "the true robust accuracy may be far lower."
-    ),
-    "PASS": (
-        "No rule found hidden gradients, so the worst case can be read as measured. "
-        "The check says nothing about how hard the model is to fool; the number does."
-    ),
-    "SUSPECT": (
-        "At least one rule found a sign of hidden gradients: "
-        "the true robust accuracy may be lower than any number here."
-    ),
-    "MASKED": (
-        "Attacks that follow the plain gradient fail because it is missing or misleads, not because the model resists: "
-        "no accuracy above the worst case counts."
-    ),
-}
+
 _GAP_MEANINGS = {
     "UNCHECKED": "one step is a weak attack, and the worst case itself is not checked",
     "PASS": "one step is a weak attack; quote the worst case",
     "SUSPECT": "the difference may be hidden gradients; do not count it as robustness",
     "MASKED": "the difference is hidden gradients, not robustness",
 }
-
-
-RULES = {
-    "zero-gradient": "images without a gradient to follow",
-    "rescaled-logits": "one step, logits divided by their largest",
-    "random-start": "one step from a random point",
-    "margin": "the margin against the cross-entropy",
-    "one-step": "one step against twenty",
-    "query": "queries against gradients",
-    "large-eps": "what stands at eps 1",
-    "rising": "a larger eps against a smaller",
-    "probabilities": "answers that are no logits",
-    "unstable": "one question, two answers",
-    "coverage": "what a PASS needs",
-}
-"""What each rule of the masking check looks at, in a few words."""
-
-
-def base_name(attack: str) -> str:
-    """The attack's name without what it was bound to: ``pgd-margin`` of ``pgd-margin@int8-u8s8``."""
-    return attack.partition("@")[0]
-
-
-def attack_label(attack: str) -> str:
-    """The attack's short name on the page, with the variant that it was bound to; one that the page does not know keeps its
-    own."""
-    base, bound, to = attack.partition("@")
-    if base not in LABELS:
-        return attack
-    # the backend can be read off the full name, which stands where there is room
-    variant = next((name for name in VARIANTS if to.endswith(name)), to)
-    return f"{LABELS[base]} on {variant}" if bound else LABELS[base]
 
 
 @dataclass(frozen=True)
@@ -177,7 +96,7 @@ class Line:
         """
         if self.fgsm is None or self.worst is None:
             return self.fgsm is not None
-        above = self.fgsm.top1 - self.worst.top1
+        above = _above(self.fgsm, self.worst)
         return above >= _MUCH_HIGHER or (above > 0 and verdict_of(self.worst) not in ("PASS", None))
 
     @property
@@ -339,6 +258,11 @@ def verdict_of(row: Row) -> str | None:
     return str(row.masking["verdict"]) if row.masking else None
 
 
+def _above(fgsm: Row, worst: Row) -> float:
+    # 50.1% is 10 points above 40.1%, whatever the floats say
+    return round(fgsm.top1 - worst.top1, 9)
+
+
 def _badness(verdict: str) -> int:
     return [*ORDER].index(verdict)  # type: ignore[arg-type]
 
@@ -346,7 +270,8 @@ def _badness(verdict: str) -> int:
 def _strength(row: Row) -> tuple[float, int, int]:
     order = list(LABELS)
     base = base_name(row.attack)
-    return row.top1, _CLOSEST.index(row.threat), -order.index(base) if base in order else 0
+    threat = _CLOSEST.index(row.threat) if row.threat in _CLOSEST else len(_CLOSEST)
+    return row.top1, threat, -order.index(base) if base in order else 0
 
 
 def _groups(file: ResultsFile) -> tuple[Group, ...]:
@@ -365,7 +290,7 @@ def _groups(file: ResultsFile) -> tuple[Group, ...]:
             Group(
                 artefact, base.get(CLEAN), tuple(lines) or (Line(None, 0.0, base),), own,
                 max([file.verdict, *(str(one["verdict"]) for one in judged)], key=_badness),
-                tuple(dict.fromkeys(str(text) for one in judged for text in one.get("evidence", ()))),
+                tuple(dict.fromkeys(str(text) for one in judged for text in one.get("evidence") or ())),
             )
         )  # fmt: skip
     return tuple(groups)
@@ -406,7 +331,7 @@ def _headline(groups: Sequence[Group], verdict: str) -> Headline:
 def _gap(fgsm: Row | None, worst: Row, verdict: str) -> str | None:
     if fgsm is None:
         return None
-    if fgsm.top1 - worst.top1 >= _MUCH_HIGHER:
+    if _above(fgsm, worst) >= _MUCH_HIGHER:
         return f"plain FGSM says {fgsm.top1:.0%}, the worst case says {worst.top1:.0%}: {_GAP_MEANINGS[verdict]}"
     if (fgsm.zero_gradient_share or 0.0) >= _MUCH_HIGHER:
         return f"plain FGSM found no gradient on {fgsm.zero_gradient_share:.0%} of the images: it did not attack them"

@@ -14,7 +14,8 @@ from xml.etree import ElementTree
 from edgeadv_runtime.bench_file import BenchRow
 from edgeadv_runtime.results import CLEAN, WORST_CASE, Row
 
-from .accuracy import LABELS, Group, attack_label, base_name
+from .accuracy import Group
+from .words import LABELS, attack_label, base_name
 
 _STRIP_HEIGHT = 20
 _WIDTH, _HEIGHT = 548, 330

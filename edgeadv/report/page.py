@@ -16,9 +16,10 @@ from edgeadv_runtime.suites import FGSM
 from edgeadv_runtime.verdict import BADGES
 
 from . import charts
-from .accuracy import MEANINGS, RULES, Artefact, Compared, attack_label, compare, models, upper_bound
+from .accuracy import Artefact, Compared, compare, models, upper_bound
 from .artefacts import choose, measurable, milliseconds
 from .inputs import BenchFile, Inputs
+from .words import MEANINGS, RULES, attack_label
 
 _FOLDER = Path(__file__).parent
 _TEMPLATE = "template.html.j2"
@@ -190,8 +191,8 @@ def _interval(bounds: tuple[float, float]) -> str:
 
 
 def _points(share: float) -> str:
-    text = f"{100 * share:.1f}"
-    return "0.0" if text == "-0.0" else text.replace("-", "−")
+    # a bound just below 0 stays −0.0: the sign says that the interval has 0 in it
+    return f"{100 * share:.1f}".replace("-", "−")
 
 
 def _p(value: float) -> str:

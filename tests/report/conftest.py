@@ -53,6 +53,18 @@ EVIDENCE = [
 ]
 
 
+# what the standard suite adds, with gradients of the int8 artefact's surrogate and queries of the artefact itself
+STANDARD = {
+    ("fgsm", "8/255"): 520, ("fgsm-rescaled", "8/255"): 530, ("fgsm-rs", "8/255"): 525, ("mi-fgsm", "8/255"): 480,
+    ("pgd-ce", "8/255"): 470, ("pgd-margin", "8/255"): 462, ("apgd-ce", "8/255"): 465, ("apgd-dlr", "8/255"): 466,
+    ("apgd-t", "8/255"): 455, ("noise", "8/255"): 800, ("square", "8/255"): 610, (WORST_CASE, "8/255"): 450,
+}  # fmt: skip
+QUERIES = {"noise": 1, "square": 1000}
+FINDING = (
+    "at eps 8/255, square@onnxruntime-int8-s8s8 broke 170 of 853 images that every attack with gradients left standing"
+)
+
+
 def png(size: int = 32, seed: int = 0) -> str:
     pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
     stream = io.BytesIO()
@@ -107,6 +119,66 @@ def make_results(
         "edgeadv_version": "0.1.0",
     }  # fmt: skip
     return Results(**values | changes)
+
+
+def make_several(**changes: Any) -> Results:
+    """A robust model as five artefacts: int8-u8s8 loses 2 points clean and 6 in the worst case, int8-s8s8 is masked."""
+    variants = (("onnxruntime", variant, "transfer") for variant in ("fp32", "fp16", "int8-s8s8", "int8-u8s8"))
+    values = {"title": "resnet, adversarially trained", "verdict": "PASS", "clean": 853, "zero": 0.0} | changes
+    measured = make_results(STANDARD, backends=(("torch", "fp32", "white-box"), *variants), **values)
+    rows = []
+    for row in measured.rows:
+        if row.attack in QUERIES:
+            row = replace(
+                row, gradients=None, params=AttackParams(norm="linf", queries=QUERIES[row.attack]), threat="transfer"
+            )
+        if row.attack == WORST_CASE and row.variant.startswith("int8"):
+            of_surrogate = replace(row, attack=f"pgd-margin@{row.variant}", correct_top1=431, gradients="surrogate")
+            queried = replace(
+                row, attack=f"square@onnxruntime-{row.variant}", threat="query", gradients=None, correct_top1=600,
+                params=AttackParams(norm="linf", queries=1000),
+            )  # fmt: skip
+            row = replace(row, threat="query", correct_top1=390)
+            if row.variant == "int8-s8s8":
+                queried, row = replace(queried, correct_top1=281), replace(row, correct_top1=280)
+            rows += [of_surrogate, queried]
+        if row.attack == CLEAN and row.variant == "int8-u8s8":
+            row = replace(row, correct_top1=833)
+        rows.append(row)
+    rows = [
+        replace(row, masking={"verdict": "MASKED", "evidence": ["another sentence", FINDING]})
+        if row.variant == "int8-s8s8" and row.masking else row
+        for row in rows
+    ]  # fmt: skip
+    finding = {"rule": "query", "attack": "square", "eps": "8/255", "finding": "MASKED", "text": FINDING,
+               "artefact": "onnxruntime int8-s8s8", "value": 0.199}  # fmt: skip
+    silent = [entry | {"finding": None} for entry in EVIDENCE]
+    masking = {"verdict": measured.masking["verdict"], "evidence": [*silent, finding]}
+    return replace(measured, rows=tuple(rows), masking=masking, comparisons=make_comparisons())
+
+
+def make_comparisons() -> tuple[dict[str, Any], ...]:
+    """Those against fp32 of both backends, as ``evaluate`` writes them; lost and gained of 1,000."""
+    counts = {
+        "fp32": ((0, 0), (0, 0)),
+        "fp16": ((3, 2), (12, 4)),
+        "int8-s8s8": ((4, 4), (175, 5)),
+        "int8-u8s8": ((24, 4), (70, 10)),
+    }
+    found = []
+    for backend in ("torch", "onnxruntime"):
+        for variant, both in counts.items():
+            if (backend, variant) != ("onnxruntime", "fp32"):
+                for (attack, eps), (lost, gained) in zip(((CLEAN, "0"), (WORST_CASE, "8/255")), both, strict=True):
+                    found.append(
+                        {
+                            "attack": attack, "eps": eps, "n": N, "lost": lost, "gained": gained,
+                            "baseline": {"backend": backend, "variant": "fp32", "artifact_sha256": "ab" * 32},
+                            "artefact": {"backend": "onnxruntime", "variant": variant, "artifact_sha256": "ab" * 32},
+                            "drop": 0.5, "drop_ci95": [0.4, 0.6], "mcnemar_p": 0.5,
+                        }
+                    )  # fmt: skip
+    return tuple(found)
 
 
 def make_bench(*, title: str = "regnet_y_400mf, papernot T=40", slowest: float = 31.4, **changes: Any) -> Bench:
@@ -211,6 +283,11 @@ def plan() -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def picture() -> Callable[..., dict[str, Any]]:
     return example
+
+
+@pytest.fixture
+def several() -> Callable[..., Results]:
+    return make_several
 
 
 @pytest.fixture

@@ -73,15 +73,15 @@ def visit(chromium, tmp_path) -> Callable[..., Visit]:
 
 
 @pytest.fixture
-def pages(report, results, undefended, bench, tmp_path):
-    """The usual page: two models and their latencies."""
-    return report(undefended, results(), bench(title="regnet_y_400mf, undefended"), bench())
+def pages(report, results, undefended, several, bench, tmp_path):
+    """The usual page: three models, one with all attacks on five artefacts, and latencies."""
+    return report(undefended, results(), several(), bench(title="regnet_y_400mf, undefended"), bench())
 
 
 def test_headline_can_be_read_and_the_console_is_silent(visit, pages, tmp_path):
     seen = visit(tmp_path / "report.html")
     headline = seen.dom[seen.dom.index('id="headline"') : seen.dom.index('id="comparison"')]
-    assert re.findall(r'data-verdict="(\w+)"', headline) == ["PASS", "MASKED"]
+    assert re.findall(r'data-verdict="(\w+)"', headline) == ["PASS", "MASKED", "PASS"]
     assert "plain FGSM says 84%, the worst case says 0%" in headline
     assert seen.complaints == []
 
