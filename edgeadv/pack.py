@@ -79,6 +79,11 @@ def check_images(pack: AttackPack, images: ImageSet, bundle: Bundle, *, workers:
         )
 
 
+def partial_of(out: Path) -> Path:
+    """Where a pack that will be ``out`` is made."""
+    return out.with_name(out.name + ".partial")
+
+
 def write_pack(
     out: Path,
     *,
@@ -117,7 +122,7 @@ def write_pack(
     """
     if out.exists():
         raise StorageError(f"{out} exists: choose another --out")
-    partial = out.with_name(out.name + ".partial")
+    partial = partial_of(out)
     listed = infos(attacks, uint8=uint8)
     plan = {
         "schema_version": SCHEMA_VERSION, "kind": "pack", "edgeadv_version": __version__, "bundle_id": bundle.id,

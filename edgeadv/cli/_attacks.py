@@ -146,8 +146,9 @@ def make_plan(
 
 
 def query_attacks(
-    efforts: Mapping[str, Effort], eps: Sequence[Eps], reference: Backend | None, backends: Sequence[Backend]
-) -> list[Attack]:
+    efforts: Mapping[str, Effort], eps: Sequence[Eps], reference: Backend | None, backends: Sequence[Backend], *,
+    state: Path | None = None,
+) -> list[Attack]:  # fmt: skip
     """The attacks that need no gradients: noise once, and Square on the reference and on every other artefact.
 
     Args:
@@ -155,6 +156,7 @@ def query_attacks(
         eps: budgets.
         reference: the model whose gradients other attacks use; None where there is none.
         backends: the artefacts to be scored, opened.
+        state: where Square keeps what it has of a batch that is under way, so that an interruption costs seconds.
     """
     asked = {} if reference is None else {reference.identity: reference}
     for backend in backends:
@@ -165,7 +167,7 @@ def query_attacks(
         made.append(NoiseAttack(eps, queries=efforts[NOISE].queries, seed=_SEED, backend=next(iter(asked.values()))))
     if SQUARE in efforts:
         queries = efforts[SQUARE].queries
-        made += [SquareAttack(backend, eps, queries, seed=_SEED) for backend in asked.values()]
+        made += [SquareAttack(backend, eps, queries, seed=_SEED, state=state) for backend in asked.values()]
     return made
 
 

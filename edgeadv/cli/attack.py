@@ -53,7 +53,7 @@ def attack(
 ) -> None:
     """Attack the bundle's weights with PyTorch's gradients and write a pack that a device can score without PyTorch."""
     need("train")
-    from edgeadv.pack import write_pack
+    from edgeadv.pack import partial_of, write_pack
 
     efforts = efforts_of(suite, attack, queries)
     opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)
@@ -61,7 +61,7 @@ def attack(
         opened, data, eps, efforts=efforts, variants=opened.variants, images=limit, target=target, provider=provider,
         allow_unreadable=allow_unreadable, download=download, root=data_root,
     )  # fmt: skip
-    attacks = [*plan.attacks, *query_attacks(efforts, plan.eps, plan.reference, ())]
+    attacks = [*plan.attacks, *query_attacks(efforts, plan.eps, plan.reference, (), state=partial_of(out))]
     with image_bar("attacking") as progress:
         pack = write_pack(
             out, bundle=opened, images=plan.images, order=plan.order, attacks=attacks, reference=plan.reference,

@@ -130,7 +130,7 @@ def evaluate(
                 if data is not None and team.first:
                     _check_pack(carried, data, opened, workers=workers, download=download, root=data_root)
                 backends = [stack.enter_context(opener()) for opener in openers.values()]
-                source = packed(carried, added, backends)
+                source = packed(carried, added, backends, state=store.folder)
             else:
                 assert data is not None and eps is not None
                 need("train")
@@ -141,7 +141,7 @@ def evaluate(
                 )  # fmt: skip
                 skipped += plan.skipped
                 backends = [stack.enter_context(opener()) for opener in openers.values()]
-                source = crafted(opened, plan, backends, uint8=uint8, workers=workers)
+                source = crafted(opened, plan, backends, uint8=uint8, workers=workers, state=store.folder)
             binding = source.bound_to(opened, backends, examples)
             store.start(binding, resume=resume or not team.first)
         if team.first:
@@ -231,10 +231,12 @@ class Source:
         }  # fmt: skip
 
 
-def packed(pack: AttackPack, efforts: Mapping[str, Effort], backends: Sequence[Backend]) -> Source:
-    """Images of a pack, and attacks on the opened artefacts that need no gradients."""
+def packed(
+    pack: AttackPack, efforts: Mapping[str, Effort], backends: Sequence[Backend], *, state: Path | None = None
+) -> Source:
+    """Images of a pack, and attacks on the opened artefacts that need no gradients; ``state`` as for :func:`query_attacks`."""
     budgets = list(dict.fromkeys(info.eps for info in pack.infos if not info.control))
-    added = query_attacks(efforts, budgets, None, backends)
+    added = query_attacks(efforts, budgets, None, backends, state=state)
     listed = [*pack.infos, *infos(added, uint8=pack.uint8)]
     check_infos(listed)
 
@@ -246,12 +248,13 @@ def packed(pack: AttackPack, efforts: Mapping[str, Effort], backends: Sequence[B
 
 
 def crafted(
-    bundle: Bundle, plan: Plan, backends: Sequence[Backend], *, uint8: bool = False, workers: int = 0
-) -> Source:
-    """Images attacked as they are scored."""
+    bundle: Bundle, plan: Plan, backends: Sequence[Backend], *, uint8: bool = False, workers: int = 0,
+    state: Path | None = None,
+) -> Source:  # fmt: skip
+    """Images attacked as they are scored; ``state`` as for :func:`query_attacks`."""
     from edgeadv.pack import clean_batches, images_sha256
 
-    attacks = [*plan.attacks, *query_attacks(plan.efforts, plan.eps, plan.reference, backends)]
+    attacks = [*plan.attacks, *query_attacks(plan.efforts, plan.eps, plan.reference, backends, state=state)]
 
     def read(numbers: Sequence[int], unreadable: list[str]) -> Iterator[CraftedBatch]:
         parts = [plan.order[number * SHARD_SIZE : (number + 1) * SHARD_SIZE] for number in numbers]

@@ -169,7 +169,7 @@ class BatchOutcome:
 class OutcomeStore:
     """Outcomes in a folder beside the results to come, one file a batch; what an interrupted evaluation goes on from.
 
-    As a context it removes its folder when the block ends without one outcome in it, for then there is nothing to go on from.
+    As a context it removes its folder when the block ends without anything in it to go on from.
     """
 
     def __init__(self, folder: Path, *, n_classes: int) -> None:
@@ -237,5 +237,6 @@ class OutcomeStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.numbers():
+        # an attack that was interrupted in the first batch has left its state
+        if not self.numbers() and not any(self.folder.glob("square-*.npz")):
             self.remove()
