@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ class Linear:
 
 @pytest.fixture(scope="module")
 def x():
-    return np.random.default_rng(1).random((12, 3, 16, 16), dtype=np.float32)
+    return np.random.default_rng(3).random((12, 3, 16, 16), dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_a_model_that_looks_at_one_pixel(x, y):
     def predict(batch):
         return np.stack([np.full(len(batch), 5), batch[:, 1, 9, 4]], axis=1).astype(np.float32)
 
-    result = square(predict, x, y, eps=EPS, queries=40)
+    result = square(predict, x, y, eps=EPS, queries=400)
     assert (result.x[:, 1, 9, 4] == ball(x, EPS)[1][:, 1, 9, 4]).all()
     assert (result.margins == result.x[:, 1, 9, 4] - np.float32(5)).all()
 
@@ -188,7 +189,7 @@ def test_a_square_has_one_sign_per_channel(x, y):
     asked = []
     square(predict, x, y, eps=EPS, queries=100)
     upper = ball(x, EPS)[1]
-    for before, after in zip(asked[1:], asked[2:], strict=False):
+    for before, after in pairwise(asked[1:]):
         changed, up = before != after, after == upper
         assert changed.any(axis=(1, 2, 3)).all()
         ends = [set(up[k, c][changed[k, c]].tolist()) for k in range(12) for c in range(3)]
@@ -274,7 +275,7 @@ def test_progress_reaches_the_end_once(x, y, standing, falling):
     assert calls == [*((i, 500) for i in range(1, result.queries.max() + 1)), (500, 500)]
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
@@ -289,9 +290,9 @@ def test_an_interrupted_run_ends_like_one_that_was_not(x, y, falling, tmp_path, 
 
     def stop(asked, most):
         if asked == at:
-            raise Stop
+            raise StopError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         square(falling, x, y, eps=0.06, queries=600, progress=stop, state=state)
     assert len(falling.asked) == at and [p.name for p in state.parent.iterdir()] == ["square.npz"]
     result = square(falling, x, y, eps=0.06, queries=600, state=state)
@@ -309,11 +310,11 @@ def test_a_model_that_fails_in_between_costs_what_came_after_the_last_save(x, y,
     def fail(batch):
         # the batch is written in place: what a failed query leaves there must not be saved
         if falling.rows > 500:
-            raise Stop
+            raise StopError
         return falling(batch)
 
     falling.asked.clear()
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         square(fail, x, y, eps=0.06, queries=100, state=state)
     result = square(falling, x, y, eps=0.06, queries=100, state=state)
     assert (result.x == whole.x).all() and (result.queries == whole.queries).all()
@@ -338,9 +339,9 @@ def interrupted(x, y, falling, tmp_path, monkeypatch):
 
     def stop(asked, most):
         if asked == 40:
-            raise Stop
+            raise StopError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         square(falling, x, y, eps=0.06, queries=100, state=path, identity="a", progress=stop)
     return path
 
@@ -409,7 +410,7 @@ def test_answers_that_are_no_logits(x, y, logits, message):
 # --- on artefacts -------------------------------------------------------------------------------------------------------
 
 
-BUDGETS = Eps.parse_list("0.05,0.15")
+BUDGETS = Eps.parse_list("0.05,0.3")
 QUERIES = 120
 
 
@@ -449,8 +450,8 @@ def test_artefacts_are_attacked_end_to_end(opened, digits, variant):
     assert [info.key for info in infos(attacks, uint8=False)] == list(batch.adversarial)
     stand = {key: int((labels == y).sum()) for key, labels in batch.evidence.answers.items()}
     print(f"\n{variant}: of 40 stand {stand}")
-    assert stand[attack.name, "0.15"] <= stand["noise", "0.15"] - 10
-    assert stand[attack.name, "0.15"] < stand[attack.name, "0.05"] <= stand["clean", "0"]
+    assert stand[attack.name, "0.3"] <= stand["noise", "0.3"] - 10
+    assert stand[attack.name, "0.3"] < stand[attack.name, "0.05"] <= stand["clean", "0"]
     for eps in BUDGETS:
         found = margins(backend.infer(batch.adversarial[attack.name, eps.text]), y)
         assert (found >= margins(backend.infer(x), y) - 1e-3).all()
@@ -488,9 +489,9 @@ def test_an_interrupted_attack_continues_at_its_budget(opened, digits, tmp_path,
 
     def stop(asked, most):
         if asked == at:
-            raise Stop
+            raise StopError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         SquareAttack(backend, BUDGETS, QUERIES, progress=stop, state=tmp_path).craft(x, y)
     calls.clear()
     again = SquareAttack(backend, BUDGETS, QUERIES, progress=lambda *call: calls.append(call), state=tmp_path).craft(
@@ -501,8 +502,8 @@ def test_an_interrupted_attack_continues_at_its_budget(opened, digits, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_on_the_reference_it_has_its_plain_name(digits_bundle):
-    with TorchBackend(digits_bundle, device=torch.device("cpu"), threads=1) as backend:
+def test_on_the_reference_it_has_its_plain_name(tiny_bundle):
+    with TorchBackend(tiny_bundle, device=torch.device("cpu"), threads=1) as backend:
         attack = SquareAttack(backend, BUDGETS, 1)
         assert attack.name == "square"
         assert attack.queried == f"torch fp32 {backend.artifact_sha256}"
