@@ -132,7 +132,8 @@ def verify(desk: Desk) -> Arguments:
 
 def evaluate(desk: Desk, *more: object, out: str = "out.json") -> Arguments:
     """Score the photographs; later options win over earlier ones."""
-    return ["evaluate", desk.bundle(), "--data", desk.photos(), "--eps", "8/255", "--out", out, *more]
+    data = ["--data", desk.photos(), "--eps", "8/255", "--attack", "fgsm"]
+    return ["evaluate", desk.bundle(), *data, "--out", out, *more]
 
 
 def attack(desk: Desk, *more: object, out: str = "out.pack") -> Arguments:
