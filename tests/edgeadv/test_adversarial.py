@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,9 @@ def test_the_steps_are_those_of_our_own_attack() -> None:
     flat, eps = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)), 0.1
     start = random_start(x, eps)
     many = ascend(flat, x, labels % 2, start=start, eps=eps, steps=4, step_size=0.3 * eps)
-    theirs = pgd(flat, x, labels % 2, eps=eps, steps=4, step_size=0.3 * eps, start=start - x, loss=cross_entropy)
+    theirs = pgd(
+        flat, x, labels % 2, eps=eps, steps=4, step_size=0.3 * eps, start=start - x, loss=cross_entropy, leave=math.inf
+    )  # fmt: skip
     torch.testing.assert_close(many, theirs.x, rtol=0, atol=1e-6)
 
 

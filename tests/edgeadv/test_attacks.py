@@ -35,6 +35,7 @@ from edgeadv.attacks import (
     targeted_margin,
     towards,
 )
+from edgeadv.attacks.losses import Slope
 from edgeadv.models import PixelModel
 from edgeadv_runtime.attack import Attack, Crafted
 from edgeadv_runtime.eps import Eps
@@ -565,7 +566,7 @@ def algorithm_1(
 
 
 class Pixels(nn.Module):
-    """The pixels as logits."""
+    """The pixels as logits; ``exact`` are those of the last call, which the attack rounds to float32."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -573,7 +574,8 @@ class Pixels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.asked.append(x.detach().clone())
-        return x.flatten(1)
+        self.exact = x.flatten(1)
+        return self.exact
 
 
 @pytest.mark.parametrize("frequency", [3.0, 10.0, 30.0])
@@ -585,11 +587,11 @@ def test_apgd_is_algorithm_1(frequency: float) -> None:
     phases = rng.uniform(0, 6, (n, 6))
     begin = np.clip(x + rng.uniform(-eps, eps, x.shape), 0, 1)
 
-    def hump(z: Tensor, rows: Tensor) -> Tensor:
-        w, m, p = (torch.from_numpy(values)[rows] for values in (weights, mixed, phases))
-        return (w * torch.sin(frequency * torch.einsum("nij,nj->ni", m, z) + p)).sum(dim=1)
-
     model, sizes = Pixels(), list[Tensor]()
+
+    def hump(_: Tensor, rows: Tensor) -> Tensor:
+        w, m, p = (torch.from_numpy(values)[rows] for values in (weights, mixed, phases))
+        return (w * torch.sin(frequency * torch.einsum("nij,nj->ni", m, model.exact) + p)).sum(dim=1)
 
     class Watched(AutoSteps):
         def move(self, *arguments: Any) -> Tensor:
@@ -599,7 +601,7 @@ def test_apgd_is_algorithm_1(frequency: float) -> None:
 
     ascend(
         model, torch.from_numpy(x), torch.arange(n), steps=Watched(Linf(eps), count), loss=hump, start=torch.from_numpy(begin),
-        leave=math.inf,
+        rank=lambda z, _: z.sum(dim=1), leave=math.inf,
     )  # fmt: skip
     halved = []
     for i in range(n):
@@ -615,6 +617,36 @@ def test_apgd_is_algorithm_1(frequency: float) -> None:
         halved.append(2 * eps / etas[-1])
     # each image at its own pace
     assert len(set(halved)) > 1
+
+
+def test_apgd_halves_for_the_two_reasons_of_the_paper_only() -> None:
+    """Told losses that were made up: which checkpoints halve the step follows from conditions 1 and 2 by hand."""
+
+    def then(*rises: float) -> list[float]:
+        return list(np.cumsum([0.0, *rises]))
+
+    up = [1.0] * 100
+    made_up = {
+        "always rises": (then(*up), []),
+        "never rises": (then(*[0.0] * 100), [22, 41, 57, 70, 80, 87, 93, 99]),
+        # steps 42 to 57 are 16, of which 12 are 75%: not fewer
+        "12 of 16 rise": (then(*up[:41], *([1, 1, 1, -0.5] * 4), *up[57:]), []),
+        "11 of 16 rise": (then(*up[:41], *([1, 1, 1, -0.5] * 3), 1, 1, -0.5, -0.5, *up[57:]), [57]),
+        # falls far and climbs without reaching its best again: condition 2, which does not hold twice running
+        "below its best": (then(*up[:22], -200.0, *[0.1] * 77), [41, 70, 87, 99]),
+    }
+    losses = np.stack([values for values, _ in made_up.values()])
+    n, x = len(made_up), torch.full((len(made_up), 3, 1, 1), 0.5)
+    steps = AutoSteps(Linf(0.1), 100)
+    halved: list[list[int]] = [[] for _ in range(n)]
+    before = torch.zeros(n)
+    for i in range(100):
+        steps.move(i, x, Slope(torch.ones_like(x), torch.from_numpy(losses[:, i]), torch.zeros(n, 2)), x)
+        now = steps.memory["step"]
+        for k in torch.nonzero(now < before).squeeze(1).tolist():
+            halved[k].append(i)
+        before = now
+    assert dict(zip(made_up, halved, strict=True)) == {name: expected for name, (_, expected) in made_up.items()}
 
 
 def test_apgd_halves_its_step_where_nothing_is_gained() -> None:
