@@ -31,9 +31,9 @@ from edgeadv_runtime.files import canonical_json, ensure_writable, sha256_bytes,
 from edgeadv_runtime.preprocess import Interpolation, Preprocess
 from edgeadv_runtime.results import Results
 from edgeadv_runtime.study_file import Study
-from edgeadv_runtime.suites import FGSM
+from edgeadv_runtime.suites import FGSM, Effort
 
-from .attacks import standard_attacks
+from .attacks import build_attacks
 from .data import ImageSet, balanced_subset
 from .models import Architecture, PixelModel, WeightsMap, check_input_size, load_pretrained, save_weights
 from .pack import clean_batches
@@ -288,7 +288,10 @@ def _measure(
     with tempfile.TemporaryDirectory(prefix="edgeadv-study-") as folder:
         bundle = _bundle(subject, images.classes, Path(folder) / subject.name.replace("/", "-"))
         with open_reference(bundle) as reference:
-            attacks = standard_attacks(reference.model, eps, gradients_sha256=bundle.weights_sha256, names=(FGSM,))
+            attacks = build_attacks(
+                reference.model, eps, efforts={FGSM: Effort()}, classes=len(bundle.classes),
+                gradients_sha256=bundle.weights_sha256,
+            )  # fmt: skip
             unreadable: list[str] = []
             clean = clean_batches(images, bundle, order, unreadable=unreadable, workers=workers)
             return evaluate(

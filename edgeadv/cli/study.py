@@ -17,9 +17,9 @@ from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import DataError
 from edgeadv_runtime.study_file import Study
 
+from ._attacks import EpsList, Unreadable, Workers
 from ._backends import open_torch, to_stderr
 from ._shared import Bar, image_bar, names, need
-from .evaluate import Unreadable, Workers
 
 if TYPE_CHECKING:
     from edgeadv.torch_backend import TorchBackend
@@ -31,7 +31,7 @@ IMAGES = 1000
 def study(
     arch: Annotated[str, typer.Option(help="Comma-separated torchvision or timm classifiers of ImageNet-1k.")],
     data: Annotated[Path, typer.Option(help="Folder of class folders named by WordNet id, or that has them in val/.")],
-    eps: Annotated[str, typer.Option(help="Comma-separated budgets in pixels of [0, 1], e.g. 0.001,0.01 or 1/255.")],
+    eps: EpsList,
     out: Annotated[Path, typer.Option(help="The folder to make: study.json, study.md and study.html.")],
     n: Annotated[int, typer.Option("--n", min=1, help="Images to choose at random, as many of each class.")] = IMAGES,
     seed: Annotated[int, typer.Option(min=0, help="Of their choice.")] = 0,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edgeadv_runtime.results import CLEAN, WORST_CASE, Row, engine_sentence, engines
-from edgeadv_runtime.verdict import FGSM, FGSM_RANDOM_START, FGSM_RESCALED, PGD_MARGIN
+from edgeadv_runtime.suites import FGSM, FGSM_RANDOM_START, FGSM_RESCALED, PGD_MARGIN
 
 from .inputs import Inputs, ResultsFile
 

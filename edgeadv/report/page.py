@@ -12,7 +12,8 @@ from typing import Any
 from edgeadv_runtime.bench_file import BenchRow
 from edgeadv_runtime.errors import require
 from edgeadv_runtime.results import engine_sentence, engines
-from edgeadv_runtime.verdict import BADGES, FGSM
+from edgeadv_runtime.suites import FGSM
+from edgeadv_runtime.verdict import BADGES
 
 from . import charts
 from .accuracy import COLUMNS, MEANINGS, Artefact, Compared, attack_label, compare, models

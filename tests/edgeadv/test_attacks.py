@@ -1,8 +1,9 @@
-"""FGSM and PGD against closed forms: on a linear model every gradient and every optimum can be written down."""
+"""The attacks against closed forms: on a linear model every gradient and every optimum can be written down."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,16 +14,17 @@ from torch import Tensor, nn
 
 from edgeadv.attacks import (
     NAMES,
-    FGSMAttack,
-    RandomStartAttack,
+    Linf,
+    apgd_targeted,
+    build_attacks,
     cross_entropy,
+    dlr,
     fgsm,
     input_gradient,
     margin,
     no_direction,
     pgd,
     rescaled_cross_entropy,
-    standard_attacks,
 )
 from edgeadv.models import PixelModel
 from edgeadv_runtime.attack import Attack, Crafted
@@ -30,6 +32,7 @@ from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.preprocess import to_tensor
 from edgeadv_runtime.results import AttackParams
+from edgeadv_runtime.suites import SUITES, Effort
 
 SHAPE = (3, 6, 5)
 SIZE = 3 * 6 * 5
@@ -99,7 +102,7 @@ def test_rescaled_fgsm_is_its_closed_form() -> None:
     model, x, labels = Linear(7), images(9), torch.arange(9) % 7
     z = model.logits(x)
     p = softmax(z / np.abs(z).max(axis=1, keepdims=True)) - np.eye(7)[labels.numpy()]
-    gradient, _ = input_gradient(model, x, labels, rescaled_cross_entropy)
+    gradient = input_gradient(model, x, labels, rescaled_cross_entropy).gradient
     expected = (p / np.abs(z).max(axis=1, keepdims=True)) @ model.w
     np.testing.assert_allclose(gradient.flatten(1).numpy(), expected, atol=1e-5)
 
@@ -127,15 +130,16 @@ def test_rescaled_logits_of_zero_are_left_alone() -> None:
     assert torch.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("loss", [cross_entropy, rescaled_cross_entropy, margin])
+@pytest.mark.parametrize("loss", [cross_entropy, rescaled_cross_entropy, margin, dlr])
 def test_an_images_gradient_does_not_depend_on_its_batch(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     model, x, labels = Linear(5), images(7), torch.arange(7) % 5
-    whole, losses = input_gradient(model, x, labels, loss)
+    whole, losses, logits = input_gradient(model, x, labels, loss)
     for i in range(7):
-        alone, own = input_gradient(model, x[i : i + 1], labels[i : i + 1], loss)
+        alone, own, _ = input_gradient(model, x[i : i + 1], labels[i : i + 1], loss)
         torch.testing.assert_close(alone[0], whole[i])
         torch.testing.assert_close(own[0], losses[i])
-    assert not whole.requires_grad and not losses.requires_grad and not x.requires_grad
+    np.testing.assert_allclose(logits.numpy(), model.logits(x), atol=1e-4)
+    assert not any(t.requires_grad for t in (whole, losses, logits, x))
 
 
 def test_several_budgets_use_one_gradient_and_keep_their_order() -> None:
@@ -168,7 +172,7 @@ def test_pgd_reaches_the_closed_form_optimum_of_two_classes(
     rng = np.random.default_rng(0)
     start = torch.from_numpy(rng.uniform(-eps, eps, x.shape).astype(np.float32))
     for begin in (None, start):
-        result = pgd(model, x, labels, eps=eps, loss=loss, start=begin)
+        result = pgd(model, x, labels, eps=eps, loss=loss, start=begin, leave=math.inf)
         direction = np.sign(model.w[1 - labels.numpy()] - model.w[labels.numpy()]).reshape(x.shape)
         optimum = np.clip(x.numpy().astype(np.float64) + eps * direction, 0, 1)
         np.testing.assert_allclose(result.x.numpy(), optimum, atol=1e-6)
@@ -182,17 +186,19 @@ def test_pgd_stays_in_the_ball_and_keeps_the_best_iterate(steps: int, step_size:
     eps = 0.06
     start = torch.from_numpy(np.random.default_rng(3).uniform(-eps, eps, x.shape).astype(np.float32))
 
-    # a loss that goes up and down again, so that the last iterate is not the best
+    # a loss that does not rise with the margin, so that the last iterate is not the best
     def wave(logits: Tensor, y: Tensor) -> Tensor:
         return torch.sin(5 * margin(logits, y))
 
-    result = pgd(model, x, labels, eps=eps, steps=steps, step_size=step_size, loss=wave, start=start)
+    result = pgd(
+        model, x, labels, eps=eps, steps=steps, step_size=step_size, loss=wave, start=start, leave=math.inf
+    )  # fmt: skip
     assert len(model.asked) == steps + 1
     iterates = torch.stack(model.asked)
     assert float((iterates - x).abs().max()) <= eps + 1e-6
     assert float(iterates.min()) >= 0 and float(iterates.max()) <= 1
-    losses = torch.stack([wave(model(z), labels) for z in iterates])
-    best = losses.argmax(dim=0)
+    margins = torch.stack([margin(model(z), labels) for z in iterates])
+    best = margins.argmax(dim=0)
     torch.testing.assert_close(result.x, iterates[best, torch.arange(8)], rtol=0, atol=0)
     if steps == 20:
         assert (best < steps).any()
@@ -204,7 +210,7 @@ def test_pgd_steps_as_madry_does() -> None:
     model, x, labels = Linear(2), images(2), torch.tensor([0, 1])
     for step_size, expected in ((None, 2.5 * 0.1 / 10), (0.002, 0.002)):
         model.asked.clear()
-        pgd(model, x, labels, eps=0.1, steps=10, step_size=step_size)
+        pgd(model, x, labels, eps=0.1, steps=10, step_size=step_size, leave=math.inf)
         torch.testing.assert_close(model.asked[0], x)
         inner = (model.asked[1] > 0) & (model.asked[1] < 1)
         moved = (model.asked[1] - model.asked[0]).abs()[inner]
@@ -235,7 +241,10 @@ def test_images_without_a_direction_are_flagged_and_left_alone(kind: str) -> Non
     x[:, 0, 0, 0] = 0.5
     x[[1, 4], 0, 0, 0] = 0.0
     flat = torch.tensor([False, True, False, False, True])
-    for result in (*fgsm(model, x, labels, eps=[0.1, 0.5]), pgd(model, x, labels, eps=0.1, loss=cross_entropy)):
+    for result in (
+        *fgsm(model, x, labels, eps=[0.1, 0.5]),
+        pgd(model, x, labels, eps=0.1, loss=cross_entropy, leave=math.inf),
+    ):
         assert result.zero_gradient.tolist() == flat.tolist()
         torch.testing.assert_close(result.x[flat], x[flat], rtol=0, atol=0)
         assert ((result.x[~flat] - x[~flat]).abs().flatten(1).max(dim=1).values > 0.09).all()
@@ -247,7 +256,7 @@ def test_pgd_flags_what_had_no_direction_at_its_start_only() -> None:
     with torch.no_grad():
         model.layer.weight[0, 0], model.layer.weight[1:, 0] = 5.0, -5.0
     x[:, 0, 0, 0] = torch.tensor([0.02, 0.0, 0.9])
-    result = pgd(model, x, labels, eps=0.1, steps=20)
+    result = pgd(model, x, labels, eps=0.1, steps=20, leave=math.inf)
     assert result.zero_gradient.tolist() == [False, True, False]
     assert float(result.x[0, 0, 0, 0]) == 0
     assert float((result.x[0] - x[0]).abs().max()) > 0.005
@@ -269,7 +278,7 @@ def test_a_saturated_softmax_is_flagged_and_rescaling_or_the_margin_is_not_foole
     assert plain.zero_gradient.all()
     torch.testing.assert_close(plain.x, x, rtol=0, atol=0)
     (rescaled,) = fgsm(model, x, labels, eps=0.2, loss=rescaled_cross_entropy)
-    strong = pgd(model, x, labels, eps=0.2)
+    strong = pgd(model, x, labels, eps=0.2, leave=math.inf)
     for result in (rescaled, strong):
         assert not result.zero_gradient.any()
         assert ((result.x - x).abs().flatten(1).max(dim=1).values > 0.19).all()
@@ -306,7 +315,9 @@ def test_the_size_of_the_logits_does_not_help(
     labels = steady(pixels).argmax(dim=1)
     rescaled = [fgsm(model, pixels, labels, eps=8 / 255, loss=rescaled_cross_entropy)[0] for model in (steady, scaled)]
     assert same_share(rescaled[0].x, rescaled[1].x) > 0.999
-    assert same_share(pgd(steady, pixels, labels, eps=8 / 255).x, pgd(scaled, pixels, labels, eps=8 / 255).x) > 0.999
+    for attack in (pgd, apgd_targeted):
+        found = [attack(model, pixels, labels, eps=8 / 255, steps=10).x for model in (steady, scaled)]
+        assert same_share(*found) > 0.999
     # which cannot be said of plain FGSM
     plain = [fgsm(model, pixels, labels, eps=8 / 255)[0] for model in (steady, scaled)]
     assert same_share(plain[0].x, plain[1].x) < 0.999
@@ -419,6 +430,14 @@ def test_pgd_takes_at_least_one_step() -> None:
 # The attacks as the evaluation runs them.
 
 EPS = Eps.parse_list("2/255,8/255")
+QUICK = {name: Effort(steps=5, restarts=2, targets=2) for name in NAMES}
+
+
+def build(model: nn.Module, name: str, *, classes: int = 10, target: int | None = None) -> Attack:
+    (attack,) = build_attacks(
+        model, EPS, efforts={name: QUICK[name]}, classes=classes, gradients_sha256="a" * 64, target=target
+    )  # fmt: skip
+    return attack
 
 
 def run(attack: Attack, x: NDArray[np.float32], y: NDArray[np.int64], size: int) -> list[Crafted]:
@@ -434,91 +453,118 @@ def run(attack: Attack, x: NDArray[np.float32], y: NDArray[np.int64], size: int)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_size_of_the_batch_does_not_matter(name: str, steady: Steady, pixels: Tensor) -> None:
     """One image, three or seven: also where BatchNorm would couple them, and for the random start."""
-    (attack,) = standard_attacks(copy.deepcopy(steady).train(), EPS, gradients_sha256=None, names=[name])  # type: ignore[arg-type]
+    attack = build(copy.deepcopy(steady).train(), name)
     x = pixels.numpy()
     y = steady(pixels).argmax(dim=1).numpy()
     whole = run(attack, x, y, 7)
     for size in (1, 3):
         for a, b in zip(whole, run(attack, x, y, size), strict=True):
-            assert same_share(torch.from_numpy(a.x), torch.from_numpy(b.x)) > 0.999
+            assert same_share(torch.from_numpy(a.x), torch.from_numpy(b.x)) > 0.999, size
             np.testing.assert_array_equal(a.zero_gradient, b.zero_gradient)
     # and the order of the images does not either
     turned = run(attack, x[::-1].copy(), y[::-1].copy(), 7)
-    assert same_share(torch.from_numpy(whole[1].x), torch.from_numpy(turned[1].x[::-1].copy())) > 0.999
+    assert same_share(torch.from_numpy(whole[-1].x), torch.from_numpy(turned[-1].x[::-1].copy())) > 0.999
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_attack_keeps_to_its_budgets(name: str, tiny_model: PixelModel, pixels: Tensor) -> None:
-    (attack,) = standard_attacks(tiny_model, EPS, gradients_sha256="a" * 64, names=[name])
+    attack = build(tiny_model, name)
     x = pixels.numpy()
     assert (attack.name, attack.gradients, attack.gradients_sha256) == (name, "torch fp32", "a" * 64)
-    made = attack.craft(x, np.zeros(7, np.int64))
-    assert len(made) == 2
-    for eps, crafted in zip(EPS, made, strict=True):
+    assert attack.queried is None and attack.control == (name == "pgd-large-eps")
+    y = tiny_model.eval()(pixels).argmax(dim=1).numpy()
+    made = attack.craft(x, y)
+    assert [eps.text for eps in attack.eps] == (["1"] if attack.control else ["2/255", "8/255"])
+    for eps, crafted in zip(attack.eps, made, strict=True):
         assert crafted.x.shape == x.shape and crafted.x.dtype == np.float32
         assert crafted.x.min() >= 0 and crafted.x.max() <= 1
-        moved = np.abs(crafted.x - x).max()
-        assert 0.9 * eps.value < moved <= eps.value + 1e-6
+        delta = (crafted.x - x).reshape(len(x), -1)
+        moved = np.linalg.norm(delta, axis=1) if name == "pgd-l2" else np.abs(delta).max(axis=1)
+        assert moved.max() <= eps.value + 1e-6 and moved.min() > 0
         assert crafted.zero_gradient is not None and crafted.zero_gradient.tolist() == [False] * 7
 
 
-def test_random_starts_differ_between_images_and_seeds_and_are_uniform(tiny_model: PixelModel) -> None:
-    def starts(seed: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        attack = RandomStartAttack(tiny_model, None, EPS, seed=seed)
-        return np.stack([attack._start(image) for image in x])
-
-    x = np.random.default_rng(0).random((4, 3, 32, 32), dtype=np.float32)
-    first = starts(0, x)
-    np.testing.assert_array_equal(starts(0, x), first)
-    assert np.abs(first[0] - first[1]).mean() > 0.5
-    assert np.abs(first - starts(1, x)).mean() > 0.5
-    assert first.min() >= -1 and first.max() < 1
-    np.testing.assert_allclose(np.quantile(first, [0.25, 0.5, 0.75]), [-0.5, 0, 0.5], atol=0.03)
-
-
 def test_one_step_from_a_random_point() -> None:
-    """fgsm-rs on a linear model: start within eps / 2, one step of eps, back into the ball; or the start if that is worse."""
+    """fgsm-rs on a linear model: start within eps / 2, one step of eps, back into the ball."""
     model, x = Linear(2, scale=0.05), images(3)
-    labels = torch.tensor([0, 1, 0])
-    attack = RandomStartAttack(model, None, EPS, name="fgsm-rs")  # type: ignore[arg-type]
-    start = torch.from_numpy(np.stack([attack._start(image) for image in x.numpy()]))
+    labels = torch.from_numpy(model.logits(x).argmax(axis=1))
     sign = np.sign(model.w[1 - labels.numpy()] - model.w[labels.numpy()]).reshape(x.shape)
+    attack = build(model, "fgsm-rs", classes=2)
     for eps, crafted in zip(EPS, attack.craft(x.numpy(), labels.numpy()), strict=True):
-        begin = np.clip(x.numpy() + start.numpy() * eps.value / 2, 0, 1)
+        begin = Linf(eps.value / 2).starts(x, seed=0).numpy()
         expected = np.clip(
             begin + eps.value * sign, np.maximum(x.numpy() - eps.value, 0), np.minimum(x.numpy() + eps.value, 1)
         )
         np.testing.assert_allclose(crafted.x, expected, atol=1e-6)
 
 
-def test_a_target_is_moved_towards() -> None:
+def test_pgd_on_either_loss_begins_at_the_same_point(tiny_model: PixelModel, pixels: Tensor) -> None:
+    """The verdict compares them image by image: nothing but the loss may differ."""
+    y = tiny_model.eval()(pixels).argmax(dim=1).numpy()
+    seen: dict[str, Tensor] = {}
+    for name in ("pgd-ce", "pgd-margin"):
+        asked: list[Tensor] = []
+        hook = tiny_model.register_forward_pre_hook(lambda _, arguments, to=asked: to.append(arguments[0].detach()))
+        build(tiny_model, name).craft(pixels.numpy(), y)
+        hook.remove()
+        seen[name] = asked[0]
+    torch.testing.assert_close(seen["pgd-ce"], seen["pgd-margin"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "name", ["fgsm", "fgsm-rs", "mi-fgsm", "pgd-ce", "pgd-margin", "apgd-ce", "apgd-dlr", "pgd-l2"]
+)
+def test_a_target_is_moved_towards(name: str) -> None:
     model, x = Linear(5), images(6)
     y = np.arange(6) % 5
-    (attack,) = standard_attacks(model, EPS, gradients_sha256=None, names=["fgsm"], target=3)  # type: ignore[arg-type]
-    (_, made) = attack.craft(x.numpy(), y)
-    (expected,) = fgsm(model, x, torch.full((6,), 3), eps=EPS[1].value, targeted=True)
-    np.testing.assert_array_equal(made.x, expected.x.numpy())
+    attack = build(model, name, classes=5, target=3)
+    made = attack.craft(x.numpy(), y)[-1]
+    target = torch.full((6,), 3)
+    with torch.no_grad():
+        before, after = (margin(model(z), target) for z in (x, torch.from_numpy(made.x)))
+    assert (after < before)[before > 0].all()
     assert attack.params(EPS[0]).target == "3"
 
 
-def test_a_target_is_for_the_fgsms_only() -> None:
-    by_name = {a.name: a for a in standard_attacks(Linear(5), EPS, gradients_sha256=None, target=3)}  # type: ignore[arg-type]
-    assert {name: attack.params(EPS[0]).target for name, attack in by_name.items()} == {
-        "fgsm": "3", "fgsm-rescaled": "3", "fgsm-rs": None, "pgd-margin": None
+def test_what_has_targets_of_its_own_takes_no_other(tiny_model: PixelModel) -> None:
+    by_name = {
+        a.name: a.params(EPS[0]).target
+        for a in build_attacks(
+            tiny_model, EPS, efforts=SUITES["standard"], classes=10, gradients_sha256=None, target=3
+        )
     }  # fmt: skip
+    assert {name for name, target in by_name.items() if target is None} == {"apgd-t", "pgd-large-eps"}
 
 
 def test_parameters_are_told_as_they_are_run(tiny_model: PixelModel) -> None:
-    plain, rescaled, random, strong = standard_attacks(tiny_model, EPS, gradients_sha256=None)
-    eps = EPS[1]
-    assert plain.params(eps) == AttackParams(norm="linf", loss="cross-entropy", steps=1, step_size="8/255", restarts=1)
-    assert rescaled.params(eps).loss == "cross-entropy of logits / max|logit|"
-    assert random.params(eps) == AttackParams(
+    attacks = build_attacks(tiny_model, EPS, efforts=SUITES["full"], classes=10, gradients_sha256=None)
+    told = {attack.name: attack.params(EPS[1]) for attack in attacks}
+    assert set(told) == {name for name in SUITES["full"] if name not in ("noise", "square")}
+    assert told["fgsm"] == AttackParams(norm="linf", loss="cross-entropy", steps=1, step_size="8/255", restarts=1)
+    assert told["fgsm-rescaled"].loss == "cross-entropy of logits / max|logit|"
+    assert told["fgsm-rs"] == AttackParams(
         norm="linf", loss="cross-entropy", steps=1, step_size="8/255", restarts=1, seed=0
     )
-    assert strong.params(eps) == AttackParams(
-        norm="linf", loss="logit margin", steps=20, step_size="2.5*8/255/20", restarts=1, seed=0
+    assert told["pgd-margin"] == AttackParams(
+        norm="linf", loss="logit margin", steps=100, step_size="2.5*8/255/100", restarts=5, seed=0
     )
+    assert told["apgd-t"] == AttackParams(
+        norm="linf", loss="targeted DLR", steps=100, step_size="2*8/255, halved by APGD's schedule", restarts=9, seed=0
+    )
+
+
+@pytest.mark.parametrize(("classes", "losses"), [(2, ("logit margin", "logit margin")), (3, ("DLR", "logit margin"))])
+def test_with_few_classes_the_margin_takes_the_place_of_dlr_and_is_told(classes: int, losses: tuple[str, str]) -> None:
+    model, x = Linear(classes, scale=0.1), images(4)
+    y = model.logits(x).argmax(axis=1)
+    for name, said in zip(("apgd-dlr", "apgd-t"), losses, strict=True):
+        attack = build(model, name, classes=classes)
+        assert attack.params(EPS[1]).loss == said
+        (_, made) = attack.craft(x.numpy(), y)
+        with torch.no_grad():
+            assert (
+                margin(model(torch.from_numpy(made.x)), torch.from_numpy(y)) > margin(model(x), torch.from_numpy(y))
+            ).all()
 
 
 @pytest.mark.parametrize("names", [["fgsm", "pdg"], ["FGSM"], []])
@@ -526,13 +572,13 @@ def test_an_unknown_attack_is_named(tiny_model: PixelModel, names: Sequence[str]
     with pytest.raises(
         InputError, match=rf"unknown attack ({names[-1] if names else 'none'}|.none.): choose from fgsm"
     ):
-        standard_attacks(tiny_model, EPS, gradients_sha256=None, names=names)
+        build_attacks(tiny_model, EPS, efforts=dict.fromkeys(names, Effort()), classes=10, gradients_sha256=None)
 
 
 def test_fgsm_attack_is_fgsm(tiny_model: PixelModel, pixels: Tensor) -> None:
     labels = torch.arange(7)
     for name, loss in (("fgsm", cross_entropy), ("fgsm-rescaled", rescaled_cross_entropy)):
-        made = FGSMAttack(tiny_model, None, EPS, name=name).craft(pixels.numpy(), labels.numpy())
+        made = build(tiny_model, name).craft(pixels.numpy(), labels.numpy())
         expected = fgsm(tiny_model, pixels, labels, eps=[eps.value for eps in EPS], loss=loss)
         for a, b in zip(made, expected, strict=True):
             assert same_share(torch.from_numpy(a.x), b.x) > 0.999

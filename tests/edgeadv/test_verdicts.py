@@ -112,10 +112,10 @@ def measure(digits: tuple[ImageSet, ImageSet]) -> Callable[..., Measured]:
         evidence = MaskingEvidence(listed)
         crafted = list(craft(clean, attacks, Reference(model), uint8=False))
         for batch in crafted:
-            evidence.add(batch)
+            evidence.add(batch.clean.labels, batch.evidence)
         labels = np.concatenate([b.labels for b in clean])
         right = {
-            key: np.concatenate([b.reference[key] for b in crafted]) == labels
+            key: np.concatenate([b.evidence.answers[key] for b in crafted]) == labels
             for key in [CLEAN_KEY, *(i.key for i in listed)]
         }
         result = evidence.verdict()

@@ -105,10 +105,10 @@ def test_a_function_is_an_attack(pixels: NDArray[np.uint8], uint8: bool) -> None
         np.testing.assert_array_equal(made, to_tensor(np.maximum(pixels.astype(int) - 7, 0).astype(np.uint8)))
     else:
         np.testing.assert_array_equal(made, np.maximum(to_tensor(pixels) - np.float32(EPS.value * 0.9), 0))
-    np.testing.assert_array_equal(crafted.reference[CLEAN_KEY], batch_of(pixels).labels)
+    np.testing.assert_array_equal(crafted.evidence.answers[CLEAN_KEY], batch_of(pixels).labels)
     # the reference sees what is scored: the rounded images where they are rounded
-    np.testing.assert_array_equal(crafted.reference[key], (made.mean(axis=(1, 2, 3)) > 0.5).astype(np.int64))
-    assert key not in crafted.zero_gradient
+    np.testing.assert_array_equal(crafted.evidence.answers[key], (made.mean(axis=(1, 2, 3)) > 0.5).astype(np.int64))
+    assert key not in crafted.evidence.zero_gradient
 
 
 def _more_images(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -161,6 +161,8 @@ class Two:
     eps: Sequence[Eps] = (Eps.parse("1/255"), EPS)
     gradients: str | None = None
     gradients_sha256: str | None = None
+    queried: str | None = None
+    control: bool = False
 
     def params(self, eps: Eps) -> AttackParams:
         return AttackParams(norm="linf", step_size=eps.text)
@@ -175,8 +177,8 @@ def test_budgets_keep_their_order_and_their_flags(pixels: NDArray[np.uint8]) -> 
     (crafted,) = craft([batch_of(pixels)], [Two(deltas)], Brightness(), uint8=True)
     np.testing.assert_array_equal(crafted.adversarial["two", "1/255"], to_tensor(pixels + np.uint8(1)))
     np.testing.assert_array_equal(crafted.adversarial["two", "8/255"], to_tensor(pixels + np.uint8(8)))
-    assert crafted.zero_gradient["two", "1/255"].tolist() == [True, False, False, False, False]
-    assert crafted.zero_gradient["two", "8/255"].tolist() == [False, True, False, False, False]
+    assert crafted.evidence.zero_gradient["two", "1/255"].tolist() == [True, False, False, False, False]
+    assert crafted.evidence.zero_gradient["two", "8/255"].tolist() == [False, True, False, False, False]
 
 
 def test_the_smaller_budget_is_held_to_its_own_eps(pixels: NDArray[np.uint8]) -> None:
@@ -206,7 +208,8 @@ def test_batches_are_made_one_at_a_time(pixels: NDArray[np.uint8]) -> None:
         uint8=False,
     )
     next(stream)
-    assert backend.images == 10
+    # the clean images twice: an answer that changes is noticed
+    assert backend.images == 15
 
 
 def test_a_batch_without_images_goes_through(pixels: NDArray[np.uint8]) -> None:
@@ -215,7 +218,7 @@ def test_a_batch_without_images_goes_through(pixels: NDArray[np.uint8]) -> None:
     attack = CallableAttack(lambda x, y: x, "none", EPS)
     first, second = craft([empty, batch_of(pixels)], [attack], Brightness(), uint8=True)
     assert len(first.clean.labels) == 0 and first.adversarial["none", "8/255"].shape == (0, 3, 4, 4)
-    assert first.reference[CLEAN_KEY].shape == first.reference["none", "8/255"].shape == (0,)
+    assert first.evidence.answers[CLEAN_KEY].shape == first.evidence.answers["none", "8/255"].shape == (0,)
     assert len(second.clean.labels) == 5
 
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeadv.cli.evaluate import print_results
-from edgeadv_runtime.attack import AttackInfo, CallableAttack, CleanBatch, CraftedBatch, Key, craft, infos
+from edgeadv.cli._table import print_results
+from edgeadv_runtime.attack import AttackInfo, CallableAttack, CleanBatch, CraftedBatch, Evidence, Key, craft, infos
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle import Bundle, Classes
 from edgeadv_runtime.eps import Eps
@@ -76,12 +77,12 @@ def batch(
     first: int = 0,
 ) -> CraftedBatch:  # fmt: skip
     """Images and what a :class:`FirstPixel` will answer to them and to their adversarial versions."""
-    reference = {("clean", "0"): np.array(clean), **{key: np.array(answers) for key, answers in adversarial.items()}}
+    answers = {("clean", "0"): np.array(clean), **{key: np.array(given) for key, given in adversarial.items()}}
+    flags = {key: np.array(told) for key, told in (zero or {}).items()}
     return CraftedBatch(
         CleanBatch(np.arange(first, first + len(labels)), pixels(clean), np.array(labels, dtype=np.int64)),
-        {key: to_tensor(pixels(answers)) for key, answers in adversarial.items()},
-        reference,
-        {key: np.array(flags) for key, flags in (zero or {}).items()},
+        {key: to_tensor(pixels(given)) for key, given in adversarial.items()},
+        Evidence(answers, {}, flags, np.zeros(len(labels), bool), np.zeros(len(labels), bool)),
     )
 
 
@@ -268,12 +269,30 @@ def test_a_threat_is_white_box_only_for_the_artefact_whose_gradients_were_used()
     threats = {(row.variant, row.attack, row.eps): row.threat for row in results.rows}
     assert threats["fp32", "a", "2/255"] == threats["fp32", "b", "20/255"] == "white-box"
     assert threats["fp32", "t", "2/255"] == threats["fp32", "q", "20/255"] == "transfer"
-    assert threats["fp32", "worst-case", "2/255"] == threats["fp32", "worst-case", "20/255"] == "transfer"
+    # of what ran: one white-box attack makes it that
+    assert threats["fp32", "worst-case", "2/255"] == threats["fp32", "worst-case", "20/255"] == "white-box"
     assert {threat for (variant, attack, _), threat in threats.items() if variant == "fp16" and attack != "clean"} == {
         "transfer"
     }
-    only_white = score([batch([0, 1], [0, 1], {A.key: [0, 1]})], [A])
-    assert one(only_white, "worst-case", "2/255").threat == "white-box"
+
+
+def test_an_attack_that_asked_the_artefact_is_a_query_attack_there_and_nowhere_else() -> None:
+    first, second = FirstPixel(), FirstPixel(variant="fp16", sha256="c" * 64)
+    assert second.identity == f"first-pixel fp16 {'c' * 64}"
+    asked = replace(info("square@fp16", SMALL, gradients_sha256=None), queried=second.identity)
+    foreign = info("t", LARGE, gradients_sha256="d" * 64)
+    answers: dict[Key, Sequence[int]] = {asked.key: [0, 1], foreign.key: [0, 1], A.key: [0, 1]}
+    results = score([batch([0, 1], [0, 1], answers)], [asked, foreign], [first, second])
+    threats = {(row.variant, row.attack, row.eps): row.threat for row in results.rows if row.attack != "clean"}
+    assert threats == {
+        ("fp32", "square@fp16", "2/255"): "transfer", ("fp32", "worst-case", "2/255"): "transfer",
+        ("fp32", "t", "20/255"): "transfer", ("fp32", "worst-case", "20/255"): "transfer",
+        ("fp16", "square@fp16", "2/255"): "query", ("fp16", "worst-case", "2/255"): "query",
+        ("fp16", "t", "20/255"): "transfer", ("fp16", "worst-case", "20/255"): "query",
+    }  # fmt: skip
+    # gradients of the artefact itself come first
+    both = score([batch([0, 1], [0, 1], answers)], [replace(asked, queried=first.identity), A], [first])
+    assert one(both, "worst-case", "2/255").threat == "white-box"
 
 
 def test_the_file_says_what_was_scored() -> None:
@@ -391,7 +410,8 @@ def test_the_verdict_comes_from_the_reference_not_from_the_scored_artefact() -> 
     assert masked.masking["verdict"] == "MASKED"
     (sentence,) = one(masked, "fgsm", SMALL.text).masking["evidence"]
     assert f"pgd-margin broke {FEWEST_IMAGES} of {FEWEST_IMAGES} images" in sentence
-    blind = CraftedBatch(crafted.clean, crafted.adversarial, {key: np.array(labels) for key in crafted.reference}, {})
+    answers = {key: np.array(labels) for key in crafted.evidence.answers}
+    blind = replace(crafted, evidence=replace(crafted.evidence, answers=answers))
     results = score([blind], listed)
     assert results.masking["verdict"] == "PASS"
     assert one(results, "pgd-margin", SMALL.text).correct_top1 == 0

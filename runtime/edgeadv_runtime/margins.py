@@ -1,0 +1,3 @@
+"""When is an image broken for good?"""
+
+LEAVE_MARGIN = 0.1
