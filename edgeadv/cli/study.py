@@ -17,7 +17,7 @@ from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import DataError
 from edgeadv_runtime.study_file import Study
 
-from ._attacks import Unreadable, Workers
+from ._attacks import EpsList, Unreadable, Workers
 from ._backends import open_torch, to_stderr
 from ._shared import Bar, image_bar, names, need
 
@@ -31,7 +31,7 @@ IMAGES = 1000
 def study(
     arch: Annotated[str, typer.Option(help="Comma-separated torchvision or timm classifiers of ImageNet-1k.")],
     data: Annotated[Path, typer.Option(help="Folder of class folders named by WordNet id, or that has them in val/.")],
-    eps: Annotated[str, typer.Option(help="Comma-separated budgets in pixels of [0, 1], e.g. 0.001,0.01 or 1/255.")],
+    eps: EpsList,
     out: Annotated[Path, typer.Option(help="The folder to make: study.json, study.md and study.html.")],
     n: Annotated[int, typer.Option("--n", min=1, help="Images to choose at random, as many of each class.")] = IMAGES,
     seed: Annotated[int, typer.Option(min=0, help="Of their choice.")] = 0,

@@ -27,7 +27,7 @@ def options(imagenet_photos: Path, imagenet_weights: dict[str, Path], tmp_path: 
     """A study of two classifiers on eight photographs; a test changes one option."""
     return {
         "arch": ",".join(NAMES), "weights": ",".join(f"{name}={file}" for name, file in imagenet_weights.items()),
-        "data": imagenet_photos, "n": 8, "eps": "8/255,1/255", "out": "out",
+        "data": imagenet_photos, "n": 8, "eps": "1/255,8/255", "out": "out",
     }  # fmt: skip
 
 
@@ -137,6 +137,7 @@ BAD: dict[str, tuple[str, Case]] = {
     ),
     "eps_in_levels": ("did you mean 8/255?", lambda o, f: {"eps": "8"}),
     "eps_word": ("eps 'much' is not a number", lambda o, f: {"eps": "0.1,much"}),
+    "eps_unsorted": ("not in ascending order", lambda o, f: {"eps": "0.2,0.1"}),
     "eps_twice": ("names a budget twice", lambda o, f: {"eps": "0.2,1/5"}),
     "too_many_images": ("holds 24 images: ask for --n 24 or fewer", lambda o, f: {"n": 1000}),
     "no_images": ("--n", lambda o, f: {"n": 0}),
