@@ -133,7 +133,7 @@ class AutoSteps(Steps):
         """Halve the steps of images that make no progress at checkpoint ``i``; which those are, bool (n,)."""
         memory = self.memory
         since = i - max([0, *(c for c in self.checkpoints if c < i)])
-        few = memory["rises"] <= self.RISE * since
+        few = memory["rises"] < self.RISE * since
         same = ~memory["halved"] & (memory["best_loss"] <= memory["checkpoint_loss"])
         halve = few | same
         memory["step"] = torch.where(halve, memory["step"] / 2, memory["step"])
