@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EPS = "2/255,8/255"
-ATTACKS = ("fgsm", "fgsm-rescaled", "fgsm-rs", "pgd-margin")
+ATTACKS = ("fgsm", "fgsm-rescaled", "fgsm-rs", "pgd-ce", "pgd-margin", "noise")
 
 
 @dataclass(frozen=True)
