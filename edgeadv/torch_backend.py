@@ -27,11 +27,15 @@ def load_model(bundle: Bundle, *, device: torch.device | None = None) -> PixelMo
     load_state(model.net, read_weights(bundle.weights_path), origin=str(bundle.weights_path))
     model.requires_grad_(False).eval()
     device = default_device() if device is None else device
+    full_precision(device)
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def full_precision(device: torch.device) -> None:
+    """Compute in float32 proper on a GPU, process-wide: TF32 has 10 bits of mantissa, and no gradient's sign should depend on them."""
     if device.type == "cuda":
-        # process-wide in torch: TF32 has 10 bits of mantissa, and a gradient's sign should not depend on them
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
-    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 class TorchBackend(Backend):

@@ -19,8 +19,9 @@ PUBLIC = {
         "SquareAttack", "TensorRTBackend", "__version__", "evaluate", "square",
     ],
     "edgeadv.attacks": [
-        "NAMES", "Adversarial", "FGSMAttack", "RandomStartAttack", "cross_entropy", "fgsm", "input_gradient", "margin",
-        "no_direction", "pgd", "rescaled_cross_entropy", "standard_attacks",
+        "L2", "NAMES", "Adversarial", "AutoSteps", "Ball", "GradientAttack", "Linf", "MomentumSteps", "Steps", "apgd",
+        "apgd_targeted", "ascend", "ball", "build_attacks", "cross_entropy", "dlr", "fgsm", "input_gradient", "margin",
+        "mi_fgsm", "no_direction", "pgd", "rescaled_cross_entropy", "targeted_dlr", "targeted_margin", "towards",
     ],
     "edgeadv_export": [
         "TOLERANCES", "Calibration", "Int8Plan", "calibration_images", "choose_calibration", "data_frames", "export_bundle",

@@ -100,6 +100,8 @@ def print_summary(bundle: Bundle) -> None:
         if (gate := bundle.manifest["variants"][variant].get("gate")) is not None:
             for line in _gate(gate, bundle.manifest["variants"][variant]["float_layers"]):
                 typer.echo(f"{variant:<18} {line}")
+        if (why := bundle.manifest["variants"][variant].get("surrogate", {}).get("not_made")) is not None:
+            typer.echo(f"{variant:<18} no surrogate: {why}")
 
 
 def _table(bundle: Bundle) -> Table:
@@ -107,13 +109,18 @@ def _table(bundle: Bundle) -> Table:
     table = Table(*columns)
     for column in table.columns[1:]:
         column.justify = "right"
+    left_out = bundle.manifest["left_out"]
     for variant in bundle.variants:
         entry = bundle.manifest["variants"][variant]
         # int8 is judged by its gate; its tolerance is for other devices, against the golden logits
         allowed = "see below" if "gate" in entry else f"{entry['tolerance']:g}"
         table.add_row(Text(entry["file"]), f"{entry['bytes'] / MIB:.2f}", *_parity(entry["parity"], allowed))
+        surrogate = entry.get("surrogate", {})  # compared with the artefact above it, not with PyTorch's model
+        if "file" in surrogate and surrogate["file"] not in left_out:
+            row = _parity(surrogate["parity"], f"{entry['tolerance']:g}")
+            table.add_row(Text(surrogate["file"]), f"{surrogate['bytes'] / MIB:.2f}", *row)
     weights = bundle.manifest["weights"]
-    if weights["file"] not in bundle.manifest["left_out"]:
+    if weights["file"] not in left_out:
         table.add_row(Text(weights["file"]), f"{weights['bytes'] / MIB:.2f}")
     return table
 

@@ -38,9 +38,10 @@ from .fallback import Fitter
 from .fp16 import FLOAT16_MAX, largest_activation, to_fp16
 from .gate import Int8Plan
 from .parity import TOLERANCES, Parity, artifact_logits, compare, torch_logits
+from .surrogate import in_integers, neutral, prove
 from .to_onnx import INPUT, OPSET, OUTPUT, to_onnx
 
-WEIGHTS, GOLDEN = "weights.safetensors", "golden.npz"
+WEIGHTS, GOLDEN, SURROGATE = "weights.safetensors", "golden.npz", "surrogate.{}.safetensors"
 
 
 def export_bundle(
@@ -60,7 +61,8 @@ def export_bundle(
 ) -> Bundle:
     """Export ``model`` and write the bundle at ``out``, if every variant agrees with it on ``frames``.
 
-    fp32 and fp16 must agree in the logits. int8 cannot: it must lose no more accuracy than ``int8`` allows.
+    fp32 and fp16 must agree in the logits. int8 cannot: it must lose no more accuracy than ``int8`` allows. Its graph is written a
+    second time for :mod:`edgeadv.surrogate`, if that agrees with the artefact on ``frames``.
 
     Args:
         model: any mode, device and floating dtype; it is left exactly as it is. The bundle holds its float32 weights.
@@ -122,7 +124,7 @@ class _Writer:
         name = self.model.architecture.name
         self.progress(f"exporting {name} to ONNX")
         fp32 = to_onnx(self.model, self.preprocess.input_shape)
-        expected = torch_logits(self.model, self.pixels)
+        expected = torch_logits(self.model, self.pixels, name)
         save_weights(self.model, self.folder / WEIGHTS)
         entries: dict[str, dict[str, Any]] = {}
         logits: dict[str, NDArray[np.float32]] = {}
@@ -141,6 +143,8 @@ class _Writer:
                     proto, about = fitted.proto, {"float_layers": list(fitted.float_layers), "gate": fitted.gate}
                 self.progress(f"comparing {variant} with PyTorch on {len(self.pixels)} frames")
                 entry, logits[variant] = self._variant(variant, proto, expected, parity)
+                if precision_of(variant) == INT8:
+                    about["surrogate"] = self._surrogate(variant, proto, entry["sha256"], logits[variant])
                 entries[variant] = {**entry, **about}
         rows = decided(logits, golden)
         kept = {variant: values[rows] for variant, values in logits.items()}
@@ -199,6 +203,23 @@ class _Writer:
                 "is accepted. No bundle was written"
             )
         return parity, logits
+
+    def _surrogate(self, variant: str, proto: Any, onnx_sha256: str, logits: NDArray[np.float32]) -> dict[str, Any]:
+        """Write the surrogate of an int8 artefact and return its manifest entry.
+
+        An artefact that passed its gate is right, whether or not PyTorch can differentiate it: where it cannot, the bundle has no
+        surrogate, the manifest says why, and so does the progress.
+        """
+        self.progress(f"comparing the surrogate of {variant} with it on {len(self.pixels)} frames")
+        try:
+            graph = in_integers(neutral(proto, variant, onnx_sha256=onnx_sha256))
+            parity = prove(graph, self.pixels, logits, runtime=f"onnxruntime {onnxruntime.__version__}")
+        except (InputError, ExportError) as error:
+            self.progress(f"{variant} gets no surrogate and can be attacked by transfer and queries only: {error}")
+            return {"not_made": str(error)}
+        file = SURROGATE.format(variant)
+        graph.save(self.folder / file)
+        return {**self._entry(file), "parity": parity.to_json()}
 
     def _entry(self, file: str, *, size: bool = True) -> dict[str, Any]:
         path = self.folder / file

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from edgeadv.models import PixelModel
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.errors import BackendError, ExportError
 from edgeadv_runtime.preprocess import to_tensor
@@ -103,8 +103,8 @@ def compare(expected: NDArray[np.float32], got: NDArray[np.float32], *, referenc
     )  # fmt: skip
 
 
-def torch_logits(model: PixelModel, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Logits of preprocessed images, uint8 (n, crop, crop, 3), from a float32 CPU model in eval mode.
+def torch_logits(model: nn.Module, pixels: NDArray[np.uint8], name: str) -> NDArray[np.float32]:
+    """Logits of preprocessed images, uint8 (n, crop, crop, 3), from a float32 CPU model in eval mode called ``name``.
 
     Raises:
         ExportError: they are not finite.
@@ -113,7 +113,7 @@ def torch_logits(model: PixelModel, pixels: NDArray[np.uint8]) -> NDArray[np.flo
         batches = [model(torch.from_numpy(x)).numpy() for x in _batches(pixels)]
     logits: NDArray[np.float32] = np.concatenate(batches)
     if not np.isfinite(logits).all():
-        raise ExportError(f"{model.architecture.name} itself gives NaN or infinite logits on these frames; train again")
+        raise ExportError(f"{name} itself gives NaN or infinite logits on these frames; train again")
     return logits
 
 

@@ -5,6 +5,7 @@ A folder with a ``manifest.json`` and the files it names::
     model.<variant>.onnx   dynamic batch; input "image", output "logits" float32
     weights.safetensors    the same weights, for the side that needs gradients
     golden.npz             real frames with the tensors and logits they must give
+    surrogate.<variant>.safetensors   an int8 graph for the side that needs gradients
 
 The manifest always names every file of the full bundle with its hash; ``left_out`` names those that a slim copy does
 not carry. ``bundle_id`` is the SHA-256 of the manifest without ``left_out`` and itself, so a slim bundle keeps the id.
@@ -32,6 +33,7 @@ from . import signature
 from .errors import BundleError, InputError, IntegrityError, SchemaError, StorageError
 from .files import atomic_folder, canonical_json, sha256_bytes, sha256_file, write_json
 from .preprocess import Preprocess
+from .variants import INT8, precision_of
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -272,7 +274,9 @@ class Bundle:
     @cached_property
     def files(self) -> dict[str, str]:
         """Name and SHA-256 of every file of the full bundle."""
-        entries = [*self.manifest["variants"].values(), self.manifest["weights"], self.manifest["golden"]]
+        variants = list(self.manifest["variants"].values())
+        surrogates = [entry["surrogate"] for entry in variants if "file" in entry.get("surrogate", {}).keys()]  # noqa: SIM118
+        entries = [*variants, *surrogates, self.manifest["weights"], self.manifest["golden"]]
         return {entry["file"]: entry["sha256"] for entry in entries}
 
     @cached_property
@@ -341,6 +345,26 @@ class Bundle:
             )
         return self.path / str(entry["file"])
 
+    def surrogate_path(self, variant: str) -> Path:
+        """The graph of an int8 ``variant`` for the gradient side, see ``edgeadv.surrogate``.
+
+        Raises:
+            InputError: this bundle carries none.
+        """
+        if variant not in self.manifest["variants"]:
+            self.onnx_path(variant)  # says what there is
+        entry = self.manifest["variants"][variant].get("surrogate", {})
+        if precision_of(variant) != INT8:
+            raise InputError(f"only int8 has surrogates: the gradients of {variant} are those of the weights")
+        if "file" not in entry:
+            why = entry.get("not_made", "it was exported by an edgeadv that made none; export it again")
+            raise InputError(f"{self.path} has no surrogate of {variant}, attack it with the gradients of fp32: {why}")
+        if entry["file"] in self.manifest["left_out"]:
+            raise InputError(
+                f"{self.path} is a slim bundle without the surrogate of {variant}: gradients need the full one, or use an attack pack"
+            )
+        return self.path / str(entry["file"])
+
     def golden(self) -> Golden:
         """The frames of the self-test."""
         return Golden.load(self.path / str(self.manifest["golden"]["file"]))
@@ -348,6 +372,7 @@ class Bundle:
     def slim(self, out: Path, *, variants: Sequence[str], weights: bool, overwrite: bool = False) -> Bundle:
         """Copy this bundle without the variants not named, and without weights unless ``weights``. Same bundle id.
 
+        Surrogates hand over the white box as well: those of ``variants`` go with the weights.
         The copy has a manifest of its own, so a signature does not fit it and stays behind: sign the copy.
 
         Raises:
@@ -359,6 +384,8 @@ class Bundle:
         keep = {self.onnx_path(variant).name for variant in variants} | {str(self.manifest["golden"]["file"])}
         if weights:
             keep.add(self.weights_path.name)
+            surrogates = {self.manifest["variants"][variant].get("surrogate", {}).get("file") for variant in variants}
+            keep |= surrogates & set(self.files) - set(self.manifest["left_out"])
         check_replaceable(out)
         with atomic_folder(out, overwrite=overwrite) as folder:
             for name in sorted(keep):

@@ -107,7 +107,9 @@ def test_through_the_evaluation_loop(backend, digits):
     (batch,) = craft([clean], attacks, backend, uint8=False)
     keys = [info.key for info in infos(attacks, uint8=False)]
     assert keys == [(name, eps.text) for name in ("noise", "noise@onnxruntime-fp32") for eps in EPS]
-    assert all((batch.reference[key] == backend.infer(batch.adversarial[key]).argmax(axis=1)).all() for key in keys)
+    assert all(
+        (batch.evidence.answers[key] == backend.infer(batch.adversarial[key]).argmax(axis=1)).all() for key in keys
+    )
 
 
 def test_bad_input():

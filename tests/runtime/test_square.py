@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import json
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ class Linear:
 
 @pytest.fixture(scope="module")
 def x():
-    return np.random.default_rng(1).random((12, 3, 16, 16), dtype=np.float32)
+    return np.random.default_rng(3).random((12, 3, 16, 16), dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def standing():
 @pytest.fixture
 def falling():
     """A model under which some images are wrong at once, some fall early or late, and some stand."""
-    return Linear((3, 16, 16), offset=10)
+    return Linear((3, 16, 16), gain=1.0, offset=12)
 
 
 def test_a_linear_model_is_attacked_as_well_as_can_be():
@@ -93,7 +93,7 @@ def test_a_model_that_looks_at_one_pixel(x, y):
     def predict(batch):
         return np.stack([np.full(len(batch), 5), batch[:, 1, 9, 4]], axis=1).astype(np.float32)
 
-    result = square(predict, x, y, eps=EPS, queries=1000)
+    result = square(predict, x, y, eps=EPS, queries=400)
     assert (result.x[:, 1, 9, 4] == ball(x, EPS)[1][:, 1, 9, 4]).all()
     assert (result.margins == result.x[:, 1, 9, 4] - np.float32(5)).all()
 
@@ -188,14 +188,14 @@ def test_a_square_has_one_sign_per_channel(x, y):
     asked = []
     square(predict, x, y, eps=EPS, queries=100)
     upper = ball(x, EPS)[1]
-    for before, after in itertools.pairwise(asked[1:]):
+    for before, after in pairwise(asked[1:]):
         changed, up = before != after, after == upper
         assert changed.any(axis=(1, 2, 3)).all()
         ends = [set(up[k, c][changed[k, c]].tolist()) for k in range(12) for c in range(3)]
         assert all(len(end) <= 1 for end in ends)
 
 
-@pytest.mark.parametrize("queries", [10_000, 1_000])
+@pytest.mark.parametrize("queries", [10_000, 5_000, 1_000])
 def test_the_schedule_is_that_of_torchattacks(queries):
     import torchattacks
 
@@ -274,27 +274,27 @@ def test_progress_reaches_the_end_once(x, y, standing, falling):
     assert calls == [*((i, 500) for i in range(1, result.queries.max() + 1)), (500, 500)]
 
 
-class StoppedError(Exception):
+class StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", [1, 2, 3, 57, 257, 258, 259, 300])
+@pytest.mark.parametrize("at", [1, 2, 3, 57, 257, 258, 259, 400, 599, 600])
 def test_an_interrupted_run_ends_like_one_that_was_not(x, y, falling, tmp_path, monkeypatch, at):
     monkeypatch.setattr(SQUARE, "SAVE_EVERY_S", 0.0)
     state = tmp_path / "states" / "square.npz"
-    whole = square(falling, x, y, eps=0.05, queries=300)
+    whole = square(falling, x, y, eps=0.06, queries=600)
     assert 0 < whole.broken.sum() < 12, "the model does not show what it is for"
     rows = falling.rows
     falling.asked.clear()
 
     def stop(asked, most):
         if asked == at:
-            raise StoppedError
+            raise StopError
 
-    with pytest.raises(StoppedError):
-        square(falling, x, y, eps=0.05, queries=300, progress=stop, state=state)
+    with pytest.raises(StopError):
+        square(falling, x, y, eps=0.06, queries=600, progress=stop, state=state)
     assert len(falling.asked) == at and [p.name for p in state.parent.iterdir()] == ["square.npz"]
-    result = square(falling, x, y, eps=0.05, queries=300, state=state)
+    result = square(falling, x, y, eps=0.06, queries=600, state=state)
     for name in ("x", "margins", "queries", "broken"):
         assert (getattr(result, name) == getattr(whole, name)).all(), name
     assert falling.rows == rows, "what was asked before the interruption was asked again, or not at all"
@@ -304,53 +304,53 @@ def test_an_interrupted_run_ends_like_one_that_was_not(x, y, falling, tmp_path, 
 def test_a_model_that_fails_in_between_costs_what_came_after_the_last_save(x, y, falling, tmp_path, monkeypatch):
     monkeypatch.setattr(SQUARE, "SAVE_EVERY_S", 0.0)
     state = tmp_path / "square.npz"
-    whole = square(falling, x, y, eps=0.05, queries=100)
+    whole = square(falling, x, y, eps=0.06, queries=100)
 
     def fail(batch):
         # the batch is written in place: what a failed query leaves there must not be saved
         if falling.rows > 500:
-            raise StoppedError
+            raise StopError
         return falling(batch)
 
     falling.asked.clear()
-    with pytest.raises(StoppedError):
-        square(fail, x, y, eps=0.05, queries=100, state=state)
-    result = square(falling, x, y, eps=0.05, queries=100, state=state)
+    with pytest.raises(StopError):
+        square(fail, x, y, eps=0.06, queries=100, state=state)
+    result = square(falling, x, y, eps=0.06, queries=100, state=state)
     assert (result.x == whole.x).all() and (result.queries == whole.queries).all()
 
 
 def test_a_state_is_written_every_so_often(x, y, falling, tmp_path, monkeypatch):
     state = tmp_path / "square.npz"
     seen = []
-    square(falling, x, y, eps=0.05, queries=50, state=state, progress=lambda *call: seen.append(state.exists()))
+    square(falling, x, y, eps=0.06, queries=50, state=state, progress=lambda *call: seen.append(state.exists()))
     assert not any(seen), "50 queries take less than 10 seconds"
     monkeypatch.setattr(SQUARE, "SAVE_EVERY_S", 0.0)
     seen.clear()
-    square(falling, x, y, eps=0.05, queries=50, state=state, progress=lambda *call: seen.append(state.exists()))
+    square(falling, x, y, eps=0.06, queries=50, state=state, progress=lambda *call: seen.append(state.exists()))
     assert all(seen) and not state.exists()
 
 
 @pytest.fixture
 def interrupted(x, y, falling, tmp_path, monkeypatch):
-    """The state of a run of 100 queries at eps 0.05, after 40 of them."""
+    """The state of a run of 100 queries at eps 0.06, after 40 of them."""
     monkeypatch.setattr(SQUARE, "SAVE_EVERY_S", 0.0)
     path = tmp_path / "square.npz"
 
     def stop(asked, most):
         if asked == 40:
-            raise StoppedError
+            raise StopError
 
-    with pytest.raises(StoppedError):
-        square(falling, x, y, eps=0.05, queries=100, state=path, identity="a", progress=stop)
+    with pytest.raises(StopError):
+        square(falling, x, y, eps=0.06, queries=100, state=path, identity="a", progress=stop)
     return path
 
 
 @pytest.mark.parametrize(
-    "other", [{"eps": 0.06}, {"queries": 101}, {"seed": 1}, {"p_init": 0.5}, {"identity": "b"}, {"x": 1}, {"y": 1}],
+    "other", [{"eps": 0.07}, {"queries": 101}, {"seed": 1}, {"p_init": 0.5}, {"identity": "b"}, {"x": 1}, {"y": 1}],
     ids=lambda other: next(iter(other)),
 )  # fmt: skip
 def test_the_state_of_another_run_is_refused_and_kept(x, y, falling, interrupted, other):
-    arguments = {"x": x.copy(), "y": y.copy(), "eps": 0.05, "queries": 100, "identity": "a"}
+    arguments = {"x": x.copy(), "y": y.copy(), "eps": 0.06, "queries": 100, "identity": "a"}
     for name, value in other.items():
         if name in ("x", "y"):
             arguments[name].flat[0] = value
@@ -366,13 +366,13 @@ def test_the_state_of_another_run_is_refused_and_kept(x, y, falling, interrupted
 def test_a_damaged_state_is_refused(x, y, falling, interrupted, damage):
     interrupted.write_bytes(damage(interrupted.read_bytes()))
     with pytest.raises(BundleError, match="is not a state of Square"):
-        square(falling, x, y, eps=0.05, queries=100, state=interrupted, identity="a")
+        square(falling, x, y, eps=0.06, queries=100, state=interrupted, identity="a")
 
 
 def test_a_state_that_cannot_be_written(x, y, falling, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
-        square(falling, x, y, eps=0.05, queries=3, state=tmp_path / "file" / "square.npz")
+        square(falling, x, y, eps=0.06, queries=3, state=tmp_path / "file" / "square.npz")
 
 
 @pytest.mark.parametrize(
@@ -409,7 +409,7 @@ def test_answers_that_are_no_logits(x, y, logits, message):
 # --- on artefacts -------------------------------------------------------------------------------------------------------
 
 
-BUDGETS = Eps.parse_list("0.1,0.3")
+BUDGETS = Eps.parse_list("0.05,0.3")
 QUERIES = 120
 
 
@@ -447,10 +447,10 @@ def test_artefacts_are_attacked_end_to_end(opened, digits, variant):
     attacks = [attack, NoiseAttack(BUDGETS)]
     (batch,) = craft([clean], attacks, backend, uint8=False)
     assert [info.key for info in infos(attacks, uint8=False)] == list(batch.adversarial)
-    stand = {key: int((labels == y).sum()) for key, labels in batch.reference.items()}
+    stand = {key: int((labels == y).sum()) for key, labels in batch.evidence.answers.items()}
     print(f"\n{variant}: of 40 stand {stand}")
     assert stand[attack.name, "0.3"] <= stand["noise", "0.3"] - 10
-    assert stand[attack.name, "0.3"] < stand[attack.name, "0.1"] < stand["clean", "0"]
+    assert stand[attack.name, "0.3"] < stand[attack.name, "0.05"] <= stand["clean", "0"]
     for eps in BUDGETS:
         found = margins(backend.infer(batch.adversarial[attack.name, eps.text]), y)
         assert (found >= margins(backend.infer(x), y) - 1e-3).all()
@@ -488,9 +488,9 @@ def test_an_interrupted_attack_continues_at_its_budget(opened, digits, tmp_path,
 
     def stop(asked, most):
         if asked == at:
-            raise StoppedError
+            raise StopError
 
-    with pytest.raises(StoppedError):
+    with pytest.raises(StopError):
         SquareAttack(backend, BUDGETS, QUERIES, progress=stop, state=tmp_path).craft(x, y)
     calls.clear()
     again = SquareAttack(backend, BUDGETS, QUERIES, progress=lambda *call: calls.append(call), state=tmp_path).craft(
