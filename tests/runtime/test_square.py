@@ -6,7 +6,6 @@ import importlib
 import json
 import subprocess
 import sys
-import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -552,8 +551,8 @@ def test_no_torch_is_loaded(digits_bundle):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("eps", "queries"), [(0.1, 1000), (0.15, 500)])
-def test_as_strong_as_torchattacks(digits_bundle, digits_test, eps, queries):
+@pytest.mark.parametrize(("eps", "queries"), [(0.1, 1000), (0.2, 300)])
+def test_as_strong_as_torchattacks(digits_model, digits_test, eps, queries):
     """On the same images of a really trained network. torchattacks draws one square for the whole batch, so its accuracy varies
     by some points from seed to seed: the mean of four is compared with the mean of ours."""
     import torchattacks
@@ -561,24 +560,23 @@ def test_as_strong_as_torchattacks(digits_bundle, digits_test, eps, queries):
     order = balanced_subset(digits_test.labels, 300)
     batch = next(batches(digits_test, digits_test.preprocess, batch_size=300, order=order))
     x, y = to_tensor(batch.pixels), batch.labels
-    with TorchBackend(digits_bundle, device=torch.device("cpu"), threads=1) as backend:
 
-        def accuracy(x_adv):
-            check_crafted(x_adv, x, "square", Eps(str(eps), eps))
-            return float((margins(backend.infer(x_adv), y) < 0).mean())
+    def predict(x):
+        with torch.no_grad():
+            return digits_model(torch.from_numpy(x)).numpy()
 
-        theirs, ours = [], []
-        for seed in range(4):
-            torch.manual_seed(seed)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                attack = torchattacks.Square(
-                    backend.model, norm="Linf", eps=eps, n_queries=queries, n_restarts=1, p_init=0.8, seed=seed,
-                    verbose=False, loss="margin", resc_schedule=True,
-                )  # fmt: skip
-                theirs.append(accuracy(attack(torch.from_numpy(x), torch.from_numpy(y)).numpy()))
-            ours.append(accuracy(square(backend.infer, x, y, eps=eps, queries=queries, seed=seed).x))
-        clean = accuracy(x)
-    print(f"\neps {eps}, {queries} queries, clean {clean:.3f}: ours {ours}, torchattacks {theirs}")
+    def accuracy(x_adv):
+        return float((margins(predict(x_adv), y) < 0).mean())
+
+    theirs, ours = [], []
+    for seed in range(4):
+        torch.manual_seed(seed)
+        attack = torchattacks.Square(
+            digits_model, norm="Linf", eps=eps, n_queries=queries, n_restarts=1, p_init=0.8, seed=seed, verbose=False,
+            loss="margin", resc_schedule=True,
+        )  # fmt: skip
+        theirs.append(accuracy(attack(torch.from_numpy(x), torch.from_numpy(y)).numpy()))
+        ours.append(accuracy(square(predict, x, y, eps=eps, queries=queries, seed=seed).x))
+    print(f"\neps {eps}, {queries} queries, clean {accuracy(x):.3f}: ours {ours}, torchattacks {theirs}")
     assert np.mean(ours) <= np.mean(theirs) + 0.01
-    assert np.mean(ours) < clean - 0.2
+    assert np.mean(ours) < accuracy(x) - 0.2
