@@ -140,7 +140,7 @@ class Surrogate(nn.Module):
         self._last_use = _last_uses(self._nodes, graph.output)
         used = {name for node in self._nodes for name in node.inputs}
         self._shapes = {k: v for k, v in constants.items() if k in used and not v.is_floating_point()}
-        self._parameter_of = {}
+        self._parameter_of: dict[str, str] = {}
         for name in sorted(used & constants.keys() - self._shapes.keys()):
             # ONNX's names hold dots, which are not allowed in names of parameters
             self._parameter_of[name] = f"constant_{len(self._parameter_of)}"

@@ -121,7 +121,7 @@ def test_int8_entries_are_complete(bundle: Bundle) -> None:
     json.dumps(bundle.manifest, allow_nan=False)
     assert sorted(p.name for p in bundle.path.iterdir()) == [
         "golden.npz", "manifest.json", "model.fp32.onnx", "model.int8-s8s8.onnx", "model.int8-u8s8.onnx",
-        "weights.safetensors",
+        "surrogate.int8-s8s8.safetensors", "surrogate.int8-u8s8.safetensors", "weights.safetensors",
     ]  # fmt: skip
 
 
