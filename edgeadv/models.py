@@ -172,7 +172,7 @@ def _bare(architecture: Architecture, num_classes: int, *, pretrained: bool = Fa
         raise InputError(f"cannot build {architecture.name}: {error}") from error
     except OSError as error:
         raise InputError(
-            f"cannot get the pretrained weights of {architecture.name} ({error}); pass a file: --weights FILE"
+            f"cannot get the pretrained weights of {architecture.name} ({error}); give a file of them with --weights"
         ) from error
     return net
 

@@ -20,26 +20,44 @@ from .models import PixelModel
 
 
 class Objective(Protocol):
-    """A loss of logits, with what it needs of the images."""
+    """A loss of logits, with what it needs of the images, and the images that it is a loss of."""
 
     @property
     def head_scale(self) -> float:
         """Factor between the logits of this objective and those of ordinary training; see :func:`scale_head`."""
         ...
 
+    def inputs(self, model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+        """The images that the network is shown for this update, of the shape and range of ``x``, without a gradient.
+
+        Args:
+            model: the network that is trained, in training mode; its parameters, gradients and buffers stay as they are.
+            x: float32 (n, 3, H, W) in [0, 1], the images of the batch.
+            labels: int64 (n,).
+        """
+        ...
+
     def __call__(self, x: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean loss over the batch.
 
         Args:
-            x: float32 (n, 3, H, W) in [0, 1], the images as the network saw them.
-            logits: float32 (n, classes), not divided by any temperature.
+            x: float32 (n, 3, H, W) in [0, 1], the images of the batch, before :meth:`inputs`.
+            logits: float32 (n, classes), of what :meth:`inputs` gave, not divided by any temperature.
             labels: int64 (n,).
         """
         ...
 
 
+class Unperturbed:
+    """What objectives share that show the network the images as they are."""
+
+    def inputs(self, model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+        """The images themselves."""
+        return x
+
+
 @dataclass(frozen=True)
-class HardLabels:
+class HardLabels(Unperturbed):
     """Cross-entropy on the labels at ``temperature``; 1 is ordinary training."""
 
     temperature: float = 1.0
@@ -58,7 +76,7 @@ class HardLabels:
 
 
 @dataclass(frozen=True)
-class DefensiveDistillation:
+class DefensiveDistillation(Unperturbed):
     """Cross-entropy to the teacher's probabilities, both at ``temperature`` (Papernot et al. 2016, eq. 8)."""
 
     teacher: nn.Module
@@ -78,7 +96,7 @@ class DefensiveDistillation:
 
 
 @dataclass(frozen=True)
-class SoftLabels:
+class SoftLabels(Unperturbed):
     """Soft labels at T mixed with hard labels (Hinton et al. 2015, section 2).
 
     ``alpha * T**2 * CE(student / T, teacher / T) + (1 - alpha) * CE(student, labels)``. This is our reading of the

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +18,10 @@ from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.errors import DataError, InputError, StorageError
 from edgeadv_runtime.evaluate import MOST_UNREADABLE, DataDigest, DataInfo
-from edgeadv_runtime.files import (
-    atomic_file,
-    canonical_json,
-    ensure_writable,
-    read_json,
-    sha256_bytes,
-    sha256_file,
-    write_json,
-)
+from edgeadv_runtime.files import atomic_file, begin_partial, canonical_json, sha256_bytes, sha256_file, write_json
 from edgeadv_runtime.pack import PACK_FILE, SCHEMA_VERSION, SHARD_SIZE, AttackPack, info_to_json, load_shard, save_shard
 
-from .data import ImageSet, batches
+from .data import ImageSet, balanced_subset, batches
 
 _PLAN_FILE = "plan.json"
 
@@ -48,6 +41,47 @@ def clean_batches(
     for batch in batches(images, bundle.preprocess, batch_size=SHARD_SIZE, order=order, workers=workers):
         unreadable += batch.unreadable
         yield CleanBatch(batch.index, batch.pixels, batch.labels)
+
+
+def images_sha256(images: ImageSet, order: NDArray[np.int64]) -> str:
+    """Hash of which images these are: where they come from, their names and their labels, not their pixels.
+
+    Work that is resumed must go on with the same ones.
+    """
+    source = str(Path(images.spec).resolve()) if Path(images.spec).exists() else images.spec
+    settled = {
+        "source": source,
+        "names": [images.names[int(i)] for i in order],
+        "labels": images.labels[order].tolist(),
+    }
+    return sha256_bytes(canonical_json(settled))
+
+
+def check_images(pack: AttackPack, images: ImageSet, bundle: Bundle, *, workers: int = 0) -> None:
+    """Make sure that a pack was made from ``images``, pixel by pixel; how they are called does not matter.
+
+    Args:
+        pack: the pack.
+        images: relabelled to the bundle's classes.
+        bundle: whose preprocessing is applied.
+        workers: processes that decode.
+
+    Raises:
+        InputError: it was made from others.
+    """
+    order = balanced_subset(images.labels, pack.data.total)
+    digest = DataDigest()
+    for batch in clean_batches(images, bundle, order, unreadable=[], workers=workers):
+        digest.add(batch)
+    if digest.hexdigest() != pack.manifest.get("data_sha256"):
+        raise InputError(
+            f"{pack.path} was not made from the images of {images.spec}: give the data that it was made from, or leave --data out"
+        )
+
+
+def partial_of(out: Path) -> Path:
+    """Where a pack that will be ``out`` is made."""
+    return out.with_name(out.name + ".partial")
 
 
 def write_pack(
@@ -88,24 +122,19 @@ def write_pack(
     """
     if out.exists():
         raise StorageError(f"{out} exists: choose another --out")
-    partial = out.with_name(out.name + ".partial")
+    partial = partial_of(out)
     listed = infos(attacks, uint8=uint8)
     plan = {
         "schema_version": SCHEMA_VERSION, "kind": "pack", "edgeadv_version": __version__, "bundle_id": bundle.id,
         "weights_sha256": bundle.weights_sha256, "preprocess": bundle.preprocess.to_json(), "class_ids": list(bundle.classes.ids),
         "data": asdict(data), "uint8": uint8, "attacks": [info_to_json(info) for info in listed],
     }  # fmt: skip
-    # where the images come from is nobody's business but a resumed call's: it must go on with the same ones
-    source = str(Path(images.spec).resolve()) if Path(images.spec).exists() else images.spec
-    settled = {
-        "source": source,
-        "names": [images.names[int(i)] for i in order],
-        "labels": images.labels[order].tolist(),
-    }
-    _start(partial, {**plan, "images": sha256_bytes(canonical_json(settled))}, resume=resume)
+    # where the images come from is nobody's business but a resumed call's
+    begun = {**plan, "images": images_sha256(images, order)}
+    begin_partial(partial, _PLAN_FILE, begun, what="pack", resume=resume)
     digest = DataDigest()
     unreadable: list[str] = []
-    shards: list[dict[str, object]] = []
+    shards: list[dict[str, Any]] = []
     for number, first in enumerate(range(0, len(order), SHARD_SIZE)):
         file = partial / f"shard-{number:05d}.npz"
         if file.exists():
@@ -131,17 +160,9 @@ def write_pack(
         if progress is not None:
             progress(min(first + SHARD_SIZE, len(order)), len(order))
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    write_json(partial / PACK_FILE, {**plan, "created": now, "data_sha256": digest.hexdigest(), "shards": shards})
+    scored = sum(shard["n"] for shard in shards)
+    made = {**plan, "created": now, "data_sha256": digest.hexdigest(), "n": scored, "shards": shards}
+    write_json(partial / PACK_FILE, made)
     (partial / _PLAN_FILE).unlink()
     partial.rename(out)
     return AttackPack.open(out, bundle=bundle)
-
-
-def _start(partial: Path, plan: dict[str, object], *, resume: bool) -> None:
-    if partial.exists() and not resume:
-        raise StorageError(f"{partial} holds an unfinished pack: continue it with --resume, or delete it")
-    ensure_writable(partial)
-    plan_file = partial / _PLAN_FILE
-    if plan_file.exists() and read_json(plan_file, what="pack plan") != plan:
-        raise InputError(f"{partial} was started with other settings: continue with the same ones, or delete it")
-    write_json(plan_file, plan)

@@ -1,4 +1,4 @@
-"""The one training loop: ordinary training and both distillations differ in their objective only."""
+"""The one training loop: ordinary and adversarial training and both distillations differ in their objective only."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ class Progress:
         step: of this epoch, from 1.
         steps: of this epoch.
         loss: mean loss of the epoch so far.
-        accuracy: share of training images classified right in the epoch so far.
+        accuracy: share of training images classified right in the epoch so far, as the network saw them: perturbed in
+            adversarial training.
         images_per_s: training images per second, in this epoch so far.
         test_accuracy: top-1 on the test images after the last whole epoch, None before.
     """
@@ -179,7 +180,7 @@ class _Trainer:
         labels = torch.from_numpy(batch.labels).to(self.device)
         # half precision pays where tensor cores do; a CPU here would only lose digits
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            logits = self.model(x)
+            logits = self.model(objective.inputs(self.model, x, labels))
         loss = objective(x, logits.float(), labels)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

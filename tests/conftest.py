@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeadv.data import ImageSet, batches, open_data
-from edgeadv.models import Architecture, PixelModel, build
+from edgeadv.data import ImageSet, batches, imagenet_classes, open_data
+from edgeadv.models import Architecture, PixelModel, build, load_pretrained
 from edgeadv_runtime.bundle import Bundle, Classes
 from edgeadv_runtime.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.variants import VARIANTS
@@ -136,3 +136,46 @@ def digits_bundle(
         preprocess=digits_test.preprocess, frames=data_frames(digits_test), variants=VARIANTS, title="digits",
         provenance={"data": "mnist5k"}, int8=plan,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def imagenet_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files with seeded weights of two small classifiers of 1,000 classes. Shared: tests must not change them."""
+    folder = tmp_path_factory.mktemp("weights")
+    files = {}
+    for name in ("timm/test_resnet", "timm/test_efficientnet"):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = build(Architecture.find(name, num_classes=1000))
+        files[name] = folder / f"{model.architecture.name}.pth"
+        torch.save(model.net.state_dict(), files[name])
+    return files
+
+
+@pytest.fixture(scope="session")
+def imagenet_photos(tmp_path_factory: pytest.TempPathFactory, imagenet_weights: dict[str, Path]) -> Path:
+    """24 photographs in folders named by WordNet id: what the first of ``imagenet_weights`` sees, every sixth one another.
+
+    Shared: tests must not change them.
+    """
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    torch.set_num_threads(1)
+    ids, rng = imagenet_classes().ids, np.random.default_rng(0)
+    model = load_pretrained(
+        Architecture.find("timm/test_resnet", num_classes=len(ids)), imagenet_weights["timm/test_resnet"]
+    ).eval()
+    folder = tmp_path_factory.mktemp("imagenet")
+    for i in range(24):
+        picture = load_sample_images().images[i % 2]
+        side = int(rng.integers(60, 400))
+        top, left = int(rng.integers(picture.shape[0] - side)), int(rng.integers(picture.shape[1] - side))
+        cut = picture[top : top + side, left : left + side]
+        pixels = Preprocess(resize=168, crop=160)(cut, color_order="rgb")
+        with torch.no_grad():
+            label = int(model(torch.from_numpy(to_tensor(pixels[None]))).argmax())
+        home = folder / ids[(label + (i % 6 == 0)) % len(ids)]
+        home.mkdir(exist_ok=True)
+        Image.fromarray(cut).save(home / f"{i:02d}.png")
+    return folder

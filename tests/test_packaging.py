@@ -127,6 +127,7 @@ def test_the_base_install_shows_help_version_and_what_is_missing(empty, tmp_path
         "attack",
         "evaluate",
         "bench",
+        "gate",
         "report",
         "doctor",
     ):

@@ -15,12 +15,13 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 PUBLIC = {
     "edgeadv_runtime": [
         "Attack", "AttackPack", "Backend", "BatchProfile", "Bundle", "CallableAttack", "Classifier", "Crafted", "DataInfo",
-        "EdgeAdvError", "EngineCache", "EngineOptions", "Eps", "Label", "OnnxRuntimeBackend", "Preprocess", "Results", "Row",
-        "TensorRTBackend", "__version__", "evaluate",
+        "EdgeAdvError", "EngineCache", "EngineOptions", "Eps", "Label", "NoiseAttack", "OnnxRuntimeBackend", "Preprocess", "Results", "Row",
+        "SquareAttack", "TensorRTBackend", "__version__", "evaluate", "square",
     ],
     "edgeadv.attacks": [
-        "NAMES", "Adversarial", "FGSMAttack", "RandomStartAttack", "cross_entropy", "fgsm", "input_gradient", "margin",
-        "no_direction", "pgd", "rescaled_cross_entropy", "standard_attacks",
+        "L2", "NAMES", "Adversarial", "AutoSteps", "Ball", "GradientAttack", "Linf", "MomentumSteps", "Steps", "apgd",
+        "apgd_targeted", "ascend", "ball", "build_attacks", "cross_entropy", "dlr", "fgsm", "input_gradient", "margin",
+        "mi_fgsm", "no_direction", "pgd", "rescaled_cross_entropy", "targeted_dlr", "targeted_margin", "towards",
     ],
     "edgeadv_export": [
         "TOLERANCES", "Calibration", "Int8Plan", "calibration_images", "choose_calibration", "data_frames", "export_bundle",

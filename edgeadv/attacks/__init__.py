@@ -1,10 +1,23 @@
 """Attacks with PyTorch's gradients, in pixels of [0, 1]."""
 
-from .gradients import cross_entropy, input_gradient, margin, no_direction, rescaled_cross_entropy
-from .linf import Adversarial, fgsm, pgd
-from .suite import NAMES, FGSMAttack, RandomStartAttack, standard_attacks
+from .functions import apgd, apgd_targeted, fgsm, mi_fgsm, pgd
+from .iterate import Adversarial, AutoSteps, MomentumSteps, Steps, ascend
+from .losses import (
+    cross_entropy,
+    dlr,
+    input_gradient,
+    margin,
+    no_direction,
+    rescaled_cross_entropy,
+    targeted_dlr,
+    targeted_margin,
+    towards,
+)
+from .norms import L2, Ball, Linf, ball
+from .suite import NAMES, GradientAttack, build_attacks
 
 __all__ = [
-    "NAMES", "Adversarial", "FGSMAttack", "RandomStartAttack", "cross_entropy", "fgsm", "input_gradient", "margin",
-    "no_direction", "pgd", "rescaled_cross_entropy", "standard_attacks",
+    "L2", "NAMES", "Adversarial", "AutoSteps", "Ball", "GradientAttack", "Linf", "MomentumSteps", "Steps", "apgd",
+    "apgd_targeted", "ascend", "ball", "build_attacks", "cross_entropy", "dlr", "fgsm", "input_gradient", "margin", "mi_fgsm",
+    "no_direction", "pgd", "rescaled_cross_entropy", "targeted_dlr", "targeted_margin", "towards",
 ]  # fmt: skip

@@ -2,62 +2,213 @@
 
 from __future__ import annotations
 
-import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgeadv_runtime.attack import Attack, Crafted
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.results import AttackParams
-from edgeadv_runtime.verdict import FGSM, FGSM_RANDOM_START, FGSM_RESCALED, PGD_MARGIN
+from edgeadv_runtime.suites import (
+    APGD_CE,
+    APGD_DLR,
+    APGD_TARGETED,
+    FGSM,
+    FGSM_RANDOM_START,
+    FGSM_RESCALED,
+    LARGE_EPS,
+    MI_FGSM,
+    PGD_CE,
+    PGD_L2,
+    PGD_MARGIN,
+    QUERY_ATTACKS,
+    Effort,
+)
 
-from ..models import PixelModel
-from .gradients import Loss, cross_entropy, rescaled_cross_entropy
-from .linf import Adversarial, fgsm, pgd
+from .functions import apgd, apgd_targeted, fgsm, mi_fgsm, pgd
+from .iterate import Adversarial
+from .losses import Loss, cross_entropy, dlr, margin, rescaled_cross_entropy
+from .norms import EUCLIDEAN, LINF, ball
 
 GRADIENTS = "torch fp32"
-PGD_STEPS = 20
-RANDOM_START_SEED = 0
+SEED = 0
 # activations of 20 photographs of 224 pixels; more would take gigabytes and save no time
 _PIXELS_AT_ONCE = 1_000_000
-_LOSSES: dict[str, tuple[str, Loss]] = {
-    FGSM: ("cross-entropy", cross_entropy),
-    FGSM_RESCALED: ("cross-entropy of logits / max|logit|", rescaled_cross_entropy),
-}
-NAMES = (FGSM, FGSM_RESCALED, FGSM_RANDOM_START, PGD_MARGIN)
+_FEWEST_FOR_DLR = 3
+
+
+class _Job(NamedTuple):
+    """One attack on one part of a batch at one budget."""
+
+    model: nn.Module
+    x: Tensor
+    labels: Tensor
+    eps: float
+    effort: Effort
+    loss: Loss
+    targeted: bool
+    start: Tensor | None
+
+
+def _random_start(job: _Job) -> Adversarial:
+    start = ball(LINF, job.eps / 2).starts(job.x, seed=SEED) - job.x
+    return pgd(
+        job.model, job.x, job.labels, eps=job.eps, steps=1, step_size=job.eps, loss=job.loss, start=start, targeted=job.targeted
+    )  # fmt: skip
+
+
+def _momentum(job: _Job) -> Adversarial:
+    return mi_fgsm(
+        job.model, job.x, job.labels, eps=job.eps, steps=job.effort.steps, loss=job.loss, start=job.start, targeted=job.targeted
+    )  # fmt: skip
+
+
+def _pgd(job: _Job, norm: str = LINF) -> Adversarial:
+    return pgd(
+        job.model, job.x, job.labels, eps=job.eps, steps=job.effort.steps, loss=job.loss, norm=norm, seed=SEED,
+        start=ball(norm, job.eps).starts(job.x, seed=SEED) - job.x, restarts=job.effort.restarts, targeted=job.targeted,
+    )  # fmt: skip
+
+
+def _pgd_l2(job: _Job) -> Adversarial:
+    return _pgd(job, EUCLIDEAN)
+
+
+def _apgd(job: _Job) -> Adversarial:
+    return apgd(
+        job.model, job.x, job.labels, eps=job.eps, steps=job.effort.steps, loss=job.loss, restarts=job.effort.restarts,
+        seed=SEED, start=job.start, targeted=job.targeted,
+    )  # fmt: skip
+
+
+def _apgd_targeted(job: _Job) -> Adversarial:
+    return apgd_targeted(
+        job.model, job.x, job.labels, eps=job.eps, steps=job.effort.steps, targets=job.effort.targets, seed=SEED,
+        start=job.start,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _TorchAttack(ABC):
-    """What the attacks share: the model, its device, its hash, and the way in and out of NumPy.
+class _Recipe:
+    """What is behind a name.
 
     Attributes:
-        model: pixels to logits.
-        gradients_sha256: hash of its weights.
-        eps: budgets, ascending.
+        run: the attack at one budget; None is one step from the image, at all budgets with one gradient.
+        said: its loss in words, for the result row.
+        loss: what it ascends.
+        step_size: in words, with ``{eps}`` and ``{steps}``.
+        norm: of the budget.
+        random: whether it begins at a random point.
+        onwards: whether an image begins at what broke it within a smaller budget. Attacks that the verdict compares, one
+            with another or one budget with the next, do not: each of their figures stands for itself.
+        targetable: whether it can move towards a class that the caller names.
     """
 
-    model: PixelModel
+    run: Callable[[_Job], Adversarial] | None
+    said: str
+    loss: Loss
+    step_size: str
+    norm: str = LINF
+    random: bool = True
+    onwards: bool = False
+    targetable: bool = True
+
+
+_CE, _MARGIN, _DLR = "cross-entropy", "logit margin", "DLR"
+_PGD_STEP, _AUTO_STEP = "2.5*{eps}/{steps}", "2*{eps}, halved by APGD's schedule"
+_RECIPES: Mapping[str, _Recipe] = {
+    FGSM: _Recipe(None, _CE, cross_entropy, "{eps}", random=False),
+    FGSM_RESCALED: _Recipe(
+        None, "cross-entropy of logits / max|logit|", rescaled_cross_entropy, "{eps}", random=False
+    ),
+    FGSM_RANDOM_START: _Recipe(_random_start, _CE, cross_entropy, "{eps}"),
+    MI_FGSM: _Recipe(_momentum, _CE, cross_entropy, "{eps}/{steps}", random=False, onwards=True),
+    PGD_CE: _Recipe(_pgd, _CE, cross_entropy, _PGD_STEP),
+    PGD_MARGIN: _Recipe(_pgd, _MARGIN, margin, _PGD_STEP),
+    PGD_L2: _Recipe(_pgd_l2, _MARGIN, margin, _PGD_STEP, norm=EUCLIDEAN),
+    APGD_CE: _Recipe(_apgd, _CE, cross_entropy, _AUTO_STEP, onwards=True),
+    APGD_DLR: _Recipe(_apgd, _DLR, dlr, _AUTO_STEP, onwards=True),
+    APGD_TARGETED: _Recipe(_apgd_targeted, "targeted DLR", dlr, _AUTO_STEP, onwards=True, targetable=False),
+    LARGE_EPS: _Recipe(_pgd, _MARGIN, margin, _PGD_STEP, targetable=False),
+}  # fmt: skip
+NAMES = tuple(_RECIPES)
+
+
+@dataclass(frozen=True)
+class GradientAttack:
+    """An attack by name on one model, at one or more budgets.
+
+    Attributes:
+        model: pixels to logits, on the device to attack on.
+        gradients_sha256: hash of the artefact that the gradients belong to.
+        eps: budgets, ascending.
+        method: of :data:`NAMES`.
+        effort: how hard it tries.
+        classes: how many logits the model has; the DLR loss needs three, below that the margin takes its place.
+        target: class position to move towards; None is untargeted.
+        suffix: of the name in rows, ``"@int8-u8s8"`` where the model is not the reference.
+        gradients: where they come from, in words.
+    """
+
+    model: nn.Module
     gradients_sha256: str | None
     eps: Sequence[Eps]
+    method: str
+    effort: Effort
+    classes: int
+    target: int | None = None
+    suffix: str = ""
     gradients: str = GRADIENTS
+    queried: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name in result rows."""
+        return self.method + self.suffix
+
+    @property
+    def control(self) -> bool:
+        """Whether it is evidence for the verdict alone."""
+        return self.method == LARGE_EPS
+
+    def params(self, eps: Eps) -> AttackParams:
+        """How it is run at ``eps``."""
+        recipe, targeted = _RECIPES[self.method], self.method == APGD_TARGETED
+        few = self.classes < _FEWEST_FOR_DLR + targeted
+        said = "logit margin" if few and recipe.loss is dlr else recipe.said
+        steps = self.effort.steps if "steps" in recipe.step_size or "APGD" in recipe.step_size else 1
+        return AttackParams(
+            norm=recipe.norm, loss=said, steps=steps, step_size=recipe.step_size.format(eps=eps.text, steps=steps),
+            restarts=min(self.effort.targets, self.classes - 1) if targeted else self.effort.restarts,
+            seed=SEED if recipe.random else None, target=None if self.target is None else str(self.target),
+        )  # fmt: skip
 
     def craft(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> list[Crafted]:
         """Attack a batch at every budget, in parts whose activations fit into memory; an image does not notice."""
         part = max(1, _PIXELS_AT_ONCE // (x.shape[2] * x.shape[3]))
-        parts = [self._craft(*self._tensors(x[i : i + part], y[i : i + part])) for i in range(0, len(x), part)]
+        parts = [self._craft(*self._tensors(x[i : i + part], y[i : i + part])) for i in range(0, len(x) or 1, part)]
         return [_joined(results) for results in zip(*parts, strict=True)]
 
-    @abstractmethod
-    def _craft(self, pixels: Tensor, labels: Tensor) -> list[Adversarial]:
-        """Attack what fits into memory at once, at every budget."""
+    def _craft(self, x: Tensor, labels: Tensor) -> list[Adversarial]:
+        recipe = _RECIPES[self.method]
+        if self.target is not None:
+            labels = torch.full_like(labels, self.target)
+        if recipe.run is None:
+            budgets = [eps.value for eps in self.eps]
+            return fgsm(self.model, x, labels, eps=budgets, loss=recipe.loss, targeted=self.target is not None)
+        loss = margin if recipe.loss is dlr and self.classes < _FEWEST_FOR_DLR else recipe.loss
+        found: list[Adversarial] = []
+        for eps in self.eps:
+            start = found[-1].x - x if recipe.onwards and found else None
+            job = _Job(self.model, x, labels, eps.value, self.effort, loss, self.target is not None, start)
+            found.append(recipe.run(job))
+        return found
 
     def _tensors(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         device = next(self.model.parameters()).device
@@ -66,112 +217,49 @@ class _TorchAttack(ABC):
         )
 
 
-@dataclass(frozen=True)
-class FGSMAttack(_TorchAttack):
-    """:func:`edgeadv.attacks.fgsm` at several budgets with one gradient.
-
-    Attributes:
-        name: ``"fgsm"``, or ``"fgsm-rescaled"`` for the gradient of rescaled logits.
-        target: class position to move towards; None is untargeted.
-    """
-
-    name: str = FGSM
-    target: int | None = None
-
-    def params(self, eps: Eps) -> AttackParams:
-        """How it is run at ``eps``."""
-        target = None if self.target is None else str(self.target)
-        return AttackParams(
-            norm="linf", loss=_LOSSES[self.name][0], steps=1, step_size=eps.text, restarts=1, target=target
-        )
-
-    def _craft(self, pixels: Tensor, labels: Tensor) -> list[Adversarial]:
-        if self.target is not None:
-            labels = torch.full_like(labels, self.target)
-        budgets = [eps.value for eps in self.eps]
-        return fgsm(
-            self.model, pixels, labels, eps=budgets, loss=_LOSSES[self.name][1], targeted=self.target is not None
-        )
-
-
-@dataclass(frozen=True)
-class RandomStartAttack(_TorchAttack):
-    """:func:`edgeadv.attacks.pgd` from a random start that belongs to the image and not to the batch it is in.
-
-    ``"pgd-margin"`` takes 20 steps on the logit margin. ``"fgsm-rs"`` takes one step of eps on the cross-entropy from
-    a start within eps / 2: plain FGSM but for its start (after RAND+FGSM of Tramèr et al. 2018).
-
-    Attributes:
-        name: which of the two.
-        steps: gradient steps of ``"pgd-margin"``.
-        seed: of the random start.
-    """
-
-    name: str = PGD_MARGIN
-    steps: int = PGD_STEPS
-    seed: int = RANDOM_START_SEED
-
-    def params(self, eps: Eps) -> AttackParams:
-        """How it is run at ``eps``."""
-        if self.name == FGSM_RANDOM_START:
-            return AttackParams(
-                norm="linf", loss="cross-entropy", steps=1, step_size=eps.text, restarts=1, seed=self.seed
-            )
-        step_size = f"2.5*{eps.text}/{self.steps}"
-        return AttackParams(
-            norm="linf", loss="logit margin", steps=self.steps, step_size=step_size, restarts=1, seed=self.seed
-        )
-
-    def _craft(self, pixels: Tensor, labels: Tensor) -> list[Adversarial]:
-        images = pixels.cpu().contiguous().numpy()
-        unit = torch.from_numpy(np.stack([self._start(image) for image in images])).to(pixels.device)
-        return [self._run(pixels, labels, unit, eps.value) for eps in self.eps]
-
-    def _run(self, x: Tensor, labels: Tensor, unit: Tensor, eps: float) -> Adversarial:
-        if self.name == FGSM_RANDOM_START:
-            return pgd(
-                self.model, x, labels, eps=eps, steps=1, step_size=eps, loss=cross_entropy, start=unit * (eps / 2)
-            )
-        return pgd(self.model, x, labels, eps=eps, steps=self.steps, start=unit * eps)
-
-    def _start(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Uniform in [-1, 1), seeded by the image's own bytes."""
-        rng = np.random.default_rng((self.seed, zlib.crc32(image.tobytes())))
-        return rng.random(image.shape, dtype=np.float32) * 2 - 1
-
-
 def _joined(parts: Sequence[Adversarial]) -> Crafted:
     x = np.concatenate([part.x.cpu().numpy() for part in parts])
     return Crafted(np.ascontiguousarray(x), np.concatenate([part.zero_gradient.cpu().numpy() for part in parts]))
 
 
-def standard_attacks(
-    model: PixelModel,
+def build_attacks(
+    model: nn.Module,
     eps: Sequence[Eps],
     *,
+    efforts: Mapping[str, Effort],
+    classes: int,
     gradients_sha256: str | None,
-    names: Sequence[str] = NAMES,
     target: int | None = None,
+    suffix: str = "",
+    gradients: str = GRADIENTS,
 ) -> list[Attack]:
-    """The attacks by name; all of them together are what a verdict better than ``UNCHECKED`` needs.
+    """The gradient attacks among ``efforts``, e.g. ``SUITES["standard"]``; those that only ask the model are left to others.
 
     Args:
         model: pixels to logits, on the device to attack on.
-        eps: budgets.
-        gradients_sha256: hash of the model's weights.
-        names: of :data:`NAMES`.
-        target: class position for ``fgsm`` and ``fgsm-rescaled``; the others are untargeted.
+        eps: budgets, ascending; the control at eps 1 has its own.
+        efforts: name to effort.
+        classes: how many logits the model has.
+        gradients_sha256: hash of the artefact that its gradients belong to.
+        target: class position to move towards, for attacks that can.
+        suffix: of the names in rows, for a model that is not the reference.
+        gradients: where they come from, in words.
 
     Raises:
-        InputError: a name is unknown.
+        InputError: a name is unknown, or an attack that was named cannot be targeted.
     """
-    unknown = [name for name in names if name not in NAMES]
-    if unknown or not names:
-        raise InputError(f"unknown attack {', '.join(unknown) or '(none)'}: choose from {', '.join(NAMES)}")
+    unknown = [name for name in efforts if name not in _RECIPES and name not in QUERY_ATTACKS]
+    if unknown or not efforts:
+        raise InputError(
+            f"unknown attack {', '.join(unknown) or '(none)'}: choose from {', '.join((*NAMES, *QUERY_ATTACKS))}"
+        )
     attacks: list[Attack] = []
-    for name in names:
-        if name in _LOSSES:
-            attacks.append(FGSMAttack(model, gradients_sha256, eps, name=name, target=target))
-        else:
-            attacks.append(RandomStartAttack(model, gradients_sha256, eps, name=name))
+    for name, effort in efforts.items():
+        if name in QUERY_ATTACKS:
+            continue
+        own = (Eps.parse("1"),) if name == LARGE_EPS else eps
+        aim = target if _RECIPES[name].targetable else None
+        attacks.append(
+            GradientAttack(model, gradients_sha256, own, name, effort, classes, target=aim, suffix=suffix, gradients=gradients)
+        )  # fmt: skip
     return attacks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -11,7 +10,8 @@ import typer
 from edgeadv_runtime import __version__
 from edgeadv_runtime.errors import EdgeAdvError
 
-from . import bench, bundle, demo, doctor, engine, evaluate, export, report, train, verify
+from . import attack, bench, bundle, demo, doctor, engine, evaluate, export, gate, report, study, train, verify
+from ._shared import nobody_reads
 
 app = typer.Typer(
     name="edgeadv",
@@ -27,9 +27,11 @@ app.command()(export.export)
 app.add_typer(bundle.app, name="bundle")
 app.command()(engine.engine)
 app.command()(verify.verify)
-app.command()(evaluate.attack)
+app.command()(attack.attack)
 app.command()(evaluate.evaluate)
+app.command()(study.study)
 app.command()(bench.bench)
+app.command()(gate.gate)
 app.command()(report.report)
 app.command()(doctor.doctor)
 
@@ -50,7 +52,9 @@ def _root(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 2 for bad input (one line on standard error), 130 for Ctrl-C."""
+    """Run the command line; returns the exit status: 0, 1 from ``gate`` for a rule that failed, 2 for bad input (one line on
+    standard error), 130 for Ctrl-C.
+    """
     command = typer.main.get_command(app)
     try:
         # not app(): typer would make a status of its own of Ctrl-C, of a reader that left, and of an EOFError anywhere
@@ -68,8 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 130
     except BrokenPipeError:
-        # the reader of our output left, as `head` does; nothing more can be said to it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nobody_reads()
         return 0
     except Exception as error:
         # usage errors of the parser; which class they are depends on typer's version

@@ -24,6 +24,7 @@ from ._shared import ALL, names, need
 BACKENDS = ("torch", "onnxruntime", "tensorrt")
 TORCH_VARIANT = "fp32"
 
+BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle.")]
 BackendNames = Annotated[
     str, typer.Option("--backend", help=f"Comma-separated, of {', '.join(BACKENDS)}; or all that work here.")
 ]

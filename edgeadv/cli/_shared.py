@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -30,6 +32,11 @@ def names(text: str, *, option: str) -> list[str]:
     if "" in found or len(set(found)) != len(found):
         raise InputError(f"{option} {text!r} is a comma-separated list without gaps or repetitions")
     return found
+
+
+def nobody_reads() -> None:
+    """Give up standard output: its reader left, as ``head`` does, and nothing more can be said to it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

@@ -18,10 +18,12 @@ from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.errors import require
 from edgeadv_runtime.files import ensure_writable
 from edgeadv_runtime.results import CLEAN, WORST_CASE, Results
+from edgeadv_runtime.suites import SUITES
 from edgeadv_runtime.verdict import BADGES
 
+from ._attacks import make_plan
 from ._shared import need
-from .evaluate import crafted, make_plan, score
+from .evaluate import crafted, score
 from .train import progress_bar
 
 if TYPE_CHECKING:
@@ -99,11 +101,12 @@ def _export(run: Run, out: Path) -> Bundle:
 
 def _evaluate(bundle: Bundle, out: Path) -> Results:
     _say(f"attacking and scoring {bundle.manifest['title']} on {IMAGES} test images, eps {EPS}")
-    plan = make_plan(bundle, DATA, EPS, images=IMAGES)
+    plan = make_plan(bundle, DATA, EPS, efforts=SUITES["fast"], variants=VARIANTS, images=IMAGES)
     with ExitStack() as stack:
         stack.enter_context(plan.reference)
         artefacts = [stack.enter_context(OnnxRuntimeBackend(bundle, variant=variant)) for variant in VARIANTS]
-        results = score(crafted(bundle, plan), bundle, [plan.reference, *artefacts])
+        backends = [plan.reference, *artefacts]
+        results = score(crafted(bundle, plan, backends), bundle, backends)
     results.save(out)
     return results
 

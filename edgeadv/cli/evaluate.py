@@ -1,32 +1,49 @@
-"""``edgeadv attack`` and ``edgeadv evaluate``."""
+"""``edgeadv evaluate``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from edgeadv_runtime.attack import AttackInfo, CraftedBatch, craft, infos
+from edgeadv_runtime import __version__
+from edgeadv_runtime.attack import AttackInfo, CraftedBatch, check_infos, craft, extend, infos
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.eps import Eps
-from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.evaluate import DataInfo
+from edgeadv_runtime.errors import DataError, InputError
+from edgeadv_runtime.evaluate import DataInfo, score_batches, summarise
 from edgeadv_runtime.evaluate import evaluate as run_evaluation
-from edgeadv_runtime.files import ensure_writable
-from edgeadv_runtime.pack import AttackPack
-from edgeadv_runtime.results import CLEAN, WORST_CASE, Results, Row, engine_sentence, engines
-from edgeadv_runtime.verdict import BADGES
+from edgeadv_runtime.files import ensure_writable, sha256_file
+from edgeadv_runtime.outcomes import Artefact, OutcomeStore
+from edgeadv_runtime.pack import PACK_FILE, SHARD_SIZE, AttackPack, info_to_json
+from edgeadv_runtime.results import Results
+from edgeadv_runtime.suites import Effort
 
+from ._attacks import (
+    STANDARD,
+    AttackNames,
+    Download,
+    Limit,
+    Plan,
+    Queries,
+    Root,
+    Suite,
+    Target,
+    Unreadable,
+    Workers,
+    efforts_of,
+    make_plan,
+    query_attacks,
+    without_gradients,
+)
 from ._backends import (
     BackendNames,
+    BundlePath,
     EngineBatch,
     EngineChoice,
     EngineFolder,
@@ -39,77 +56,10 @@ from ._backends import (
     TrustPlan,
     Workspace,
     backend_openers,
-    open_torch,
 )
-from ._shared import ALL, image_bar, names, need
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from edgeadv.data import ImageSet
-    from edgeadv_runtime.attack import Attack
-
-BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle.")]
-EpsList = Annotated[
-    str, typer.Option("--eps", help="Comma-separated budgets in pixels of [0, 1], e.g. 1/255,8/255 or 0.01.")
-]
-AttackNames = Annotated[str, typer.Option("--attacks", help="Comma-separated attacks, or all; a verdict needs all.")]
-Limit = Annotated[int | None, typer.Option("--limit", help="At most this many images, as many of each class.")]
-Target = Annotated[str | None, typer.Option("--target", help="Class id that fgsm and fgsm-rescaled move towards.")]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that decode images.")]
-Unreadable = Annotated[bool, typer.Option("--allow-unreadable", help="Accept more than 1% of unreadable images.")]
-Download = Annotated[bool, typer.Option("--download", help="Let torchvision download the data.")]
-Root = Annotated[Path | None, typer.Option("--data-root", help="Where torchvision keeps its data.")]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is attacked, with what."""
-
-    images: ImageSet
-    order: NDArray[np.int64]
-    data: DataInfo
-    attacks: list[Attack]
-    reference: Backend
-
-
-def attack(
-    bundle: BundlePath,
-    data: Annotated[str, typer.Option(help="Labelled images: a name or a folder.")],
-    eps: EpsList,
-    out: Annotated[Path, typer.Option(help="The attack pack to make.")],
-    attacks: AttackNames = ALL,
-    float32: Annotated[
-        bool, typer.Option("--float32", help="Store floats; by default 8-bit pixels, rounded within eps.")
-    ] = False,
-    limit: Limit = None,
-    target: Target = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted pack.")] = False,
-    provider: Provider = "cpu",
-    workers: Workers = 0,
-    allow_unreadable: Unreadable = False,
-    download: Download = False,
-    data_root: Root = None,
-    expected_sha256: ExpectedHash = None,
-    public_key: PublicKey = None,
-) -> None:
-    """Attack the bundle's weights with PyTorch's gradients and write a pack that a device can score without PyTorch."""
-    need("train")
-    from edgeadv.pack import write_pack
-
-    opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)
-    plan = make_plan(
-        opened, data, eps, attacks=attacks, images=limit, target=target, provider=provider,
-        allow_unreadable=allow_unreadable, download=download, root=data_root,
-    )  # fmt: skip
-    with image_bar("attacking") as progress:
-        pack = write_pack(
-            out, bundle=opened, images=plan.images, order=plan.order, attacks=plan.attacks, reference=plan.reference,
-            data=plan.data, uint8=not float32, resume=resume, workers=workers, progress=progress,
-        )  # fmt: skip
-    size = sum(file.stat().st_size for file in pack.path.iterdir()) / 2**20
-    typer.echo(f"{plan.data.total} images, {len(pack.infos)} attacks and budgets, {size:.1f} MiB: {pack.path}")
+from ._processes import Processes, join
+from ._shared import ALL, image_bar, need
+from ._table import print_results
 
 
 def evaluate(
@@ -118,16 +68,24 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Labelled images: a name or a folder. Attacks are crafted here.")
     ] = None,
-    pack: Annotated[Path | None, typer.Option(help="An attack pack instead of --data: needs no PyTorch.")] = None,
-    eps: Annotated[str | None, typer.Option(help="With --data: budgets in pixels of [0, 1], e.g. 1/255,8/255.")] = None,
+    pack: Annotated[
+        Path | None,
+        typer.Option(help="An attack pack: needs no PyTorch. With --data, which then must be what it was made from."),
+    ] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="With --data: budgets in pixels of [0, 1], ascending, e.g. 1/255,8/255.")
+    ] = None,
     backend: BackendNames = "onnxruntime",
     precision: Precision = ALL,
-    attacks: AttackNames = ALL,
+    suite: Suite = STANDARD,
+    attack: AttackNames = None,
+    queries: Queries = None,
     uint8: Annotated[
         bool, typer.Option("--uint8", help="With --data: round adversarial images to 8 bits, as a pack does.")
     ] = False,
     limit: Limit = None,
     target: Target = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted evaluation.")] = False,
     provider: Provider = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a call.")] = None,
     examples: Annotated[int, typer.Option(min=0, help="Images to keep in the file for the report.")] = 6,
@@ -146,39 +104,69 @@ def evaluate(
 ) -> None:
     """Clean and adversarial accuracy of the artefacts in a bundle, all on the same images.
 
-    Give --data and --eps to craft the attacks here (that needs PyTorch), or --pack to score what was crafted before.
+    Give --data and --eps to craft the attacks here (that needs PyTorch), or --pack to score what was crafted before. Under
+    torchrun the processes share the images; an evaluation that was interrupted goes on with --resume.
     """
-    if (data is None) == (pack is None):
-        raise InputError("evaluate takes either --data with --eps, or --pack")
-    if out.is_dir():
-        raise InputError(f"--out {out} is a folder: name the file to write in it")
-    opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)
-    openers, skipped = backend_openers(
-        opened, backend=backend, precision=precision, provider=provider, threads=threads,
-        engine=EngineChoice(engine_batch, engine_cache, trust_plan, library, workspace, tf32),
-    )  # fmt: skip
-    ensure_writable(out.parent)
     with ExitStack() as stack:
-        if pack is not None:
-            given = [value for value in (eps, target, limit, data_root) if value is not None]
-            if given or attacks != ALL or uint8 or workers or allow_unreadable or download:
-                raise InputError(
-                    "--eps, --attacks, --target, --limit, --uint8, --workers, --allow-unreadable, --download and --data-root "
-                    "were settled with the pack: leave them out"
-                )
-            source = _from_pack(pack, opened)
-        else:
-            if eps is None or data is None:
-                raise InputError("--data needs --eps, e.g. --eps 1/255,8/255: there is no default budget")
-            need("train")
-            plan = make_plan(
-                opened, data, eps, attacks=attacks, images=limit, target=target, provider=provider,
-                allow_unreadable=allow_unreadable, download=download, root=data_root,
+        team = stack.enter_context(join(own_gpu=provider in ("cuda", "tensorrt") or "tensorrt" in backend))
+        with team.in_turn():
+            _check_options(
+                data=data, pack=pack, eps=eps, settled=[target, limit, uint8, allow_unreadable], for_data=[workers, data_root, download]
             )  # fmt: skip
-            source = crafted(opened, plan, uint8=uint8, workers=workers)
-        backends = [stack.enter_context(opener()) for opener in openers.values()]
-        results = score(source, opened, backends, skipped=skipped, examples=examples)
-    results.save(out)
+            if out.is_dir():
+                raise InputError(f"--out {out} is a folder: name the file to write in it")
+            opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)
+            openers, skipped = backend_openers(
+                opened, backend=backend, precision=precision, provider=provider, threads=threads,
+                engine=EngineChoice(engine_batch, engine_cache, trust_plan, library, workspace, tf32),
+            )  # fmt: skip
+            ensure_writable(out.parent)
+            store = OutcomeStore(out.with_name(out.name + ".partial"), n_classes=len(opened.classes))
+            if pack is not None:
+                if queries is not None and attack is None:
+                    raise InputError("with --pack, --queries needs --attack square")
+                added = {} if attack is None else without_gradients(efforts_of(suite, attack, queries))
+                carried = AttackPack.open(pack, bundle=opened)
+                if data is not None and team.first:
+                    _check_pack(carried, data, opened, workers=workers, download=download, root=data_root)
+                backends = [stack.enter_context(opener()) for opener in openers.values()]
+                source = packed(carried, added, backends, state=store.folder)
+            else:
+                assert data is not None and eps is not None
+                need("train")
+                plan = make_plan(
+                    opened, data, eps, efforts=efforts_of(suite, attack, queries),
+                    variants=[variant for _, variant in openers], images=limit, target=target, provider=provider,
+                    allow_unreadable=allow_unreadable, download=download, root=data_root,
+                )  # fmt: skip
+                skipped += plan.skipped
+                backends = [stack.enter_context(opener()) for opener in openers.values()]
+                source = crafted(opened, plan, backends, uint8=uint8, workers=workers, state=store.folder)
+            binding = source.bound_to(opened, backends, examples)
+            store.start(binding, resume=resume or not team.first)
+        if team.first:
+            stack.enter_context(store)
+        _score_share(source, opened, backends, store, team, examples=examples)
+        team.wait()
+        if not team.first:
+            return
+        artefacts = [Artefact.of(each) for each in backends]
+        try:
+            results = summarise(
+                store.all(),
+                source.infos,
+                artefacts,
+                bundle=opened,
+                data=source.data,
+                skipped=skipped,
+                examples=examples,
+            )
+        except DataError:
+            # the outcomes hold what was wrong with the images: going on from them would not help who mends it
+            store.remove()
+            raise
+        results.save(out)
+        store.remove()
     print_results(results)
     gates = [entry.get("gate", {}).get("data", {}).get("sha256") for entry in opened.manifest["variants"].values()]
     if results.data["sha256"] in gates:
@@ -186,128 +174,131 @@ def evaluate(
     typer.echo(f"written: {out}")
 
 
+def _check_options(
+    *, data: str | None, pack: Path | None, eps: str | None, settled: Sequence[object], for_data: Sequence[object]
+) -> None:
+    """Refuse options that do not go together; those in the lists are falsy where they were not given."""
+    if data is None and pack is None:
+        raise InputError("evaluate takes --data with --eps, or --pack")
+    if pack is None:
+        if eps is None:
+            raise InputError("--data needs --eps, e.g. --eps 1/255,8/255: there is no default budget")
+        return
+    if eps is not None or any(value not in (None, False) for value in settled):
+        raise InputError(
+            "--eps, --target, --limit, --uint8 and --allow-unreadable were settled with the pack: leave them out"
+        )
+    if data is None and any(for_data):
+        raise InputError("--workers, --download and --data-root are for --data: leave them out")
+
+
+def _check_pack(
+    pack: AttackPack, data: str, bundle: Bundle, *, workers: int, download: bool, root: Path | None
+) -> None:
+    """Make sure that the pack was made from ``data``."""
+    need("train")
+    from edgeadv.data import DEFAULT_ROOT, open_data
+    from edgeadv.pack import check_images
+
+    images = open_data(data, split="test", root=root or DEFAULT_ROOT, download=download)
+    check_images(pack, images.relabel(bundle.classes), bundle, workers=workers)
+
+
 @dataclass(frozen=True)
 class Source:
     """Images to score, crafted here or read from a pack.
 
     Attributes:
-        batches: the images.
+        read: the batches of these numbers, ascending; the list gets messages of images that could not be decoded.
+        count: how many batches there are.
         infos: what their keys are.
         data: how results name them.
-        unreadable: messages of images that could not be decoded, filled while ``batches`` is read.
+        origin: JSON value of where they come from.
     """
 
-    batches: Iterator[CraftedBatch]
+    read: Callable[[Sequence[int], list[str]], Iterator[CraftedBatch]]
+    count: int
     infos: list[AttackInfo]
     data: DataInfo
-    unreadable: list[str]
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    def bound_to(self, bundle: Bundle, backends: Sequence[Backend], examples: int) -> dict[str, Any]:
+        """Everything that outcomes depend on."""
+        return {
+            "edgeadv_version": __version__, "bundle_id": bundle.id, "data": asdict(self.data), "origin": self.origin,
+            "attacks": [info_to_json(info) for info in self.infos], "examples": examples,
+            "artefacts": [Artefact.of(backend).binding() for backend in backends],
+        }  # fmt: skip
 
 
-def _from_pack(path: Path, bundle: Bundle) -> Source:
-    pack = AttackPack.open(path, bundle=bundle)
+def packed(
+    pack: AttackPack, efforts: Mapping[str, Effort], backends: Sequence[Backend], *, state: Path | None = None
+) -> Source:
+    """Images of a pack, and attacks on the opened artefacts that need no gradients; ``state`` as for :func:`query_attacks`."""
+    budgets = list(dict.fromkeys(info.eps for info in pack.infos if not info.control))
+    added = query_attacks(efforts, budgets, None, backends, state=state)
+    listed = [*pack.infos, *infos(added, uint8=pack.uint8)]
+    check_infos(listed)
+
+    def read(numbers: Sequence[int], unreadable: list[str]) -> Iterator[CraftedBatch]:
+        batches = pack.batches(unreadable, numbers)
+        return extend(batches, added, uint8=pack.uint8) if added else batches
+
+    return Source(read, pack.shards, listed, pack.data, {"pack": sha256_file(pack.path / PACK_FILE)})
+
+
+def crafted(
+    bundle: Bundle, plan: Plan, backends: Sequence[Backend], *, uint8: bool = False, workers: int = 0,
+    state: Path | None = None,
+) -> Source:  # fmt: skip
+    """Images attacked as they are scored; ``state`` as for :func:`query_attacks`."""
+    from edgeadv.pack import clean_batches, images_sha256
+
+    attacks = [*plan.attacks, *query_attacks(plan.efforts, plan.eps, plan.reference, backends, state=state)]
+
+    def read(numbers: Sequence[int], unreadable: list[str]) -> Iterator[CraftedBatch]:
+        parts = [plan.order[number * SHARD_SIZE : (number + 1) * SHARD_SIZE] for number in numbers]
+        order = np.concatenate(parts) if parts else plan.order[:0]
+        clean = clean_batches(plan.images, bundle, order, unreadable=unreadable, workers=workers)
+        return craft(clean, attacks, plan.reference, uint8=uint8)
+
+    origin = {"images": images_sha256(plan.images, plan.order), "reference": Artefact.of(plan.reference).binding()}
+    count = -(-len(plan.order) // SHARD_SIZE)
+    return Source(read, count, infos(attacks, uint8=uint8), plan.data, origin)
+
+
+def score(source: Source, bundle: Bundle, backends: list[Backend], *, examples: int = 6) -> Results:
+    """Run the evaluation loop under a progress bar, keeping nothing on the way."""
     unreadable: list[str] = []
-    return Source(pack.batches(unreadable), pack.infos, pack.data, unreadable)
-
-
-def crafted(bundle: Bundle, plan: Plan, *, uint8: bool = False, workers: int = 0) -> Source:
-    """Images attacked as they are scored."""
-    from edgeadv.pack import clean_batches
-
-    unreadable: list[str] = []
-    clean = clean_batches(plan.images, bundle, plan.order, unreadable=unreadable, workers=workers)
-    stream = craft(clean, plan.attacks, plan.reference, uint8=uint8)
-    return Source(stream, infos(plan.attacks, uint8=uint8), plan.data, unreadable)
-
-
-def score(
-    source: Source,
-    bundle: Bundle,
-    backends: list[Backend],
-    *,
-    skipped: list[dict[str, str]] | None = None,
-    examples: int = 6,
-) -> Results:
-    """Run the evaluation loop under a progress bar."""
     with image_bar("scoring") as progress:
         return run_evaluation(
-            source.batches, source.infos, bundle=bundle, backends=backends, data=source.data, unreadable=source.unreadable,
-            skipped=skipped or (), examples=examples, progress=progress,
+            source.read(range(source.count), unreadable), source.infos, bundle=bundle, backends=backends, data=source.data,
+            unreadable=unreadable, examples=examples, progress=progress,
         )  # fmt: skip
 
 
-def make_plan(
-    bundle: Bundle, data: str, eps: str, *, attacks: str = ALL, images: int | None = None, target: str | None = None,
-    provider: str = "cpu", allow_unreadable: bool = False, download: bool = False, root: Path | None = None,
-) -> Plan:  # fmt: skip
-    """Open the data, match its labels to the bundle's classes, and make the attacks on its weights."""
-    from edgeadv.attacks import NAMES, standard_attacks
-    from edgeadv.data import DEFAULT_ROOT, balanced_subset, open_data
-    from edgeadv.torch_backend import TorchBackend
-
-    budgets = Eps.parse_list(eps)
-    opened = open_data(data, split="test", root=root or DEFAULT_ROOT, download=download).relabel(bundle.classes)
-    order = balanced_subset(opened.labels, images)
-    reference = open_torch(bundle, provider="cpu" if provider == "cpu" else "cuda")
-    assert isinstance(reference, TorchBackend)
-    chosen = NAMES if attacks == ALL else tuple(names(attacks, option="--attacks"))
-    made = standard_attacks(
-        reference.model, budgets, gradients_sha256=bundle.weights_sha256, names=chosen,
-        target=None if target is None else bundle.classes.index(target),
+def _score_share(
+    source: Source,
+    bundle: Bundle,
+    backends: Sequence[Backend],
+    store: OutcomeStore,
+    team: Processes,
+    *,
+    examples: int,
+) -> None:
+    """Score those batches of this process that are not in the store, and put them there."""
+    numbers = [number for number in team.share(source.count) if not store.has(number)]
+    # of what is there, only what comes before this process's batches says what need not be shown again
+    before = [number for number in store.numbers() if numbers and number < numbers[0]]
+    seen = {example.label for number in before for example in store.get(number).examples}
+    unreadable: list[str] = []
+    outcomes = score_batches(
+        source.read(numbers, unreadable), source.infos, bundle=bundle, backends=backends, unreadable=unreadable,
+        examples=examples, seen=seen,
     )  # fmt: skip
-    info = DataInfo(name=Path(data).name, split=opened.split, total=len(order), allow_unreadable=allow_unreadable)
-    return Plan(opened, order, info, made, reference)
-
-
-def print_results(results: Results) -> None:
-    """The table on the terminal: the worst case last and boldest, what plans ran and the verdict under it."""
-    table = Table(
-        title=Text(
-            f"{results.bundle['title']} on {results.data['name']} ({results.data['split']}), {results.data['n']} images"
-        ),
-        title_justify="left",
-    )
-    for heading in ("artefact", "threat", "eps"):
-        table.add_column(heading, no_wrap=True)
-    attacks = list(dict.fromkeys(row.attack for row in results.rows if row.attack not in (CLEAN, WORST_CASE)))
-    for heading in (CLEAN, *attacks, WORST_CASE):
-        table.add_column(heading, justify="right", style="bold" if heading == WORST_CASE else None)
-    for (backend, variant), rows in _by_artefact(results).items():
-        (clean,) = (row for row in rows if row.attack == CLEAN)
-        for worst in (row for row in rows if row.attack == WORST_CASE):
-            at_eps = {row.attack: row for row in rows if row.eps == worst.eps}
-            low, high = worst.top1_ci95
-            cells = [
-                f"{clean.top1:.1%}",
-                *(_cell(at_eps.get(name)) for name in attacks),
-                f"{worst.top1:.1%} [{low:.1%}, {high:.1%}]",
-            ]
-            table.add_row(*(Text(c) for c in (f"{backend} {variant}", worst.threat or "", worst.eps, *cells)))
-    console = Console()
-    console.width = max(console.width, 140)
-    console.print(table)
-    for artefact, engine in engines(results.rows):
-        console.print(Text(f"{artefact}: {engine_sentence(engine)}"))
-    console.print(Text(BADGES[results.masking["verdict"]], style="bold"))
-    for item in results.masking["evidence"]:
-        if item["finding"] or item["rule"] == "coverage":
-            console.print(Text(f"  {item['finding'] or 'note'}: {item['text']}"))
-    for entry in results.skipped:
-        console.print(Text(f"not scored: {entry['backend']} {entry['variant']}: {entry['reason']}"))
-    if left_out := results.data.get("calibration_left_out"):
-        console.print(Text(f"{left_out} images that int8 was calibrated on were left out"))
-    if results.data["unreadable"]:
-        console.print(Text(f"{len(results.data['unreadable'])} unreadable images were left out; the file lists them"))
-
-
-def _by_artefact(results: Results) -> dict[tuple[str, str], list[Row]]:
-    grouped: dict[tuple[str, str], list[Row]] = {}
-    for row in results.rows:
-        grouped.setdefault((row.backend, row.variant), []).append(row)
-    return grouped
-
-
-def _cell(row: Row | None) -> str:
-    if row is None:
-        return ""
-    hidden = f" ({row.zero_gradient_share:.0%} not attacked)" if row.zero_gradient_share else ""
-    return f"{row.top1:.1%}{hidden}"
+    with image_bar("scoring") if team.first else nullcontext() as progress:
+        for number, outcome in zip(numbers, outcomes, strict=True):
+            store.put(number, outcome)
+            if progress is not None:
+                # of all processes together
+                progress(source.data.total * len(store.numbers()) // source.count, source.data.total)

@@ -12,12 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.preprocess import Preprocess
 
 from ._shared import need
 
 if TYPE_CHECKING:
+    from edgeadv.adversarial import AdversarialTraining
     from edgeadv.distill import Task
     from edgeadv.runs import Run
     from edgeadv.train import Progress, Report
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
 MASKING_NOTE = (
     "Defensive distillation hides gradients: plain FGSM accuracy rises, a margin attack does not notice. "
     "Read the worst case and the masking verdict of `edgeadv evaluate`, not the FGSM column (docs/robustness.md)."
+)
+
+COLLAPSE_NOTE = (
+    "at-fgsm can collapse: accuracy under FGSM then rises while that under PGD falls to nothing, and training does not notice. "
+    "Read the PGD figures and the masking verdict of `edgeadv evaluate` (docs/training.md)."
 )
 
 Data = Annotated[
@@ -63,6 +70,13 @@ def train(
     out: Out,
     weights: Annotated[str, typer.Option(help="none, default, or a file to start from.")] = "none",
     weights_map: Annotated[str, typer.Option(help="by-name, or by-position if the file has other names.")] = "by-name",
+    recipe: Annotated[
+        str, typer.Option(help="undefended, or adversarial training: at-fgsm (fast) or at-pgd.")
+    ] = "undefended",
+    at_eps: Annotated[
+        str | None, typer.Option("--at-eps", help="Budget of at-fgsm and at-pgd, e.g. 8/255, in pixels of [0, 1].")
+    ] = None,
+    at_steps: Annotated[int | None, typer.Option("--at-steps", help="at-pgd: steps per image, by default 7.")] = None,
     epochs: Epochs = 8,
     batch_size: BatchSize = 64,
     lr: Rate = None,
@@ -77,18 +91,23 @@ def train(
     download: Download = False,
     data_root: Root = None,
 ) -> None:
-    """Train a classifier the ordinary way: the undefended network that every defence is compared with."""
+    """Train a classifier: the undefended network that every defence is compared with, or one on adversarial images."""
     need("train")
     from edgeadv import distill as runs
 
     if weights_map not in ("by-name", "by-position"):
         raise InputError(f"--weights-map {weights_map!r} is not by-name or by-position")
+    defence = _defence(recipe, at_eps, at_steps)
     settings = _settings(epochs, batch_size, lr, weight_decay, seed, augment, limit, workers)
     with progress_bar() as report:
         task = _task(data, data_root, download, preprocess, settings, resume, report)
         architecture = task.architecture(arch, upsample=upsample)
-        run = runs.train(task, architecture, out, weights=weights, weights_map=weights_map)  # type: ignore[arg-type]
+        run = runs.train(
+            task, architecture, out, weights=weights, weights_map=weights_map, defence=defence,  # type: ignore[arg-type]
+        )  # fmt: skip
     _say(run)
+    if recipe == "at-fgsm":
+        typer.echo(COLLAPSE_NOTE, err=True)
 
 
 def distill(
@@ -141,6 +160,26 @@ def distill(
         )  # fmt: skip
     _say(run)
     typer.echo(MASKING_NOTE, err=True)
+
+
+def _defence(recipe: str, eps: str | None, steps: int | None) -> AdversarialTraining | None:
+    from edgeadv.adversarial import PGD_STEPS, AdversarialTraining
+
+    if recipe not in ("undefended", "at-fgsm", "at-pgd"):
+        raise InputError(f"recipe {recipe!r} is not undefended, at-fgsm or at-pgd")
+    if recipe == "undefended":
+        if eps is not None or steps is not None:
+            raise InputError(
+                "--at-eps and --at-steps belong to adversarial training: add --recipe at-pgd or at-fgsm, or leave them out"
+            )
+        return None
+    if eps is None:
+        raise InputError(f"{recipe} needs --at-eps, e.g. 8/255: there is no budget that suits every data set")
+    if recipe == "at-fgsm":
+        if steps is not None:
+            raise InputError("at-fgsm takes one step: leave --at-steps out, or use --recipe at-pgd")
+        return AdversarialTraining.fgsm(Eps.parse(eps))
+    return AdversarialTraining.pgd(Eps.parse(eps), PGD_STEPS if steps is None else steps)
 
 
 def _settings(

@@ -14,11 +14,12 @@ from xml.etree import ElementTree
 from edgeadv_runtime.bench_file import BenchRow
 from edgeadv_runtime.results import CLEAN, WORST_CASE, Row
 
-from .accuracy import LABELS, Group, attack_label
+from .accuracy import Group
+from .words import LABELS, attack_label, base_name
 
 _STRIP_HEIGHT = 20
-_WIDTH, _HEIGHT = 490, 330
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 164, 22, 46
+_WIDTH, _HEIGHT = 548, 330
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 232, 22, 46
 _PLOT_RIGHT, _PLOT_BOTTOM = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
 _LABEL_GAP = 17.0
 # a tick's label is about this wide, in units of the curves' view box
@@ -28,6 +29,9 @@ _LOG_FROM = 60.0
 _MOST_TICKS = 6
 # an attack that the page does not know takes one of these, always the same for the same set
 _SPARE_COLOURS = 3
+# a point of a curve: eps, share, its interval; the end of one: x, y, label, CSS class
+_Place = tuple[float, float, tuple[float, float]]
+_End = tuple[float, float, str, str]
 
 
 def attack_classes(attacks: Iterable[str]) -> dict[str, str]:
@@ -36,8 +40,9 @@ def attack_classes(attacks: Iterable[str]) -> dict[str, str]:
     Args:
         attacks: all that occur on the page.
     """
-    unknown = sorted({attack for attack in attacks if attack not in LABELS})
-    known = {attack: f"a-{attack}" for attack in LABELS}
+    found = set(attacks)
+    known = {attack: f"a-{base_name(attack)}" for attack in (*LABELS, *found) if base_name(attack) in LABELS}
+    unknown = sorted(found - set(known))
     return known | {attack: f"a-other-{i % _SPARE_COLOURS}" for i, attack in enumerate(unknown)}
 
 
@@ -137,37 +142,71 @@ def curves(group: Group, classes: dict[str, str], *, title: str, eps_limit: floa
         eps_limit: right end of the axis, the same in all panels of a page.
     """
     svg = _svg("curves", title, viewBox=f"0 0 {_WIDTH} {_HEIGHT}")
-    _frame(svg, group, eps_limit)
-    ends: list[tuple[float, float, str, Row]] = []
+    _frame(svg, [(line.eps_value, str(line.eps)) for line in group.attacked], eps_limit)
+    ends: list[_End] = []
     # the worst case last, so that it lies on top
     for attack in group.attacks:
         rows = [line.rows[attack] for line in group.attacked if attack in line.rows]
         points = ([group.clean] if group.clean else []) + rows
-        places = [(_x(0 if row.attack == CLEAN else row.eps_value, eps_limit), row) for row in points]
-        css_class = classes[attack]
-        upper = [(x, _y(row.top1_ci95[1])) for x, row in places]
-        lower = [(x, _y(row.top1_ci95[0])) for x, row in places]
-        _add(svg, "polygon", f"band {css_class}", points=_points([*upper, *reversed(lower)]))
-        _add(svg, "polyline", f"line {css_class}", points=_points([(x, _y(row.top1)) for x, row in places]))
-        for x, row in places:
-            if row.attack != CLEAN:
-                radius = "4.5" if attack == WORST_CASE else "3"
-                _add(svg, "circle", f"point {css_class}", cx=f"{x:.1f}", cy=f"{_y(row.top1):.1f}", r=radius)
-        ends.append((places[-1][0], _y(rows[-1].top1), attack, rows[-1]))
+        places = [(0 if row.attack == CLEAN else row.eps_value, row.top1, row.top1_ci95) for row in points]
+        radius = "4.5" if attack == WORST_CASE else "3"
+        ends.append(_line(svg, classes[attack], attack_label(attack), places, eps_limit, radius=radius))
     if group.clean:
         y = _y(group.clean.top1)
         _add(svg, "circle", "point a-clean", cx=f"{_LEFT}", cy=f"{y:.1f}", r="4.5")
         _add(svg, "text", "label a-clean", f"clean {group.clean.top1:.1%}", x=f"{_LEFT + 8}", y=f"{y - 9:.1f}")
-    _end_labels(svg, ends, classes)
+    _end_labels(svg, ends)
     return _text(svg)
 
 
-def _frame(svg: ElementTree.Element, group: Group, eps_limit: float) -> None:
+def error_curves(
+    series: Sequence[tuple[str, str, Sequence[_Place]]],
+    budgets: Sequence[tuple[float, str]],
+    *,
+    title: str,
+    eps_limit: float,
+) -> str:
+    """Error against eps for one classifier.
+
+    Args:
+        series: for each curve its CSS class, its label, and eps, share and 95% interval of each point; eps 0 is no attack.
+        budgets: eps as a number and as written, for the axis.
+        title: what the panel shows, in words.
+        eps_limit: right end of the axis, the same in all panels of a page.
+    """
+    svg = _svg("curves", title, viewBox=f"0 0 {_WIDTH} {_HEIGHT}")
+    _frame(svg, budgets, eps_limit)
+    # the first last, so that it lies on top; its label comes first
+    ends = [_line(svg, css, label, places, eps_limit, radius="3.5") for css, label, places in reversed(series)]
+    _end_labels(svg, ends[::-1])
+    # where there is no attack; again the first on top
+    for css, _, places in reversed(series):
+        for eps, share, _ in places:
+            if not eps:
+                _add(svg, "circle", f"point {css}", cx=f"{_LEFT}", cy=f"{_y(share):.1f}", r="4.5")
+    return _text(svg)
+
+
+def _line(
+    svg: ElementTree.Element, css_class: str, label: str, places: Sequence[_Place], eps_limit: float, *, radius: str
+) -> _End:
+    """One curve with its band, its points but for the one at eps 0, and what its label must know."""
+    upper = [(_x(eps, eps_limit), _y(high)) for eps, _, (_, high) in places]
+    lower = [(_x(eps, eps_limit), _y(low)) for eps, _, (low, _) in places]
+    middle = [(_x(eps, eps_limit), _y(share)) for eps, share, _ in places]
+    _add(svg, "polygon", f"band {css_class}", points=_points([*upper, *reversed(lower)]))
+    _add(svg, "polyline", f"line {css_class}", points=_points(middle))
+    for (x, y), (eps, _, _) in zip(middle, places, strict=True):
+        if eps:
+            _add(svg, "circle", f"point {css_class}", cx=f"{x:.1f}", cy=f"{y:.1f}", r=radius)
+    return (*middle[-1], f"{label} {places[-1][1]:.1%}", css_class)
+
+
+def _frame(svg: ElementTree.Element, budgets: Sequence[tuple[float, str]], eps_limit: float) -> None:
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = f"{_y(share):.1f}"
         _add(svg, "line", "grid" if share else "base", x1=f"{_LEFT}", x2=f"{_PLOT_RIGHT}", y1=y, y2=y)
         _add(svg, "text", "tick", f"{share:.0%}", x=f"{_LEFT - 8}", y=f"{_y(share) + 4:.1f}", **{"text-anchor": "end"})
-    budgets = [(line.eps_value, str(line.eps)) for line in group.attacked]
     in_levels = all(text.endswith("/255") for _, text in budgets)
     free_from = math.inf
     # from the right, because the largest budget is the one that the headline quotes
@@ -184,13 +223,12 @@ def _frame(svg: ElementTree.Element, group: Group, eps_limit: float) -> None:
     _add(svg, "text", "axis-title", unit, x=f"{middle:.1f}", y=f"{_HEIGHT - 8}", **{"text-anchor": "middle"})
 
 
-def _end_labels(svg: ElementTree.Element, ends: list[tuple[float, float, str, Row]], classes: dict[str, str]) -> None:
+def _end_labels(svg: ElementTree.Element, ends: list[_End]) -> None:
     ends = sorted(ends, key=lambda end: end[1])
-    for (x, y, attack, row), at in zip(ends, spread([y for _, y, _, _ in ends], _PLOT_BOTTOM), strict=True):
+    for (x, y, text, css_class), at in zip(ends, spread([y for _, y, _, _ in ends], _PLOT_BOTTOM), strict=True):
         leader = f"{x + 6:.1f},{y:.1f} {_PLOT_RIGHT + 14},{at:.1f} {_PLOT_RIGHT + 20},{at:.1f}"
-        _add(svg, "polyline", f"leader {classes[attack]}", points=leader)
-        text = f"{attack_label(attack)} {row.top1:.1%}"
-        _add(svg, "text", f"label {classes[attack]}", text, x=f"{_PLOT_RIGHT + 24}", y=f"{at + 4:.1f}")
+        _add(svg, "polyline", f"leader {css_class}", points=leader)
+        _add(svg, "text", f"label {css_class}", text, x=f"{_PLOT_RIGHT + 24}", y=f"{at + 4:.1f}")
 
 
 def spread(places: Sequence[float], high: float) -> list[float]:

@@ -15,6 +15,7 @@ from edgeadv_runtime.bench_file import Bench, BenchRow
 from edgeadv_runtime.conditions import check_comparable
 from edgeadv_runtime.errors import InputError, SchemaError
 from edgeadv_runtime.results import CLEAN, Results, Row, Verdict, engine_sentence, engines, read_measurement
+from edgeadv_runtime.stats import mcnemar_p, paired_difference_interval
 
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
@@ -104,6 +105,7 @@ class Finding:
     Attributes:
         rule: the rule's name.
         eps: the budget it looked at, if one.
+        artefact: backend and variant whose images it counted; None for the weights.
         finding: ``"MASKED"``, ``"SUSPECT"``, or None where it found nothing.
         text: the finding in words.
         numbers: whatever else the entry carries.
@@ -111,6 +113,7 @@ class Finding:
 
     rule: str
     eps: str | None
+    artefact: str | None
     finding: str | None
     text: str
     numbers: dict[str, Any]
@@ -123,16 +126,78 @@ class Finding:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Finding:
         """Read one entry of ``masking.evidence``."""
-        known = ("rule", "eps", "finding", "text")
+        known = ("rule", "eps", "artefact", "finding", "text")
         if value["finding"] not in (None, *VERDICTS):
             raise ValueError(f"finding {value['finding']!r} is not a verdict")
         return cls(
             rule=str(value["rule"]),
             eps=value.get("eps"),
+            artefact=value.get("artefact"),
             finding=value["finding"],
             text=str(value["text"]),
             numbers={key: number for key, number in value.items() if key not in known},
         )
+
+
+# backend, variant and hash of what was scored
+Side = tuple[str, str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """One artefact against another, image by image; an entry of ``results.comparisons``.
+
+    Attributes:
+        attack: ``"clean"`` or ``"worst-case"``.
+        eps: the budget as written; ``"0"`` for clean.
+        baseline: what is compared with.
+        artefact: what is compared.
+        n: images.
+        lost: images that only the baseline gets right.
+        gained: images that only the artefact gets right.
+    """
+
+    attack: str
+    eps: str
+    baseline: Side
+    artefact: Side
+    n: int
+    lost: int
+    gained: int
+
+    @property
+    def drop(self) -> float:
+        """Share of the images that the artefact lost, less what it gained."""
+        return (self.lost - self.gained) / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Its 95% interval."""
+        return paired_difference_interval(self.lost, self.gained, self.n)
+
+    @property
+    def p(self) -> float:
+        """Of McNemar's test."""
+        return mcnemar_p(self.lost, self.gained)
+
+    @property
+    def reversed(self) -> Paired:
+        """The same, with the two in each other's place."""
+        return replace(self, baseline=self.artefact, artefact=self.baseline, lost=self.gained, gained=self.lost)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Paired:
+        """Read one entry; shares are derived again from the counts."""
+        counts = {key: value[key] for key in ("n", "lost", "gained")}
+        if not all(type(count) is int for count in counts.values()):
+            raise ValueError(f"{counts} are not numbers of images")
+        baseline, artefact = (
+            (str(side["backend"]), str(side["variant"]), str(side["artifact_sha256"]))
+            for side in (value["baseline"], value["artefact"])
+        )
+        paired = cls(attack=str(value["attack"]), eps=str(value["eps"]), baseline=baseline, artefact=artefact, **counts)
+        _ = paired.interval  # counts that do not fit are found here
+        return paired
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +210,7 @@ class ResultsFile:
     verdict: str
     findings: tuple[Finding, ...]
     examples: tuple[Example, ...]
+    comparisons: tuple[Paired, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,14 +284,14 @@ def _results_file(path: Path) -> ResultsFile:
             raise ValueError(f"eps {row.eps_value} of {row.attack} is not in (0, 1]")
         if row.zero_gradient_share is not None and not 0 <= row.zero_gradient_share <= 1:
             raise ValueError(f"zero_gradient_share {row.zero_gradient_share} of {row.attack} is not a share")
+        _check_verdict((row.masking or results.masking)["verdict"])
     _check_objects(results.bundle, results.data, results.environment, *results.skipped)
     _check_plans(results.rows)
     left_out = results.data.get("calibration_left_out", 0)
     if type(left_out) is not int or left_out < 0:
         raise ValueError(f"calibration_left_out {left_out!r} is not a number of images")
     verdict = results.masking["verdict"]
-    if verdict not in VERDICTS:
-        raise ValueError(f"masking verdict {verdict!r} is not one of {', '.join(VERDICTS)}")
+    _check_verdict(verdict)
     return ResultsFile(
         path=path,
         results=results,
@@ -233,6 +299,7 @@ def _results_file(path: Path) -> ResultsFile:
         verdict=str(verdict),
         findings=tuple(Finding.from_json(entry) for entry in results.masking.get("evidence") or ()),
         examples=tuple(Example.from_json(entry) for entry in results.examples),
+        comparisons=tuple(Paired.from_json(entry) for entry in results.comparisons),
     )
 
 
@@ -246,6 +313,11 @@ def _bench_file(path: Path) -> BenchFile:
     _check_objects(bench.bundle, bench.environment, bench.conditions, *bench.skipped)
     _check_plans(bench.rows)
     return BenchFile(path=path, bench=bench, title=_title(bench.bundle))
+
+
+def _check_verdict(verdict: Any) -> None:
+    if verdict not in VERDICTS:
+        raise ValueError(f"masking verdict {verdict!r} is not one of {', '.join(VERDICTS)}")
 
 
 def _check_objects(*values: Any) -> None:

@@ -12,11 +12,14 @@ from typing import Any
 from edgeadv_runtime.bench_file import BenchRow
 from edgeadv_runtime.errors import require
 from edgeadv_runtime.results import engine_sentence, engines
-from edgeadv_runtime.verdict import BADGES, FGSM
+from edgeadv_runtime.suites import FGSM
+from edgeadv_runtime.verdict import BADGES
 
 from . import charts
-from .accuracy import COLUMNS, MEANINGS, Artefact, Compared, attack_label, compare, models
+from .accuracy import Artefact, Compared, compare, models, upper_bound
+from .artefacts import choose, measurable, milliseconds
 from .inputs import BenchFile, Inputs
+from .words import MEANINGS, RULES, attack_label
 
 _FOLDER = Path(__file__).parent
 _TEMPLATE = "template.html.j2"
@@ -44,8 +47,12 @@ class Timed:
     rows: tuple[tuple[BenchRow, str], ...]
 
 
-def render(inputs: Inputs) -> str:
-    """The page as text; the same inputs give the same text.
+def fill(template: str, **values: Any) -> str:
+    """A page from one of this folder's templates, with the style that its policy allows.
+
+    Args:
+        template: its file's name.
+        values: what it asks for beside the style and the badges.
 
     Raises:
         MissingDependencyError: jinja2 is not installed.
@@ -62,6 +69,8 @@ def render(inputs: Inputs) -> str:
     environment.filters.update(
         pct=_pct,
         interval=_interval,
+        points=_points,
+        p=_p,
         ms=_ms,
         count=_count,
         flat=_flat,
@@ -70,6 +79,17 @@ def render(inputs: Inputs) -> str:
         engines=engines,
     )
     style = (_FOLDER / _STYLE).read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    page = environment.get_template(template).render(style=style, style_sha256=digest, badges=BADGES, **values)
+    return str(page)
+
+
+def render(inputs: Inputs) -> str:
+    """The page as text; the same inputs give the same text.
+
+    Raises:
+        MissingDependencyError: jinja2 is not installed.
+    """
     shown = models(inputs)
     compared = compare(shown)
     rows = [row for file in inputs.results for row in file.results.rows]
@@ -78,16 +98,18 @@ def render(inputs: Inputs) -> str:
     timed_rows = [row for file in inputs.benches for row in file.bench.rows]
     energy_rows = [row for row in timed_rows if row.energy_mj_per_image is not None]
     scale = charts.LatencyScale.covering(timed_rows) if timed_rows else None
-    page = environment.get_template(_TEMPLATE).render(
-        style=style,
-        style_sha256=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+    return fill(
+        _TEMPLATE,
         models=shown,
+        subjects=[model.file.title for model in shown],
         benches=inputs.benches,
         title="Robustness report" if shown else "Latency report",
         created=max((*(m.file.results.created for m in shown), *(b.bench.created for b in inputs.benches)), default=""),
-        badges=BADGES,
         meanings=MEANINGS,
-        columns=COLUMNS,
+        choices={model.file.path: choose(model, inputs.benches) for model in shown},
+        measurable=measurable,
+        upper_bound=upper_bound,
+        rules=RULES,
         fgsm=FGSM,
         strip=lambda row: charts.share_strip(row, classes[row.attack]),
         compared=compared,
@@ -100,7 +122,6 @@ def render(inputs: Inputs) -> str:
         energy_sources=list(dict.fromkeys(row.energy_source for row in energy_rows if row.energy_source)),
         conditions=[(file, pairs) for file in inputs.benches if (pairs := _conditions(file))],
     )
-    return str(page)
 
 
 def _panels(compared: Compared, classes: dict[str, str], eps_limit: float) -> list[Panel]:
@@ -109,7 +130,7 @@ def _panels(compared: Compared, classes: dict[str, str], eps_limit: float) -> li
         Panel(
             model.file.title,
             charts.curves(
-                group,
+                group.drawn,
                 classes,
                 title=f"Accuracy against eps: {model.file.title}, {compared.artefact.label}",
                 eps_limit=eps_limit,
@@ -169,10 +190,17 @@ def _interval(bounds: tuple[float, float]) -> str:
     return f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}%"
 
 
+def _points(share: float) -> str:
+    # a bound just below 0 stays −0.0: the sign says that the interval has 0 in it
+    return f"{100 * share:.1f}".replace("-", "−")
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
+
+
 def _ms(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:.0f}"
+    return "–" if value is None else milliseconds(value)
 
 
 def _count(value: float | None) -> str:

@@ -1,8 +1,10 @@
 """PyTorch to ONNX to bundle. Ends at ONNX: engines are built on the device, by the runtime."""
 
+from edgeadv.data import imagenet_classes
+
 from .calibration import Calibration, calibration_images, choose_calibration, gate_images
 from .gate import Int8Plan
-from .inputs import data_frames, folder_frames, imagenet_classes, read_classes
+from .inputs import data_frames, folder_frames, read_classes
 from .package import export_bundle
 from .parity import TOLERANCES
 

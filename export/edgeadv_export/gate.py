@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgeadv.attacks import standard_attacks
+from edgeadv.attacks import build_attacks
 from edgeadv.data import ImageSet, batches
 from edgeadv.models import PixelModel
 from edgeadv.pack import write_pack
@@ -31,6 +31,7 @@ from edgeadv_runtime.files import sha256_bytes
 from edgeadv_runtime.pack import AttackPack
 from edgeadv_runtime.preprocess import to_tensor
 from edgeadv_runtime.stats import paired_difference_interval
+from edgeadv_runtime.suites import SUITES
 from edgeadv_runtime.variants import U8S8, is_x86
 from edgeadv_runtime.verdict import MaskingEvidence
 
@@ -175,7 +176,7 @@ class Gate:
             self._pack = self._craft(plan.eps, fp32, draft, model, progress)
             evidence = MaskingEvidence(self._pack.infos)
             for batch in self._pack.batches([]):
-                evidence.add(batch)
+                evidence.add(batch.clean.labels, batch.evidence)
             self.verdict = str(evidence.verdict()["verdict"])
             self._fp32_worst = self._worst(fp32, self._pack)
 
@@ -242,7 +243,9 @@ class Gate:
                 yield CleanBatch(batch.index[keep], batch.pixels[keep], batch.labels[keep])
 
     def _craft(self, eps: Eps, fp32: Backend, draft: Draft, model: PixelModel, progress: Progress) -> AttackPack:
-        attacks = standard_attacks(model, [eps], gradients_sha256=draft.weights_sha256)
+        attacks = build_attacks(
+            model, [eps], efforts=SUITES["fast"], classes=len(draft.classes), gradients_sha256=draft.weights_sha256
+        )  # fmt: skip
         images = self._plan.images
         data = DataInfo(self._name, images.split, len(self._index), allow_unreadable=True)
         tell = paced(progress, f"attacking {len(self._index)} images at eps {eps.text}", "images")

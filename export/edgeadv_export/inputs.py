@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from timm.data import ImageNetInfo
 
 from edgeadv.data import ImageSet, balanced_subset
 from edgeadv_runtime.bundle import Classes
@@ -15,13 +14,6 @@ from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.preprocess import decode
 
 FRAMES = 64
-
-
-def imagenet_classes() -> Classes:
-    """The 1,000 classes of ImageNet-1k in the usual order: WordNet ids, and the first of each one's names."""
-    info = ImageNetInfo("imagenet-1k")
-    ids = tuple(info.label_names())
-    return Classes(ids, tuple(info.label_name_to_description(i).partition(",")[0] for i in ids))
 
 
 def read_classes(path: Path) -> Classes:

@@ -9,11 +9,14 @@ from .engine import BatchProfile, EngineCache, EngineOptions
 from .eps import Eps
 from .errors import EdgeAdvError
 from .evaluate import DataInfo, evaluate
+from .noise import NoiseAttack
 from .pack import AttackPack
 from .preprocess import Preprocess
 from .results import Results, Row
+from .square import SquareAttack, square
 
 __all__ = [
     "Attack", "AttackPack", "Backend", "BatchProfile", "Bundle", "CallableAttack", "Classifier", "Crafted", "DataInfo",
-    "EdgeAdvError", "EngineCache", "EngineOptions", "Eps", "Label", "OnnxRuntimeBackend", "Preprocess", "Results", "Row", "TensorRTBackend", "__version__", "evaluate",
+    "EdgeAdvError", "EngineCache", "EngineOptions", "Eps", "Label", "NoiseAttack", "OnnxRuntimeBackend", "Preprocess", "Results", "Row",
+    "SquareAttack", "TensorRTBackend", "__version__", "evaluate", "square",
 ]  # fmt: skip

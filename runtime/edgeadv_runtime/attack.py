@@ -7,7 +7,8 @@ library through :class:`CallableAttack`. What comes back is checked before it is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
@@ -16,11 +17,13 @@ from numpy.typing import NDArray
 from .backends.base import Backend
 from .eps import Eps
 from .errors import InputError
+from .files import sha256_bytes
+from .perturbation import NORMS, check_crafted, round_to_uint8
 from .preprocess import to_tensor
 from .results import CLEAN, AttackParams
 
-# rounding of float32 sums near 1, far below one grey level
-_EPS_SLACK = 1e-6
+# of a model that gives probabilities, and of one that answers the same question in two ways
+_SUM_SLACK, _CHANGE = 1e-4, 1e-3
 Key = tuple[str, str]
 """Name of an attack and the text of its eps; ``(CLEAN, "0")`` for the image as it is."""
 CLEAN_KEY: Key = (CLEAN, "0")
@@ -62,6 +65,16 @@ class Attack(Protocol):
         """Hash of the weights that the gradients belong to; None where there are none."""
         ...
 
+    @property
+    def queried(self) -> str | None:
+        """:attr:`~edgeadv_runtime.Backend.identity` of the artefact that a query attack asked; None for the others."""
+        ...
+
+    @property
+    def control(self) -> bool:
+        """Whether it is evidence for the verdict only: no row, not scored on artefacts, not stored in packs."""
+        ...
+
     def params(self, eps: Eps) -> AttackParams:
         """How it is run at ``eps``, for the result row."""
         ...
@@ -86,10 +99,12 @@ class CallableAttack:
     Attributes:
         function: x float32 (n, 3, H, W) in [0, 1] and y int64 (n,) to adversarial images like x.
         name: its name in result rows.
-        budget: the L-infinity budget it keeps to; this is checked.
+        budget: the budget it keeps to, in the norm that ``described`` names; this is checked.
         gradients: where its gradients come from, in words.
         gradients_sha256: hash of the weights that they belong to.
         described: how it is run, for the result row.
+        queried: identity of the artefact that it asks, for a query attack.
+        control: whether it is evidence only.
     """
 
     function: Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]]
@@ -98,6 +113,8 @@ class CallableAttack:
     gradients: str | None = None
     gradients_sha256: str | None = None
     described: AttackParams = field(default_factory=lambda: AttackParams(norm="linf"))
+    queried: str | None = None
+    control: bool = False
 
     @property
     def eps(self) -> Sequence[Eps]:
@@ -115,13 +132,15 @@ class CallableAttack:
 
 @dataclass(frozen=True)
 class AttackInfo:
-    """What a result row says of an attack at one budget, whether it was run here or comes from a pack."""
+    """What is known of an attack at one budget, whether it was run here or comes from a pack; see :class:`Attack`."""
 
     name: str
     eps: Eps
     params: AttackParams
     gradients: str | None
     gradients_sha256: str | None
+    queried: str | None = None
+    control: bool = False
 
     @property
     def key(self) -> Key:
@@ -143,6 +162,62 @@ class CleanBatch:
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
+    @cached_property
+    def hashes(self) -> tuple[str, ...]:
+        """Hex SHA-256 of each image's pixels."""
+        return tuple(sha256_bytes(pixels.tobytes()) for pixels in self.pixels)
+
+    def select(self, chosen: NDArray[np.bool_]) -> CleanBatch:
+        """The images whose flag in ``chosen``, bool (n,), is set."""
+        return CleanBatch(self.index[chosen], self.pixels[chosen], self.labels[chosen])
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the reference model, whose gradients the attacks used, makes of a batch: what the verdict is read off.
+
+    Attributes:
+        answers: for the clean images and for each key that it was asked about, the label that it gives, int64 (n,).
+            Attacks that were added to a pack's are not among the keys.
+        unrounded: for each key of an attack on the reference model itself, in a run that rounds to 8 bits, the label that
+            it gives to the images before they are rounded, int64 (n,).
+        zero_gradient: for each key whose attack tells, bool (n,): images without a gradient to follow.
+        probabilities: bool (n,): the answer to the clean image lies in [0, 1] and adds up to 1, so these are no logits.
+        unstable: bool (n,): asked again about the same clean images, it gave other logits.
+    """
+
+    answers: Mapping[Key, NDArray[np.int64]]
+    unrounded: Mapping[Key, NDArray[np.int64]]
+    zero_gradient: Mapping[Key, NDArray[np.bool_]]
+    probabilities: NDArray[np.bool_]
+    unstable: NDArray[np.bool_]
+
+    def select(self, chosen: NDArray[np.bool_]) -> Evidence:
+        """That of the images whose flag in ``chosen``, bool (n,), is set."""
+        return Evidence(
+            {key: labels[chosen] for key, labels in self.answers.items()},
+            {key: labels[chosen] for key, labels in self.unrounded.items()},
+            {key: flags[chosen] for key, flags in self.zero_gradient.items()},
+            self.probabilities[chosen],
+            self.unstable[chosen],
+        )
+
+
+class LazyImages(Mapping[Key, NDArray[np.float32]]):
+    """Images of each key, float32 (n, 3, H, W), made when they are asked for: a device has not the memory for all."""
+
+    def __init__(self, made: Mapping[Key, Callable[[], NDArray[np.float32]]]) -> None:
+        self._made = made
+
+    def __getitem__(self, key: Key) -> NDArray[np.float32]:
+        return self._made[key]()
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
 
 @dataclass(frozen=True)
 class CraftedBatch:
@@ -152,63 +227,68 @@ class CraftedBatch:
 
     Attributes:
         clean: the images.
-        adversarial: for each key, float32 (n, 3, H, W) in [0, 1].
-        reference: for each key and the clean images, the label that the reference model gives, int64 (n,).
-        zero_gradient: for each key whose attack tells, bool (n,).
+        adversarial: for each key but those of controls, float32 (n, 3, H, W) in [0, 1].
+        evidence: what the reference model makes of them.
     """
 
     clean: CleanBatch
     adversarial: Mapping[Key, NDArray[np.float32]]
-    reference: Mapping[Key, NDArray[np.int64]]
-    zero_gradient: Mapping[Key, NDArray[np.bool_]]
+    evidence: Evidence
 
     def select(self, chosen: NDArray[np.bool_]) -> CraftedBatch:
         """The images whose flag in ``chosen``, bool (n,), is set."""
-        clean = self.clean
-        return CraftedBatch(
-            CleanBatch(clean.index[chosen], clean.pixels[chosen], clean.labels[chosen]),
-            _Selected(self.adversarial, chosen),
-            {key: labels[chosen] for key, labels in self.reference.items()},
-            {key: flags[chosen] for key, flags in self.zero_gradient.items()},
-        )
+        images = self.adversarial
 
+        def some(key: Key) -> NDArray[np.float32]:
+            return images[key][chosen]
 
-class _Selected(Mapping[Key, NDArray[np.float32]]):
-    """Some images of each key, taken one key at a time: those of a pack become float32 only then."""
-
-    def __init__(self, images: Mapping[Key, NDArray[np.float32]], chosen: NDArray[np.bool_]) -> None:
-        self._images = images
-        self._chosen = chosen
-
-    def __getitem__(self, key: Key) -> NDArray[np.float32]:
-        return self._images[key][self._chosen]
-
-    def __iter__(self) -> Iterator[Key]:
-        return iter(self._images)
-
-    def __len__(self) -> int:
-        return len(self._images)
+        lazy = LazyImages({key: partial(some, key) for key in images})
+        return CraftedBatch(self.clean.select(chosen), lazy, self.evidence.select(chosen))
 
 
 def infos(attacks: Iterable[Attack], *, uint8: bool) -> list[AttackInfo]:
     """One :class:`AttackInfo` per attack and budget.
 
     Raises:
-        InputError: two attacks have the same name and budget, or a budget is too small for 8 bits.
+        InputError: as :func:`check_infos`, or a budget is too small for 8 bits.
     """
-    found: dict[Key, AttackInfo] = {}
+    found: list[AttackInfo] = []
     for attack in attacks:
         for eps in attack.eps:
-            if uint8 and eps.grey_levels < 1:
+            params = replace(attack.params(eps), uint8=uint8)
+            if uint8 and params.norm != "l2" and eps.grey_levels < 1:
                 raise InputError(
                     f"eps {eps.text} is less than one grey level: 8-bit images cannot hold it; use float32 or a larger eps"
                 )
-            params = AttackParams.from_json({**attack.params(eps).to_json(), "uint8": uint8})
-            info = AttackInfo(attack.name, eps, params, attack.gradients, attack.gradients_sha256)
-            if info.key in found:
-                raise InputError(f"two attacks are called {attack.name} at eps {eps.text}: give one another name")
-            found[info.key] = info
-    return list(found.values())
+            found.append(
+                AttackInfo(
+                    attack.name, eps, params, attack.gradients, attack.gradients_sha256, attack.queried, attack.control
+                )
+            )
+    check_infos(found)
+    return found
+
+
+def check_infos(listed: Iterable[AttackInfo]) -> None:
+    """Hold attacks that are to run together to what a run can keep apart.
+
+    Raises:
+        InputError: two have the same name and budget, a norm is unknown, or two norms are mixed.
+    """
+    found: set[Key] = set()
+    norms: dict[str, str] = {}
+    for info in listed:
+        if info.key in found:
+            raise InputError(f"two attacks are called {info.name} at eps {info.eps.text}: give one another name")
+        found.add(info.key)
+        norm = info.params.norm or NORMS[0]
+        if norm not in NORMS:
+            raise InputError(f"attack {info.name} is measured in {norm!r}: choose from {', '.join(NORMS)}")
+        if not info.control:
+            norms.setdefault(norm, info.name)
+    if len(norms) > 1:
+        both = " and ".join(f"{name} in {norm}" for norm, name in norms.items())
+        raise InputError(f"eps means one norm in a run, and {both} is two: run them one after the other")
 
 
 def craft(
@@ -218,7 +298,7 @@ def craft(
 
     Args:
         batches: images; one batch at a time is held.
-        attacks: what to run.
+        attacks: what to run; the images of controls are shown to the reference model and forgotten.
         reference: the model whose gradients are used, to see what the attacks do to it.
         uint8: round adversarial images to 8 bits, staying within eps, as :func:`round_to_uint8` does.
 
@@ -231,43 +311,70 @@ def craft(
             yield _nothing(batch, x, attacks)
             continue
         adversarial: dict[Key, NDArray[np.float32]] = {}
+        unrounded: dict[Key, NDArray[np.int64]] = {}
         zero: dict[Key, NDArray[np.bool_]] = {}
-        reference_labels = {CLEAN_KEY: _label(reference, x)}
+        logits = reference.infer(x)
+        answers: dict[Key, NDArray[np.int64]] = {CLEAN_KEY: logits.argmax(axis=1)}
         for attack in attacks:
-            for eps, crafted in zip(attack.eps, attack.craft(x, batch.labels), strict=True):
-                key = (attack.name, eps.text)
-                check_crafted(crafted.x, x, attack.name, eps)
-                adversarial[key] = to_tensor(round_to_uint8(crafted.x, batch.pixels, eps)) if uint8 else crafted.x
-                reference_labels[key] = _label(reference, adversarial[key])
-                if crafted.zero_gradient is not None:
-                    zero[key] = crafted.zero_gradient
-        yield CraftedBatch(batch, adversarial, reference_labels, zero)
+            # an attack on another artefact says nothing of what rounding costs here
+            ours = reference.artifact_sha256 == attack.gradients_sha256 or reference.identity == attack.queried
+            for key, made, flags, exact in _attacked(attack, batch, x, uint8=uint8):
+                answers[key] = _label(reference, made)
+                if not attack.control:
+                    adversarial[key] = made
+                    if uint8 and ours:
+                        unrounded[key] = _label(reference, exact)
+                if flags is not None:
+                    zero[key] = flags
+        again = np.abs(reference.infer(x) - logits).max(axis=1)
+        unstable = again > _CHANGE * np.abs(logits).max(axis=1)
+        yield CraftedBatch(batch, adversarial, Evidence(answers, unrounded, zero, _are_probabilities(logits), unstable))
 
 
-def round_to_uint8(x_adv: NDArray[np.float32], pixels: NDArray[np.uint8], eps: Eps) -> NDArray[np.uint8]:
-    """Adversarial images as 8-bit pixels: the nearest grey level that is still within eps of the original.
+def extend(batches: Iterable[CraftedBatch], attacks: Sequence[Attack], *, uint8: bool) -> Iterator[CraftedBatch]:
+    """Add attacks to batches that come from a pack, where there is no reference model: it is not asked about them.
 
     Args:
-        x_adv: float32 (n, 3, H, W) in [0, 1].
-        pixels: the originals, uint8 (n, H, W, 3).
-        eps: the budget.
+        batches: what a pack holds.
+        attacks: attacks that need no gradients and no reference model; none of them a control.
+        uint8: round their images to 8 bits, as those of the pack were.
 
-    Returns:
-        uint8 (n, H, W, 3).
+    Raises:
+        InputError: as :func:`craft`.
     """
-    levels = eps.grey_levels
-    nearest = np.rint(x_adv.transpose(0, 2, 3, 1) * np.float32(255)).astype(np.int16)
-    original = pixels.astype(np.int16)
-    within = np.clip(nearest, np.maximum(original - levels, 0), np.minimum(original + levels, 255))
-    rounded: NDArray[np.uint8] = within.astype(np.uint8)
-    return rounded
+    for batch in batches:
+        x = to_tensor(batch.clean.pixels)
+        added: dict[Key, NDArray[np.float32]] = {}
+        for attack in attacks:
+            if len(x):
+                added |= {key: made for key, made, _, _ in _attacked(attack, batch.clean, x, uint8=uint8)}
+            else:
+                added |= {(attack.name, eps.text): x for eps in attack.eps}
+        known = {key: partial(batch.adversarial.__getitem__, key) for key in batch.adversarial}
+        new = {key: partial(added.__getitem__, key) for key in added}
+        yield replace(batch, adversarial=LazyImages({**known, **new}))
+
+
+_Attacked = tuple[Key, NDArray[np.float32], NDArray[np.bool_] | None, NDArray[np.float32]]
+"""Key, images as they are scored, images without a gradient, images before they were rounded."""
+
+
+def _attacked(attack: Attack, batch: CleanBatch, x: NDArray[np.float32], *, uint8: bool) -> Iterator[_Attacked]:
+    """What an attack makes of a batch at each budget, checked, and rounded if ``uint8``."""
+    for eps, crafted in zip(attack.eps, attack.craft(x, batch.labels), strict=True):
+        norm = attack.params(eps).norm
+        check_crafted(crafted.x, x, attack.name, eps, norm=norm)
+        made = to_tensor(round_to_uint8(crafted.x, batch.pixels, eps, norm=norm)) if uint8 else crafted.x
+        yield (attack.name, eps.text), made, crafted.zero_gradient, crafted.x
 
 
 def _nothing(batch: CleanBatch, x: NDArray[np.float32], attacks: Sequence[Attack]) -> CraftedBatch:
     """A batch none of whose images could be decoded."""
-    keys = [(attack.name, eps.text) for attack in attacks for eps in attack.eps]
-    none = np.empty(0, dtype=np.int64)
-    return CraftedBatch(batch, dict.fromkeys(keys, x), dict.fromkeys([CLEAN_KEY, *keys], none), {})
+    keys = [((attack.name, eps.text), attack.control) for attack in attacks for eps in attack.eps]
+    labels, flags = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_)
+    answers = dict.fromkeys([CLEAN_KEY, *(key for key, _ in keys)], labels)
+    images = {key: x for key, control in keys if not control}
+    return CraftedBatch(batch, images, Evidence(answers, {}, {}, flags, flags))
 
 
 def _label(backend: Backend, x: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -275,20 +382,7 @@ def _label(backend: Backend, x: NDArray[np.float32]) -> NDArray[np.int64]:
     return labels
 
 
-def check_crafted(x_adv: NDArray[np.float32], x: NDArray[np.float32], name: str, eps: Eps) -> None:
-    """Hold an attack to its contract: shape, dtype, range, and no pixel moved by more than eps.
-
-    Raises:
-        InputError: it is broken.
-    """
-    if x_adv.shape != x.shape or x_adv.dtype != np.float32:
-        raise InputError(f"attack {name} returned {x_adv.dtype} {x_adv.shape} for float32 {x.shape}")
-    if not len(x):
-        return
-    if not np.isfinite(x_adv).all():
-        raise InputError(f"attack {name} returned values that are not finite")
-    if x_adv.min() < 0 or x_adv.max() > 1:
-        raise InputError(f"attack {name} left the range [0, 1]: it must work on pixels, not on normalised tensors")
-    largest = float(np.abs(x_adv - x).max())
-    if largest > eps.value + _EPS_SLACK:
-        raise InputError(f"attack {name} moved a pixel by {largest:.6f}, more than eps {eps.text} = {eps.value:.6f}")
+def _are_probabilities(logits: NDArray[np.float32]) -> NDArray[np.bool_]:
+    within = ((logits >= 0) & (logits <= 1)).all(axis=1)
+    found: NDArray[np.bool_] = within & (np.abs(logits.sum(axis=1, dtype=np.float64) - 1) <= _SUM_SLACK)
+    return found

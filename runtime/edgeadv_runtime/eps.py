@@ -45,11 +45,19 @@ class Eps:
 
     @classmethod
     def parse_list(cls, text: str) -> tuple[Eps, ...]:
-        """Read a comma-separated list, sorted by value; the same budget twice is an error."""
-        values = sorted((cls.parse(part) for part in text.split(",")), key=lambda eps: eps.value)
+        """Read a comma-separated list in ascending order.
+
+        Raises:
+            InputError: as :meth:`parse`, a budget is there twice, or the order is another.
+        """
+        values = tuple(cls.parse(part) for part in text.split(","))
+        ascending = tuple(sorted(values, key=lambda eps: eps.value))
         if len({eps.value for eps in values}) != len(values):
             raise InputError(f"eps list {text!r} names a budget twice")
-        return tuple(values)
+        if values != ascending:
+            right = ",".join(eps.text for eps in ascending)
+            raise InputError(f"eps list {text!r} is not in ascending order: write {right}")
+        return values
 
     @property
     def grey_levels(self) -> int:

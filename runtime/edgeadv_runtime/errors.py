@@ -62,12 +62,13 @@ class EngineError(BackendError):
 
 
 class MissingDependencyError(EdgeAdvError):
-    """An extra is not installed."""
+    """An extra is not installed, or a library that the caller asked for and no extra brings (``extra`` is None)."""
 
-    def __init__(self, module: str, extra: str) -> None:
+    def __init__(self, module: str, extra: str | None) -> None:
         self.module = module
         self.extra = extra
-        super().__init__(f'{module} is not installed: pip install "edgeadv[{extra}]"')
+        wanted = module if extra is None else f'"edgeadv[{extra}]"'
+        super().__init__(f"{module} is not installed: pip install {wanted}")
 
 
 class ExportError(EdgeAdvError):
@@ -82,8 +83,8 @@ class StorageError(EdgeAdvError):
     """A file or folder cannot be written."""
 
 
-def require(module: str, *, extra: str) -> ModuleType:
-    """Import ``module``, or raise :class:`MissingDependencyError` naming the extra that brings it.
+def require(module: str, *, extra: str | None) -> ModuleType:
+    """Import ``module``, or raise :class:`MissingDependencyError` naming the extra that brings it, if one does.
 
     A module that is installed but fails to import for a reason of its own keeps its own error.
     """

@@ -1,33 +1,38 @@
 """The one evaluation loop: clean and adversarial accuracy of what would ship.
 
 Images stream through: crafted here by an attack, or read from a pack; either way each batch is scored on every artefact
-and forgotten. Only counts are kept, so memory does not grow with the data set.
+and forgotten. What is kept is its outcome, a few bits an image, and the results file is a function of the outcomes.
 """
 
 from __future__ import annotations
 
 import datetime
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._version import __version__
-from .attack import CLEAN_KEY, AttackInfo, CleanBatch, CraftedBatch, Key
+from .attack import CLEAN_KEY, AttackInfo, CraftedBatch, Evidence, Key, check_infos
 from .backends.base import Backend
 from .bundle import Bundle
 from .device import environment
+from .eps import Eps
 from .errors import DataError
-from .examples import ExamplePicker
+from .examples import ExamplePicker, first_examples
+from .outcomes import Artefact, BatchOutcome, Example
 from .preprocess import to_tensor
 from .results import CLEAN, WORST_CASE, AttackParams, Results, Row, Threat
-from .verdict import MaskingEvidence
+from .stats import mcnemar_p, paired_difference_interval
+from .verdict import verdict_of
 
 MOST_UNREADABLE = 0.01
 _TOP = 5
+_THREATS: tuple[Threat, ...] = ("white-box", "query", "transfer")
 
 
 @dataclass(frozen=True)
@@ -47,60 +52,31 @@ class DataInfo:
     allow_unreadable: bool = False
 
 
+class _Labelled(Protocol):
+    """Images of which the pixels may be gone: :class:`CleanBatch` and :class:`BatchOutcome`."""
+
+    @property
+    def index(self) -> NDArray[np.int64]: ...
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+    @property
+    def hashes(self) -> tuple[str, ...]: ...
+
+
 class DataDigest:
     """SHA-256 over every scored image and label, in order: the same for a pack and for the run that made it."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
 
-    def add(self, batch: CleanBatch) -> None:
+    def add(self, batch: _Labelled) -> None:
         """Add one batch."""
-        for index, pixels, label in zip(batch.index, batch.pixels, batch.labels, strict=True):
-            self._digest.update(f"{index} {label} {hashlib.sha256(pixels.tobytes()).hexdigest()}\n".encode())
+        for index, image, label in zip(batch.index, batch.hashes, batch.labels, strict=True):
+            self._digest.update(f"{index} {label} {image}\n".encode())
 
     def hexdigest(self) -> str:
         """The digest so far."""
         return self._digest.hexdigest()
-
-
-class _Tally:
-    """Counts of one artefact: right answers per attack and budget, and of the worst case per budget."""
-
-    def __init__(self, backend: Backend, infos: Sequence[AttackInfo]) -> None:
-        self.backend = backend
-        self.infos = infos
-        self.budgets = sorted({info.eps for info in infos}, key=lambda eps: (eps.value, eps.text))
-        self.top1: Counter[Key] = Counter()
-        self.top5: Counter[Key] = Counter()
-
-    def add(self, batch: CraftedBatch, clean: NDArray[np.float32]) -> dict[Key, NDArray[np.float32]]:
-        """Score one batch; returns the logits by key."""
-        labels = batch.clean.labels
-        logits = {CLEAN_KEY: self.backend.infer(clean)}
-        logits |= {info.key: self.backend.infer(batch.adversarial[info.key]) for info in self.infos}
-        hits = {key: _hits(values, labels) for key, values in logits.items()}
-        for key, (first, among5) in hits.items():
-            self._count(key, first, among5)
-        # whatever works within a smaller budget works within a larger one
-        first, among5 = hits[CLEAN_KEY]
-        for eps in self.budgets:
-            for info in self.infos:
-                # by value: 8/255 and its decimals are one budget under two names
-                if info.eps.value == eps.value:
-                    first, among5 = first & hits[info.key][0], among5 & hits[info.key][1]
-            self._count((WORST_CASE, eps.text), first, among5)
-        return logits
-
-    def _count(self, key: Key, first: NDArray[np.bool_], among5: NDArray[np.bool_]) -> None:
-        self.top1[key] += int(first.sum())
-        self.top5[key] += int(among5.sum())
-
-
-def _hits(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Whether the label comes first, and among the first five; ties go against the model."""
-    own = np.take_along_axis(logits, labels[:, None], axis=1)
-    rank = (logits >= own).sum(axis=1) - 1
-    return rank < 1, rank < _TOP
 
 
 def evaluate(
@@ -121,7 +97,7 @@ def evaluate(
 
     Args:
         batches: what :func:`edgeadv_runtime.attack.craft` or a pack yields.
-        infos: what each of their keys is.
+        infos: what each of their keys is, and which controls ran.
         bundle: what is scored.
         backends: the artefacts, opened.
         data: what the images are.
@@ -134,30 +110,169 @@ def evaluate(
     Raises:
         DataError: no image could be scored, all were calibrated on, or more than 1% were unreadable and that was not
             allowed.
+        InputError: two attacks share a name and a budget, or are measured in different norms.
         EdgeAdvError: whatever a backend or an attack raises.
     """
-    tallies = [_Tally(backend, infos) for backend in backends]
-    evidence = MaskingEvidence(infos)
-    digest = DataDigest()
-    zero: Counter[Key] = Counter()
-    picker = ExamplePicker(examples, infos, bundle.classes)
-    n = left_out = 0
-    for complete in batches:
-        batch = _without(complete, bundle.calibration_images)
-        left_out += len(complete.clean.labels) - len(batch.clean.labels)
-        if not len(batch.clean.labels):
-            continue
-        digest.add(batch.clean)
-        evidence.add(batch)
-        zero.update({key: int(flags.sum()) for key, flags in batch.zero_gradient.items()})
-        clean = to_tensor(batch.clean.pixels)
-        for i, tally in enumerate(tallies):
-            logits = tally.add(batch, clean)
-            if i == len(tallies) - 1:
-                picker.look(batch, clean, logits, artefact=f"{tally.backend.name} {tally.backend.variant}")
-        n += len(batch.clean.labels)
+    check_infos(infos)
+    outcomes: list[BatchOutcome] = []
+    done = 0
+    for outcome in score_batches(
+        batches, infos, bundle=bundle, backends=backends, unreadable=unreadable, examples=examples
+    ):
+        outcomes.append(outcome)
+        done += outcome.images
         if progress is not None:
-            progress(n + left_out + len(unreadable), data.total)
+            progress(done, data.total)
+    told = sum(len(outcome.unreadable) for outcome in outcomes)
+    if late := tuple(unreadable[told:]):
+        outcomes.append(_nothing(infos, backends, late))
+    artefacts = [Artefact.of(backend) for backend in backends]
+    return summarise(outcomes, infos, artefacts, bundle=bundle, data=data, skipped=skipped, examples=examples)
+
+
+def score_batches(
+    batches: Iterable[CraftedBatch],
+    infos: Sequence[AttackInfo],
+    *,
+    bundle: Bundle,
+    backends: Sequence[Backend],
+    unreadable: Sequence[str],
+    examples: int = 6,
+    seen: Iterable[int] = (),
+) -> Iterator[BatchOutcome]:
+    """One outcome for each batch; the arguments are those of :func:`evaluate`.
+
+    Args:
+        batches: any of the batches of a run, in its order.
+        infos: what each of their keys is.
+        bundle: what is scored.
+        backends: the artefacts, opened.
+        unreadable: filled by the iterator; what is new with a batch goes into its outcome.
+        examples: how many images the results file is to show.
+        seen: labels that batches before these have shown already.
+    """
+    scored = [info for info in infos if not info.control]
+    picker = ExamplePicker(examples, scored, bundle.classes, seen)
+    told = 0
+    for complete in batches:
+        messages = tuple(unreadable[told:])
+        told += len(messages)
+        batch = _without(complete, bundle.calibration_images)
+        left_out = len(complete.clean.labels) - len(batch.clean.labels)
+        if not len(batch.clean.labels):
+            yield _nothing(infos, backends, messages, left_out=left_out)
+            continue
+        clean, labels = to_tensor(batch.clean.pixels), batch.clean.labels
+        hits: list[dict[Key, tuple[NDArray[np.bool_], NDArray[np.bool_]]]] = []
+        found: tuple[Example, ...] = ()
+        for i, backend in enumerate(backends):
+            before = backend.infer(clean)
+            hits.append({CLEAN_KEY: _hits(before, labels)})
+            for info in scored:
+                after = backend.infer(batch.adversarial[info.key])
+                hits[i][info.key] = _hits(after, labels)
+                if i == len(backends) - 1 and info.key == picker.key:
+                    found = picker.look(batch, clean, before, after, artefact=f"{backend.name} {backend.variant}")
+        top1 = tuple({key: first for key, (first, _) in table.items()} for table in hits)
+        top5 = tuple({key: among5 for key, (_, among5) in table.items()} for table in hits)
+        yield BatchOutcome(
+            batch.clean.index, labels, batch.clean.hashes, top1, top5, batch.evidence, left_out, messages, found
+        )
+
+
+def _hits(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Whether the label comes first, and among the first five; ties go against the model."""
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    rank = (logits >= own).sum(axis=1) - 1
+    return rank < 1, rank < _TOP
+
+
+def _without(batch: CraftedBatch, images: frozenset[str]) -> CraftedBatch:
+    """``batch`` without those ``images``, which are named by the SHA-256 of their pixels."""
+    if not images:
+        return batch
+    known = [image in images for image in batch.clean.hashes]
+    return batch.select(~np.array(known, dtype=np.bool_)) if any(known) else batch
+
+
+def _nothing(
+    infos: Sequence[AttackInfo], backends: Sequence[Backend], messages: tuple[str, ...], *, left_out: int = 0
+) -> BatchOutcome:
+    """The outcome of a batch of which no image is scored."""
+    labels, flags = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_)
+    hits = tuple(dict.fromkeys([CLEAN_KEY, *(info.key for info in infos if not info.control)], flags) for _ in backends)
+    evidence = Evidence(dict.fromkeys([CLEAN_KEY, *(info.key for info in infos)], labels), {}, {}, flags, flags)
+    return BatchOutcome(labels, labels, (), hits, hits, evidence, left_out, messages)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """One artefact on all images: by key, worst cases included, bool (n,) whether the label came first, or among five."""
+
+    artefact: Artefact
+    top1: dict[Key, NDArray[np.bool_]]
+    top5: dict[Key, NDArray[np.bool_]]
+
+
+def summarise(
+    outcomes: Sequence[BatchOutcome],
+    infos: Sequence[AttackInfo],
+    artefacts: Sequence[Artefact],
+    *,
+    bundle: Bundle,
+    data: DataInfo,
+    skipped: Sequence[dict[str, str]] = (),
+    examples: int = 6,
+) -> Results:
+    """What a results file says of ``outcomes``, which depends on nothing else but for the time and the environment.
+
+    Args:
+        outcomes: of all batches, in the order of the data.
+        infos: the attacks, controls included: they are evidence and nothing more.
+        artefacts: what was scored, in the order of ``top1`` and ``top5`` of each outcome.
+        bundle: what they are from.
+        data: what the images are.
+        skipped: combinations that were asked for and cannot be.
+        examples: how many images to show.
+
+    Raises:
+        DataError, InputError: as :func:`evaluate`.
+    """
+    check_infos(infos)
+    digest = DataDigest()
+    for outcome in outcomes:
+        digest.add(outcome)
+    n, left_out = sum(len(o.labels) for o in outcomes), sum(o.left_out for o in outcomes)
+    unreadable = [message for o in outcomes for message in o.unreadable]
+    _check_images(n, left_out, unreadable, data)
+    scored = [info for info in infos if not info.control]
+    budgets = sorted({info.eps for info in scored}, key=lambda eps: (eps.value, eps.text))
+    table = [_gathered(k, artefact, outcomes, scored, budgets) for k, artefact in enumerate(artefacts)]
+    masking, of_rows = verdict_of(infos, outcomes, artefacts)
+    shares = {info.key: share for info in scored if (share := _zero_share(info.key, outcomes, n)) is not None}
+    lost = {info.key: count for info in scored if (count := _rounding_lost(info.key, outcomes)) is not None}
+    rows = [
+        row
+        for entry, verdict in zip(table, of_rows, strict=True)
+        for row in _rows(entry, scored, budgets, shares, lost, verdict, top5=len(bundle.classes) > _TOP)
+    ]
+    return Results(
+        bundle={
+            "id": bundle.id, "name": bundle.path.name, "title": bundle.manifest["title"], "weights_sha256": bundle.weights_sha256,
+            "architecture": bundle.manifest["architecture"], "provenance": bundle.manifest["provenance"],
+        },
+        data={
+            "name": data.name, "split": data.split, "n": n, "sha256": digest.hexdigest(), "unreadable": unreadable,
+            "calibration_left_out": left_out, "classes": len(bundle.classes),
+        },
+        environment=environment(), masking=masking, rows=tuple(rows), skipped=tuple(skipped),
+        examples=first_examples((example for o in outcomes for example in o.examples), examples),
+        comparisons=_comparisons(table, budgets), edgeadv_version=__version__,
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    )  # fmt: skip
+
+
+def _check_images(n: int, left_out: int, unreadable: Sequence[str], data: DataInfo) -> None:
     if left_out and not n:
         raise DataError(
             f"{data.name}: int8 was calibrated on all {left_out} of these images; score other ones, or more (--limit)"
@@ -168,62 +283,93 @@ def evaluate(
         raise DataError(
             f"{data.name}: {len(unreadable)} of {data.total} images are unreadable, e.g. {unreadable[0]}; repair them or pass --allow-unreadable"
         )
-    masking = evidence.verdict()
-    # a row carries the sentences; the figures behind them stand once in the file
-    sentences = [item["text"] for item in masking["evidence"] if item["finding"] or item["rule"] == "coverage"]
-    for_rows = {"verdict": masking["verdict"], "evidence": sentences}
-    zero_shares = {info.key: zero[info.key] / n for info in infos if info.key in zero}
-    rows = [row for tally in tallies for row in _rows(tally, n, bundle, zero_shares, for_rows)]
-    return Results(
-        bundle={
-            "id": bundle.id, "name": bundle.path.name, "title": bundle.manifest["title"], "weights_sha256": bundle.weights_sha256,
-            "architecture": bundle.manifest["architecture"], "provenance": bundle.manifest["provenance"],
-        },
-        data={
-            "name": data.name, "split": data.split, "n": n, "sha256": digest.hexdigest(), "unreadable": list(unreadable),
-            "calibration_left_out": left_out, "classes": len(bundle.classes),
-        },
-        environment=environment(), masking=masking, rows=tuple(rows), skipped=tuple(skipped), examples=tuple(picker.examples),
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), edgeadv_version=__version__,
-    )  # fmt: skip
 
 
-def _without(batch: CraftedBatch, images: frozenset[str]) -> CraftedBatch:
-    """``batch`` without those ``images``, which are named by the SHA-256 of their pixels."""
-    if not images:
-        return batch
-    known = [hashlib.sha256(pixels.tobytes()).hexdigest() in images for pixels in batch.clean.pixels]
-    return batch.select(~np.array(known, dtype=np.bool_)) if any(known) else batch
+def _gathered(
+    k: int, artefact: Artefact, outcomes: Sequence[BatchOutcome], scored: Sequence[AttackInfo], budgets: Sequence[Eps]
+) -> _Scored:
+    """What artefact ``k`` was right about, over all batches, and in the worst case at each budget."""
+    keys = [CLEAN_KEY, *(info.key for info in scored)]
+    tables = []
+    for hits in ([outcome.top1[k] for outcome in outcomes], [outcome.top5[k] for outcome in outcomes]):
+        table = {key: np.concatenate([part[key] for part in hits]) for key in keys}
+        worst = table[CLEAN_KEY]
+        for eps in budgets:
+            # whatever works within a smaller budget works within a larger one
+            for info in scored:
+                # by value: 8/255 and its decimals are one budget under two names
+                if info.eps.value == eps.value:
+                    worst = worst & table[info.key]
+            table[WORST_CASE, eps.text] = worst
+        tables.append(table)
+    return _Scored(artefact, *tables)
+
+
+def _zero_share(key: Key, outcomes: Sequence[BatchOutcome], n: int) -> float | None:
+    told = [flags for o in outcomes if (flags := o.evidence.zero_gradient.get(key)) is not None]
+    return sum(int(flags.sum()) for flags in told) / n if told else None
+
+
+def _rounding_lost(key: Key, outcomes: Sequence[BatchOutcome]) -> int | None:
+    """Images that the reference model gets right, also when they are attacked and rounded, but not before the rounding."""
+    lost: int | None = None
+    for outcome in outcomes:
+        evidence, labels = outcome.evidence, outcome.labels
+        if key in evidence.unrounded:
+            stands = (evidence.answers[CLEAN_KEY] == labels) & (evidence.answers[key] == labels)
+            lost = (lost or 0) + int((stands & (evidence.unrounded[key] != labels)).sum())
+    return lost
 
 
 def _rows(
-    tally: _Tally, n: int, bundle: Bundle, zero_shares: dict[Key, float], masking: dict[str, object]
-) -> list[Row]:
-    backend, has_top5 = tally.backend, len(bundle.classes) > _TOP
-    engine = backend.engine_info
+    entry: _Scored, scored: Sequence[AttackInfo], budgets: Sequence[Eps], shares: dict[Key, float], lost: dict[Key, int],
+    masking: dict[str, Any], *, top5: bool,
+) -> list[Row]:  # fmt: skip
+    artefact = entry.artefact
 
     def row(key: Key, eps_value: float, params: AttackParams, threat: Threat | None, gradients: str | None) -> Row:
+        first, among5 = entry.top1[key], entry.top5[key]
         return Row(
-            variant=backend.variant, artifact_sha256=backend.artifact_sha256, backend=backend.name, provider=backend.provider,
-            device=backend.device, attack=key[0], params=params, eps=key[1], eps_value=eps_value, threat=threat,
-            gradients=gradients, n=n, correct_top1=tally.top1[key], correct_top5=tally.top5[key] if has_top5 else None,
-            zero_gradient_share=zero_shares.get(key), masking=None if key == CLEAN_KEY else masking, engine=engine,
+            variant=artefact.variant, artifact_sha256=artefact.artifact_sha256, backend=artefact.backend,
+            provider=artefact.provider, device=artefact.device, attack=key[0], params=params, eps=key[1], eps_value=eps_value,
+            threat=threat, gradients=gradients, n=len(first), correct_top1=int(first.sum()),
+            correct_top5=int(among5.sum()) if top5 else None, zero_gradient_share=shares.get(key),
+            masking=None if key == CLEAN_KEY else masking, engine=artefact.engine, rounding_lost=lost.get(key),
         )  # fmt: skip
 
     rows = [row(CLEAN_KEY, 0.0, AttackParams(), None, None)]
-    for eps in tally.budgets:
-        within = [info for info in tally.infos if info.eps.value <= eps.value]
-        for info in tally.infos:
+    for eps in budgets:
+        within = [info for info in scored if info.eps.value <= eps.value]
+        for info in scored:
             if info.eps == eps:
-                rows.append(row(info.key, eps.value, info.params, _threat(info, backend), info.gradients))
+                rows.append(row(info.key, eps.value, info.params, _threat(info, artefact), info.gradients))
         names = tuple(dict.fromkeys([CLEAN, *(info.name for info in within)]))
-        params = AttackParams(norm="linf", uint8=within[0].params.uint8, attacks=names)
-        threats = {_threat(info, backend) for info in within}
-        threat: Threat = "white-box" if threats == {"white-box"} else "transfer"
-        rows.append(row((WORST_CASE, eps.text), eps.value, params, threat, within[0].gradients))
+        params = AttackParams(norm=within[0].params.norm or "linf", uint8=within[0].params.uint8, attacks=names)
+        threat = min((_threat(info, artefact) for info in within), key=_THREATS.index)
+        sources = dict.fromkeys(info.gradients for info in within if info.gradients is not None)
+        rows.append(row((WORST_CASE, eps.text), eps.value, params, threat, ", ".join(sources) or None))
     return rows
 
 
-def _threat(info: AttackInfo, backend: Backend) -> Threat:
-    """White-box only where the gradients are those of the very artefact that is scored."""
-    return "white-box" if info.gradients_sha256 == backend.artifact_sha256 else "transfer"
+def _threat(info: AttackInfo, artefact: Artefact) -> Threat:
+    """White-box only where the gradients are those of the very artefact that is scored, query only where it was asked."""
+    if info.gradients_sha256 == artefact.artifact_sha256:
+        return "white-box"
+    return "query" if info.queried == artefact.identity else "transfer"
+
+
+def _comparisons(table: Sequence[_Scored], budgets: Sequence[Eps]) -> tuple[dict[str, Any], ...]:
+    """Each pair of artefacts, image by image, on the clean images and in the worst case at each budget."""
+    found = []
+    for baseline, other in combinations(table, 2):
+        for key in (CLEAN_KEY, *((WORST_CASE, eps.text) for eps in budgets)):
+            ours, theirs = baseline.top1[key], other.top1[key]
+            n, lost, gained = len(ours), int((ours & ~theirs).sum()), int((~ours & theirs).sum())
+            found.append(
+                {
+                    "attack": key[0], "eps": key[1], "baseline": baseline.artefact.to_json(), "artefact": other.artefact.to_json(),
+                    "n": n, "lost": lost, "gained": gained, "drop": (lost - gained) / n,
+                    "drop_ci95": list(paired_difference_interval(lost, gained, n)), "mcnemar_p": mcnemar_p(lost, gained),
+                }
+            )  # fmt: skip
+    return tuple(found)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .attack import CLEAN_KEY, AttackInfo, CraftedBatch, Key
+from .attack import AttackInfo, CraftedBatch, Key
 from .bundle import Classes
+from .outcomes import Example
+from .suites import PGD_MARGIN
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -24,37 +26,60 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 class ExamplePicker:
-    """Keeps the first image of each class, in the order they are scored, until there are enough."""
+    """Keeps the first image of each class, in the order they are scored, until there are enough.
 
-    def __init__(self, most: int, infos: Sequence[AttackInfo], classes: Classes) -> None:
-        self.examples: list[dict[str, Any]] = []
+    Over batches that several processes scored, each in ascending order, :func:`first_examples` then finds the same images as
+    one process: what comes first among all came first in its process too.
+    """
+
+    def __init__(self, most: int, infos: Sequence[AttackInfo], classes: Classes, seen: Iterable[int] = ()) -> None:
+        """Settle what is shown.
+
+        Args:
+            most: examples in all.
+            infos: the attacks that are scored.
+            classes: of the model.
+            seen: labels that are shown already by batches that come before those that will be looked at.
+        """
         self._most = most
         self._classes = classes
-        self._seen: set[int] = set()
-        # the last one listed at the largest budget: the margin attack, where it ran
-        self._info = max(infos, key=lambda info: info.eps.value) if infos else None
-        for info in infos:
-            if self._info is not None and info.eps == self._info.eps:
-                self._info = info
+        self._seen = set(seen)
+        largest = max((info.eps.value for info in infos), default=0.0)
+        shown = {info.name: info for info in infos if info.eps.value == largest}
+        # the margin attack, where it ran; else the one listed last
+        self._info = shown.get(PGD_MARGIN) or next(reversed(shown.values()), None)
+
+    @property
+    def key(self) -> Key | None:
+        """The attack that is shown; None where none is."""
+        return None if self._info is None or self._most == 0 else self._info.key
 
     def look(
         self,
         batch: CraftedBatch,
         clean: NDArray[np.float32],
-        logits: Mapping[Key, NDArray[np.float32]],
+        before: NDArray[np.float32],
+        after: NDArray[np.float32],
         *,
         artefact: str,
-    ) -> None:
-        """Take what is still wanted from a scored batch."""
-        if self._info is None:
-            return
-        before, after = logits[CLEAN_KEY], logits[self._info.key]
+    ) -> tuple[Example, ...]:
+        """Take what is still wanted from a scored batch.
+
+        Args:
+            batch: the images, n of them.
+            clean: float32 (n, 3, H, W) in [0, 1].
+            before: logits of the clean images, float32 (n, classes).
+            after: logits under the attack :attr:`key`.
+            artefact: whose logits they are, in words.
+        """
+        found: list[Example] = []
         for i, label in enumerate(batch.clean.labels.tolist()):
             # an image that was wrong to begin with shows nothing about the attack
-            if len(self.examples) >= self._most or label in self._seen or int(before[i].argmax()) != label:
+            if len(self._seen) >= self._most or label in self._seen or int(before[i].argmax()) != label:
                 continue
             self._seen.add(label)
-            self.examples.append(self._example(batch, i, clean[i], before[i], after[i], artefact))
+            found.append(Example(label, self._example(batch, i, clean[i], before[i], after[i], artefact)))
+        return tuple(found)
 
     def _example(
         self,
@@ -77,6 +102,15 @@ class ExamplePicker:
             "clean_prediction": names[int(before.argmax())], "clean_probability": float(p_before.max()),
             "adversarial_prediction": names[int(after.argmax())], "adversarial_probability": float(p_after.max()),
         }  # fmt: skip
+
+
+def first_examples(found: Iterable[Example], most: int) -> tuple[dict[str, Any], ...]:
+    """The entries of the first example of each label, ``most`` of them."""
+    first: dict[int, dict[str, Any]] = {}
+    for example in found:
+        if len(first) < most:
+            first.setdefault(example.label, example.entry)
+    return tuple(first.values())
 
 
 def _png(x: NDArray[np.float32]) -> str:

@@ -7,12 +7,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import BundleError, StorageError
+from .errors import BundleError, InputError, StorageError
 
 _CHUNK = 1 << 20
 
@@ -156,3 +156,29 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
                 temporary.replace(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def begin_partial(folder: Path, plan_file: str, plan: Mapping[str, Any], *, what: str, resume: bool) -> None:
+    """Begin long work in ``folder``, or go on with it: only with the same plan.
+
+    Args:
+        folder: where the parts go until all are there.
+        plan_file: name of the file that keeps the plan.
+        plan: JSON value of everything that the parts depend on.
+        what: the work, for messages.
+        resume: go on with what is there, if anything is.
+
+    Raises:
+        StorageError: there is unfinished work and ``resume`` is false, or the folder cannot be written.
+        InputError: it was begun with another plan.
+    """
+    if folder.exists() and not resume:
+        raise StorageError(f"{folder} holds an unfinished {what}: continue it with --resume, or delete it")
+    ensure_writable(folder)
+    file, wanted = folder / plan_file, json.loads(canonical_json(plan))
+    if file.exists() and (begun := read_json(file, what=f"plan of an {what}")) != wanted:
+        other = [key for key in {**wanted, **begun} if wanted.get(key) != begun.get(key)]
+        raise InputError(
+            f"{folder} was started with other settings ({', '.join(other)}): continue with the same ones, or delete it"
+        )
+    write_json(file, wanted)

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .attack import CLEAN_KEY, AttackInfo, CleanBatch, CraftedBatch, Key, check_crafted
+from .attack import CLEAN_KEY, AttackInfo, CleanBatch, CraftedBatch, Evidence, Key, LazyImages
 from .bundle import Bundle
 from .eps import Eps
 from .errors import BundleError, InputError, IntegrityError, SchemaError
 from .evaluate import DataInfo
 from .files import read_json, sha256_file
+from .perturbation import check_crafted
 from .preprocess import to_tensor
 from .results import AttackParams
 
@@ -35,56 +37,44 @@ def info_to_json(info: AttackInfo) -> dict[str, Any]:
     """One attack at one budget, as ``pack.json`` holds it."""
     return {
         "name": info.name, "eps": asdict(info.eps), "params": info.params.to_json(), "gradients": info.gradients,
-        "gradients_sha256": info.gradients_sha256,
+        "gradients_sha256": info.gradients_sha256, "queried": info.queried, "control": info.control,
     }  # fmt: skip
 
 
 def info_from_json(value: dict[str, Any]) -> AttackInfo:
-    """Read what :func:`info_to_json` wrote."""
+    """Read what :func:`info_to_json` wrote; older packs know neither query attacks nor controls."""
     return AttackInfo(
-        value["name"],
-        Eps(**value["eps"]),
-        AttackParams.from_json(value["params"]),
-        value["gradients"],
-        value["gradients_sha256"],
-    )
+        value["name"], Eps(**value["eps"]), AttackParams.from_json(value["params"]), value["gradients"],
+        value["gradients_sha256"], value.get("queried"), value.get("control", False),
+    )  # fmt: skip
 
 
 def save_shard(
     path: Path, batch: CraftedBatch, infos: list[AttackInfo], unreadable: tuple[str, ...], *, uint8: bool
 ) -> None:
     """Write one shard; adversarial images as uint8 NHWC, which must lose nothing, or as float32 NCHW."""
+    evidence = batch.evidence
     arrays: dict[str, NDArray[Any]] = {
         "index": batch.clean.index, "labels": batch.clean.labels, "pixels": batch.clean.pixels,
-        "unreadable": np.array(unreadable, dtype=np.str_), "reference_clean": batch.reference[CLEAN_KEY],
+        "unreadable": np.array(unreadable, dtype=np.str_), "reference_clean": evidence.answers[CLEAN_KEY],
+        "probabilities": evidence.probabilities, "unstable": evidence.unstable,
     }  # fmt: skip
     for k, info in enumerate(infos):
-        x_adv = batch.adversarial[info.key]
-        arrays[f"x_adv_{k}"] = (
-            np.rint(x_adv.transpose(0, 2, 3, 1) * np.float32(255)).astype(np.uint8) if uint8 else x_adv
-        )
-        arrays[f"reference_{k}"] = batch.reference[info.key]
-        if info.key in batch.zero_gradient:
-            arrays[f"zero_gradient_{k}"] = batch.zero_gradient[info.key]
+        if not info.control:
+            x_adv = batch.adversarial[info.key]
+            arrays[f"x_adv_{k}"] = (
+                np.rint(x_adv.transpose(0, 2, 3, 1) * np.float32(255)).astype(np.uint8) if uint8 else x_adv
+            )
+        arrays[f"reference_{k}"] = evidence.answers[info.key]
+        for name, table in (("reference_float", evidence.unrounded), ("zero_gradient", evidence.zero_gradient)):
+            if info.key in table:
+                arrays[f"{name}_{k}"] = table[info.key]
     with path.open("wb") as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
 
-class _Pixels(Mapping[Key, NDArray[np.float32]]):
-    """Adversarial images as they are stored, made float32 one key at a time: a device has not the memory for all."""
-
-    def __init__(self, stored: dict[Key, NDArray[Any]]) -> None:
-        self._stored = stored
-
-    def __getitem__(self, key: Key) -> NDArray[np.float32]:
-        x_adv = self._stored[key]
-        return to_tensor(x_adv) if x_adv.dtype == np.uint8 else x_adv
-
-    def __iter__(self) -> Iterator[Key]:
-        return iter(self._stored)
-
-    def __len__(self) -> int:
-        return len(self._stored)
+def _as_floats(x_adv: NDArray[Any]) -> NDArray[np.float32]:
+    return to_tensor(x_adv) if x_adv.dtype == np.uint8 else x_adv
 
 
 def load_shard(path: Path, infos: list[AttackInfo]) -> tuple[CraftedBatch, tuple[str, ...]]:
@@ -96,15 +86,24 @@ def load_shard(path: Path, infos: list[AttackInfo]) -> tuple[CraftedBatch, tuple
     try:
         with np.load(path, allow_pickle=False) as arrays:
             clean = CleanBatch(arrays["index"], arrays["pixels"], arrays["labels"])
-            stored: dict[Key, NDArray[Any]] = {}
-            reference = {CLEAN_KEY: arrays["reference_clean"]}
-            zero: dict[Key, NDArray[np.bool_]] = {}
-            for k, info in enumerate(infos):
-                stored[info.key] = arrays[f"x_adv_{k}"]
-                reference[info.key] = arrays[f"reference_{k}"]
-                if f"zero_gradient_{k}" in arrays.files:
-                    zero[info.key] = arrays[f"zero_gradient_{k}"]
-            return CraftedBatch(clean, _Pixels(stored), reference, zero), tuple(arrays["unreadable"].tolist())
+
+            def table(name: str) -> dict[Key, NDArray[Any]]:
+                stored = {info.key: f"{name}_{k}" for k, info in enumerate(infos)}
+                return {key: arrays[array] for key, array in stored.items() if array in arrays.files}
+
+            def flags(name: str) -> NDArray[np.bool_]:
+                # shards of older versions do not tell
+                return arrays[name] if name in arrays.files else np.zeros(len(clean.labels), dtype=np.bool_)
+
+            images: dict[Key, Callable[[], NDArray[np.float32]]] = {
+                info.key: partial(_as_floats, arrays[f"x_adv_{k}"]) for k, info in enumerate(infos) if not info.control
+            }
+            answers = {info.key: arrays[f"reference_{k}"] for k, info in enumerate(infos)}
+            evidence = Evidence(
+                {CLEAN_KEY: arrays["reference_clean"], **answers}, table("reference_float"), table("zero_gradient"),
+                flags("probabilities"), flags("unstable"),
+            )  # fmt: skip
+            return CraftedBatch(clean, LazyImages(images), evidence), tuple(arrays["unreadable"].tolist())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{path} is not a shard of an attack pack ({error}); make or copy the pack again") from error
 
@@ -115,7 +114,8 @@ class AttackPack:
 
     Attributes:
         path: the folder.
-        infos: the attacks and budgets it holds.
+        manifest: what ``pack.json`` says.
+        infos: the attacks and budgets it holds, controls included.
         data: the images it was made from.
     """
 
@@ -131,7 +131,7 @@ class AttackPack:
         Raises:
             InputError: the pack was made from other weights, classes or preprocessing.
             SchemaError: another kind or version.
-            BundleError: missing, damaged, or naming a path outside the pack.
+            BundleError: missing, damaged, cut short, or naming a path outside the pack.
         """
         folder = Path(path)
         manifest = read_json(folder / PACK_FILE, what="attack pack")
@@ -156,41 +156,66 @@ class AttackPack:
                 if shard["file"] != Path(shard["file"]).name:
                     raise BundleError(f"{folder} names {shard['file']!r}, a path outside the pack; do not use it")
                 _ = shard["sha256"]
+            found = sum(shard["n"] for shard in manifest["shards"])
+            # older packs do not say how many there are
+            if found != manifest.get("n", found):
+                raise BundleError(
+                    f"{folder} is cut short: its shards hold {found} of {manifest['n']} images; make or copy the pack again"
+                )
         except (KeyError, TypeError) as error:
             raise BundleError(f"{folder / PACK_FILE} is damaged ({error!r}); make or copy the pack again") from error
+        missing = [shard["file"] for shard in manifest["shards"] if not (folder / shard["file"]).is_file()]
+        if missing:
+            # before hours of work on those that are there
+            raise IntegrityError(f"{folder / missing[0]} is missing or damaged; copy the pack again")
         return cls(folder, manifest, infos, data)
 
-    def batches(self, unreadable: list[str]) -> Iterator[CraftedBatch]:
+    @property
+    def uint8(self) -> bool:
+        """Whether its images were rounded to 8 bits."""
+        return bool(self.manifest["uint8"])
+
+    @property
+    def shards(self) -> int:
+        """How many batches it holds."""
+        return len(self.manifest["shards"])
+
+    def batches(self, unreadable: list[str], numbers: Sequence[int] | None = None) -> Iterator[CraftedBatch]:
         """The pack's images, shard by shard.
 
         Args:
             unreadable: gets the messages of images that could not be decoded when the pack was made.
+            numbers: the shards to read, from 0; None reads all.
 
         Raises:
             IntegrityError: a shard is missing or damaged.
         """
-        for shard in self.manifest["shards"]:
+        for number in range(self.shards) if numbers is None else numbers:
+            shard = self.manifest["shards"][number]
             file = self.path / shard["file"]
             if not file.is_file() or sha256_file(file) != shard["sha256"]:
                 raise IntegrityError(f"{file} is missing or damaged; copy the pack again")
             batch, messages = load_shard(file, self.infos)
-            self._check(batch, file)
+            self._check(batch, file, shard["n"])
             unreadable += messages
             yield batch
 
-    def _check(self, batch: CraftedBatch, file: Path) -> None:
+    def _check(self, batch: CraftedBatch, file: Path, stated: int) -> None:
         """Refuse a shard whose arrays do not fit together, or whose images are not within their eps."""
-        clean = batch.clean
+        clean, evidence = batch.clean, batch.evidence
         n, side, classes = len(clean.labels), self.manifest["preprocess"]["crop"], len(self.manifest["class_ids"])
-        labels = [clean.labels, *batch.reference.values()]
-        flags = [clean.index, *labels, *batch.zero_gradient.values()]
-        fits = clean.pixels.shape == (n, side, side, 3) and clean.pixels.dtype == np.uint8
+        labels = [clean.labels, *evidence.answers.values(), *evidence.unrounded.values()]
+        told = [*evidence.zero_gradient.values(), evidence.probabilities, evidence.unstable]
+        flags = [clean.index, *labels, *told]
+        fits = n == stated and clean.pixels.shape == (n, side, side, 3) and clean.pixels.dtype == np.uint8
         fits = fits and all(array.shape == (n,) for array in flags)
         if not fits or any(n and not (array.min() >= 0 and array.max() < classes) for array in labels):
             raise BundleError(f"{file} does not fit its pack: shapes or labels are wrong; make the pack again")
         x = to_tensor(clean.pixels)
         for info in self.infos:
+            if info.control:
+                continue
             try:
-                check_crafted(batch.adversarial[info.key], x, info.name, info.eps)
+                check_crafted(batch.adversarial[info.key], x, info.name, info.eps, norm=info.params.norm)
             except InputError as error:
                 raise BundleError(f"{file} does not hold what its pack says: {error}; make the pack again") from error

@@ -20,11 +20,16 @@ Verdict = Literal["UNCHECKED", "PASS", "SUSPECT", "MASKED"]
 Threat = Literal["white-box", "transfer", "query"]
 CLEAN = "clean"
 WORST_CASE = "worst-case"
+SURROGATE = "surrogate"
+"""Stands for a backend in ``skipped`` where an int8 variant was scored but not attacked by its own gradients."""
 
 
 @dataclass(frozen=True)
 class AttackParams:
-    """How an attack was run; None where a parameter does not apply."""
+    """How an attack was run; None where a parameter does not apply.
+
+    ``library`` is a third party's whose attack it is, with its version, in words; None for edgeadv's own.
+    """
 
     norm: str | None = None
     loss: str | None = None
@@ -36,6 +41,7 @@ class AttackParams:
     target: str | None = None
     uint8: bool | None = None
     attacks: tuple[str, ...] | None = None
+    library: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The parameters that apply."""
@@ -66,15 +72,18 @@ class Row:
         eps: the budget as written; ``"0"`` for clean.
         eps_value: the budget in pixels of [0, 1].
         threat: None for clean; ``"white-box"`` where the gradients belong to the scored artefact, ``"transfer"`` where
-            they come from another one.
+            they come from another one and for attacks without any, ``"query"`` where the attack asked the scored artefact. A
+            worst case has the first of these three, in the order white-box, query, transfer, that one of its attacks has.
         gradients: where the attack's gradients come from; None for clean.
         n: scored images.
         correct_top1: images whose first label is right.
         correct_top5: images whose true label is among the first five; None for five classes or fewer.
         zero_gradient_share: share of the ``n`` images whose gradient was zero or not finite, so not attacked; None if
             unknown or not applicable.
-        masking: the file's verdict, with the sentences of what was found as ``evidence``; None for clean.
+        masking: the artefact's verdict, with the sentences of what was found as ``evidence``; None for clean.
         engine: the plan that ran, as :attr:`~edgeadv_runtime.Backend.engine_info` has it; None for a backend without one.
+        rounding_lost: images that the attack broke on the reference model before they were rounded to 8 bits and not
+            afterwards; None where nothing was rounded, or the attack is not on the reference model.
     """
 
     variant: str
@@ -94,6 +103,7 @@ class Row:
     zero_gradient_share: float | None
     masking: dict[str, Any] | None
     engine: dict[str, Any] | None = None
+    rounding_lost: int | None = None
 
     @property
     def top1(self) -> float:
@@ -124,6 +134,7 @@ class Row:
             "correct_top1": self.correct_top1, "top1": self.top1, "top1_ci95": self.top1_ci95,
             "correct_top5": self.correct_top5, "top5": self.top5, "top5_ci95": self.top5_ci95,
             "zero_gradient_share": self.zero_gradient_share, "masking": self.masking, "engine": self.engine,
+            "rounding_lost": self.rounding_lost,
         }  # fmt: skip
 
     @classmethod
@@ -145,6 +156,8 @@ class Results:
         rows: what was measured.
         skipped: pairs of backend and variant that were asked for as ``all`` and cannot be, with the reason.
         examples: a few images with their predictions, PNG in base64.
+        comparisons: each pair of artefacts, image by image, on the clean images and in the worst case at each budget;
+            ``docs/results.md`` has the keys.
         created: UTC time, ISO 8601.
         edgeadv_version: what wrote it.
     """
@@ -156,6 +169,7 @@ class Results:
     rows: tuple[Row, ...]
     skipped: tuple[dict[str, str], ...] = ()
     examples: tuple[dict[str, Any], ...] = ()
+    comparisons: tuple[dict[str, Any], ...] = ()
     created: str = ""
     edgeadv_version: str = ""
     path: Path | None = field(default=None, compare=False)
@@ -170,7 +184,7 @@ class Results:
             "schema_version": SCHEMA_VERSION, "kind": "results", "edgeadv_version": self.edgeadv_version,
             "created": self.created, "bundle": self.bundle, "data": self.data, "environment": self.environment,
             "masking": self.masking, "rows": [row.to_json() for row in self.rows], "skipped": list(self.skipped),
-            "examples": list(self.examples),
+            "examples": list(self.examples), "comparisons": list(self.comparisons),
         }  # fmt: skip
 
     def save(self, path: str | Path) -> None:
@@ -194,8 +208,8 @@ class Results:
             return cls(
                 bundle=value["bundle"], data=value["data"], environment=value["environment"], masking=value["masking"],
                 rows=tuple(Row.from_json(row) for row in value["rows"]), skipped=tuple(value["skipped"]),
-                examples=tuple(value["examples"]), created=value["created"], edgeadv_version=value["edgeadv_version"],
-                path=path,
+                examples=tuple(value["examples"]), comparisons=tuple(value.get("comparisons", ())),
+                created=value["created"], edgeadv_version=value["edgeadv_version"], path=path,
             )  # fmt: skip
         except (KeyError, TypeError) as error:
             raise SchemaError(
@@ -203,12 +217,12 @@ class Results:
             ) from error
 
 
-def read_measurement(path: str | Path, *, kind: Literal["results", "bench"] | None = None) -> dict[str, Any]:
-    """Read a results or bench file, checking its kind and schema version.
+def read_measurement(path: str | Path, *, kind: Literal["results", "bench", "study"] | None = None) -> dict[str, Any]:
+    """Read a results, bench or study file, checking its kind and schema version.
 
     Args:
         path: the file.
-        kind: the kind it must be; None takes either.
+        kind: the kind it must be; None takes results or bench.
 
     Raises:
         SchemaError: another kind or version.

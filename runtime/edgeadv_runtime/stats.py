@@ -1,8 +1,8 @@
-"""Intervals for shares, in closed form."""
+"""Intervals for shares in closed form, and the exact test of a paired difference."""
 
 from __future__ import annotations
 
-from math import sqrt
+from math import comb, sqrt
 
 Z95_TWO_SIDED = 1.959963984540054
 Z95_ONE_SIDED = 1.6448536269514722
@@ -69,6 +69,38 @@ def paired_difference_interval(gained: int, lost: int, n: int, *, z: float = Z95
     p, q = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     half = z * sqrt((p + q - (p - q) ** 2) / (n + 2))
     return max(-1.0, p - q - half), min(1.0, p - q + half)
+
+
+def mcnemar_p(lost: int, gained: int) -> float:
+    """Exact two-sided p-value of McNemar's test (1947): are images lost and images gained equally likely?
+
+    Given that a pair differs, it does so either way with probability 1/2, so ``min(lost, gained)`` is compared with a
+    binomial distribution over the ``lost + gained`` pairs that differ. Pairs that agree say nothing and are not needed.
+
+    Args:
+        lost: pairs in which only the first outcome happened.
+        gained: pairs in which only the second happened.
+
+    Returns:
+        Between 0 and 1, symmetric in its arguments; 1 where no pair differs, and 0 where the value is below the range of a
+        float.
+
+    Raises:
+        ValueError: a count is negative.
+    """
+    if lost < 0 or gained < 0:
+        raise ValueError(f"{lost} and {gained} are not numbers of pairs")
+    if abs(lost - gained) <= 1:
+        return 1.0  # both tails are everything
+    n, k = lost + gained, min(lost, gained)
+    # the largest term of both tails exactly, as whole numbers: logarithms of factorials would lose ten digits
+    term = total = comb(n, k) / (1 << (n - 1))
+    for i in range(k, 0, -1):
+        term *= i / (n - i + 1)
+        if total + term == total:
+            break
+        total += term
+    return min(1.0, total)
 
 
 def _check_pairs(gained: int, lost: int, n: int) -> None:

@@ -68,3 +68,5 @@ QUERY_ATTACKS = (SQUARE, NOISE)
 """Those that need no gradient, and so no PyTorch."""
 OPTIONAL = (PGD_L2,)
 """Attacks that no suite runs: they are asked for by name."""
+ON_SURROGATE = (PGD_MARGIN, APGD_DLR)
+"""What is run with an int8 surrogate's gradients, of the attacks that run at all: losses that no saturated softmax stops."""

@@ -94,7 +94,8 @@ def pack(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Bundle, photos: 
     from edgeadv.cli import main
 
     out = tmp_path_factory.mktemp("packs") / "photos.pack"
-    arguments = ["attack", tiny_bundle.path, "--data", photos, "--eps", "2/255,8/255", "--out", out]
+    named = ["--attack", "fgsm,fgsm-rescaled,fgsm-rs,pgd-margin"]
+    arguments = ["attack", tiny_bundle.path, "--data", photos, "--eps", "2/255,8/255", *named, "--out", out]
     assert main([str(argument) for argument in arguments]) == 0
     return out
 

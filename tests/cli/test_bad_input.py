@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from edgeadv_runtime.bundle import Bundle, bundle_id
 
@@ -131,7 +132,8 @@ def verify(desk: Desk) -> Arguments:
 
 def evaluate(desk: Desk, *more: object, out: str = "out.json") -> Arguments:
     """Score the photographs; later options win over earlier ones."""
-    return ["evaluate", desk.bundle(), "--data", desk.photos(), "--eps", "8/255", "--out", out, *more]
+    data = ["--data", desk.photos(), "--eps", "8/255", "--attack", "fgsm"]
+    return ["evaluate", desk.bundle(), *data, "--out", out, *more]
 
 
 def attack(desk: Desk, *more: object, out: str = "out.pack") -> Arguments:
@@ -142,7 +144,7 @@ def attack(desk: Desk, *more: object, out: str = "out.pack") -> Arguments:
         desk.photos(),
         "--eps",
         "8/255",
-        "--attacks",
+        "--attack",
         "fgsm",
         "--out",
         out,
@@ -476,11 +478,15 @@ options("eps_over_zero", "is not a number", evaluate, "--eps", "8/0")
 options("eps_that_is_garbage", "is not a number", attack, "--eps", "a lot")
 options("eps_that_is_empty", "is not a number", attack, "--eps", "")
 options("eps_twice", "names a budget twice", evaluate, "--eps", "8/255,4/255,8/255")
+options("eps_in_another_order", "not in ascending order: write 4/255,8/255", evaluate, "--eps", "8/255,4/255")
 options("eps_twice_in_other_words", "names a budget twice", evaluate, "--eps", "0.2,1/5")
 options("eps_below_a_grey_level", "less than one grey level", attack, "--eps", "0.001")
-options("unknown_attack", "unknown attack autoattack", evaluate, "--attacks", "autoattack")
-options("attack_twice", "without gaps or repetitions", attack, "--attacks", "fgsm,fgsm")
-options("no_attack", "without gaps or repetitions", attack, "--attacks", "")
+options("unknown_attack", "unknown attack autoattack", evaluate, "--attack", "autoattack")
+options("unknown_suite", "--suite 'slow' is not one of fast, standard, full", evaluate, "--suite", "slow")
+options("queries_without_square", "--queries is for square", evaluate, "--attack", "fgsm", "--queries", "9")
+options("queries_of_zero", "queries", evaluate, "--queries", "0")
+options("attack_twice", "without gaps or repetitions", attack, "--attack", "fgsm,fgsm")
+options("no_attack", "without gaps or repetitions", attack, "--attack", "")
 options("unknown_target", "class 'zebra' is not one of", attack, "--target", "zebra")
 options("unknown_backend", "--backend 'tensorflow' is not one of", evaluate, "--backend", "tensorflow")
 options("unknown_precision", "carries no variant 'fp8'", evaluate, "--precision", "fp8")
@@ -511,6 +517,46 @@ options("crop_larger_than_the_picture", "is larger than resize", train, "--prepr
 options("preprocessing_that_no_image_fits", "unreadable", train, "--preprocess", "crop=64")
 options("unknown_weights_map", "--weights-map 'by-luck'", train, "--weights-map", "by-luck")
 options("missing_start_weights", "does not exist", train, "--weights", "nowhere.pth")
+options(
+    "unknown_training_recipe", "recipe 'papernot' is not undefended, at-fgsm or at-pgd", train, "--recipe", "papernot"
+)
+options("adversarial_training_without_a_budget", "at-pgd needs --at-eps, e.g. 8/255", train, "--recipe", "at-pgd")
+options("budget_without_adversarial_training", "add --recipe at-pgd or at-fgsm", train, "--at-eps", "8/255")
+options("steps_without_adversarial_training", "add --recipe at-pgd or at-fgsm", train, "--at-steps", "3")
+options("adversarial_budget_in_grey_levels", "did you mean 8/255?", train, "--recipe", "at-pgd", "--at-eps", "8")
+options("adversarial_budget_of_zero", "is not in (0, 1]", train, "--recipe", "at-fgsm", "--at-eps", "0")
+options(
+    "adversarial_budget_that_is_garbage",
+    "is not a number: write it 8/255",
+    train,
+    "--recipe",
+    "at-pgd",
+    "--at-eps",
+    "small",
+)
+options("adversarial_budget_that_is_nan", "is not in (0, 1]", train, "--recipe", "at-pgd", "--at-eps", "nan")
+options(
+    "no_adversarial_steps",
+    "at least 1 step, not 0",
+    train,
+    "--recipe",
+    "at-pgd",
+    "--at-eps",
+    "8/255",
+    "--at-steps",
+    "0",
+)
+options(
+    "steps_of_a_recipe_that_takes_one",
+    "at-fgsm takes one step",
+    train,
+    "--recipe",
+    "at-fgsm",
+    "--at-eps",
+    "8/255",
+    "--at-steps",
+    "2",
+)
 options("temperature_of_zero", "temperature must be from 1", distill, "-T", "0")
 options("temperature_that_is_nan", "temperature must be from 1", distill, "-T", "nan")
 options("alpha_of_2", "alpha must be in [0, 1]", distill, "--recipe", "soft-label", "--alpha", "2")
@@ -562,12 +608,29 @@ def bench_without_runs(desk):
 # what belongs together and what does not
 
 
-@case("either --data with --eps, or --pack")
-def both_data_and_pack(desk):
-    return evaluate(desk, "--pack", desk.pack())
+@case("was not made from the images of")
+def pack_with_other_data(desk):
+    """As many of the same names and labels, one pixel apart."""
+    picture = min(desk.photos().rglob("*.png"))
+    pixels = np.array(Image.open(picture))
+    pixels[0, 0, 0] ^= 1
+    Image.fromarray(pixels).save(picture)
+    return score(desk, "--data", desk.photos())
 
 
-@case("either --data with --eps, or --pack")
+@case("was not made from the images of")
+def pack_with_less_data(desk):
+    min(desk.photos().rglob("*.png")).unlink()
+    return score(desk, "--data", desk.photos())
+
+
+@case("class(es) that the model does not know")
+def pack_with_data_of_other_classes(desk):
+    min(desk.photos().iterdir()).rename(desk.photos() / "m0000")
+    return score(desk, "--data", desk.photos())
+
+
+@case("takes --data with --eps, or --pack")
 def neither_data_nor_pack(desk):
     return ["evaluate", desk.bundle(), "--out", "out.json"]
 
@@ -585,6 +648,21 @@ def pack_with_eps(desk):
 @case("were settled with the pack")
 def pack_with_limit(desk):
     return score(desk, "--limit", "10")
+
+
+@case("pgd-margin needs gradients, which were settled with the pack: only square, noise can be added")
+def pack_with_an_attack_that_needs_gradients(desk):
+    return score(desk, "--attack", "square,pgd-margin")
+
+
+@case("--queries needs --attack square")
+def pack_with_queries_and_no_square(desk):
+    return score(desk, "--queries", "10")
+
+
+@case("--workers, --download and --data-root are for --data")
+def pack_with_options_of_data(desk):
+    return score(desk, "--download")
 
 
 @case("attack pack")
@@ -624,6 +702,24 @@ def shard_that_is_empty(desk):
 @case("not a shard of an attack pack")
 def shard_that_is_cut_short(desk):
     return resigned_shard(desk, (desk.pack() / "shard-00000.npz").read_bytes()[:3000])
+
+
+@case("is cut short: its shards hold 64 of 72 images")
+def pack_without_its_last_shards(desk):
+    edit(desk.pack() / "pack.json", lambda p: p["shards"].pop())
+    return score(desk)
+
+
+@case("does not fit its pack: shapes or labels are wrong")
+def shard_with_labels_out_of_range(desk):
+    with np.load(desk.pack() / "shard-00000.npz") as shard:
+        arrays = dict(shard)
+    arrays["labels"] = arrays["labels"] + 10
+    out = desk.home / "shard.npz"
+    np.savez(out, **arrays)
+    content = out.read_bytes()
+    out.unlink()
+    return resigned_shard(desk, content)
 
 
 @case("not a shard of an attack pack")
@@ -677,6 +773,22 @@ def resume_of_a_pack_with_other_settings(desk):
     (desk.home / "out.pack.partial").mkdir()
     desk.file("out.pack.partial/plan.json", "{}")
     return attack(desk, "--resume")
+
+
+@case("holds an unfinished evaluation: continue it with --resume")
+def results_onto_an_unfinished_evaluation(desk):
+    (desk.home / "out.json.partial").mkdir()
+    desk.file("out.json.partial/plan.json", "{}")
+    return score(desk)
+
+
+@case("was started with other settings (")
+def resume_of_an_evaluation_with_other_settings(desk):
+    (desk.home / "out.json.partial").mkdir()
+    desk.file("out.json.partial/plan.json", "{}")
+    # not an empty one: that would be removed
+    desk.file("out.json.partial/batch-000000.npz")
+    return score(desk, "--resume")
 
 
 @case("is a folder: name the file to write in it")

@@ -26,8 +26,8 @@ from edgeadv_runtime.pack import AttackPack
 from edgeadv_runtime.results import Results
 
 NETWORK = ("--arch", "timm/test_resnet")
+ATTACKS = "fgsm,fgsm-rescaled,fgsm-rs,pgd-margin"
 SMALL = (*NETWORK, "--epochs", "2", "--batch-size", "16")
-ATTACKS = ("fgsm", "fgsm-rescaled", "fgsm-rs", "pgd-margin")
 
 
 def counts(results: Results) -> list[tuple[Any, ...]]:
@@ -297,7 +297,9 @@ def test_a_pack_and_the_run_that_crafts_its_attacks_give_the_same_counts(cli, ti
         "--data",
         photos,
         "--eps",
-        "8/255,2/255",
+        "2/255,8/255",
+        "--attack",
+        ATTACKS,
         "--out",
         "p",
         *(["--float32"] if stored == "--float32" else []),
@@ -308,7 +310,7 @@ def test_a_pack_and_the_run_that_crafts_its_attacks_give_the_same_counts(cli, ti
     scored = cli("evaluate", tiny_bundle.path, "--pack", "p", *both, "--out", "pack.json")
     assert (scored.status, scored.err) == (0, "")
     crafted = cli(
-        "evaluate", tiny_bundle.path, "--data", photos, "--eps", "2/255,8/255", *both, "--out", "data.json",
+        "evaluate", tiny_bundle.path, "--data", photos, "--eps", "2/255,8/255", "--attack", ATTACKS, *both, "--out", "data.json",
         *(["--uint8"] if stored == "--uint8" else []),
     )  # fmt: skip
     assert (crafted.status, crafted.err) == (0, "")
@@ -351,7 +353,7 @@ def test_evaluate_says_the_worst_case_and_the_verdict(cli, tiny_bundle, pack):
 
 
 def test_a_few_attacks_on_a_few_images_are_unchecked(cli, tiny_bundle, photos):
-    options = ("--attacks", "fgsm", "--limit", "20", "--target", "n0003", "--precision", "fp32", "--examples", "1")
+    options = ("--attack", "fgsm", "--limit", "20", "--target", "n0003", "--precision", "fp32", "--examples", "1")
     outcome = cli("evaluate", tiny_bundle.path, "--data", photos, "--eps", "0.03", *options, "--out", "r.json")
     assert outcome.status == 0, outcome.err
     results = Results.load(Path("r.json"))
@@ -366,7 +368,7 @@ def test_unreadable_images_are_left_out_and_named_where_that_is_allowed(cli, tin
     shutil.copytree(photos, "photos")
     broken = min(Path("photos").rglob("*.png"))
     broken.write_bytes(broken.read_bytes()[:60])
-    options = ("--data", "photos", "--eps", "8/255", "--attacks", "fgsm")
+    options = ("--data", "photos", "--eps", "8/255", "--attack", "fgsm")
     assert cli("attack", tiny_bundle.path, *options, "--allow-unreadable", "--out", "p").status == 0
     scored = cli("evaluate", tiny_bundle.path, "--pack", "p", "--out", "pack.json")
     crafted = cli("evaluate", tiny_bundle.path, *options, "--uint8", "--allow-unreadable", "--out", "data.json")
@@ -391,7 +393,7 @@ def test_an_interrupted_attack_goes_on_with_resume_to_the_same_pack(cli, tiny_bu
             raise KeyboardInterrupt
         save(*arguments, **options)
 
-    command = ["attack", tiny_bundle.path, "--data", photos, "--eps", "2/255,8/255", "--out", "p"]
+    command = ["attack", tiny_bundle.path, "--data", photos, "--eps", "2/255,8/255", "--attack", ATTACKS, "--out", "p"]
     with monkeypatch.context() as patch:
         patch.setattr(module, "save_shard", stop)
         stopped = cli(*command)

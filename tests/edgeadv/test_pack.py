@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,18 +16,20 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeadv.attacks import standard_attacks
+from edgeadv.attacks import build_attacks
 from edgeadv.data import ImageSet, open_data
 from edgeadv.pack import clean_batches, write_pack
 from edgeadv.torch_backend import TorchBackend
-from edgeadv_runtime.attack import Attack, CraftedBatch, craft, infos
+from edgeadv_runtime.attack import Attack, CallableAttack, CraftedBatch, craft, infos
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import BundleError, DataError, InputError, StorageError
 from edgeadv_runtime.evaluate import DataInfo, evaluate
 from edgeadv_runtime.pack import PACK_FILE, SHARD_SIZE, AttackPack
+from edgeadv_runtime.preprocess import to_tensor
 from edgeadv_runtime.results import Results
+from edgeadv_runtime.suites import SUITES, Effort
 
 EPS = Eps.parse_list("1/255,8/255")
 CHEAP = ("fgsm", "fgsm-rs")
@@ -55,7 +61,17 @@ def reference(tiny_bundle: Bundle) -> TorchBackend:
 
 
 def attacks(reference: TorchBackend, names: Sequence[str] = CHEAP, eps: Sequence[Eps] = EPS) -> list[Attack]:
-    return standard_attacks(reference.model, eps, gradients_sha256=reference.artifact_sha256, names=names)
+    return build_attacks(
+        reference.model,
+        eps,
+        efforts=efforts(names),
+        classes=reference.n_classes,
+        gradients_sha256=reference.artifact_sha256,
+    )
+
+
+def efforts(names: Sequence[str]) -> dict[str, Effort]:
+    return {name: SUITES["fast"][name] for name in names}
 
 
 def info(total: int = N, **more: bool) -> DataInfo:
@@ -125,7 +141,8 @@ def test_a_pack_and_the_streamed_run_agree_image_by_image(
         np.testing.assert_array_equal(ours.clean.pixels, theirs.clean.pixels)
         np.testing.assert_array_equal(ours.clean.labels, theirs.clean.labels)
         for mine, other in (
-            (ours.adversarial, theirs.adversarial), (ours.reference, theirs.reference), (ours.zero_gradient, theirs.zero_gradient)
+            (ours.adversarial, theirs.adversarial), (ours.evidence.answers, theirs.evidence.answers),
+            (ours.evidence.unrounded, theirs.evidence.unrounded), (ours.evidence.zero_gradient, theirs.evidence.zero_gradient),
         ):  # fmt: skip
             assert mine.keys() == other.keys() and len(mine) >= 4
             for key in mine:
@@ -144,6 +161,56 @@ def test_a_pack_and_the_streamed_run_agree_image_by_image(
     assert from_pack.data == from_stream.data
     assert {r.threat for r in from_pack.select(variant="fp32", attack="fgsm")} == {"white-box"}
     assert {r.threat for r in from_pack.select(variant="fp16", attack="fgsm")} == {"transfer"}
+
+
+def test_a_pack_scores_as_the_stream_with_query_attacks_and_controls(
+    tmp_path: Path, tiny_bundle: Bundle, images: ImageSet, reference: TorchBackend
+) -> None:
+    """Counts, evidence, comparisons, examples and what rounding costs: all that a results file says, in a process of its own
+    that never loads PyTorch."""
+
+    def noise(x: NDArray[np.float32], y: NDArray[np.int64]) -> NDArray[np.float32]:
+        draws = [np.random.default_rng(zlib.crc32(image.tobytes())).uniform(-1, 1, image.shape) for image in x]
+        return np.clip(x + np.stack(draws).astype(np.float32) * np.float32(EPS[1].value), 0, 1)
+
+    listed = [
+        *attacks(reference, ("fgsm", "pgd-margin"), EPS),
+        CallableAttack(noise, "noise", EPS[1]),
+        CallableAttack(noise, "square", EPS[1], queried=reference.identity),
+        CallableAttack(
+            lambda x, y: 1 - x, "inverse", Eps.parse("1"), gradients_sha256=reference.artifact_sha256, control=True
+        ),
+    ]
+    # labels that the network gives: with others there is nothing to break
+    known = np.concatenate(
+        [reference.infer(to_tensor(b.pixels)).argmax(axis=1) for b in clean_batches(images, tiny_bundle, np.arange(N), unreadable=[])]
+    )  # fmt: skip
+    images = replace(images, labels=known)
+    plan = {"order": np.arange(70), "bundle": tiny_bundle, "images": images, "reference": reference, "data": info(70)}
+    pack = write_pack(tmp_path / "a.pack", attacks=listed, **plan)
+    stream = craft(clean_batches(images, tiny_bundle, plan["order"], unreadable=[]), listed, reference, uint8=True)
+    streamed = evaluate(
+        stream, infos(listed, uint8=True), bundle=tiny_bundle, data=info(70),
+        backends=[OnnxRuntimeBackend(tiny_bundle, variant=variant, threads=1) for variant in ("fp32", "fp16")],
+    )  # fmt: skip
+    assert {row.attack for row in streamed.rows} == {"clean", "fgsm", "pgd-margin", "noise", "square", "worst-case"}
+    assert len({row.correct_top1 for row in streamed.rows}) > 3
+    assert all((row.rounding_lost is None) == (row.attack in ("clean", "noise", "worst-case")) for row in streamed.rows)
+    code = (
+        "import sys; from edgeadv.cli import main; "
+        f"status = main(['evaluate', {str(tiny_bundle.path)!r}, '--pack', {str(pack.path)!r}, '--threads', '1', '--out', 'r.json']); "
+        "assert 'torch' not in sys.modules; sys.exit(status)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    outcome = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    packed = Results.load(tmp_path / "r.json")
+    assert packed.rows == streamed.rows
+    assert packed.masking == streamed.masking and packed.data == streamed.data
+    assert packed.comparisons == streamed.comparisons and len(packed.comparisons) == 3
+    assert packed.examples == streamed.examples and len(packed.examples) > 0
 
 
 def test_labels_are_the_bundles(cheap_pack: AttackPack, images: ImageSet) -> None:
@@ -293,7 +360,9 @@ def test_it_cannot_go_on_with_other_settings(
         {"attacks": fgsm, "data": info(71)},
         {"attacks": fgsm, "data": info(70), "uint8": False},
         {
-            "attacks": standard_attacks(reference.model, EPS, gradients_sha256="0" * 64, names=("fgsm",)),
+            "attacks": build_attacks(
+                reference.model, EPS, efforts=efforts(("fgsm",)), classes=reference.n_classes, gradients_sha256="0" * 64
+            ),
             "data": info(70),
         },
     ]

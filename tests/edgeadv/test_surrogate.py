@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import nn
 
-from edgeadv.attacks import fgsm, margin, pgd, standard_attacks
+from edgeadv.attacks import build_attacks, fgsm, margin, pgd
 from edgeadv.data import ImageSet, batches
 from edgeadv.models import PixelModel, evaluation_mode
 from edgeadv.operators import OPERATORS
@@ -30,6 +30,7 @@ from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import BundleError, InputError, IntegrityError
 from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.preprocess import to_tensor
+from edgeadv_runtime.suites import ON_SURROGATE, SUITES
 
 CPU = torch.device("cpu")
 VARIANTS = ("int8-s8s8", "int8-u8s8")
@@ -381,7 +382,8 @@ def test_the_attacks_of_the_suite_take_it(digits_bundle: Bundle, digits_test: Im
     assert surrogate.sha256 == digits_bundle.artifact_sha256(variant)
     assert surrogate.gradients == f"surrogate {variant}, straight-through"
     eps = Eps.parse("0.1")
-    for attack in standard_attacks(surrogate, [eps], gradients_sha256=surrogate.sha256):  # type: ignore[arg-type]
+    efforts = {name: SUITES["standard"][name] for name in ON_SURROGATE}
+    for attack in build_attacks(surrogate, [eps], efforts=efforts, classes=10, gradients_sha256=surrogate.sha256):
         (crafted,) = attack.craft(x, y)
         assert crafted.x.dtype == np.float32 and 0.05 < np.abs(crafted.x - x).max() <= 0.1 + 1e-6
     with evaluation_mode(surrogate):

@@ -1,13 +1,14 @@
 """The masking verdict on networks that were really trained: which figures may be believed is known beforehand.
 
-Undefended networks must pass, hidden gradients must not, and the size of the logits must not matter. ``pytest -s`` prints what
-was measured.
+Networks that hide nothing must pass, robust or not; hidden gradients, probabilities and chance must not; and the size of the
+logits must not matter. ``pytest -s`` prints what was measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +19,45 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgeadv.attacks import NAMES, fgsm, pgd, standard_attacks
+from edgeadv.adversarial import AdversarialTraining
+from edgeadv.attacks import build_attacks, fgsm, pgd
 from edgeadv.data import ImageSet, balanced_subset, batches, open_data
 from edgeadv.distill import Task, distill, train
 from edgeadv.models import Architecture, PixelModel
-from edgeadv.objectives import HardLabels
+from edgeadv.objectives import DefensiveDistillation, HardLabels, Objective
 from edgeadv.runs import Run
 from edgeadv.train import TrainConfig, accuracy, fit, to_model_input
-from edgeadv_runtime.attack import CLEAN_KEY, CleanBatch, craft, infos
+from edgeadv_runtime.attack import CLEAN_KEY, Attack, CleanBatch, craft, infos
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.eps import Eps
+from edgeadv_runtime.noise import NoiseAttack
+from edgeadv_runtime.suites import (
+    FGSM,
+    FGSM_RANDOM_START,
+    FGSM_RESCALED,
+    LARGE_EPS,
+    NOISE,
+    PGD_CE,
+    PGD_MARGIN,
+    SUITES,
+)
 from edgeadv_runtime.verdict import MaskingEvidence
 
 pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
-EPS = Eps.parse_list("0.05,0.1,0.2,0.3")
+EPS = Eps.parse_list("0.1,0.2,0.3")
 OVERFIT_EPS = 0.3
+ROBUST_EPS = Eps.parse("0.2")
 N = 400
 FACTOR = 1e5
+SHA256 = "a" * 64
 
 
 class Reference(Backend):
     """Any model of 32 x 32 pixels, under a backend's contract."""
 
-    name, variant, provider, device, artifact_sha256 = "torch", "fp32", "cpu", "test", "a" * 64
+    name, variant, provider, device, artifact_sha256 = "torch", "fp32", "cpu", "test", SHA256
     input_shape, n_classes = (3, 32, 32), 10
 
     def __init__(self, model: nn.Module) -> None:
@@ -54,16 +69,30 @@ class Reference(Backend):
         return logits
 
 
-class Louder(nn.Module):
-    """A model whose logits are ``FACTOR`` times as large. It decides nothing differently."""
+class Changed(nn.Module):
+    """A model whose logits, or whose images, something is done to first."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(
+        self, model: nn.Module, *, logits: Callable[[Tensor], Tensor] | None = None,
+        images: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.model = model
+        self.model, self.logits, self.images = model, logits, images
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model(x) * FACTOR
-        return logits
+        logits: Tensor = self.model(x if self.images is None else self.images(x))
+        return logits if self.logits is None else self.logits(logits)
+
+
+def louder(model: nn.Module) -> Changed:
+    """A model whose logits are ``FACTOR`` times as large. It decides nothing differently."""
+    return Changed(model, logits=lambda logits: logits * FACTOR)
+
+
+def fast_suite(model: nn.Module, eps: Sequence[Eps], sha256: str = SHA256) -> list[Attack]:
+    """All that the suite ``fast`` runs."""
+    attacks = build_attacks(model, eps, efforts=SUITES["fast"], classes=10, gradients_sha256=sha256)
+    return [*attacks, NoiseAttack(eps)]
 
 
 @dataclass(frozen=True)
@@ -75,7 +104,7 @@ class Measured:
         evidence: its evidence.
         clean: accuracy without an attack.
         standing: images of ``N`` that stand, by attack and eps.
-        worst: images of ``N`` that stand all attacks, by eps.
+        worst: images of ``N`` that stand all attacks within the budget, by eps.
         images: the adversarial images, by attack and eps.
     """
 
@@ -89,6 +118,11 @@ class Measured:
     def lower_bound(self, rule: str) -> float:
         return max(item["lower_bound"] for item in self.evidence if item["rule"] == rule)
 
+    @property
+    def found(self) -> set[tuple[str, str]]:
+        """Rules that fired, and as what."""
+        return {(item["rule"], item["finding"]) for item in self.evidence if item["finding"]}
+
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[ImageSet, ImageSet]:
@@ -97,33 +131,40 @@ def digits() -> tuple[ImageSet, ImageSet]:
 
 
 @pytest.fixture(scope="module")
-def measure(digits: tuple[ImageSet, ImageSet]) -> Callable[..., Measured]:
-    """Runs all attacks on a model, at all budgets."""
+def clean(digits: tuple[ImageSet, ImageSet]) -> list[CleanBatch]:
     order = balanced_subset(digits[1].labels, N)
-    clean = [
+    return [
         CleanBatch(b.index, b.pixels, b.labels)
         for b in batches(digits[1], digits[1].preprocess, batch_size=100, order=order)
     ]
 
-    def run(model: nn.Module, title: str, *, eps: tuple[Eps, ...] = EPS) -> Measured:
+
+@pytest.fixture(scope="module")
+def measure(clean: list[CleanBatch]) -> Callable[..., Measured]:
+    """Runs the fast suite on a model."""
+
+    def run(model: nn.Module, title: str, *, eps: Sequence[Eps] = EPS) -> Measured:
         model.eval()
-        attacks = standard_attacks(model, eps, gradients_sha256="a" * 64)  # type: ignore[arg-type]
+        attacks = fast_suite(model, eps)
         listed = infos(attacks, uint8=False)
         evidence = MaskingEvidence(listed)
         crafted = list(craft(clean, attacks, Reference(model), uint8=False))
         for batch in crafted:
-            evidence.add(batch)
+            evidence.add(batch.clean.labels, batch.evidence)
         labels = np.concatenate([b.labels for b in clean])
         right = {
-            key: np.concatenate([b.reference[key] for b in crafted]) == labels
+            key: np.concatenate([b.evidence.answers[key] for b in crafted]) == labels
             for key in [CLEAN_KEY, *(i.key for i in listed)]
         }
         result = evidence.verdict()
+        worst, standing = {}, right[CLEAN_KEY]
+        for budget in eps:
+            standing = np.all([standing, *(right[i.key] for i in listed if i.eps == budget)], axis=0)
+            worst[budget.text] = int(standing.sum())
         measured = Measured(
             verdict=result["verdict"], evidence=result["evidence"], clean=float(right[CLEAN_KEY].mean()),
-            standing={i.key: int(right[i.key].sum()) for i in listed},
-            worst={e.text: int(np.all([right[CLEAN_KEY], *(right[i.key] for i in listed if i.eps == e)], axis=0).sum()) for e in eps},
-            images={i.key: np.concatenate([b.adversarial[i.key] for b in crafted]) for i in listed},
+            standing={i.key: int(right[i.key].sum()) for i in listed}, worst=worst,
+            images={i.key: np.concatenate([b.adversarial[i.key] for b in crafted]) for i in listed if not i.control},
         )  # fmt: skip
         show(title, measured)
         return measured
@@ -132,15 +173,16 @@ def measure(digits: tuple[ImageSet, ImageSet]) -> Callable[..., Measured]:
 
 
 def show(title: str, measured: Measured) -> None:
-    print(f"\n{title}: {measured.verdict}, clean {measured.clean:.3f}")
+    print(
+        f"\n{title}: {measured.verdict}, clean {measured.clean:.3f}, at eps 1 {measured.standing[LARGE_EPS, '1'] / N:.3f}"
+    )
     for eps, worst in measured.worst.items():
-        shares = "  ".join(f"{name} {measured.standing[name, eps] / N:.3f}" for name in NAMES)
-        bounds = "  ".join(
-            f"{i['rule']}({i['attack']}) {i['lower_bound']:.3f}"
-            for i in measured.evidence
-            if i["eps"] == eps and i["lower_bound"] > 0
-        )
-        print(f"  eps {eps}: {shares}  worst {worst / N:.3f} | lower bounds: {bounds or 'none above 0'}")
+        shares = "  ".join(f"{name} {n / N:.3f}" for (name, at), n in measured.standing.items() if at == eps)
+        print(f"  eps {eps}: {shares}  worst {worst / N:.3f}")
+    for item in measured.evidence:
+        if item.get("lower_bound", 0) > 0 or item["finding"]:
+            bound = f" lower bound {item['lower_bound']:.3f}" if "lower_bound" in item else ""
+            print(f"  {item['rule']} {item['finding']}:{bound} ({item['text']})")
 
 
 def cnn() -> PixelModel:
@@ -153,13 +195,16 @@ def cnn() -> PixelModel:
     return PixelModel(net, Architecture(name="cnn", source="timm", num_classes=10, mean=(0.0,) * 3, std=(1.0,) * 3))
 
 
+# Networks
+
+
 @pytest.fixture(scope="module")
 def task(digits: tuple[ImageSet, ImageSet]) -> Task:
     return Task(
         train_images=digits[0],
         test_images=digits[1],
         preprocess=digits[0].preprocess,
-        config=TrainConfig(epochs=8),
+        config=TrainConfig(epochs=6),
         device=CPU,
     )
 
@@ -176,18 +221,35 @@ def undefended_run(task: Task, architecture: Architecture, tmp_path_factory: pyt
 
 @pytest.fixture(scope="module")
 def distilled_run(task: Task, architecture: Architecture, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return distill(
-        task, architecture, tmp_path_factory.mktemp("runs") / "papernot", recipe="papernot", temperature=100.0
-    )
+    out = tmp_path_factory.mktemp("runs") / "papernot"
+    return distill(task, architecture, out, recipe="papernot", temperature=100.0)
 
 
 @pytest.fixture(scope="module")
-def undefended_cnn(digits: tuple[ImageSet, ImageSet], tmp_path_factory: pytest.TempPathFactory) -> PixelModel:
-    model = cnn()
-    config = TrainConfig(epochs=12, lr=0.05)
-    out = tmp_path_factory.mktemp("runs") / "cnn"
-    fit(model, HardLabels(), *digits, preprocess=digits[0].preprocess, config=config, out=out, device=CPU)
-    return model.eval()
+def robust_run(task: Task, architecture: Architecture, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("runs") / "robust"
+    return train(task, architecture, out, defence=AdversarialTraining.pgd(ROBUST_EPS, steps=3))
+
+
+Trainer = Callable[[Objective], PixelModel]
+
+
+@pytest.fixture(scope="module")
+def trained_cnn(digits: tuple[ImageSet, ImageSet], tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """Trains a network of :func:`cnn`."""
+
+    def run(objective: Objective) -> PixelModel:
+        model, config = cnn(), TrainConfig(epochs=8, lr=0.05)
+        out = tmp_path_factory.mktemp("runs") / "cnn"
+        fit(model, objective, *digits, preprocess=digits[0].preprocess, config=config, out=out, device=CPU)
+        return model.eval()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def undefended_cnn(trained_cnn: Trainer) -> PixelModel:
+    return trained_cnn(HardLabels())
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +296,11 @@ def distilled(distilled_run: Run, measure: Callable[..., Measured]) -> Measured:
 
 
 @pytest.fixture(scope="module")
+def robust(robust_run: Run, measure: Callable[..., Measured]) -> Measured:
+    return measure(robust_run.load_model(), "adversarially trained test_efficientnet", eps=EPS[:2])
+
+
+@pytest.fixture(scope="module")
 def simple(undefended_cnn: PixelModel, measure: Callable[..., Measured]) -> Measured:
     return measure(undefended_cnn, "undefended cnn")
 
@@ -243,23 +310,45 @@ def overfitted(overfitted_cnn: PixelModel, measure: Callable[..., Measured]) -> 
     return measure(overfitted_cnn, "cnn overfitted to FGSM at eps 0.3", eps=EPS[-1:])
 
 
+# Verdicts
+
+
 def test_undefended_networks_pass_although_nothing_stands(undefended: Measured, simple: Measured) -> None:
     for measured in (undefended, simple):
-        assert measured.verdict == "PASS"
+        assert measured.verdict == "PASS" and not measured.found
         assert measured.clean > 0.93
         assert measured.worst["0.3"] <= 0.02 * N
+
+
+def test_an_adversarially_trained_network_passes_and_much_of_it_stands(robust: Measured) -> None:
+    assert robust.verdict == "PASS" and not robust.found
+    assert robust.clean > 0.9
+    assert robust.worst[ROBUST_EPS.text] > 0.5 * N
+    # nothing withstands eps 1
+    assert robust.standing[LARGE_EPS, "1"] <= 0.02 * N
 
 
 def test_defensive_distillation_is_masked(undefended: Measured, distilled: Measured) -> None:
     """Plain FGSM says robust; its images have no gradient, and both remedies break what it left."""
     assert distilled.verdict == "MASKED"
     for eps in ("0.1", "0.2", "0.3"):
-        assert distilled.standing["fgsm", eps] > 0.85 * N
-        assert distilled.standing["fgsm-rescaled", eps] < 0.5 * N
+        assert distilled.standing[FGSM, eps] > 0.85 * N
+        assert distilled.standing[FGSM_RESCALED, eps] < 0.5 * N
         # it is no more robust than what it was distilled from
         assert distilled.worst[eps] <= undefended.worst[eps] + 0.05 * N
-    for rule in ("zero-gradient", "rescaled-logits", "margin-pgd"):
-        assert distilled.lower_bound(rule) > max(i["masked_above"] for i in distilled.evidence if i["rule"] == rule)
+    assert {("zero-gradient", "MASKED"), ("rescaled-logits", "MASKED"), ("margin", "MASKED")} <= distilled.found
+
+
+@pytest.mark.parametrize("temperature", [10.0, 40.0, 100.0])
+def test_distillation_at_any_temperature_never_passes(
+    temperature: float, trained_cnn: Trainer, measure: Callable[..., Measured]
+) -> None:
+    teacher = trained_cnn(HardLabels(temperature))
+    student = trained_cnn(DefensiveDistillation(teacher, temperature))
+    measured = measure(student, f"papernot T={temperature:g} cnn")
+    assert measured.clean > 0.93
+    assert measured.verdict == "MASKED"
+    assert measured.worst["0.3"] <= 0.02 * N
 
 
 def test_distillation_costs_no_clean_accuracy(
@@ -276,51 +365,77 @@ def test_distillation_costs_no_clean_accuracy(
 
 
 def test_overfitting_to_fgsm_never_passes(overfitted: Measured) -> None:
-    assert overfitted.standing["fgsm", "0.3"] > 0.6 * N
-    assert overfitted.standing["pgd-margin", "0.3"] < 0.15 * N
+    assert overfitted.standing[FGSM, "0.3"] > 0.6 * N
+    assert overfitted.standing[PGD_MARGIN, "0.3"] < 0.15 * N
     assert overfitted.verdict in ("SUSPECT", "MASKED")
 
 
-@pytest.mark.parametrize("which", ["undefended", "simple", "distilled", "overfitted"])
+@pytest.mark.parametrize("which", ["undefended", "simple", "distilled", "overfitted", "robust"])
 def test_the_size_of_the_logits_changes_no_decision_and_hides_nothing(
     which: str, request: pytest.FixtureRequest, measure: Callable[..., Measured]
 ) -> None:
     """1e5 times as large, the softmax of any network saturates: plain FGSM is blind, and the verdict must say so."""
     before: Measured = request.getfixturevalue(which)
-    model = {
-        "undefended": lambda: request.getfixturevalue("undefended_run").load_model(),
-        "simple": lambda: request.getfixturevalue("undefended_cnn"),
-        "distilled": lambda: request.getfixturevalue("distilled_run").load_model(),
-        "overfitted": lambda: request.getfixturevalue("overfitted_cnn"),
-    }[which]()
+    if which in ("simple", "overfitted"):
+        model = request.getfixturevalue("undefended_cnn" if which == "simple" else "overfitted_cnn")
+    else:
+        model = request.getfixturevalue(f"{which}_run").load_model()
     eps = tuple(e for e in EPS if e.text in before.worst)
-    after = measure(Louder(model), f"{which}, logits * {FACTOR:g}", eps=eps)
+    after = measure(louder(model), f"{which}, logits * {FACTOR:g}", eps=eps)
     assert after.clean == before.clean
     for e in eps:
         # signs of gradients within rounding of zero may turn, and with them a few of twenty steps
-        for name, share in (("fgsm-rescaled", 0.999), ("pgd-margin", 0.95)):
+        for name, share in ((FGSM_RESCALED, 0.999), (PGD_MARGIN, 0.95)):
             agree = float((np.abs(after.images[name, e.text] - before.images[name, e.text]) < 1e-6).mean())
             print(f"  {name} at {e.text}: {agree:.5f} of the pixels agree")
             assert agree > share
             assert abs(after.standing[name, e.text] - before.standing[name, e.text]) <= 2
+        assert after.standing[NOISE, e.text] == before.standing[NOISE, e.text]
         assert abs(after.worst[e.text] - before.worst[e.text]) <= 0.02 * N
-        assert after.standing["fgsm", e.text] >= 0.98 * after.clean * N
+        assert after.standing[FGSM, e.text] >= 0.98 * after.clean * N
+    assert after.standing[LARGE_EPS, "1"] == before.standing[LARGE_EPS, "1"]
     assert after.verdict == "MASKED"
     assert after.lower_bound("zero-gradient") > 0.9
 
 
-def test_what_is_measured_does_not_depend_on_what_else_runs(
-    undefended_run: Run, undefended: Measured, measure: Callable[..., Measured]
+def test_probabilities_for_logits_are_suspect(
+    simple: Measured, undefended_cnn: PixelModel, measure: Callable[..., Measured]
 ) -> None:
-    """One budget alone gives the figures that it gives among four."""
-    alone = measure(undefended_run.load_model(), "undefended, eps 0.1 alone", eps=EPS[1:2])
-    for name in NAMES:
-        assert alone.standing[name, "0.1"] == undefended.standing[name, "0.1"]
-    assert alone.worst["0.1"] == undefended.worst["0.1"]
+    softmax = Changed(undefended_cnn, logits=partial(torch.softmax, dim=1))
+    measured = measure(softmax, "undefended cnn with a softmax", eps=EPS[:2])
+    assert measured.clean == simple.clean
+    assert ("probabilities", "SUSPECT") in measured.found
+    assert measured.verdict != "PASS"
+
+
+@pytest.mark.parametrize(
+    "images", [partial(functional.dropout, p=0.1, training=True), lambda x: x + 0.05 * torch.randn_like(x)],
+    ids=["dropout", "noise"],
+)  # fmt: skip
+def test_a_network_that_throws_dice_is_found(
+    images: Callable[[Tensor], Tensor], undefended_cnn: PixelModel, measure: Callable[..., Measured]
+) -> None:
+    torch.manual_seed(0)
+    measured = measure(Changed(undefended_cnn, images=images), "cnn at random", eps=EPS[:1])
+    assert ("unstable", "MASKED") in measured.found
+    assert measured.verdict == "MASKED"
+
+
+# What a figure depends on
+
+
+def test_what_is_measured_does_not_depend_on_what_else_runs(
+    undefended_cnn: PixelModel, simple: Measured, measure: Callable[..., Measured]
+) -> None:
+    """One budget alone gives the figures that it gives among three."""
+    alone = measure(undefended_cnn, "undefended cnn, eps 0.1 alone", eps=EPS[:1])
+    for name in (FGSM, FGSM_RESCALED, FGSM_RANDOM_START, PGD_CE, PGD_MARGIN, NOISE):
+        np.testing.assert_array_equal(alone.images[name, "0.1"], simple.images[name, "0.1"])
+    assert alone.worst["0.1"] == simple.worst["0.1"]
 
 
 def test_the_bundle_of_a_run_gives_the_same_verdict(
-    distilled_run: Run, distilled: Measured, digits: tuple[ImageSet, ImageSet], tmp_path: Path
+    distilled_run: Run, distilled: Measured, digits: tuple[ImageSet, ImageSet], clean: list[CleanBatch], tmp_path: Path
 ) -> None:
     """Through the whole line: export, the torch backend, the evaluation loop, its results file."""
     from edgeadv.torch_backend import TorchBackend
@@ -332,13 +447,8 @@ def test_the_bundle_of_a_run_gives_the_same_verdict(
         distilled_run.load_model().eval(), tmp_path / "d.edgeadv", classes=distilled_run.classes, preprocess=distilled_run.preprocess,
         frames=frames, title=distilled_run.title, provenance=distilled_run.provenance, variants=["fp32"],
     )  # fmt: skip
-    order = balanced_subset(digits[1].labels, N)
-    clean = [
-        CleanBatch(b.index, b.pixels, b.labels)
-        for b in batches(digits[1], bundle.preprocess, batch_size=100, order=order)
-    ]
     with TorchBackend(bundle, device=CPU, threads=1) as backend:
-        attacks = standard_attacks(backend.model, EPS[1:2], gradients_sha256=bundle.weights_sha256)
+        attacks = fast_suite(backend.model, EPS[:1], bundle.weights_sha256)
         results = evaluate(
             craft(clean, attacks, backend, uint8=False), infos(attacks, uint8=False), bundle=bundle, backends=[backend],
             data=DataInfo("mnist5k", "test", N),
@@ -347,5 +457,6 @@ def test_the_bundle_of_a_run_gives_the_same_verdict(
     worst = results.select(attack="worst-case", eps="0.1")[0]
     assert worst.threat == "white-box"
     assert abs(worst.correct_top1 - distilled.worst["0.1"]) <= 2
-    fgsm_row = results.select(attack="fgsm", eps="0.1")[0]
+    fgsm_row = results.select(attack=FGSM, eps="0.1")[0]
     assert fgsm_row.zero_gradient_share is not None and fgsm_row.zero_gradient_share > 0.8
+    assert not results.select(attack=LARGE_EPS)

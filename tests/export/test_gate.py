@@ -241,15 +241,18 @@ def test_the_worst_case_is_that_of_the_evaluation(
     tmp_path: Path, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
 ) -> None:
     """The attacks once more through the evaluation loop, which keeps counts only."""
-    from edgeadv.attacks import standard_attacks
+    from edgeadv.attacks import build_attacks
     from edgeadv.data import batches
     from edgeadv_runtime.attack import CleanBatch, craft, infos
     from edgeadv_runtime.evaluate import DataInfo, evaluate
+    from edgeadv_runtime.suites import SUITES
 
     order = np.arange(0, 1000, 10)
     int8 = plan(digits_train, digits_test, order=order, eps=Eps.parse("4/255"), max_drop=20.0)
     bundle = export(digits_model, tmp_path / "x.edgeadv", int8, variants=["fp32", "int8-s8s8"])
-    attacks = standard_attacks(digits_model, [Eps.parse("4/255")], gradients_sha256=None)
+    attacks = build_attacks(
+        digits_model, [Eps.parse("4/255")], efforts=SUITES["fast"], classes=10, gradients_sha256=None
+    )
     stream = (
         CleanBatch(b.index, b.pixels, b.labels)
         for b in batches(digits_test, digits_test.preprocess, batch_size=50, order=order)

@@ -70,7 +70,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert main(["export", str(work / name), "--out", str(work / f"{name}.edgeadv")]) == 0
         evaluate = [
             "evaluate", str(work / f"{name}.edgeadv"), "--data", str(data), "--eps", EPS, "--limit", str(SCORED), "--backend",
-            "all", "--precision", "all", "--out", str(work / f"{name}.json"),
+            "all", "--precision", "all", "--suite", "fast", "--out", str(work / f"{name}.json"),
         ]  # fmt: skip
         assert main(evaluate) == 0
     files = [str(work / f"{name}.json") for name in NAMES]

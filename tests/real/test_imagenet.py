@@ -49,7 +49,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def results(bundle: Bundle) -> Results:
     out = bundle.path.with_name("results.json")
     arguments = [
-        "evaluate", str(bundle.path), "--data", str(PHOTOGRAPHS), "--eps", "0.004,0.01", "--attacks", "fgsm", "--backend",
+        "evaluate", str(bundle.path), "--data", str(PHOTOGRAPHS), "--eps", "0.004,0.01", "--attack", "fgsm", "--backend",
         "torch,onnxruntime", "--precision", "all", "--out", str(out),
     ]  # fmt: skip
     assert main(arguments) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from PIL import Image
 from edgeadv.report import build_report
 from edgeadv_runtime.bench_file import Bench, BenchRow
 from edgeadv_runtime.latency import INCLUDES
+from edgeadv_runtime.preprocess import Preprocess
 from edgeadv_runtime.results import CLEAN, WORST_CASE, AttackParams, Results, Row
+from edgeadv_runtime.study_file import Study
 
 N = 1000
 # correct of 1,000 by attack and budget, close to what the reference runs on CIFAR-10 gave
@@ -48,6 +51,18 @@ EVIDENCE = [
     {"rule": "zero-gradient", "eps": None, "finding": "MASKED", "text": "637 images have no gradient.", "share": 0.637},
     {"rule": "random-start", "eps": "8/255", "finding": None, "text": "Nothing of note.", "gained": 4, "lost": 2},
 ]
+
+
+# what the standard suite adds, with gradients of the int8 artefact's surrogate and queries of the artefact itself
+STANDARD = {
+    ("fgsm", "8/255"): 520, ("fgsm-rescaled", "8/255"): 530, ("fgsm-rs", "8/255"): 525, ("mi-fgsm", "8/255"): 480,
+    ("pgd-ce", "8/255"): 470, ("pgd-margin", "8/255"): 462, ("apgd-ce", "8/255"): 465, ("apgd-dlr", "8/255"): 466,
+    ("apgd-t", "8/255"): 455, ("noise", "8/255"): 800, ("square", "8/255"): 610, (WORST_CASE, "8/255"): 450,
+}  # fmt: skip
+QUERIES = {"noise": 1, "square": 1000}
+FINDING = (
+    "at eps 8/255, square@onnxruntime-int8-s8s8 broke 170 of 853 images that every attack with gradients left standing"
+)
 
 
 def png(size: int = 32, seed: int = 0) -> str:
@@ -106,6 +121,66 @@ def make_results(
     return Results(**values | changes)
 
 
+def make_several(**changes: Any) -> Results:
+    """A robust model as five artefacts: int8-u8s8 loses 2 points clean and 6 in the worst case, int8-s8s8 is masked."""
+    variants = (("onnxruntime", variant, "transfer") for variant in ("fp32", "fp16", "int8-s8s8", "int8-u8s8"))
+    values = {"title": "resnet, adversarially trained", "verdict": "PASS", "clean": 853, "zero": 0.0} | changes
+    measured = make_results(STANDARD, backends=(("torch", "fp32", "white-box"), *variants), **values)
+    rows = []
+    for row in measured.rows:
+        if row.attack in QUERIES:
+            row = replace(
+                row, gradients=None, params=AttackParams(norm="linf", queries=QUERIES[row.attack]), threat="transfer"
+            )
+        if row.attack == WORST_CASE and row.variant.startswith("int8"):
+            of_surrogate = replace(row, attack=f"pgd-margin@{row.variant}", correct_top1=431, gradients="surrogate")
+            queried = replace(
+                row, attack=f"square@onnxruntime-{row.variant}", threat="query", gradients=None, correct_top1=600,
+                params=AttackParams(norm="linf", queries=1000),
+            )  # fmt: skip
+            row = replace(row, threat="query", correct_top1=390)
+            if row.variant == "int8-s8s8":
+                queried, row = replace(queried, correct_top1=281), replace(row, correct_top1=280)
+            rows += [of_surrogate, queried]
+        if row.attack == CLEAN and row.variant == "int8-u8s8":
+            row = replace(row, correct_top1=833)
+        rows.append(row)
+    rows = [
+        replace(row, masking={"verdict": "MASKED", "evidence": ["another sentence", FINDING]})
+        if row.variant == "int8-s8s8" and row.masking else row
+        for row in rows
+    ]  # fmt: skip
+    finding = {"rule": "query", "attack": "square", "eps": "8/255", "finding": "MASKED", "text": FINDING,
+               "artefact": "onnxruntime int8-s8s8", "value": 0.199}  # fmt: skip
+    silent = [entry | {"finding": None} for entry in EVIDENCE]
+    masking = {"verdict": measured.masking["verdict"], "evidence": [*silent, finding]}
+    return replace(measured, rows=tuple(rows), masking=masking, comparisons=make_comparisons())
+
+
+def make_comparisons() -> tuple[dict[str, Any], ...]:
+    """Those against fp32 of both backends, as ``evaluate`` writes them; lost and gained of 1,000."""
+    counts = {
+        "fp32": ((0, 0), (0, 0)),
+        "fp16": ((3, 2), (12, 4)),
+        "int8-s8s8": ((4, 4), (175, 5)),
+        "int8-u8s8": ((24, 4), (70, 10)),
+    }
+    found = []
+    for backend in ("torch", "onnxruntime"):
+        for variant, both in counts.items():
+            if (backend, variant) != ("onnxruntime", "fp32"):
+                for (attack, eps), (lost, gained) in zip(((CLEAN, "0"), (WORST_CASE, "8/255")), both, strict=True):
+                    found.append(
+                        {
+                            "attack": attack, "eps": eps, "n": N, "lost": lost, "gained": gained,
+                            "baseline": {"backend": backend, "variant": "fp32", "artifact_sha256": "ab" * 32},
+                            "artefact": {"backend": "onnxruntime", "variant": variant, "artifact_sha256": "ab" * 32},
+                            "drop": 0.5, "drop_ci95": [0.4, 0.6], "mcnemar_p": 0.5,
+                        }
+                    )  # fmt: skip
+    return tuple(found)
+
+
 def make_bench(*, title: str = "regnet_y_400mf, papernot T=40", slowest: float = 31.4, **changes: Any) -> Bench:
     rows = []
     for stage, mode, p50 in (("preprocess", "back-to-back", 1.12), ("inference", "back-to-back", 7.6),
@@ -135,6 +210,21 @@ def make_plan(**changes: Any) -> dict[str, Any]:
         "plan_sha256": "0123456789ab" + "f" * 52, "profile": [1, 1, 1], "precision": "declared", "library": "TensorRT 10.13.3",
         "compute_capability": "sm_87", "driver": "540.4.0", "tf32": False, "cuda_graphs": True, "cuda_graph_note": None,
     } | changes  # fmt: skip
+
+
+def make_study(*results: Results) -> Study:
+    architectures = [
+        {
+            "name": result.bundle["title"], "source": "torchvision", "weights": {"file": "a<b>.pth", "sha256": "ef" * 32, "map": "by-name"},
+            "preprocess": Preprocess(resize=256, crop=224).to_json(), "preprocess_published": True, "mean": [0.5] * 3,
+            "std": [0.25] * 3,
+        }
+        for result in results
+    ]  # fmt: skip
+    data = {"name": "val", "split": "val", "n": N, "images_sha256": "12" * 32}
+    settings = {"architectures": architectures, "data": data, "seed": 0, "attack": "fgsm", "eps": ["2/255", "8/255"]}
+    results = tuple(replace(result, rows=tuple(result.select(backend="torch"))) for result in results)
+    return Study(settings=settings, results=results, created="2026-02-03T10:11:12+00:00", edgeadv_version="0.1.0")
 
 
 class Page(HTMLParser):
@@ -193,6 +283,21 @@ def plan() -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def picture() -> Callable[..., dict[str, Any]]:
     return example
+
+
+@pytest.fixture
+def several() -> Callable[..., Results]:
+    return make_several
+
+
+@pytest.fixture
+def study() -> Callable[..., Study]:
+    return make_study
+
+
+@pytest.fixture
+def taken_apart() -> type[Page]:
+    return Page
 
 
 @pytest.fixture

@@ -13,6 +13,9 @@ from typing import NamedTuple
 
 import pytest
 
+from edgeadv.report.study import write_pages
+
+UNDEFENDED_FGSM = {("fgsm", "2/255"): 31, ("fgsm", "8/255"): 12}
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr", "--v=0",
@@ -70,15 +73,15 @@ def visit(chromium, tmp_path) -> Callable[..., Visit]:
 
 
 @pytest.fixture
-def pages(report, results, undefended, bench, tmp_path):
-    """The usual page: two models and their latencies."""
-    return report(undefended, results(), bench(title="regnet_y_400mf, undefended"), bench())
+def pages(report, results, undefended, several, bench, tmp_path):
+    """The usual page: three models, one with all attacks on five artefacts, and latencies."""
+    return report(undefended, results(), several(), bench(title="regnet_y_400mf, undefended"), bench())
 
 
 def test_headline_can_be_read_and_the_console_is_silent(visit, pages, tmp_path):
     seen = visit(tmp_path / "report.html")
     headline = seen.dom[seen.dom.index('id="headline"') : seen.dom.index('id="comparison"')]
-    assert re.findall(r'data-verdict="(\w+)"', headline) == ["PASS", "MASKED"]
+    assert re.findall(r'data-verdict="(\w+)"', headline) == ["PASS", "MASKED", "PASS"]
     assert "plain FGSM says 84%, the worst case says 0%" in headline
     assert seen.complaints == []
 
@@ -102,15 +105,31 @@ def test_a_planted_fault_is_seen(visit, pages, tmp_path, body):
     assert any("planted" in line for line in complaints)
 
 
+def framed(source: str, width: int, path: Path) -> Path:
+    """A page that measures ``source`` in a frame, because Chromium's own window does not get narrower than 500 pixels."""
+    source = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", source)
+    source = source.replace("<details", "<details open").replace("</body>", f"<script>{PROBE}</script></body>")
+    frame = f'<!DOCTYPE html><body><iframe width="{width}" height="900" srcdoc="{html.escape(source)}"></iframe></body>'
+    path.write_text(frame, encoding="utf-8")
+    return path
+
+
 @pytest.mark.parametrize("width", [1280, 970, 800, 420, 360])
 def test_no_label_overlaps_and_nothing_sticks_out(visit, pages, tmp_path, width):
-    source = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", pages.source)
-    source = source.replace("<details", "<details open").replace("</body>", f"<script>{PROBE}</script></body>")
-    # in a frame, because Chromium's own window does not get narrower than 500 pixels
-    frame = f'<!DOCTYPE html><body><iframe width="{width}" height="900" srcdoc="{html.escape(source)}"></iframe></body>'
-    (tmp_path / "probe.html").write_text(frame, encoding="utf-8")
-    seen = visit(tmp_path / "probe.html")
+    seen = visit(framed(pages.source, width, tmp_path / "probe.html"))
     assert seen.measured("width") in range(width - 20, width + 1)
     assert seen.measured("labels") > 40
+    assert seen.measured("overlaps") == 0
+    assert seen.measured("beyond") == 0
+
+
+@pytest.mark.parametrize("width", [1280, 800, 360])
+def test_the_page_of_a_study_fits_too(visit, study, results, tmp_path, width):
+    names = ("vit_base_patch16_clip_224.openai_ft_in12k_in1k", "alexnet")
+    measured = [results(title=names[0]), results(UNDEFENDED_FGSM, title=names[1], verdict="UNCHECKED", clean=560)]
+    write_pages(study(*measured), tmp_path)
+    assert visit(tmp_path / "study.html").complaints == []
+    seen = visit(framed((tmp_path / "study.html").read_text(encoding="utf-8"), width, tmp_path / "probe.html"))
+    assert seen.measured("labels") > 20
     assert seen.measured("overlaps") == 0
     assert seen.measured("beyond") == 0

@@ -50,3 +50,9 @@ def test_classes_are_the_same_for_the_same_attacks_in_any_order():
     first = charts.attack_classes(["b", "a", "fgsm", "c", "d"])
     assert first == charts.attack_classes(["d", "c", "fgsm", "b", "a"])
     assert first["fgsm"] == "a-fgsm" and first["a"] == first["d"] == "a-other-0"
+
+
+def test_an_attack_bound_to_an_artefact_has_the_colour_of_the_attack():
+    classes = charts.attack_classes(["square@onnxruntime-int8-u8s8", "pgd-margin@int8-s8s8", "odd@int8-s8s8"])
+    assert classes["square@onnxruntime-int8-u8s8"] == "a-square" and classes["pgd-margin@int8-s8s8"] == "a-pgd-margin"
+    assert classes["odd@int8-s8s8"] == "a-other-0"

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeadv_runtime.attack import CLEAN_KEY, Attack, CallableAttack, CleanBatch, Crafted, craft, infos, round_to_uint8
+from edgeadv_runtime.attack import CLEAN_KEY, Attack, CallableAttack, CleanBatch, Crafted, craft, infos
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.perturbation import check_crafted, round_to_uint8
 from edgeadv_runtime.preprocess import to_tensor
 from edgeadv_runtime.results import AttackParams
 
@@ -105,10 +106,10 @@ def test_a_function_is_an_attack(pixels: NDArray[np.uint8], uint8: bool) -> None
         np.testing.assert_array_equal(made, to_tensor(np.maximum(pixels.astype(int) - 7, 0).astype(np.uint8)))
     else:
         np.testing.assert_array_equal(made, np.maximum(to_tensor(pixels) - np.float32(EPS.value * 0.9), 0))
-    np.testing.assert_array_equal(crafted.reference[CLEAN_KEY], batch_of(pixels).labels)
+    np.testing.assert_array_equal(crafted.evidence.answers[CLEAN_KEY], batch_of(pixels).labels)
     # the reference sees what is scored: the rounded images where they are rounded
-    np.testing.assert_array_equal(crafted.reference[key], (made.mean(axis=(1, 2, 3)) > 0.5).astype(np.int64))
-    assert key not in crafted.zero_gradient
+    np.testing.assert_array_equal(crafted.evidence.answers[key], (made.mean(axis=(1, 2, 3)) > 0.5).astype(np.int64))
+    assert key not in crafted.evidence.zero_gradient
 
 
 def _more_images(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -161,6 +162,8 @@ class Two:
     eps: Sequence[Eps] = (Eps.parse("1/255"), EPS)
     gradients: str | None = None
     gradients_sha256: str | None = None
+    queried: str | None = None
+    control: bool = False
 
     def params(self, eps: Eps) -> AttackParams:
         return AttackParams(norm="linf", step_size=eps.text)
@@ -175,8 +178,8 @@ def test_budgets_keep_their_order_and_their_flags(pixels: NDArray[np.uint8]) -> 
     (crafted,) = craft([batch_of(pixels)], [Two(deltas)], Brightness(), uint8=True)
     np.testing.assert_array_equal(crafted.adversarial["two", "1/255"], to_tensor(pixels + np.uint8(1)))
     np.testing.assert_array_equal(crafted.adversarial["two", "8/255"], to_tensor(pixels + np.uint8(8)))
-    assert crafted.zero_gradient["two", "1/255"].tolist() == [True, False, False, False, False]
-    assert crafted.zero_gradient["two", "8/255"].tolist() == [False, True, False, False, False]
+    assert crafted.evidence.zero_gradient["two", "1/255"].tolist() == [True, False, False, False, False]
+    assert crafted.evidence.zero_gradient["two", "8/255"].tolist() == [False, True, False, False, False]
 
 
 def test_the_smaller_budget_is_held_to_its_own_eps(pixels: NDArray[np.uint8]) -> None:
@@ -206,7 +209,8 @@ def test_batches_are_made_one_at_a_time(pixels: NDArray[np.uint8]) -> None:
         uint8=False,
     )
     next(stream)
-    assert backend.images == 10
+    # the clean images twice: an answer that changes is noticed
+    assert backend.images == 15
 
 
 def test_a_batch_without_images_goes_through(pixels: NDArray[np.uint8]) -> None:
@@ -215,7 +219,7 @@ def test_a_batch_without_images_goes_through(pixels: NDArray[np.uint8]) -> None:
     attack = CallableAttack(lambda x, y: x, "none", EPS)
     first, second = craft([empty, batch_of(pixels)], [attack], Brightness(), uint8=True)
     assert len(first.clean.labels) == 0 and first.adversarial["none", "8/255"].shape == (0, 3, 4, 4)
-    assert first.reference[CLEAN_KEY].shape == first.reference["none", "8/255"].shape == (0,)
+    assert first.evidence.answers[CLEAN_KEY].shape == first.evidence.answers["none", "8/255"].shape == (0,)
     assert len(second.clean.labels) == 5
 
 
@@ -238,3 +242,190 @@ def test_less_than_a_grey_level_needs_floats() -> None:
     assert len(infos([attack], uint8=False)) == 1
     with pytest.raises(InputError, match="less than one grey level"):
         infos([attack], uint8=True)
+
+
+# norms
+
+L2 = AttackParams(norm="l2")
+
+
+def _length(delta: NDArray[np.floating]) -> NDArray[np.float64]:
+    return np.sqrt((delta.reshape(len(delta), -1).astype(np.float64) ** 2).sum(axis=1))
+
+
+@pytest.mark.parametrize("side", [4, 32, 224])
+@pytest.mark.parametrize("eps", [Eps.parse("0.1"), Eps.parse("1")])
+def test_an_l2_budget_limits_the_length_of_each_image(eps: Eps, side: int) -> None:
+    rng = np.random.default_rng(side)
+    x = rng.uniform(0.3, 0.7, (2, 3, side, side)).astype(np.float32)
+    direction = rng.choice([-1.0, 1.0], size=x.shape)
+    direction /= _length(direction)[:, None, None, None]
+    # far beyond eps in one pixel is allowed, in sum it is not
+    reach = (x + eps.value * direction).astype(np.float32)
+    check_crafted(reach, x, "a", eps, norm="l2")
+    one = x.copy()
+    one[:, 0, 0, 0] += np.float32(min(eps.value, 0.3))
+    check_crafted(one, x, "a", eps, norm="l2")
+    with pytest.raises(InputError, match=f"attack a moved an image by .*more than eps {eps.text}"):
+        check_crafted((x + 1.001 * eps.value * direction).astype(np.float32), x, "a", eps, norm="l2")
+    # only one of two images
+    with pytest.raises(InputError, match="moved an image"):
+        check_crafted(
+            np.stack([x[0], (x[1] + 1.001 * eps.value * direction[1]).astype(np.float32)]), x, "a", eps, norm="l2"
+        )
+
+
+@pytest.mark.parametrize("side", [4, 32, 224])
+@pytest.mark.parametrize("text", ["0.05", "0.5", "1"])
+def test_rounding_in_l2_stays_within_eps_and_takes_the_nearest_level_where_that_is_possible(
+    text: str, side: int
+) -> None:
+    eps, rng = Eps.parse(text), np.random.default_rng(side)
+    pixels = rng.integers(40, 216, (6, side, side, 3), dtype=np.uint8)
+    x = to_tensor(pixels)
+    direction = rng.normal(size=x.shape) ** 3
+    direction /= _length(direction)[:, None, None, None]
+    # the first half goes all the way, the second has room for the rounding
+    reach = np.array([1.0, 1.0, 1.0, 0.2, 0.2, 0.2])[:, None, None, None] * eps.value
+    x_adv = np.clip(x + reach * direction, 0, 1).astype(np.float32)
+    rounded = round_to_uint8(x_adv, pixels, eps, norm="l2")
+    assert rounded.dtype == np.uint8 and rounded.shape == pixels.shape
+    moved = (rounded.astype(int) - pixels.astype(int)) / 255
+    assert (_length(moved) <= eps.value + 1e-6).all()
+    check_crafted(to_tensor(rounded), x, "a", eps, norm="l2")
+    wanted = x_adv.transpose(0, 2, 3, 1).astype(np.float64) * 255
+    nearest = np.rint(wanted)
+    for ours, near, original, exact in zip(rounded.astype(int), nearest, pixels.astype(int), wanted, strict=True):
+        if _length(((near - original) / 255)[None])[0] <= eps.value:
+            np.testing.assert_array_equal(ours, near)
+        else:
+            # each pixel on the level below its own move, towards the original
+            assert (np.abs(ours - original) <= np.abs(exact - original) + 1e-4).all()
+            assert (np.abs(exact - ours) < 1 + 1e-4).all()
+
+
+def test_rounding_in_l2_loses_nothing_where_moves_are_whole_levels() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(20, 236, (3, 8, 8, 3), dtype=np.uint8)
+    levels = rng.integers(-9, 10, pixels.shape)
+    length = float(_length(levels / 255).max())
+    x_adv = to_tensor((pixels + levels).astype(np.uint8))
+    for value in (length, length * 0.5):
+        rounded = round_to_uint8(x_adv, pixels, Eps(str(value), value), norm="l2")
+        # also where the nearest level is out of reach: towards the original is no way off a whole level
+        np.testing.assert_array_equal(rounded, pixels + levels)
+
+
+def test_an_attack_in_l2_goes_through_crafting(pixels: NDArray[np.uint8]) -> None:
+    pixels = pixels // 2 + 60
+
+    def one_pixel(x: NDArray[np.float32], y: NDArray[np.int64]) -> NDArray[np.float32]:
+        moved = x.copy()
+        moved[:, 0, 0, 0] += np.float32(0.1)
+        return moved
+
+    attack = CallableAttack(one_pixel, "one", EPS, described=L2)
+    with pytest.raises(InputError, match=r"attack one moved an image by 0\.100000, more than eps 8/255"):
+        list(craft([batch_of(pixels)], [attack], Brightness(), uint8=False))
+    wide = CallableAttack(one_pixel, "one", Eps.parse("0.1"), described=L2)
+    (crafted,) = craft([batch_of(pixels)], [wide], Brightness(), uint8=True)
+    # 25.5 levels: 26 would be too far
+    np.testing.assert_array_equal(
+        crafted.adversarial["one", "0.1"][:, 0, 0, 0], to_tensor(pixels)[:, 0, 0, 0] + np.float32(25 / 255)
+    )
+
+
+def test_one_run_has_one_norm() -> None:
+    flat, round_ = CallableAttack(lambda x, y: x, "a", EPS), CallableAttack(lambda x, y: x, "b", EPS, described=L2)
+    with pytest.raises(InputError, match="a in linf and b in l2 is two: run them one after the other"):
+        infos([flat, round_], uint8=False)
+    assert len(infos([round_, CallableAttack(lambda x, y: x, "c", EPS, described=L2)], uint8=True)) == 2
+    # a control is no row: it is measured as it is measured
+    assert len(infos([flat, CallableAttack(lambda x, y: x, "b", EPS, described=L2, control=True)], uint8=False)) == 2
+    with pytest.raises(InputError, match="attack d is measured in 'l1': choose from linf, l2"):
+        infos([CallableAttack(lambda x, y: x, "d", EPS, described=AttackParams(norm="l1"))], uint8=False)
+
+
+# what the reference model says
+
+
+def _a_little_darker(x: NDArray[np.float32], y: NDArray[np.int64]) -> NDArray[np.float32]:
+    return x - np.float32(0.4 / 255)
+
+
+def test_controls_are_shown_to_the_reference_and_forgotten(pixels: NDArray[np.uint8]) -> None:
+    inverse = CallableAttack(lambda x, y: 1 - x, "inverse", Eps.parse("1"), control=True)
+    (info,) = infos([inverse], uint8=True)
+    assert info.control
+    (crafted,) = craft([batch_of(pixels)], [inverse], Brightness(), uint8=True)
+    assert list(crafted.adversarial) == []
+    np.testing.assert_array_equal(crafted.evidence.answers["inverse", "1"], 1 - batch_of(pixels).labels)
+    empty = CleanBatch(np.empty(0, np.int64), np.empty((0, 4, 4, 3), np.uint8), np.empty(0, np.int64))
+    (nothing,) = craft([empty], [inverse], Brightness(), uint8=True)
+    assert list(nothing.adversarial) == [] and nothing.evidence.answers["inverse", "1"].shape == (0,)
+
+
+def test_what_rounding_costs_is_known_of_attacks_on_the_reference_itself() -> None:
+    """An image that is just above the middle: 0.4 levels down flip it, and rounding takes them back."""
+    pixels = np.full((1, 4, 4, 3), 127, np.uint8)
+    pixels[0].reshape(-1)[:25] = 128
+    ours, foreign = "a" * 64, "b" * 64
+    attacks = [
+        CallableAttack(_a_little_darker, "white", EPS, gradients_sha256=ours),
+        CallableAttack(_a_little_darker, "asked", EPS, queried=Brightness().identity),
+        CallableAttack(_a_little_darker, "foreign", EPS, gradients_sha256=foreign),
+        CallableAttack(_a_little_darker, "asked another", EPS, queried=f"brightness fp16 {foreign}"),
+        CallableAttack(_a_little_darker, "blind", EPS),
+        CallableAttack(_a_little_darker, "control", EPS, gradients_sha256=ours, control=True),
+    ]
+    clean = CleanBatch(np.arange(1), pixels, np.ones(1, np.int64))
+    x = to_tensor(pixels)
+    assert x.mean() > 0.5 > _a_little_darker(x, clean.labels).mean()
+    (crafted,) = craft([clean], attacks, Brightness(), uint8=True)
+    assert {key: labels.tolist() for key, labels in crafted.evidence.unrounded.items()} == {
+        ("white", "8/255"): [0], ("asked", "8/255"): [0],
+    }  # fmt: skip
+    assert {labels.tolist()[0] for labels in crafted.evidence.answers.values()} == {1}
+    (floats,) = craft([clean], attacks, Brightness(), uint8=False)
+    assert floats.evidence.unrounded == {}
+
+
+class Softmax(Brightness):
+    """Probabilities in the place of logits, for dark images only."""
+
+    def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits = super()._infer(x)
+        shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        return np.where(logits[:, :1] > 0, shares, logits).astype(np.float32)
+
+
+class Moody(Brightness):
+    """Every other call answers differently: by less than one may, but for bright images by more."""
+
+    calls = 0
+
+    def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.calls += 1
+        logits = super()._infer(x)
+        bright = logits[:, 1:] > 0
+        change = np.abs(logits).max(axis=1, keepdims=True) * np.where(bright, 2e-3, 5e-4) * (self.calls % 2)
+        return (logits + change).astype(np.float32)
+
+
+def test_a_model_that_returns_probabilities_is_noticed(pixels: NDArray[np.uint8]) -> None:
+    batch = batch_of(np.concatenate([pixels, 255 - pixels]))
+    (honest,) = craft([batch], [], Brightness(), uint8=False)
+    assert not honest.evidence.probabilities.any() and not honest.evidence.unstable.any()
+    (told,) = craft([batch], [], Softmax(), uint8=False)
+    np.testing.assert_array_equal(told.evidence.probabilities, batch.labels == 0)
+    assert 0 < told.evidence.probabilities.sum() < 10
+
+
+def test_a_model_that_answers_the_same_question_in_two_ways_is_noticed(pixels: NDArray[np.uint8]) -> None:
+    batch = batch_of(np.concatenate([pixels, 255 - pixels]))
+    (told,) = craft([batch], [], Moody(), uint8=False)
+    np.testing.assert_array_equal(told.evidence.unstable, batch.labels == 1)
+    assert 0 < told.evidence.unstable.sum() < 10
+    # and an image keeps its flags
+    some = told.select(batch.labels == 1)
+    assert some.evidence.unstable.all() and len(some.evidence.probabilities) == len(some.clean.labels)

@@ -44,8 +44,14 @@ def test_grey_levels_without_255_are_recognised() -> None:
     assert "did you mean" not in str(caught.value)
 
 
-def test_a_list_is_sorted_by_value() -> None:
-    assert [eps.text for eps in Eps.parse_list("8/255, 0.01 ,1/255")] == ["1/255", "0.01", "8/255"]
+def test_a_list_is_ascending() -> None:
+    assert [eps.text for eps in Eps.parse_list("1/255, 0.01 ,8/255")] == ["1/255", "0.01", "8/255"]
+
+
+@pytest.mark.parametrize("text", ["8/255, 0.01 ,1/255", "1/255,8/255,0.01"])
+def test_a_list_in_another_order_is_an_error_that_says_the_right_one(text: str) -> None:
+    with pytest.raises(InputError, match=r"is not in ascending order: write 1/255,0\.01,8/255"):
+        Eps.parse_list(text)
 
 
 @pytest.mark.parametrize("text", ["8/255,8/255", "0.1,0.10", "1/255,2/510", f"8/255,{8 / 255!r}"])

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,19 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeadv.cli.evaluate import print_results
-from edgeadv_runtime.attack import AttackInfo, CallableAttack, CleanBatch, CraftedBatch, Key, craft, infos
+from edgeadv.cli._table import print_results
+from edgeadv_runtime.attack import AttackInfo, CallableAttack, CleanBatch, CraftedBatch, Evidence, Key, craft, infos
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle import Bundle, Classes
 from edgeadv_runtime.eps import Eps
-from edgeadv_runtime.errors import BackendError, DataError
-from edgeadv_runtime.evaluate import DataInfo, evaluate
+from edgeadv_runtime.errors import BackendError, DataError, InputError
+from edgeadv_runtime.evaluate import DataInfo, evaluate, score_batches, summarise
+from edgeadv_runtime.outcomes import Artefact, OutcomeStore
 from edgeadv_runtime.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.results import AttackParams, Results, Row
-from edgeadv_runtime.verdict import FEWEST_IMAGES
+from edgeadv_runtime.stats import paired_difference_interval
+from edgeadv_runtime.suites import FGSM, LARGE_EPS, NOISE, PGD_MARGIN
+from edgeadv_runtime.verdict import FEWEST_IMAGES, NEEDED
 
 SMALL, LARGE = Eps.parse("2/255"), Eps.parse("20/255")
 WEIGHTS = "a" * 64
@@ -76,12 +80,12 @@ def batch(
     first: int = 0,
 ) -> CraftedBatch:  # fmt: skip
     """Images and what a :class:`FirstPixel` will answer to them and to their adversarial versions."""
-    reference = {("clean", "0"): np.array(clean), **{key: np.array(answers) for key, answers in adversarial.items()}}
+    answers = {("clean", "0"): np.array(clean), **{key: np.array(given) for key, given in adversarial.items()}}
+    flags = {key: np.array(told) for key, told in (zero or {}).items()}
     return CraftedBatch(
         CleanBatch(np.arange(first, first + len(labels)), pixels(clean), np.array(labels, dtype=np.int64)),
-        {key: to_tensor(pixels(answers)) for key, answers in adversarial.items()},
-        reference,
-        {key: np.array(flags) for key, flags in (zero or {}).items()},
+        {key: to_tensor(pixels(given)) for key, given in adversarial.items()},
+        Evidence(answers, {}, flags, np.zeros(len(labels), bool), np.zeros(len(labels), bool)),
     )
 
 
@@ -268,12 +272,30 @@ def test_a_threat_is_white_box_only_for_the_artefact_whose_gradients_were_used()
     threats = {(row.variant, row.attack, row.eps): row.threat for row in results.rows}
     assert threats["fp32", "a", "2/255"] == threats["fp32", "b", "20/255"] == "white-box"
     assert threats["fp32", "t", "2/255"] == threats["fp32", "q", "20/255"] == "transfer"
-    assert threats["fp32", "worst-case", "2/255"] == threats["fp32", "worst-case", "20/255"] == "transfer"
+    # of what ran: one white-box attack makes it that
+    assert threats["fp32", "worst-case", "2/255"] == threats["fp32", "worst-case", "20/255"] == "white-box"
     assert {threat for (variant, attack, _), threat in threats.items() if variant == "fp16" and attack != "clean"} == {
         "transfer"
     }
-    only_white = score([batch([0, 1], [0, 1], {A.key: [0, 1]})], [A])
-    assert one(only_white, "worst-case", "2/255").threat == "white-box"
+
+
+def test_an_attack_that_asked_the_artefact_is_a_query_attack_there_and_nowhere_else() -> None:
+    first, second = FirstPixel(), FirstPixel(variant="fp16", sha256="c" * 64)
+    assert second.identity == f"first-pixel fp16 {'c' * 64}"
+    asked = replace(info("square@fp16", SMALL, gradients_sha256=None), queried=second.identity)
+    foreign = info("t", LARGE, gradients_sha256="d" * 64)
+    answers: dict[Key, Sequence[int]] = {asked.key: [0, 1], foreign.key: [0, 1], A.key: [0, 1]}
+    results = score([batch([0, 1], [0, 1], answers)], [asked, foreign], [first, second])
+    threats = {(row.variant, row.attack, row.eps): row.threat for row in results.rows if row.attack != "clean"}
+    assert threats == {
+        ("fp32", "square@fp16", "2/255"): "transfer", ("fp32", "worst-case", "2/255"): "transfer",
+        ("fp32", "t", "20/255"): "transfer", ("fp32", "worst-case", "20/255"): "transfer",
+        ("fp16", "square@fp16", "2/255"): "query", ("fp16", "worst-case", "2/255"): "query",
+        ("fp16", "t", "20/255"): "transfer", ("fp16", "worst-case", "20/255"): "query",
+    }  # fmt: skip
+    # gradients of the artefact itself come first
+    both = score([batch([0, 1], [0, 1], answers)], [replace(asked, queried=first.identity), A], [first])
+    assert one(both, "worst-case", "2/255").threat == "white-box"
 
 
 def test_the_file_says_what_was_scored() -> None:
@@ -381,20 +403,23 @@ def test_a_backend_that_fails_is_not_hidden() -> None:
 
 
 def test_the_verdict_comes_from_the_reference_not_from_the_scored_artefact() -> None:
-    names = ("fgsm", "fgsm-rescaled", "fgsm-rs", "pgd-margin")
-    listed = [info(name, SMALL) for name in names]
+    control = replace(info(LARGE_EPS, Eps.parse("1")), control=True)
+    noise = replace(info(NOISE, SMALL), gradients=None, gradients_sha256=None)
+    listed = [*(info(name, SMALL) for name in NEEDED), noise, control]
     labels = [i % 10 for i in range(FEWEST_IMAGES)]
     other = [(i + 1) % 10 for i in labels]
-    answers: dict[Key, Sequence[int]] = {i.key: labels for i in listed} | {("pgd-margin", SMALL.text): other}
-    crafted = batch(labels, labels, answers)
+    answers: dict[Key, Sequence[int]] = {i.key: labels for i in listed}
+    crafted = batch(labels, labels, answers | {(PGD_MARGIN, SMALL.text): other, control.key: other})
     masked = score([crafted], listed, [Undecided()])
     assert masked.masking["verdict"] == "MASKED"
-    (sentence,) = one(masked, "fgsm", SMALL.text).masking["evidence"]
+    (sentence,) = one(masked, FGSM, SMALL.text).masking["evidence"]
     assert f"pgd-margin broke {FEWEST_IMAGES} of {FEWEST_IMAGES} images" in sentence
-    blind = CraftedBatch(crafted.clean, crafted.adversarial, {key: np.array(labels) for key in crafted.reference}, {})
+    blind = replace(
+        crafted, evidence=replace(crafted.evidence, answers=crafted.evidence.answers | {(PGD_MARGIN, SMALL.text): np.array(labels)})
+    )  # fmt: skip
     results = score([blind], listed)
     assert results.masking["verdict"] == "PASS"
-    assert one(results, "pgd-margin", SMALL.text).correct_top1 == 0
+    assert one(results, PGD_MARGIN, SMALL.text).correct_top1 == 0
 
 
 def _decoded(text: str) -> NDArray[np.uint8]:
@@ -444,3 +469,93 @@ def test_craft_and_evaluate_fit_together() -> None:
     assert one(results, "clean").correct_top1 == 5
     assert one(results, "up", SMALL.text).correct_top1 == one(results, "worst-case", SMALL.text).correct_top1 == 2
     assert one(results, "up", SMALL.text).params.uint8 is True
+
+
+def test_controls_are_evidence_and_nothing_else() -> None:
+    """No row, no part in a worst case, no call of an artefact: their images are gone."""
+    control = replace(info("inverse", Eps.parse("1")), control=True)
+    plain = batch(LABELS, CLEAN, FOOLED)
+    answers = {**plain.evidence.answers, control.key: np.array(LABELS)}
+    told = replace(plain, evidence=replace(plain.evidence, answers=answers))
+    with_control, without = score([told], [A, control, B, C]), score([plain], [A, B, C])
+    assert with_control.rows == without.rows
+    assert with_control.examples == without.examples
+    assert score([told], [control]).select(attack="worst-case") == []
+
+
+def test_two_norms_in_one_run_are_refused() -> None:
+    euclidean = replace(B, params=AttackParams(norm="l2"))
+    with pytest.raises(InputError, match="a in linf and b in l2"):
+        score([batch(LABELS, CLEAN, FOOLED)], [A, euclidean])
+    results = score([batch(LABELS, CLEAN, FOOLED)], [euclidean])
+    assert one(results, "worst-case", "20/255").params.norm == "l2"
+
+
+def test_artefacts_are_compared_image_by_image() -> None:
+    first, second, third = FirstPixel(), FirstPixel(shift=1, variant="fp16", sha256="c" * 64), Undecided(variant="int8")
+    labels, clean = [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 3, 4]
+    # image 0 is broken for the first, image 1 for neither; 4 and 5 the second gets right on clean, and 5 under attack too
+    results = score([batch(labels, clean, {A.key: [5, 1, 2, 3, 9, 4]})], [A], [first, second, third])
+    assert [(c["baseline"]["variant"], c["artefact"]["variant"], c["attack"], c["eps"]) for c in results.comparisons] == [
+        ("fp32", "fp16", "clean", "0"), ("fp32", "fp16", "worst-case", "2/255"),
+        ("fp32", "int8", "clean", "0"), ("fp32", "int8", "worst-case", "2/255"),
+        ("fp16", "int8", "clean", "0"), ("fp16", "int8", "worst-case", "2/255"),
+    ]  # fmt: skip
+    on_clean, worst = results.comparisons[:2]
+    assert on_clean["artefact"] == {"backend": "first-pixel", "variant": "fp16", "artifact_sha256": "c" * 64}
+    assert (on_clean["n"], on_clean["lost"], on_clean["gained"], on_clean["drop"]) == (6, 4, 2, pytest.approx(1 / 3))
+    assert (worst["lost"], worst["gained"], worst["drop"]) == (3, 1, pytest.approx(1 / 3))
+    # over the 4 images that differ: twice the tail of at most one head
+    assert worst["mcnemar_p"] == pytest.approx(2 * (1 + 4) / 16)
+    assert tuple(worst["drop_ci95"]) == paired_difference_interval(3, 1, 6)
+    rows = {row.variant: row.correct_top1 for row in results.select(attack="worst-case")}
+    assert rows["fp32"] - rows["fp16"] == worst["lost"] - worst["gained"]
+    assert score([batch(LABELS, CLEAN, FOOLED)], [A]).comparisons == ()
+
+
+def test_the_loss_by_rounding_counts_images_that_only_the_unrounded_attack_breaks() -> None:
+    plain = batch([0, 1, 2, 3, 4], [0, 1, 2, 3, 9], {A.key: [0, 1, 9, 3, 4], B.key: [0, 1, 2, 3, 4]})
+    # image 0 is lost; 2 is broken either way, 3 neither way, and 4 was wrong to begin with; the attack b tells nothing
+    evidence = replace(plain.evidence, unrounded={A.key: np.array([9, 1, 9, 3, 8])})
+    results = score(
+        [replace(plain, evidence=evidence)], [A, B], [FirstPixel(), FirstPixel(variant="fp16", sha256="c" * 64)]
+    )
+    assert {row.rounding_lost for row in results.select(attack="a")} == {1}
+    assert {row.rounding_lost for row in results.rows if row.attack != "a"} == {None}
+
+
+def test_batches_scored_apart_give_the_file_of_one_run(tmp_path: Path) -> None:
+    """Even batches by one process and odd ones by another, one of which was stopped; the examples are the same too."""
+    rng = np.random.default_rng(0)
+    stream, listed = [], [A, B, C]
+    for number in range(9):
+        labels = rng.integers(0, 6, 8)
+        answers = {key: np.where(rng.random(8) < 0.3, 9, labels).tolist() for key in FOOLED}
+        stream.append(
+            batch(labels.tolist(), np.where(rng.random(8) < 0.3, 8, labels).tolist(), answers, first=8 * number)
+        )
+    backends, about = [FirstPixel(variant="fp16", shift=1, sha256="c" * 64), FirstPixel()], bundle()
+    data = DataInfo("digits", "test", 72)
+    for most in (0, 2, 4, 6):
+        whole = score(stream, listed, backends, data=data, examples=most)
+        assert len(whole.examples) == most
+        store = OutcomeStore(tmp_path / f"{most}.partial", n_classes=10)
+        store.start({"examples": most}, resume=False)
+        for part in (range(0, 9, 2), [1, 3], [5, 7]):
+            earlier = [n for n in store.numbers() if n < part[0]]
+            seen = {example.label for n in earlier for example in store.get(n).examples}
+            outcomes = score_batches(
+                [stream[n] for n in part],
+                listed,
+                bundle=about,
+                backends=backends,
+                unreadable=[],
+                examples=most,
+                seen=seen,
+            )
+            for number, outcome in zip(part, outcomes, strict=True):
+                store.put(number, outcome)
+        artefacts = [Artefact.of(backend) for backend in backends]
+        again = summarise(store.all(), listed, artefacts, bundle=about, data=data, examples=most)
+        assert (again.rows, again.masking, again.data) == (whole.rows, whole.masking, whole.data)
+        assert (again.comparisons, again.examples) == (whole.comparisons, whole.examples)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeadv_runtime.attack import CLEAN_KEY, AttackInfo, CallableAttack, CleanBatch, CraftedBatch, craft, infos
+from edgeadv_runtime.attack import (
+    CLEAN_KEY,
+    AttackInfo,
+    CallableAttack,
+    CleanBatch,
+    CraftedBatch,
+    Evidence,
+    craft,
+    extend,
+    infos,
+)
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.eps import Eps
@@ -28,6 +39,17 @@ def _brighten(x: NDArray[np.float32], y: NDArray[np.int64]) -> NDArray[np.float3
     return np.minimum(x + np.float32(EPS.value), 1)
 
 
+def assert_same_evidence(ours: Evidence, theirs: Evidence) -> None:
+    for mine, other in (
+        (ours.answers, theirs.answers), (ours.unrounded, theirs.unrounded), (ours.zero_gradient, theirs.zero_gradient)
+    ):  # fmt: skip
+        assert mine.keys() == other.keys()
+        for key in mine:
+            np.testing.assert_array_equal(mine[key], other[key])
+    np.testing.assert_array_equal(ours.probabilities, theirs.probabilities)
+    np.testing.assert_array_equal(ours.unstable, theirs.unstable)
+
+
 @pytest.fixture(scope="module")
 def crafted(tiny_bundle: Bundle) -> tuple[list[CraftedBatch], list[AttackInfo]]:
     """Two batches of the golden frames, brightened: no torch is needed to make or read them."""
@@ -36,12 +58,17 @@ def crafted(tiny_bundle: Bundle) -> tuple[list[CraftedBatch], list[AttackInfo]]:
         CleanBatch(np.arange(5), pixels[:5], np.arange(5)),
         CleanBatch(np.arange(5, 8), pixels[5:], np.arange(3)),
     ]
-    attack = CallableAttack(_brighten, "brighten", EPS)
     with OnnxRuntimeBackend(tiny_bundle, variant="fp32", threads=1) as reference:
-        batches = list(craft(clean, [attack], reference, uint8=True))
+        asked = CallableAttack(_brighten, "brighten", EPS, queried=reference.identity)
+        white = CallableAttack(lambda x, y: np.ones_like(x), "white", Eps.parse("1"), control=True)
+        batches = list(craft(clean, [asked, white], reference, uint8=True))
     key = ("brighten", EPS.text)
-    flagged = [CraftedBatch(b.clean, b.adversarial, b.reference, {key: b.clean.index % 2 == 0}) for b in batches]
-    return flagged, infos([attack], uint8=True)
+    flagged = []
+    for b in batches:
+        odd = b.clean.index % 2 == 1
+        told = replace(b.evidence, zero_gradient={key: ~odd}, probabilities=odd, unstable=b.clean.index == 3)
+        flagged.append(replace(b, evidence=told))
+    return flagged, infos([asked, white], uint8=True)
 
 
 @pytest.fixture
@@ -91,13 +118,100 @@ def test_what_was_written_is_read(
         np.testing.assert_array_equal(ours.clean.pixels, theirs.clean.pixels)
         np.testing.assert_array_equal(ours.clean.labels, theirs.clean.labels)
         np.testing.assert_array_equal(ours.adversarial[key], theirs.adversarial[key])
-        np.testing.assert_array_equal(ours.reference[key], theirs.reference[key])
-        np.testing.assert_array_equal(ours.reference[CLEAN_KEY], theirs.reference[CLEAN_KEY])
-        np.testing.assert_array_equal(ours.zero_gradient[key], theirs.zero_gradient[key])
+        assert_same_evidence(ours.evidence, theirs.evidence)
+
+
+def test_of_a_control_there_is_what_the_reference_says_and_no_image(
+    pack: Path, tiny_bundle: Bundle, crafted: tuple[list[CraftedBatch], list[AttackInfo]]
+) -> None:
+    opened = AttackPack.open(pack, bundle=tiny_bundle)
+    assert [(i.name, i.control, i.queried is None) for i in opened.infos] == [
+        ("brighten", False, False), ("white", True, True),
+    ]  # fmt: skip
+    with np.load(pack / "shard-00000.npz") as shard:
+        assert "x_adv_0" in shard.files and "x_adv_1" not in shard.files
+        assert "reference_float_0" in shard.files and "reference_float_1" not in shard.files
+        np.testing.assert_array_equal(shard["reference_1"], crafted[0][0].evidence.answers["white", "1"])
+    first = next(opened.batches([]))
+    assert list(first.adversarial) == [("brighten", EPS.text)]
+    # all images are one image
+    assert len(set(first.evidence.answers["white", "1"].tolist())) == 1
+
+
+def test_a_pack_of_an_older_version_loads_with_what_it_did_not_tell(pack: Path, tiny_bundle: Bundle) -> None:
+    """As it was before query attacks, controls, and what rounding costs were known."""
+    for number in (0, 1):
+        file = pack / f"shard-{number:05d}.npz"
+        with np.load(file) as shard:
+            known = (
+                "index",
+                "labels",
+                "pixels",
+                "unreadable",
+                "reference_clean",
+                "x_adv_0",
+                "reference_0",
+                "zero_gradient_0",
+            )
+            arrays = {name: shard[name] for name in known}
+        np.savez(file, **arrays)
+        change(pack, lambda m, k=number, f=file: m["shards"][k].update(sha256=sha256_file(f)))
+
+    def older(manifest: dict[str, Any]) -> None:
+        manifest["attacks"].pop()
+        for name in ("queried", "control"):
+            del manifest["attacks"][0][name]
+
+    change(pack, older)
+    opened = AttackPack.open(pack, bundle=tiny_bundle)
+    assert [(i.name, i.queried, i.control) for i in opened.infos] == [("brighten", None, False)]
+    for batch in opened.batches([]):
+        assert set(batch.evidence.answers) == {CLEAN_KEY, ("brighten", EPS.text)}
+        assert batch.evidence.unrounded == {}
+        assert not batch.evidence.probabilities.any() and not batch.evidence.unstable.any()
+        assert len(batch.evidence.unstable) == len(batch.clean.labels)
+
+
+def test_attacks_can_be_added_to_a_pack(pack: Path, tiny_bundle: Bundle) -> None:
+    """Those that know nothing of the reference, which is not asked: there is none."""
+    half = CallableAttack(lambda x, y: np.maximum(x - np.float32(EPS.value / 2), 0), "darken", EPS)
+    opened = AttackPack.open(pack, bundle=tiny_bundle)
+    plain, added = list(opened.batches([])), list(extend(opened.batches([]), [half], uint8=True))
+    for before, after in zip(plain, added, strict=True):
+        assert list(after.adversarial) == [("brighten", EPS.text), ("darken", EPS.text)]
+        np.testing.assert_array_equal(after.adversarial["brighten", EPS.text], before.adversarial["brighten", EPS.text])
+        assert_same_evidence(after.evidence, before.evidence)
+        grey = np.rint(after.adversarial["darken", EPS.text] * 255).transpose(0, 2, 3, 1)
+        np.testing.assert_array_equal(grey, np.maximum(before.clean.pixels.astype(int) - 4, 0))
+    too_far = CallableAttack(lambda x, y: np.zeros_like(x), "dark", EPS)
+    with pytest.raises(InputError, match="attack dark moved a pixel"):
+        list(extend(opened.batches([]), [too_far], uint8=True))
+
+
+def test_shards_can_be_read_by_number(pack: Path, tiny_bundle: Bundle) -> None:
+    opened = AttackPack.open(pack, bundle=tiny_bundle)
+    messages: list[str] = []
+    (second,) = opened.batches(messages, [1])
+    assert (opened.shards, second.clean.index.tolist(), messages) == (2, [5, 6, 7], ["bad-1.png: cut off"])
+
+
+def test_a_pack_that_lost_its_last_shards_is_refused(pack: Path, tiny_bundle: Bundle) -> None:
+    change(pack, lambda m: m.update(n=8))
+    assert AttackPack.open(pack, bundle=tiny_bundle).shards == 2
+    change(pack, lambda m: m["shards"].pop())
+    with pytest.raises(BundleError, match="is cut short: its shards hold 5 of 8 images"):
+        AttackPack.open(pack, bundle=tiny_bundle)
+
+
+def test_a_shard_that_holds_fewer_images_than_stated_is_refused(pack: Path, tiny_bundle: Bundle) -> None:
+    change(pack, lambda m: m["shards"][0].update(n=6))
+    with pytest.raises(BundleError, match=r"shard-00000\.npz does not fit its pack"):
+        list(AttackPack.open(pack, bundle=tiny_bundle).batches([]))
 
 
 def test_an_attack_keeps_its_description() -> None:
-    described = AttackInfo("z", EPS, AttackParams(norm="linf", steps=3, attacks=("a",)), "torch fp32", "a" * 64)
+    params = AttackParams(norm="linf", steps=3, attacks=("a",))
+    described = AttackInfo("z", EPS, params, "torch fp32", "a" * 64, "torch fp32 " + "a" * 64, control=True)
     assert info_from_json(json.loads(json.dumps(info_to_json(described)))) == described
 
 
@@ -106,11 +220,11 @@ def test_floats_and_missing_flags_survive_a_shard(
 ) -> None:
     (batch, _), listed = crafted
     shifted = {listed[0].key: batch.adversarial[listed[0].key] * np.float32(0.99)}
-    plain = CraftedBatch(batch.clean, shifted, batch.reference, {})
+    plain = CraftedBatch(batch.clean, shifted, replace(batch.evidence, zero_gradient={}))
     save_shard(tmp_path / "s.npz", plain, listed, (), uint8=False)
     again, messages = load_shard(tmp_path / "s.npz", listed)
     np.testing.assert_array_equal(again.adversarial[listed[0].key], shifted[listed[0].key])
-    assert again.zero_gradient == {} and messages == ()
+    assert again.evidence.zero_gradient == {} and messages == ()
 
 
 def test_messages_keep_their_letters(tmp_path: Path, crafted: tuple[list[CraftedBatch], list[AttackInfo]]) -> None:
@@ -139,11 +253,14 @@ def test_a_slim_bundle_takes_the_pack_of_the_full_one(pack: Path, tiny_bundle: B
 
 
 def test_a_missing_shard(pack: Path, tiny_bundle: Bundle) -> None:
-    (pack / "shard-00001.npz").unlink()
     stream = AttackPack.open(pack, bundle=tiny_bundle).batches([])
     next(stream)
+    (pack / "shard-00001.npz").unlink()
     with pytest.raises(IntegrityError, match=r"shard-00001\.npz is missing or damaged"):
         next(stream)
+    # and before any is scored
+    with pytest.raises(IntegrityError, match=r"shard-00001\.npz is missing or damaged"):
+        AttackPack.open(pack, bundle=tiny_bundle)
 
 
 def test_a_shard_with_one_flipped_bit(pack: Path, tiny_bundle: Bundle) -> None:
@@ -209,6 +326,11 @@ def test_a_shard_whose_images_left_their_eps_is_refused(pack: Path, tiny_bundle:
         ("reference_clean", lambda a: a[:-1]),
         ("reference_0", lambda a: a + 10),
         ("zero_gradient_0", lambda a: a[:-1]),
+        ("reference_1", lambda a: a - 10),
+        ("reference_float_0", lambda a: a + 10),
+        ("reference_float_0", lambda a: a[:-1]),
+        ("probabilities", lambda a: a[:-1]),
+        ("unstable", lambda a: a[:-1]),
         ("pixels", lambda a: a[:, :-1]),
         ("pixels", lambda a: a.astype(np.float32)),
         ("x_adv_0", lambda a: a[:-1]),

@@ -85,6 +85,15 @@ def test_files_from_before_plans_still_load(results: Results) -> None:
     assert Results.from_json(value) == results
 
 
+def test_files_from_before_comparisons_still_load(results: Results, tmp_path: Path) -> None:
+    value = results.to_json()
+    assert value.pop("comparisons") == []
+    assert Results.from_json(value) == results
+    compared = dataclasses.replace(results, comparisons=({"attack": "clean", "lost": 3},))
+    compared.save(tmp_path / "results.json")
+    assert Results.load(tmp_path / "results.json") == compared
+
+
 def test_what_a_person_must_know_of_a_plan() -> None:
     assert engine_sentence(PLAN) == "plan 0123456789ab, batch 1, precision declared, not verified"
     ranged = {**PLAN, "profile": [1, 8, 32], "precision": "verified"}
@@ -183,6 +192,7 @@ def test_params_keep_only_what_applies() -> None:
         target="3",
         uint8=False,
         attacks=("a", "b"),
+        library="theirs 1.0",
     )
     assert AttackParams.from_json(full.to_json()) == full
     # 0 and False are settings, not absence

@@ -1,7 +1,8 @@
-"""Intervals against SciPy and against figures worked out by hand."""
+"""Intervals and tests against SciPy and against figures worked out by hand."""
 
 from __future__ import annotations
 
+import time
 from math import sqrt
 
 import pytest
@@ -10,6 +11,7 @@ from scipy.stats import binomtest, multinomial, norm
 from edgeadv_runtime.stats import (
     Z95_ONE_SIDED,
     Z95_TWO_SIDED,
+    mcnemar_p,
     paired_difference_interval,
     paired_difference_lower_bound,
     wilson_interval,
@@ -105,3 +107,43 @@ def test_the_paired_interval_covers_what_it_says(n: int) -> None:
 def test_counts_that_are_no_paired_table_have_no_interval(gained: int, lost: int, n: int) -> None:
     with pytest.raises(ValueError, match="not a paired table"):
         paired_difference_interval(gained, lost, n)
+
+
+def test_mcnemar_by_hand() -> None:
+    # 2 and 8 of 10: twice (1 + 10 + 45) of 1024
+    assert mcnemar_p(2, 8) == mcnemar_p(8, 2) == 2 * 56 / 1024
+    # all n one way: twice 1 of 2^n
+    assert [mcnemar_p(n, 0) for n in (1, 2, 5, 20)] == [1.0, 0.5, 0.0625, 2.0**-19]
+    # an even split says nothing, nor do pairs that never differ; nor does the nearest split of an odd number
+    assert [mcnemar_p(*pair) for pair in ((0, 0), (7, 7), (50_000, 50_000), (3, 4), (500, 501))] == [1.0] * 5
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 61, 400])
+def test_mcnemar_is_scipys_binomial_test(n: int) -> None:
+    for lost in range(0, n + 1, max(1, n // 50)):
+        assert mcnemar_p(lost, n - lost) == pytest.approx(binomtest(lost, n).pvalue, rel=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained"), [(24_900, 25_100), (24_500, 25_500), (49_500, 50_000), (20_000, 22_000), (1_000, 3_000)]
+)
+def test_mcnemar_is_exact_for_tens_of_thousands_of_pairs(lost: int, gained: int) -> None:
+    # in whole numbers, term by term
+    n, term, tail = lost + gained, 1, 1
+    for i in range(1, min(lost, gained) + 1):
+        term = term * (n - i + 1) // i
+        tail += term
+    assert mcnemar_p(lost, gained) == pytest.approx(tail / (1 << (n - 1)), rel=1e-11)
+
+
+def test_mcnemar_of_what_no_float_holds_is_0_and_soon_there() -> None:
+    start = time.perf_counter()
+    assert mcnemar_p(50_000, 0) == 0.0
+    assert 0.99 < mcnemar_p(49_999, 50_000) <= 1.0
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(-1, 3), (3, -1)])
+def test_mcnemar_of_negative_counts_is_refused(lost: int, gained: int) -> None:
+    with pytest.raises(ValueError, match="not numbers of pairs"):
+        mcnemar_p(lost, gained)

@@ -41,6 +41,11 @@ class Backend(ABC):
     _closed: bool = False
 
     @property
+    def identity(self) -> str:
+        """Which artefact this is, in one line: what a query attack says that it asked."""
+        return f"{self.name} {self.variant} {self.artifact_sha256}"
+
+    @property
     def engine_info(self) -> dict[str, Any] | None:
         """The compiled plan behind the figures, as files of figures keep it; None for a backend that runs the artefact itself.
 

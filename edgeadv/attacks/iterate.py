@@ -1,0 +1,246 @@
+"""The one loop of the iterated attacks, and the steps that make one attack differ from another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edgeadv_runtime.margins import LEAVE_MARGIN
+
+from .losses import Loss, Slope, input_gradient, margin, no_direction
+from .norms import Ball
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """What a gradient attack made of a batch.
+
+    Attributes:
+        x: adversarial images, float32 (n, 3, H, W) in [0, 1], within eps of the originals.
+        zero_gradient: bool (n,): the gradient at the first image looked at was zero or not finite, so a step left it as
+            it was; it is not an image that withstood the attack.
+    """
+
+    x: Tensor
+    zero_gradient: Tensor
+
+
+@dataclass(frozen=True)
+class Found(Adversarial):
+    """What the loop found, with how far it got.
+
+    Attributes:
+        rank: float32 (n,), how wrong the model is about ``x``; above 0 it is wrong.
+        broken: bool (n,): so wrong that the image left the batch; see :func:`ascend`.
+    """
+
+    rank: Tensor
+    broken: Tensor
+
+
+class Steps:
+    """How the next image is chosen: plain projected gradient ascent (Madry et al. 2018, eq. 3).
+
+    A subclass keeps what it must remember of each image in ``memory``, tensors with one row an image; :meth:`keep` drops
+    the rows of images that have left.
+
+    Attributes:
+        ball: where the images stay.
+        count: how many steps there are.
+    """
+
+    def __init__(self, ball: Ball, count: int, step_size: float) -> None:
+        self.ball = ball
+        self.count = count
+        self.step_size = step_size
+        self.memory: dict[str, Tensor] = {}
+
+    def move(self, i: int, current: Tensor, slope: Slope, x: Tensor) -> Tensor:
+        """The next images, from step ``i`` (from 0), the images now, what the model says there, and the originals."""
+        return self.ball.project(current + self.step_size * self.ball.steepest(slope.gradient), x)
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget the images whose flag in ``rows``, bool (n,), is not set."""
+        self.memory = {name: values[rows] for name, values in self.memory.items()}
+
+
+class MomentumSteps(Steps):
+    """MI-FGSM (Dong et al. 2018, "Boosting Adversarial Attacks with Momentum", Algorithm 1).
+
+    The gradients, each divided by the sum of its absolute values, add up with decay factor ``decay``; the step follows the sum.
+    """
+
+    def __init__(self, ball: Ball, count: int, step_size: float, *, decay: float = 1.0) -> None:
+        super().__init__(ball, count, step_size)
+        self.decay = decay
+
+    def move(self, i: int, current: Tensor, slope: Slope, x: Tensor) -> Tensor:
+        """One step along the accumulated gradient."""
+        size = slope.gradient.flatten(1).abs().sum(dim=1)[:, None, None, None]
+        direction = slope.gradient / torch.where(size > 0, size, torch.ones_like(size))
+        if self.memory:
+            direction = direction + self.decay * self.memory["momentum"]
+        self.memory["momentum"] = direction
+        return self.ball.project(current + self.step_size * self.ball.steepest(direction), x)
+
+
+class AutoSteps(Steps):
+    """APGD (Croce and Hein 2020, Algorithm 1): the step size of each image halves when it stops making progress.
+
+    It begins at 2 eps. At checkpoints, which come closer together, an image whose loss rose in fewer than 75% of the steps
+    since the last one, or whose step size and best loss have both stayed the same since, halves its step size and goes on
+    from its best image. Each step keeps 25% of the last one.
+    """
+
+    RISE, MOMENTUM = 0.75, 0.75
+
+    def __init__(self, ball: Ball, count: int) -> None:
+        super().__init__(ball, count, 2 * ball.eps)
+        self.checkpoints = _checkpoints(count)
+
+    def move(self, i: int, current: Tensor, slope: Slope, x: Tensor) -> Tensor:
+        """One step with momentum; at a checkpoint from the best image where its step size was halved."""
+        memory = self.memory
+        if not memory:
+            step = torch.full_like(slope.losses, self.step_size)
+            memory |= {
+                "previous": current, "step": step, "best": current, "best_gradient": slope.gradient,
+                "best_loss": slope.losses, "last_loss": slope.losses, "rises": torch.zeros_like(step),
+                "checkpoint_loss": slope.losses, "halved": torch.ones_like(step, dtype=torch.bool),
+            }  # fmt: skip
+            return self.ball.project(current + _wide(step) * self.ball.steepest(slope.gradient), x)
+        memory["rises"] = memory["rises"] + (slope.losses > memory["last_loss"])
+        memory["last_loss"] = slope.losses
+        better = slope.losses > memory["best_loss"]
+        memory["best_loss"] = torch.where(better, slope.losses, memory["best_loss"])
+        memory["best"] = torch.where(_wide(better), current, memory["best"])
+        memory["best_gradient"] = torch.where(_wide(better), slope.gradient, memory["best_gradient"])
+        gradient = slope.gradient
+        if i in self.checkpoints:
+            halve = self._stalled(i)
+            current = torch.where(_wide(halve), memory["best"], current)
+            gradient = torch.where(_wide(halve), memory["best_gradient"], gradient)
+        step = _wide(memory["step"])
+        ahead = self.ball.project(current + step * self.ball.steepest(gradient), x)
+        moved = current + self.MOMENTUM * (ahead - current) + (1 - self.MOMENTUM) * (current - memory["previous"])
+        memory["previous"] = current
+        return self.ball.project(moved, x)
+
+    def _stalled(self, i: int) -> Tensor:
+        """Halve the steps of images that make no progress at checkpoint ``i``; which those are, bool (n,)."""
+        memory = self.memory
+        since = i - max([0, *(c for c in self.checkpoints if c < i)])
+        few = memory["rises"] <= self.RISE * since
+        same = ~memory["halved"] & (memory["best_loss"] <= memory["checkpoint_loss"])
+        halve = few | same
+        memory["step"] = torch.where(halve, memory["step"] / 2, memory["step"])
+        memory["halved"] = halve
+        memory["checkpoint_loss"] = memory["best_loss"]
+        memory["rises"] = torch.zeros_like(memory["rises"])
+        return halve
+
+
+def _checkpoints(count: int) -> frozenset[int]:
+    """Steps at which APGD looks back: p_1 = 0.22, then p_(j+1) = p_j + max(p_j - p_(j-1) - 0.03, 0.06), times ``count``."""
+    # in whole per cent: as floats, 57% of 100 steps round up to 58
+    before, now = 0, 22
+    found = []
+    while now <= 100:
+        found.append(-(-now * count // 100))
+        before, now = now, now + max(now - before - 3, 6)
+    return frozenset(found)
+
+
+def ascend(
+    model: nn.Module, x: Tensor, labels: Tensor, *, steps: Steps, loss: Loss, start: Tensor, rank: Loss = margin,
+    targets: Tensor | None = None, leave: float = LEAVE_MARGIN,
+) -> Found:  # fmt: skip
+    """Ascend ``loss`` from ``start`` and return each image where the model is most wrong about it.
+
+    An image leaves the batch as soon as it is misclassified by at least ``leave`` of its largest logit: with the default the
+    margin survives the rounding of fp16 and int8, and the time goes to the images that stand. One that has only just
+    crossed the boundary stays in.
+
+    Args:
+        model: pixels in [0, 1] to logits, in evaluation mode, normalisation inside.
+        x: the originals, float32 (n, 3, H, W) in [0, 1].
+        labels: int64 (n,).
+        steps: what to do, fresh.
+        loss: per-image loss to ascend.
+        start: where to begin, float32 like ``x``, within the ball.
+        rank: which image counts as most wrong, and above 0 as wrong: the logit margin, or its negative for an attack
+            towards ``labels``.
+        targets: int64 (n,), for a loss that takes them.
+        leave: the margin at which an image leaves, as a share of its largest absolute logit; infinity takes all steps.
+    """
+    n = len(x)
+    best, best_rank = start.clone(), torch.full((n,), float("-inf"), device=x.device)
+    zero = torch.zeros(n, dtype=torch.bool, device=x.device)
+    broken = torch.zeros_like(zero)
+    row = torch.arange(n, device=x.device)
+    current = start
+    for i in range(steps.count + 1):
+        last = i == steps.count
+        slope = _at(model, current, labels, loss, targets, gradient=not last)
+        ranks = rank(slope.logits, labels)
+        better = ranks > best_rank[row]
+        best[row[better]], best_rank[row[better]] = current[better], ranks[better]
+        leaves = ranks >= leave * slope.logits.abs().amax(dim=1).clamp_min(1e-30)
+        broken[row[leaves]] = True
+        if last:
+            break
+        flat = no_direction(slope.gradient)
+        if i == 0:
+            zero = flat.clone()
+        stays = ~leaves
+        if not bool(stays.any()):
+            break
+        # a NaN must never reach a pixel
+        gradient = torch.where(_wide(flat), torch.zeros_like(slope.gradient), slope.gradient)
+        current = steps.move(i, current, slope._replace(gradient=gradient), x)
+        if not bool(stays.all()):
+            steps.keep(stays)
+            x, labels, row, current = x[stays], labels[stays], row[stays], current[stays]
+            targets = None if targets is None else targets[stays]
+    return Found(best, zero, best_rank, broken)
+
+
+def again(first: Found, attempt: Callable[[int, Tensor], Found], count: int) -> Found:
+    """Attack once more, ``count`` times, what still stands, and keep of each image the worse version.
+
+    Args:
+        first: what a first attempt found.
+        attempt: called with its number, from 1, and the positions of the images to attack, int64 (k,).
+        count: how many more attempts there are; they end early when no image stands.
+    """
+    found = first
+    for number in range(1, count + 1):
+        rows = torch.nonzero(~found.broken).squeeze(1)
+        if not len(rows):
+            break
+        other = attempt(number, rows)
+        chosen = other.rank > found.rank[rows]
+        better = rows[chosen]
+        x, rank, zero, broken = (t.clone() for t in (found.x, found.rank, found.zero_gradient, found.broken))
+        x[better], rank[better] = other.x[chosen], other.rank[chosen]
+        # without a gradient in every attempt: only then it was not attacked
+        zero[rows] &= other.zero_gradient
+        broken[rows] |= other.broken
+        found = Found(x, zero, rank, broken)
+    return found
+
+
+def _at(model: nn.Module, x: Tensor, labels: Tensor, loss: Loss, targets: Tensor | None, *, gradient: bool) -> Slope:
+    if gradient:
+        return input_gradient(model, x, labels, loss, targets=targets)
+    with torch.no_grad():
+        logits = model(x).float()
+    return Slope(torch.empty(0), torch.empty(0), logits)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """One value an image, against its pixels: (n,) to (n, 1, 1, 1)."""
+    return values[:, None, None, None]

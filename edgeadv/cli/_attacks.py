@@ -1,0 +1,185 @@
+"""From names on the command line to attacks, and to the images that they attack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.eps import Eps
+from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.evaluate import DataInfo
+from edgeadv_runtime.noise import NoiseAttack
+from edgeadv_runtime.results import SURROGATE
+from edgeadv_runtime.square import SquareAttack
+from edgeadv_runtime.suites import NOISE, ON_SURROGATE, OPTIONAL, PGD_MARGIN, QUERY_ATTACKS, SQUARE, SUITES, Effort
+from edgeadv_runtime.variants import INT8, precision_of
+
+from ._backends import open_torch
+from ._shared import names
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgeadv.data import ImageSet
+    from edgeadv_runtime.attack import Attack
+
+STANDARD = "standard"
+_SEED = 0
+
+EpsList = Annotated[
+    str,
+    typer.Option("--eps", help="Comma-separated budgets in pixels of [0, 1], ascending, e.g. 1/255,8/255 or 0.01."),
+]
+Suite = Annotated[str, typer.Option("--suite", help=f"How hard to try: {', '.join(SUITES)}.")]
+AttackNames = Annotated[
+    str | None, typer.Option("--attack", help="Comma-separated attacks instead of the suite's, at the suite's effort.")
+]
+Queries = Annotated[int | None, typer.Option("--queries", min=1, help="Most queries that square makes for an image.")]
+Limit = Annotated[int | None, typer.Option("--limit", help="At most this many images, as many of each class.")]
+Target = Annotated[str | None, typer.Option("--target", help="Class id that fgsm and fgsm-rescaled move towards.")]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that decode images.")]
+Unreadable = Annotated[bool, typer.Option("--allow-unreadable", help="Accept more than 1% of unreadable images.")]
+Download = Annotated[bool, typer.Option("--download", help="Let torchvision download the data.")]
+Root = Annotated[Path | None, typer.Option("--data-root", help="Where torchvision keeps its data.")]
+
+
+def efforts_of(suite: str, attack: str | None, queries: int | None) -> dict[str, Effort]:
+    """Which attacks run, and how hard they try.
+
+    An attack that is named and that the suite does not have tries as hard as in ``standard``, and one that no suite has as
+    hard as the suite's PGD on the margin.
+
+    Raises:
+        InputError: an unknown suite or attack, or ``queries`` without Square.
+    """
+    known: dict[str, Mapping[str, Effort]] = dict(SUITES)  # type: ignore[arg-type]
+    if suite not in known:
+        raise InputError(f"--suite {suite!r} is not one of {', '.join(known)}")
+    efforts = dict(known[suite])
+    if attack is not None:
+        chosen, all_names = names(attack, option="--attack"), [*dict.fromkeys(n for s in known.values() for n in s)]
+        unknown = [name for name in chosen if name not in (*all_names, *OPTIONAL)]
+        if unknown:
+            raise InputError(f"unknown attack {', '.join(unknown)}: choose from {', '.join((*all_names, *OPTIONAL))}")
+        efforts = {name: efforts.get(name) or known[STANDARD].get(name) or efforts[PGD_MARGIN] for name in chosen}
+    if queries is not None:
+        if SQUARE not in efforts:
+            raise InputError(f"--queries is for {SQUARE}, which does not run: add it with --attack, or leave it out")
+        efforts[SQUARE] = replace(efforts[SQUARE], queries=queries)
+    return efforts
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is attacked, with what.
+
+    Attributes:
+        images: relabelled to the bundle's classes.
+        order: positions in ``images``.
+        data: how results name them.
+        eps: the budgets, ascending.
+        efforts: the attacks by name, those without gradients included.
+        attacks: those with gradients.
+        reference: the model whose gradients are used.
+        skipped: int8 variants that their own gradients do not attack, with the reason, for the results file.
+    """
+
+    images: ImageSet
+    order: NDArray[np.int64]
+    data: DataInfo
+    eps: tuple[Eps, ...]
+    efforts: Mapping[str, Effort]
+    attacks: list[Attack]
+    reference: Backend
+    skipped: list[dict[str, str]]
+
+
+def make_plan(
+    bundle: Bundle, data: str, eps: str, *, efforts: Mapping[str, Effort], variants: Sequence[str], images: int | None = None,
+    target: str | None = None, provider: str = "cpu", allow_unreadable: bool = False, download: bool = False,
+    root: Path | None = None,
+) -> Plan:  # fmt: skip
+    """Open the data, match its labels to the bundle's classes, and make the attacks on its weights.
+
+    Those of ``variants`` that are int8 are attacked by their own gradients too, where the bundle holds their surrogates.
+    """
+    from edgeadv.attacks import build_attacks
+    from edgeadv.data import DEFAULT_ROOT, balanced_subset, open_data
+    from edgeadv.surrogate import load_surrogate
+    from edgeadv.torch_backend import TorchBackend
+
+    budgets = Eps.parse_list(eps)
+    opened = open_data(data, split="test", root=root or DEFAULT_ROOT, download=download).relabel(bundle.classes)
+    order = balanced_subset(opened.labels, images)
+    reference = open_torch(bundle, provider="cpu" if provider == "cpu" else "cuda")
+    assert isinstance(reference, TorchBackend)
+    towards = None if target is None else bundle.classes.index(target)
+    made = build_attacks(
+        reference.model, budgets, efforts=efforts, classes=len(bundle.classes), gradients_sha256=bundle.weights_sha256,
+        target=towards,
+    )  # fmt: skip
+    on_surrogate = {name: effort for name, effort in efforts.items() if name in ON_SURROGATE}
+    skipped: list[dict[str, str]] = []
+    for variant in dict.fromkeys(variants) if on_surrogate else ():
+        if precision_of(variant) != INT8:
+            continue
+        try:
+            bundle.surrogate_path(variant)
+        except InputError as error:
+            reason = f"not attacked by its own gradients, its figures are of transferred attacks: {error}"
+            skipped.append({"backend": SURROGATE, "variant": variant, "reason": reason})
+            continue
+        surrogate = load_surrogate(bundle, variant, device=next(reference.model.parameters()).device)
+        made += build_attacks(
+            surrogate, budgets, efforts=on_surrogate, classes=len(bundle.classes), gradients_sha256=surrogate.sha256,
+            target=towards, suffix=f"@{variant}", gradients=surrogate.gradients,
+        )  # fmt: skip
+    info = DataInfo(name=Path(data).name, split=opened.split, total=len(order), allow_unreadable=allow_unreadable)
+    return Plan(opened, order, info, budgets, efforts, made, reference, skipped)
+
+
+def query_attacks(
+    efforts: Mapping[str, Effort], eps: Sequence[Eps], reference: Backend | None, backends: Sequence[Backend], *,
+    state: Path | None = None,
+) -> list[Attack]:  # fmt: skip
+    """The attacks that need no gradients: noise once, and Square on the reference and on every other artefact.
+
+    Args:
+        efforts: the attacks that run; those with gradients are not looked at.
+        eps: budgets.
+        reference: the model whose gradients other attacks use; None where there is none.
+        backends: the artefacts to be scored, opened.
+        state: where Square keeps what it has of a batch that is under way, so that an interruption costs seconds.
+    """
+    asked = {} if reference is None else {reference.identity: reference}
+    for backend in backends:
+        asked.setdefault(backend.identity, backend)
+    made: list[Attack] = []
+    if NOISE in efforts:
+        # several draws need somebody who tells which is the strongest
+        made.append(NoiseAttack(eps, queries=efforts[NOISE].queries, seed=_SEED, backend=next(iter(asked.values()))))
+    if SQUARE in efforts:
+        queries = efforts[SQUARE].queries
+        made += [SquareAttack(backend, eps, queries, seed=_SEED, state=state) for backend in asked.values()]
+    return made
+
+
+def without_gradients(efforts: Mapping[str, Effort]) -> Mapping[str, Effort]:
+    """Make sure that a pack can be extended by these attacks.
+
+    Raises:
+        InputError: one of them needs gradients.
+    """
+    wrong = [name for name in efforts if name not in QUERY_ATTACKS]
+    if wrong:
+        raise InputError(
+            f"{', '.join(wrong)} needs gradients, which were settled with the pack: only {', '.join(QUERY_ATTACKS)} can be added"
+        )
+    return efforts

@@ -1,0 +1,127 @@
+"""What ``edgeadv evaluate`` prints of a results file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edgeadv_runtime.results import CLEAN, SURROGATE, WORST_CASE, Results, Row, engine_sentence, engines
+from edgeadv_runtime.suites import FGSM
+from edgeadv_runtime.verdict import BADGES
+
+_BASELINE = "fp32"
+
+
+def print_results(results: Results) -> None:
+    """The table on the terminal, a line for each artefact and budget, and under it what one must know to believe it."""
+    table = Table(
+        title=Text(
+            f"{results.bundle['title']} on {results.data['name']} ({results.data['split']}), {results.data['n']} images"
+        ),
+        title_justify="left",
+    )
+    for heading in ("artefact", "eps"):
+        table.add_column(heading, no_wrap=True)
+    for heading in (CLEAN, FGSM, "strongest gradient attack", "strongest query attack", WORST_CASE):
+        table.add_column(heading, justify="right", style="bold" if heading == WORST_CASE else None)
+    table.add_column("masking check", style="bold")
+    for (backend, variant), rows in _by_artefact(results).items():
+        (clean,) = (row for row in rows if row.attack == CLEAN)
+        worst_rows = [row for row in rows if row.attack == WORST_CASE]
+        if not worst_rows:
+            table.add_row(f"{backend} {variant}", "", f"{clean.top1:.1%}", "", "", "", "", "")
+        for worst in worst_rows:
+            attacks = [row for row in rows if row.eps == worst.eps and row.attack != WORST_CASE]
+            plain = next((row for row in attacks if row.attack == FGSM), None)
+            gradient = [row for row in attacks if row.gradients is not None]
+            others = [row for row in attacks if row.gradients is None]
+            low, high = worst.top1_ci95
+            cells = [
+                f"{backend} {variant}", worst.eps, f"{clean.top1:.1%}", _cell(plain), _strongest(gradient), _strongest(others),
+                f"{worst.top1:.1%} [{low:.1%}, {high:.1%}]", (worst.masking or results.masking)["verdict"],
+            ]  # fmt: skip
+            table.add_row(*(Text(cell) for cell in cells))
+    console = Console()
+    console.width = max(console.width, 140)
+    console.print(table)
+    lines = [f"{artefact}: {engine_sentence(engine)}" for artefact, engine in engines(results.rows)]
+    lines += _compared(results) + _rounding(results)
+    for line in lines:
+        console.print(Text(line))
+    console.print(Text(BADGES[results.masking["verdict"]], style="bold"))
+    for item in results.masking["evidence"]:
+        if item["finding"] or item["rule"] == "coverage":
+            console.print(Text(f"  {item['finding'] or 'note'}: {item['text']}"))
+    for entry in results.skipped:
+        what = (
+            f"{entry['variant']}:"
+            if entry["backend"] == SURROGATE
+            else f"not scored: {entry['backend']} {entry['variant']}:"
+        )
+        console.print(Text(f"{what} {entry['reason']}"))
+    if left_out := results.data.get("calibration_left_out"):
+        console.print(Text(f"{left_out} images that int8 was calibrated on were left out"))
+    if results.data["unreadable"]:
+        console.print(Text(f"{len(results.data['unreadable'])} unreadable images were left out; the file lists them"))
+
+
+def _by_artefact(results: Results) -> dict[tuple[str, str], list[Row]]:
+    grouped: dict[tuple[str, str], list[Row]] = {}
+    for row in results.rows:
+        grouped.setdefault((row.backend, row.variant), []).append(row)
+    return grouped
+
+
+def _strongest(rows: Sequence[Row]) -> str:
+    """The attack that leaves the fewest images right, with its name and its threat."""
+    if not rows:
+        return ""
+    # of two that are as strong, the one that met this artefact
+    row = min(rows, key=lambda row: (row.correct_top1, row.threat == "transfer"))
+    return f"{_cell(row)} {row.attack} ({row.threat})"
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    hidden = f" ({row.zero_gradient_share:.0%} not attacked)" if row.zero_gradient_share else ""
+    return f"{row.top1:.1%}{hidden}"
+
+
+def _compared(results: Results) -> list[str]:
+    """What each artefact loses against fp32 in the worst case at the largest eps, against fp32 of the same backend if it ran."""
+    largest = max((row.eps_value for row in results.rows), default=0.0)
+    texts = {row.eps for row in results.rows if row.attack == WORST_CASE and row.eps_value == largest}
+    found: dict[tuple[str, str], dict[str, object]] = {}
+    lines: dict[tuple[str, str], str] = {}
+    for entry in results.comparisons:
+        baseline, other = entry["baseline"], entry["artefact"]
+        if entry["eps"] not in texts or baseline["variant"] != _BASELINE or other["variant"] == _BASELINE:
+            continue
+        key = (other["backend"], other["variant"])
+        if key in found and baseline["backend"] != other["backend"]:
+            continue
+        found[key] = entry
+        low, high = entry["drop_ci95"]
+        lines[key] = (
+            f"{' '.join(key)} against {baseline['backend']} {_BASELINE}, worst case at eps {entry['eps']}: drop "
+            f"{100 * entry['drop']:.1f} points [{100 * low:.1f}, {100 * high:.1f}], McNemar's p = {entry['mcnemar_p']:.2g}"
+        )
+    return list(lines.values())
+
+
+def _rounding(results: Results) -> list[str]:
+    """What rounding to 8 bits costs the attack that it costs most."""
+    rows = [row for row in results.rows if row.rounding_lost is not None]
+    if not rows:
+        return []
+    row = max(rows, key=lambda row: row.rounding_lost or 0)
+    if not row.rounding_lost:
+        return ["rounding to 8 bits costs no attack an image on the reference model"]
+    return [
+        f"rounding to 8 bits costs {row.attack} at eps {row.eps} {row.rounding_lost} of {row.n} images on the reference model, "
+        "and no other attack more"
+    ]

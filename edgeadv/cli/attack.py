@@ -1,0 +1,72 @@
+"""``edgeadv attack``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeadv_runtime.bundle import Bundle
+
+from ._attacks import (
+    STANDARD,
+    AttackNames,
+    Download,
+    EpsList,
+    Limit,
+    Queries,
+    Root,
+    Suite,
+    Target,
+    Unreadable,
+    Workers,
+    efforts_of,
+    make_plan,
+    query_attacks,
+)
+from ._backends import BundlePath, ExpectedHash, Provider, PublicKey
+from ._shared import image_bar, need
+
+
+def attack(
+    bundle: BundlePath,
+    data: Annotated[str, typer.Option(help="Labelled images: a name or a folder.")],
+    eps: EpsList,
+    out: Annotated[Path, typer.Option(help="The attack pack to make.")],
+    suite: Suite = STANDARD,
+    attack: AttackNames = None,
+    queries: Queries = None,
+    float32: Annotated[
+        bool, typer.Option("--float32", help="Store floats; by default 8-bit pixels, rounded within eps.")
+    ] = False,
+    limit: Limit = None,
+    target: Target = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted pack.")] = False,
+    provider: Provider = "cpu",
+    workers: Workers = 0,
+    allow_unreadable: Unreadable = False,
+    download: Download = False,
+    data_root: Root = None,
+    expected_sha256: ExpectedHash = None,
+    public_key: PublicKey = None,
+) -> None:
+    """Attack the bundle's weights with PyTorch's gradients and write a pack that a device can score without PyTorch."""
+    need("train")
+    from edgeadv.pack import partial_of, write_pack
+
+    efforts = efforts_of(suite, attack, queries)
+    opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)
+    plan = make_plan(
+        opened, data, eps, efforts=efforts, variants=opened.variants, images=limit, target=target, provider=provider,
+        allow_unreadable=allow_unreadable, download=download, root=data_root,
+    )  # fmt: skip
+    attacks = [*plan.attacks, *query_attacks(efforts, plan.eps, plan.reference, (), state=partial_of(out))]
+    with image_bar("attacking") as progress:
+        pack = write_pack(
+            out, bundle=opened, images=plan.images, order=plan.order, attacks=attacks, reference=plan.reference,
+            data=plan.data, uint8=not float32, resume=resume, workers=workers, progress=progress,
+        )  # fmt: skip
+    size = sum(file.stat().st_size for file in pack.path.iterdir()) / 2**20
+    stored = sum(not info.control for info in pack.infos)
+    typer.echo(f"{plan.data.total} images, {stored} attacks and budgets, {size:.1f} MiB: {pack.path}")

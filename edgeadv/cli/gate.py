@@ -1,0 +1,77 @@
+"""``edgeadv gate``: a results file against the limits of a release."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeadv_runtime.eps import Eps
+from edgeadv_runtime.gate import BASELINE, Gate
+from edgeadv_runtime.results import Results
+from edgeadv_runtime.verdict import ORDER
+
+from ._shared import names, nobody_reads
+
+
+def gate(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="What evaluate wrote.")],
+    min_clean: Annotated[float | None, typer.Option("--min-clean", help="Least clean accuracy, a share: 0.80.")] = None,
+    min_robust: Annotated[
+        float | None, typer.Option("--min-robust", help="Least accuracy in the worst case at --eps, a share: 0.40.")
+    ] = None,
+    max_drop_clean: Annotated[
+        float | None,
+        typer.Option("--max-drop-clean", help="Largest drop of clean accuracy against --baseline: 0.01 for one point."),
+    ] = None,
+    max_drop_robust: Annotated[
+        float | None, typer.Option("--max-drop-robust", help="Largest such drop in the worst case at --eps.")
+    ] = None,
+    verdict: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Least believable masking verdict that is accepted, of {', '.join(ORDER)}. A rule of its own; robust "
+            f"rules ask for {ORDER[0]} without it."
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Variant that drops are counted from, {BASELINE} by default: on the same backend, or on the first one "
+            "that has it."
+        ),
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated variants to judge, int8 for both int8 ones; by default all in the file."),
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="Comma-separated backends to judge; by default all in the file.")
+    ] = None,
+    eps: Annotated[
+        str | None,
+        typer.Option("--eps", help="Budget of the robust rules, e.g. 8/255; by default the largest in the file."),
+    ] = None,
+) -> None:
+    """Judge a results file, for a release or a CI job: one line for each rule.
+
+    Every artefact in the file must keep to every rule. The exit status is 0 if all passed, 1 if a rule failed, and 2 if
+    the file has nothing to judge.
+    """
+    asked = Gate(
+        min_clean=min_clean, min_robust=min_robust, max_drop_clean=max_drop_clean, max_drop_robust=max_drop_robust,
+        verdict=verdict, baseline=baseline, eps=None if eps is None else Eps.parse(eps),
+        variants=() if variant is None else tuple(names(variant, option="--variant")),
+        backends=() if backend is None else tuple(names(backend, option="--backend")),
+    )  # fmt: skip
+    rulings = asked.judge(Results.load(results))
+    failed = not all(ruling.passed for ruling in rulings)
+    try:
+        for ruling in rulings:
+            typer.echo(str(ruling))
+    except BrokenPipeError:
+        # a reader that left makes a success of any other command; a rule that failed stays failed
+        nobody_reads()
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,167 @@
+"""An evaluation in several processes, and one that was stopped: the file is the one that one process writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edgeadv.cli import _processes
+from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.results import Results
+
+ATTACKS = ("--attack", "fgsm,pgd-margin,pgd-large-eps")
+# seven batches
+CRAFT = ("--eps", "2/255,8/255", *ATTACKS, "--uint8", "--backend", "torch,onnxruntime", "--threads", "1")
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join(path for path in sys.path if path)
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def run(*arguments: object, cwd: Path, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """``edgeadv evaluate`` in processes of its own, under ``torchrun`` if they are several."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "edgeadv", "evaluate", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, check=False)
+
+
+def assert_same(ours: Path, theirs: Path) -> None:
+    """All but the time."""
+    a, b = (json.loads(path.read_text()) for path in (ours, theirs))
+    assert a.keys() == b.keys()
+    for key in a.keys() - {"created", "environment"}:
+        assert a[key] == b[key], key
+    assert len({row["correct_top1"] for row in a["rows"]}) > 3 and a["examples"] and a["comparisons"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, tiny_bundle, many_photos) -> Path:
+    """What one process writes that nobody stops."""
+    out = tmp_path_factory.mktemp("whole") / "r.json"
+    outcome = run(tiny_bundle.path, "--data", many_photos, *CRAFT, "--out", out, cwd=out.parent)
+    assert outcome.returncode == 0, outcome.stderr
+    assert [file.name for file in out.parent.iterdir()] == ["r.json"]
+    return out
+
+
+def test_two_processes_write_what_one_writes(tiny_bundle, many_photos, whole, tmp_path):
+    outcome = run(tiny_bundle.path, "--data", many_photos, *CRAFT, "--out", "r.json", cwd=tmp_path, processes=2)
+    assert outcome.returncode == 0, outcome.stderr
+    assert_same(tmp_path / "r.json", whole)
+    # one of them speaks
+    assert outcome.stdout.count("masking check: ") == 1 and outcome.stdout.count("written: r.json") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["r.json"]
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory, tiny_bundle, pack) -> Path:
+    """What one process writes of a pack."""
+    out = tmp_path_factory.mktemp("scored") / "r.json"
+    outcome = run(tiny_bundle.path, "--pack", pack, "--threads", "1", "--out", out, cwd=out.parent)
+    assert outcome.returncode == 0, outcome.stderr
+    return out
+
+
+def test_two_processes_score_a_pack_as_one_does(tiny_bundle, pack, scored, tmp_path):
+    command = (tiny_bundle.path, "--pack", pack, "--threads", "1", "--out", "r.json")
+    outcome = run(*command, cwd=tmp_path, processes=2)
+    assert outcome.returncode == 0, outcome.stderr
+    assert_same(tmp_path / "r.json", scored)
+
+
+def test_what_no_process_can_do_is_said_once(tiny_bundle, tmp_path):
+    outcome = run(tiny_bundle.path, "--data", "nowhere", *CRAFT, "--out", "r.json", cwd=tmp_path, processes=2)
+    assert outcome.returncode != 0
+    said = [line for line in outcome.stderr.splitlines() if line.startswith("edgeadv: ")]
+    assert len(said) == 1 and "'nowhere' is neither a folder" in said[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_fails_ends_all_and_what_is_done_is_kept(tiny_bundle, pack, scored, tmp_path):
+    """The second process finds its shard damaged; the first one's is done, and stays."""
+    broken = shutil.copytree(pack, tmp_path / "p")
+    shard = (broken / "shard-00001.npz").read_bytes()
+    (broken / "shard-00001.npz").write_bytes(shard[:-100])
+    command = (tiny_bundle.path, "--pack", "p", "--threads", "1", "--out", "r.json")
+    outcome = run(*command, cwd=tmp_path, processes=2)
+    assert outcome.returncode != 0
+    assert "shard-00001.npz is missing or damaged" in outcome.stderr
+    assert not (tmp_path / "r.json").exists() and (tmp_path / "r.json.partial" / "plan.json").exists()
+    (broken / "shard-00001.npz").write_bytes(shard)
+    resumed = run(*command, "--resume", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same(tmp_path / "r.json", scored)
+
+
+def test_an_evaluation_that_was_killed_goes_on_to_the_same_file(tiny_bundle, many_photos, whole, tmp_path):
+    command = [tiny_bundle.path, "--data", many_photos, *CRAFT, "--out", "r.json"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgeadv", "evaluate", *map(str, command)], cwd=tmp_path, env=environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    partial = tmp_path / "r.json.partial"
+    try:
+        while len(list(partial.glob("batch-*.npz"))) < 2:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    done = {file.name: file.stat().st_mtime_ns for file in partial.glob("batch-*.npz")}
+    assert 2 <= len(done) < 7 and not (tmp_path / "r.json").exists()
+    refused = run(*command, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "r.json.partial holds an unfinished evaluation: continue it with --resume, or delete it" in refused.stderr
+    other = run(*command, "--limit", "300", "--resume", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "was started with other settings (data, origin): continue with the same ones" in other.stderr
+    assert {file.name: file.stat().st_mtime_ns for file in partial.glob("batch-*.npz")} == done
+    # by two processes where one had begun
+    resumed = run(*command, "--resume", cwd=tmp_path, processes=2)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same(tmp_path / "r.json", whole)
+    assert [file.name for file in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_the_figures_are_those_of_an_evaluation_that_keeps_nothing_on_the_way(tiny_bundle, many_photos, whole):
+    """The demo's way, without a folder of outcomes."""
+    from contextlib import ExitStack
+
+    from edgeadv.cli._attacks import efforts_of, make_plan
+    from edgeadv.cli._backends import backend_openers
+    from edgeadv.cli.evaluate import crafted, score
+
+    efforts = efforts_of("standard", ATTACKS[1], None)
+    plan = make_plan(tiny_bundle, str(many_photos), "2/255,8/255", efforts=efforts, variants=tiny_bundle.variants)
+    openers, _ = backend_openers(tiny_bundle, backend="torch,onnxruntime", precision="all", threads=1)
+    with ExitStack() as stack:
+        backends = [stack.enter_context(opener()) for opener in openers.values()]
+        results = score(crafted(tiny_bundle, plan, backends, uint8=True), tiny_bundle, backends)
+    stored = Results.load(whole)
+    assert (results.rows, results.masking, results.data, results.comparisons, results.examples) == (
+        stored.rows, stored.masking, stored.data, stored.comparisons, stored.examples,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("visible", "rank", "expected"), [(None, 0, "0"), (None, 3, "3"), ("2,5", 1, "5"), ("GPU-a,GPU-b", 0, "GPU-a")]
+)
+def test_each_process_sees_its_own_gpu(monkeypatch, visible, rank, expected):
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    _processes.narrow(rank)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    with pytest.raises(InputError, match="process 2 of this machine has no GPU: CUDA_VISIBLE_DEVICES lists 2"):
+        _processes.narrow(2)
