@@ -19,6 +19,8 @@ from torch.nn import functional
 
 from edgeadv_runtime.errors import InputError
 
+from .sums import OrderedConv
+
 Operator = Callable[..., Tensor | tuple[Tensor, ...]]
 Attributes = Mapping[str, Any]
 _ONNX_DTYPES = {1: torch.float32, 6: torch.int32, 7: torch.int64, 9: torch.bool, 11: torch.float64}
@@ -82,6 +84,17 @@ def _conv(attributes: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None
         dilation=attributes.get("dilations", [1] * n), groups=attributes.get("group", 1),
     )  # fmt: skip
     return result
+
+
+def _ordered_conv(
+    attributes: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None, start: Tensor | None = None
+) -> Tensor:
+    """A Conv onto ``start``, summed as ONNX Runtime does; not an operator of ONNX: the export says where it is right."""
+    x, padding = _padded("Conv", attributes, x)
+    result: Tensor = OrderedConv.apply(
+        x, weight, start, attributes.get("strides", [1, 1]), padding, attributes.get("dilations", [1, 1]), attributes.get("group", 1)
+    )  # fmt: skip
+    return result if bias is None else result + bias[:, None, None]
 
 
 def _max_pool(attributes: Attributes, x: Tensor) -> Tensor:
@@ -351,7 +364,7 @@ OPERATORS: dict[str, Operator] = {
     "Einsum": _einsum, "Equal": _plain(torch.eq), "Expand": _expand, "Flatten": _flatten, "Gather": _gather, "GatherND": _gather_nd, "Gelu": _gelu, "Gemm": _gemm,
     "GlobalAveragePool": _global_average, "HardSigmoid": _hard_sigmoid, "HardSwish": _plain(functional.hardswish),
     "Identity": _plain(lambda x: x), "LayerNormalization": _layer_norm, "MatMul": _plain(torch.matmul), "MaxPool": _max_pool,
-    "Mul": _plain(torch.mul), "Not": _plain(torch.logical_not), "Pad": _pad, "QuantizeLinear": _quantise, "Range": _range,
+    "Mul": _plain(torch.mul), "Not": _plain(torch.logical_not), "OrderedConv": _ordered_conv, "Pad": _pad, "QuantizeLinear": _quantise, "Range": _range,
     "ReduceL2": _reduce(torch.linalg.vector_norm), "ReduceMean": _reduce(torch.mean), "Relu": _plain(torch.relu), "Reshape": _reshape,
     "Resize": _resize, "ScatterND": _scatter_nd, "Shape": _shape, "Sigmoid": _plain(torch.sigmoid), "Slice": _slice, "Softmax": _softmax,
     "Split": _split, "Squeeze": _squeeze, "Sub": _plain(torch.sub), "Tanh": _plain(torch.tanh), "Transpose": _transpose,

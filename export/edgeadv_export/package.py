@@ -38,7 +38,7 @@ from .fallback import Fitter
 from .fp16 import FLOAT16_MAX, largest_activation, to_fp16
 from .gate import Int8Plan
 from .parity import TOLERANCES, Parity, artifact_logits, compare, torch_logits
-from .surrogate import in_integers, neutral, prove
+from .surrogate import as_computed, neutral, prove
 from .to_onnx import INPUT, OPSET, OUTPUT, to_onnx
 
 WEIGHTS, GOLDEN, SURROGATE = "weights.safetensors", "golden.npz", "surrogate.{}.safetensors"
@@ -212,7 +212,7 @@ class _Writer:
         """
         self.progress(f"comparing the surrogate of {variant} with it on {len(self.pixels)} frames")
         try:
-            graph = in_integers(neutral(proto, variant, onnx_sha256=onnx_sha256))
+            graph = as_computed(neutral(proto, variant, onnx_sha256=onnx_sha256))
             parity = prove(graph, self.pixels, logits, runtime=f"onnxruntime {onnxruntime.__version__}")
         except (InputError, ExportError) as error:
             self.progress(f"{variant} gets no surrogate and can be attacked by transfer and queries only: {error}")

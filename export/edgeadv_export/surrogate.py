@@ -15,6 +15,7 @@ from torch import Tensor
 
 from edgeadv.surrogate import Node, QuantisedGraph, Surrogate
 from edgeadv_runtime.errors import ExportError
+from edgeadv_runtime.variants import S8S8
 
 from .parity import TOLERANCES, Parity, compare, torch_logits
 
@@ -49,19 +50,19 @@ def neutral(proto: Any, variant: str, *, onnx_sha256: str) -> QuantisedGraph:
     return QuantisedGraph(variant, onnx_sha256, graph.input[0].name, graph.output[0].name, tuple(nodes), tensors)
 
 
-def in_integers(graph: QuantisedGraph) -> QuantisedGraph:
-    """``graph`` as ONNX Runtime computes it: convolutions and matrix products on whole numbers, scaled once, after the sum.
+def as_computed(graph: QuantisedGraph) -> QuantisedGraph:
+    """``graph`` with its sums as ONNX Runtime forms them on an x86 processor, for one activation on another step moves what follows.
 
-    Float32 holds their sums exactly, but not those of what was dequantised first: of a million activations some hundred would
-    fall onto the other side of a half, and each moves what follows. Two things are done as ONNX Runtime's optimiser does them:
-    where a sum is rounded at once, both scales are one factor; where it is rounded after a Relu or Clip, or at once, a float32
-    bias is rounded to a whole number first.
+    Kernels for 8 bits add whole numbers, which float32 holds exactly, and scale the sum once; where it is rounded at once, both
+    scales are one factor. ``int8-s8s8`` is mostly summed in float32, in an order of its own (:mod:`edgeadv.sums`). In both, a
+    float32 bias is rounded to a whole number where the sum is rounded next, after a Relu or Clip at most: ONNX Runtime's optimiser
+    does that, and adds a branch into the sums of a biased convolution.
     """
-    return _Integers(graph).rewritten()
+    return _Sums(graph).rewritten()
 
 
-class _Integers:
-    """What :func:`in_integers` knows of a graph while it is rewritten."""
+class _Sums:
+    """What :func:`as_computed` knows of a graph while it is rewritten."""
 
     def __init__(self, graph: QuantisedGraph) -> None:
         self._graph = graph
@@ -75,12 +76,18 @@ class _Integers:
         self._scaled: set[str] = set()  # tensors that are counted in steps of the Q that takes them
 
     def rewritten(self) -> QuantisedGraph:
-        """The same graph with whole numbers where that is possible."""
+        """The same function, in another order of arithmetic."""
         nodes: list[Node] = []
         for node in self._graph.nodes:
             if node.op == _Q and node.inputs[0] in self._scaled:
                 node = replace(node, inputs=(node.inputs[0], _ONE, *node.inputs[2:]))
-            nodes += (self._product(node) if node.op in ("Conv", "Gemm") else None) or [node]
+            if node.op == "Add" and (conv := self._start_of(node)) is not None:
+                # the convolution takes the place of the sum, for what it begins with may be made after it
+                nodes += self._ordered(conv, start=node)
+            elif node.op in ("Conv", "Gemm"):
+                nodes += self._product(node)
+            else:
+                nodes.append(node)
         used, kept = {self._graph.output}, list[Node]()
         for node in reversed(nodes):
             if used & set(node.outputs):
@@ -89,47 +96,110 @@ class _Integers:
         tensors = {name: tensor for name, tensor in self._tensors.items() if name in used}
         return replace(self._graph, nodes=tuple(reversed(kept)), tensors=tensors)
 
-    def _product(self, node: Node) -> list[Node] | None:
-        """The nodes for ``node`` in whole numbers, or None where it is not one of dequantised tensors."""
+    def _product(self, node: Node) -> list[Node]:
+        """The nodes for a convolution or matrix product."""
+        scale = self._scale(node)
+        if scale is None:
+            return [node]
+        if self._graph.variant == S8S8 and node.op == "Conv" and not self._in_8_bits(node):
+            users = self._users.get(node.outputs[0], [])
+            merged = len(users) == 1 and users[0].op == "Add" and self._start_of(users[0]) is node
+            return [] if merged else self._ordered(node)
+        return self._in_integers(node, scale)
+
+    def _scale(self, node: Node) -> Tensor | None:
+        """Scale of the sums of ``node``, for each output channel or for all; None where its factors are not dequantised."""
         x, weight = (self._made.get(name) for name in node.inputs[:2])
         if x is None or weight is None or (x.op, weight.op) != (_DQ, _DQ) or weight.inputs[0] not in self._tensors:
             return None
         if node.op == "Gemm" and {**_GEMM, **node.attributes} != _GEMM:
             return None
-        scale = self._tensors[x.inputs[1]] * self._tensors[weight.inputs[1]]
-        if self._tensors[x.inputs[1]].numel() > 1 or (scale.numel() > 1 and weight.attributes.get("axis", 1) != 0):
+        if self._tensors[x.inputs[1]].numel() > 1:
             return None
+        scale = self._tensors[x.inputs[1]] * self._tensors[weight.inputs[1]]
+        return None if scale.numel() > 1 and weight.attributes.get("axis", 1) != 0 else scale
+
+    def _in_8_bits(self, node: Node) -> bool:
+        """Whether a convolution of ``int8-s8s8`` is one of 8 bits: rounded at once, and neither end shared with another node."""
+        users = self._users.get(node.outputs[0], [])
+        before = self._made[node.inputs[0]].inputs[0]
+        return [u.op for u in users] == [_Q] and all(self._lonely(q) for q in (before, users[0].outputs[0]))
+
+    def _lonely(self, rounded: str) -> bool:
+        """Whether a rounded tensor is dequantised once and then taken once."""
+        users = self._users.get(rounded, [])
+        return len(users) == 1 and len(self._users.get(users[0].outputs[0], [])) == 1
+
+    def _in_integers(self, node: Node, scale: Tensor) -> list[Node]:
+        """A product of whole numbers, and then of its scale; the bias is in the sum where it is a whole number too."""
         (output,) = node.outputs
-        names = [f"{output} {part}" for part in ("input", "weight", "bias", "scale", "sum")]
-        nodes = [
-            Node(_DQ, (d.inputs[0], _ONE, *d.inputs[2:]), (name,), d.attributes)
-            for d, name in zip((x, weight), names, strict=False)
-        ]
-        if len(node.inputs) > 2:
-            bias = self._bias(node, scale)
-            if bias is None:
-                return None
+        x, weight = (self._made[name] for name in node.inputs[:2])
+        names = [f"{output} {part}" for part in ("input", "weight", "bias", "scale", "sum", "product")]
+        whole = zip((x, weight), names, strict=False)
+        nodes = [Node(_DQ, (d.inputs[0], _ONE, *d.inputs[2:]), (name,), d.attributes) for d, name in whole]
+        bias = self._bias(node, scale) if len(node.inputs) > 2 else None
+        if bias is not None:
             self._tensors[names[2]] = bias
+        apart = node.inputs[2:] if bias is None else ()
         users = self._users.get(output, [])
-        if [user.op for user in users] == [_Q] and self._tensors[users[0].inputs[1]].numel() == 1:
+        if [user.op for user in users] == [_Q] and self._tensors[users[0].inputs[1]].numel() == 1 and not apart:
             scale = scale / self._tensors[users[0].inputs[1]]
             self._scaled.add(output)
-        if scale.numel() > 1 and node.op == "Conv":
-            scale = scale.reshape(-1, *[1] * (self._tensors[weight.inputs[0]].ndim - 2))
-        self._tensors[names[3]] = scale
-        inputs = tuple(names[: len(node.inputs)])
-        return [
-            *nodes,
-            Node(node.op, inputs, (names[4],), node.attributes),
-            Node("Mul", (names[4], names[3]), (output,), {}),
-        ]
+        self._tensors[names[3]] = self._shaped(scale, node)
+        nodes.append(Node(node.op, tuple(names[: 2 if bias is None else 3]), (names[4],), node.attributes))
+        nodes.append(Node("Mul", (names[4], names[3]), (names[5] if apart else output,), {}))
+        if apart:
+            # always of float32: what is dequantised is a whole number
+            self._tensors[names[2]] = self._shaped(self._tensors[apart[0]], node)
+            nodes.append(Node("Add", (names[5], names[2]), (output,), {}))
+        return nodes
+
+    def _shaped(self, value: Tensor, node: Node) -> Tensor:
+        """One number for each channel of what ``node`` gives."""
+        if value.numel() == 1 or node.op == "Gemm":
+            return value
+        return value.reshape(-1, *[1] * (self._tensors[self._made[node.inputs[1]].inputs[0]].ndim - 2))
+
+    def _ordered(self, node: Node, *, start: Node | None = None) -> list[Node]:
+        """A convolution in float32, onto the other input of ``start``."""
+        output = (start or node).outputs[0]
+        inputs = [*node.inputs[:2]]
+        if len(node.inputs) > 2:
+            scale = self._scale(node)
+            assert scale is not None
+            bias = self._bias(node, scale) if start is None else None
+            inputs.append(node.inputs[2])
+            if bias is not None:
+                inputs[2] = f"{output} bias"
+                self._tensors[inputs[2]] = bias * scale
+        if start is not None:
+            inputs += [name for name in start.inputs if name != node.outputs[0]]
+        return [Node("OrderedConv", tuple(inputs), (output,), node.attributes)]
+
+    def _start_of(self, add: Node) -> Node | None:
+        """The convolution of ``int8-s8s8`` whose sums begin with the other input of ``add``: the first that has a bias."""
+        if (
+            self._graph.variant != S8S8
+            or add.inputs[0] == add.inputs[1]
+            or not all(name in self._made for name in add.inputs)
+        ):
+            return None
+        for name in add.inputs:
+            node = self._made[name]
+            if (
+                node.op == "Conv"
+                and len(node.inputs) > 2
+                and len(self._users[name]) == 1
+                and self._scale(node) is not None
+            ):
+                return node
+        return None
 
     def _bias(self, node: Node, scale: Tensor) -> Tensor | None:
-        """The bias of ``node`` in units of ``scale``, a whole number; None where it is not one."""
+        """The bias of ``node`` in units of ``scale``, a whole number; None where it is added in float32."""
         bias, name = self._made.get(node.inputs[2]), node.inputs[2]
         if bias is not None:
-            exact = bias.op == _DQ and len(bias.inputs) < 4 and self._tensors[bias.inputs[0]].dtype == torch.int32
-            return self._tensors[bias.inputs[0]].to(torch.float32) if exact else None
+            return self._tensors[bias.inputs[0]].to(torch.float32)
         return torch.round(self._tensors[name] / scale) if self._rounded_next(node) else None
 
     def _rounded_next(self, node: Node) -> bool:

@@ -19,7 +19,7 @@ from edgeadv.data import ImageSet, batches
 from edgeadv.models import Architecture, PixelModel
 from edgeadv.surrogate import QuantisedGraph, Surrogate
 from edgeadv_export import TOLERANCES, Int8Plan, choose_calibration, data_frames, export_bundle
-from edgeadv_export.surrogate import in_integers, neutral, prove
+from edgeadv_export.surrogate import as_computed, neutral, prove
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.errors import ExportError, InputError
@@ -100,7 +100,7 @@ def test_whole_numbers_are_what_onnxruntime_computes(
     x = np.random.default_rng(1).standard_normal((64, IN, 9, 8) if op == "Conv" else (3000, IN)).astype(np.float32)
     expected: NDArray[np.float32] = session.run(None, {"image": x})[0]
     graph = neutral(proto, VARIANTS[not signed], onnx_sha256="")
-    found = logits(in_integers(graph), x)
+    found = logits(as_computed(graph), x)
     assert expected.std() > 3 * STEP if tail != "not rounded" else expected.std() > 0.1
     assert (np.abs(found - expected) > 1e-5).mean() < 2e-4
     np.testing.assert_allclose(found, expected, atol=STEP * 1.01)
@@ -124,7 +124,7 @@ def test_the_gradient_is_that_of_the_graph_as_written(
     graph = neutral(onnx.load(digits_bundle.onnx_path(variant)), variant, onnx_sha256="")
     x = torch.from_numpy(images(digits_test, 64))
     gradients = []
-    for model in (Surrogate(graph), Surrogate(in_integers(graph))):
+    for model in (Surrogate(graph), Surrogate(as_computed(graph))):
         leaf = x.clone().requires_grad_(True)
         gradients.append(torch.autograd.grad(model(leaf)[:, 3].sum(), leaf)[0].flatten(1))
     cosine = nn.functional.cosine_similarity(*gradients)
@@ -163,7 +163,7 @@ def test_the_manifest_says_what_was_proven(digits_bundle: Bundle, variant: str) 
 def test_the_same_bytes_every_time(digits_bundle: Bundle, tmp_path: Path) -> None:
     for variant in VARIANTS:
         path = digits_bundle.onnx_path(variant)
-        in_integers(neutral(onnx.load(path), variant, onnx_sha256=sha256_file(path))).save(tmp_path / variant)
+        as_computed(neutral(onnx.load(path), variant, onnx_sha256=sha256_file(path))).save(tmp_path / variant)
         assert (tmp_path / variant).read_bytes() == digits_bundle.surrogate_path(variant).read_bytes()
 
 
