@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.grad import conv2d_input
 
 # MLAS adds products in blocks of so many; for a narrow result it makes the blocks longer
 _BLOCK, _NARROWEST = 128, 16
@@ -48,7 +49,7 @@ class OrderedConv(torch.autograd.Function):
             (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1
             for i in range(2)
         ]
-        columns = functional.unfold(x, weight.shape[2:], dilation, padding, stride)
+        columns = functional.unfold(x, tuple(weight.shape[2:]), tuple(dilation), tuple(padding), tuple(stride))
         columns = columns.reshape(len(x), groups, -1, math.prod(sides))
         rows = weight.reshape(groups, len(weight) // groups, -1)
         begun = None if start is None else start.reshape(len(x), groups, rows.shape[1], -1)
@@ -59,7 +60,7 @@ class OrderedConv(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of ``x`` and of ``start``; the weights are constants."""
         shape, stride, padding, dilation, groups = ctx.about
-        x = torch.nn.grad.conv2d_input(shape, ctx.saved_tensors[0], gradients[0], stride, padding, dilation, groups)  # type: ignore[no-untyped-call]
+        x = conv2d_input(shape, ctx.saved_tensors[0], gradients[0], stride, padding, dilation, groups)  # type: ignore[no-untyped-call]
         return x, None, gradients[0] if ctx.needs_input_grad[2] else None, None, None, None, None
 
 
