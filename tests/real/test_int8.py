@@ -46,7 +46,7 @@ def cifar10(folder: Path) -> Path:
 def score(bundle: Path, data: Path, out: Path) -> Results:
     """Clean accuracy of every artefact in ONNX Runtime; FGSM is there because a score needs an attack."""
     arguments = [
-        "evaluate", str(bundle), "--data", str(data), "--eps", "8/255", "--attacks", "fgsm", "--precision", "all", "--out",
+        "evaluate", str(bundle), "--data", str(data), "--eps", "8/255", "--attack", "fgsm", "--precision", "all", "--out",
         str(out), "--examples", "0",
     ]  # fmt: skip
     assert main(arguments) == 0
