@@ -120,7 +120,7 @@ def test_every_row_is_there_over_all_images(results):
     assert {(row.backend, row.variant, row.attack, row.eps) for row in results.rows} == {
         (*a, *b) for a in artefacts for b in attacks
     }
-    assert len(results.rows) == 18 and {row.n for row in results.rows} == {SCORED} == {results.data["n"]}
+    assert len(results.rows) == 24 and {row.n for row in results.rows} == {SCORED} == {results.data["n"]}
     assert {row.eps_value for row in results.rows if row.attack != "clean"} == {8 / 255}
     assert results.data["split"] == "test" and results.data["name"] == "cifar10"
 
