@@ -23,7 +23,7 @@ slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow $(ARGS)
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/.dev

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from edgeadv_runtime.noise import NoiseAttack
 from numpy.typing import NDArray
 
 from edgeadv.attacks import build_attacks
@@ -25,6 +24,7 @@ from edgeadv_runtime import Backend, Eps, square
 from edgeadv_runtime.attack import CLEAN_KEY, AttackInfo, CleanBatch, CraftedBatch, craft, infos
 from edgeadv_runtime.device import environment
 from edgeadv_runtime.files import write_json
+from edgeadv_runtime.noise import NoiseAttack
 from edgeadv_runtime.preprocess import to_tensor
 from edgeadv_runtime.results import AttackParams
 from edgeadv_runtime.suites import SQUARE, SUITES
