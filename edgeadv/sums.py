@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
-# MLAS adds products in blocks of so many; for a narrow result it makes the blocks longer
+# MLAS adds products in blocks of so many; for a narrow result it makes the blocks longer, and those PyTorch's product does not
+# add in the same order: there the last bit may differ
 _BLOCK, _NARROWEST = 128, 16
 
 

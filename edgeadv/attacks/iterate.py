@@ -194,7 +194,8 @@ def ascend(
             break
         flat = no_direction(slope.gradient)
         if i == 0:
-            zero = flat.clone()
+            # DLR, for one, is constant where the label has come third: an image that is wrong already needs no gradient
+            zero = flat & (ranks <= 0)
         stays = ~leaves
         if not bool(stays.any()):
             break

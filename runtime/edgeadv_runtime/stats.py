@@ -30,22 +30,32 @@ def wilson_interval(successes: int, n: int, *, z: float = Z95_TWO_SIDED) -> tupl
     return (0.0 if successes == 0 else max(0.0, centre - half), 1.0 if successes == n else min(1.0, centre + half))
 
 
-def paired_difference_lower_bound(gained: int, lost: int, n: int, *, z: float = Z95_ONE_SIDED) -> float:
-    """One-sided 95% lower bound of ``(gained - lost) / n`` for paired outcomes (Wald interval of McNemar's table).
+def paired_difference_lower_bound(
+    gained: int, lost: int, n: int, *, left: int | None = None, allowed: float = 0.0, z: float = Z95_ONE_SIDED
+) -> float:
+    """One-sided 95% lower bound of ``(gained - lost - allowed * left) / n`` for paired outcomes.
+
+    The Wald interval of the mean of one score per pair: 1 or -1 where the outcomes differ, less ``allowed`` where a gain was
+    possible. Without ``allowed`` it is that of McNemar's table.
 
     Args:
         gained: pairs in which only the first outcome happened.
         lost: pairs in which only the second happened.
         n: all pairs, at least 1.
+        left: pairs in which the second outcome did not happen, the gained ones included; needed with ``allowed``.
+        allowed: the share of ``left`` that does not count as gained, in [0, 1).
         z: quantile of the standard normal distribution.
 
     Raises:
         ValueError: the counts do not fit.
     """
     _check_pairs(gained, lost, n)
-    difference = (gained - lost) / n
-    variance = max(0.0, (gained + lost) / n - difference * difference) / n
-    return difference - z * sqrt(variance)
+    left = gained if left is None else left
+    if not gained <= left <= n - lost:
+        raise ValueError(f"{left} of {n} pairs cannot have left {gained} to gain and {lost} to lose")
+    mean = (gained - lost - allowed * left) / n
+    square = (gained * (1 - allowed) ** 2 + lost + (left - gained) * allowed**2) / n
+    return mean - z * sqrt(max(0.0, square - mean * mean) / n)
 
 
 def paired_difference_interval(gained: int, lost: int, n: int, *, z: float = Z95_TWO_SIDED) -> tuple[float, float]:

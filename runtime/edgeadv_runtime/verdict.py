@@ -50,12 +50,16 @@ class Threshold:
 
 @dataclass(frozen=True)
 class _Pair:
-    """A rule on two attacks at one budget: ``attack`` should not break many images that ``than`` leaves standing."""
+    """A rule on two attacks at one budget: ``attack`` should not break many images that ``than`` leaves standing.
+
+    ``allowed`` of those that ``than`` leaves standing it may break before anything counts.
+    """
 
     rule: str
     attack: str
     than: str
     threshold: Threshold
+    allowed: float = 0.0
 
 
 ZERO_GRADIENT = Threshold(suspect=0.02, masked=0.15)
@@ -66,7 +70,11 @@ RANDOM_START_STRONGER = Threshold(suspect=0.10, masked=0.20)
 """One step from a random point against one step from the image: where training on FGSM has bent the loss around the
 images only, leaving them helps (Tramèr et al. 2018)."""
 MARGIN_STRONGER = Threshold(suspect=0.03, masked=0.15)
-"""The same steps from the same point, on the margin instead of the cross-entropy: a difference is what the softmax hides."""
+"""The same steps from the same point, on the margin instead of the cross-entropy: a difference beyond
+:data:`MARGIN_ALLOWED` is what the softmax hides."""
+MARGIN_ALLOWED = 0.2
+"""Of what the cross-entropy leaves standing, the share that the margin may break. On a network that hides nothing the margin
+is simply the better loss, and the more so the less the network knows; on one that hides gradients it breaks nearly all."""
 ONE_STEP_STRONGER = Threshold(suspect=0.05, masked=0.15)
 """One step against twenty on the same loss (Athalye et al. 2018, section 3.1: one-step attacks should not do better)."""
 STEPS_STRONGER = Threshold(suspect=0.55, masked=0.75)
@@ -87,8 +95,8 @@ UNSTABLE = Threshold(suspect=0.01, masked=0.5)
 PAIRS = (
     _Pair("rescaled-logits", FGSM_RESCALED, FGSM, RESCALED_STRONGER),
     _Pair("random-start", FGSM_RANDOM_START, FGSM, RANDOM_START_STRONGER),
-    _Pair("margin", PGD_MARGIN, PGD_CE, MARGIN_STRONGER),
-    _Pair("margin", APGD_DLR, APGD_CE, MARGIN_STRONGER),
+    _Pair("margin", PGD_MARGIN, PGD_CE, MARGIN_STRONGER, MARGIN_ALLOWED),
+    _Pair("margin", APGD_DLR, APGD_CE, MARGIN_STRONGER, MARGIN_ALLOWED),
     _Pair("steps", PGD_CE, FGSM, STEPS_STRONGER),
     _Pair("one-step", FGSM, PGD_CE, ONE_STEP_STRONGER),
     _Pair("one-step", FGSM_RANDOM_START, PGD_CE, ONE_STEP_STRONGER),
@@ -157,13 +165,20 @@ class _Standing:
             **counts, **about,
         }  # fmt: skip
 
-    def paired(self, rule: str, key: Key, than: Bools, threshold: Threshold, text: str) -> dict[str, Any]:
-        """Evidence of how many images ``key`` broke beyond those that another way, leaving ``than`` standing, did."""
+    def paired(
+        self, rule: str, key: Key, than: Bools, threshold: Threshold, text: str, allowed: float = 0.0
+    ) -> dict[str, Any]:
+        """Evidence of how many images ``key`` broke beyond those that another way, leaving ``than`` standing, did.
+
+        Of ``than`` the share ``allowed`` does not count: an image scores 1 if gained, -1 if lost, less ``allowed`` if it was
+        left standing.
+        """
         stood = self.stood[key]
-        gained, lost = int((than & ~stood).sum()), int((~than & stood).sum())
-        lower = paired_difference_lower_bound(gained, lost, self.n)
-        told = text.format(attack=key[0], eps=key[1], gained=gained, n=self.n, lost=lost)
-        return self.item(rule, key, (gained - lost) / self.n, lower, threshold, told, gained=gained, lost=lost)
+        gained, lost, left = int((than & ~stood).sum()), int((~than & stood).sum()), int(than.sum())
+        lower = paired_difference_lower_bound(gained, lost, self.n, left=left, allowed=allowed)
+        told = text.format(attack=key[0], eps=key[1], gained=gained, n=self.n, lost=lost, left=left)
+        value = (gained - lost - allowed * left) / self.n
+        return self.item(rule, key, value, lower, threshold, told, gained=gained, lost=lost, left=left)
 
     def counted(self, rule: str, key: Key, flags: Bools, threshold: Threshold, text: str) -> dict[str, Any]:
         """Evidence of how many images have a flag."""
@@ -258,12 +273,12 @@ def _zero_gradients(standing: _Standing, zero: Mapping[Key, Bools]) -> Iterator[
 
 
 def _pairs(standing: _Standing) -> Iterator[dict[str, Any]]:
-    text = "at eps {eps}, {attack} broke {gained} of {n} images that %s left standing; the reverse {lost}"
+    text = "at eps {eps}, {attack} broke {gained} of the {left} images (of {n}) that %s left standing; the reverse {lost}"
     for pair in PAIRS:
         others = standing.untargeted(pair.than)
         for key in standing.untargeted(pair.attack):
             if (than := (pair.than, key[1])) in others:
-                yield standing.paired(pair.rule, key, standing.stood[than], pair.threshold, text % pair.than)
+                yield standing.paired(pair.rule, key, standing.stood[than], pair.threshold, text % pair.than, pair.allowed)
 
 
 def _queries(standing: _Standing, asked: Mapping[Key, AttackInfo]) -> Iterator[dict[str, Any]]:

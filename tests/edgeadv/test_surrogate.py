@@ -206,7 +206,8 @@ def test_shape_arithmetic_is_onnxruntimes() -> None:
 
 def test_no_operator_is_untested() -> None:
     tested = {op for op, *_ in CASES.values()} | {n.op_type for n in shapes().graph.node} | set(quantised_ops)
-    assert tested - {"Constant"} == set(OPERATORS)
+    # the one that is not ONNX's has a file of its own, test_sums.py
+    assert tested - {"Constant"} == set(OPERATORS) - {"OrderedConv"}
 
 
 quantised_ops = ("QuantizeLinear", "DequantizeLinear")

@@ -174,9 +174,10 @@ def labels(model: nn.Module, x: torch.Tensor) -> np.ndarray:
         return model(x).numpy().argmax(axis=1)
 
 
-# int8-s8s8 is summed in float32, in an order that is the processor's: another order decides here and there about a step of 8
-# bits, and at another level of its optimiser ONNX Runtime itself gave 4.6% of these photographs another label
-LIMITS = {"int8-u8s8": (0.01, 0.02), "int8-s8s8": (0.05, 0.06)}
+# Clean and attacked. int8-s8s8 is summed in float32, in an order that is the processor's: another order decides here and there about
+# a step of 8 bits, and with its optimiser off ONNX Runtime itself gave 4.6% of these photographs another label
+SAME_ORDER = torch.backends.cpu.get_cpu_capability() == "AVX512"
+LIMITS = {"int8-u8s8": (0.01, 0.02), "int8-s8s8": (0.01, 0.02) if SAME_ORDER else (0.05, 0.06)}
 
 
 def agrees(found: dict[str, float], variant: str) -> None:

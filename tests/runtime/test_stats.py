@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from math import sqrt
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest, multinomial, norm
 
@@ -57,6 +58,20 @@ def test_the_paired_bound_by_hand() -> None:
     assert paired_difference_lower_bound(10, 30, 100) == pytest.approx(-0.2 - 1.6448536269514722 * 0.06, abs=1e-12)
     # 18 of 25 one way only: 0.72 - z * sqrt((0.72 - 0.5184) / 25)
     assert paired_difference_lower_bound(18, 0, 25, z=2.0) == pytest.approx(0.72 - 2 * (0.2016 / 25) ** 0.5, abs=1e-12)
+
+
+def test_the_paired_bound_less_what_is_allowed_is_that_of_the_mean_score() -> None:
+    # 10 of 100 pairs score 1 - 0.2, 30 score -0.2, 5 score -1 and 55 score 0
+    scores = np.array([0.8] * 10 + [-0.2] * 30 + [-1.0] * 5 + [0.0] * 55)
+    bound = scores.mean() - 1.6448536269514722 * scores.std() / 10
+    assert paired_difference_lower_bound(10, 5, 100, left=40, allowed=0.2) == pytest.approx(bound, abs=1e-12)
+    assert paired_difference_lower_bound(10, 5, 100, left=40) == paired_difference_lower_bound(10, 5, 100)
+
+
+@pytest.mark.parametrize("left", [9, 96])
+def test_a_gain_that_nothing_left_is_refused(left: int) -> None:
+    with pytest.raises(ValueError, match="cannot have left 10 to gain and 5 to lose"):
+        paired_difference_lower_bound(10, 5, 100, left=left, allowed=0.2)
 
 
 def test_pairs_that_never_differ_leave_nothing_open() -> None:

@@ -32,6 +32,7 @@ from edgeadv_runtime.verdict import (
     FEWEST_IMAGES,
     FEWEST_STEPS,
     LARGE_EPS_STANDS,
+    MARGIN_ALLOWED,
     NEEDED,
     PAIRS,
     PROBABILITIES,
@@ -109,14 +110,18 @@ def item(result: dict[str, Any], rule: str, attack: str | None = None) -> dict[s
     return found
 
 
-def wald(gained: int, lost: int, n: int) -> float:
-    """The one-sided 95% bound of a paired difference, from the variance of +1, -1 and 0."""
-    outcomes = np.array([1] * gained + [-1] * lost + [0] * (n - gained - lost), dtype=float)
+def wald(gained: int, lost: int, n: int, *, left: int | None = None, allowed: float = 0.0) -> float:
+    """The one-sided 95% bound of a paired difference, from the variance of +1, -1 and 0, less what is allowed."""
+    left = gained if left is None else left
+    outcomes = np.array([1] * gained + [0] * (left - gained) + [-1] * lost + [0] * (n - left - lost), dtype=float)
+    outcomes[:left] -= allowed
     return float(outcomes.mean() - norm.ppf(0.95) * outcomes.std() / sqrt(n))
 
 
-def first_above(bound: float, *, lost: int = 0, n: int = N) -> int:
-    return next(gained for gained in range(n - lost + 1) if wald(gained, lost, n) > bound)
+def first_above(bound: float, *, lost: int = 0, n: int = N, allowed: float = 0.0) -> int:
+    """The fewest to gain of all but the lost."""
+    left = n - lost
+    return next(gained for gained in range(left + 1) if wald(gained, lost, n, left=left, allowed=allowed) > bound)
 
 
 def test_nothing_found_with_all_attacks_is_a_pass() -> None:
@@ -149,7 +154,7 @@ PAIR = pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair.attack}-{
 @PAIR
 def test_a_paired_rule_fires_just_above_its_threshold(pair: Any, finding: str, lost: int) -> None:
     """All attacks but the one break the same few images, so that one rule alone has something to say."""
-    gained = first_above(bound_of(pair.threshold, finding), lost=lost)
+    gained = first_above(bound_of(pair.threshold, finding), lost=lost, allowed=pair.allowed)
     spared = range(N - lost, N)
     for count, expected in ((gained - 1, BELOW[finding]), (gained, finding)):
         result = verdict({pair.than: spared, pair.attack: range(count)}, names=EVERY)
@@ -157,9 +162,10 @@ def test_a_paired_rule_fires_just_above_its_threshold(pair: Any, finding: str, l
             i for i in result["evidence"]
             if (i["rule"], i["attack"]) == (pair.rule, pair.attack) and f"that {pair.than} left" in i["text"]
         )  # fmt: skip
-        assert (found["gained"], found["lost"], found["n"]) == (count, lost, N)
-        assert found["value"] == pytest.approx((count - lost) / N)
-        assert found["lower_bound"] == pytest.approx(wald(count, lost, N), abs=1e-9)
+        assert (found["gained"], found["lost"], found["left"], found["n"]) == (count, lost, N - lost, N)
+        assert found["value"] == pytest.approx((count - lost - pair.allowed * (N - lost)) / N)
+        bound = wald(count, lost, N, left=N - lost, allowed=pair.allowed)
+        assert found["lower_bound"] == pytest.approx(bound, abs=1e-9)
         assert found["finding"] == expected
 
 
@@ -249,9 +255,18 @@ def test_images_are_paired() -> None:
     """Equal robust accuracies over other images are not equal attacks; the bound must know the difference in spread."""
     same = item(verdict({PGD_CE: range(60), PGD_MARGIN: range(100)}), "margin", PGD_MARGIN)
     other = item(verdict({PGD_CE: range(100, 160), PGD_MARGIN: range(100)}), "margin", PGD_MARGIN)
-    assert same["value"] == other["value"] == pytest.approx(40 / N)
+    assert same["value"] == other["value"] == pytest.approx((40 - MARGIN_ALLOWED * 340) / N)
     assert (same["gained"], same["lost"], other["gained"], other["lost"]) == (40, 0, 100, 60)
     assert other["lower_bound"] < same["lower_bound"]
+
+
+def test_the_margin_may_be_the_better_loss_but_not_the_only_one_that_works() -> None:
+    """30 images more: of 300 that stand the cross-entropy has missed a tenth, of 40 that stand it was blind to them."""
+    honest = verdict({PGD_CE: range(100), PGD_MARGIN: range(130)})
+    assert honest["verdict"] == "PASS" and item(honest, "margin")["lower_bound"] < 0
+    steps = dict.fromkeys((FGSM, FGSM_RANDOM_START, FGSM_RESCALED, PGD_CE), range(360))
+    blind = verdict({**steps, PGD_MARGIN: range(390)})
+    assert blind["verdict"] == "SUSPECT" and item(blind, "margin")["gained"] == 30
 
 
 def test_only_images_that_are_right_without_an_attack_count() -> None:
