@@ -273,12 +273,16 @@ def _zero_gradients(standing: _Standing, zero: Mapping[Key, Bools]) -> Iterator[
 
 
 def _pairs(standing: _Standing) -> Iterator[dict[str, Any]]:
-    text = "at eps {eps}, {attack} broke {gained} of the {left} images (of {n}) that %s left standing; the reverse {lost}"
+    text = (
+        "at eps {eps}, {attack} broke {gained} of the {left} images (of {n}) that %s left standing; the reverse {lost}"
+    )
     for pair in PAIRS:
         others = standing.untargeted(pair.than)
         for key in standing.untargeted(pair.attack):
             if (than := (pair.than, key[1])) in others:
-                yield standing.paired(pair.rule, key, standing.stood[than], pair.threshold, text % pair.than, pair.allowed)
+                yield standing.paired(
+                    pair.rule, key, standing.stood[than], pair.threshold, text % pair.than, pair.allowed
+                )
 
 
 def _queries(standing: _Standing, asked: Mapping[Key, AttackInfo]) -> Iterator[dict[str, Any]]:
