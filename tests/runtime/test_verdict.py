@@ -144,14 +144,16 @@ def bound_of(threshold: Threshold, finding: str) -> float:
 
 
 BELOW = {"SUSPECT": None, "MASKED": "SUSPECT"}
+CAN_FIRE = [(pair, finding) for pair in PAIRS for finding in BELOW if bound_of(pair.threshold, finding) < 1]
 
 
 PAIR = pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair.attack}-{pair.than}")
 
 
 @pytest.mark.parametrize("lost", [0, 9])
-@pytest.mark.parametrize("finding", ["SUSPECT", "MASKED"])
-@PAIR
+@pytest.mark.parametrize(
+    ("pair", "finding"), CAN_FIRE, ids=[f"{pair.attack}-{pair.than}-{finding}" for pair, finding in CAN_FIRE]
+)
 def test_a_paired_rule_fires_just_above_its_threshold(pair: Any, finding: str, lost: int) -> None:
     """All attacks but the one break the same few images, so that one rule alone has something to say."""
     gained = first_above(bound_of(pair.threshold, finding), lost=lost, allowed=pair.allowed)
@@ -391,13 +393,15 @@ def test_thresholds_are_in_order() -> None:
     singles = (ZERO_GRADIENT, QUERY_STRONGER, LARGE_EPS_STANDS, RISES, UNSTABLE)
     for threshold in (*singles, *(pair.threshold for pair in PAIRS)):
         assert isinstance(threshold, Threshold)
-        assert 0 < threshold.suspect < threshold.masked < 1
+        assert 0 < threshold.suspect < threshold.masked <= 1
 
 
 @PAIR
 def test_a_rule_can_fire_with_the_fewest_images(pair: Any) -> None:
+    """Where the rule may say it, with ``MASKED``: steps or a random start only tell that FGSM flatters."""
     result = verdict({pair.attack: range(FEWEST_IMAGES)}, n=FEWEST_IMAGES, names=EVERY)
-    assert result["verdict"] == "MASKED"
+    found = {i["finding"] for i in result["evidence"] if (i["rule"], i["attack"]) == (pair.rule, pair.attack)}
+    assert found == {"SUSPECT" if pair.rule in ("random-start", "steps") else "MASKED"}
 
 
 # An artefact that is asked itself.
