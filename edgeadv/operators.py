@@ -57,7 +57,8 @@ def _along(value: Tensor, x: Tensor, attributes: Attributes) -> Tensor:
     shape = [1] * x.ndim
     if value.numel() > 1:
         shape[attributes.get("axis", 1)] = -1
-    return value.to(torch.float32).reshape(shape)
+    # zero points are whole numbers, which a network does not take with it to another device
+    return value.to(x.device, torch.float32).reshape(shape)
 
 
 def _quantise(attributes: Attributes, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:

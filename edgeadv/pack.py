@@ -16,9 +16,19 @@ from edgeadv_runtime._version import __version__
 from edgeadv_runtime.attack import Attack, CleanBatch, craft, infos
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.device import library_versions
 from edgeadv_runtime.errors import DataError, InputError, StorageError
 from edgeadv_runtime.evaluate import MOST_UNREADABLE, DataDigest, DataInfo
-from edgeadv_runtime.files import atomic_file, begin_partial, canonical_json, sha256_bytes, sha256_file, write_json
+from edgeadv_runtime.files import (
+    atomic_file,
+    begin_partial,
+    canonical_json,
+    publish,
+    sha256_bytes,
+    sha256_file,
+    write_json,
+)
+from edgeadv_runtime.outcomes import Artefact
 from edgeadv_runtime.pack import PACK_FILE, SCHEMA_VERSION, SHARD_SIZE, AttackPack, info_to_json, load_shard, save_shard
 
 from .data import ImageSet, balanced_subset, batches
@@ -130,7 +140,9 @@ def write_pack(
         "data": asdict(data), "uint8": uint8, "attacks": [info_to_json(info) for info in listed],
     }  # fmt: skip
     # where the images come from is nobody's business but a resumed call's
-    begun = {**plan, "images": images_sha256(images, order)}
+    begun = {
+        **plan, "images": images_sha256(images, order), "reference": Artefact.of(reference).binding(), "versions": library_versions(),
+    }  # fmt: skip
     begin_partial(partial, _PLAN_FILE, begun, what="pack", resume=resume)
     digest = DataDigest()
     unreadable: list[str] = []
@@ -163,6 +175,5 @@ def write_pack(
     scored = sum(shard["n"] for shard in shards)
     made = {**plan, "created": now, "data_sha256": digest.hexdigest(), "n": scored, "shards": shards}
     write_json(partial / PACK_FILE, made)
-    (partial / _PLAN_FILE).unlink()
-    partial.rename(out)
+    publish(partial, out, _PLAN_FILE)
     return AttackPack.open(out, bundle=bundle)

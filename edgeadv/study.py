@@ -27,7 +27,7 @@ from edgeadv_runtime.bundle import Bundle, Classes
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError, StorageError
 from edgeadv_runtime.evaluate import DataInfo, evaluate
-from edgeadv_runtime.files import canonical_json, ensure_writable, sha256_bytes, sha256_file
+from edgeadv_runtime.files import canonical_json, ensure_writable, publish, sha256_bytes, sha256_file
 from edgeadv_runtime.preprocess import Interpolation, Preprocess
 from edgeadv_runtime.results import Results
 from edgeadv_runtime.study_file import Study
@@ -262,7 +262,7 @@ def run_study(
         study = replace(study, results=(*study.results, result), created=now)
         study.save(partial / STUDY_FILE)
     write_pages(study, partial)
-    partial.rename(out)
+    publish(partial, out)
     return replace(study, path=out / STUDY_FILE)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgeadv_runtime.ball import image_rng
 from edgeadv_runtime.errors import InputError
 
 LINF, EUCLIDEAN = "linf", "l2"
@@ -44,8 +44,7 @@ class Ball(ABC):
         images = x.cpu().contiguous().numpy()
         drawn = np.empty_like(images)
         for i, image in enumerate(images):
-            rng = np.random.default_rng((seed, zlib.crc32(image.tobytes()), restart))
-            drawn[i] = self.random(rng, image.shape)
+            drawn[i] = self.random(image_rng("start", seed, image, restart), image.shape)
         return self.project(x + torch.from_numpy(drawn).to(x.device), x)
 
 

@@ -28,6 +28,7 @@ from edgeadv_runtime.suites import (
     PGD_L2,
     PGD_MARGIN,
     QUERY_ATTACKS,
+    TARGETABLE,
     Effort,
 )
 
@@ -52,27 +53,26 @@ class _Job(NamedTuple):
     eps: float
     effort: Effort
     loss: Loss
-    targeted: bool
     start: Tensor | None
 
 
 def _random_start(job: _Job) -> Adversarial:
     start = ball(LINF, job.eps / 2).starts(job.x, seed=SEED) - job.x
     return pgd(
-        job.model, job.x, job.labels, eps=job.eps, steps=1, step_size=job.eps, loss=job.loss, start=start, targeted=job.targeted
+        job.model, job.x, job.labels, eps=job.eps, steps=1, step_size=job.eps, loss=job.loss, start=start
     )  # fmt: skip
 
 
 def _momentum(job: _Job) -> Adversarial:
     return mi_fgsm(
-        job.model, job.x, job.labels, eps=job.eps, steps=job.effort.steps, loss=job.loss, start=job.start, targeted=job.targeted
+        job.model, job.x, job.labels, eps=job.eps, steps=job.effort.steps, loss=job.loss, start=job.start
     )  # fmt: skip
 
 
 def _pgd(job: _Job, norm: str = LINF) -> Adversarial:
     return pgd(
         job.model, job.x, job.labels, eps=job.eps, steps=job.effort.steps, loss=job.loss, norm=norm, seed=SEED,
-        start=ball(norm, job.eps).starts(job.x, seed=SEED) - job.x, restarts=job.effort.restarts, targeted=job.targeted,
+        start=ball(norm, job.eps).starts(job.x, seed=SEED) - job.x, restarts=job.effort.restarts,
     )  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def _pgd_l2(job: _Job) -> Adversarial:
 def _apgd(job: _Job) -> Adversarial:
     return apgd(
         job.model, job.x, job.labels, eps=job.eps, steps=job.effort.steps, loss=job.loss, restarts=job.effort.restarts,
-        seed=SEED, start=job.start, targeted=job.targeted,
+        seed=SEED, start=job.start,
     )  # fmt: skip
 
 
@@ -107,7 +107,6 @@ class _Recipe:
         random: whether it begins at a random point.
         onwards: whether an image begins at what broke it within a smaller budget. Attacks that the verdict compares, one
             with another or one budget with the next, do not: each of their figures stands for itself.
-        targetable: whether it can move towards a class that the caller names.
     """
 
     run: Callable[[_Job], Adversarial] | None
@@ -117,7 +116,6 @@ class _Recipe:
     norm: str = LINF
     random: bool = True
     onwards: bool = False
-    targetable: bool = True
 
 
 _CE, _MARGIN, _DLR = "cross-entropy", "logit margin", "DLR"
@@ -132,10 +130,10 @@ _RECIPES: Mapping[str, _Recipe] = {
     PGD_CE: _Recipe(_pgd, _CE, cross_entropy, _PGD_STEP),
     PGD_MARGIN: _Recipe(_pgd, _MARGIN, margin, _PGD_STEP),
     PGD_L2: _Recipe(_pgd_l2, _MARGIN, margin, _PGD_STEP, norm=EUCLIDEAN),
-    APGD_CE: _Recipe(_apgd, _CE, cross_entropy, _AUTO_STEP, onwards=True),
-    APGD_DLR: _Recipe(_apgd, _DLR, dlr, _AUTO_STEP, onwards=True),
-    APGD_TARGETED: _Recipe(_apgd_targeted, "targeted DLR", dlr, _AUTO_STEP, onwards=True, targetable=False),
-    LARGE_EPS: _Recipe(_pgd, _MARGIN, margin, _PGD_STEP, targetable=False),
+    APGD_CE: _Recipe(_apgd, _CE, cross_entropy, _AUTO_STEP),
+    APGD_DLR: _Recipe(_apgd, _DLR, dlr, _AUTO_STEP),
+    APGD_TARGETED: _Recipe(_apgd_targeted, "targeted DLR", dlr, _AUTO_STEP, onwards=True),
+    LARGE_EPS: _Recipe(_pgd, _MARGIN, margin, _PGD_STEP),
 }  # fmt: skip
 NAMES = tuple(_RECIPES)
 
@@ -197,16 +195,20 @@ class GradientAttack:
 
     def _craft(self, x: Tensor, labels: Tensor) -> list[Adversarial]:
         recipe = _RECIPES[self.method]
-        if self.target is not None:
-            labels = torch.full_like(labels, self.target)
         if recipe.run is None:
             budgets = [eps.value for eps in self.eps]
-            return fgsm(self.model, x, labels, eps=budgets, loss=recipe.loss, targeted=self.target is not None)
+            if self.target is None:
+                return fgsm(self.model, x, labels, eps=budgets, loss=recipe.loss)
+            aims = torch.full_like(labels, self.target)
+            made = fgsm(self.model, x, aims, eps=budgets, loss=recipe.loss, targeted=True)
+            # towards its own class an image is not attacked, but confirmed
+            own = labels == aims
+            return [Adversarial(torch.where(own[:, None, None, None], x, m.x), m.zero_gradient | own) for m in made]
         loss = margin if recipe.loss is dlr and self.classes < _FEWEST_FOR_DLR else recipe.loss
         found: list[Adversarial] = []
         for eps in self.eps:
             start = found[-1].x - x if recipe.onwards and found else None
-            job = _Job(self.model, x, labels, eps.value, self.effort, loss, self.target is not None, start)
+            job = _Job(self.model, x, labels, eps.value, self.effort, loss, start)
             found.append(recipe.run(job))
         return found
 
@@ -258,7 +260,7 @@ def build_attacks(
         if name in QUERY_ATTACKS:
             continue
         own = (Eps.parse("1"),) if name == LARGE_EPS else eps
-        aim = target if _RECIPES[name].targetable else None
+        aim = target if name in TARGETABLE else None
         attacks.append(
             GradientAttack(model, gradients_sha256, own, name, effort, classes, target=aim, suffix=suffix, gradients=gradients)
         )  # fmt: skip

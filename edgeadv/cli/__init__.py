@@ -11,6 +11,7 @@ from edgeadv_runtime import __version__
 from edgeadv_runtime.errors import EdgeAdvError
 
 from . import attack, bench, bundle, demo, doctor, engine, evaluate, export, gate, report, study, train, verify
+from ._processes import refuse_processes
 from ._shared import nobody_reads
 
 app = typer.Typer(
@@ -58,7 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         # not app(): typer would make a status of its own of Ctrl-C, of a reader that left, and of an EOFError anywhere
-        with command.make_context("edgeadv", sys.argv[1:] if arguments is None else list(arguments)) as context:
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        refuse_processes(given)
+        with command.make_context("edgeadv", given) as context:
             command.invoke(context)
         sys.stdout.flush()
         return 0

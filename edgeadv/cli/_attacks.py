@@ -17,7 +17,17 @@ from edgeadv_runtime.evaluate import DataInfo
 from edgeadv_runtime.noise import NoiseAttack
 from edgeadv_runtime.results import SURROGATE
 from edgeadv_runtime.square import SquareAttack
-from edgeadv_runtime.suites import NOISE, ON_SURROGATE, OPTIONAL, PGD_MARGIN, QUERY_ATTACKS, SQUARE, SUITES, Effort
+from edgeadv_runtime.suites import (
+    NOISE,
+    ON_SURROGATE,
+    OPTIONAL,
+    PGD_MARGIN,
+    QUERY_ATTACKS,
+    SQUARE,
+    SUITES,
+    TARGETABLE,
+    Effort,
+)
 from edgeadv_runtime.variants import INT8, precision_of
 
 from ._backends import open_torch
@@ -115,7 +125,11 @@ def make_plan(
     from edgeadv.surrogate import load_surrogate
     from edgeadv.torch_backend import TorchBackend
 
-    budgets = Eps.parse_list(eps)
+    if target is not None and not set(TARGETABLE) & set(efforts):
+        raise InputError(
+            f"--target is for {' and '.join(TARGETABLE)}, which do not run: add one with --attack, or leave it out"
+        )
+    budgets = Eps.parse_list(eps, norm="l2" if set(efforts) <= set(OPTIONAL) else "linf")
     opened = open_data(data, split="test", root=root or DEFAULT_ROOT, download=download).relabel(bundle.classes)
     order = balanced_subset(opened.labels, images)
     reference = open_torch(bundle, provider="cpu" if provider == "cpu" else "cuda")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -80,6 +80,25 @@ def _together(call: Callable[[], object]) -> None:
         raise BackendError("another process of this evaluation failed: see what it says; --resume goes on") from error
 
 
+def refuse_processes(arguments: Sequence[str]) -> None:
+    """Refuse to run a command in several processes that would each do all of it, into the same place.
+
+    Args:
+        arguments: the command line, the command's name first.
+
+    Raises:
+        InputError: ``torchrun`` started several, and it is not ``evaluate``.
+    """
+    if _world() > 1 and arguments and arguments[0] != "evaluate":
+        raise InputError(
+            f"edgeadv {arguments[0]} runs in one process: start it without torchrun; only evaluate shares its work"
+        )
+
+
+def _world() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1")) if "MASTER_ADDR" in os.environ else 1
+
+
 @contextmanager
 def join(*, own_gpu: bool) -> Iterator[Processes]:
     """Find the other processes, if ``torchrun`` started any.
@@ -91,8 +110,8 @@ def join(*, own_gpu: bool) -> Iterator[Processes]:
     Raises:
         InputError: there are fewer GPUs than processes.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1 or "MASTER_ADDR" not in os.environ:
+    world = _world()
+    if world == 1:
         yield Processes()
         return
     if own_gpu:

@@ -8,7 +8,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgeadv_runtime.results import CLEAN, SURROGATE, WORST_CASE, Results, Row, engine_sentence, engines
+from edgeadv_runtime.results import (
+    CLEAN,
+    SURROGATE,
+    WORST_CASE,
+    Results,
+    Row,
+    engine_sentence,
+    engines,
+    reversed_comparison,
+)
 from edgeadv_runtime.suites import FGSM
 from edgeadv_runtime.verdict import BADGES
 
@@ -97,7 +106,7 @@ def _compared(results: Results) -> list[str]:
     texts = {row.eps for row in results.rows if row.attack == WORST_CASE and row.eps_value == largest}
     found: dict[tuple[str, str], dict[str, object]] = {}
     lines: dict[tuple[str, str], str] = {}
-    for entry in results.comparisons:
+    for entry in (turned for pair in results.comparisons for turned in (pair, reversed_comparison(pair))):
         baseline, other = entry["baseline"], entry["artefact"]
         if entry["eps"] not in texts or baseline["variant"] != _BASELINE or other["variant"] == _BASELINE:
             continue

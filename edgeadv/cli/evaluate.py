@@ -15,6 +15,7 @@ from edgeadv_runtime import __version__
 from edgeadv_runtime.attack import AttackInfo, CraftedBatch, check_infos, craft, extend, infos
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.device import library_versions
 from edgeadv_runtime.errors import DataError, InputError
 from edgeadv_runtime.evaluate import DataInfo, score_batches, summarise
 from edgeadv_runtime.evaluate import evaluate as run_evaluation
@@ -121,7 +122,9 @@ def evaluate(
                 engine=EngineChoice(engine_batch, engine_cache, trust_plan, library, workspace, tf32),
             )  # fmt: skip
             ensure_writable(out.parent)
-            store = OutcomeStore(out.with_name(out.name + ".partial"), n_classes=len(opened.classes))
+            store = OutcomeStore(
+                out.with_name(out.name + ".partial"), n_classes=len(opened.classes), shared=team.world > 1
+            )
             if pack is not None:
                 if queries is not None and attack is None:
                     raise InputError("with --pack, --queries needs --attack square")
@@ -153,7 +156,7 @@ def evaluate(
         artefacts = [Artefact.of(each) for each in backends]
         try:
             results = summarise(
-                store.all(),
+                store.all(source.count),
                 source.infos,
                 artefacts,
                 bundle=opened,
@@ -225,7 +228,7 @@ class Source:
     def bound_to(self, bundle: Bundle, backends: Sequence[Backend], examples: int) -> dict[str, Any]:
         """Everything that outcomes depend on."""
         return {
-            "edgeadv_version": __version__, "bundle_id": bundle.id, "data": asdict(self.data), "origin": self.origin,
+            "edgeadv_version": __version__, "versions": library_versions(), "bundle_id": bundle.id, "data": asdict(self.data), "origin": self.origin,
             "attacks": [info_to_json(info) for info in self.infos], "examples": examples,
             "artefacts": [Artefact.of(backend).binding() for backend in backends],
         }  # fmt: skip
@@ -236,7 +239,12 @@ def packed(
 ) -> Source:
     """Images of a pack, and attacks on the opened artefacts that need no gradients; ``state`` as for :func:`query_attacks`."""
     budgets = list(dict.fromkeys(info.eps for info in pack.infos if not info.control))
-    added = query_attacks(efforts, budgets, None, backends, state=state)
+    held = {info.key for info in pack.infos}
+    # the pack's are the same images: noise is nobody's in particular, and the reference's weights are the pack's
+    added = [
+        attack for attack in query_attacks(efforts, budgets, None, backends, state=state)
+        if not all((attack.name, eps.text) in held for eps in attack.eps)
+    ]  # fmt: skip
     listed = [*pack.infos, *infos(added, uint8=pack.uint8)]
     check_infos(listed)
 

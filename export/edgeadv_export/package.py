@@ -28,7 +28,7 @@ from edgeadv_runtime.bundle import (
     bundle_id,
     check_replaceable,
 )
-from edgeadv_runtime.errors import ExportError, InputError
+from edgeadv_runtime.errors import EdgeAdvError, ExportError, InputError
 from edgeadv_runtime.files import atomic_folder, canonical_json, sha256_file, write_json
 from edgeadv_runtime.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.variants import INT8, VARIANTS, precision_of
@@ -214,9 +214,18 @@ class _Writer:
         try:
             graph = as_computed(neutral(proto, variant, onnx_sha256=onnx_sha256))
             parity = prove(graph, self.pixels, logits, runtime=f"onnxruntime {onnxruntime.__version__}")
-        except (InputError, ExportError) as error:
+        except (
+            EdgeAdvError,
+            ArithmeticError,
+            AssertionError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            # whatever kind of graph it stumbled over: the artefact does not depend on it
             self.progress(f"{variant} gets no surrogate and can be attacked by transfer and queries only: {error}")
-            return {"not_made": str(error)}
+            return {"not_made": str(error) or type(error).__name__}
         file = SURROGATE.format(variant)
         graph.save(self.folder / file)
         return {**self._entry(file), "parity": parity.to_json()}

@@ -27,12 +27,13 @@ def ball(x: NDArray[np.float32], eps: float) -> tuple[NDArray[np.float32], NDArr
     )
 
 
-def image_rng(seed: int, image: NDArray[np.float32], *part: int) -> np.random.Generator:
+def image_rng(use: str, seed: int, image: NDArray[np.float32], part: int = 0) -> np.random.Generator:
     """A generator seeded by the image's own bytes: what it draws does not depend on the batch that the image is in.
 
     Args:
+        use: what it is for, e.g. ``"noise"``: attacks must not draw the same numbers, or one would be no evidence beside another.
         seed: not negative.
         image: float32 (3, H, W).
-        part: positive numbers that tell one stream of the same image from another.
+        part: not negative; tells one stream of the same use from another.
     """
-    return np.random.default_rng((seed, zlib.crc32(image.tobytes()), *part))
+    return np.random.default_rng((zlib.crc32(use.encode()), seed, zlib.crc32(image.tobytes()), part))

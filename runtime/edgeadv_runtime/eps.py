@@ -15,22 +15,26 @@ _LEVEL_TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Eps:
-    """An L-infinity budget in pixels of [0, 1].
+    """A budget in pixels of [0, 1], L-infinity unless said.
 
     Attributes:
         text: as written, ``"8/255"`` or ``"0.03"``: the name of the budget in every file.
-        value: the number, 0 < value <= 1.
+        value: the number, above 0; in L-infinity at most 1.
     """
 
     text: str
     value: float
 
     @classmethod
-    def parse(cls, text: str) -> Eps:
+    def parse(cls, text: str, *, norm: str = "linf") -> Eps:
         """Read ``8/255`` or a decimal number.
 
+        Args:
+            text: what was written.
+            norm: ``"linf"``, or ``"l2"``, whose budgets are Euclidean lengths over all pixels and may be above 1.
+
         Raises:
-            InputError: not a number, or not in (0, 1]; 8 is taken for the 8/255 that was probably meant.
+            InputError: not a number, or out of range; 8 is taken for the 8/255 that was probably meant.
         """
         stripped = text.strip()
         try:
@@ -38,19 +42,22 @@ class Eps:
             value = float(Fraction(match[1]) / int(match[2])) if match else float(stripped)
         except (ValueError, ZeroDivisionError) as error:
             raise InputError(f"eps {text!r} is not a number: write it 8/255 or 0.03, in pixels of [0, 1]") from error
-        if not 0 < value <= 1:
+        if norm == "l2":
+            if not 0 < value < float("inf"):
+                raise InputError(f"eps {text!r} is not a length above 0 (the L2 norm of all pixels together)")
+        elif not 0 < value <= 1:
             hint = f": did you mean {stripped}/255?" if 1 < value <= 255 else ""
             raise InputError(f"eps {text!r} is not in (0, 1], the range of a pixel{hint}")
         return cls(stripped.replace(" ", ""), value)
 
     @classmethod
-    def parse_list(cls, text: str) -> tuple[Eps, ...]:
-        """Read a comma-separated list in ascending order.
+    def parse_list(cls, text: str, *, norm: str = "linf") -> tuple[Eps, ...]:
+        """Read a comma-separated list in ascending order, of budgets in ``norm``.
 
         Raises:
             InputError: as :meth:`parse`, a budget is there twice, or the order is another.
         """
-        values = tuple(cls.parse(part) for part in text.split(","))
+        values = tuple(cls.parse(part, norm=norm) for part in text.split(","))
         ascending = tuple(sorted(values, key=lambda eps: eps.value))
         if len({eps.value for eps in values}) != len(values):
             raise InputError(f"eps list {text!r} names a budget twice")

@@ -273,6 +273,10 @@ def summarise(
 
 
 def _check_images(n: int, left_out: int, unreadable: Sequence[str], data: DataInfo) -> None:
+    if (seen := n + left_out + len(unreadable)) != data.total:
+        raise DataError(
+            f"{data.name}: outcomes of {seen} images are there, {data.total} were asked for; evaluate again"
+        )
     if left_out and not n:
         raise DataError(
             f"{data.name}: int8 was calibrated on all {left_out} of these images; score other ones, or more (--limit)"

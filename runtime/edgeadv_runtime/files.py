@@ -170,15 +170,31 @@ def begin_partial(folder: Path, plan_file: str, plan: Mapping[str, Any], *, what
 
     Raises:
         StorageError: there is unfinished work and ``resume`` is false, or the folder cannot be written.
-        InputError: it was begun with another plan.
+        InputError: it was begun with another plan, or with one that is lost.
     """
     if folder.exists() and not resume:
         raise StorageError(f"{folder} holds an unfinished {what}: continue it with --resume, or delete it")
     ensure_writable(folder)
     file, wanted = folder / plan_file, json.loads(canonical_json(plan))
+    if not file.exists() and folder.exists() and any(not part.name.startswith(".") for part in folder.iterdir()):
+        raise InputError(
+            f"{folder} holds parts of an {what} without its {plan_file}, so of which is not known: delete it"
+        )
     if file.exists() and (begun := read_json(file, what=f"plan of an {what}")) != wanted:
         other = [key for key in {**wanted, **begun} if wanted.get(key) != begun.get(key)]
         raise InputError(
             f"{folder} was started with other settings ({', '.join(other)}): continue with the same ones, or delete it"
         )
     write_json(file, wanted)
+
+
+def publish(partial: Path, out: Path, plan_file: str | None = None) -> None:
+    """Give the finished work in ``partial`` its name; its plan goes last, so that a crash leaves no parts without one.
+
+    Raises:
+        StorageError: ``out`` is there by now, or the folder cannot be renamed.
+    """
+    with _storage_errors(out):
+        partial.rename(out)
+        if plan_file is not None:
+            (out / plan_file).unlink(missing_ok=True)

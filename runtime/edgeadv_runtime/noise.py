@@ -79,7 +79,7 @@ class NoiseAttack:
         bounds = [ball(x, eps.value) for eps in self.eps]
         best = [x] * len(self.eps)
         highest = np.full((len(self.eps), len(x)), -np.inf, np.float32)
-        rngs = [image_rng(self.seed, image) for image in x]
+        rngs = [image_rng(NOISE, self.seed, image) for image in x]
         for _ in range(self.queries if len(x) else 0):
             unit = np.stack([rng.random(x.shape[1:], dtype=np.float32) * 2 - 1 for rng in rngs])
             for k, (eps, (lower, upper)) in enumerate(zip(self.eps, bounds, strict=True)):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from .attack import Evidence, Key
 from .backends.base import Backend
-from .errors import BundleError
+from .errors import BundleError, StorageError
 from .files import atomic_file, begin_partial
 
 _PLAN_FILE = "plan.json"
@@ -169,16 +169,19 @@ class BatchOutcome:
 class OutcomeStore:
     """Outcomes in a folder beside the results to come, one file a batch; what an interrupted evaluation goes on from.
 
-    As a context it removes its folder when the block ends without anything in it to go on from.
+    As a context it removes its folder when the block ends without anything in it to go on from, unless it is shared: another
+    process may be about to write there.
     """
 
-    def __init__(self, folder: Path, *, n_classes: int) -> None:
+    def __init__(self, folder: Path, *, n_classes: int, shared: bool = False) -> None:
         """Name the folder; nothing is made yet.
 
         Args:
             folder: where the outcomes go.
             n_classes: of the model that is scored.
+            shared: whether other processes write there too.
         """
+        self._shared = shared
         self.folder = folder
         self._n_classes = n_classes
 
@@ -220,9 +223,20 @@ class OutcomeStore:
         """The batches that are there, ascending."""
         return sorted(int(file.stem.partition("-")[2]) for file in self.folder.glob("batch-*.npz"))
 
-    def all(self) -> list[BatchOutcome]:
-        """All outcomes, in the order of their batches."""
-        return [self.get(number) for number in self.numbers()]
+    def all(self, count: int) -> list[BatchOutcome]:
+        """The outcomes of batches 0 to ``count - 1``.
+
+        Raises:
+            StorageError: some are not there, as when processes on several machines write to folders of their own.
+            BundleError: one is damaged.
+        """
+        missing = sorted(set(range(count)) - set(self.numbers()))
+        if missing:
+            raise StorageError(
+                f"{self.folder} lacks the outcomes of {len(missing)} of {count} batches, e.g. batch {missing[0]}: processes on several "
+                "machines need one folder that all of them see; go on with --resume there"
+            )
+        return [self.get(number) for number in range(count)]
 
     def remove(self) -> None:
         """Delete the folder."""
@@ -238,5 +252,5 @@ class OutcomeStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # an attack that was interrupted in the first batch has left its state
-        if not self.numbers() and not any(self.folder.glob("square-*.npz")):
+        if not self._shared and not self.numbers() and not any(self.folder.glob("square-*.npz")):
             self.remove()

@@ -144,6 +144,15 @@ class Row:
         return cls(**{**known, "params": AttackParams.from_json(known["params"])})
 
 
+def reversed_comparison(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of :attr:`Results.comparisons` with baseline and artefact in each other's place."""
+    low, high = entry["drop_ci95"]
+    return {
+        **entry, "baseline": entry["artefact"], "artefact": entry["baseline"], "lost": entry["gained"], "gained": entry["lost"],
+        "drop": -entry["drop"], "drop_ci95": [-high, -low],
+    }  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Results:
     """A results file.

@@ -22,7 +22,7 @@ from .margins import clearly_broken, margins
 _RESCALED_TO = 10_000
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 # streams of an image's random draws: the stripes, and from here on blocks of squares
-_STRIPES, _SQUARES = 1, 2
+_STRIPES, _SQUARES = "square: stripes", "square: squares"
 _BLOCK = 256
 
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -140,7 +140,7 @@ class Search:
 
     def _ask_stripes(self) -> None:
         x, (_, channels, _, width) = self._x, self._x.shape
-        draws = [image_rng(self._seed, x[i], _STRIPES).integers(2, size=(channels, 1, width)) for i in self.standing]
+        draws = [image_rng(_STRIPES, self._seed, x[i]).integers(2, size=(channels, 1, width)) for i in self.standing]
         self._current = np.where(np.stack(draws) == 1, self._bounds[1], self._bounds[0])
         logits = self._logits()
         self._best[self.standing] = margins(logits, self._y[self.standing])
@@ -191,7 +191,7 @@ class Search:
         """
         block, place = divmod(i, _BLOCK)
         if block != self._block:
-            rngs = [image_rng(self._seed, self._x[j], _SQUARES + block) for j in self.standing]
+            rngs = [image_rng(_SQUARES, self._seed, self._x[j], block) for j in self.standing]
             self._draws = np.stack([rng.random((_BLOCK, 4)) for rng in rngs])
             self._block = block
         _, channels, height, width = self._x.shape

@@ -66,7 +66,11 @@ SUITES: Mapping[SuiteName, Mapping[str, Effort]] = {
 """``fast`` takes seconds, ``standard`` minutes, ``full`` a night; the first two of each on one device."""
 QUERY_ATTACKS = (SQUARE, NOISE)
 """Those that need no gradient, and so no PyTorch."""
+TARGETABLE = (FGSM, FGSM_RESCALED)
+"""Those that move towards a class that is named: one step says what that class attracts, the others look for the worst case."""
 OPTIONAL = (PGD_L2,)
 """Attacks that no suite runs: they are asked for by name."""
+KNOWN = frozenset(name for suite in SUITES.values() for name in suite) | frozenset(OPTIONAL)
+"""All names of edgeadv's own attacks; a suffix after ``@`` says which artefact one was made for."""
 ON_SURROGATE = (PGD_MARGIN, APGD_DLR)
 """What is run with an int8 surrogate's gradients, of the attacks that run at all: losses that no saturated softmax stops."""

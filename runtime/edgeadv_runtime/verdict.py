@@ -27,6 +27,7 @@ from .suites import (
     FGSM,
     FGSM_RANDOM_START,
     FGSM_RESCALED,
+    KNOWN,
     LARGE_EPS,
     NOISE,
     PGD_CE,
@@ -194,7 +195,7 @@ class MaskingEvidence:
     """Gathers what the reference model makes of the images, batch by batch, and reads the verdict off it."""
 
     def __init__(self, infos: Sequence[AttackInfo]) -> None:
-        self._infos = {info.key: info for info in infos}
+        self._infos = {info.key: info for info in infos if _ours(info)}
         self._batches: list[tuple[NDArray[np.int64], Evidence]] = []
 
     def add(self, labels: NDArray[np.int64], evidence: Evidence) -> None:
@@ -384,11 +385,21 @@ def verdict_of(
     return {**masking, "evidence": [*masking["evidence"], *(item for items in own for item in items)]}, rows
 
 
+def _ours(info: AttackInfo) -> bool:
+    """Whether the rules know what this attack is: of a third party's nobody says whether it follows gradients or asks."""
+    return info.name.partition("@")[0] in KNOWN
+
+
 def _on_artefact(
     k: int, artefact: Artefact, infos: Sequence[AttackInfo], outcomes: Sequence[BatchOutcome]
 ) -> list[dict[str, Any]]:
     """What attacks that asked this very artefact found beyond the gradients that were tried on it."""
-    asked = {info.key: info for info in infos if info.queried == artefact.identity and info.name != SQUARE}
+    asked = {
+        info.key: info for info in infos
+        if info.queried == artefact.identity and _ours(info)
+        # what asked the reference is judged with the weights, unless it was added to a pack, where there is no reference
+        and not ("@" not in info.name and all(info.key in o.evidence.answers for o in outcomes))
+    }  # fmt: skip
     if not asked:
         return []
     hits = {key: np.concatenate([o.top1[k][key] for o in outcomes]) for key in outcomes[0].top1[k]}
@@ -396,6 +407,7 @@ def _on_artefact(
     if not right.any():
         return []
     stood = {key: flags[right] for key, flags in hits.items() if key != CLEAN_KEY}
-    by_key = {info.key: info for info in infos if info.key in stood}
+    by_key = {info.key: info for info in infos if info.key in stood and _ours(info)}
+    stood = {key: flags for key, flags in stood.items() if key in by_key}
     standing = _Standing(by_key, labels[right], stood, whose=f"{artefact.backend} {artefact.variant}")
     return list(_queries(standing, asked))

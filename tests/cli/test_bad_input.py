@@ -481,6 +481,15 @@ options("eps_twice", "names a budget twice", evaluate, "--eps", "8/255,4/255,8/2
 options("eps_in_another_order", "not in ascending order: write 4/255,8/255", evaluate, "--eps", "8/255,4/255")
 options("eps_twice_in_other_words", "names a budget twice", evaluate, "--eps", "0.2,1/5")
 options("eps_below_a_grey_level", "less than one grey level", attack, "--eps", "0.001")
+options(
+    "target_of_none",
+    "--target is for fgsm and fgsm-rescaled, which do not run",
+    evaluate,
+    "--attack",
+    "pgd-margin",
+    "--target",
+    "cat",
+)
 options("unknown_attack", "unknown attack autoattack", evaluate, "--attack", "autoattack")
 options("unknown_suite", "--suite 'slow' is not one of fast, standard, full", evaluate, "--suite", "slow")
 options("queries_without_square", "--queries is for square", evaluate, "--attack", "fgsm", "--queries", "9")

@@ -324,6 +324,18 @@ def test_a_pack_and_the_run_that_crafts_its_attacks_give_the_same_counts(cli, ti
     assert len({row.correct_top1 for row in from_pack.rows}) > 3
 
 
+def test_an_attack_that_the_pack_holds_is_not_added_again(cli, tiny_bundle, photos):
+    """Noise is the same whoever is asked; every suite's pack has it."""
+    made = ("--data", photos, "--eps", "8/255", "--attack", "fgsm,noise", "--limit", "10", "--out", "p")
+    assert cli("attack", tiny_bundle.path, *made).status == 0
+    outcome = cli(
+        "evaluate", tiny_bundle.path, "--pack", "p", "--attack", "noise,square", "--queries", "5", "--out", "r.json"
+    )
+    assert (outcome.status, outcome.err) == (0, "")
+    names = [row.attack for row in Results.load(Path("r.json")).select(variant="fp32")]
+    assert names.count("noise") == 1 and "square@onnxruntime-fp32" in names
+
+
 def test_evaluate_says_the_worst_case_and_the_verdict(cli, tiny_bundle, pack):
     outcome = cli("evaluate", tiny_bundle.path, "--pack", pack, "--backend", "torch,onnxruntime", "--out", "r.json")
     assert outcome.status == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeadv.cli import _processes
+from edgeadv.cli import _processes, main
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.results import Results
 
@@ -60,6 +60,15 @@ def test_two_processes_write_what_one_writes(tiny_bundle, many_photos, whole, tm
     # one of them speaks
     assert outcome.stdout.count("masking check: ") == 1 and outcome.stdout.count("written: r.json") == 1
     assert [file.name for file in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_other_commands_do_not_do_all_of_it_twice(capsys, monkeypatch):
+    """Two processes would craft the same shards into the same folder."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    for command in ("attack", "study", "train", "export"):
+        assert main([command, "x"]) == 2
+        assert f"edgeadv {command} runs in one process: start it without torchrun" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -231,6 +231,18 @@ def test_rounding_is_onnxruntimes_bit_for_bit(scale: float, zero: Any) -> None:
     np.testing.assert_array_equal(in_torch(proto, x), in_onnxruntime(proto, x))
 
 
+def test_rounding_runs_where_the_image_is() -> None:
+    """On a GPU, of which only shapes and devices are looked at here: zero points stay behind when a network moves there."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    attributes: dict[str, Any] = {}
+    with FakeTensorMode():
+        x = torch.empty(2, 3, device="cuda")
+        scale, zero = torch.empty((), device="cuda"), torch.empty(1, dtype=torch.uint8)
+        steps = OPERATORS["QuantizeLinear"](attributes, x, scale, zero)
+        assert OPERATORS["DequantizeLinear"](attributes, steps, scale, zero).device.type == "cuda"  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("axis", [1, -1])
 def test_rounding_along_an_axis(axis: int) -> None:
     size = IMAGES[axis]

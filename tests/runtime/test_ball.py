@@ -35,8 +35,11 @@ def test_plain_rounding_would_leave_the_ball():
 
 def test_draws_belong_to_the_image_the_seed_and_the_part():
     a, b = np.random.default_rng(0).random((2, 3, 4, 4), dtype=np.float32)
-    first = image_rng(0, a).random(4)
-    assert (image_rng(0, a.copy()).random(4) == first).all()
-    others = [image_rng(0, b), image_rng(1, a), image_rng(0, a, 1), image_rng(0, a, 2)]
+    first = image_rng("noise", 0, a).random(4)
+    assert (image_rng("noise", 0, a.copy()).random(4) == first).all()
+    others = [
+        image_rng("noise", 0, b), image_rng("noise", 1, a), image_rng("noise", 0, a, 1), image_rng("noise", 0, a, 2),
+        image_rng("start", 0, a), image_rng("start", 0, a, 1),
+    ]  # fmt: skip
     drawn = [tuple(rng.random(4)) for rng in others]
-    assert len({tuple(first), *drawn}) == 5
+    assert len({tuple(first), *drawn}) == 7

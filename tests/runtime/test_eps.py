@@ -77,3 +77,13 @@ def test_what_lies_between_two_levels_is_rounded_down() -> None:
     assert Eps.parse("8.9/255").grey_levels == 8
     assert Eps.parse("0.031").grey_levels == 7
     assert Eps.parse("0.5/255").grey_levels == 0
+
+
+def test_a_length_may_be_above_1_and_is_no_number_of_grey_levels() -> None:
+    """3 is a usual L2 budget on ImageNet; whoever followed a hint to 3/255 would attack with almost nothing."""
+    assert Eps.parse("3", norm="l2") == Eps("3", 3.0)
+    assert [eps.text for eps in Eps.parse_list("0.5,3.0", norm="l2")] == ["0.5", "3.0"]
+    for text in ("0", "-1", "inf", "nan"):
+        with pytest.raises(InputError, match="is not a length above 0") as caught:
+            Eps.parse(text, norm="l2")
+        assert "did you mean" not in str(caught.value)

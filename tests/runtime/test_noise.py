@@ -88,7 +88,7 @@ def test_several_draws_keep_the_strongest(backend, digits):
     crafted = attack.craft(x, y)
     for eps, result in zip(EPS, crafted, strict=True):
         check_crafted(result.x, x, attack.name, eps)
-        rngs = [image_rng(0, image) for image in x]
+        rngs = [image_rng("noise", 0, image) for image in x]
         drawn = []
         for _ in range(5):
             unit = np.stack([rng.random((3, 32, 32), dtype=np.float32) * 2 - 1 for rng in rngs])

@@ -112,10 +112,34 @@ def test_a_store_keeps_batches_under_their_numbers(tmp_path: Path) -> None:
     for number in (10, 2):
         store.put(number, outcome(number))
     assert store.numbers() == [2, 10] and store.has(10) and not store.has(1)
-    for ours, n in zip(store.all(), (2, 10), strict=True):
+    with pytest.raises(StorageError, match=r"lacks the outcomes of 9 of 11 batches, e\.g\. batch 0: .* one folder"):
+        store.all(11)
+    for number in range(11):
+        store.put(number, outcome(number))
+    for ours, n in zip(store.all(11), range(11), strict=True):
         assert_same(ours, outcome(n))
     store.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_without_their_plan_are_not_adopted(tmp_path: Path) -> None:
+    """Of which bundle, attacks and budgets they are nobody knows: by number they would pass for any."""
+    store = OutcomeStore(tmp_path / "r.json.partial", n_classes=10)
+    store.start({"a": 1}, resume=False)
+    store.put(0, outcome(0))
+    (store.folder / "plan.json").unlink()
+    with pytest.raises(InputError, match=r"holds parts of an evaluation without its plan\.json"):
+        store.start({"a": 2}, resume=True)
+    assert store.has(0)
+
+
+def test_a_shared_store_is_not_removed_under_another_process(tmp_path: Path) -> None:
+    for shared in (False, True):
+        store = OutcomeStore(tmp_path / f"{shared}.partial", n_classes=10, shared=shared)
+        store.start({"a": 1}, resume=False)
+        with pytest.raises(KeyError), store:
+            raise KeyError
+        assert store.folder.exists() == shared
 
 
 def test_a_store_goes_on_only_with_its_own_plan(tmp_path: Path) -> None:

@@ -11,7 +11,15 @@ import pytest
 from scipy.stats import binomtest
 
 from edgeadv_runtime.errors import BundleError, SchemaError
-from edgeadv_runtime.results import AttackParams, Results, Row, engine_sentence, engines, read_measurement
+from edgeadv_runtime.results import (
+    AttackParams,
+    Results,
+    Row,
+    engine_sentence,
+    engines,
+    read_measurement,
+    reversed_comparison,
+)
 
 PLAN: dict[str, Any] = {
     "plan_sha256": "0123456789ab" + "f" * 52, "profile": [1, 1, 1], "precision": "declared", "library": "TensorRT 10.13.3",
@@ -205,3 +213,14 @@ def test_nan_never_reaches_a_file(results: Results, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         broken.save(tmp_path / "results.json")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_comparison_the_other_way_round() -> None:
+    entry = {
+        "attack": "clean", "eps": "0", "baseline": {"variant": "int8"}, "artefact": {"variant": "fp32"}, "n": 100, "lost": 2, "gained": 7,
+        "drop": -0.05, "drop_ci95": [-0.11, 0.01], "mcnemar_p": 0.18,
+    }  # fmt: skip
+    turned = reversed_comparison(entry)
+    assert (turned["baseline"], turned["artefact"]) == (entry["artefact"], entry["baseline"])
+    assert (turned["lost"], turned["gained"], turned["drop"], turned["drop_ci95"]) == (7, 2, 0.05, [-0.01, 0.11])
+    assert reversed_comparison(turned) == entry

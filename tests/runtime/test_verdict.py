@@ -435,3 +435,32 @@ def test_a_bad_verdict_on_the_weights_holds_for_every_artefact() -> None:
     masking, rows = verdict_of(infos, [outcome], [FP32, INT8])
     assert masking["verdict"] == "MASKED" and [row["verdict"] for row in rows] == ["MASKED", "MASKED"]
     assert all(row["evidence"] for row in rows)
+
+
+def test_a_third_partys_attack_is_no_evidence_either_way() -> None:
+    """Nobody says whether it follows gradients or asks: one with a Square in it would hide what our Square found."""
+    theirs = AttackInfo("autoattack-torchattacks", E1, AttackParams(), "torch fp32", "a" * 64)
+    asking = AttackInfo("torchattacks-square", E1, AttackParams(), None, None)
+    for other in (theirs, asking):
+        infos = [*(info(name) for name in EVERY), other]
+        evidence = MaskingEvidence(infos)
+        broken = {(SQUARE, E1.text): range(200), other.key: range(200), (LARGE_EPS, "1"): range(N)}
+        evidence.add(*batch(broken, keys=[i.key for i in infos]))
+        result = evidence.verdict()
+        assert result["verdict"] == "MASKED" and item(result, "query", SQUARE)["value"] == 0.5
+        assert not [i for i in result["evidence"] if i.get("attack") == other.name]
+
+
+def test_square_that_was_added_to_a_pack_judges_the_reference_too() -> None:
+    """There the reference was not asked while the pack was made: what Square finds on torch counts all the same."""
+    torch = Artefact("torch", "fp32", "a" * 64, "cpu", "here", "torch fp32 " + "a" * 64)
+    added = AttackInfo(SQUARE, E1, AttackParams(), None, None, torch.identity)
+    infos = [*(info(name) for name in ALL), added]
+    labels, evidence = batch({(LARGE_EPS, "1"): range(N)}, keys=[i.key for i in infos[:-1]])
+    right = np.ones(N, dtype=np.bool_)
+    hits = dict.fromkeys([CLEAN_KEY, *(i.key for i in infos if not i.control)], right)
+    hits[added.key] = np.arange(N) >= 200
+    outcome = BatchOutcome(np.arange(N), labels, ("",) * N, (hits,), (hits,), evidence)
+    masking, rows = verdict_of(infos, [outcome], [torch])
+    assert masking["verdict"] == "PASS" and rows[0]["verdict"] == "MASKED"
+    assert "square broke 200" in rows[0]["evidence"][0]
