@@ -8,6 +8,7 @@ import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +90,14 @@ def our_attacks(eps: Eps, options: argparse.Namespace) -> dict[str, Craft]:
     attacks: Any = edgeadv.attacks
     value = eps.value
 
-    def square(model: PixelModel, x: Tensor, y: Tensor) -> list[Tensor]:
+    def square(model: PixelModel, x: Tensor, y: Tensor, seed: int = 0) -> list[Tensor]:
         def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
             with torch.no_grad():
                 logits: NDArray[np.float32] = model(torch.from_numpy(images).to(x.device)).float().cpu().numpy()
             return logits
 
         found = importlib.import_module("edgeadv_runtime.square").square(
-            predict, x.cpu().numpy(), y.cpu().numpy(), eps=value, queries=options.queries, seed=0
+            predict, x.cpu().numpy(), y.cpu().numpy(), eps=value, queries=options.queries, seed=seed
         )
         return [torch.from_numpy(found.x).to(x.device)]
 
@@ -119,7 +120,7 @@ def our_attacks(eps: Eps, options: argparse.Namespace) -> dict[str, Craft]:
         "apgd-dlr": lambda model, x, y: [
             attacks.apgd(model, x, y, eps=value, steps=options.steps, loss=attacks.dlr, restarts=1, seed=0).x
         ],
-        "square": square,
+        **{f"square-{seed}": partial(square, seed=seed) for seed in range(options.square_seeds)},
         "standard": standard,
     }
 
@@ -160,11 +161,15 @@ def pairs(eps: Eps, options: argparse.Namespace) -> list[Pair]:
             theirs(lambda m: torchattacks.APGD(m, eps=value, steps=steps, loss="dlr", n_restarts=1)),
             f"{steps} steps, 1 restart",
         ),
-        Pair(
-            "square",
-            ours["square"],
-            theirs(lambda m: torchattacks.Square(m, eps=value, n_queries=queries, n_restarts=1)),
-            f"{queries} queries",
+        *(
+            # theirs draws one square for a whole batch, so that its figure swings by points from seed to seed
+            Pair(
+                name := f"square-{seed}",
+                ours[name],
+                theirs(partial(torchattacks.Square, eps=value, n_queries=queries, n_restarts=1, seed=seed)),
+                f"{queries} queries",
+            )
+            for seed in range(options.square_seeds)
         ),
         Pair("worst-case", ours["standard"], cross_check(None), "standard suite; AutoAttack of torchattacks as it is"),
         Pair("worst-case-100", ours["standard"], cross_check(100), "the same with 100 steps for APGD and FAB"),
@@ -244,6 +249,7 @@ def main() -> None:
     parser.add_argument("--attacks", help="comma-separated pairs; all of them where none are named")
     parser.add_argument("--steps", type=int, default=50, help="of APGD")
     parser.add_argument("--queries", type=int, default=1000, help="of Square")
+    parser.add_argument("--square-seeds", type=int, default=1, help="how often Square is compared, with seeds from 0")
     parser.add_argument("--classes", type=int, default=10, help="of AutoAttack: all but one of these are targets")
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
