@@ -1,6 +1,6 @@
 """Runs: train a network, undefended or on adversarial images, or distil one into another, into a folder that export reads.
 
-Defensive distillation (Papernot et al. 2016) raises the accuracy under plain FGSM by hiding gradients, not by moving
+``ard`` and ``rslad`` train the student on adversarial images and make it robust. Defensive distillation (Papernot et al. 2016) raises the accuracy under plain FGSM by hiding gradients, not by moving
 decision boundaries: Carlini and Wagner 2017 break it completely, and so does a margin attack here. ``docs/robustness.md``
 has the figures. It is implemented faithfully so that this can be measured.
 """
@@ -10,24 +10,35 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
+from torch import nn
 
 from edgeadv_runtime._version import __version__
+from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.preprocess import Preprocess
 
-from .adversarial import AdversarialTraining
+from .adversarial import AdversarialTraining, Trades
 from .data import ImageSet
 from .models import Architecture, PixelModel, WeightsMap, build, evaluation_mode, load_pretrained
 from .objectives import DefensiveDistillation, HardLabels, Objective, SoftLabels, check_alpha, check_temperature
+from .robust_distillation import STEPS, Ard, Rslad
 from .runs import RUN_FILE, STATE_FILE, TEACHER_FOLDER, Run, write_run
-from .train import Report, TrainConfig, default_device, fit, with_seed
+from .team import Team
+from .train import Report, default_device, fit, with_seed
+from .trainer import TrainConfig
 
-Recipe = Literal["papernot", "soft-label"]
+Defence = AdversarialTraining | Trades
+Recipe = Literal["papernot", "soft-label", "ard", "rslad"]
+ROBUST: dict[str, type[Ard] | type[Rslad]] = {"ard": Ard, "rslad": Rslad}
+DEFAULTS: dict[str, tuple[float, float | None]] = {
+    "papernot": (40.0, None), "soft-label": (40.0, 0.9), "ard": (30.0, 1.0), "rslad": (1.0, 5 / 6),
+}  # fmt: skip
+"""Of each recipe: the temperature, and the weight ``alpha`` of the teacher's part, None where it has none."""
 _TEACHER_SEED = 1000
 
 
@@ -43,6 +54,8 @@ class Task:
         device: where to train; None takes a GPU if there is one.
         resume: take up what an interrupted run left in the folder.
         report: called with progress every 20 steps.
+        deadline: by ``time.monotonic()``: where training stops, to be resumed; see :func:`edgeadv.train.fit`.
+        team: the processes that train together.
     """
 
     train_images: ImageSet
@@ -52,6 +65,8 @@ class Task:
     device: torch.device | None = None
     resume: bool = False
     report: Report | None = None
+    deadline: float | None = None
+    team: Team = field(default_factory=Team)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "test_images", self.test_images.relabel(self.train_images.classes))
@@ -68,7 +83,7 @@ def train(
     *,
     weights: str = "none",
     weights_map: WeightsMap = "by-name",
-    defence: AdversarialTraining | None = None,
+    defence: Defence | None = None,
 ) -> Run:
     """Ordinary training, of the undefended network that every defence is compared with, or adversarial training.
 
@@ -81,6 +96,7 @@ def train(
         defence: the recipe of adversarial training; None trains on the images as they are.
 
     Raises:
+        OutOfTimeError: the task's deadline came first.
         EdgeAdvError: see :func:`edgeadv.train.fit` and :func:`edgeadv.models.load_pretrained`.
     """
 
@@ -106,10 +122,13 @@ def distill(
     out: Path,
     *,
     recipe: Recipe,
-    temperature: float,
-    alpha: float = 0.9,
+    temperature: float | None = None,
+    alpha: float | None = None,
+    eps: Eps | None = None,
+    steps: int = STEPS,
     teacher_architecture: Architecture | None = None,
     teacher: Run | None = None,
+    teacher_defence: Defence | None = None,
 ) -> Run:
     """Distil a teacher into a student of ``architecture``; the student is the run, to be deployed at T = 1.
 
@@ -118,52 +137,87 @@ def distill(
         architecture: the student.
         out: the run's folder; a teacher trained here goes into ``out/teacher``, a run of its own.
         recipe: ``"papernot"``: teacher of the same architecture, trained at ``temperature``, student on its soft labels
-            at ``temperature``. ``"soft-label"``: a teacher trained as usual, soft labels mixed with hard ones.
-        temperature: T.
-        alpha: weight of the soft labels in ``"soft-label"``.
-        teacher_architecture: the teacher of ``"soft-label"``, e.g. ResNet-101; None takes the student's.
+            at ``temperature``. ``"soft-label"``: a teacher trained as usual, soft labels mixed with hard ones. ``"ard"`` and
+            ``"rslad"``: a robust teacher, the student on adversarial images; see :mod:`edgeadv.robust_distillation`.
+        temperature: T; None takes the recipe's own, :data:`DEFAULTS`.
+        alpha: weight of the teacher's part; None takes the recipe's own; ``"papernot"`` has none.
+        eps: budget that ``"ard"`` and ``"rslad"`` defend, and only these.
+        steps: of their search for an adversarial image.
+        teacher_architecture: the teacher, e.g. ResNet-101; None takes the student's. Not for ``"papernot"``.
         teacher: a finished run to use instead of training a teacher.
+        teacher_defence: how ``"ard"`` and ``"rslad"`` train one; None takes TRADES at ``eps``.
 
     Raises:
-        InputError: the teacher does not fit the recipe or the data.
+        InputError: the teacher does not fit the recipe or the data, or an option does not belong to the recipe.
+        OutOfTimeError: the task's deadline came first.
         EdgeAdvError: see :func:`edgeadv.train.fit`.
     """
-    if recipe not in ("papernot", "soft-label"):
-        raise InputError(f"recipe {recipe!r} is not papernot or soft-label")
+    if recipe not in get_args(Recipe):
+        raise InputError(f"recipe {recipe!r} is not one of {', '.join(get_args(Recipe))}")
+    if (eps is not None) != (recipe in ROBUST):
+        raise InputError(
+            f"{recipe} needs the budget that it defends, eps"
+            if recipe in ROBUST
+            else f"{recipe} is trained on images as they are and has no eps"
+        )
+    if recipe == "papernot" and alpha is not None:
+        raise InputError("papernot has no alpha: its student never sees the hard labels; use soft-label")
     if recipe == "papernot" and (teacher_architecture or architecture).name != architecture.name:
         raise InputError("papernot distils into the same architecture; use --recipe soft-label for another teacher")
-    check_temperature(temperature)
-    check_alpha(alpha)
+    temperature = DEFAULTS[recipe][0] if temperature is None else temperature
+    alpha = DEFAULTS[recipe][1] if alpha is None else alpha
+    objective = _student_objective(recipe, temperature, alpha, eps, steps)
+    about: dict[str, Any] = {"recipe": recipe, **_settings(objective(nn.Identity()), temperature, alpha)}
     # before a teacher is trained for it
-    about: dict[str, Any] = {"recipe": recipe, "temperature": temperature}
-    if recipe == "soft-label":
-        about["alpha"] = alpha
     _finished(out, task, architecture, about)
-    objective = HardLabels(temperature if recipe == "papernot" else 1.0)
     if teacher is None:
-        teacher = _teacher_run(task, teacher_architecture or architecture, objective, out / TEACHER_FOLDER)
+        trained_by: Objective = HardLabels(temperature if recipe == "papernot" else 1.0)
+        if eps is not None:
+            trained_by = Trades.at(eps) if teacher_defence is None else teacher_defence
+        teacher = _teacher_run(task, teacher_architecture or architecture, trained_by, out / TEACHER_FOLDER)
     _check_teacher(teacher, task, architecture, recipe, temperature)
     device = default_device() if task.device is None else task.device
     frozen = teacher.load_model().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    student_objective: Objective = (
-        DefensiveDistillation(frozen, temperature) if recipe == "papernot" else SoftLabels(frozen, temperature, alpha)
-    )
     about |= {
         "teacher": teacher.title, "teacher_weights_sha256": teacher.info["weights_sha256"],
         "teacher_test_accuracy": teacher.info["stages"][-1]["test_accuracy"],
     }  # fmt: skip
+    budget = "" if eps is None else f" eps {eps.text}"
     with evaluation_mode(frozen):
         return _train_run(
-            task, architecture, lambda: build(architecture), lambda: student_objective, out, stage="student",
-            title=f"{architecture.name}, {recipe} T={temperature:g}", recipe=about,
+            task, architecture, lambda: build(architecture), lambda: objective(frozen), out, stage="student",
+            title=f"{architecture.name}, {recipe} T={temperature:g}{budget}", recipe=about,
         )  # fmt: skip
 
 
-def _teacher_run(task: Task, architecture: Architecture, objective: HardLabels, out: Path) -> Run:
+def _student_objective(
+    recipe: str, temperature: float, alpha: float | None, eps: Eps | None, steps: int
+) -> Callable[[nn.Module], Objective]:
+    """The objective once the teacher is there; what is wrong with the settings is said before."""
+    check_temperature(temperature)
+    if alpha is None:
+        return lambda teacher: DefensiveDistillation(teacher, temperature)
+    check_alpha(alpha)
+    if eps is None:
+        return lambda teacher: SoftLabels(teacher, temperature, alpha)
+    robust = ROBUST[recipe]
+    return lambda teacher: robust.at(eps, teacher, temperature=temperature, alpha=alpha, steps=steps)
+
+
+def _settings(objective: Objective, temperature: float, alpha: float | None) -> dict[str, Any]:
+    """What ``run.json`` keeps of a student's objective."""
+    if isinstance(objective, Ard | Rslad):
+        return objective.to_json()
+    return {"temperature": temperature} | ({} if alpha is None else {"alpha": alpha})
+
+
+def _teacher_run(task: Task, architecture: Architecture, objective: Objective, out: Path) -> Run:
     task = replace(task, config=with_seed(task.config, _TEACHER_SEED))
-    temperature = objective.temperature
-    title = f"{architecture.name}, teacher T={temperature:g}"
-    recipe = {"recipe": "teacher", "temperature": temperature}
+    if isinstance(objective, AdversarialTraining | Trades):
+        title, recipe = f"{architecture.name}, {objective.title}", objective.to_json()
+    else:
+        title = f"{architecture.name}, teacher T={objective.head_scale:g}"
+        recipe = {"recipe": "teacher", "temperature": objective.head_scale}
     return _train_run(
         task,
         architecture,
@@ -181,6 +235,11 @@ def _check_teacher(teacher: Run, task: Task, student: Architecture, recipe: str,
         raise InputError(f"{teacher.path} was trained on other classes than {task.train_images.spec}")
     if teacher.preprocess != task.preprocess:
         raise InputError(f"{teacher.path} was trained with other preprocessing ({teacher.preprocess}): use the same")
+    if recipe in ROBUST and "eps" not in teacher.info["recipe"]:
+        raise InputError(
+            f"{teacher.path} was not trained on adversarial images: {recipe} hands on the robustness of its teacher, and this one "
+            "has none; train one with --recipe trades or at-pgd, or let distill train it"
+        )
     trained_at = teacher.info["recipe"].get("temperature", 1.0)
     if recipe == "papernot" and (trained_at != temperature or teacher.architecture.name != student.name):
         raise InputError(
@@ -214,6 +273,7 @@ def _train_run(
     metrics = fit(
         model, objective(), task.train_images, task.test_images, preprocess=task.preprocess, config=task.config, out=out,
         stage=stage, resume=task.resume, device=task.device, report=task.report, settings={"stage": stage, "recipe": recipe},
+        deadline=task.deadline, team=task.team,
     )  # fmt: skip
     device = default_device() if task.device is None else task.device
     info = {
@@ -224,6 +284,8 @@ def _train_run(
         "versions": {"edgeadv": __version__, **{m: importlib.metadata.version(m) for m in ("torch", "torchvision", "timm")}},
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }  # fmt: skip
-    run = write_run(out, model, info)
-    (out / STATE_FILE).unlink(missing_ok=True)
-    return run
+    if task.team.first:
+        write_run(out, model, info)
+        (out / STATE_FILE).unlink(missing_ok=True)
+    task.team.wait()
+    return Run.open(out)

@@ -1,4 +1,6 @@
-"""What training minimises: hard labels at a temperature, and the two distillations.
+"""What training minimises: hard labels at a temperature, and the paper's two distillations.
+
+Objectives that perturb the images are in ``adversarial.py`` and ``robust_distillation.py``.
 
 Temperature ``T`` divides the logits before the softmax (Hinton et al. 2015, eq. 1). Papernot et al. 2016 ("Distillation
 as a Defense to Adversarial Perturbations against Deep Neural Networks", section IV) train a teacher at T, then a student
@@ -8,59 +10,63 @@ of the same architecture on the teacher's probabilities at T, and deploy the stu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
 
+from .draws import Draws
 from .models import PixelModel
 
 
+class Outcome(NamedTuple):
+    """What an objective makes of a batch.
+
+    Attributes:
+        loss: mean over the batch, with its gradient.
+        logits: float32 (n, classes), of the images that the network is judged on: the perturbed ones, where there are any.
+    """
+
+    loss: Tensor
+    logits: Tensor
+
+
 class Objective(Protocol):
-    """A loss of logits, with what it needs of the images, and the images that it is a loss of."""
+    """What a training minimises: it shows the network the images, perturbed or not, and takes the loss of the logits."""
 
     @property
     def head_scale(self) -> float:
         """Factor between the logits of this objective and those of ordinary training; see :func:`scale_head`."""
         ...
 
-    def inputs(self, model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
-        """The images that the network is shown for this update, of the shape and range of ``x``, without a gradient.
-
-        Args:
-            model: the network that is trained, in training mode; its parameters, gradients and buffers stay as they are.
-            x: float32 (n, 3, H, W) in [0, 1], the images of the batch.
-            labels: int64 (n,).
-        """
+    @property
+    def budget(self) -> Eps | None:
+        """L-infinity budget that the network is trained to stand; None if it is trained on images as they are."""
         ...
 
-    def __call__(self, x: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss over the batch.
+    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Outcome:
+        """Mean loss over the batch; only its backward pass touches the parameters' gradients.
 
         Args:
-            x: float32 (n, 3, H, W) in [0, 1], the images of the batch, before :meth:`inputs`.
-            logits: float32 (n, classes), of what :meth:`inputs` gave, not divided by any temperature.
+            model: the network that is trained, pixels to logits, in training mode. Each pass that the loss is taken of
+                moves BatchNorm's running statistics; passes that look for a perturbation do not.
+            x: float32 (n, 3, H, W) in [0, 1].
             labels: int64 (n,).
+            draws: the random numbers of these images.
         """
         ...
-
-
-class Unperturbed:
-    """What objectives share that show the network the images as they are."""
-
-    def inputs(self, model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
-        """The images themselves."""
-        return x
 
 
 @dataclass(frozen=True)
-class HardLabels(Unperturbed):
+class HardLabels:
     """Cross-entropy on the labels at ``temperature``; 1 is ordinary training."""
 
     temperature: float = 1.0
+    budget: Eps | None = None
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
@@ -70,17 +76,19 @@ class HardLabels(Unperturbed):
         """The logits of ordinary training, times T."""
         return self.temperature
 
-    def __call__(self, x: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Outcome:
         """Mean loss over the batch."""
-        return functional.cross_entropy(logits / self.temperature, labels)
+        logits = logits_of(model, x)
+        return Outcome(functional.cross_entropy(logits / self.temperature, labels), logits)
 
 
 @dataclass(frozen=True)
-class DefensiveDistillation(Unperturbed):
+class DefensiveDistillation:
     """Cross-entropy to the teacher's probabilities, both at ``temperature`` (Papernot et al. 2016, eq. 8)."""
 
     teacher: nn.Module
     temperature: float
+    budget: Eps | None = None
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
@@ -90,13 +98,15 @@ class DefensiveDistillation(Unperturbed):
         """The student's logits are those of ordinary training, times T."""
         return self.temperature
 
-    def __call__(self, x: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Outcome:
         """Mean loss over the batch; the labels are not used, as in the paper."""
-        return functional.cross_entropy(logits / self.temperature, soft_labels(self.teacher, x, self.temperature))
+        logits = logits_of(model, x)
+        soft = soft_labels(self.teacher, x, self.temperature)
+        return Outcome(functional.cross_entropy(logits / self.temperature, soft), logits)
 
 
 @dataclass(frozen=True)
-class SoftLabels(Unperturbed):
+class SoftLabels:
     """Soft labels at T mixed with hard labels (Hinton et al. 2015, section 2).
 
     ``alpha * T**2 * CE(student / T, teacher / T) + (1 - alpha) * CE(student, labels)``. This is our reading of the
@@ -108,15 +118,24 @@ class SoftLabels(Unperturbed):
     temperature: float
     alpha: float
     head_scale: float = 1.0
+    budget: Eps | None = None
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
         check_alpha(self.alpha)
 
-    def __call__(self, x: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Outcome:
         """Mean loss over the batch."""
+        logits = logits_of(model, x)
         soft = functional.cross_entropy(logits / self.temperature, soft_labels(self.teacher, x, self.temperature))
-        return self.alpha * self.temperature**2 * soft + (1 - self.alpha) * functional.cross_entropy(logits, labels)
+        hard = functional.cross_entropy(logits, labels)
+        return Outcome(self.alpha * self.temperature**2 * soft + (1 - self.alpha) * hard, logits)
+
+
+def logits_of(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits (n, classes) in float32 at least: under autocast a network gives half precision, in which no loss is taken."""
+    logits: Tensor = model(x)
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def check_temperature(temperature: float) -> None:

@@ -10,7 +10,7 @@ import typer
 from edgeadv_runtime import __version__
 from edgeadv_runtime.errors import EdgeAdvError
 
-from . import attack, bench, bundle, demo, doctor, engine, evaluate, export, gate, report, study, train, verify
+from . import attack, bench, bundle, demo, doctor, engine, evaluate, export, gate, report, runs, study, train, verify
 from ._processes import refuse_processes
 from ._shared import nobody_reads
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(train.train)
 app.command()(train.distill)
+app.command()(runs.runs)
 app.command()(export.export)
 app.add_typer(bundle.app, name="bundle")
 app.command()(engine.engine)

@@ -14,6 +14,7 @@ from edgeadv_runtime.errors import BackendError, InputError
 
 # a process may have to wait for as long as the slowest one attacks, or builds a plan
 _PATIENCE = timedelta(days=30)
+_SHARED = ("train", "distill", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def _together(call: Callable[[], object]) -> None:
     try:
         call()
     except RuntimeError as error:
-        raise BackendError("another process of this evaluation failed: see what it says; --resume goes on") from error
+        raise BackendError("another process failed: see what it says; --resume goes on") from error
 
 
 def refuse_processes(arguments: Sequence[str]) -> None:
@@ -87,11 +88,11 @@ def refuse_processes(arguments: Sequence[str]) -> None:
         arguments: the command line, the command's name first.
 
     Raises:
-        InputError: ``torchrun`` started several, and it is not ``evaluate``.
+        InputError: ``torchrun`` started several, and it is none of ``train``, ``distill`` and ``evaluate``.
     """
-    if _world() > 1 and arguments and arguments[0] != "evaluate":
+    if _world() > 1 and arguments and arguments[0] not in _SHARED:
         raise InputError(
-            f"edgeadv {arguments[0]} runs in one process: start it without torchrun; only evaluate shares its work"
+            f"edgeadv {arguments[0]} runs in one process: start it without torchrun; {', '.join(_SHARED)} share their work"
         )
 
 
@@ -100,12 +101,13 @@ def _world() -> int:
 
 
 @contextmanager
-def join(*, own_gpu: bool) -> Iterator[Processes]:
+def join(*, own_gpu: bool, on_gpu: bool = False) -> Iterator[Processes]:
     """Find the other processes, if ``torchrun`` started any.
 
     Args:
         own_gpu: let this process see only the GPU of its own number among those of its machine; to be called before
             anything looks at GPUs.
+        on_gpu: let them exchange what is on GPUs, where there are any, by NCCL.
 
     Raises:
         InputError: there are fewer GPUs than processes.
@@ -116,9 +118,10 @@ def join(*, own_gpu: bool) -> Iterator[Processes]:
         return
     if own_gpu:
         narrow(int(os.environ["LOCAL_RANK"]))
-    from torch import distributed
+    from torch import cuda, distributed
 
-    distributed.init_process_group("gloo", timeout=_PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if on_gpu and cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, timeout=_PATIENCE)
     yield Processes(distributed.get_rank(), world)
     # only where all went well: there is nobody to say goodbye to otherwise
     distributed.destroy_process_group()

@@ -72,7 +72,7 @@ def _say(text: str) -> None:
 def _train(out: Path, temperature: float, epochs: int) -> list[Run]:
     from edgeadv import distill as runs
     from edgeadv.data import open_data
-    from edgeadv.train import TrainConfig
+    from edgeadv.trainer import TrainConfig
 
     train_images = open_data(DATA, split="train")
     with progress_bar() as report:

@@ -152,6 +152,22 @@ def export(
     print_summary(bundle)
 
 
+def export_run(run: Path, out: Path, *, data_root: Path | None) -> None:
+    """Export a finished run in fp32 and fp16, compared on its own test images, and print what is in the bundle.
+
+    Raises:
+        EdgeAdvError: as ``edgeadv export`` does.
+    """
+    import edgeadv_export
+
+    source = _from_run(run, None, data_root)
+    bundle = edgeadv_export.export_bundle(
+        source.model, out, classes=source.classes, preprocess=source.preprocess, frames=source.frames,
+        variants=["fp32", "fp16"], title=source.title, provenance=source.provenance, progress=_say,
+    )  # fmt: skip
+    print_summary(bundle)
+
+
 def _say(text: str) -> None:
     typer.echo(text, err=True)
 

@@ -41,13 +41,57 @@ def test_at_pgd_is_trained_resumed_and_exported(cli, split):
     assert (manifest["title"], manifest["provenance"]["recipe"]) == (run.title, recipe)
 
 
-def test_at_fgsm_says_that_it_can_collapse(cli, split):
-    outcome = cli("train", "--data", split, *SMALL, "--recipe", "at-fgsm", "--at-eps", "8/255", "--out", "run")
+@pytest.mark.parametrize(("recipe", "steps"), [("at-fgsm", 1), ("n-fgsm", 1), ("trades", 10)])
+def test_the_other_recipes(cli, split, recipe, steps):
+    options = ("--at-eps", "8/255", "--label-smoothing", "0.1", "--ema", "0.9", "--clip", "1", "--epochs", "1")
+    outcome = cli("train", "--data", split, *SMALL, "--recipe", recipe, *options, "--out", "run")
     assert outcome.status == 0, outcome.err
-    assert Run.open("run").title == "test_resnet, at-fgsm eps 8/255"
-    assert Run.open("run").info["recipe"]["steps"] == 1
-    *epochs, note = outcome.err.splitlines()
-    assert len(epochs) == 2 and "can collapse" in note and "masking verdict" in note
+    kept = Run.open("run").info
+    assert (kept["recipe"]["recipe"], kept["recipe"]["steps"], kept["recipe"]["label_smoothing"]) == (
+        recipe,
+        steps,
+        0.1,
+    )
+    assert (kept["config"]["ema"], kept["config"]["clip"]) == (0.9, 1.0)
+
+
+def test_a_robust_student_from_a_folder_to_a_bundle_and_into_the_list(cli, split):
+    """What a user does with images of their own: one command, then the bundle is there."""
+    options = (
+        "--recipe",
+        "rslad",
+        "--at-eps",
+        "8/255",
+        "--at-steps",
+        "2",
+        "--teacher-recipe",
+        "n-fgsm",
+        "--holdout",
+        "10",
+    )
+    teacher = ("--teacher-arch", "timm/test_efficientnet")
+    outcome = cli("distill", "--data", split, *SMALL, *options, *teacher, "--out", "runs/r", "--export", "r.edgeadv")
+    assert outcome.status == 0, outcome.err
+    assert "held out" in outcome.out and "hides gradients" not in outcome.err
+    bundle = Bundle.open("r.edgeadv")
+    assert bundle.manifest["title"] == "test_resnet, rslad T=1 eps 8/255" and set(bundle.variants) == {"fp32", "fp16"}
+    assert bundle.manifest["provenance"]["recipe"]["teacher"] == "test_efficientnet, n-fgsm eps 8/255"
+    listed = cli("runs", "runs")
+    assert listed.status == 0
+    rows = [line for line in listed.out.splitlines() if "%" in line]
+    assert len(rows) == 2 and all("at 8/255" in row for row in rows)
+    # nothing is trained for a bundle that cannot be written
+    again = cli("distill", "--data", split, *SMALL, *options, "--out", "runs/other", "--export", "r.edgeadv")
+    assert again.status == 2 and not Path("runs/other").exists()
+
+
+def test_a_time_limit_ends_cleanly_and_the_rest_follows(cli, split):
+    command = ("train", "--data", split, *SMALL, *PGD, "--out", "run", "--resume")
+    outcome = cli(*command, "--time-limit", "0.001s")
+    assert outcome.status == 0, outcome.err
+    assert outcome.out == "train: 0 of 2 epochs are done and saved; --resume continues\n"
+    assert cli(*command, "--time-limit", "10m").status == 0
+    assert Run.open("run").info["stages"][0]["kept_epoch"] in (1, 2)
 
 
 def test_at_pgd_takes_seven_steps_by_itself(cli, split):

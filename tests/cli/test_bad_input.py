@@ -527,11 +527,19 @@ options("preprocessing_that_no_image_fits", "unreadable", train, "--preprocess",
 options("unknown_weights_map", "--weights-map 'by-luck'", train, "--weights-map", "by-luck")
 options("missing_start_weights", "does not exist", train, "--weights", "nowhere.pth")
 options(
-    "unknown_training_recipe", "recipe 'papernot' is not undefended, at-fgsm or at-pgd", train, "--recipe", "papernot"
+    "unknown_training_recipe",
+    "recipe 'papernot' is not undefended, at-fgsm, n-fgsm, at-pgd or trades",
+    train,
+    "--recipe",
+    "papernot",
 )
 options("adversarial_training_without_a_budget", "at-pgd needs --at-eps, e.g. 8/255", train, "--recipe", "at-pgd")
-options("budget_without_adversarial_training", "add --recipe at-pgd or at-fgsm", train, "--at-eps", "8/255")
-options("steps_without_adversarial_training", "add --recipe at-pgd or at-fgsm", train, "--at-steps", "3")
+options(
+    "budget_without_adversarial_training", "add --recipe at-pgd, n-fgsm, at-fgsm or trades", train, "--at-eps", "8/255"
+)
+options(
+    "steps_without_adversarial_training", "add --recipe at-pgd, n-fgsm, at-fgsm or trades", train, "--at-steps", "3"
+)
 options("adversarial_budget_in_grey_levels", "did you mean 8/255?", train, "--recipe", "at-pgd", "--at-eps", "8")
 options("adversarial_budget_of_zero", "is not in (0, 1]", train, "--recipe", "at-fgsm", "--at-eps", "0")
 options(
@@ -565,6 +573,58 @@ options(
     "8/255",
     "--at-steps",
     "2",
+)
+options(
+    "beta_without_trades",
+    "--beta belongs to --recipe trades",
+    train,
+    "--recipe",
+    "at-fgsm",
+    "--at-eps",
+    "8/255",
+    "--beta",
+    "6",
+)
+options(
+    "smoothing_of_1",
+    "label smoothing must be in [0, 1)",
+    train,
+    "--recipe",
+    "at-fgsm",
+    "--at-eps",
+    "8/255",
+    "--label-smoothing",
+    "1",
+)
+options(
+    "smoothing_without_a_recipe", "--label-smoothing belong to adversarial training", train, "--label-smoothing", "0.1"
+)
+options("average_of_decay_1", "ema must be in [0, 1)", train, "--ema", "1")
+options("clip_of_zero", "clip must be above 0", train, "--clip", "0")
+options("holdout_of_most_images", "leaves too few", train, "--holdout", "3999")
+options("holdout_below_zero", "holdout must be at least 0", train, "--holdout", "-1")
+options("time_limit_without_a_unit", "is not a time such as 90s, 9m or 2h", train, "--time-limit", "9")
+options("robust_distillation_without_a_budget", "ard needs --at-eps, e.g. 8/255", distill, "--recipe", "ard")
+options("budget_of_papernot", "belong to --recipe ard and rslad", distill, "--at-eps", "8/255")
+options(
+    "robust_teacher_of_soft_label",
+    "belong to --recipe ard and rslad",
+    distill,
+    "--recipe",
+    "soft-label",
+    "--teacher-recipe",
+    "trades",
+)
+options(
+    "unknown_teacher_recipe",
+    "recipe 'papernot' is not undefended",
+    distill,
+    "--recipe",
+    "rslad",
+    "--at-eps",
+    "8/255",
+    "--teacher-recipe",
+    "papernot",
 )
 options("temperature_of_zero", "temperature must be from 1", distill, "-T", "0")
 options("temperature_that_is_nan", "temperature must be from 1", distill, "-T", "nan")

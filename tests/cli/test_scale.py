@@ -66,7 +66,7 @@ def test_other_commands_do_not_do_all_of_it_twice(capsys, monkeypatch):
     """Two processes would craft the same shards into the same folder."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    for command in ("attack", "study", "train", "export"):
+    for command in ("attack", "study", "bench", "export"):
         assert main([command, "x"]) == 2
         assert f"edgeadv {command} runs in one process: start it without torchrun" in capsys.readouterr().err
 

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgeadv.adversarial import AdversarialTraining, ascend, random_start
+from edgeadv.adversarial import AdversarialTraining, Trades, ascend, divergence, random_start
 from edgeadv.attacks import cross_entropy, fgsm, margin, pgd
 from edgeadv.data import ImageSet, balanced_subset, batches, open_data
 from edgeadv.distill import Task, train
+from edgeadv.draws import Draws
 from edgeadv.models import Architecture, PixelModel, read_weights
-from edgeadv.objectives import DefensiveDistillation, HardLabels, Objective, SoftLabels
 from edgeadv.runs import Run
-from edgeadv.train import STATE_FILE, Progress, TrainConfig, fit, to_model_input
+from edgeadv.train import STATE_FILE, Progress, fit
+from edgeadv.trainer import TrainConfig, to_model_input
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
 
@@ -35,6 +36,11 @@ def pictures(n: int = 12, side: int = 8) -> tuple[Tensor, Tensor]:
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.random((n, 3, side, side))).float().mul(1.2).sub(0.1).clamp(0, 1)
     return x, torch.from_numpy(rng.integers(0, CLASSES, n))
+
+
+def draws(x: Tensor, seed: int = 0) -> Draws:
+    """Of as many images as ``x`` holds."""
+    return Draws(seed, 0, np.arange(len(x)))
 
 
 def linear() -> nn.Sequential:
@@ -60,14 +66,13 @@ def normed() -> nn.Sequential:
 
 def test_a_random_start_fills_the_ball_and_stays_in_range() -> None:
     x, _ = pictures(200)
-    torch.manual_seed(1)
-    noise = random_start(x, 0.1) - x
+    noise = random_start(x, 0.1, draws(x)) - x
     assert float(noise.abs().max()) <= 0.1 + 1e-6
     inside = noise[(x > 0.1) & (x < 0.9)] / 0.1
     # uniform in [-1, 1]: mean 0, variance 1/3, each tenth as full as any other
     assert float(inside.mean()) == pytest.approx(0, abs=0.02) and float(inside.var()) == pytest.approx(1 / 3, abs=0.01)
     assert float(torch.histc(inside, 10, -1, 1).div(len(inside)).sub(0.1).abs().max()) < 0.01
-    start = random_start(x, 0.1)
+    start = random_start(x, 0.1, draws(x, seed=1))
     assert not torch.equal(start - x, noise) and float(start.min()) >= 0 and float(start.max()) <= 1
 
 
@@ -83,7 +88,7 @@ def linear_direction(net: nn.Sequential, x: Tensor, labels: Tensor) -> Tensor:
 @pytest.mark.parametrize("reach", [0.5, 1.25, 3.0])
 def test_one_step_on_a_linear_model_is_the_closed_form(reach: float) -> None:
     net, (x, labels), eps = linear(), pictures(), 0.1
-    start = random_start(x, eps)
+    start = random_start(x, eps, draws(x))
     made = ascend(net, x, labels, start=start, eps=eps, steps=1, step_size=reach * eps)
     noise = start - x + reach * eps * linear_direction(net, start, labels)
     expected = (x + noise.clamp(-eps, eps)).clamp(0, 1)
@@ -100,20 +105,21 @@ def test_many_steps_on_two_classes_reach_the_corner_that_is_worst() -> None:
     towards = torch.where(labels[:, None, None, None] == 1, -towards, towards)
     objective = AdversarialTraining.pgd(Eps.parse("0.1"), steps=3)
     expected = (x + 0.1 * towards).clamp(0, 1)
-    torch.testing.assert_close(objective.inputs(net, x, labels), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(objective.perturbation(net, x, labels, draws(x)), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("objective", [AdversarialTraining.fgsm(EPS), AdversarialTraining.pgd(EPS, 3)])
 def test_images_stay_within_eps_and_range_and_raise_the_loss(objective: AdversarialTraining) -> None:
     net, (x, labels) = normed(), pictures(200)
-    made = objective.inputs(net, x, labels)
+    made = objective.perturbation(net, x, labels, draws(x))
     assert made.shape == x.shape and made.dtype == torch.float32 and not made.requires_grad
     assert float((made - x).abs().max()) <= EPS.value + 1e-6
     assert float(made.min()) >= 0 and float(made.max()) <= 1
     net.eval()
     with torch.no_grad():
         clean, noisy, adversarial = (
-            float(functional.cross_entropy(net(images), labels)) for images in (x, random_start(x, EPS.value), made)
+            float(functional.cross_entropy(net(images), labels))
+            for images in (x, random_start(x, EPS.value, draws(x)), made)
         )
     assert adversarial > max(clean, noisy) + 0.01
 
@@ -124,7 +130,7 @@ def test_the_steps_are_those_of_our_own_attack() -> None:
     one = ascend(net, x, labels, start=x, eps=0.1, steps=1, step_size=0.1)
     torch.testing.assert_close(one, fgsm(net, x, labels, eps=0.1)[0].x, rtol=0, atol=1e-7)
     flat, eps = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)), 0.1
-    start = random_start(x, eps)
+    start = random_start(x, eps, draws(x))
     many = ascend(flat, x, labels % 2, start=start, eps=eps, steps=4, step_size=0.3 * eps)
     theirs = pgd(
         flat, x, labels % 2, eps=eps, steps=4, step_size=0.3 * eps, start=start - x, loss=cross_entropy, leave=math.inf
@@ -142,7 +148,7 @@ def test_the_network_is_left_as_it_was() -> None:
     trained = [p.requires_grad for p in net.parameters()]
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     gradients = [None if p.grad is None else p.grad.clone() for p in net.parameters()]
-    start = random_start(x, 0.1)
+    start = random_start(x, 0.1, draws(x))
     random = torch.get_rng_state()
     made = ascend(net, x, labels, start=start, eps=0.1, steps=3, step_size=0.05)
     assert torch.equal(torch.get_rng_state(), random)
@@ -167,7 +173,7 @@ def test_a_gradient_that_is_no_number_moves_nothing() -> None:
     with torch.no_grad():
         net[1].weight[0, 0] = float("nan")
     assert torch.equal(ascend(net, x, labels, start=x, eps=0.1, steps=1, step_size=0.1), x)
-    assert AdversarialTraining.pgd(EPS)(x, net(x), labels).isnan()
+    assert AdversarialTraining.pgd(EPS)(net, x, labels, draws(x)).loss.isnan()
 
 
 # The recipes
@@ -175,22 +181,94 @@ def test_a_gradient_that_is_no_number_moves_nothing() -> None:
 
 def test_the_recipes_are_those_of_the_papers() -> None:
     fast, madry = AdversarialTraining.fgsm(EPS), AdversarialTraining.pgd(EPS)
-    assert (fast.steps, fast.step_size) == (1, pytest.approx(1.25 * 8 / 255))
-    assert (madry.steps, madry.step_size) == (7, pytest.approx(2.5 * 8 / 255 / 7))
-    assert AdversarialTraining.pgd(EPS, 3).step_size == pytest.approx(2.5 * 8 / 255 / 3)
+
+    def how(objective: AdversarialTraining) -> tuple[int, float]:
+        return objective.perturbation.steps, objective.perturbation.step_size
+
+    assert how(fast) == (1, pytest.approx(1.25 * 8 / 255))
+    assert how(madry) == (7, pytest.approx(2.5 * 8 / 255 / 7))
+    assert how(AdversarialTraining.pgd(EPS, 3)) == (3, pytest.approx(2.5 * 8 / 255 / 3))
     assert (fast.title, madry.title) == ("at-fgsm eps 8/255", "at-pgd eps 8/255")
     for steps in (0, -1):
         with pytest.raises(InputError, match="at least 1 step"):
             AdversarialTraining.pgd(EPS, steps)
 
 
-def test_the_loss_is_the_cross_entropy_at_one_and_the_others_leave_images_alone() -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_is_the_cross_entropy_of_the_perturbed_images(smoothing: float) -> None:
     net, (x, labels) = linear(), pictures()
-    logits = net(x)
-    assert torch.equal(AdversarialTraining.pgd(EPS)(x, logits, labels), HardLabels()(x, logits, labels))
-    assert AdversarialTraining.pgd(EPS).head_scale == 1
-    others: list[Objective] = [HardLabels(), DefensiveDistillation(net, 40.0), SoftLabels(net, 4.0, 0.5)]
-    assert all(objective.inputs(net, x, labels) is x for objective in others)
+    objective = AdversarialTraining.pgd(EPS, 2).smoothed(smoothing)
+    outcome = objective(net, x, labels, draws(x))
+    logits = net(objective.perturbation(net, x, labels, draws(x)))
+    assert torch.equal(outcome.logits, logits)
+    wanted = (1 - smoothing) * functional.one_hot(labels, CLASSES) + smoothing / CLASSES
+    expected = -(wanted * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    torch.testing.assert_close(outcome.loss, expected)
+    assert objective.head_scale == 1 and objective.budget == EPS
+    for wrong in (-0.1, 1.0, math.nan):
+        with pytest.raises(InputError, match="label smoothing must be in"):
+            objective.smoothed(wrong)
+
+
+def test_n_fgsm_adds_its_step_to_the_noise_without_projection() -> None:
+    """De Jorge et al. 2022, algorithm 1, on a linear model: x + noise + eps * sign, clipped to [0, 1] only."""
+    net, (x, labels) = linear(), pictures()
+    objective = AdversarialTraining.n_fgsm(Eps.parse("0.1"))
+    made = objective.perturbation(net, x, labels, draws(x))
+    start = random_start(x, 0.2, draws(x))
+    expected = (start + 0.1 * linear_direction(net, start, labels)).clamp(0, 1)
+    torch.testing.assert_close(made, expected, rtol=0, atol=1e-6)
+    assert 0.2 < float((made - x).abs().max()) <= 0.3 + 1e-6
+
+
+def kl(p: Tensor, q: Tensor) -> Tensor:
+    return (p * (p / q).log()).sum(dim=1)
+
+
+def test_the_divergence_by_its_definition() -> None:
+    torch.manual_seed(0)
+    logits, other = (
+        torch.randn(6, CLASSES, dtype=torch.float64),
+        torch.randn(6, CLASSES, dtype=torch.float64).softmax(1),
+    )
+    torch.testing.assert_close(divergence(logits, other), kl(other, logits.softmax(dim=1)))
+    torch.testing.assert_close(divergence(logits, logits.softmax(dim=1)), torch.zeros(6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("beta", [0.0, 6.0])
+def test_trades_in_closed_form(beta: float) -> None:
+    """Equation 5 of the paper, and the gradient of it through both networks' answers."""
+    net, (x, labels) = linear(), pictures()
+    objective = Trades.at(EPS, 3, beta=beta)
+    outcome = objective(net, x, labels, draws(x))
+    (found,) = torch.autograd.grad(outcome.loss, net[1].weight)
+    fixed = net(x).softmax(dim=1).detach()
+    made = objective.perturbation(net, x, labels, draws(x), lambda logits, _: divergence(logits, fixed))
+    clean, perturbed = net(x), net(made)
+    expected = functional.cross_entropy(clean, labels) + beta * kl(clean.softmax(1), perturbed.softmax(1)).mean()
+    torch.testing.assert_close(outcome.loss, expected)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, net[1].weight)[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(outcome.logits, perturbed)
+    assert float((made - x).abs().max()) <= EPS.value + 1e-6
+
+
+def test_trades_looks_for_the_divergence_and_lets_batch_norm_see_both(tmp_path: Path) -> None:
+    net, (x, labels) = normed(), pictures(64)
+    net[3].eval()
+    objective = Trades.at(Eps.parse("0.1"), 5)
+    with torch.no_grad():
+        net.eval()
+        fixed = net(x).softmax(dim=1)
+        near = float(divergence(net((x + 0.001 * draws(x).normal(x)).clamp(0, 1)), fixed).mean())
+        net.train()
+    made = objective.perturbation(net, x, labels, draws(x), lambda logits, _: divergence(logits, fixed))
+    with torch.no_grad():
+        assert float(divergence(net.eval()(made), fixed).mean()) > 20 * near
+    before = int(net.train()[1].num_batches_tracked)
+    objective(net, x, labels, draws(x))
+    assert int(net[1].num_batches_tracked) == before + 2
+    with pytest.raises(InputError, match="beta of TRADES"):
+        Trades.at(EPS, beta=-1)
 
 
 # Runs
@@ -240,8 +318,7 @@ def test_a_run_says_what_it_was_trained_on(finished: tuple[AdversarialTraining, 
     kept = json.loads((run.path / "run.json").read_text())["recipe"]
     assert kept == run.provenance["recipe"]
     assert kept == {
-        "recipe": defence.recipe, "eps": "8/255", "steps": defence.steps, "step_size": defence.step_size,
-        "start_weights": "none", "weights_map": "by-name",
+        **defence.to_json(), "start_weights": "none", "weights_map": "by-name",
     }  # fmt: skip
 
 
@@ -279,7 +356,12 @@ def test_a_run_is_not_taken_for_one_of_another_recipe(
     defence, whole = finished
     with pytest.raises(KeyboardInterrupt):
         train(task(digits, report=stop), architecture, tmp_path / "cut", defence=defence)
-    others = [None, AdversarialTraining.pgd(EPS, 3), replace(defence, eps=Eps.parse("4/255")), *DEFENCES]
+    others = [
+        None,
+        AdversarialTraining.pgd(EPS, 3),
+        replace(defence, perturbation=replace(defence.perturbation, eps=Eps.parse("4/255"))),
+        *DEFENCES,
+    ]
     for other in others:
         if other != defence:
             with pytest.raises(InputError, match=r"other settings \(recipe\)"):
@@ -291,7 +373,7 @@ def test_a_run_is_not_taken_for_one_of_another_recipe(
 
 def test_an_update_is_what_madry_says(tmp_path: Path, digits: tuple[ImageSet, ImageSet]) -> None:
     """One epoch written out: SGD on the cross-entropy of images perturbed against the network as it is."""
-    config = TrainConfig(epochs=1, batch_size=64, limit=256, lr=0.01)
+    config = TrainConfig(epochs=1, batch_size=64, limit=256, lr=0.01, holdout=0)
     about = Architecture(name="small", source="timm", num_classes=10, mean=(0.5,) * 3, std=(0.5,) * 3)
 
     def network() -> PixelModel:
@@ -301,12 +383,10 @@ def test_an_update_is_what_madry_says(tmp_path: Path, digits: tuple[ImageSet, Im
         )
 
     ours, theirs, eps, steps = network(), network(), 0.1, 2
-    torch.manual_seed(4)
     fit(
         ours, AdversarialTraining.pgd(Eps.parse("0.1"), steps), *digits, preprocess=digits[0].preprocess, config=config,
         out=tmp_path / "run", device=CPU,
     )  # fmt: skip
-    torch.manual_seed(4)
     chosen = balanced_subset(digits[0].labels, 256, seed=0)
     order = np.random.default_rng((0, 0)).permutation(chosen)
     optimizer = torch.optim.SGD(theirs.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -314,7 +394,7 @@ def test_an_update_is_what_madry_says(tmp_path: Path, digits: tuple[ImageSet, Im
     for batch in batches(digits[0], digits[0].preprocess, batch_size=64, order=order):
         x, labels = to_model_input(batch.pixels, CPU), torch.from_numpy(batch.labels)
         theirs.eval()
-        delta = torch.empty_like(x).uniform_(-eps, eps)
+        delta = eps * Draws(0, 0, batch.index).uniform(x)
         delta = (x + delta).clamp(0, 1) - x
         for _ in range(steps):
             delta.requires_grad_(True)

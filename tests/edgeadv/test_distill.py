@@ -19,7 +19,8 @@ from edgeadv.distill import Task, distill, train
 from edgeadv.models import Architecture, build, read_weights
 from edgeadv.objectives import parameter_groups, scale_head
 from edgeadv.runs import STATE_FILE, TEACHER_FOLDER, Run
-from edgeadv.train import Progress, TrainConfig, to_model_input
+from edgeadv.train import Progress
+from edgeadv.trainer import TrainConfig, to_model_input
 from edgeadv_runtime.errors import EdgeAdvError, InputError
 from edgeadv_runtime.preprocess import Preprocess
 
@@ -267,7 +268,8 @@ def test_a_finished_distillation_is_reopened(finished: Run, digits: Digits, arch
     assert distill(task(digits, resume=True, report=never), architecture, finished.path, **chosen) == finished
     with pytest.raises(InputError, match="holds a finished run"):
         distill(task(digits, report=never), architecture, finished.path, **chosen)
-    for change in ({"temperature": 41.0}, {"recipe": "soft-label" if chosen["recipe"] == "papernot" else "papernot"}):
+    other = "soft-label" if chosen["recipe"] == "papernot" else "papernot"
+    for change in ({"temperature": 41.0}, {"recipe": other, "alpha": None}):
         with pytest.raises(InputError, match="other settings"):
             distill(task(digits, resume=True, report=never), architecture, finished.path, **{**chosen, **change})
 
@@ -337,7 +339,7 @@ def test_a_teacher_of_other_data_is_refused(
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"recipe": "hinton"}, "not papernot or soft-label"), ({"temperature": 0.5}, "temperature must be from 1"), ({"alpha": 1.5}, "alpha must be in")],
+    [({"recipe": "hinton"}, "is not one of papernot, soft-label, ard, rslad"), ({"temperature": 0.5}, "temperature must be from 1"), ({"alpha": 1.5}, "alpha must be in")],
 )  # fmt: skip
 def test_unusable_options_are_refused_before_a_teacher_is_trained(
     tmp_path: Path, digits: Digits, architecture: Architecture, change: dict[str, Any], message: str

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgeadv.draws import Draws
 from edgeadv.models import Architecture, PixelModel
 from edgeadv.objectives import (
     DefensiveDistillation,
@@ -38,6 +39,9 @@ def network(seed: int = 0, *, bias: bool = True) -> PixelModel:
     return PixelModel(net, about).double()
 
 
+NONE = Draws(0, 0, np.empty(0, np.int64))  # nothing here draws
+
+
 def batches(n: int) -> list[tuple[Tensor, Tensor]]:
     rng = np.random.default_rng(0)
     return [
@@ -54,7 +58,7 @@ def train(model: PixelModel, objective: Objective, *, steps: int = 5, scaled: bo
     optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=True)
     for x, labels in batches(steps):
         optimizer.zero_grad()
-        objective(x, model(x), labels).backward()
+        objective(model, x, labels, NONE).loss.backward()
         optimizer.step()
 
 
@@ -157,7 +161,10 @@ def soft(z: NDArray[np.float64], teacher_z: NDArray[np.float64], temperature: fl
 
 
 def value(objective: Objective, z: NDArray[np.float64]) -> float:
-    return float(objective(torch.zeros(6, 3, 2, 2), torch.from_numpy(z).float(), torch.from_numpy(LABELS)))
+    """Of a network that answers ``z``."""
+    outcome = objective(Fixed(z), torch.zeros(6, 3, 2, 2), torch.from_numpy(LABELS), NONE)
+    np.testing.assert_allclose(outcome.logits.detach().numpy(), z, rtol=1e-6)
+    return float(outcome.loss.detach())
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0, 100.0])
@@ -170,8 +177,8 @@ def test_papernots_student(z: NDArray[np.float64], teacher_z: NDArray[np.float64
     objective = DefensiveDistillation(Fixed(teacher_z), temperature)
     assert value(objective, z) == pytest.approx(soft(z, teacher_z, temperature), rel=1e-5)
     # the labels are not used
-    other = objective(torch.zeros(6, 3, 2, 2), torch.from_numpy(z).float(), torch.from_numpy(LABELS[::-1].copy()))
-    assert float(other) == value(objective, z)
+    other = objective(Fixed(z), torch.zeros(6, 3, 2, 2), torch.from_numpy(LABELS[::-1].copy()), NONE)
+    assert float(other.loss) == value(objective, z)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.9, 1.0])

@@ -19,7 +19,8 @@ from edgeadv.distill import Task, train
 from edgeadv.models import Architecture, PixelModel, read_weights, save_weights
 from edgeadv.objectives import HardLabels
 from edgeadv.runs import Run
-from edgeadv.train import STATE_FILE, Progress, TrainConfig, accuracy, fit, to_model_input, with_seed
+from edgeadv.train import STATE_FILE, Progress, accuracy, fit, with_seed
+from edgeadv.trainer import TrainConfig, to_model_input
 from edgeadv_runtime.bundle import Classes
 from edgeadv_runtime.errors import (
     BundleError,
@@ -94,7 +95,7 @@ def timeless(run: Run) -> list[dict[str, Any]]:
     stages = json.loads(json.dumps(run.info["stages"]))
     for stage in stages:
         for epoch in stage["epochs"]:
-            epoch.pop("duration_s")
+            epoch.pop("duration_s"), epoch.pop("measured_s")
     return stages
 
 

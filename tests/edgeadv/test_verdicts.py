@@ -26,7 +26,8 @@ from edgeadv.distill import Task, distill, train
 from edgeadv.models import Architecture, PixelModel
 from edgeadv.objectives import DefensiveDistillation, HardLabels, Objective
 from edgeadv.runs import Run
-from edgeadv.train import TrainConfig, accuracy, fit, to_model_input
+from edgeadv.train import accuracy, fit
+from edgeadv.trainer import TrainConfig, to_model_input
 from edgeadv_runtime.attack import CLEAN_KEY, Attack, CleanBatch, craft, infos
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.eps import Eps

@@ -1,0 +1,209 @@
+"""The state of a training: network, average, optimiser, schedule and the best epoch, saved and taken up again as one."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from edgeadv_runtime.errors import BundleError, InputError
+from edgeadv_runtime.files import write_bytes
+
+from .data import Batch
+from .draws import Draws
+from .models import PixelModel
+from .objectives import Objective, parameter_groups
+from .selection import Standing
+from .team import Team, together
+
+OPTIMIZER = {
+    "name": "SGD",
+    "momentum": 0.9,
+    "nesterov": True,
+    "schedule": "one-cycle, cosine, without cycling the momentum",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Hyper-parameters of one training; all of them are kept in ``run.json``.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images per step.
+        lr: peak learning rate of the one-cycle schedule (SGD, Nesterov momentum 0.9); None takes 0.02, or 0.01 for a
+            network without BatchNorm.
+        weight_decay: L2 penalty.
+        seed: of initialisation, order, augmentation and dropout.
+        augment: ``"none"``, or ``"crop-flip"``: shifts by up to an eighth of the side, and mirroring.
+        limit: train on at most this many images, as many of each class; None takes all.
+        workers: processes that decode images; 0 decodes in this one.
+        clip: largest Euclidean norm of the gradient of all parameters together; None does not clip.
+        ema: decay of an exponential moving average of the weights, and of BatchNorm's statistics with them, that is measured
+            and kept in their place; 0 keeps the weights themselves.
+        holdout: training images that are not trained on: the epoch whose network stands best on them is kept. None takes
+            2,000, or a fifth of all if they are fewer than 10,000, where the recipe has a budget, and none where it has not.
+    """
+
+    epochs: int = 8
+    batch_size: int = 64
+    lr: float | None = None
+    weight_decay: float = 5e-4
+    seed: int = 0
+    augment: Literal["none", "crop-flip"] = "none"
+    limit: int | None = None
+    workers: int = 0
+    clip: float | None = None
+    ema: float = 0.0
+    holdout: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 2), ("seed", 0), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
+        if self.lr is not None and not 0 < self.lr <= 100:
+            raise InputError(f"lr must be in (0, 100], not {self.lr}")
+        if not 0 <= self.weight_decay <= 1:
+            raise InputError(f"weight decay must be in [0, 1], not {self.weight_decay}")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"ema must be in [0, 1), not {self.ema}")
+        if self.clip is not None and not 0 < self.clip < float("inf"):
+            raise InputError(f"clip must be above 0, not {self.clip}")
+        if self.holdout is not None and self.holdout < 0:
+            raise InputError(f"holdout must be at least 0, not {self.holdout}")
+        if self.augment not in ("none", "crop-flip"):
+            raise InputError(f"augment is none or crop-flip, not {self.augment!r}")
+
+
+def to_model_input(pixels: np.ndarray[Any, Any], device: torch.device) -> Tensor:
+    """uint8 NHWC pixels as the float32 NCHW tensor in [0, 1], in channels-last memory: the same numbers as ``to_tensor``."""
+    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div(255)
+
+
+class Trainer:
+    """The state of one training, which can be saved after any epoch and taken up again.
+
+    Attributes:
+        model: the network that is trained.
+        shared: the same, its gradients averaged over all processes.
+        judged: the network that is measured and kept: the average of the weights, where there is one, else ``model``.
+        history: what was measured, an entry per epoch.
+        best: the epoch that is kept so far, its weights, and what they stood; None where nothing is chosen.
+    """
+
+    def __init__(
+        self,
+        model: PixelModel,
+        objective: Objective,
+        config: TrainConfig,
+        device: torch.device,
+        steps: int,
+        settings: Mapping[str, Any],
+        team: Team,
+    ) -> None:
+        self.model = model
+        self.shared = team.wrap(model)
+        self.config = config
+        self.device = device
+        batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+        lr = config.lr if config.lr is not None else 0.02 if batch_norm else 0.01
+        self.peak_lr = lr
+        groups = parameter_groups(model, lr=lr, weight_decay=config.weight_decay, head_scale=objective.head_scale)
+        self.optimizer = torch.optim.SGD(
+            groups, momentum=float(str(OPTIMIZER["momentum"])), nesterov=bool(OPTIMIZER["nesterov"])
+        )
+        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer,
+            max_lr=[group["lr"] for group in groups],
+            total_steps=config.epochs * steps,
+            cycle_momentum=False,
+        )
+        self.average: AveragedModel | None = None
+        if config.ema:
+            average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        self.judged: PixelModel = model if self.average is None else self.average.module  # type: ignore[assignment]
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] | None = None
+        # the schedule depends on the number of steps: another amount of data is another run
+        settled = {key: value for key, value in asdict(config).items() if key != "workers"}  # they change nothing
+        self.fingerprint = {**settled, "steps": steps, "architecture": model.architecture.to_json(), **settings}
+
+    def save(self, path: Path) -> None:
+        """Write all that :meth:`restore` needs, atomically."""
+        state = {
+            "fingerprint": self.fingerprint, "history": self.history, "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(), "rng": torch.get_rng_state(),
+            "average": None if self.average is None else self.average.state_dict(), "best": self.best,
+        }  # fmt: skip
+        # torch's own writing hides a full disk behind an error of its own
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_bytes(path, buffer.getvalue())
+
+    def restore(self, path: Path) -> None:
+        """Continue from a saved state, torch's random state included."""
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            changed = sorted(k for k, v in self.fingerprint.items() if _plain(state["fingerprint"].get(k)) != _plain(v))
+        except Exception as error:  # torch.load has no common base error for damaged files
+            raise BundleError(
+                f"{path} is damaged and cannot be resumed ({error}); start again in another --out"
+            ) from error
+        if changed:
+            raise InputError(
+                f"{path.parent} was started with other settings ({', '.join(changed)}): resume with the same ones"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        torch.set_rng_state(state["rng"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.history, self.best = state["history"], state["best"]
+
+    def step(self, batch: Batch, objective: Objective, epoch: int) -> tuple[Tensor, Tensor]:
+        """One update; returns the loss and the number of right answers, on the device."""
+        x = to_model_input(batch.pixels, self.device)
+        labels = torch.from_numpy(batch.labels).to(self.device)
+        # half precision pays where tensor cores do; a CPU here would only lose digits
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+            loss, logits = objective(self.shared, x, labels, Draws(self.config.seed, epoch, batch.index))
+        self.optimizer.zero_grad()
+        together(loss.backward)
+        if self.config.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimizer.step()
+        self.scheduler.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return loss.detach(), (logits.argmax(dim=1) == labels).sum()
+
+    def keep_if_best(self, standing: Standing) -> None:
+        """Keep the weights of this epoch if none before stood better; of equals the later one."""
+        if self.best is None or standing.worst_case >= self.best["worst_case"]:
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in self.judged.state_dict().items()}
+            self.best = {"epoch": len(self.history), "worst_case": standing.worst_case, "model": weights}
+
+    def settle(self) -> None:
+        """Give ``model`` the weights that are kept."""
+        kept = self.judged.state_dict() if self.best is None else self.best["model"]
+        self.model.load_state_dict(kept)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists: what survives a file, so that equal settings compare equal."""
+    return (
+        {k: _plain(v) for k, v in value.items()}
+        if isinstance(value, dict)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+    )
