@@ -246,13 +246,12 @@ def _epoch(
             raise InputError(
                 f"{len(unreadable)} of the first {seen + len(unreadable)} training images are unreadable, e.g. {unreadable[0]}; repair the data"
             )
-        if len(batch.index) < 2:
-            continue
-        loss, right = trainer.step(batch, objective, epoch)
-        loss_sum += loss * len(batch.index)
-        correct += right
-        seen += len(batch.index)
-        if step % _CHECK_EVERY == 0 or step == steps:
+        if len(batch.index) >= 2:  # BatchNorm has no statistics of one
+            loss, right = trainer.step(batch, objective, epoch)
+            loss_sum += loss * len(batch.index)
+            correct += right
+            seen += len(batch.index)
+        if seen and (step % _CHECK_EVERY == 0 or step == steps):
             lost, hits, images_seen = team.sum(loss_sum, correct, torch.tensor(seen, device=trainer.device))
             if not math.isfinite(lost):
                 raise TrainingError(
