@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from datetime import timedelta
 
 import typer
 
+from edgeadv_runtime.cuda import LIBRARY
 from edgeadv_runtime.errors import BackendError, InputError
 
 # a process may have to wait for as long as the slowest one attacks, or builds a plan
@@ -125,6 +127,17 @@ def join(*, own_gpu: bool, on_gpu: bool = False) -> Iterator[Processes]:
     yield Processes(distributed.get_rank(), world)
     # only where all went well: there is nobody to say goodbye to otherwise
     distributed.destroy_process_group()
+
+
+def gpus_may_be_here() -> bool:
+    """Whether NVIDIA's driver is installed and GPUs are not hidden; the driver is not started, which would settle what it sees."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return False
+    try:
+        ctypes.CDLL(LIBRARY)
+    except OSError:
+        return False
+    return True
 
 
 def narrow(local_rank: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.preprocess import Preprocess
 
-from ._processes import Processes, join
+from ._processes import Processes, gpus_may_be_here, join
 from ._shared import need
 from .export import export_run
 
@@ -258,7 +257,7 @@ def _defence(recipe: str, eps: str | None, steps: int | None, beta: float | None
 @contextmanager
 def _together() -> Iterator[Processes]:
     """The processes that ``torchrun`` started, each with a GPU of its own where there are any."""
-    with join(own_gpu=os.environ.get("CUDA_VISIBLE_DEVICES") != "", on_gpu=True) as processes:
+    with join(own_gpu=gpus_may_be_here(), on_gpu=True) as processes:
         yield processes
 
 

@@ -165,10 +165,10 @@ def test_the_figures_are_those_of_an_evaluation_that_keeps_nothing_on_the_way(ti
     ("visible", "rank", "expected"), [(None, 0, "0"), (None, 3, "3"), ("2,5", 1, "5"), ("GPU-a,GPU-b", 0, "GPU-a")]
 )
 def test_each_process_sees_its_own_gpu(monkeypatch, visible, rank, expected):
+    # set in any case, so that what narrow() leaves is taken back
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")
     if visible is None:
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    else:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     _processes.narrow(rank)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
