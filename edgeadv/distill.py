@@ -182,6 +182,9 @@ def distill(
         "teacher": teacher.title, "teacher_weights_sha256": teacher.info["weights_sha256"],
         "teacher_test_accuracy": teacher.info["stages"][-1]["test_accuracy"],
     }  # fmt: skip
+    stage = teacher.info["stages"][-1]
+    if "kept_epoch" in stage:
+        about["teacher_worst_case"] = stage["epochs"][stage["kept_epoch"] - 1]["holdout_worst_case"]
     budget = "" if eps is None else f" eps {eps.text}"
     with evaluation_mode(frozen):
         return _train_run(

@@ -33,6 +33,8 @@ MASKING_NOTE = (
     "Read the worst case and the masking verdict of `edgeadv evaluate`, not the FGSM column (docs/robustness.md)."
 )
 
+_LEAST_OF_A_TEACHER = 0.05
+
 Data = Annotated[
     str, typer.Option("--data", help="mnist5k, mnist, fashion-mnist, cifar10, cifar100, imagenette, or a folder.")
 ]
@@ -201,6 +203,10 @@ def distill(
         raise InputError(f"{recipe} needs --at-eps, e.g. 8/255: there is no budget that suits every data set")
     if not robust and (at_eps is not None or at_steps is not None or teacher_recipe is not None):
         raise InputError("--at-eps, --at-steps and --teacher-recipe belong to --recipe ard and rslad: leave them out")
+    if teacher_recipe == "undefended":
+        raise InputError(
+            f"--teacher-recipe undefended has no robustness for {recipe} to hand on: at-fgsm, n-fgsm, at-pgd or trades"
+        )
     if export is not None:
         need("export")
         check_replaceable(export)
@@ -220,6 +226,12 @@ def distill(
     if not team.first:
         return
     _say(run)
+    stood = run.info["recipe"].get("teacher_worst_case")
+    if stood is not None and stood < _LEAST_OF_A_TEACHER:
+        typer.echo(
+            f"warning: the teacher stood {stood:.1%} of the images held out: it has little robustness to hand on",
+            err=True,
+        )
     if not robust:
         typer.echo(MASKING_NOTE, err=True)
     if export is not None:
@@ -232,7 +244,8 @@ def _defence(recipe: str, eps: str | None, steps: int | None, beta: float | None
     one_step = {"at-fgsm": AdversarialTraining.fgsm, "n-fgsm": AdversarialTraining.n_fgsm}
     check_label_smoothing(smoothing)
     if recipe not in ("undefended", *one_step, "at-pgd", "trades"):
-        raise InputError(f"recipe {recipe!r} is not undefended, at-fgsm, n-fgsm, at-pgd or trades")
+        elsewhere = " (edgeadv distill has papernot, soft-label, ard and rslad)"
+        raise InputError(f"recipe {recipe!r} is not undefended, at-fgsm, n-fgsm, at-pgd or trades{elsewhere}")
     if beta is not None and recipe != "trades":
         raise InputError("--beta belongs to --recipe trades: leave it out")
     if recipe == "undefended":

@@ -626,6 +626,24 @@ options(
     "--teacher-recipe",
     "papernot",
 )
+options(
+    "teacher_without_robustness",
+    "--teacher-recipe undefended has no robustness",
+    distill,
+    "--recipe",
+    "rslad",
+    "--at-eps",
+    "8/255",
+    "--teacher-recipe",
+    "undefended",
+)
+options(
+    "robust_distillation_by_train",
+    "edgeadv distill has papernot, soft-label, ard and rslad",
+    train,
+    "--recipe",
+    "rslad",
+)
 options("temperature_of_zero", "temperature must be from 1", distill, "-T", "0")
 options("temperature_that_is_nan", "temperature must be from 1", distill, "-T", "nan")
 options("alpha_of_2", "alpha must be in [0, 1]", distill, "--recipe", "soft-label", "--alpha", "2")
