@@ -553,8 +553,8 @@ def test_no_torch_is_loaded(digits_bundle):
 @pytest.mark.slow
 @pytest.mark.parametrize(("eps", "queries"), [(0.1, 1000), (0.2, 300)])
 def test_as_strong_as_torchattacks(digits_model, digits_test, eps, queries):
-    """On the same images of a really trained network. torchattacks draws one square for the whole batch, so its accuracy varies
-    by some points from seed to seed: the mean of four is compared with the mean of ours."""
+    """On the same images of a really trained network: within a point, beyond what the seeds explain. torchattacks draws one square
+    for a whole batch, so that its accuracy on one batch of 300 swings by 5 points from seed to seed: it gets batches of 10."""
     import torchattacks
 
     order = balanced_subset(digits_test.labels, 300)
@@ -570,13 +570,16 @@ def test_as_strong_as_torchattacks(digits_model, digits_test, eps, queries):
 
     theirs, ours = [], []
     for seed in range(4):
-        torch.manual_seed(seed)
-        attack = torchattacks.Square(
-            digits_model, norm="Linf", eps=eps, n_queries=queries, n_restarts=1, p_init=0.8, seed=seed, verbose=False,
-            loss="margin", resc_schedule=True,
-        )  # fmt: skip
-        theirs.append(accuracy(attack(torch.from_numpy(x), torch.from_numpy(y)).numpy()))
+        made = []
+        for k, part in enumerate(zip(torch.from_numpy(x).split(10), torch.from_numpy(y).split(10), strict=True)):
+            attack = torchattacks.Square(
+                digits_model, norm="Linf", eps=eps, n_queries=queries, n_restarts=1, p_init=0.8, seed=1000 * seed + k, verbose=False,
+                loss="margin", resc_schedule=True,
+            )  # fmt: skip
+            made.append(attack(*part))
+        theirs.append(accuracy(torch.cat(made).numpy()))
         ours.append(accuracy(square(predict, x, y, eps=eps, queries=queries, seed=seed).x))
     print(f"\neps {eps}, {queries} queries, clean {accuracy(x):.3f}: ours {ours}, torchattacks {theirs}")
-    assert np.mean(ours) <= np.mean(theirs) + 0.01
+    error = np.sqrt((np.var(ours, ddof=1) + np.var(theirs, ddof=1)) / len(ours))
+    assert np.mean(ours) - np.mean(theirs) <= 0.01 + 2 * error
     assert np.mean(ours) < accuracy(x) - 0.2
