@@ -130,8 +130,19 @@ class Perturbation:
 _SMALL_NOISE = 0.001
 
 
+class Perturbed:
+    """What objectives share that perturb the images."""
+
+    perturbation: Perturbation
+
+    @property
+    def budget(self) -> Eps:
+        """What the network is trained to stand."""
+        return self.perturbation.eps
+
+
 @dataclass(frozen=True)
-class AdversarialTraining:
+class AdversarialTraining(Perturbed):
     """Cross-entropy on perturbed images, with the labels at T = 1.
 
     Attributes:
@@ -174,11 +185,6 @@ class AdversarialTraining:
         return cls("at-pgd", Perturbation(eps, steps, _PGD_REACH * eps.value / max(steps, 1)))
 
     @property
-    def budget(self) -> Eps:
-        """What the network is trained to stand."""
-        return self.perturbation.eps
-
-    @property
     def title(self) -> str:
         """The recipe in a few words, e.g. ``"at-pgd eps 8/255"``."""
         return f"{self.recipe} eps {self.budget.text}"
@@ -203,7 +209,7 @@ class AdversarialTraining:
 
 
 @dataclass(frozen=True)
-class Trades:
+class Trades(Perturbed):
     """TRADES (Zhang et al. 2019, "Theoretically Principled Trade-off between Robustness and Accuracy", eq. 5 and alg. 1).
 
     ``CE(f(x), y) + beta * KL(f(x) || f(x'))``, where ``x'`` maximises that divergence. Clean and perturbed images go through
@@ -230,11 +236,6 @@ class Trades:
     def at(cls, eps: Eps, steps: int = 10, *, beta: float = 6.0) -> Trades:
         """The paper's: 10 steps (0.007 at eps 0.031 there, a quarter of eps here)."""
         return cls(Perturbation.small_steps(eps, steps), beta)
-
-    @property
-    def budget(self) -> Eps:
-        """What the network is trained to stand."""
-        return self.perturbation.eps
 
     @property
     def title(self) -> str:

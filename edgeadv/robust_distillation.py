@@ -14,15 +14,30 @@ from torch.nn import functional
 
 from edgeadv_runtime.eps import Eps
 
-from .adversarial import Perturbation, divergence
+from .adversarial import Perturbation, Perturbed, divergence
 from .draws import Draws
 from .objectives import Outcome, check_alpha, check_temperature, logits_of, soft_labels
 
 STEPS = 10
 
 
+class _RobustDistillation(Perturbed):
+    """What both share but for their losses and defaults."""
+
+    temperature: float
+    alpha: float
+
+    def __post_init__(self) -> None:
+        check_temperature(self.temperature)
+        check_alpha(self.alpha)
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``run.json`` keeps of it."""
+        return {"temperature": self.temperature, "alpha": self.alpha, **self.perturbation.to_json()}
+
+
 @dataclass(frozen=True)
-class Ard:
+class Ard(_RobustDistillation):
     """Adversarially robust distillation (Goldblum et al. 2020, "Adversarially Robust Distillation", eq. 3 and alg. 1).
 
     ``alpha * T**2 * KL(teacher(x) || student(x')) + (1 - alpha) * CE(student(x), y)``, both softmaxes of the first term at T,
@@ -41,25 +56,12 @@ class Ard:
     alpha: float = 1.0
     head_scale: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_temperature(self.temperature)
-        check_alpha(self.alpha)
-
     @classmethod
     def at(
         cls, eps: Eps, teacher: nn.Module, *, temperature: float = 30.0, alpha: float = 1.0, steps: int = STEPS
     ) -> Ard:
         """The paper's at ``eps``: steps of a quarter of it from a random start."""
         return cls(teacher, Perturbation(eps, steps, eps.value / 4), temperature, alpha)
-
-    @property
-    def budget(self) -> Eps:
-        """What the student is trained to stand."""
-        return self.perturbation.eps
-
-    def to_json(self) -> dict[str, Any]:
-        """What ``run.json`` keeps of it."""
-        return {"temperature": self.temperature, "alpha": self.alpha, **self.perturbation.to_json()}
 
     def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Outcome:
         """Mean loss over the batch; BatchNorm sees perturbed images, and clean ones only where their loss counts."""
@@ -72,7 +74,7 @@ class Ard:
 
 
 @dataclass(frozen=True)
-class Rslad:
+class Rslad(_RobustDistillation):
     """Robust soft label adversarial distillation (Zi et al. 2021, "Revisiting Adversarial Robustness Distillation", eq. 5).
 
     ``alpha * KL(teacher(x) || student(x')) + (1 - alpha) * KL(teacher(x) || student(x))``, where ``x'`` maximises the first
@@ -91,25 +93,12 @@ class Rslad:
     alpha: float = 5 / 6
     head_scale: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_temperature(self.temperature)
-        check_alpha(self.alpha)
-
     @classmethod
     def at(
         cls, eps: Eps, teacher: nn.Module, *, temperature: float = 1.0, alpha: float = 5 / 6, steps: int = STEPS
     ) -> Rslad:
         """The paper's at ``eps``."""
         return cls(teacher, Perturbation.small_steps(eps, steps), temperature, alpha)
-
-    @property
-    def budget(self) -> Eps:
-        """What the student is trained to stand."""
-        return self.perturbation.eps
-
-    def to_json(self) -> dict[str, Any]:
-        """What ``run.json`` keeps of it."""
-        return {"temperature": self.temperature, "alpha": self.alpha, **self.perturbation.to_json()}
 
     def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Outcome:
         """Mean loss over the batch; the labels are not used."""

@@ -21,7 +21,7 @@ from .margins import clearly_broken, margins
 
 _RESCALED_TO = 10_000
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-# streams of an image's random draws: the stripes, and from here on blocks of squares
+# streams of an image's random draws: the stripes, and the squares, block by block
 _STRIPES, _SQUARES = "square: stripes", "square: squares"
 _BLOCK = 256
 

@@ -394,11 +394,12 @@ def _on_artefact(
     k: int, artefact: Artefact, infos: Sequence[AttackInfo], outcomes: Sequence[BatchOutcome]
 ) -> list[dict[str, Any]]:
     """What attacks that asked this very artefact found beyond the gradients that were tried on it."""
+    ours = {info.key: info for info in infos if _ours(info)}
     asked = {
-        info.key: info for info in infos
-        if info.queried == artefact.identity and _ours(info)
+        key: info for key, info in ours.items()
+        if info.queried == artefact.identity
         # what asked the reference is judged with the weights, unless it was added to a pack, where there is no reference
-        and not ("@" not in info.name and all(info.key in o.evidence.answers for o in outcomes))
+        and ("@" in info.name or not all(key in o.evidence.answers for o in outcomes))
     }  # fmt: skip
     if not asked:
         return []
@@ -406,8 +407,6 @@ def _on_artefact(
     labels, right = np.concatenate([o.labels for o in outcomes]), hits[CLEAN_KEY]
     if not right.any():
         return []
-    stood = {key: flags[right] for key, flags in hits.items() if key != CLEAN_KEY}
-    by_key = {info.key: info for info in infos if info.key in stood and _ours(info)}
-    stood = {key: flags for key, flags in stood.items() if key in by_key}
-    standing = _Standing(by_key, labels[right], stood, whose=f"{artefact.backend} {artefact.variant}")
+    stood = {key: flags[right] for key, flags in hits.items() if key in ours}
+    standing = _Standing(ours, labels[right], stood, whose=f"{artefact.backend} {artefact.variant}")
     return list(_queries(standing, asked))
