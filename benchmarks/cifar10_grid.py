@@ -4,7 +4,10 @@ A row is trained, exported and evaluated in one place, its JSON is written when 
 passed over: call it again to go on, also after ``--time-limit``, for trainings resume. What each row ran is in its ``commands``.
 
     python benchmarks/cifar10_grid.py --data cifar10/ --work grid/ --out benchmarks/results/cifar10_grid-h100.json
-    python benchmarks/cifar10_grid.py --data cifar10/ --work grid-cpu/ --small --out benchmarks/results/cifar10_grid-cpu.json
+    python benchmarks/cifar10_grid.py --data cifar10/ --work grid-cpu/ --small --limit 1000 \\
+        --out benchmarks/results/cifar10_grid-cpu.json
+
+A teacher is the row of its own network and recipe where that is in ``--work`` already, else it is trained for the row.
 """
 
 from __future__ import annotations
@@ -22,37 +25,44 @@ from edgeadv_runtime.files import read_json, write_json
 from edgeadv_runtime.results import Results
 
 EPS = "8/255"
-TEACHER = "resnet101"
 ARCHITECTURES = ("regnet_y_400mf", "alexnet", "resnet101")
 # the robust row first; of AlexNet, which has no BatchNorm, with a smaller step
 RECIPES: dict[str, list[str]] = {
     "n-fgsm": ["train", "--recipe", "n-fgsm", "--at-eps", EPS],
-    "rslad": ["distill", "--recipe", "rslad", "--at-eps", EPS, "--teacher-arch", TEACHER, "--teacher-recipe", "n-fgsm"],
+    "rslad": ["distill", "--recipe", "rslad", "--at-eps", EPS],
     "undefended": ["train"],
     "papernot": ["distill", "--recipe", "papernot", "-T", "40"],
-    "soft-label": ["distill", "--recipe", "soft-label", "--teacher-arch", TEACHER],
+    "soft-label": ["distill", "--recipe", "soft-label"],
 }
+TAUGHT_BY = {"rslad": "n-fgsm", "soft-label": "undefended"}
+# on a CPU, where ResNet-101 takes nine times as long as RegNetY
+SMALL_EPOCHS = {"regnet_y_400mf": 20, "alexnet": 12, "resnet101": 6}
 
 
 def common(architecture: str, options: argparse.Namespace) -> list[str]:
     """What all trainings of one network share: on a GPU that of the references, on a CPU a subset that takes minutes."""
     side = ["--upsample", "2"] if architecture == "alexnet" or not options.small else []
     if options.small:
+        epochs = options.epochs or SMALL_EPOCHS[architecture]
         return [
-            *side,
-            "--augment",
-            "crop-flip",
-            "--epochs",
-            str(options.epochs or 12),
-            "--limit",
-            "5000",
-            "--lr",
-            "0.05",
-        ]
+            *side, "--augment", "crop-flip", "--epochs", str(epochs), "--limit", "5000", "--holdout", "500",
+            "--lr", "0.01" if architecture == "alexnet" else "0.05",
+        ]  # fmt: skip
     return [
         *side, "--augment", "crop-flip", "--epochs", str(options.epochs or 30), "--batch-size", "256", "--lr", "0.2",
         "--ema", "0.999", "--workers", "12",
     ]  # fmt: skip
+
+
+def teacher(recipe: str, options: argparse.Namespace) -> list[str]:
+    """Where the teacher of a row comes from."""
+    if recipe not in TAUGHT_BY:
+        return []
+    run: Path = options.work / f"{options.teacher}-{TAUGHT_BY[recipe]}" / "run"
+    if (run / "run.json").exists():
+        return ["--teacher", str(run)]
+    how = ["--teacher-recipe", TAUGHT_BY[recipe]] if recipe == "rslad" else []
+    return ["--teacher-arch", options.teacher, *how]
 
 
 def run(arguments: list[str]) -> int:
@@ -78,7 +88,8 @@ def row(architecture: str, recipe: str, options: argparse.Namespace) -> dict[str
     kind, *more = RECIPES[recipe]
     limit = [] if options.time_limit is None else ["--time-limit", options.time_limit]
     train = [
-        kind, "--data", str(options.data), "--arch", architecture, *more, *common(architecture, options), "--seed", str(options.seed),
+        kind, "--data", str(options.data), "--arch", architecture, *more, *teacher(recipe, options),
+        *common(architecture, options), "--seed", str(options.seed),
         "--out", str(work / "run"), "--resume", *limit,
     ]  # fmt: skip
     started = time.monotonic()
@@ -90,7 +101,7 @@ def row(architecture: str, recipe: str, options: argparse.Namespace) -> dict[str
         "export",
         str(work / "run"),
         "--precision",
-        "fp32,fp16,int8",
+        options.precision,
         "--out",
         str(work / "m.edgeadv"),
         "--overwrite",
@@ -125,10 +136,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for runs and bundles")
     parser.add_argument("--architectures", default=",".join(ARCHITECTURES))
     parser.add_argument("--recipes", default=",".join(RECIPES))
+    parser.add_argument("--teacher", default="resnet101", help="architecture that rslad and soft-label learn from")
     parser.add_argument("--small", action="store_true", help="a subset that a CPU trains in minutes")
     parser.add_argument("--epochs", type=int, help="of each training")
     parser.add_argument("--limit", type=int, help="test images")
     parser.add_argument("--suite", default="standard")
+    parser.add_argument("--precision", default="fp32,fp16,int8", help="of the files that are exported and evaluated")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--time-limit", help="of each call's training, e.g. 9m")
     parser.add_argument("--out", type=Path, required=True)
