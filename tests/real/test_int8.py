@@ -72,7 +72,7 @@ def regnet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Results]:
         "--lr",
         "0.04",
     ]
-    assert main([*train, "--limit", "30000", "--out", str(work / "run")]) == 0
+    assert main([*train, "--limit", "20000", "--out", str(work / "run")]) == 0
     torch.set_num_threads(1)
     # so loose a limit that no layer stays in float32: it is not the export that makes the assertions below true
     export = ["export", str(work / "run"), "--precision", "fp32,int8", "--max-drop", "100"]
@@ -108,7 +108,7 @@ def test_regnet_on_cifar10_loses_at_most_a_point(regnet, variant):
     bundle, results = regnet
     assert results.data["n"] + results.data["calibration_left_out"] == 5000
     (clean,) = results.select(attack="clean", variant="fp32")
-    assert clean.top1 > 0.45  # or there would be little to lose
+    assert clean.top1 > 0.4  # or there would be little to lose
     assert bundle.manifest["variants"][variant]["float_layers"] == []
     assert drop(results, variant) <= 1.0
     said = bundle.manifest["variants"][variant]["gate"]["clean"]
@@ -192,7 +192,7 @@ def agrees(found: dict[str, float], variant: str) -> None:
 
 @pytest.mark.parametrize("variant", INT8)
 def test_surrogates_agree_on_photographs(lite0, variant):
-    agrees(disagreements(lite0[0], variant, SHARED / "imagenet-dev", 180, 1 / 255), variant)
+    agrees(disagreements(lite0[0], variant, SHARED / "imagenet-dev", 100, 1 / 255), variant)
 
 
 @pytest.mark.parametrize("variant", INT8)
