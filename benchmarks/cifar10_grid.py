@@ -3,8 +3,8 @@
 A row is trained, exported and evaluated in one place, its JSON is written when it is done, and rows that are there already are
 passed over: call it again to go on, also after ``--time-limit``, for trainings resume. What each row ran is in its ``commands``.
 
-    python benchmarks/cifar10_grid.py --data cifar10/ --work grid/ --out benchmarks/results/cifar10_grid-h100.json
-    python benchmarks/cifar10_grid.py --data cifar10/ --work grid-cpu/ --small --limit 1000 \\
+    python benchmarks/cifar10_grid.py --data cifar10-png/ --work grid/ --out benchmarks/results/cifar10_grid-h100.json
+    python benchmarks/cifar10_grid.py --data cifar10-png/ --work grid-cpu/ --small --limit 1000 \\
         --out benchmarks/results/cifar10_grid-cpu.json
 
 A teacher is the row of its own network and recipe where that is in ``--work`` already, else it is trained for the row.

@@ -280,19 +280,6 @@ class Batch:
     unreadable: tuple[str, ...]
 
 
-Augment = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
-
-
-def crop_flip(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Shift by up to an eighth of the side (reflected at the border) and mirror half of the images."""
-    side = pixels.shape[0]
-    pad = side // 8
-    padded = np.pad(pixels, ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
-    top, left = rng.integers(0, 2 * pad + 1, size=2)
-    shifted = padded[top : top + side, left : left + side]
-    return shifted[:, ::-1] if rng.random() < 0.5 else shifted
-
-
 @dataclass(frozen=True)
 class _Prepared(Dataset[tuple[int, NDArray[np.uint8] | None, str]]):
     """One preprocessed image at a time, in a given order, for a loader and its workers."""
@@ -300,8 +287,6 @@ class _Prepared(Dataset[tuple[int, NDArray[np.uint8] | None, str]]):
     images: ImageSet
     preprocess: Preprocess
     order: NDArray[np.int64]
-    augment: Augment | None
-    seed: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.order)
@@ -312,9 +297,6 @@ class _Prepared(Dataset[tuple[int, NDArray[np.uint8] | None, str]]):
             pixels = self.preprocess(self.images.image(i))
         except InputError as error:
             return i, None, f"{self.images.names[i]}: {error}"
-        if self.augment is not None:
-            # one generator per image: the result does not depend on worker or batch
-            pixels = self.augment(pixels, np.random.default_rng((*self.seed, i)))
         return i, pixels, ""
 
 
@@ -324,8 +306,6 @@ def batches(
     *,
     batch_size: int,
     order: NDArray[np.int64] | None = None,
-    augment: Augment | None = None,
-    seed: tuple[int, ...] = (0,),
     workers: int = 0,
 ) -> Iterator[Batch]:
     """Preprocessed batches in a fixed order.
@@ -335,15 +315,13 @@ def batches(
         preprocess: how.
         batch_size: images per batch, before unreadable ones are taken out.
         order: positions in ``images``; None reads all in order.
-        augment: applied to each preprocessed image with a generator made from ``seed`` and its position.
-        seed: seeds of the augmentation.
         workers: processes that decode; 0 decodes in this one. The result is the same.
     """
     order = np.arange(len(images)) if order is None else order
     # torch would otherwise draw the workers' base seed from, and so advance, the global random state
     generator = torch.Generator().manual_seed(0)
     loader = DataLoader(
-        _Prepared(images, preprocess, order, augment, seed), batch_size=batch_size, num_workers=workers, collate_fn=list,
+        _Prepared(images, preprocess, order), batch_size=batch_size, num_workers=workers, collate_fn=list,
         generator=generator,
     )  # fmt: skip
     shape = (0, preprocess.crop, preprocess.crop, 3)

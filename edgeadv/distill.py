@@ -22,12 +22,13 @@ from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.preprocess import Preprocess
 
+from . import checkpoint
 from .adversarial import AdversarialTraining, Trades
 from .data import ImageSet
 from .models import Architecture, PixelModel, WeightsMap, build, evaluation_mode, load_pretrained
 from .objectives import DefensiveDistillation, HardLabels, Objective, SoftLabels, check_alpha, check_temperature
 from .robust_distillation import STEPS, Ard, Rslad
-from .runs import RUN_FILE, STATE_FILE, TEACHER_FOLDER, Run, write_run
+from .runs import RUN_FILE, TEACHER_FOLDER, Run, write_run
 from .team import Team
 from .train import Report, default_device, fit, with_seed
 from .trainer import TrainConfig
@@ -270,6 +271,8 @@ def _train_run(
     stage: str, title: str, recipe: dict[str, Any],
 ) -> Run:  # fmt: skip
     if (finished := _finished(out, task, architecture, recipe)) is not None:
+        if task.team.first:
+            checkpoint.remove(out)  # of a training that was killed just before it did so itself
         return finished
     torch.manual_seed(task.config.seed)
     model = start()
@@ -289,6 +292,6 @@ def _train_run(
     }  # fmt: skip
     if task.team.first:
         write_run(out, model, info)
-        (out / STATE_FILE).unlink(missing_ok=True)
+        checkpoint.remove(out)
     task.team.wait()
     return Run.open(out)

@@ -4,7 +4,7 @@
 
     weights.safetensors   the trained network (export and evaluation read nothing else)
     run.json              every hyper-parameter, data, seed, versions, metrics per epoch
-    state.pt              what --resume needs; only while the run is unfinished
+    state.json, *.bin     what --resume needs; only while the run is unfinished
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from edgeadv_runtime.errors import BundleError, InputError, IntegrityError, Sche
 from edgeadv_runtime.files import read_json, sha256_file, write_json
 from edgeadv_runtime.preprocess import Preprocess
 
+from .checkpoint import STATE_FILE
 from .models import Architecture, PixelModel, build, load_state, read_weights, save_weights
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "weights.safetensors"
-STATE_FILE = "state.pt"
 TEACHER_FOLDER = "teacher"
 
 

@@ -17,10 +17,10 @@ from torch import nn
 
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.preprocess import Preprocess, to_tensor
 
 from .attacks.functions import fgsm, pgd
-from .data import ImageSet, balanced_subset, batches
+from .data import balanced_subset
+from .feed import Feed, to_model_input
 from .models import evaluation_mode
 
 HOLDOUT = 2000
@@ -69,22 +69,19 @@ def split_off(labels: NDArray[np.int64], asked: int | None, *, budget: Eps | Non
     return balanced_subset(labels, count) if count else np.empty(0, dtype=np.int64)
 
 
-def standing(
-    model: nn.Module, images: ImageSet, order: NDArray[np.int64], preprocess: Preprocess, eps: Eps, *, workers: int = 0
-) -> Standing:
-    """How ``model`` stands on the images at ``order`` at budget ``eps``; its mode and gradients are as before afterwards.
+def standing(model: nn.Module, source: Feed, order: NDArray[np.int64], eps: Eps) -> Standing:
+    """How ``model`` stands on the images of ``source`` at ``order`` at budget ``eps``; its mode and gradients are as before afterwards.
 
     Raises:
         InputError: not one image is readable.
     """
-    device = next(model.parameters()).device
     counts = torch.zeros(3, dtype=torch.long)
     n = 0
     with evaluation_mode(model):
-        for batch in batches(images, preprocess, batch_size=_BATCH, order=order, workers=workers):
+        for batch in source.batches(_BATCH, order):
             if not len(batch.index):
                 continue
-            x, labels = torch.from_numpy(to_tensor(batch.pixels)).to(device), torch.from_numpy(batch.labels).to(device)
+            x, labels = to_model_input(batch.pixels).contiguous(), batch.labels
             right = _right(model, x, labels)
             one = right & _right(model, fgsm(model, x, labels, eps=eps.value)[0].x, labels)
             worst = one.clone()
@@ -94,7 +91,7 @@ def standing(
             counts += torch.tensor([int(flags.sum()) for flags in (right, one, worst)])
             n += len(batch.index)
     if not n:
-        raise InputError(f"none of the {len(order)} images held out of {images.spec} is readable")
+        raise InputError(f"none of the {len(order)} images held out of {source.images.spec} is readable")
     clean, single, least = (count / n for count in counts.tolist())
     return Standing(clean, single, least, n)
 

@@ -20,13 +20,14 @@ from edgeadv_runtime.files import ensure_writable
 from edgeadv_runtime.preprocess import Preprocess
 from edgeadv_runtime.stats import wilson_interval
 
-from .data import ImageSet, balanced_subset, batches, crop_flip
+from .checkpoint import STATE_FILE
+from .data import ImageSet, balanced_subset
+from .feed import Feed, Waiting, feed, to_model_input
 from .models import PixelModel, check_input_size, evaluation_mode
 from .objectives import Objective, scale_head
-from .runs import STATE_FILE
 from .selection import collapse, split_off, standing
 from .team import Team
-from .trainer import OPTIMIZER, TrainConfig, Trainer, to_model_input
+from .trainer import OPTIMIZER, TrainConfig, Trainer
 
 _CHECK_EVERY = 20
 
@@ -45,8 +46,11 @@ class Progress:
         accuracy: share of training images classified right in the epoch so far, as the network saw them: perturbed in
             adversarial training.
         images_per_s: training images per second, in this epoch so far.
+        waiting: share of the time of this epoch so far in which the device waited for images.
+        lr: the largest learning rate now.
         test_accuracy: top-1 on the test images after the last whole epoch, None before.
         worst_case: share of the held-out images that stood after the last whole epoch, None before and where none are.
+        measured: what the history keeps of this epoch once it is over and measured, None while it runs.
     """
 
     stage: str
@@ -54,11 +58,14 @@ class Progress:
     epochs: int
     step: int
     steps: int
-    loss: float
-    accuracy: float
-    images_per_s: float
-    test_accuracy: float | None
+    loss: float = 0.0
+    accuracy: float = 0.0
+    images_per_s: float = 0.0
+    waiting: float = 0.0
+    lr: float = 0.0
+    test_accuracy: float | None = None
     worst_case: float | None = None
+    measured: Mapping[str, float] | None = None
 
 
 class OutOfTimeError(Exception):
@@ -99,7 +106,7 @@ def fit(
     deadline: float | None = None,
     team: Team | None = None,
 ) -> dict[str, Any]:
-    """Train ``model`` in place; after every epoch ``out/state.pt`` holds all that ``resume`` needs.
+    """Train ``model`` in place; after every epoch ``out/state.json`` and its parts hold all that ``resume`` needs.
 
     Where the objective has a budget the weights are those of the epoch that stood best on held-out training images, and a
     training that collapses ends there.
@@ -115,9 +122,9 @@ def fit(
         config: hyper-parameters.
         out: folder for the state file.
         stage: name of this training in progress reports.
-        resume: take up from ``out/state.pt`` if it is there.
+        resume: take up from the state in ``out`` if there is one.
         device: where to train; None takes :func:`default_device`.
-        report: called every 20 steps and after the last one of an epoch.
+        report: called every 20 steps, after the last one of an epoch, and again when the epoch is measured.
         settings: what else makes this training the one it is, such as the recipe: only the same can be resumed.
         deadline: by ``time.monotonic()``; no epoch begins that would, as long as the last one, end after it.
         team: the processes that train together, each on every so-manieth image of a batch; None trains alone. All start from the
@@ -136,6 +143,7 @@ def fit(
         StorageError: ``out`` cannot be written, or holds another training and ``resume`` is false.
     """
     device, team = default_device() if device is None else device, team or Team()
+    say = report or (lambda progress: None)
     if config.batch_size % team.world:
         raise InputError(f"--batch-size {config.batch_size} is no multiple of the {team.world} processes that share it")
     held_out = split_off(train_images.labels, config.holdout, budget=objective.budget)
@@ -157,14 +165,16 @@ def fit(
         "preprocess": preprocess.to_json(),
     }
     trainer = Trainer(model, objective, config, device, steps, {**about, **(settings or {})}, team)
-    state_file = out / STATE_FILE
-    if state_file.exists():
+    if (out / STATE_FILE).exists():
         if not resume:
             raise StorageError(
                 f"{out} holds an unfinished training: continue it with --resume, or choose another --out"
             )
-        trainer.restore(state_file)
+        trainer.restore(out)
     team.wait()
+    wanted = chosen if objective.budget is None else np.union1d(chosen, held_out)
+    source = feed(train_images, wanted, preprocess, device, workers=config.workers)
+    tests = feed(test_images, np.arange(len(test_images)), preprocess, device, workers=config.workers)
     unreadable: list[str] = []
     stopped = collapse(trainer.history)
     for epoch in range(len(trainer.history), config.epochs):
@@ -174,11 +184,13 @@ def fit(
         if team.world > 1:
             # dropout: the one thing that is drawn by process and not by image
             torch.manual_seed(config.seed + 1_000_003 * (epoch * team.world + team.rank + 1))
-        unreadable = _epoch(trainer, objective, train_images, chosen, preprocess, epoch, steps, stage, report, team)
+        progress = _begin(stage, epoch, config.epochs, steps, trainer.history)
+        unreadable = _epoch(trainer, objective, source, chosen, epoch, steps, team, say, progress)
         if team.first:
-            _measure(trainer, train_images, test_images, held_out, preprocess, objective.budget)
-            trainer.save(state_file)
+            _measure(trainer, source, held_out, tests, objective.budget)
+            trainer.save(out)
         trainer.history[-1] = team.tell(trainer.history[-1])
+        say(_end(_begin(stage, epoch, config.epochs, steps, trainer.history), trainer.history[-1], trainer.lr))
         stopped = collapse(trainer.history)
     if len(trainer.history) < config.epochs and not stopped:
         raise OutOfTimeError(stage, len(trainer.history), config.epochs)
@@ -197,19 +209,33 @@ def fit(
     }  # fmt: skip
 
 
-def _measure(
-    trainer: Trainer, train_images: ImageSet, test_images: ImageSet, held_out: NDArray[np.int64], preprocess: Preprocess,
-    budget: Eps | None,
-) -> None:  # fmt: skip
+def _measure(trainer: Trainer, source: Feed, held_out: NDArray[np.int64], tests: Feed, budget: Eps | None) -> None:
     """Add to the last epoch of the history how the network does, and keep its weights if none did better."""
-    start, workers = time.perf_counter(), trainer.config.workers
-    correct, scored = accuracy(trainer.judged, test_images, preprocess, workers=workers)
+    start = time.perf_counter()
+    correct, scored = accuracy(trainer.judged, tests)
     trainer.history[-1] |= {"test_accuracy": correct / scored, "test_images": scored}
     if budget is not None and len(held_out):
-        stands = standing(trainer.judged, train_images, held_out, preprocess, budget, workers=workers)
+        stands = standing(trainer.judged, source, held_out, budget)
         trainer.history[-1] |= stands.to_json()
         trainer.keep_if_best(stands)
     trainer.history[-1]["measured_s"] = round(time.perf_counter() - start, 3)
+
+
+def _begin(stage: str, epoch: int, epochs: int, steps: int, history: list[dict[str, float]]) -> Progress:
+    """An epoch of which nothing is done yet."""
+    last = history[-1] if history else {}
+    return Progress(
+        stage, epoch + 1, epochs, 0, steps, test_accuracy=last.get("test_accuracy"), worst_case=last.get("holdout_worst_case")
+    )  # fmt: skip
+
+
+def _end(begun: Progress, entry: dict[str, float], lr: float) -> Progress:
+    """The same epoch, over and measured."""
+    return replace(
+        begun, step=begun.steps, loss=entry["loss"], accuracy=entry["train_accuracy"], images_per_s=entry["images_per_s"],
+        waiting=entry["waited_s"] / max(entry["duration_s"], 1e-9), lr=lr, test_accuracy=entry["test_accuracy"],
+        worst_case=entry.get("holdout_worst_case"), measured=entry,
+    )  # fmt: skip
 
 
 def _last_duration(trainer: Trainer) -> float:
@@ -219,24 +245,20 @@ def _last_duration(trainer: Trainer) -> float:
 
 
 def _epoch(
-    trainer: Trainer, objective: Objective, images: ImageSet, chosen: np.ndarray[Any, Any], preprocess: Preprocess,
-    epoch: int, steps: int, stage: str, report: Report | None, team: Team,
+    trainer: Trainer, objective: Objective, source: Feed, chosen: NDArray[np.int64], epoch: int, steps: int, team: Team,
+    say: Callable[[Progress], None], progress: Progress,
 ) -> list[str]:  # fmt: skip
+    """Train for one epoch, add it to the history, and return what could not be read."""
     config = trainer.config
     # order and augmentation come from (seed, epoch), so that nothing but torch's state has to be saved
     order = np.random.default_rng((config.seed, epoch)).permutation(chosen)[: steps * config.batch_size]
     # every process takes its part of each batch of the one order
     own = order.reshape(steps, config.batch_size)[:, team.rank :: team.world].ravel()
-    loader = batches(
-        images, preprocess, batch_size=config.batch_size // team.world, order=own, seed=(config.seed, epoch), workers=config.workers,
-        augment=crop_flip if config.augment == "crop-flip" else None,
-    )  # fmt: skip
     trainer.model.train()
     loss_sum, correct = torch.zeros((), device=trainer.device), torch.zeros((), dtype=torch.long, device=trainer.device)
-    seen, start, mean, share = 0, time.perf_counter(), 0.0, 0.0
+    seen, start, waiting, waited = 0, time.perf_counter(), Waiting(trainer.device), 0.0
     unreadable: list[str] = []
-    last = trainer.history[-1] if trainer.history else {}
-    for step, batch in enumerate(loader, 1):
+    for step, batch in enumerate(waiting.on(source.batches(config.batch_size // team.world, own)), 1):
         unreadable += batch.unreadable
         if unreadable and team.world > 1:
             raise InputError(
@@ -257,33 +279,36 @@ def _epoch(
                 raise TrainingError(
                     f"the loss is not finite at step {step} of epoch {epoch + 1}: lower --lr (now {max(trainer.scheduler.get_last_lr()):.3g})"
                 )
-            mean, share = lost / images_seen, hits / images_seen
-            if report is not None:
-                rate = images_seen / (time.perf_counter() - start)
-                before = last.get("test_accuracy"), last.get("holdout_worst_case")
-                report(Progress(stage, epoch + 1, config.epochs, step, steps, mean, share, rate, *before))
-    trainer.history.append({"loss": mean, "train_accuracy": share, "duration_s": round(time.perf_counter() - start, 3)})
+            waited += waiting.seconds()
+            passed = time.perf_counter() - start
+            progress = replace(
+                progress, step=step, loss=lost / images_seen, accuracy=hits / images_seen,
+                images_per_s=images_seen / passed, waiting=waited / passed, lr=trainer.lr,
+            )  # fmt: skip
+            say(progress)
+    trainer.history.append(
+        {
+            "loss": progress.loss, "train_accuracy": progress.accuracy, "duration_s": round(time.perf_counter() - start, 3),
+            "images_per_s": round(progress.images_per_s, 1), "waited_s": round(waited, 3),
+        }
+    )  # fmt: skip
     return unreadable
 
 
-def accuracy(
-    model: PixelModel, images: ImageSet, preprocess: Preprocess, *, workers: int = 0, batch_size: int = 256
-) -> tuple[int, int]:
-    """Right answers and readable images of ``model`` in evaluation mode.
+def accuracy(model: PixelModel, source: Feed, *, batch_size: int = 256) -> tuple[int, int]:
+    """Right answers and readable images of ``model`` in evaluation mode, of all images of ``source``.
 
     Raises:
         InputError: not one image is readable.
     """
-    device = next(model.parameters()).device
     correct = scored = 0
     with evaluation_mode(model, frozen=False), torch.no_grad():
-        for batch in batches(images, preprocess, batch_size=batch_size, workers=workers):
+        for batch in source.batches(batch_size):
             if len(batch.index):
-                predicted = model(to_model_input(batch.pixels, device)).argmax(dim=1).cpu().numpy()
-                correct += int((predicted == batch.labels).sum())
+                correct += int((model(to_model_input(batch.pixels)).argmax(dim=1) == batch.labels).sum())
                 scored += len(batch.index)
     if not scored:
-        raise InputError(f"none of the {len(images)} test images of {images.spec} is readable")
+        raise InputError(f"none of the {len(source.order)} test images of {source.images.spec} is readable")
     return correct, scored
 
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgeadv_runtime.errors import BundleError, InputError
-from edgeadv_runtime.files import write_bytes
 
-from .data import Batch
+from . import checkpoint
+from .augment import AUGMENTS
 from .draws import Draws
+from .feed import DeviceBatch, to_model_input
 from .models import PixelModel
 from .objectives import Objective, parameter_groups
 from .selection import Standing
@@ -42,7 +45,7 @@ class TrainConfig:
             network without BatchNorm.
         weight_decay: L2 penalty.
         seed: of initialisation, order, augmentation and dropout.
-        augment: ``"none"``, or ``"crop-flip"``: shifts by up to an eighth of the side, and mirroring.
+        augment: a name of :data:`edgeadv.augment.AUGMENTS`.
         limit: train on at most this many images, as many of each class; None takes all.
         workers: processes that decode images; 0 decodes in this one.
         clip: largest Euclidean norm of the gradient of all parameters together; None does not clip.
@@ -50,6 +53,9 @@ class TrainConfig:
             and kept in their place; 0 keeps the weights themselves.
         holdout: training images that are not trained on: the epoch whose network stands best on them is kept. None takes
             2,000, or a fifth of all if they are fewer than 10,000, where the recipe has a budget, and none where it has not.
+        accumulate: parts that a batch is passed through the network in, one after another, so that a large one needs less memory.
+            The gradient is that of the whole batch; BatchNorm takes the statistics of each part.
+        compile: let ``torch.compile`` fuse the network for training; another order of sums, else the same.
     """
 
     epochs: int = 8
@@ -57,15 +63,17 @@ class TrainConfig:
     lr: float | None = None
     weight_decay: float = 5e-4
     seed: int = 0
-    augment: Literal["none", "crop-flip"] = "none"
+    augment: str = "none"
     limit: int | None = None
     workers: int = 0
     clip: float | None = None
     ema: float = 0.0
     holdout: int | None = None
+    accumulate: int = 1
+    compile: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 2), ("seed", 0), ("workers", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 2), ("seed", 0), ("workers", 0), ("accumulate", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
         if self.lr is not None and not 0 < self.lr <= 100:
@@ -78,13 +86,12 @@ class TrainConfig:
             raise InputError(f"clip must be above 0, not {self.clip}")
         if self.holdout is not None and self.holdout < 0:
             raise InputError(f"holdout must be at least 0, not {self.holdout}")
-        if self.augment not in ("none", "crop-flip"):
-            raise InputError(f"augment is none or crop-flip, not {self.augment!r}")
-
-
-def to_model_input(pixels: np.ndarray[Any, Any], device: torch.device) -> Tensor:
-    """uint8 NHWC pixels as the float32 NCHW tensor in [0, 1], in channels-last memory: the same numbers as ``to_tensor``."""
-    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div(255)
+        if self.augment not in AUGMENTS:
+            raise InputError(f"augment is one of {', '.join(AUGMENTS)}, not {self.augment!r}")
+        if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
+            raise InputError(
+                f"a batch of {self.batch_size} cannot be passed in {self.accumulate} equal parts of at least 2 images"
+            )
 
 
 class Trainer:
@@ -109,6 +116,7 @@ class Trainer:
         team: Team,
     ) -> None:
         self.model = model
+        self.augment = AUGMENTS[config.augment]
         self.shared = team.wrap(model)
         self.config = config
         self.device = device
@@ -130,36 +138,43 @@ class Trainer:
             average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self.judged: PixelModel = model if self.average is None else self.average.module  # type: ignore[assignment]
+        if config.compile:
+            model.compile()  # in place: weights keep their names, and a copy is not compiled
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
         # the schedule depends on the number of steps: another amount of data is another run
-        settled = {key: value for key, value in asdict(config).items() if key != "workers"}  # they change nothing
+        settled = {key: value for key, value in asdict(config).items() if key not in ("workers", "compile")}
         self.fingerprint = {**settled, "steps": steps, "architecture": model.architecture.to_json(), **settings}
 
-    def save(self, path: Path) -> None:
-        """Write all that :meth:`restore` needs, atomically."""
+    @property
+    def lr(self) -> float:
+        """The largest learning rate of a parameter group now."""
+        return float(max(self.scheduler.get_last_lr()))
+
+    def save(self, folder: Path) -> None:
+        """Write all that :meth:`restore` needs into ``folder``, atomically."""
         state = {
             "fingerprint": self.fingerprint, "history": self.history, "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(), "rng": torch.get_rng_state(),
             "average": None if self.average is None else self.average.state_dict(), "best": self.best,
         }  # fmt: skip
-        # torch's own writing hides a full disk behind an error of its own
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_bytes(path, buffer.getvalue())
+        checkpoint.save(folder, buffer.getvalue())
 
-    def restore(self, path: Path) -> None:
+    def restore(self, folder: Path) -> None:
         """Continue from a saved state, torch's random state included."""
+        saved = checkpoint.load(folder)
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
             changed = sorted(k for k, v in self.fingerprint.items() if _plain(state["fingerprint"].get(k)) != _plain(v))
         except Exception as error:  # torch.load has no common base error for damaged files
             raise BundleError(
-                f"{path} is damaged and cannot be resumed ({error}); start again in another --out"
+                f"{folder / checkpoint.STATE_FILE} is of another version of edgeadv or torch ({error}); start again in another --out"
             ) from error
         if changed:
             raise InputError(
-                f"{path.parent} was started with other settings ({', '.join(changed)}): resume with the same ones"
+                f"{folder} was started with other settings ({', '.join(changed)}): resume with the same ones"
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -169,22 +184,38 @@ class Trainer:
             self.average.load_state_dict(state["average"])
         self.history, self.best = state["history"], state["best"]
 
-    def step(self, batch: Batch, objective: Objective, epoch: int) -> tuple[Tensor, Tensor]:
+    def step(self, batch: DeviceBatch, objective: Objective, epoch: int) -> tuple[Tensor, Tensor]:
         """One update; returns the loss and the number of right answers, on the device."""
-        x = to_model_input(batch.pixels, self.device)
-        labels = torch.from_numpy(batch.labels).to(self.device)
-        # half precision pays where tensor cores do; a CPU here would only lose digits
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss, logits = objective(self.shared, x, labels, Draws(self.config.seed, epoch, batch.index))
+        draws = Draws(self.config.seed, epoch, batch.index)
+        x = to_model_input(batch.pixels if self.augment is None else self.augment(batch.pixels, draws))
         self.optimizer.zero_grad()
-        together(loss.backward)
+        loss, right = torch.zeros((), device=self.device), torch.zeros((), dtype=torch.long, device=self.device)
+        # two images at least in each part: BatchNorm has no statistics of one
+        parts = np.array_split(np.arange(len(x)), min(self.config.accumulate, len(x) // 2))
+        for part in (slice(int(places[0]), int(places[-1]) + 1) for places in parts):
+            # the gradients of the processes meet once, with the last part
+            alone = part.stop < len(x) and isinstance(self.shared, DistributedDataParallel)
+            with self.shared.no_sync() if alone else nullcontext():  # type: ignore[operator]
+                found, hits = self._pass(
+                    x[part], batch.labels[part], objective, replace(draws, index=draws.index[part]), len(x)
+                )
+            loss, right = loss + found, right + hits
         if self.config.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimizer.step()
         self.scheduler.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
-        return loss.detach(), (logits.argmax(dim=1) == labels).sum()
+        return loss, right
+
+    def _pass(self, x: Tensor, labels: Tensor, objective: Objective, draws: Draws, of: int) -> tuple[Tensor, Tensor]:
+        """Add to the gradients those of these images, a part of ``of``; returns their share of the loss, and how many are right."""
+        # half precision pays where tensor cores do; a CPU here would only lose digits
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+            loss, logits = objective(self.shared, x, labels, draws)
+        share = loss * (len(x) / of)
+        together(share.backward)
+        return share.detach(), (logits.argmax(dim=1) == labels).sum()
 
     def keep_if_best(self, standing: Standing) -> None:
         """Keep the weights of this epoch if none before stood better; of equals the later one."""

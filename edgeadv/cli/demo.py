@@ -23,8 +23,8 @@ from edgeadv_runtime.verdict import BADGES
 
 from ._attacks import make_plan
 from ._shared import need
+from ._training import progress_bar
 from .evaluate import crafted, score
-from .train import progress_bar
 
 if TYPE_CHECKING:
     from edgeadv.runs import Run

@@ -27,7 +27,8 @@ def runs(
     the budget of the recipe, and chose the epoch: it is no result. `edgeadv evaluate` measures one.
     """
     need("train")
-    from edgeadv.runs import RUN_FILE, STATE_FILE, Run
+    from edgeadv.checkpoint import STATE_FILE
+    from edgeadv.runs import RUN_FILE, Run
 
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: name the one that holds the runs")

@@ -981,7 +981,7 @@ def export_of_a_folder_without_a_run(desk):
 
 @case("is not finished: continue it with --resume")
 def export_of_an_unfinished_run(desk):
-    (desk.run() / "run.json").rename(desk.run() / "state.pt")
+    (desk.run() / "run.json").rename(desk.run() / "state.json")
     return ["export", desk.run(), "--out", "out.edgeadv"]
 
 
@@ -1093,7 +1093,7 @@ def run_whose_preprocessing_is_a_list(desk):
 @case("is damaged and cannot be resumed")
 def state_that_is_garbage(desk):
     (desk.home / "out").mkdir()
-    desk.file("out/state.pt", b"garbage")
+    desk.file("out/state.json", b"garbage")
     return train(desk, "--resume")
 
 

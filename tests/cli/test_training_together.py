@@ -119,7 +119,7 @@ def test_a_state_of_another_number_of_processes_goes_on(
     process = subprocess.Popen(
         arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )  # fmt: skip
-    wait_for_epoch(process, tmp_path / "run" / "state.pt")
+    wait_for_epoch(process, tmp_path / "run" / "state.json")
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     # torchrun's children are of sessions of their own: they go when they miss it

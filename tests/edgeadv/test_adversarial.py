@@ -19,10 +19,11 @@ from edgeadv.attacks import cross_entropy, fgsm, margin, pgd
 from edgeadv.data import ImageSet, balanced_subset, batches, open_data
 from edgeadv.distill import Task, train
 from edgeadv.draws import Draws
+from edgeadv.feed import to_model_input
 from edgeadv.models import Architecture, PixelModel, read_weights
 from edgeadv.runs import Run
 from edgeadv.train import STATE_FILE, Progress, fit
-from edgeadv.trainer import TrainConfig, to_model_input
+from edgeadv.trainer import TrainConfig
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
 
@@ -392,7 +393,7 @@ def test_an_update_is_what_madry_says(tmp_path: Path, digits: tuple[ImageSet, Im
     optimizer = torch.optim.SGD(theirs.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=4, cycle_momentum=False)
     for batch in batches(digits[0], digits[0].preprocess, batch_size=64, order=order):
-        x, labels = to_model_input(batch.pixels, CPU), torch.from_numpy(batch.labels)
+        x, labels = to_model_input(torch.from_numpy(batch.pixels).permute(0, 3, 1, 2)), torch.from_numpy(batch.labels)
         theirs.eval()
         delta = eps * Draws(0, 0, batch.index).uniform(x)
         delta = (x + delta).clamp(0, 1) - x
@@ -420,7 +421,10 @@ def test_adversarial_training_makes_a_network_robust(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     train_images, test_images = open_data("mnist5k", split="train"), open_data("mnist5k", split="test")
     held_out = next(batches(test_images, test_images.preprocess, batch_size=250, order=np.arange(0, 1000, 4)))
-    x, labels = to_model_input(held_out.pixels, CPU).contiguous(), torch.from_numpy(held_out.labels)
+    x, labels = (
+        to_model_input(torch.from_numpy(held_out.pixels).permute(0, 3, 1, 2)).contiguous(),
+        torch.from_numpy(held_out.labels),
+    )
 
     def share(model: PixelModel, images: Tensor) -> float:
         with torch.no_grad():

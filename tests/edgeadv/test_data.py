@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeadv.data import ImageSet, balanced_subset, batches, crop_flip, open_data
+from edgeadv.data import ImageSet, balanced_subset, batches, open_data
 from edgeadv_runtime.bundle import Classes
 from edgeadv_runtime.errors import DataError, InputError
 from edgeadv_runtime.preprocess import Preprocess
@@ -216,13 +215,11 @@ def stacked(images: ImageSet, workers: int, **options: object) -> tuple[NDArray[
     return np.concatenate([b.index for b in found]), np.concatenate([b.pixels for b in found])
 
 
-@pytest.mark.parametrize("augmented", [False, True])
-def test_workers_change_nothing(digits: ImageSet, augmented: bool) -> None:
+def test_workers_change_nothing(digits: ImageSet) -> None:
     order = np.random.default_rng(1).permutation(len(digits))[:40]
-    options = {"order": order, "augment": crop_flip if augmented else None, "seed": (3, 1)}
-    index, pixels = stacked(digits, 0, **options)
+    index, pixels = stacked(digits, 0, order=order)
     np.testing.assert_array_equal(index, order)
-    again, same = stacked(digits, 2, **options)
+    again, same = stacked(digits, 2, order=order)
     np.testing.assert_array_equal(again, index)
     np.testing.assert_array_equal(same, pixels)
 
@@ -231,34 +228,6 @@ def test_reading_leaves_torchs_random_state_alone(digits: ImageSet) -> None:
     before = torch.get_rng_state()
     stacked(digits, 2, order=np.arange(10))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_augmentation_belongs_to_image_and_seed(digits: ImageSet) -> None:
-    def augmented(order: list[int], seed: tuple[int, ...]) -> NDArray[np.uint8]:
-        return stacked(digits, 0, order=np.array(order), augment=crop_flip, seed=seed)[1]
-
-    np.testing.assert_array_equal(augmented([3, 8, 5], (0, 1))[2], augmented([5], (0, 1))[0])
-    several = [augmented([5], (0, epoch))[0].tobytes() for epoch in range(8)]
-    assert len(set(several)) > 4
-    # one picture under many positions: each position has an augmentation of its own
-    copies = replace(digits, image=lambda i: digits.image(0))
-    found = stacked(copies, 0, order=np.arange(8), augment=crop_flip, seed=(0, 1))[1]
-    assert len({picture.tobytes() for picture in found}) > 4
-
-
-def test_crop_flip_shifts_by_an_eighth_and_mirrors() -> None:
-    rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    padded = np.pad(picture, ((2, 2), (2, 2), (0, 0)), mode="reflect")
-    possible = {}
-    for top in range(5):
-        for left in range(5):
-            cut = padded[top : top + 16, left : left + 16]
-            possible[cut.tobytes()] = (top, left, False)
-            possible[np.ascontiguousarray(cut[:, ::-1]).tobytes()] = (top, left, True)
-    seen = Counter(possible[np.ascontiguousarray(crop_flip(picture, rng)).tobytes()] for _ in range(2000))
-    assert len(seen) == 50
-    assert 900 < sum(n for (_, _, mirrored), n in seen.items() if mirrored) < 1100
 
 
 # The embedded digits

@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from edgeadv.checkpoint import STATE_FILE
 from edgeadv.data import ImageSet, balanced_subset, batches, open_data
 from edgeadv.distill import Task, distill, train
+from edgeadv.feed import to_model_input
 from edgeadv.models import Architecture, build, read_weights
 from edgeadv.objectives import parameter_groups, scale_head
-from edgeadv.runs import STATE_FILE, TEACHER_FOLDER, Run
+from edgeadv.runs import TEACHER_FOLDER, Run
 from edgeadv.train import Progress
-from edgeadv.trainer import TrainConfig, to_model_input
+from edgeadv.trainer import TrainConfig
 from edgeadv_runtime.errors import EdgeAdvError, InputError
 from edgeadv_runtime.preprocess import Preprocess
 
@@ -149,7 +151,7 @@ def test_the_student_is_what_the_paper_says(tmp_path: Path, digits: Digits) -> N
     chosen = balanced_subset(images.labels, 256, seed=config.seed)
     order = np.random.default_rng((config.seed, 0)).permutation(chosen)
     for batch in batches(images, images.preprocess, batch_size=64, order=order):
-        x = to_model_input(batch.pixels, CPU)
+        x = to_model_input(torch.from_numpy(batch.pixels).permute(0, 3, 1, 2))
         with torch.no_grad():
             soft = functional.softmax(guide(x) / temperature, dim=1)
         loss = -(soft * functional.log_softmax(student(x) / temperature, dim=1)).sum(dim=1).mean()

@@ -14,14 +14,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from edgeadv.adversarial import AdversarialTraining
 from edgeadv.data import ImageSet, open_data
 from edgeadv.distill import Task, train
-from edgeadv.models import Architecture, PixelModel, read_weights, save_weights
-from edgeadv.objectives import HardLabels
+from edgeadv.draws import Draws
+from edgeadv.feed import feed
+from edgeadv.models import Architecture, PixelModel, build, read_weights, save_weights
+from edgeadv.objectives import HardLabels, Outcome
 from edgeadv.runs import Run
 from edgeadv.train import STATE_FILE, Progress, accuracy, fit, with_seed
-from edgeadv.trainer import TrainConfig, to_model_input
+from edgeadv.trainer import TrainConfig
 from edgeadv_runtime.bundle import Classes
+from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import (
     BundleError,
     DataError,
@@ -95,7 +99,7 @@ def timeless(run: Run) -> list[dict[str, Any]]:
     stages = json.loads(json.dumps(run.info["stages"]))
     for stage in stages:
         for epoch in stage["epochs"]:
-            epoch.pop("duration_s"), epoch.pop("measured_s")
+            [epoch.pop(key) for key in ("duration_s", "measured_s", "images_per_s", "waited_s")]
     return stages
 
 
@@ -141,7 +145,7 @@ def test_the_accuracy_is_that_of_the_weights(finished: Run, digits: tuple[ImageS
     with torch.no_grad():
         right = int((model.eval()(torch.from_numpy(x)).argmax(dim=1).numpy() == test.labels).sum())
     assert finished.info["stages"][0]["test_accuracy"] == right / 100
-    assert accuracy(model.train(), test, test.preprocess, batch_size=7) == (right, 100)
+    assert accuracy(model.train(), feed(test, np.arange(100), test.preprocess, CPU), batch_size=7) == (right, 100)
     assert model.training
 
 
@@ -154,13 +158,12 @@ def test_it_learns(tmp_path: Path, digits: tuple[ImageSet, ImageSet], small: Arc
     assert epochs[-1]["test_accuracy"] > 0.5
     last = seen[-1]
     assert (last.stage, last.epoch, last.epochs, last.step, last.steps) == ("train", 3, 3, 15, 15)
-    assert last.loss == pytest.approx(epochs[-1]["loss"]) and last.test_accuracy == epochs[1]["test_accuracy"]
-    assert seen[0].test_accuracy is None and last.images_per_s > 0
-
-
-def test_the_tensor_of_training_is_that_of_the_runtime(digits: tuple[ImageSet, ImageSet]) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(to_model_input(pixels, CPU).contiguous().numpy(), to_tensor(pixels))
+    assert last.measured == epochs[-1] and last.test_accuracy == epochs[2]["test_accuracy"]
+    before = seen[-2]
+    assert (before.epoch, before.step, before.measured) == (3, 15, None)
+    assert before.loss == last.loss == epochs[-1]["loss"] and before.test_accuracy == epochs[1]["test_accuracy"]
+    assert seen[0].test_accuracy is None
+    assert all(p.images_per_s > 0 and 0 <= p.waiting < 1 and p.lr > 0 for p in seen)
 
 
 def test_a_seed_decides_the_weights(
@@ -176,15 +179,20 @@ def test_a_seed_decides_the_weights(
 def test_each_epoch_has_an_order_of_its_own(
     tmp_path: Path, digits: tuple[ImageSet, ImageSet], small: Architecture
 ) -> None:
-    read: list[int] = []
+    seen: list[int] = []
 
-    def image(i: int) -> Image.Image:
-        read.append(i)
-        return digits[0].image(i)
+    class Watched(HardLabels):
+        def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Outcome:
+            seen.extend(draws.index.tolist())
+            assert labels.tolist() == digits[0].labels[draws.index].tolist()
+            return super().__call__(model, x, labels, draws)
 
-    train(task((replace(digits[0], image=image), digits[1]), replace(CONFIG, epochs=2)), small, tmp_path / "run")
-    first, second = read[:256], read[256:]
-    assert len(read) == 512 and len(set(first)) == 256
+    config = replace(CONFIG, epochs=2)
+    fit(
+        build(small), Watched(), *digits, preprocess=digits[0].preprocess, config=config, out=tmp_path / "run", device=CPU
+    )  # fmt: skip
+    first, second = seen[:256], seen[256:]
+    assert len(seen) == 512 and len(set(first)) == 256
     assert set(first) == set(second) and first != second
     # not sorted by class
     assert len(set(digits[0].labels[first[:20]].tolist())) > 4
@@ -197,6 +205,57 @@ def test_workers_change_nothing(
     one = replace(CONFIG, epochs=1, limit=None)
     alone = train(task(digits, one), bn, tmp_path / "0")
     assert_same(train(task(digits, replace(one, workers=2)), bn, tmp_path / "2"), alone)
+
+
+def flat(digits: tuple[ImageSet, ImageSet], out: Path, config: TrainConfig, objective: Any = None) -> PixelModel:
+    """A network of one linear layer, after training: nothing in it mixes the images of a batch."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+    model = PixelModel(net, Architecture(name="flat", source="timm", num_classes=10, mean=(0.5,) * 3, std=(0.5,) * 3))
+    objective = HardLabels() if objective is None else objective
+    fit(model, objective, *digits, preprocess=digits[0].preprocess, config=config, out=out, device=CPU)
+    return model
+
+
+@pytest.mark.parametrize("parts", [2, 3, 32])
+def test_a_batch_in_parts_is_the_same_batch(tmp_path: Path, digits: tuple[ImageSet, ImageSet], parts: int) -> None:
+    """With clipping, an average and random starts, all of which belong to the update or to the image."""
+    config = TrainConfig(epochs=2, batch_size=96, limit=288, augment="crop-flip", clip=0.5, ema=0.5, holdout=50)
+    objective = AdversarialTraining.fgsm(Eps.parse("0.1"))
+    whole = flat(digits, tmp_path / "whole", config, objective)
+    cut = flat(digits, tmp_path / "cut", replace(config, accumulate=parts), objective)
+    for ours, theirs in zip(cut.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_parts_of_a_batch_are_passed_one_by_one(tmp_path: Path, digits: tuple[ImageSet, ImageSet]) -> None:
+    sizes = []
+
+    class Watched(HardLabels):
+        def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Outcome:
+            sizes.append((len(x), len(labels), len(draws.index)))
+            return super().__call__(model, x, labels, draws)
+
+    flat(digits, tmp_path / "run", TrainConfig(epochs=1, batch_size=64, limit=128, accumulate=4), Watched())
+    assert sizes == [(16, 16, 16)] * 8
+
+
+def test_a_batch_that_cannot_be_cut_is_refused() -> None:
+    for parts in (3, 64, 0):
+        with pytest.raises(InputError, match=r"equal parts|accumulate must be at least 1"):
+            TrainConfig(batch_size=64, accumulate=parts)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_alike(tmp_path: Path, digits: tuple[ImageSet, ImageSet]) -> None:
+    """The real compiler: another order of sums, the same network. What is saved does not tell."""
+    config = TrainConfig(epochs=2, batch_size=64, limit=128, holdout=50)
+    objective = AdversarialTraining.fgsm(Eps.parse("0.1"))
+    plain, compiled = (flat(digits, tmp_path / str(on), replace(config, compile=on), objective) for on in (False, True))
+    assert compiled._compiled_call_impl is not None and plain._compiled_call_impl is None
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    for ours, theirs in zip(compiled.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
 # Interrupted
@@ -249,10 +308,10 @@ def test_an_unfinished_training_is_not_started_over(
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(task(digits, report=stop_in("train", 2)), bn, tmp_path / "run")
-    before = (tmp_path / "run" / STATE_FILE).read_bytes()
+    before = {file: file.read_bytes() for file in (tmp_path / "run").iterdir()}
     with pytest.raises(StorageError, match="continue it with --resume"):
         train(task(digits), bn, tmp_path / "run")
-    assert (tmp_path / "run" / STATE_FILE).read_bytes() == before
+    assert {file: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
 
 
 @pytest.fixture
@@ -303,9 +362,9 @@ def test_it_cannot_go_on_with_another_network_data_or_start(
 def test_a_damaged_state_is_named(
     cut: Path, digits: tuple[ImageSet, ImageSet], bn: Architecture, content: bytes | None
 ) -> None:
-    state = cut / STATE_FILE
+    (state,) = cut.glob("state-*.bin")
     state.write_bytes(state.read_bytes()[:3000] if content is None else content)
-    with pytest.raises(BundleError, match=r"state\.pt is damaged and cannot be resumed"):
+    with pytest.raises(BundleError, match=r"state\.json is damaged and cannot be resumed"):
         train(task(digits, resume=True), bn, cut)
 
 

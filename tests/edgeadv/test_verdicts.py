@@ -23,11 +23,12 @@ from edgeadv.adversarial import AdversarialTraining
 from edgeadv.attacks import build_attacks, fgsm, pgd
 from edgeadv.data import ImageSet, balanced_subset, batches, open_data
 from edgeadv.distill import Task, distill, train
+from edgeadv.feed import feed, to_model_input
 from edgeadv.models import Architecture, PixelModel
 from edgeadv.objectives import DefensiveDistillation, HardLabels, Objective
 from edgeadv.runs import Run
 from edgeadv.train import accuracy, fit
-from edgeadv.trainer import TrainConfig, to_model_input
+from edgeadv.trainer import TrainConfig
 from edgeadv_runtime.attack import CLEAN_KEY, Attack, CleanBatch, craft, infos
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.eps import Eps
@@ -263,7 +264,10 @@ def overfitted_cnn(digits: tuple[ImageSet, ImageSet]) -> PixelModel:
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=epochs * len(digits[0]) // size)
     held_out = next(batches(digits[1], digits[1].preprocess, batch_size=100, order=np.arange(3, 1000, 10)))
-    x_held, y_held = to_model_input(held_out.pixels, CPU), torch.from_numpy(held_out.labels)
+    x_held, y_held = (
+        to_model_input(torch.from_numpy(held_out.pixels).permute(0, 3, 1, 2)),
+        torch.from_numpy(held_out.labels),
+    )
 
     def standing(x: Tensor) -> float:
         with torch.no_grad():
@@ -272,7 +276,10 @@ def overfitted_cnn(digits: tuple[ImageSet, ImageSet]) -> PixelModel:
     for epoch in range(epochs):
         order = np.random.default_rng((0, epoch)).permutation(len(digits[0]))
         for batch in batches(digits[0], digits[0].preprocess, batch_size=size, order=order):
-            x, labels = to_model_input(batch.pixels, CPU), torch.from_numpy(batch.labels)
+            x, labels = (
+                to_model_input(torch.from_numpy(batch.pixels).permute(0, 3, 1, 2)),
+                torch.from_numpy(batch.labels),
+            )
             # a budget that grows, or it would never begin to learn
             x_adv = fgsm(model, x, labels, eps=OVERFIT_EPS * min(1.0, (epoch + 1) / 10))[0].x
             loss = functional.cross_entropy(model.train()(x_adv), labels)
@@ -360,7 +367,7 @@ def test_distillation_costs_no_clean_accuracy(
     """Well trained, at equal epochs: it is the gradients that are hidden, and not a network that learned nothing."""
     shares = []
     for run in (undefended_run, distilled_run):
-        correct, n = accuracy(run.load_model(), digits[1], run.preprocess)
+        correct, n = accuracy(run.load_model(), feed(digits[1], np.arange(len(digits[1])), run.preprocess, CPU))
         shares.append(correct / n)
     print(f"\nclean accuracy on {n}: undefended {shares[0]:.3f}, distilled {shares[1]:.3f}")
     assert shares[0] > 0.94

@@ -26,7 +26,13 @@ from edgeadv_runtime.engine import LIBRARIES, Library, find_library
 from edgeadv_runtime.errors import ProviderError
 from edgeadv_runtime.variants import TENSORRT_REFUSES_U8S8
 
-TRAIN = {"torch": "2.14.1+cu130", "torchvision": "0.29.1", "timm": "1.0.15", "safetensors": "0.8.0"}
+TRAIN = {
+    "torch": "2.14.1+cu130",
+    "torchvision": "0.29.1",
+    "timm": "1.0.15",
+    "safetensors": "0.8.0",
+    "tensorboard": "2.20.0",
+}
 RTX_3060 = Gpu(0, "NVIDIA GeForce RTX 3060", (8, 6), "550.54.14", 12288, 11000, False)
 ORIN = Gpu(0, "Orin", (8, 7), "540.4.0", 7607, 5000, True)
 BARE = Machine(None, "no NVIDIA driver here", False, None, None, Path("/etc/nv_tegra_release"))
@@ -56,8 +62,8 @@ def starting(checks: list[Check], name: str) -> list[Check]:
         (TRAIN | {"torch": "2.9"}, "ok", "torch 2.9"),
         (TRAIN | {"torch": "2.9.0rc1"}, "ok", "torch 2.9.0rc1"),
         (TRAIN | {"torch": "2.8.1"}, "problem", "torch 2.8.1 (needs 2.9)"),
-        ({"torch": "2.14.1"}, "missing", "torchvision, timm, safetensors"),
-        ({}, "missing", "torch, torchvision, timm, safetensors"),
+        ({"torch": "2.14.1"}, "missing", "torchvision, timm, safetensors, tensorboard"),
+        ({}, "missing", "torch, torchvision, timm, safetensors, tensorboard"),
         ({"torch": "1.13.0"}, "problem", "torch 1.13.0"),
     ],
 )

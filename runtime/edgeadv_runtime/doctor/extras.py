@@ -11,7 +11,7 @@ from .checks import Check, older
 
 # what each extra brings, and since which version; as in pyproject.toml
 EXTRAS: dict[str, dict[str, str]] = {
-    "train": {"torch": "2.9", "torchvision": "0.24", "timm": "1.0.15", "safetensors": "0.5"},
+    "train": {"torch": "2.9", "torchvision": "0.24", "timm": "1.0.15", "safetensors": "0.5", "tensorboard": "2.19"},
     "ort": {"onnxruntime": "1.23"},
     "ort-gpu": {"onnxruntime-gpu": "1.23"},
     "tensorrt": {"tensorrt": "10.3"},
