@@ -134,3 +134,42 @@ def test_a_batch_that_cannot_be_shared_is_refused(pictures: Path, tmp_path: Path
     assert outcome.returncode != 0
     assert "--batch-size 15 is no multiple of the 2 processes that share it" in outcome.stderr
     assert not (tmp_path / "run").exists()
+
+
+def rank(pid: int) -> str | None:
+    """Which of torchrun's processes this is."""
+    try:
+        content = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    return next((entry[5:].decode() for entry in content if entry.startswith(b"RANK=")), None)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("lost", ["0", "1"])
+def test_a_lost_process_ends_the_run_which_goes_on_afterwards(pictures: Path, tmp_path: Path, lost: str) -> None:
+    arguments = command(
+        "train", "--data", pictures, *NETWORK, *RECIPE, "--epochs", "300", "--out", "run", processes=2
+    )  # fmt: skip
+    process = subprocess.Popen(
+        arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )  # fmt: skip
+    wait_for_epoch(process, tmp_path / "run" / "state.json")
+    ranks = {rank(child): child for child in children(process.pid)}
+    os.kill(ranks[lost], signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0 and "SIGKILL" in err
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks.values())
+    held = json.loads((tmp_path / "run" / "state.json").read_text())
+    assert held["kind"] == "training state"
+    # to another number of epochs it does not go on: that would be another schedule
+    other = train(pictures, tmp_path, "run", "--resume")
+    assert other.returncode == 2 and "started with other settings (epochs)" in other.stderr
+    more = run(
+        "train", "--data", pictures, *NETWORK, *RECIPE, "--epochs", "300", "--out", "run", "--resume", "--time-limit", "1s", cwd=tmp_path
+    )  # fmt: skip
+    assert more.returncode == 0, more.stderr
+    assert "of 300 epochs are done and saved; --resume continues" in more.stdout
