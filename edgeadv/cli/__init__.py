@@ -10,7 +10,24 @@ import typer
 from edgeadv_runtime import __version__
 from edgeadv_runtime.errors import EdgeAdvError
 
-from . import attack, bench, bundle, demo, doctor, engine, evaluate, export, gate, report, runs, study, train, verify
+from . import (
+    attack,
+    bench,
+    bundle,
+    camera,
+    demo,
+    doctor,
+    engine,
+    evaluate,
+    export,
+    gate,
+    perturbation,
+    report,
+    runs,
+    study,
+    train,
+    verify,
+)
 from ._processes import refuse_processes
 from ._shared import nobody_reads
 
@@ -33,6 +50,8 @@ app.command()(attack.attack)
 app.command()(evaluate.evaluate)
 app.command()(study.study)
 app.command()(bench.bench)
+app.command()(camera.camera)
+app.command()(perturbation.perturbation)
 app.command()(gate.gate)
 app.command()(report.report)
 app.command()(doctor.doctor)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,10 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.preprocess import Preprocess
 
 from ._processes import Processes, gpus_may_be_here, join
+from ._time import seconds
 
 if TYPE_CHECKING:
     from edgeadv.distill import Task
@@ -105,7 +104,9 @@ class TrainOptions:
         from edgeadv.team import Team
         from edgeadv.train import OutOfTimeError
 
-        deadline, root = _deadline(self.time_limit), self.data_root or DEFAULT_ROOT
+        limit_s = None if self.time_limit is None else seconds(self.time_limit, option="--time-limit")
+        deadline = None if limit_s is None else time.monotonic() + limit_s
+        root = self.data_root or DEFAULT_ROOT
         with ExitStack() as stack:
             # each process has a GPU of its own where there are any
             team: Processes = stack.enter_context(join(own_gpu=gpus_may_be_here(), on_gpu=True))
@@ -167,16 +168,6 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
-
-
-def _deadline(text: str | None) -> float | None:
-    """Read ``--time-limit`` as a point of ``time.monotonic()``."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", text)
-    if not found or not float(found[1]):
-        raise InputError(f"--time-limit {text!r} is not a time such as 90s, 9m or 2h")
-    return time.monotonic() + float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def _both(one: Report, other: Report) -> Report:

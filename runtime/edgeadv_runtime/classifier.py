@@ -102,9 +102,29 @@ class Classifier:
             InputError: the frame is not one, or an array came without its colour order.
             BackendError: inference failed.
         """
+        return self.classify_pixels(self.bundle.preprocess(frame, color_order=color_order), top=top)
+
+    def classify_pixels(self, pixels: NDArray[np.uint8], *, top: int = 5) -> list[Label]:
+        """Classify what the bundle's preprocessing made of a frame.
+
+        Args:
+            pixels: uint8 (crop, crop, 3), RGB.
+            top: how many labels to return at most, at least 1.
+
+        Returns:
+            Labels, most probable first.
+
+        Raises:
+            InputError: the array has another shape or dtype.
+            BackendError: inference failed.
+        """
         if top < 1:
             raise InputError(f"top must be at least 1, not {top}")
-        pixels = self.bundle.preprocess(frame, color_order=color_order)
+        crop = self.bundle.preprocess.crop
+        if pixels.dtype != np.uint8 or pixels.shape != (crop, crop, 3):
+            raise InputError(
+                f"preprocessed pixels are uint8 of shape ({crop}, {crop}, 3), not {pixels.dtype} of shape {pixels.shape}"
+            )
         logits = self.backend.infer(to_tensor(pixels[None]))[0]
         probabilities, classes = softmax(logits), self.bundle.classes
         ranked = np.argsort(-logits, kind="stable")[:top].tolist()

@@ -11,6 +11,7 @@
     ├── BackendError            a backend cannot be opened or did not deliver
     │   ├── ProviderError       the device asked for is not the device one would get
     │   └── EngineError         a TensorRT plan cannot be built, does not load, or is not what was asked for
+    ├── SourceError             a camera, stream or video does not open, or is lost
     ├── MissingDependencyError  an extra is not installed
     ├── ExportError             an exported artefact is not the model it was made from
     ├── TrainingError           training cannot go on
@@ -59,6 +60,10 @@ class ProviderError(BackendError):
 
 class EngineError(BackendError):
     """A TensorRT plan cannot be built, does not load, or is not what was asked for."""
+
+
+class SourceError(EdgeAdvError):
+    """A camera, stream or video does not open, or is lost."""
 
 
 class MissingDependencyError(EdgeAdvError):

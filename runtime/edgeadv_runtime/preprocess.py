@@ -59,8 +59,11 @@ def as_image(frame: Image.Image | NDArray[np.uint8], *, color_order: ColorOrder 
         )
     if color_order not in get_args(ColorOrder):
         raise InputError("state the colour order of a frame array: color_order='rgb' or 'bgr' (OpenCV gives bgr)")
-    pixels = frame if color_order == "rgb" else frame[..., ::-1]
-    return Image.fromarray(np.ascontiguousarray(pixels))
+    height, width, _ = frame.shape
+    # Pillow swaps the channels while it copies into its own memory: no second copy of the frame is made
+    return Image.frombuffer(
+        "RGB", (width, height), np.ascontiguousarray(frame), "raw", "RGB" if color_order == "rgb" else "BGR", 0, 1
+    )
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

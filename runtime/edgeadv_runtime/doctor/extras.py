@@ -17,6 +17,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "tensorrt": {"tensorrt": "10.3"},
     "tensorrt-rtx": {"tensorrt-rtx": "1.2"},
     "sign": {"cryptography": "42"},
+    "camera": {"opencv-python-headless": "4.10"},
     "export": {"onnx": "1.18", "onnxscript": "0.5"},
     "report": {"jinja2": "3.1"},
     "demo": {"mlxtend": "0.23"},

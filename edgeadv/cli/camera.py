@@ -1,0 +1,182 @@
+"""``edgeadv camera``: classify the frames of a camera, live."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from edgeadv_runtime.camera import Answer, Counts, Event, Stream, open_source
+from edgeadv_runtime.camera.demonstration import StoredPerturbation
+from edgeadv_runtime.camera.recognizer import Recognition, Recognizer
+from edgeadv_runtime.camera.serve import PageServer, View
+from edgeadv_runtime.classifier import Classifier
+from edgeadv_runtime.errors import InputError
+
+from ._backends import BundlePath, ExpectedHash, Provider, PublicKey
+from ._time import seconds
+
+_REFRESH_S, _LINE_S = 0.25, 10.0
+
+
+def camera(
+    bundle: BundlePath,
+    source: Annotated[
+        str,
+        typer.Option(
+            help="/dev/video0, a GStreamer pipeline, a URL such as rtsp://, a video file or a folder of pictures."
+        ),
+    ],
+    precision: Annotated[
+        str | None, typer.Option(help="The artefact: fp32, fp16, int8 or a variant; by default the bundle's first.")
+    ] = None,
+    provider: Provider = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a call; else the library decides.")] = None,
+    policy: Annotated[
+        str,
+        typer.Option(help="latest: a newer frame replaces one that waits; every: capture waits, nothing is dropped."),
+    ] = "latest",
+    fps: Annotated[
+        float | None, typer.Option("--fps", help="Pace of a video file or folder; a file has its own.")
+    ] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="Begin a video file or folder again at its end.")] = False,
+    duration: Annotated[
+        str | None,
+        typer.Option("--duration", help="Stop after 90s, 10m or 2h; by default at the source's end or Ctrl-C."),
+    ] = None,
+    serve: Annotated[
+        str | None, typer.Option("--serve", help="Show a page at this address, e.g. 127.0.0.1:8080.")
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option("--token", help="What the page asks for; needed for an address that others can reach.")
+    ] = None,
+    perturbation: Annotated[
+        Path | None, typer.Option("--perturbation", help="What the page's slider adds, made by edgeadv perturbation.")
+    ] = None,
+    expected_sha256: ExpectedHash = None,
+    public_key: PublicKey = None,
+) -> None:
+    """Classify live frames: one line in the terminal, and a page if asked for. Ctrl-C stops and prints where all frames went."""
+    limit_s = None if duration is None else seconds(duration, option="--duration")
+    if serve is None and (token is not None or perturbation is not None):
+        raise InputError("--token and --perturbation belong to the page: add --serve 127.0.0.1:8080, or leave them out")
+    console = Console(stderr=True)
+    with ExitStack() as stack:
+        classifier = stack.enter_context(
+            Classifier.open(
+                bundle, variant=precision, provider=provider, threads=threads, expected_sha256=expected_sha256, public_key=public_key
+            )
+        )  # fmt: skip
+        stored = None if perturbation is None else StoredPerturbation.load(perturbation, classifier.bundle)
+        view = None
+        if serve is not None:
+            title = f"{classifier.bundle.manifest['title']}, {classifier.backend.variant}"
+            view = View(title=title, eps=None if stored is None else stored.eps.text)
+        line = _Line(console, source, view)
+        stream = Stream(
+            open_source(source, fps=fps, loop=loop), Recognizer(classifier, perturbation=stored, view=view),
+            on_answer=line.answered, on_event=line.happened, policy=policy,  # type: ignore[arg-type]
+        )  # fmt: skip
+        line.stream = stream
+        if view is not None and serve is not None:
+            page = stack.enter_context(PageServer(view, serve, token=token))
+            typer.echo(page.url, err=True)
+        end = None if limit_s is None else time.monotonic() + limit_s
+        with line.shown(), _until_told(), stream:
+            while not stream.join(_REFRESH_S if end is None else max(0.0, min(_REFRESH_S, end - time.monotonic()))):
+                line.refresh()
+                if end is not None and time.monotonic() >= end:
+                    break
+    counts = stream.counts()
+    typer.echo(
+        f"{counts.captured} frames captured = {counts.classified} classified + {counts.dropped} dropped; "
+        f"{_figures(counts)}; {counts.losses} losses, {counts.stalls} stalls"
+    )
+
+
+@contextmanager
+def _until_told() -> Iterator[None]:
+    """Ctrl-C, or SIGTERM as systemd sends it, is how a camera is stopped: no error."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Line:
+    """The live line: the last answer and the counts."""
+
+    stream: Stream[Recognition]
+
+    def __init__(self, console: Console, source: str, view: View | None) -> None:
+        self._console, self._status, self._view = console, f"{source}: opening", view
+        self._last: Answer[Recognition] | None = None
+        self._live: Live | None = None
+        self._printed = 0.0
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """A line that is written over on a terminal, else one every ten seconds."""
+        if not self._console.is_terminal:
+            yield
+            return
+        with Live(console=self._console, auto_refresh=False, transient=True) as self._live:
+            yield
+
+    def answered(self, answer: Answer[Recognition]) -> None:
+        """In the inference thread."""
+        self._last = answer
+        if self._view is not None:
+            self._view.show(answer.result.pixels, self._state(answer))
+
+    def happened(self, event: Event) -> None:
+        """In either thread."""
+        self._status = event.text
+        if event.kind != "connected":
+            self._console.print(Text(event.text))
+
+    def refresh(self) -> None:
+        """Write the line again."""
+        text = Text(self._text(), no_wrap=True, overflow="ellipsis")
+        if self._live is not None:
+            self._live.update(text, refresh=True)
+        elif time.monotonic() - self._printed >= _LINE_S and self._last is not None:
+            self._printed = time.monotonic()
+            typer.echo(text.plain, err=True)
+
+    def _text(self) -> str:
+        if self._last is None:
+            return self._status
+        best, counts = self._last.result.label, self.stream.counts()
+        return f"{best.name} {best.probability:.1%}  {_figures(counts)}  dropped {counts.dropped}"
+
+    def _state(self, answer: Answer[Recognition]) -> dict[str, Any]:
+        result = answer.result
+        return {
+            "status": self._status, "label": result.label.name, "unknown": False, "guard": None, "levels": result.levels,
+            "labels": [{"name": label.name, "probability": label.probability} for label in result.labels],
+            "age_ms": round(1000 * answer.age_s, 3), "counts": vars(self.stream.counts()),
+        }  # fmt: skip
+
+
+def _figures(counts: Counts) -> str:
+    fps = "" if counts.fps is None else f"{counts.fps:.1f} per second, "
+    p99 = "" if counts.age_p99_ms is None else f", p99 {counts.age_p99_ms:.1f}"
+    age = "" if counts.age_p50_ms is None else f"age p50 {counts.age_p50_ms:.1f}{p99} ms"
+    return f"{fps}{age}"

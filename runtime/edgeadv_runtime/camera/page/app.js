@@ -1,0 +1,92 @@
+"use strict";
+
+const POINTS = 120;
+const PERIOD_MS = 250;
+const byId = (id) => document.getElementById(id);
+const history = { age: [], drops: [] };
+let before = null;
+
+const FIGURES = [
+  ["captured", "captured"], ["classified", "classified"], ["dropped", "dropped"],
+  ["fps", "answers per second"], ["age_p50_ms", "age, median, ms"], ["age_p99_ms", "age, 99%, ms"],
+  ["busy_p50_ms", "inference with preprocessing, ms"], ["losses", "connections lost"], ["stalls", "stalls"],
+];
+
+function number(value, digits) {
+  return value === null || value === undefined ? "–" : value.toFixed(digits);
+}
+
+function draw(id, values) {
+  const most = Math.max(...values, 1e-9) * 1.1;
+  const points = values.map((v, i) => `${(300 * i) / (POINTS - 1)},${80 - (76 * v) / most}`).join(" ");
+  const svg = byId(id);
+  if (!svg.firstChild) svg.append(document.createElementNS("http://www.w3.org/2000/svg", "polyline"));
+  svg.firstChild.setAttribute("points", points);
+}
+
+function keep(name, value) {
+  history[name].push(value);
+  if (history[name].length > POINTS) history[name].shift();
+  draw(name, history[name]);
+}
+
+function rows(counts) {
+  const body = byId("figures");
+  FIGURES.forEach(([key, text], i) => {
+    if (!body.rows[i]) {
+      const row = body.insertRow();
+      row.insertCell().textContent = text;
+      row.insertCell();
+    }
+    const value = counts[key];
+    body.rows[i].cells[1].textContent = Number.isInteger(value) ? value : number(value, 1);
+  });
+}
+
+function show(state, now) {
+  byId("title").textContent = state.title;
+  document.title = state.title;
+  byId("attack").hidden = state.eps === null;
+  byId("eps").textContent = state.eps ?? "";
+  if (!state.number) return;
+  byId("status").textContent = state.status;
+  byId("label").textContent = state.label;
+  byId("label").classList.toggle("unknown", state.unknown);
+  byId("guard").hidden = !state.guard;
+  byId("guard").textContent = state.guard ?? "";
+  byId("labels").replaceChildren(...state.labels.map(({ name, probability }) => {
+    const item = document.createElement("li");
+    item.textContent = `${name} ${(100 * probability).toFixed(1)}%`;
+    return item;
+  }));
+  byId("levels").textContent = state.levels === 1 ? "1 grey level" : `${state.levels} grey levels`;
+  rows(state.counts);
+  keep("age", state.age_ms);
+  byId("age-now").textContent = `${number(state.age_ms, 1)} ms`;
+  if (before) {
+    const rate = Math.max(0, (1000 * (state.counts.dropped - before.dropped)) / (now - before.now));
+    keep("drops", rate);
+    byId("drops-now").textContent = number(rate, 1);
+  }
+  before = { dropped: state.counts.dropped, now };
+}
+
+async function poll() {
+  try {
+    const answer = await fetch("state");
+    if (!answer.ok) throw new Error(await answer.text());
+    show(await answer.json(), performance.now());
+  } catch (error) {
+    byId("status").textContent = `no connection to the camera program: ${error.message}`;
+  }
+  setTimeout(poll, PERIOD_MS);
+}
+
+byId("strength").addEventListener("input", (event) => {
+  fetch("strength", {
+    method: "POST",
+    headers: { "Content-Type": "application/json", "X-Edgeadv": "1" },
+    body: JSON.stringify({ strength: Number(event.target.value) }),
+  });
+});
+poll();

@@ -1,0 +1,298 @@
+"""A small page with the live picture, labels, latency and drops, by the standard library's own server.
+
+It listens on this machine only, unless it is given a token: then every request must carry it. A page of another site cannot use it:
+the host must be one of this server's names, and what changes something must come from the page itself.
+"""
+
+from __future__ import annotations
+
+import hmac
+import io
+import json
+import socket
+import threading
+import time
+from http import HTTPStatus
+from http.cookies import SimpleCookie
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import resources
+from ipaddress import ip_address
+from types import TracebackType
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import InputError, StorageError
+
+LEAST_TOKEN = 16
+_COOKIE = "edgeadv_token"
+_PAGES = {
+    "/": ("index.html", "text/html"),
+    "/app.js": ("app.js", "text/javascript"),
+    "/style.css": ("style.css", "text/css"),
+}
+_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'"
+_BOUNDARY = "frame"
+_PICTURES_PER_S = 15.0
+_QUALITY = 85
+_MOST_BYTES = 1000
+_LEAST_SIDE = 224
+
+
+class View:
+    """What the page shows: the application writes it, the server reads it.
+
+    Attributes:
+        strength: of the demonstration's perturbation, in [0, 1]; the page's slider sets it.
+    """
+
+    def __init__(self, *, title: str, eps: str | None) -> None:
+        """Begin without a picture.
+
+        Args:
+            title: of the page.
+            eps: budget of the stored perturbation, None if there is none and so no slider.
+        """
+        self.title, self.eps, self.strength = title, eps, 0.0
+        self._changed = threading.Condition()
+        self._pixels: NDArray[np.uint8] | None = None
+        self._state: dict[str, Any] = {}
+        self._number = 0
+        self._closed = False
+
+    def show(self, pixels: NDArray[np.uint8], state: dict[str, Any]) -> None:
+        """The picture that the model saw, uint8 (H, W, 3) RGB, and a JSON object about it."""
+        with self._changed:
+            self._pixels, self._state = pixels, state
+            self._number += 1
+            self._changed.notify_all()
+
+    def state(self) -> dict[str, Any]:
+        """A JSON object about the last picture."""
+        with self._changed:
+            return {
+                "title": self.title,
+                "eps": self.eps,
+                "strength": self.strength,
+                "number": self._number,
+                **self._state,
+            }
+
+    def picture(self, after: int, timeout_s: float) -> tuple[int, bytes] | None:
+        """The newest picture as JPEG and its number, once there is one after ``after``; None if none came, or the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._number > after or self._closed, timeout_s)
+            if self._closed or self._number <= after or self._pixels is None:
+                return None
+            number, pixels = self._number, self._pixels
+        stream = io.BytesIO()
+        image = Image.fromarray(pixels)
+        if image.width < _LEAST_SIDE:
+            # JPEG would blur what a small model sees
+            factor = -(-_LEAST_SIDE // image.width)
+            image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+        image.save(stream, "JPEG", quality=_QUALITY)
+        return number, stream.getvalue()
+
+    def close(self) -> None:
+        """Let everybody go who waits for a picture."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Read ``127.0.0.1:8080`` or ``[::1]:8080``.
+
+    Raises:
+        InputError: it is not an address with a port.
+    """
+    host, _, port = text.rpartition(":")
+    try:
+        return str(ip_address(host.strip("[]"))), _port(port)
+    except ValueError as error:
+        raise InputError(f"--serve {text!r} is not an address and a port such as 127.0.0.1:8080") from error
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 <= int(text) <= 65535:
+        raise ValueError(text)
+    return int(text)
+
+
+class PageServer:
+    """The page, served in threads of its own; a context manager."""
+
+    def __init__(self, view: View, address: str, *, token: str | None = None) -> None:
+        """Listen at ``address``.
+
+        Args:
+            view: what to show.
+            address: e.g. ``127.0.0.1:8080``; port 0 takes a free one.
+            token: what every request must carry; needed for any address but a loopback one.
+
+        Raises:
+            InputError: the address is wrong, or open to others without a token.
+            StorageError: the port is taken, or not allowed.
+        """
+        host, port = parse_address(address)
+        if token is not None and (len(token) < LEAST_TOKEN or not token.isascii() or not token.isalnum()):
+            raise InputError(f"a token has at least {LEAST_TOKEN} letters and digits")
+        if not ip_address(host).is_loopback and token is None:
+            raise InputError(
+                f"--serve {address} can be reached from other machines: give it a --token of {LEAST_TOKEN} letters and digits "
+                "or more, or serve on 127.0.0.1"
+            )
+        handler = _handler(view, token, own_names_only=ip_address(host).is_loopback)
+        try:
+            self._server = _Server((host, port), handler) if ":" not in host else _Server6((host, port), handler)
+        except OSError as error:
+            raise StorageError(f"cannot serve on {address}: {error.strerror}; choose another port") from error
+        self._view = view
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.1,), name="edgeadv-page", daemon=True
+        )
+        shown = f"[{host}]" if ":" in host else host
+        self.url = f"http://{shown}:{self._server.server_address[1]}/" + (f"?token={token}" if token else "")
+
+    def __enter__(self) -> PageServer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._view.close()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that left is no error worth a traceback on the terminal."""
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+def _handler(view: View, token: str | None, *, own_names_only: bool) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 30
+
+        def do_GET(self) -> None:
+            path = self._admitted()
+            if path is None:
+                return
+            if path in _PAGES:
+                name, kind = _PAGES[path]
+                content = resources.files(__package__).joinpath("page", name).read_bytes()
+                self._answer(content, f"{kind}; charset=utf-8")
+            elif path == "/state":
+                self._answer(json.dumps(view.state()).encode(), "application/json")
+            elif path == "/stream.mjpg":
+                self._pictures()
+            else:
+                self._refuse(HTTPStatus.NOT_FOUND, "there is no such page")
+
+        def do_POST(self) -> None:
+            path = self._admitted()
+            if path is None:
+                return
+            # a form of another site can send neither this type nor this header
+            if self.headers.get("Content-Type") != "application/json" or self.headers.get("X-Edgeadv") != "1":
+                self._refuse(HTTPStatus.FORBIDDEN, "only the page itself may do that")
+                return
+            try:
+                size = int(self.headers.get("Content-Length", ""))
+                if path != "/strength" or view.eps is None or not 0 <= size <= _MOST_BYTES:
+                    raise ValueError
+                strength = json.loads(self.rfile.read(size))["strength"]
+                if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
+                    raise ValueError
+            except (ValueError, KeyError, TypeError):
+                self._refuse(HTTPStatus.BAD_REQUEST, "the strength is a number of [0, 1]")
+                return
+            view.strength = float(strength)
+            self._answer(b"{}", "application/json")
+
+        def _admitted(self) -> str | None:
+            """The path that is asked for, or None where the request has been refused."""
+            address = urlsplit(self.path)
+            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+            # a name of another site that leads here (DNS rebinding) is not one of ours
+            if own_names_only and not (host == "localhost" or _is_loopback(host)):
+                self._refuse(HTTPStatus.FORBIDDEN, "this server answers to its own address only")
+                return None
+            if token is not None and not self._has_token(parse_qs(address.query)):
+                self._refuse(HTTPStatus.UNAUTHORIZED, "open the address with ?token= and the token of this camera")
+                return None
+            return address.path
+
+        def _has_token(self, query: dict[str, list[str]]) -> bool:
+            cookie = SimpleCookie(self.headers.get("Cookie", "")).get(_COOKIE)
+            given = [*query.get("token", []), *([cookie.value] if cookie else [])]
+            return any(hmac.compare_digest(one.encode(), str(token).encode()) for one in given)
+
+        def _answer(self, content: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
+            self.send_response(status)
+            self._common_headers(kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def _common_headers(self, kind: str) -> None:
+            self.send_header("Content-Type", kind)
+            self.send_header("Cache-Control", "no-store")
+            self.send_header("Content-Security-Policy", _POLICY)
+            self.send_header("X-Content-Type-Options", "nosniff")
+            self.send_header("X-Frame-Options", "DENY")
+            self.send_header("Referrer-Policy", "no-referrer")
+            if token is not None and self._has_token(parse_qs(urlsplit(self.path).query)):
+                self.send_header("Set-Cookie", f"{_COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/")
+
+        def _refuse(self, status: HTTPStatus, text: str) -> None:
+            self.close_connection = True
+            self._answer(f"{text}\n".encode(), "text/plain; charset=utf-8", status)
+
+        def _pictures(self) -> None:
+            self.send_response(HTTPStatus.OK)
+            self._common_headers(f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.close_connection = True
+            number = 0
+            while not view.closed:
+                began = time.monotonic()
+                found = view.picture(number, 1.0)
+                if found is None:
+                    continue
+                number, content = found
+                head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(content)}\r\n\r\n"
+                self.wfile.write(head.encode() + content + b"\r\n")
+                time.sleep(max(0.0, 1 / _PICTURES_PER_S - (time.monotonic() - began)))
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """The terminal has its own line."""
+
+    return Handler
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

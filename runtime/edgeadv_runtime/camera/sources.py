@@ -1,0 +1,164 @@
+"""Sources without a library: frames of an application, and pictures of a folder."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import DataError, InputError, SourceError
+from ..preprocess import ColorOrder, decode
+from .frames import Frame, Source
+from .video import Camera, Pipeline, Url, VideoFile
+
+_EXTENSIONS = frozenset(Image.registered_extensions())
+_GSTREAMER = "!"
+_TICK_S = 0.1
+
+
+def open_source(text: str, *, fps: float | None = None, loop: bool = False) -> Source:
+    """The source that ``text`` names; nothing is opened yet.
+
+    Args:
+        text: ``/dev/video0`` or its number, a GStreamer pipeline (with ``!`` between its elements), a URL (``rtsp://``,
+            ``http://``, ...), a video file, or a folder of pictures.
+        fps: pace of a file or folder in frames per second; None plays a file at its own, and shows pictures as fast as they are taken.
+        loop: begin a file or folder again at its end.
+
+    Raises:
+        InputError: it is none of these, or ``fps`` or ``loop`` do not belong to it.
+        MissingDependencyError: OpenCV is needed for it.
+    """
+    if fps is not None and not 0 < fps <= 1000:
+        raise InputError(f"fps must be above 0 and at most 1000, not {fps}")
+    path = Path(text)
+    if path.is_dir():
+        return Folder(path, fps=fps, loop=loop)
+    if path.is_file():
+        return VideoFile(path, fps=fps, loop=loop)
+    if fps is not None or loop:
+        raise InputError(f"--fps and --loop are for a video file or a folder, which {text!r} is not: leave them out")
+    if _GSTREAMER in text:
+        return Pipeline(text)
+    if "://" in text:
+        return Url(text)
+    if text.isdecimal() or text.startswith("/dev/"):
+        return Camera(text)
+    raise InputError(
+        f"source {text!r} is no device (/dev/video0 or 0), no GStreamer pipeline, no URL, no video file and no folder of pictures here"
+    )
+
+
+class Memory:
+    """Frames that an application already has; also what tests use.
+
+    :meth:`put` waits while ``depth`` frames are not taken yet. A stream takes them at once, and drops or keeps them by its policy.
+    """
+
+    name = "memory"
+
+    def __init__(self, *, live: bool = True, depth: int = 4) -> None:
+        """Make an empty source.
+
+        Args:
+            live: whether to end is to be lost; see :class:`Source`.
+            depth: how many frames may wait to be taken.
+        """
+        self.live = live
+        self._queue: queue.Queue[Frame | None] = queue.Queue(depth)
+        self._closed = threading.Event()
+        self._count = 0
+
+    def put(self, image: NDArray[np.uint8], *, color_order: ColorOrder, timestamp: float | None = None) -> None:
+        """Give the next frame; it is not copied, and must not be written to while it is in use.
+
+        Args:
+            image: uint8 (height, width, 3).
+            color_order: of its channels.
+            timestamp: when it was captured, by ``time.monotonic()``; None is now.
+        """
+        frame = Frame(image, color_order, time.monotonic() if timestamp is None else timestamp, self._count)
+        self._count += 1
+        self._queue.put(frame)
+
+    def end(self) -> None:
+        """There are no more frames."""
+        self._queue.put(None)
+
+    def frames(self) -> Iterator[Frame]:
+        """The frames in the order in which they were put."""
+        self._closed.clear()
+        while not self._closed.is_set():
+            try:
+                frame = self._queue.get(timeout=_TICK_S)
+            except queue.Empty:
+                continue
+            if frame is None:
+                return
+            yield frame
+
+    def close(self) -> None:
+        """Let :meth:`frames` end."""
+        self._closed.set()
+
+
+class Folder:
+    """The pictures of a folder in the order of their names, decoded by Pillow."""
+
+    live = False
+
+    def __init__(self, path: Path, *, fps: float | None = None, loop: bool = False) -> None:
+        """Use the pictures at ``path``.
+
+        Args:
+            path: the folder.
+            fps: pace in frames per second; None gives them as fast as they are taken.
+            loop: begin again at the end.
+
+        Raises:
+            DataError: it holds no pictures.
+        """
+        self.name = str(path)
+        self._files = sorted(file for file in path.iterdir() if file.suffix.lower() in _EXTENSIONS and file.is_file())
+        if not self._files:
+            raise DataError(f"{path} holds no pictures")
+        self._fps, self._loop = fps, loop
+        self._closed = threading.Event()
+
+    def frames(self) -> Iterator[Frame]:
+        """The pictures, RGB.
+
+        Raises:
+            SourceError: one of them is not readable.
+        """
+        self._closed.clear()
+        start, index = time.monotonic(), 0
+        while True:
+            for file in self._files:
+                if wait_until(start + index / self._fps if self._fps else None, self._closed):
+                    return
+                try:
+                    image = np.asarray(decode(file))
+                except DataError as error:
+                    raise SourceError(str(error)) from error
+                yield Frame(image, "rgb", time.monotonic(), index)
+                index += 1
+            if not self._loop:
+                return
+
+    def close(self) -> None:
+        """Let :meth:`frames` end."""
+        self._closed.set()
+
+
+def wait_until(due: float | None, closed: threading.Event) -> bool:
+    """Wait for a point of ``time.monotonic()``, None is now; returns whether ``closed`` came first."""
+    if due is None:
+        return closed.is_set()
+    return closed.wait(max(0.0, due - time.monotonic()))

@@ -1,0 +1,197 @@
+"""Where frames come from: real videos and pictures, and what is no source."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgeadv_runtime.camera import Folder, Memory, Stream, open_source
+from edgeadv_runtime.camera.frames import Pool
+from edgeadv_runtime.camera.video import Camera, Pipeline, Url, VideoFile
+from edgeadv_runtime.errors import DataError, InputError, SourceError
+from edgeadv_runtime.preprocess import as_image
+
+FRAMES, SIZE = 45, (160, 120)
+
+
+def bar(i: int) -> NDArray[np.uint8]:
+    """A blue picture with a red bar that moves, BGR."""
+    image = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    image[:, :, 0] = 200
+    image[:, 3 * i : 3 * i + 20] = (0, 0, 255)
+    return image
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("video") / "bar.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 30, SIZE)
+    for i in range(FRAMES):
+        writer.write(bar(i))
+    writer.release()
+    return path
+
+
+def test_a_video_gives_its_frames_with_their_colours(video: Path) -> None:
+    found = list(VideoFile(video, fps=1000).frames())
+    assert [frame.index for frame in found] == list(range(FRAMES))
+    for i, frame in enumerate(found):
+        assert frame.image.shape == (120, 160, 3) and frame.color_order == "bgr"
+        rgb = np.asarray(as_image(frame.image, color_order=frame.color_order)).astype(int)
+        assert np.abs(rgb - bar(i)[..., ::-1].astype(int)).mean() < 12  # JPEG
+    assert all(b.timestamp > a.timestamp for a, b in itertools.pairwise(found))
+
+
+def test_a_video_plays_at_its_own_pace(video: Path) -> None:
+    began = time.monotonic()
+    stamps = [frame.timestamp - began for frame in VideoFile(video).frames()]
+    assert stamps[-1] == pytest.approx((FRAMES - 1) / 30, abs=0.5) and stamps[-1] >= (FRAMES - 1) / 30 - 0.01
+
+
+def test_a_video_that_is_played_again_goes_on_counting(video: Path) -> None:
+    source, found = VideoFile(video, fps=1000, loop=True), []
+    for frame in source.frames():
+        found.append((frame.index, int(frame.image[:, :30, 2].sum())))
+        if len(found) == 2 * FRAMES + 3:
+            source.close()
+    assert [index for index, _ in found] == list(range(2 * FRAMES + 3))
+    assert found[FRAMES][1] == found[0][1] != found[FRAMES // 2][1]
+
+
+def test_frames_are_read_into_memory_that_is_used_again(video: Path) -> None:
+    source = VideoFile(video, fps=1000)
+    places = {frame.image.ctypes.data for frame in source.frames()}
+    assert len(places) <= 2 and len(source._pool) <= 2
+    # who keeps a frame keeps its pixels
+    held, copies = [], []
+    for frame in VideoFile(video, fps=1000).frames():
+        if frame.index in (3, 4, 5):
+            held.append(frame.image[10:20])
+            copies.append(frame.image[10:20].copy())
+    for kept, copy in zip(held, copies, strict=True):
+        np.testing.assert_array_equal(kept, copy)
+
+
+def test_a_pool_gives_nothing_that_somebody_has() -> None:
+    pool = Pool()
+    first = pool.take((4, 4, 3))
+    view = first[1:2]
+    second = pool.take((4, 4, 3))
+    assert second is not first and len(pool) == 2
+    place = first.ctypes.data
+    del first
+    assert pool.take((4, 4, 3)).ctypes.data != place  # the view has it still
+    del view
+    assert {pool.take((4, 4, 3)).ctypes.data for _ in range(5)} == {place}
+    assert pool.take((2, 2, 3)).shape == (2, 2, 3) and len(pool) == 1
+
+
+def test_a_video_cut_short_is_named(video: Path, tmp_path: Path) -> None:
+    content = video.read_bytes()
+    (tmp_path / "cut.avi").write_bytes(content[: len(content) // 2])
+    found = []
+    with pytest.raises(SourceError, match=rf"ended after \d+ of {FRAMES} frames: it is damaged or cut short"):
+        found += [1 for _ in VideoFile(tmp_path / "cut.avi", fps=1000).frames()]
+
+
+def test_what_is_no_video_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.avi").write_text("no video")
+    with pytest.raises(SourceError, match=r"text\.avi does not open: it is no video"):
+        list(VideoFile(tmp_path / "text.avi").frames())
+
+
+def test_a_folder_gives_its_pictures_in_order(tmp_path: Path) -> None:
+    for i, name in enumerate(("b.png", "a.png", "c.jpg")):
+        Image.new("RGB", (20 + i, 10), (i * 40, 0, 255)).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("")
+    found = list(Folder(tmp_path).frames())
+    assert [(f.index, f.image.shape[1], f.color_order) for f in found] == [
+        (0, 21, "rgb"),
+        (1, 20, "rgb"),
+        (2, 22, "rgb"),
+    ]
+    np.testing.assert_array_equal(found[0].image[0, 0], (40, 0, 255))
+    (tmp_path / "d.png").write_bytes(b"no picture")
+    with pytest.raises(SourceError, match=r"d\.png is not a readable image"):
+        list(Folder(tmp_path).frames())
+
+
+def test_a_folder_without_pictures(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no pictures"):
+        Folder(tmp_path)
+
+
+def test_memory_gives_what_was_put() -> None:
+    source = Memory(live=False)
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    source.put(image, color_order="bgr", timestamp=5.0)
+    source.put(image, color_order="rgb")
+    source.end()
+    first, second = source.frames()
+    assert first.image is image and (first.color_order, first.timestamp, first.index) == ("bgr", 5.0, 0)
+    assert second.index == 1 and second.timestamp == pytest.approx(time.monotonic(), abs=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("0", Camera), ("/dev/video7", Camera), ("rtsp://10.0.0.1/stream", Url), ("http://camera/mjpg", Url),
+        ("nvarguscamerasrc ! video/x-raw ! appsink", Pipeline), ("videotestsrc!appsink", Pipeline),
+    ],
+)  # fmt: skip
+def test_what_a_text_names(text: str, kind: type) -> None:
+    source = open_source(text)
+    assert type(source) is kind and source.live and source.name == text
+
+
+def test_what_names_nothing(tmp_path: Path, video: Path) -> None:
+    with pytest.raises(InputError, match="is no device"):
+        open_source("camera")
+    with pytest.raises(InputError, match="--fps and --loop are for a video file or a folder"):
+        open_source("0", fps=30)
+    with pytest.raises(InputError, match="fps must be above 0"):
+        open_source(str(video), fps=0)
+    assert isinstance(open_source(str(video), loop=True), VideoFile)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("/dev/video77", "there is no /dev/video77"),
+        ("77", "there is no /dev/video77"),
+        ("rtsp://127.0.0.1:9/none", "nothing answers there"),
+        ("videotestsrc ! appsink", "built without GStreamer"),
+    ],
+)
+def test_a_source_that_does_not_open_says_why(text: str, says: str) -> None:
+    with pytest.raises(SourceError, match=says):
+        next(open_source(text).frames())
+
+
+def test_a_server_that_accepts_and_says_nothing_is_given_up() -> None:
+    """As a camera does that hangs: opening ends by its own time limit, not by the one of the operating system."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        began = time.monotonic()
+        with pytest.raises(SourceError, match="does not open"):
+            next(open_source(f"rtsp://127.0.0.1:{port}/live").frames())
+        assert time.monotonic() - began < 20
+
+
+def test_stopping_does_not_wait_for_the_next_frame(video: Path) -> None:
+    with Stream(VideoFile(video, fps=0.1), lambda frame: 0) as stream:
+        while not stream.counts().classified:
+            time.sleep(0.01)
+        began = time.monotonic()
+    assert time.monotonic() - began < 1
+    assert not any(thread.name.startswith("edgeadv-") for thread in threading.enumerate())
