@@ -1,0 +1,230 @@
+"""The page in a real browser: the picture moves, the label changes, the slider works, and nothing complains."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from edgeadv.data import ImageSet
+from edgeadv.models import PixelModel
+from edgeadv.universal import universal_sign
+from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.camera.demonstration import StoredPerturbation
+from edgeadv_runtime.eps import Eps
+from edgeadv_runtime.preprocess import to_tensor
+
+EPS = Eps.parse("0.3")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe",
+)  # fmt: skip
+
+
+class Browser:
+    """Chromium by its debugging protocol over two pipes."""
+
+    def __init__(self, program: str, profile: Path) -> None:
+        reading, theirs_out = os.pipe()
+        theirs_in, writing = os.pipe()
+
+        def pipes() -> None:
+            # in two steps: one of ours may have the number that the other is to get
+            out, into = os.dup(theirs_out), os.dup(theirs_in)
+            os.dup2(into, 3)
+            os.dup2(out, 4)
+
+        self.process = subprocess.Popen(
+            [program, *FLAGS, f"--user-data-dir={profile}"], preexec_fn=pipes, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )  # fmt: skip
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self._read, self._write = os.fdopen(reading, "rb"), os.fdopen(writing, "wb", buffering=0)
+        self._number, self._rest = 0, b""
+        self._session: str | None = None
+        self.complaints: list[str] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        self._write.write(json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                result: dict[str, Any] = answer["result"]
+                return result
+            self._hear(answer)
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._rest:
+            more = os.read(self._read.fileno(), 1 << 16)
+            assert more, "the browser is gone"
+            self._rest += more
+        message, _, self._rest = self._rest.partition(b"\0")
+        found: dict[str, Any] = json.loads(message)
+        return found
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        kind, what = message.get("method"), message.get("params", {})
+        if kind == "Runtime.exceptionThrown":
+            self.complaints.append(what["exceptionDetails"]["text"])
+        if kind == "Runtime.consoleAPICalled" and what["type"] in ("error", "warning", "assert"):
+            self.complaints.append(str(what["args"]))
+        if kind == "Log.entryAdded" and what["entry"]["level"] in ("error", "warning"):
+            self.complaints.append(what["entry"]["text"])
+
+    def value(self, expression: str) -> Any:
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def wait(self, expression: str, true: Callable[[Any], bool], timeout_s: float = 30.0) -> Any:
+        end = time.monotonic() + timeout_s
+        while True:
+            found = self.value(expression)
+            if true(found):
+                return found
+            assert time.monotonic() < end, f"{expression} stayed {found!r}"
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._read.close()
+        self._write.close()
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None and os.environ.get("CI") == "true":
+        pytest.fail("no chromium: CI must see the page in a browser (apt-get install chromium)")
+    if found is None:
+        pytest.skip("no chromium on this machine (apt-get install chromium)")
+    browser = Browser(found, tmp_path / "profile")
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def scene(tmp_path: Path, digits_bundle: Bundle, digits_model: PixelModel, digits_test: ImageSet) -> Path:
+    """Two digits that take turns, and a perturbation under which the network takes both for others."""
+    x = to_tensor(np.stack([digits_test.preprocess(digits_test.image(i)) for i in range(0, 1000, 10)]))
+    labels = torch.from_numpy(digits_test.labels[::10])
+    sign = universal_sign(digits_model, torch.from_numpy(x), labels, eps=EPS.value)
+    stored = StoredPerturbation(
+        np.ascontiguousarray(sign.permute(1, 2, 0).numpy()), EPS, digits_bundle.manifest["weights"]["sha256"]
+    )
+    stored.save(tmp_path / "p.npz")
+    pixels = (x.transpose(0, 2, 3, 1) * 255).round().astype(np.uint8)
+
+    def predicted(images: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return digits_model(torch.from_numpy(to_tensor(images))).argmax(dim=1).numpy()
+
+    before, after = predicted(pixels), predicted(np.stack([stored.applied(image, 1.0) for image in pixels]))
+    turned = np.flatnonzero((before == labels.numpy()) & (after != before))
+    first = turned[0]
+    other = next(
+        i for i in turned if before[i] != before[first] and not {after[first], after[i]} & {before[first], before[i]}
+    )
+    (tmp_path / "pictures").mkdir()
+    for name, i in (("a", first), ("b", other)):
+        Image.fromarray(pixels[i]).save(tmp_path / "pictures" / f"{name}.png")
+    (tmp_path / "truth.json").write_text(json.dumps([str(before[first]), str(before[other])]))
+    return tmp_path
+
+
+PIXELS = """(() => { const c = document.createElement('canvas'); const p = document.getElementById('picture');
+c.width = c.height = 32; c.getContext('2d').drawImage(p, 0, 0, 32, 32);
+return c.getContext('2d').getImageData(0, 0, 32, 32).data.reduce((a, b, i) => (a * 31 + b) % 1000003, 7); })()"""
+LABEL = "document.getElementById('label')?.textContent"
+
+
+def slide(browser: Browser, value: float) -> None:
+    browser.value(
+        f"(() => {{ const s = document.getElementById('strength'); s.value = {value}; s.dispatchEvent(new Event('input')); }})()"
+    )
+
+
+def test_people_see_the_attack(scene: Path, browser: Browser, digits_bundle: Bundle) -> None:
+    command = [
+        sys.executable, "-m", "edgeadv", "camera", str(digits_bundle.path), "--source", str(scene / "pictures"), "--fps", "4", "--loop",
+        "--serve", "127.0.0.1:0", "--perturbation", str(scene / "p.npz"), "--precision", "fp32",
+    ]  # fmt: skip
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "OMP_NUM_THREADS": "1",
+    }
+    program = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert program.stderr is not None
+        url = program.stderr.readline().strip()
+        assert url.startswith("http://127.0.0.1:")
+        truth = set(json.loads((scene / "truth.json").read_text()))
+        browser.call("Page.navigate", url=url)
+        # the labels of both pictures, in turn
+        seen = {browser.wait(LABEL, lambda label: label in truth)}
+        seen.add(browser.wait(LABEL, lambda label: label in truth - seen))
+        assert seen == truth
+        moving = {browser.value(PIXELS) for _ in range(20) if not time.sleep(0.1)}
+        assert len(moving) > 1
+        slide(browser, 1)
+        browser.wait("document.getElementById('levels').textContent", lambda text: text == "76 grey levels")
+        browser.wait(LABEL, lambda label: label not in truth)
+        time.sleep(0.5)
+        assert not {browser.value(LABEL) for _ in range(10) if not time.sleep(0.1)} & truth
+        slide(browser, 0)
+        browser.wait(LABEL, lambda label: label in truth)
+        figures = browser.value(
+            "[...document.querySelectorAll('#figures tr')].map(r => [...r.cells].map(c => c.textContent))"
+        )
+        counts = dict(figures)
+        assert int(counts["captured"]) >= int(counts["classified"]) > 5 and counts["connections lost"] == "0"
+        assert browser.value("document.querySelector('#age polyline').getAttribute('points').split(' ').length") > 5
+        assert browser.value("document.getElementById('attack').hidden") is False
+        # nothing sticks out, on a desk and on a telephone
+        for width in (1200, 360):
+            browser.call(
+                "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False
+            )
+            assert browser.value("document.documentElement.scrollWidth") <= width
+        assert browser.complaints == []
+        picture = os.environ.get("EDGEADV_KEEP_PICTURE")
+        if picture:
+            import base64
+
+            browser.call(
+                "Emulation.setDeviceMetricsOverride", width=1200, height=900, deviceScaleFactor=1, mobile=False
+            )
+            Path(picture).write_bytes(base64.b64decode(browser.call("Page.captureScreenshot")["data"]))
+        program.terminate()
+        out, err = program.communicate(timeout=20)
+        assert program.returncode == 0, err
+        assert "frames captured = " in out and "Traceback" not in err
+        # the page says so when the program is gone
+        browser.wait(
+            "document.getElementById('status').textContent", lambda text: "no connection to the camera program" in text
+        )
+    finally:
+        program.kill()
+        program.communicate()

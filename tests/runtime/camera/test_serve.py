@@ -1,0 +1,193 @@
+"""The page's server: what it gives, to whom, and what it refuses."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgeadv_runtime.camera.serve import PageServer, View, parse_address
+from edgeadv_runtime.errors import InputError, StorageError
+
+TOKEN = "abcdefgh12345678"
+STATE = {"label": "cat", "age_ms": 1.5}
+JSON = {"Content-Type": "application/json", "X-Edgeadv": "1"}
+
+
+@contextmanager
+def served(*, eps: str | None = "8/255", token: str | None = None) -> Iterator[tuple[View, int]]:
+    view = View(title="a model", eps=eps)
+    with PageServer(view, "127.0.0.1:0", token=token) as page:
+        yield view, int(page.url.rpartition(":")[2].partition("/")[0])
+    assert not any(thread.name == "edgeadv-page" for thread in threading.enumerate())
+
+
+def ask(
+    port: int, path: str, *, method: str = "GET", body: bytes | None = None, headers: dict[str, str] | None = None
+) -> tuple[int, bytes, http.client.HTTPMessage]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request(method, path, body=body, headers=headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.read(), answer.headers
+    finally:
+        connection.close()
+
+
+def test_the_page_and_what_it_needs() -> None:
+    with served() as (_, port):
+        for path, kind, says in (
+            ("/", "text/html", b"<title>"),
+            ("/app.js", "text/javascript", b"fetch"),
+            ("/style.css", "text/css", b"main"),
+        ):
+            status, content, headers = ask(port, path)
+            assert status == 200 and says in content and headers["Content-Type"] == f"{kind}; charset=utf-8"
+            assert "script-src 'self'" in headers["Content-Security-Policy"]
+            # nothing from elsewhere, nothing inline
+            assert b"http://" not in content.replace(b"http://www.w3.org", b"") and b"https://" not in content
+        assert ask(port, "/../runs.py")[0] == 404 and ask(port, "/page/app.js")[0] == 404
+
+
+def test_the_state_is_of_the_last_picture() -> None:
+    with served() as (view, port):
+        assert json.loads(ask(port, "/state")[1]) == {"title": "a model", "eps": "8/255", "strength": 0.0, "number": 0}
+        view.show(np.zeros((8, 8, 3), np.uint8), STATE)
+        assert json.loads(ask(port, "/state")[1]) == {
+            "title": "a model",
+            "eps": "8/255",
+            "strength": 0.0,
+            "number": 1,
+            **STATE,
+        }
+
+
+def pictures(port: int, count: int) -> list[Image.Image]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/stream.mjpg")
+    answer = connection.getresponse()
+    assert answer.headers["Content-Type"] == "multipart/x-mixed-replace; boundary=frame"
+    found = []
+    for _ in range(count):
+        assert answer.fp.readline() == b"--frame\r\n"
+        assert answer.fp.readline() == b"Content-Type: image/jpeg\r\n"
+        size = int(answer.fp.readline().split()[1])
+        assert answer.fp.readline() == b"\r\n"
+        found.append(Image.open(io.BytesIO(answer.fp.read(size))))
+        assert answer.fp.readline() == b"\r\n"
+    connection.close()
+    return found
+
+
+def test_the_pictures_move() -> None:
+    stop = threading.Event()
+    with served() as (view, port):
+
+        def show() -> None:
+            level = 0
+            while not stop.wait(0.02):
+                level = (level + 10) % 250
+                view.show(np.full((32, 32, 3), level, np.uint8), STATE)
+
+        writer = threading.Thread(target=show)
+        writer.start()
+        try:
+            found = pictures(port, 5)
+        finally:
+            stop.set()
+            writer.join()
+        # small pictures are enlarged by whole pixels
+        assert {picture.size for picture in found} == {(224, 224)}
+        assert len({int(np.asarray(picture).mean()) for picture in found}) > 2
+
+
+def test_a_watcher_does_not_hold_up_the_end() -> None:
+    with served() as (_, port):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", "/stream.mjpg")
+        connection.getresponse()
+    connection.close()
+
+
+def test_the_slider_sets_the_strength() -> None:
+    with served() as (view, port):
+        assert ask(port, "/strength", method="POST", body=b'{"strength": 0.5}', headers=JSON)[0] == 200
+        assert view.strength == 0.5 and json.loads(ask(port, "/state")[1])["strength"] == 0.5
+        bodies = (
+            b'{"strength": 2}',
+            b'{"strength": true}',
+            b'{"strength": "1"}',
+            b'{"strength": NaN}',
+            b"[]",
+            b"",
+            b"{",
+            b" " * 2000,
+        )
+        for body in bodies:
+            assert ask(port, "/strength", method="POST", body=body, headers=JSON)[0] == 400
+        # what a form of another site could send
+        for headers in ({}, {"Content-Type": "text/plain", "X-Edgeadv": "1"}, {"Content-Type": "application/json"}):
+            assert ask(port, "/strength", method="POST", body=b'{"strength": 1}', headers=headers)[0] == 403
+        assert ask(port, "/state", method="POST", body=b'{"strength": 1}', headers=JSON)[0] == 400
+        assert view.strength == 0.5
+    with served(eps=None) as (view, port):
+        assert ask(port, "/strength", method="POST", body=b'{"strength": 0.5}', headers=JSON)[0] == 400
+
+
+def test_another_sites_name_for_this_address_is_refused() -> None:
+    with served() as (_, port):
+        assert ask(port, "/state", headers={"Host": f"evil.example:{port}"})[0] == 403
+        assert ask(port, "/state", headers={"Host": f"localhost:{port}"})[0] == 200
+        assert ask(port, "/state", headers={"Host": ""})[0] == 403
+
+
+def test_a_token_is_asked_of_every_request() -> None:
+    with served(token=TOKEN) as (view, port):
+        for path in ("/", "/state", "/stream.mjpg", "/app.js"):
+            assert ask(port, path)[0] == 401
+            assert ask(port, f"{path}?token={TOKEN[:-1]}x")[0] == 401
+        assert ask(port, "/strength", method="POST", body=b'{"strength": 1}', headers=JSON)[0] == 401
+        assert view.strength == 0
+        status, _, headers = ask(port, f"/?token={TOKEN}")
+        assert status == 200
+        cookie = headers["Set-Cookie"]
+        assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
+        assert ask(port, "/state", headers={"Cookie": cookie.partition(";")[0]})[0] == 200
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:8080", "192.168.1.5:8080", "[::]:8080"])
+def test_an_address_that_others_reach_needs_a_token(address: str) -> None:
+    with pytest.raises(InputError, match="can be reached from other machines: give it a --token"):
+        PageServer(View(title="", eps=None), address)
+
+
+@pytest.mark.parametrize("token", ["", "short", "sixteen characters!", "ähnlichähnlichähnlich"])
+def test_a_weak_token_is_refused(token: str) -> None:
+    with pytest.raises(InputError, match="a token has at least 16 letters and digits"):
+        PageServer(View(title="", eps=None), "127.0.0.1:0", token=token)
+
+
+@pytest.mark.parametrize(
+    "address", ["", "8080", "localhost:8080", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:99999", "1.2.3:80"]
+)
+def test_what_is_no_address(address: str) -> None:
+    with pytest.raises(InputError, match="is not an address and a port"):
+        parse_address(address)
+
+
+def test_a_port_that_is_taken() -> None:
+    with served() as (_, port), pytest.raises(StorageError, match=f"cannot serve on 127.0.0.1:{port}"):
+        PageServer(View(title="", eps=None), f"127.0.0.1:{port}")
+
+
+def test_ipv6() -> None:
+    assert parse_address("[::1]:80") == ("::1", 80)
+    with PageServer(View(title="", eps=None), "[::1]:0") as page:
+        assert page.url.startswith("http://[::1]:")
