@@ -111,6 +111,37 @@ def test_many_threads_get_their_own_answers(classifier: Classifier, photographs:
         assert labels == alone[i % 12]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [True, False])
+def test_ten_thousand_frames_from_four_threads(tiny_bundle: Bundle, photographs: Frames, shared: bool) -> None:
+    """With one classifier for all, and with one for each."""
+    classifiers = [Classifier.open(tiny_bundle.path, threads=1) for _ in range(1 if shared else 4)]
+    alone = [[label.index for label in classifiers[0].classify(frame, color_order="rgb")] for frame in photographs]
+
+    def work(number: int) -> list[int]:
+        own = classifiers[number % len(classifiers)]
+        wrong = []
+        for i in range(number, 10_000, 4):
+            labels = own.classify(photographs[i % 12], color_order="rgb")
+            if [label.index for label in labels] != alone[i % 12]:
+                wrong.append(i)
+        return wrong
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(4))) == [[], [], [], []]
+    for classifier in classifiers:
+        classifier.close()
+
+
+def test_preprocessed_pixels_give_the_same_labels(classifier: Classifier, photographs: Frames) -> None:
+    for frame in photographs:
+        pixels = classifier.bundle.preprocess(frame, color_order="rgb")
+        assert classifier.classify_pixels(pixels) == classifier.classify(frame, color_order="rgb")
+    for wrong in (photographs[0], pixels.astype(np.float32), pixels[:31], pixels[None]):
+        with pytest.raises(InputError, match="preprocessed pixels are uint8 of shape"):
+            classifier.classify_pixels(wrong)
+
+
 def test_the_first_variant_is_taken_where_none_is_named(tiny_bundle: Bundle) -> None:
     with Classifier.open(tiny_bundle.path) as classifier:
         assert classifier.backend.variant == "fp32"

@@ -83,6 +83,36 @@ def test_a_bgr_frame_gives_the_rgb_pixels() -> None:
     assert not np.array_equal(preprocess(frame, color_order="bgr"), expected)
 
 
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_frames_that_do_not_lie_as_usual_in_memory(order: Any) -> None:
+    """Cut out, mirrored, every second line, transposed, channels first, read only."""
+    whole = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    frozen = whole.copy()
+    frozen.flags.writeable = False
+    planes = np.ascontiguousarray(whole.transpose(2, 0, 1)).transpose(1, 2, 0)
+    preprocess = Preprocess(resize=32, crop=32)
+    for frame in (
+        whole[7:99, 3:131],
+        whole[::-1],
+        whole[::2, ::3],
+        whole.transpose(1, 0, 2),
+        planes,
+        frozen,
+        np.asfortranarray(whole),
+    ):
+        rgb = frame if order == "rgb" else frame[..., ::-1]
+        assert np.array_equal(
+            preprocess(frame, color_order=order), preprocess(Image.fromarray(np.ascontiguousarray(rgb)))
+        )
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 500), (500, 1), (4320, 7680)])
+def test_frames_of_any_size(height: int, width: int) -> None:
+    frame = np.full((height, width, 3), (10, 200, 30), np.uint8)
+    pixels = Preprocess(resize=32, crop=32)(frame, color_order="bgr")
+    assert pixels.shape == (32, 32, 3) and np.unique(pixels.reshape(-1, 3), axis=0).tolist() == [[30, 200, 10]]
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "1"])
 def test_other_pictures_become_rgb(mode: str) -> None:
     image = Image.new("RGB", (40, 50), (200, 100, 50)).convert(mode)
@@ -96,6 +126,8 @@ def test_other_pictures_become_rgb(mode: str) -> None:
         (np.zeros((40, 40), np.uint8), "shape"),
         (np.zeros((3, 40, 40), np.uint8), "shape"),
         (np.zeros((40, 40, 4), np.uint8), "shape"),
+        (np.zeros((40, 40, 3), np.uint16), "not uint16"),
+        (np.zeros((40, 40, 1), np.uint8), "shape"),
         (np.zeros((0, 40, 3), np.uint8), "shape"),
         ("photo.jpg", "not str"),
     ],

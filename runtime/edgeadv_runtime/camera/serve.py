@@ -275,14 +275,16 @@ def _handler(view: View, token: str | None, *, own_names_only: bool) -> type[Bas
             self.end_headers()
             self.close_connection = True
             number = 0
+            self.wfile.write(f"--{_BOUNDARY}\r\n".encode())
             while not view.closed:
                 began = time.monotonic()
                 found = view.picture(number, 1.0)
                 if found is None:
                     continue
                 number, content = found
-                head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(content)}\r\n\r\n"
-                self.wfile.write(head.encode() + content + b"\r\n")
+                head = f"Content-Type: image/jpeg\r\nContent-Length: {len(content)}\r\n\r\n"
+                # with the next boundary at once: Chromium shows a picture only when it has seen that
+                self.wfile.write(head.encode() + content + f"\r\n--{_BOUNDARY}\r\n".encode())
                 time.sleep(max(0.0, 1 / _PICTURES_PER_S - (time.monotonic() - began)))
 
         def log_message(self, format: str, *args: Any) -> None:

@@ -76,6 +76,7 @@ def pictures(port: int, count: int) -> list[Image.Image]:
     assert answer.headers["Content-Type"] == "multipart/x-mixed-replace; boundary=frame"
     found = []
     for _ in range(count):
+        # the boundary comes with the picture before it
         assert answer.fp.readline() == b"--frame\r\n"
         assert answer.fp.readline() == b"Content-Type: image/jpeg\r\n"
         size = int(answer.fp.readline().split()[1])
