@@ -56,8 +56,8 @@ def load(folder: Path) -> bytes:
         BundleError: a part is missing or is not what was written.
     """
     index = folder / STATE_FILE
-    content = read_json(index, what="training state")
     try:
+        content = read_json(index, what="training state")
         if content["schema_version"] != SCHEMA_VERSION or content["kind"] != "training state":
             raise ValueError(f"{content['kind']!r} of schema version {content['schema_version']!r}")
         parts = []
@@ -66,7 +66,7 @@ def load(folder: Path) -> bytes:
             if sha256_bytes(part) != entry["sha256"]:
                 raise ValueError(f"{entry['file']} is not what was written")
             parts.append(part)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (BundleError, OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(
             f"{index} is damaged and cannot be resumed ({error}); copy all its parts again, or start again in another --out"
         ) from error

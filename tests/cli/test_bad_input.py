@@ -516,7 +516,7 @@ options("batches_of_one", "batch-size must be at least 2", train, "--batch-size"
 options("batch_larger_than_the_data", "do not fill one batch", train, "--batch-size", "4000")
 options("learning_rate_of_zero", "lr must be in", train, "--lr", "0")
 options("weight_decay_below_zero", "weight decay must be", train, "--weight-decay", "-1")
-options("unknown_augmentation", "augment is none or crop-flip", train, "--augment", "mixup")
+options("unknown_augmentation", "augment is one of none, crop-flip", train, "--augment", "mixup")
 options("training_limit_of_zero", "--limit must be at least 1", train, "--limit", "0")
 options("seed_below_zero", "seed must be at least 0", train, "--seed", "-1")
 options("training_workers_below_zero", "workers must be at least 0", train, "--workers", "-1")
