@@ -14,7 +14,7 @@ from ..bundle import Bundle
 from ..engine import LIBRARIES, EngineCache, EngineOptions, Library
 from ..engine.library import TENSORRT as CLASSIC
 from ..errors import BackendError, EdgeAdvError, InputError, MissingDependencyError, ProviderError
-from ..variants import INT8, S8S8, TENSORRT_REFUSES_U8S8, U8S8, base_of, int8_variant, precision_of
+from ..variants import INT8, S8S8, TENSORRT_REFUSES_U8S8, U8IN, U8S8, base_of, int8_variant, precision_of
 from .checks import Check, Status
 from .engines import Libraries
 from .jetpack import refusal
@@ -86,7 +86,10 @@ def check_int8(bundle: Bundle, *, machine: str | None = None) -> Check:
     on_gpus = "" if on_cpu == S8S8 else f", {S8S8} on every GPU"
     means = f"int8 is {on_cpu} with onnxruntime on this processor{on_gpus}"
     known = bundle.manifest["variants"]
-    absent = [variant for variant in dict.fromkeys((on_cpu, S8S8)) if variant not in bundle.variants]
+    wanted = list(dict.fromkeys((on_cpu, S8S8)))
+    if pixels := [v + U8IN for v in wanted if v not in bundle.variants and v + U8IN in bundle.variants]:
+        means += f"; {', '.join(pixels)} is here, which is {INT8}{U8IN}"
+    absent = [v for v in wanted if v not in bundle.variants and v + U8IN not in pixels]
     if on_cpu not in absent or S8S8 not in absent:
         return Check(INT8, "ok", f"{means}{'; not here: ' + ', '.join(absent) if absent else ''}")
     if any(variant in known for variant in absent):
