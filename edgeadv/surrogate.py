@@ -162,7 +162,7 @@ def load_surrogate(bundle: Bundle, variant: str, *, device: torch.device | None 
 
     Args:
         bundle: an opened bundle.
-        variant: ``"int8-s8s8"`` or ``"int8-u8s8"``.
+        variant: ``"int8-s8s8"`` or ``"int8-u8s8"``; with ``-u8in`` it is the same one, which takes float pixels.
         device: where to run; None takes a GPU if there is one.
 
     Raises:
@@ -172,7 +172,7 @@ def load_surrogate(bundle: Bundle, variant: str, *, device: torch.device | None 
     """
     path = bundle.surrogate_path(variant)
     graph = QuantisedGraph.load(path)
-    if graph.onnx_sha256 != bundle.artifact_sha256(variant):
+    if graph.onnx_sha256 != (bundle.float_sha256(variant) or bundle.artifact_sha256(variant)):
         raise IntegrityError(
             f"{path} was made from another ONNX file than the {variant} of this bundle; export it again"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -81,7 +83,7 @@ class TorchBackend(Backend):
         self.n_classes = len(bundle.classes)
         self.threads = threads
 
-    def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
         with torch.no_grad():
             # a copy: torch takes neither negative strides nor memory that must not be written
             batch = torch.from_numpy(np.array(x)).to(self._device).contiguous(memory_format=torch.channels_last)

@@ -28,7 +28,7 @@ from edgeadv_runtime.suites import (
     TARGETABLE,
     Effort,
 )
-from edgeadv_runtime.variants import INT8, precision_of
+from edgeadv_runtime.variants import INT8, base_of, precision_of
 
 from ._backends import open_torch
 from ._shared import names
@@ -118,7 +118,8 @@ def make_plan(
 ) -> Plan:  # fmt: skip
     """Open the data, match its labels to the bundle's classes, and make the attacks on its weights.
 
-    Those of ``variants`` that are int8 are attacked by their own gradients too, where the bundle holds their surrogates.
+    Those of ``variants`` that are int8 are attacked by their own gradients too, where the bundle holds their surrogates: once
+    for the artefact with float input and for that with uint8 input, which is the same function of the pixels.
     """
     from edgeadv.attacks import build_attacks
     from edgeadv.data import DEFAULT_ROOT, balanced_subset, open_data
@@ -141,8 +142,10 @@ def make_plan(
     )  # fmt: skip
     on_surrogate = {name: effort for name, effort in efforts.items() if name in ON_SURROGATE}
     skipped: list[dict[str, str]] = []
+    attacked: set[str] = set()
     for variant in dict.fromkeys(variants) if on_surrogate else ():
-        if precision_of(variant) != INT8:
+        base = base_of(variant)
+        if precision_of(variant) != INT8 or base in attacked:
             continue
         try:
             bundle.surrogate_path(variant)
@@ -151,9 +154,10 @@ def make_plan(
             skipped.append({"backend": SURROGATE, "variant": variant, "reason": reason})
             continue
         surrogate = load_surrogate(bundle, variant, device=next(reference.model.parameters()).device)
+        attacked.add(base)
         made += build_attacks(
             surrogate, budgets, efforts=on_surrogate, classes=len(bundle.classes), gradients_sha256=surrogate.sha256,
-            target=towards, suffix=f"@{variant}", gradients=surrogate.gradients,
+            target=towards, suffix=f"@{base}", gradients=surrogate.gradients,
         )  # fmt: skip
     info = DataInfo(name=Path(data).name, split=opened.split, total=len(order), allow_unreadable=allow_unreadable)
     return Plan(opened, order, info, budgets, efforts, made, reference, skipped)

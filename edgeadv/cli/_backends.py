@@ -17,7 +17,7 @@ from edgeadv_runtime.cuda import find_gpu
 from edgeadv_runtime.engine import LIBRARIES, BatchProfile, EngineCache, EngineOptions, find_library
 from edgeadv_runtime.errors import EdgeAdvError, InputError, ProviderError
 from edgeadv_runtime.latency import Opener
-from edgeadv_runtime.variants import INT8, TENSORRT_REFUSES_U8S8, U8S8, int8_variant, precision_of
+from edgeadv_runtime.variants import INT8, TENSORRT_REFUSES_U8S8, U8S8, base_of, int8_variant, precision_of, variant_for
 
 from ._shared import ALL, names, need
 
@@ -30,7 +30,9 @@ BackendNames = Annotated[
 ]
 Precision = Annotated[
     str,
-    typer.Option("--precision", help="Comma-separated variants, int8 for the one that fits each backend; or all."),
+    typer.Option(
+        "--precision", help="Comma-separated variants, int8 or int8-u8in for the one that fits each backend; or all."
+    ),
 ]
 Provider = Annotated[
     str,
@@ -114,8 +116,8 @@ def backend_openers(
     Args:
         bundle: what to open.
         backend: comma-separated list of :data:`BACKENDS`, or ``all``.
-        precision: comma-separated variants, ``int8`` for the one that is right on each backend, or ``all`` that the
-            bundle carries.
+        precision: comma-separated variants, ``int8`` or ``int8-u8in`` for the one that is right on each backend, or ``all``
+            that the bundle carries.
         provider: of torch and ONNX Runtime.
         threads: CPU threads of a call.
         engine: how TensorRT's plans are had.
@@ -141,7 +143,7 @@ def backend_openers(
     for name in chosen:
         absent = _absent(name, bundle) if backend == ALL else None
         for asked in wanted:
-            variant = int8_variant(name, provider=provider) if asked == INT8 else asked
+            variant = variant_for(asked, name, provider=provider)
             reason = _misfit(name, variant, provider, for_speed=for_speed and precision == ALL) or absent
             if reason is not None:
                 skipped.append({"backend": name, "variant": variant, "reason": reason})
@@ -174,9 +176,9 @@ def _misfit(name: str, variant: str, provider: str, *, for_speed: bool) -> str |
             return f"torch has no provider {provider}"
         return None if variant == TORCH_VARIANT else f"torch serves {TORCH_VARIANT} only"
     if name == "tensorrt":
-        return TENSORRT_REFUSES_U8S8 if variant == U8S8 else None
+        return TENSORRT_REFUSES_U8S8 if base_of(variant) == U8S8 else None
     right = int8_variant(name, provider=provider)
-    if for_speed and precision_of(variant) == INT8 and variant != right:
+    if for_speed and precision_of(variant) == INT8 and base_of(variant) != right:
         return f"on this processor int8 means {right}; name {variant} to time it all the same"
     return None
 

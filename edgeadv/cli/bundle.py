@@ -13,7 +13,7 @@ from rich.text import Text
 
 from edgeadv_runtime.bundle import MANIFEST, Bundle
 from edgeadv_runtime.files import sha256_file
-from edgeadv_runtime.variants import INT8, precision_of
+from edgeadv_runtime.variants import expanded
 
 from ._backends import PublicKey
 
@@ -47,7 +47,9 @@ def show(
 def slim(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to copy from; it stays as it is.")],
     out: Annotated[Path, typer.Option(help="The folder to make.")],
-    variant: Annotated[list[str], typer.Option(help="A variant to keep, or int8; give it again for another.")],
+    variant: Annotated[
+        list[str], typer.Option(help="A variant to keep, int8 or int8-u8in; give it again for another.")
+    ],
     weights: Annotated[
         bool, typer.Option("--weights/--no-weights", help="Keep the weights: they hand over the white box.")
     ] = False,
@@ -57,8 +59,7 @@ def slim(
     """Copy a bundle without what a device does not need. The copy keeps the bundle id."""
     full = Bundle.open(bundle, public_key=public_key)
     signed = full.signed  # asked first: the copy may take the place of the bundle
-    int8 = [name for name in full.variants if precision_of(name) == INT8] or [INT8]
-    kept = [v for name in variant for v in (int8 if name == INT8 else [name])]
+    kept = expanded(variant, full.variants)
     print_summary(full.slim(out, variants=kept, weights=weights, overwrite=overwrite))
     if signed:
         typer.echo(
@@ -134,7 +135,7 @@ def _parity(parity: dict[str, Any], allowed: str) -> tuple[str, ...]:
 
 
 def _gate(gate: dict[str, Any], float_layers: list[str]) -> list[str]:
-    """What an int8 variant was measured to lose and to gain."""
+    """What an int8 variant was measured to lose and to gain; one with uint8 input by that with float input."""
     worst, gain, latency = gate["worst_case"], gate["gain"], gate["gain"]["latency"]
     loss = f"on {gate['clean']['n']} images of {gate['data']['name']}: {_loss(gate['clean'])}, {gate['max_drop']:g} allowed"
     if "drop" in worst:
@@ -151,6 +152,8 @@ def _gate(gate: dict[str, Any], float_layers: list[str]) -> list[str]:
     if float_layers:
         whole = gate["fully_quantised"]["drop"]
         lines.append(f"in float32: {', '.join(float_layers)}; with every layer in int8 the drop was {whole:.2f} points")
+    if (base := gate.get("of")) is not None:
+        lines.insert(0, f"the same graph as {base} after its input, with the gate of that:")
     return lines
 
 

@@ -25,7 +25,7 @@ from edgeadv_runtime.engine import (
 )
 from edgeadv_runtime.errors import InputError, MissingDependencyError, ProviderError
 from edgeadv_runtime.files import ensure_writable
-from edgeadv_runtime.variants import INT8, S8S8, TENSORRT_REFUSES_U8S8, U8S8, int8_variant
+from edgeadv_runtime.variants import S8S8, TENSORRT_REFUSES_U8S8, U8S8, base_of, variant_for
 
 from ._backends import EngineFolder, PublicKey, to_stderr
 from ._shared import ALL, names
@@ -36,7 +36,7 @@ MIB = 1 << 20
 def engine(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to build from.")],
     precision: Annotated[
-        str, typer.Option(help="Comma-separated variants, int8, or all of the bundle that TensorRT can run.")
+        str, typer.Option(help="Comma-separated variants, int8, int8-u8in, or all of the bundle that TensorRT can run.")
     ] = "fp16",
     batch: Annotated[str, typer.Option(help="Batch size of the plan, or its least, best and largest: 1,8,32.")] = "1",
     target: Annotated[
@@ -126,15 +126,17 @@ def _show(engine: Engine, library: Library) -> None:
 def _variants(bundle: Bundle, precision: str) -> list[str]:
     """The variants to build; says which one is left out."""
     if precision == ALL:
-        chosen = [variant for variant in bundle.variants if variant != U8S8]
-        if len(chosen) < len(bundle.variants):
-            to_stderr(f"{U8S8} is left out: {TENSORRT_REFUSES_U8S8}")
+        refused = [variant for variant in bundle.variants if base_of(variant) == U8S8]
+        chosen = [variant for variant in bundle.variants if variant not in refused]
+        if refused:
+            to_stderr(f"{' and '.join(refused)} left out: {TENSORRT_REFUSES_U8S8}")
         if not chosen:
             raise InputError(f"{bundle.path} carries no variant that TensorRT can run; export it with --precision")
         return chosen
-    asked = [int8_variant("tensorrt") if name == INT8 else name for name in names(precision, option="--precision")]
-    if U8S8 in asked:
-        raise InputError(f"{TENSORRT_REFUSES_U8S8}: use --precision {S8S8}")
+    asked = [variant_for(name, "tensorrt") for name in names(precision, option="--precision")]
+    for variant in asked:
+        if base_of(variant) == U8S8:
+            raise InputError(f"{TENSORRT_REFUSES_U8S8}: use --precision {variant.replace(U8S8, S8S8)}")
     for variant in asked:
         bundle.onnx_path(variant)  # before the first of them is built
     return list(dict.fromkeys(asked))

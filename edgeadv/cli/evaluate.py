@@ -17,7 +17,7 @@ from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.device import library_versions
 from edgeadv_runtime.errors import DataError, InputError
-from edgeadv_runtime.evaluate import DataInfo, score_batches, summarise
+from edgeadv_runtime.evaluate import DataInfo, check_budgets, score_batches, summarise
 from edgeadv_runtime.evaluate import evaluate as run_evaluation
 from edgeadv_runtime.files import ensure_writable, sha256_file
 from edgeadv_runtime.outcomes import Artefact, OutcomeStore
@@ -145,6 +145,7 @@ def evaluate(
                 skipped += plan.skipped
                 backends = [stack.enter_context(opener()) for opener in openers.values()]
                 source = crafted(opened, plan, backends, uint8=uint8, workers=workers, state=store.folder)
+            check_budgets(source.infos, backends)
             binding = source.bound_to(opened, backends, examples)
             store.start(binding, resume=resume or not team.first)
         if team.first:

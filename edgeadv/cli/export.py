@@ -13,7 +13,7 @@ from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.preprocess import Preprocess
-from edgeadv_runtime.variants import INT8, VARIANTS, precision_of
+from edgeadv_runtime.variants import INT8, VARIANTS, expanded, precision_of
 
 from ._shared import names, need
 from .bundle import print_summary
@@ -60,7 +60,11 @@ def export(
         Path | None, typer.Argument(metavar="[RUN]", help="A finished training run; without one, give --arch.")
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="Comma-separated variants to export; int8 is int8-s8s8 and int8-u8s8.")
+        str,
+        typer.Option(
+            help="Comma-separated variants to export; int8 is int8-s8s8 and int8-u8s8. With -u8in behind it a variant takes "
+            "uint8 pixels: fp32-u8in, int8-u8in."
+        ),
     ] = "fp32,fp16",
     golden: Annotated[
         Path | None,
@@ -173,11 +177,12 @@ def _say(text: str) -> None:
 
 
 def _variants(precision: str) -> list[str]:
-    """Read ``--precision``; ``int8`` is both of its variants."""
-    asked = names(precision, option="--precision")
-    both = [variant for variant in VARIANTS if precision_of(variant) == INT8]
-    variants = [v for name in asked for v in (both if name == INT8 else [name])]
+    """Read ``--precision``; ``int8`` is both of its variants, and ``int8-u8in`` both with that suffix."""
+    variants = expanded(names(precision, option="--precision"), VARIANTS)
+    if unknown := [variant for variant in variants if variant not in VARIANTS]:
+        raise InputError(f"--precision {unknown[0]!r} is no variant: choose from {', '.join(VARIANTS)}")
     if len(set(variants)) != len(variants):
+        both = expanded([INT8], VARIANTS)
         raise InputError(f"--precision {precision!r} names a variant twice: {INT8} is {' and '.join(both)}")
     return variants
 

@@ -44,7 +44,9 @@ def gate(
     ] = None,
     variant: Annotated[
         str | None,
-        typer.Option(help="Comma-separated variants to judge, int8 for both int8 ones; by default all in the file."),
+        typer.Option(
+            help="Comma-separated variants to judge, int8 for both int8 ones, int8-u8in likewise; by default all in the file."
+        ),
     ] = None,
     backend: Annotated[
         str | None, typer.Option(help="Comma-separated backends to judge; by default all in the file.")

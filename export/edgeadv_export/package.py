@@ -31,7 +31,7 @@ from edgeadv_runtime.bundle import (
 from edgeadv_runtime.errors import EdgeAdvError, ExportError, InputError
 from edgeadv_runtime.files import atomic_folder, canonical_json, sha256_file, write_json
 from edgeadv_runtime.preprocess import Preprocess, to_tensor
-from edgeadv_runtime.variants import INT8, VARIANTS, precision_of
+from edgeadv_runtime.variants import INT8, U8IN, VARIANTS, base_of, precision_of, takes_uint8
 
 from .draft import Draft
 from .fallback import Fitter
@@ -40,6 +40,7 @@ from .gate import Int8Plan
 from .parity import TOLERANCES, Parity, artifact_logits, compare, torch_logits
 from .surrogate import as_computed, neutral, prove
 from .to_onnx import INPUT, OPSET, OUTPUT, to_onnx
+from .u8in import to_u8in
 
 WEIGHTS, GOLDEN, SURROGATE = "weights.safetensors", "golden.npz", "surrogate.{}.safetensors"
 
@@ -62,7 +63,8 @@ def export_bundle(
     """Export ``model`` and write the bundle at ``out``, if every variant agrees with it on ``frames``.
 
     fp32 and fp16 must agree in the logits. int8 cannot: it must lose no more accuracy than ``int8`` allows. Its graph is written a
-    second time for :mod:`edgeadv.surrogate`, if that agrees with the artefact on ``frames``.
+    second time for :mod:`edgeadv.surrogate`, if that agrees with the artefact on ``frames``. A ``-u8in`` variant is made from the one
+    with float input, which need not be shipped, must give every frame the same label as that, and shares its gate and surrogate.
 
     Args:
         model: any mode, device and floating dtype; it is left exactly as it is. The bundle holds its float32 weights.
@@ -130,22 +132,33 @@ class _Writer:
         logits: dict[str, NDArray[np.float32]] = {}
         with ExitStack() as stack:
             fitter: Fitter | None = None
-            for variant in variants:
+            for base in dict.fromkeys(map(base_of, variants)):
                 proto = fp32
                 about: dict[str, Any] = {}
                 parity: dict[str, Any] = {}
-                if variant == "fp16":
+                if base == "fp16":
                     parity["largest_activation"] = self._fp16_range(fp32)
                     proto = to_fp16(fp32, name)
-                elif self.int8 is not None and precision_of(variant) == INT8:
+                elif self.int8 is not None and precision_of(base) == INT8:
                     fitter = fitter or self._fitter(self.int8, fp32, expected, stack)
-                    fitted = fitter.fit(variant)
+                    fitted = fitter.fit(base)
                     proto, about = fitted.proto, {"float_layers": list(fitted.float_layers), "gate": fitted.gate}
-                self.progress(f"comparing {variant} with PyTorch on {len(self.pixels)} frames")
-                entry, logits[variant] = self._variant(variant, proto, expected, parity)
-                if precision_of(variant) == INT8:
-                    about["surrogate"] = self._surrogate(variant, proto, entry["sha256"], logits[variant])
-                entries[variant] = {**entry, **about}
+                entry, logits[base] = self._variant(base, proto, expected, parity)
+                if precision_of(base) == INT8:
+                    about["surrogate"] = self._surrogate(base, proto, entry["sha256"], logits[base])
+                entries[base] = {**entry, **about}
+                if (variant := base + U8IN) in variants:
+                    entry, logits[variant] = self._variant(variant, to_u8in(proto, name), expected, parity)
+                    self._same_labels(variant, logits[variant], logits[base])
+                    if "gate" in about:
+                        about["gate"] = {"of": base, **about["gate"]}
+                    made_from = {"variant": base, "sha256": entries[base]["sha256"]}
+                    entries[variant] = {**entry, "made_from": made_from, **about}
+                if base not in variants:
+                    (self.folder / entries[base]["file"]).unlink()
+        # in the order asked for: it is the first that runs where nobody names one
+        entries = {variant: entries[variant] for variant in variants}
+        logits = {variant: logits[variant] for variant in variants}
         rows = decided(logits, golden)
         kept = {variant: values[rows] for variant, values in logits.items()}
         Golden([frames[i] for i in rows], self.pixels[rows], kept).save(self.folder / GOLDEN)
@@ -181,10 +194,14 @@ class _Writer:
         self, variant: str, proto: Any, expected: NDArray[np.float32], extra: dict[str, Any]
     ) -> tuple[dict[str, Any], NDArray[np.float32]]:
         """Write the file of ``variant``, compare it with PyTorch, and return its manifest entry and logits."""
+        self.progress(f"comparing {variant} with PyTorch on {len(self.pixels)} frames")
+        image: dict[str, Any] = {"dtype": "float32", "layout": "NCHW", "range": [0.0, 1.0]}
+        if takes_uint8(variant):
+            image = {"dtype": "uint8", "layout": "NHWC", "range": [0, 255]}
         draft = Draft(self.folder, self.classes, self.preprocess)
         entry = {
             **self._entry(draft.write(variant, proto).name), "precision": precision_of(variant), "opset": OPSET,
-            "input": {"name": INPUT, "dtype": "float32", "layout": "NCHW", "range": [0.0, 1.0]},
+            "input": {"name": INPUT, **image},
             "output": {"name": OUTPUT, "dtype": "float32"}, "tolerance": TOLERANCES[variant],
         }  # fmt: skip
         with draft.backend(variant) as backend:  # the class that will serve it
@@ -203,6 +220,15 @@ class _Writer:
                 "is accepted. No bundle was written"
             )
         return parity, logits
+
+    def _same_labels(self, variant: str, logits: NDArray[np.float32], floats: NDArray[np.float32]) -> None:
+        """Refuse a ``-u8in`` variant that is not the function of the pixels that the one with float input is."""
+        different = np.flatnonzero(logits.argmax(axis=1) != floats.argmax(axis=1))
+        if len(different):
+            raise ExportError(
+                f"{variant} gives {len(different)} of {len(logits)} frames another label than {base_of(variant)}, which it was made "
+                f"from, the first of them frame {different[0]}; export without it. No bundle was written"
+            )
 
     def _surrogate(self, variant: str, proto: Any, onnx_sha256: str, logits: NDArray[np.float32]) -> dict[str, Any]:
         """Write the surrogate of an int8 artefact and return its manifest entry.

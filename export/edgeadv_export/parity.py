@@ -14,7 +14,7 @@ from torch import nn
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.errors import BackendError, ExportError
 from edgeadv_runtime.preprocess import to_tensor
-from edgeadv_runtime.variants import INT8, precision_of
+from edgeadv_runtime.variants import FLOAT_VARIANTS, INT8, U8IN, precision_of
 
 # Largest accepted error of a logit as a share of the largest absolute logit. A share, because a distilled model has
 # logits 40 to 100 times larger than others, and its rounding errors grow with them.
@@ -24,6 +24,7 @@ from edgeadv_runtime.variants import INT8, precision_of
 # logits, but who keeps the sums in float32 rounds some activations to the next step: up to 0.06 was measured on
 # EfficientNet-Lite0 and 436 photographs. Saturating 16-bit sums (s8s8 on AVX2 without VNNI) give 0.47.
 TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8-s8s8": 0.1, "int8-u8s8": 0.1}
+TOLERANCES |= {variant + U8IN: TOLERANCES[variant] for variant in FLOAT_VARIANTS}
 _BATCH = 16
 _BATCH_SIZES = (1, 3)
 
@@ -110,15 +111,15 @@ def torch_logits(model: nn.Module, pixels: NDArray[np.uint8], name: str) -> NDAr
         ExportError: they are not finite.
     """
     with torch.inference_mode():
-        batches = [model(torch.from_numpy(x)).numpy() for x in _batches(pixels)]
+        batches = [model(torch.from_numpy(to_tensor(part))).numpy() for part in _batches(pixels)]
     logits: NDArray[np.float32] = np.concatenate(batches)
     if not np.isfinite(logits).all():
         raise ExportError(f"{name} itself gives NaN or infinite logits on these frames; train again")
     return logits
 
 
-def _batches(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
-    return (to_tensor(pixels[i : i + _BATCH]) for i in range(0, len(pixels), _BATCH))
+def _batches(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    return (pixels[i : i + _BATCH] for i in range(0, len(pixels), _BATCH))
 
 
 def artifact_logits(backend: Backend, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -135,10 +136,10 @@ def artifact_logits(backend: Backend, pixels: NDArray[np.uint8]) -> NDArray[np.f
         ExportError: the artefact fails, gives logits that are not finite, or depends on the size of the batch.
     """
     try:
-        logits = np.concatenate([backend.infer(x) for x in _batches(pixels)])
+        logits = np.concatenate([backend.infer_pixels(part) for part in _batches(pixels)])
         for size in _BATCH_SIZES:
             rows = np.arange(size) % len(pixels)
-            again = backend.infer(to_tensor(pixels[rows]))
+            again = backend.infer_pixels(pixels[rows])
             # int8 rounds anew what a batch of another size may have changed in the last bit
             allowed = TOLERANCES[backend.variant if precision_of(backend.variant) == INT8 else "fp32"]
             if np.abs(again - logits[rows]).max() > allowed * np.abs(logits).max():

@@ -57,8 +57,13 @@ def to_onnx(model: PixelModel, input_shape: tuple[int, int, int]) -> Any:
     return proto
 
 
-def check(proto: Any, name: str) -> None:
+def check(proto: Any, name: str, *, uint8: bool = False) -> None:
     """Raise unless ``proto`` is valid ONNX with the one input and output of a bundle and a dynamic batch.
+
+    Args:
+        proto: an ``onnx.ModelProto``.
+        name: what to call the network in errors.
+        uint8: whether its input must be uint8, and not float32.
 
     Raises:
         ExportError: it is not; ``name`` says of what network.
@@ -72,8 +77,10 @@ def check(proto: Any, name: str) -> None:
         if names != [expected]:
             raise ExportError(f"{name} has {names} where {expected!r} is due; only plain classifiers can be exported")
         tensor = value[0].type.tensor_type
-        if tensor.elem_type != onnx.TensorProto.FLOAT:
-            raise ExportError(f"{expected} of {name} is not float32 in the export")
+        due = onnx.TensorProto.UINT8 if uint8 and expected == INPUT else onnx.TensorProto.FLOAT
+        if tensor.elem_type != due:
+            kind = "uint8" if due == onnx.TensorProto.UINT8 else "float32"
+            raise ExportError(f"{expected} of {name} is not {kind} in the export")
         batch = tensor.shape.dim[0]
         if not batch.dim_param:
             raise ExportError(

@@ -2,7 +2,7 @@
 
 A folder with a ``manifest.json`` and the files it names::
 
-    model.<variant>.onnx   dynamic batch; input "image", output "logits" float32
+    model.<variant>.onnx   dynamic batch; input "image", float32 or (-u8in) uint8, output "logits" float32
     weights.safetensors    the same weights, for the side that needs gradients
     golden.npz             real frames with the tensors and logits they must give
     surrogate.<variant>.safetensors   an int8 graph for the side that needs gradients
@@ -217,6 +217,7 @@ class Bundle:
             entries = {"architecture": [self.manifest["architecture"]], "variants": self.manifest["variants"].values()}
             _ = [self.manifest[key] for key in _KEYS], self.manifest["weights"]["bytes"], self.calibration_images
             _ = [float(entry["tolerance"]) for entry in self.manifest["variants"].values()]
+            _ = [self.float_sha256(variant) for variant in self.manifest["variants"]]
             _ = [entry[key] for kind, keys in _ENTRY_KEYS.items() for entry in entries[kind] for key in keys]
         except (KeyError, TypeError, AttributeError, ValueError, InputError) as error:
             raise BundleError(
@@ -327,6 +328,11 @@ class Bundle:
         """Hash of the ONNX file of ``variant``; present or left out."""
         return str(self.manifest["variants"][variant]["sha256"])
 
+    def float_sha256(self, variant: str) -> str | None:
+        """Hash of the graph with float input that a ``-u8in`` ``variant`` was made from, carried or not; None for any other."""
+        made_from = self.manifest["variants"][variant].get("made_from")
+        return None if made_from is None else str(made_from["sha256"])
+
     def tolerance(self, variant: str) -> float:
         """Largest accepted logit error of ``variant``, as a share of the largest absolute logit."""
         return float(self.manifest["variants"][variant]["tolerance"])
@@ -346,7 +352,7 @@ class Bundle:
         return self.path / str(entry["file"])
 
     def surrogate_path(self, variant: str) -> Path:
-        """The graph of an int8 ``variant`` for the gradient side, see ``edgeadv.surrogate``.
+        """The graph of an int8 ``variant`` for the gradient side, see ``edgeadv.surrogate``; with ``-u8in`` or without the same.
 
         Raises:
             InputError: this bundle carries none.

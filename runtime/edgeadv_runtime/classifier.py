@@ -14,8 +14,8 @@ from .backends import Backend, OnnxRuntimeBackend
 from .bundle import Bundle
 from .errors import InputError
 from .examples import softmax
-from .preprocess import ColorOrder, to_tensor
-from .variants import INT8, int8_variant, precision_of
+from .preprocess import ColorOrder
+from .variants import INT8, U8IN, precision_of, takes_uint8, variant_for
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,9 @@ class Classifier:
 
         Args:
             path: the bundle's folder.
-            variant: which artefact; ``"int8"`` takes the int8 variant that is right for the provider and this processor, None
-                the first that the bundle carries, and of two int8 variants also the right one.
+            variant: which artefact; ``"int8"`` takes the int8 variant that is right for the provider and this processor,
+                ``"int8-u8in"`` the same with uint8 input, None the first that the bundle carries, and of two int8 variants
+                also the right one.
             provider: ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; there is no fallback.
             threads: CPU threads per call; None leaves them to ONNX Runtime.
             expected_sha256: hex SHA-256 of the manifest, where it is known from elsewhere.
@@ -74,21 +75,22 @@ class Classifier:
             EdgeAdvError: see :meth:`Bundle.open` and :class:`OnnxRuntimeBackend`.
         """
         bundle = Bundle.open(path, expected_sha256=expected_sha256, public_key=public_key)
-        right = int8_variant(OnnxRuntimeBackend.name, provider=provider)
         if variant is None:
             if not bundle.variants:
                 raise InputError(f"{path} carries no variant to run")
             variant = bundle.variants[0]
-            if precision_of(variant) == INT8 and right in bundle.variants:
-                variant = right
-        elif variant == INT8:
-            variant = right
+            if precision_of(variant) == INT8:
+                meant = INT8 + U8IN if takes_uint8(variant) else INT8
+                right = variant_for(meant, OnnxRuntimeBackend.name, provider=provider)
+                variant = right if right in bundle.variants else variant
+        else:
+            variant = variant_for(variant, OnnxRuntimeBackend.name, provider=provider)
         return cls(bundle, OnnxRuntimeBackend(bundle, variant=variant, provider=provider, threads=threads))
 
     def classify(
         self, frame: Image.Image | NDArray[np.uint8], *, color_order: ColorOrder | None = None, top: int = 5
     ) -> list[Label]:
-        """Classify one frame.
+        """Classify one frame. With a ``-u8in`` variant no float tensor is made of it.
 
         Args:
             frame: a Pillow image, or a uint8 array of shape (height, width, 3).
@@ -120,12 +122,7 @@ class Classifier:
         """
         if top < 1:
             raise InputError(f"top must be at least 1, not {top}")
-        crop = self.bundle.preprocess.crop
-        if pixels.dtype != np.uint8 or pixels.shape != (crop, crop, 3):
-            raise InputError(
-                f"preprocessed pixels are uint8 of shape ({crop}, {crop}, 3), not {pixels.dtype} of shape {pixels.shape}"
-            )
-        logits = self.backend.infer(to_tensor(pixels[None]))[0]
+        logits = self.backend.infer_pixels(pixels[None])[0]
         probabilities, classes = softmax(logits), self.bundle.classes
         ranked = np.argsort(-logits, kind="stable")[:top].tolist()
         return [Label(i, classes.ids[i], classes.names[i], float(probabilities[i])) for i in ranked]

@@ -293,13 +293,15 @@ class PinnedBuffer(_Held):
     """Memory of the processor that stays where it is, so that the GPU copies it without a stop.
 
     Attributes:
-        array: float32 of the shape asked for, over that memory; empty once the buffer is closed.
+        array: of the shape and type asked for, over that memory; empty once the buffer is closed.
         device_address: where the GPU sees it, if it is mapped, which spares the copies; else None.
     """
 
-    def __init__(self, context: Context, shape: tuple[int, ...], *, mapped: bool = False) -> None:
-        """Take as much as ``shape`` of float32 needs; ``mapped`` also into the address space of the GPU."""
-        nbytes = int(np.prod(shape)) * np.dtype(np.float32).itemsize
+    def __init__(
+        self, context: Context, shape: tuple[int, ...], *, dtype: type[np.generic] = np.float32, mapped: bool = False
+    ) -> None:
+        """Take as much as ``shape`` of ``dtype`` needs; ``mapped`` also into the address space of the GPU."""
+        nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         super().__init__(context, "cuMemFreeHost", _POINTER, "cuMemHostAlloc", nbytes, _HOST_MAPPED if mapped else 0)
         self.device_address: int | None = None
         if mapped:
@@ -312,11 +314,11 @@ class PinnedBuffer(_Held):
                 raise
             self.device_address = address.value
         memory = (ctypes.c_byte * nbytes).from_address(self.handle)
-        self.array: NDArray[np.float32] = np.frombuffer(memoryview(memory), dtype=np.float32).reshape(shape)
+        self.array: NDArray[Any] = np.frombuffer(memoryview(memory), dtype=dtype).reshape(shape)
 
     def close(self) -> None:
         """Give it back. A second call does nothing."""
-        self.array = np.empty(0, dtype=np.float32)  # whoever reads on fails at once, and reads no freed memory
+        self.array = np.empty(0, dtype=self.array.dtype)  # whoever reads on fails at once, and reads no freed memory
         super().close()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Protocol
 
@@ -22,9 +22,10 @@ from .backends.base import Backend
 from .bundle import Bundle
 from .device import environment
 from .eps import Eps
-from .errors import DataError
+from .errors import DataError, InputError
 from .examples import ExamplePicker, first_examples
 from .outcomes import Artefact, BatchOutcome, Example
+from .perturbation import round_to_uint8
 from .preprocess import to_tensor
 from .results import CLEAN, WORST_CASE, AttackParams, Results, Row, Threat
 from .stats import mcnemar_p, paired_difference_interval
@@ -93,7 +94,8 @@ def evaluate(
 ) -> Results:
     """Score every artefact on the same images.
 
-    Images that int8 variants of the bundle were calibrated on are left out, for every artefact, and counted.
+    Images that int8 variants of the bundle were calibrated on are left out, for every artefact, and counted. What a ``-u8in``
+    artefact is given is rounded to 8 bits within eps before, and its rows say so.
 
     Args:
         batches: what :func:`edgeadv_runtime.attack.craft` or a pack yields.
@@ -110,7 +112,8 @@ def evaluate(
     Raises:
         DataError: no image could be scored, all were calibrated on, or more than 1% were unreadable and that was not
             allowed.
-        InputError: two attacks share a name and a budget, or are measured in different norms.
+        InputError: two attacks share a name and a budget, or are measured in different norms, or a budget is too small for an
+            artefact that takes 8-bit pixels.
         EdgeAdvError: whatever a backend or an attack raises.
     """
     check_infos(infos)
@@ -140,7 +143,7 @@ def score_batches(
     examples: int = 6,
     seen: Iterable[int] = (),
 ) -> Iterator[BatchOutcome]:
-    """One outcome for each batch; the arguments are those of :func:`evaluate`.
+    """One outcome for each batch; the arguments and errors are those of :func:`evaluate`.
 
     Args:
         batches: any of the batches of a run, in its order.
@@ -151,6 +154,7 @@ def score_batches(
         examples: how many images the results file is to show.
         seen: labels that batches before these have shown already.
     """
+    check_budgets(infos, backends)
     scored = [info for info in infos if not info.control]
     picker = ExamplePicker(examples, scored, bundle.classes, seen)
     told = 0
@@ -166,10 +170,10 @@ def score_batches(
         hits: list[dict[Key, tuple[NDArray[np.bool_], NDArray[np.bool_]]]] = []
         found: tuple[Example, ...] = ()
         for i, backend in enumerate(backends):
-            before = backend.infer(clean)
+            before = backend.infer_pixels(batch.clean.pixels) if backend.takes_uint8 else backend.infer(clean)
             hits.append({CLEAN_KEY: _hits(before, labels)})
             for info in scored:
-                after = backend.infer(batch.adversarial[info.key])
+                after = _attacked(backend, batch, info)
                 hits[i][info.key] = _hits(after, labels)
                 if i == len(backends) - 1 and info.key == picker.key:
                     found = picker.look(batch, clean, before, after, artefact=f"{backend.name} {backend.variant}")
@@ -178,6 +182,29 @@ def score_batches(
         yield BatchOutcome(
             batch.clean.index, labels, batch.clean.hashes, top1, top5, batch.evidence, left_out, messages, found
         )
+
+
+def check_budgets(infos: Iterable[AttackInfo], backends: Iterable[Backend]) -> None:
+    """Refuse budgets that nothing is left of in the 8 bits of a ``-u8in`` artefact.
+
+    Raises:
+        InputError: there is one.
+    """
+    variant = next((backend.variant for backend in backends if backend.takes_uint8), None)
+    for info in infos:
+        if variant is not None and not info.control and info.params.norm != "l2" and info.eps.grey_levels < 1:
+            raise InputError(
+                f"eps {info.eps.text} is less than one grey level, and {variant} takes 8-bit pixels: leave it out with --precision, "
+                "or use a larger eps"
+            )
+
+
+def _attacked(backend: Backend, batch: CraftedBatch, info: AttackInfo) -> NDArray[np.float32]:
+    """Logits of the adversarial images of ``info``. The backend's own rounding would not know the budget that is to be kept."""
+    x = batch.adversarial[info.key]
+    if not backend.takes_uint8:
+        return backend.infer(x)
+    return backend.infer_pixels(round_to_uint8(x, batch.clean.pixels, info.eps, norm=info.params.norm))
 
 
 def _hits(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -346,9 +373,11 @@ def _rows(
         within = [info for info in scored if info.eps.value <= eps.value]
         for info in scored:
             if info.eps == eps:
-                rows.append(row(info.key, eps.value, info.params, _threat(info, artefact), info.gradients))
+                params = replace(info.params, uint8=artefact.takes_uint8 or info.params.uint8)
+                rows.append(row(info.key, eps.value, params, _threat(info, artefact), info.gradients))
         names = tuple(dict.fromkeys([CLEAN, *(info.name for info in within)]))
-        params = AttackParams(norm=within[0].params.norm or "linf", uint8=within[0].params.uint8, attacks=names)
+        uint8 = artefact.takes_uint8 or within[0].params.uint8
+        params = AttackParams(norm=within[0].params.norm or "linf", uint8=uint8, attacks=names)
         threat = min((_threat(info, artefact) for info in within), key=_THREATS.index)
         sources = dict.fromkeys(info.gradients for info in within if info.gradients is not None)
         rows.append(row((WORST_CASE, eps.text), eps.value, params, threat, ", ".join(sources) or None))
@@ -357,7 +386,7 @@ def _rows(
 
 def _threat(info: AttackInfo, artefact: Artefact) -> Threat:
     """White-box only where the gradients are those of the very artefact that is scored, query only where it was asked."""
-    if info.gradients_sha256 == artefact.artifact_sha256:
+    if artefact.has_gradients(info.gradients_sha256):
         return "white-box"
     return "query" if info.queried == artefact.identity else "transfer"
 

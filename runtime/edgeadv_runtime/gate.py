@@ -15,7 +15,7 @@ from .eps import Eps
 from .errors import InputError, SchemaError
 from .results import CLEAN, WORST_CASE, Results, Row
 from .stats import mcnemar_p, paired_difference_interval
-from .variants import precision_of
+from .variants import expanded
 from .verdict import ORDER
 
 BASELINE = "fp32"
@@ -56,7 +56,8 @@ class Gate:
             own if given; None accepts only ``"PASS"`` in rules on robust accuracy.
         baseline: variant that drops are counted from; None is ``"fp32"``. It is taken from the artefact's own backend, or
             from the first one in the file that has it.
-        variants: those to judge, ``"int8"`` for either int8 variant; empty for all in the file.
+        variants: those to judge, ``"int8"`` for either int8 variant, ``"int8-u8in"`` for either of these with uint8 input; empty
+            for all in the file.
         backends: likewise.
         eps: the budget of the robust rules and of ``verdict``; None is the largest in the file.
 
@@ -288,7 +289,7 @@ def _exactly(limit: float) -> Fraction:
 
 
 def _named(variant: str, names: Sequence[str]) -> bool:
-    return not names or variant in names or precision_of(variant) in names
+    return not names or variant in expanded(list(names), (variant,))
 
 
 def _share(row: Row) -> Fraction:

@@ -1,7 +1,7 @@
 """Latency of a bundle on this machine. ``docs/bench.md`` says what is measured, and describes the file.
 
-What is timed is what an application calls: :class:`~edgeadv_runtime.preprocess.Preprocess` and ``Backend.infer``, on
-the bundle's own golden frames. No run is ever left out of a figure; warm-up runs come before, and are counted apart.
+What is timed is what an application calls: :class:`~edgeadv_runtime.preprocess.Preprocess` and ``Backend.infer``, of a ``-u8in``
+variant ``Backend.infer_pixels``, on the bundle's own golden frames. No run is ever left out of a figure; warm-up runs come before, and are counted apart.
 Nothing but the timed calls happens between two timed calls: progress is reported between series only, and meters of
 energy are read before the first timed call and after the last.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from math import isfinite
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,11 @@ INCLUDES: dict[Stage, str] = {
     "compute": f"the model alone, its input and its logits in memory of the device: {_SPLIT}",
     "copy-out": f"the logits from the device to the backend's own buffer in host memory: {_SPLIT}",
 }
+# of a variant that takes pixels
+_INCLUDES_UINT8: dict[Stage, str] = {
+    "preprocess": "decoded RGB frames in memory to a uint8 NHWC array: resize and crop; no capture or decoding",
+    "inference": "Backend.infer_pixels, a uint8 array in memory to logits in memory: with its checks and any device copies",
+}
 # ONNX Runtime is opened without a device number, and then takes the first GPU
 _FIRST_GPU = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 _PACED = "; from when work on the frame begins: waiting behind a frame that took too long is not in it, see late"
@@ -55,7 +60,7 @@ _PACED = "; from when work on the frame begins: waiting behind a frame that took
 class Splits(Protocol):
     """A backend that can also tell the parts of a call."""
 
-    def infer_split(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], dict[str, float]]:
+    def infer_split(self, x: NDArray[Any]) -> tuple[NDArray[np.float32], dict[str, float]]:
         """Logits, and milliseconds of each of :data:`SPLIT_STAGES` as the device's own clock has them."""
 
 
@@ -120,7 +125,8 @@ def benchmark(
                 own += _batch_rows(backend, frames, batch, runs=runs, warm_up=warm_up, meter=meter, report=report)
             if rate_hz is not None:
                 report(f"{_who(backend)}, paced at {rate_hz:g} Hz")
-                times = paced(frames.tensor, backend.infer, rate_hz=rate_hz, runs=runs, warm_up=warm_up, meter=meter)
+                prepare, infer = frames.steps(backend)
+                times = paced(prepare, infer, rate_hz=rate_hz, runs=runs, warm_up=warm_up, meter=meter)
                 # between frames energy goes on flowing: it belongs to the whole, and to no stage
                 own += [
                     _row(
@@ -169,7 +175,7 @@ def _batch_rows(
         rows.append(_row(backend, stage, times.durations_ns, times, batch=batch, warm_up=warm_up, meter=counts))
     if isinstance(backend, Splits):
         report(f"{_who(backend)}, batch {batch}, its parts")
-        window, parts_of = frames.windows(batch), backend.infer_split
+        window, parts_of = frames.windows(backend, batch), backend.infer_split
         times = split(lambda i: parts_of(window(i))[1], runs=runs, warm_up=warm_up)
         for k, stage in enumerate(SPLIT_STAGES):
             rows.append(_row(backend, stage, times.durations_ns[:, k], times, batch=batch, warm_up=warm_up))
@@ -232,17 +238,25 @@ class _Frames:
             raise BundleError(f"{bundle.path} has no golden frames to measure with; export the bundle again")
         return cls(frames, bundle.preprocess)
 
-    def tensor(self, i: int, batch: int = 1) -> NDArray[np.float32]:
-        """The ``i``-th batch, preprocessed now."""
+    def pixels(self, i: int, batch: int = 1) -> NDArray[np.uint8]:
+        """The ``i``-th batch, preprocessed now, for an artefact that takes pixels."""
         cycle = [self.frames[(i * batch + k) % len(self.frames)] for k in range(batch)]
-        return to_tensor(np.stack([self.preprocess(frame, color_order="rgb") for frame in cycle]))
+        return np.stack([self.preprocess(frame, color_order="rgb") for frame in cycle])
 
-    def windows(self, batch: int) -> Callable[[int], NDArray[np.float32]]:
+    def tensor(self, i: int, batch: int = 1) -> NDArray[np.float32]:
+        """The ``i``-th batch, preprocessed now, for every other artefact."""
+        return to_tensor(self.pixels(i, batch))
+
+    def steps(self, backend: Backend) -> tuple[Callable[..., NDArray[Any]], Callable[[Any], object]]:
+        """What makes a batch as ``backend`` takes it, and what infers that."""
+        return (self.pixels, backend.infer_pixels) if backend.takes_uint8 else (self.tensor, backend.infer)
+
+    def windows(self, backend: Backend, batch: int) -> Callable[[int], NDArray[Any]]:
         """A function that gives the ``i``-th batch without any work when it is timed."""
         # batch i is a window of this ring: every batch of the cycle, without a copy of its own
-        ring = self.tensor(0, len(self.frames) + batch - 1)
+        ring = self.steps(backend)[0](0, len(self.frames) + batch - 1)
 
-        def window(i: int) -> NDArray[np.float32]:
+        def window(i: int) -> NDArray[Any]:
             first = i * batch % len(self.frames)
             return ring[first : first + batch]
 
@@ -250,11 +264,11 @@ class _Frames:
 
     def calls(self, backend: Backend, batch: int) -> dict[Stage, Callable[[int], object]]:
         """What is timed, by stage."""
-        window = self.windows(batch)
+        window, (prepare, infer) = self.windows(backend, batch), self.steps(backend)
         return {
-            "preprocess": lambda i: self.tensor(i, batch),
-            "inference": lambda i: backend.infer(window(i)),
-            "end-to-end": lambda i: backend.infer(self.tensor(i, batch)),
+            "preprocess": lambda i: prepare(i, batch),
+            "inference": lambda i: infer(window(i)),
+            "end-to-end": lambda i: infer(prepare(i, batch)),
         }
 
 
@@ -281,6 +295,7 @@ def _row(
     meter: Meter | None = None,
 ) -> BenchRow:
     n = len(durations_ns)
+    includes = {**INCLUDES, **(_INCLUDES_UINT8 if backend.takes_uint8 else {})}[stage]
     p50, p90, p99, slowest = (float(ms) for ms in np.percentile(durations_ns / 1e6, [50, 90, 99, 100]))
     return BenchRow(
         variant=backend.variant,
@@ -301,7 +316,7 @@ def _row(
         max_ms=slowest,
         images_per_s=n * batch * 1e9 / series.wall_ns,
         late=None if rate_hz is None else series.late,
-        includes=INCLUDES[stage] + ("" if rate_hz is None else _PACED),
+        includes=includes + ("" if rate_hz is None else _PACED),
         energy_mj_per_image=1000 * series.joules / (n * batch) if meter and series.joules is not None else None,
         energy_source=meter.source if meter else None,
     )

@@ -23,6 +23,7 @@ from .attack import Evidence, Key
 from .backends.base import Backend
 from .errors import BundleError, StorageError
 from .files import atomic_file, begin_partial
+from .variants import takes_uint8
 
 _PLAN_FILE = "plan.json"
 Hits = Mapping[Key, NDArray[np.bool_]]
@@ -40,14 +41,24 @@ class Artefact:
     device: str
     identity: str
     engine: dict[str, Any] | None = None
+    float_sha256: str | None = None
 
     @classmethod
     def of(cls, backend: Backend) -> Artefact:
         """Describe ``backend``; its plan is described as it is now, so ask after the last call."""
         return cls(
             backend.name, backend.variant, backend.artifact_sha256, backend.provider, backend.device, backend.identity,
-            backend.engine_info,
+            backend.engine_info, backend.float_sha256,
         )  # fmt: skip
+
+    @property
+    def takes_uint8(self) -> bool:
+        """Whether it was given 8-bit pixels, adversarial ones too."""
+        return takes_uint8(self.variant)
+
+    def has_gradients(self, sha256: str | None) -> bool:
+        """Whether the gradients that belong to the artefact with this hash are its own; None is nobody's."""
+        return sha256 is not None and sha256 in (self.artifact_sha256, self.float_sha256)
 
     def to_json(self) -> dict[str, Any]:
         """What a comparison says of it."""

@@ -71,6 +71,16 @@ def to_tensor(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
 
 
+def to_pixels(x: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """float32 NCHW to the nearest uint8 NHWC: the inverse of :func:`to_tensor` where ``x`` is pixels over 255, else rounded.
+
+    Args:
+        x: finite, float32 of shape (n, channels, height, width); what is outside [0, 1] is cut to it.
+    """
+    levels = np.rint(x.transpose(0, 2, 3, 1) * np.float32(255))
+    return np.ascontiguousarray(np.clip(levels, 0, 255).astype(np.uint8))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
     """Resize the shorter side, cut the centre: the parameters, and the only code that applies them.

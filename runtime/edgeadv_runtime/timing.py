@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,8 +100,8 @@ def _joules(meter: Meter | None, first: Reading | None, wall_ns: int) -> float |
 
 
 def paced(
-    preprocess: Callable[[int], NDArray[np.float32]],
-    infer: Callable[[NDArray[np.float32]], object],
+    preprocess: Callable[[int], NDArray[Any]],
+    infer: Callable[[NDArray[Any]], object],
     *,
     rate_hz: float,
     runs: int,

@@ -16,7 +16,7 @@ from edgeadv_runtime.classifier import Classifier
 from edgeadv_runtime.cuda import Gpu
 from edgeadv_runtime.engine import find_library
 from edgeadv_runtime.errors import EngineError, InputError
-from edgeadv_runtime.variants import VARIANTS, int8_variant
+from edgeadv_runtime.variants import FLOAT_VARIANTS, VARIANTS, int8_variant
 
 
 def bundle(*variants: str) -> Bundle:
@@ -26,7 +26,7 @@ def bundle(*variants: str) -> Bundle:
     return Bundle(Path("some.edgeadv"), {"variants": entries, "weights": weights, "left_out": []})
 
 
-ALL_FOUR = bundle(*VARIANTS)
+ALL_FOUR, ALL_EIGHT = bundle(*FLOAT_VARIANTS), bundle(*VARIANTS)
 
 
 def resolved(*args: Bundle, **options: object) -> list[tuple[str, str]]:
@@ -68,6 +68,33 @@ def test_int8_and_the_variant_that_it_stands_for_are_opened_once() -> None:
     assert resolved(ALL_FOUR, backend="tensorrt", precision="int8,int8-s8s8") == [("tensorrt", "int8-s8s8")]
 
 
+@pytest.mark.usefixtures("on_x86")
+def test_int8_with_pixels_is_another_artefact_on_each_backend() -> None:
+    assert resolved(ALL_EIGHT, backend="onnxruntime,tensorrt", precision="int8-u8in") == [
+        ("onnxruntime", "int8-u8s8-u8in"), ("tensorrt", "int8-s8s8-u8in"),
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="no variant 'int8-u8s8-u8in'"):
+        resolved(ALL_FOUR, backend="onnxruntime", precision="int8-u8in")
+
+
+def test_of_the_variants_with_pixels_tensorrt_runs_all_but_unsigned_activations() -> None:
+    openers, skipped = backend_openers(ALL_EIGHT, backend="tensorrt", precision="all")
+    assert [v for _, v in openers] == ["fp32", "fp16", "int8-s8s8", "fp32-u8in", "fp16-u8in", "int8-s8s8-u8in"]
+    assert [pair["variant"] for pair in skipped] == ["int8-u8s8", "int8-u8s8-u8in"]
+
+
+def test_torch_serves_floats_only() -> None:
+    with pytest.raises(InputError, match="torch serves fp32 only"):
+        resolved(ALL_EIGHT, backend="torch", precision="fp32-u8in")
+
+
+@pytest.mark.usefixtures("on_arm")
+def test_what_is_timed_on_arm_is_signed_with_pixels_too() -> None:
+    openers, skipped = backend_openers(ALL_EIGHT, backend="onnxruntime", precision="all", for_speed=True)
+    assert len(openers) == 6
+    assert [pair["variant"] for pair in skipped] == ["int8-u8s8", "int8-u8s8-u8in"]
+
+
 def test_tensorrt_runs_all_but_unsigned_activations() -> None:
     openers, skipped = backend_openers(ALL_FOUR, backend="tensorrt", precision="all")
     assert [variant for _, variant in openers] == ["fp32", "fp16", "int8-s8s8"]
@@ -86,7 +113,7 @@ def test_tensorrt_runs_all_but_unsigned_activations() -> None:
 
 @pytest.mark.usefixtures("on_x86")
 def test_all_is_scored_but_not_timed_in_the_arithmetic_of_another_processor() -> None:
-    everything = [("onnxruntime", variant) for variant in VARIANTS]
+    everything = [("onnxruntime", variant) for variant in FLOAT_VARIANTS]
     assert resolved(ALL_FOUR, backend="onnxruntime", precision="all") == everything
     openers, skipped = backend_openers(ALL_FOUR, backend="onnxruntime", precision="all", for_speed=True)
     assert [variant for _, variant in openers] == ["fp32", "fp16", "int8-u8s8"]

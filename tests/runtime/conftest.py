@@ -584,9 +584,10 @@ class _Context:
     def compute(self, shape: tuple[int, ...]) -> None:
         driver, classes = self.trt.driver, self.trt.tensors["logits"][1][1]
         count, image, logits = int(np.prod(shape)), self.addresses["image"], self.addresses["logits"]
-        driver._memory(image, 4 * count)
+        kind = {"FLOAT": ctypes.c_float, "UINT8": ctypes.c_uint8}[self.trt.tensors["image"][0]]
+        driver._memory(image, ctypes.sizeof(kind) * count)
         driver._memory(logits, 4 * shape[0] * classes)
-        images = np.ctypeslib.as_array((ctypes.c_float * count).from_address(image)).reshape(shape)
+        images = np.ctypeslib.as_array((kind * count).from_address(image)).reshape(shape)
         if not np.isfinite(images).all():
             driver.wrong.append("an image that nobody wrote was computed with")
         (values,) = self.engine.session.run(["logits"], {"image": images})

@@ -20,6 +20,7 @@ from edgeadv_runtime.cuda import find_gpu
 from edgeadv_runtime.engine import LIBRARIES, BatchProfile, EngineCache, EngineOptions, find_library
 from edgeadv_runtime.errors import BackendError, EdgeAdvError, InputError, ProviderError
 from edgeadv_runtime.preprocess import to_tensor
+from edgeadv_runtime.variants import VARIANTS, base_of, takes_uint8
 
 
 class Case(NamedTuple):
@@ -54,6 +55,7 @@ def _tensorrt_cases() -> tuple[list[Case], str]:
             continue
         for variant, profile in (
             ("fp32", (1, 1, 1)), ("fp16", (1, 1, 1)), ("fp16", (2, 4, 8)), ("int8-s8s8", (1, 1, 1)), ("int8-s8s8", (1, 4, 8)),
+            ("fp32-u8in", (1, 1, 1)), ("fp16-u8in", (1, 1, 1)), ("fp16-u8in", (2, 4, 8)), ("int8-s8s8-u8in", (1, 4, 8)),
         ):  # fmt: skip
             options = EngineOptions(profile=BatchProfile(*profile))
             opener = partial(_tensorrt, variant=variant, library=library, options=options)
@@ -63,10 +65,7 @@ def _tensorrt_cases() -> tuple[list[Case], str]:
 
 TENSORRT_CASES, NO_TENSORRT = _tensorrt_cases()
 CASES = [
-    Case("onnxruntime", "fp32", lambda bundle: OnnxRuntimeBackend(bundle, variant="fp32", threads=1)),
-    Case("onnxruntime", "fp16", lambda bundle: OnnxRuntimeBackend(bundle, variant="fp16", threads=1)),
-    Case("onnxruntime", "int8-s8s8", lambda bundle: OnnxRuntimeBackend(bundle, variant="int8-s8s8", threads=1)),
-    Case("onnxruntime", "int8-u8s8", lambda bundle: OnnxRuntimeBackend(bundle, variant="int8-u8s8", threads=1)),
+    *(Case("onnxruntime", variant, partial(OnnxRuntimeBackend, variant=variant, threads=1)) for variant in VARIANTS),
     Case("torch", "fp32", _torch),
     *TENSORRT_CASES,
 ]
@@ -169,6 +168,66 @@ def test_wrong_inputs_are_refused(backend: Backend, wrong: Any) -> None:
         backend.infer(wrong)
 
 
+# ---- pixels
+
+
+def test_pixels_give_the_logits_of_their_tensor(backend: Backend, bundle: Bundle, x: NDArray[np.float32]) -> None:
+    logits = backend.infer_pixels(bundle.golden().pixels)
+    assert logits.dtype == np.float32
+    assert np.array_equal(logits, backend.infer(x))
+    logits[:] = 7  # the caller's
+    assert np.array_equal(backend.infer_pixels(bundle.golden().pixels), backend.infer(x))
+
+
+def test_the_artefact_with_pixels_is_the_one_with_floats(backend: Backend, case: Case, bundle: Bundle) -> None:
+    """The same numbers, bit for bit, where it is the same library that computes them; with TensorRT each has a plan of its own."""
+    if not takes_uint8(case.variant):
+        assert backend.takes_uint8 is False and backend.float_sha256 is None
+        return
+    base = base_of(case.variant)
+    assert backend.takes_uint8 and backend.float_sha256 == bundle.artifact_sha256(base) != backend.artifact_sha256
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+    pixels[0], pixels[1] = 0, 255
+    if case.name == "onnxruntime":
+        with OnnxRuntimeBackend(bundle, variant=base, threads=1) as floats:
+            assert np.array_equal(backend.infer_pixels(pixels), floats.infer_pixels(pixels))
+            assert np.array_equal(backend.infer_pixels(pixels[3:4]), floats.infer(to_tensor(pixels[3:4])))
+
+
+def test_floats_are_rounded_where_pixels_are_taken(backend: Backend, bundle: Bundle, x: NDArray[np.float32]) -> None:
+    nearly = np.clip(x + np.float32(0.4 / 255), 0, 1)  # less than half a level: the same pixels again
+    same = np.array_equal(backend.infer(nearly), backend.infer(x))
+    assert same is backend.takes_uint8
+    if backend.takes_uint8:  # and what lies outside is cut
+        assert np.array_equal(backend.infer(x * 3 - 1), backend.infer(np.clip(x * 3 - 1, 0, 1)))
+
+
+@pytest.mark.parametrize(
+    "same",
+    [np.asfortranarray, lambda x: x[..., ::-1].copy()[..., ::-1], _read_only],
+    ids=["Fortran", "mirror", "read-only"],
+)
+def test_memory_layout_of_pixels_does_not_matter(backend: Backend, bundle: Bundle, same: Callable[[Any], Any]) -> None:
+    pixels = bundle.golden().pixels
+    before = pixels.copy()
+    np.testing.assert_allclose(backend.infer_pixels(same(pixels)), backend.infer_pixels(pixels), atol=1e-6)
+    assert np.array_equal(pixels, before)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None, [[1]], np.zeros((32, 32, 3), np.uint8), np.zeros((0, 32, 32, 3), np.uint8), np.zeros((1, 32, 31, 3), np.uint8),
+        np.zeros((1, 32, 32, 1), np.uint8), np.zeros((1, 3, 32, 32), np.uint8), np.zeros((1, 32, 32, 3), np.int8),
+        np.zeros((1, 32, 32, 3), np.float32), np.zeros((1, 3, 32, 32), np.float32),
+    ],
+    ids=["None", "list", "one image", "empty", "size", "channels", "NCHW", "int8", "float32", "tensor"],
+)  # fmt: skip
+def test_wrong_pixels_are_refused(backend: Backend, wrong: Any) -> None:
+    with pytest.raises(InputError, match=r"uint8 of shape \(n, 32, 32, 3\) in 0\.\.255, not "):
+        backend.infer_pixels(wrong)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_an_input_that_is_not_finite_is_not_answered(backend: Backend, x: NDArray[np.float32], value: float) -> None:
     broken = x.copy()
@@ -184,6 +243,8 @@ def test_closed_is_closed(case: Case, bundle: Bundle, x: NDArray[np.float32]) ->
     backend.close()
     with pytest.raises(BackendError, match="closed"):
         backend.infer(x)
+    with pytest.raises(BackendError, match="closed"):
+        backend.infer_pixels(bundle.golden().pixels)
 
 
 def test_a_context_closes(case: Case, bundle: Bundle, x: NDArray[np.float32]) -> None:

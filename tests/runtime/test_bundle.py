@@ -301,3 +301,32 @@ def test_a_surrogate_entry_of_another_type(int8: Path, value: Any) -> None:
     rewrite(int8, lambda manifest: manifest["variants"]["int8-s8s8"].update(surrogate=value))
     with pytest.raises(BundleError):
         Bundle.open(int8)
+
+
+# --- uint8 input
+
+
+def test_a_variant_with_pixels_knows_its_float_one(int8: Path) -> None:
+    bundle = Bundle.open(int8)
+    for base in ("fp32", "fp16", "int8-s8s8", "int8-u8s8"):
+        assert bundle.float_sha256(f"{base}-u8in") == bundle.artifact_sha256(base)
+        assert bundle.float_sha256(base) is None
+    with pytest.raises(InputError, match="only int8 has surrogates"):
+        bundle.surrogate_path("fp32-u8in")
+
+
+def test_slim_with_pixels_only(digits_bundle: Bundle, tmp_path: Path) -> None:
+    slim = digits_bundle.slim(tmp_path / "slim", variants=["int8-s8s8-u8in"], weights=True)
+    assert slim.variants == ("int8-s8s8-u8in",) and slim.id == digits_bundle.id
+    assert slim.surrogate_path("int8-s8s8-u8in").name == SURROGATE.format("int8-s8s8")
+    assert slim.float_sha256("int8-s8s8-u8in") == digits_bundle.artifact_sha256("int8-s8s8")
+    again = slim.slim(tmp_path / "again", variants=["int8-s8s8-u8in"], weights=False)
+    with pytest.raises(InputError, match="slim bundle without the surrogate of int8-s8s8-u8in"):
+        again.surrogate_path("int8-s8s8-u8in")
+
+
+@pytest.mark.parametrize("value", [7, "text", [], {}, {"variant": "fp32"}])
+def test_made_from_of_another_type(int8: Path, value: Any) -> None:
+    rewrite(int8, lambda manifest: manifest["variants"]["fp32-u8in"].update(made_from=value))
+    with pytest.raises(BundleError, match="is damaged"):
+        Bundle.open(int8)

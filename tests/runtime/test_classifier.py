@@ -138,7 +138,7 @@ def test_preprocessed_pixels_give_the_same_labels(classifier: Classifier, photog
         pixels = classifier.bundle.preprocess(frame, color_order="rgb")
         assert classifier.classify_pixels(pixels) == classifier.classify(frame, color_order="rgb")
     for wrong in (photographs[0], pixels.astype(np.float32), pixels[:31], pixels[None]):
-        with pytest.raises(InputError, match="preprocessed pixels are uint8 of shape"):
+        with pytest.raises(InputError, match="a batch is uint8 of shape"):
             classifier.classify_pixels(wrong)
 
 
@@ -200,3 +200,44 @@ def test_closing_closes_the_backend(tiny_bundle: Bundle, photographs: Frames) ->
         classifier.classify(photographs[0], color_order="rgb")
     with pytest.raises(BackendError, match="closed"):
         backend.infer(np.zeros((1, 3, 32, 32), np.float32))
+
+
+# ---- with pixels
+
+
+def test_no_float_tensor_is_made_of_pixels(digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = digits_bundle.golden().frames[0]
+    with Classifier.open(digits_bundle.path, variant="fp32", threads=1) as floats:
+        expected = floats.classify(frame, color_order="rgb", top=10)
+    seen: list[NDArray[np.uint8]] = []
+    infer = OnnxRuntimeBackend._infer
+    monkeypatch.setattr(OnnxRuntimeBackend, "_infer", lambda self, x: (seen.append(x), infer(self, x))[1])
+    monkeypatch.setattr("edgeadv_runtime.backends.base.to_tensor", None)  # whoever calls it fails
+    monkeypatch.setattr("edgeadv_runtime.backends.base.to_pixels", None)
+    with Classifier.open(digits_bundle.path, variant="fp32-u8in", threads=1) as classifier:
+        assert classifier.classify(frame, color_order="rgb", top=10) == expected
+    (pixels,) = seen
+    assert pixels.dtype == np.uint8 and pixels.shape == (1, 32, 32, 3)
+
+
+def test_int8_with_pixels_is_the_one_for_this_processor(digits_bundle: Bundle) -> None:
+    right = int8_variant("onnxruntime")
+    with Classifier.open(digits_bundle.path, variant="int8-u8in", threads=1) as classifier:
+        assert classifier.backend.variant == f"{right}-u8in"
+
+
+@pytest.mark.parametrize(
+    ("variants", "opened"),
+    [
+        (["fp32-u8in"], "fp32-u8in"),
+        (["int8-s8s8-u8in", "int8-u8s8-u8in"], f"{int8_variant('onnxruntime')}-u8in"),
+        (["int8-s8s8", "int8-u8s8-u8in"], "int8-s8s8"),
+        (["int8-u8s8-u8in"], "int8-u8s8-u8in"),
+    ],
+)
+def test_without_a_name_it_is_one_that_is_there(
+    digits_bundle: Bundle, tmp_path: Path, variants: list[str], opened: str
+) -> None:
+    slim = digits_bundle.slim(tmp_path / "slim", variants=variants, weights=False)
+    with Classifier.open(slim.path, threads=1) as classifier:
+        assert classifier.backend.variant == opened

@@ -175,6 +175,15 @@ def test_what_goes_to_the_gpu_comes_back(context: Any, library: Any, shape: tupl
     assert there.array.size == 0  # and no longer the memory that was given back
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_memory_for_pixels_is_a_quarter(context: Any, library: Any, mapped: bool) -> None:
+    buffer = PinnedBuffer(context, (2, 4, 4, 3), dtype=np.uint8, mapped=mapped)
+    assert buffer.array.dtype == np.uint8 and buffer.array.shape == (2, 4, 4, 3)
+    assert len(library.alive["host"][buffer.handle]) == buffer.array.nbytes == 96
+    buffer.close()
+    assert buffer.array.size == 0 and library.leaks == {"context": 1}
+
+
 def test_mapped_memory_is_the_gpus_too(context: Any, library: Any) -> None:
     buffer = PinnedBuffer(context, (4,), mapped=True)
     assert buffer.device_address == buffer.handle > 1 << 32

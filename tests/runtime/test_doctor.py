@@ -323,6 +323,21 @@ def test_the_int8_variant_of_another_processor_is_said_to_be_slow(tiny_bundle: B
     assert right in slow.detail and right not in slow.name and "int8" in slow.name
 
 
+def test_the_variants_that_take_pixels_run_too(digits_bundle: Bundle, tmp_path: Path) -> None:
+    names = [variant for variant in digits_bundle.variants if variant.endswith("-u8in")]
+    bundle = digits_bundle.slim(tmp_path / "slim", variants=names, weights=False)
+    checks = runs(bundle, BARE, engines.open_libraries(BARE), [])
+    on_cpu = starting(checks, "onnxruntime cpu")
+    assert {check.status for check in on_cpu} == {"ok"}
+    (slow,) = [check for check in on_cpu if "slow" in check.detail]
+    right = str(bundles.int8_variant("onnxruntime"))
+    assert f"{right} is made for this processor" in slow.detail and right not in slow.name and "-u8in" in slow.name
+    for backend in LIBRARIES:
+        (unsigned,) = [check for check in starting(checks, f"{backend}: ") if "int8-u8s8-u8in" in check.name]
+        assert "symmetric int8 only" in unsigned.detail
+    assert checks[-1].status == "ok" and f"{right}-u8in" in checks[-1].detail and "int8-u8in" in checks[-1].detail
+
+
 @pytest.mark.parametrize("processor", ["x86_64", "aarch64"])
 def test_which_variant_int8_is(tiny_bundle: Bundle, tmp_path: Path, processor: str) -> None:
     absent = bundles.check_int8(tiny_bundle, machine=processor)

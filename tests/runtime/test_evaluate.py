@@ -559,3 +559,77 @@ def test_batches_scored_apart_give_the_file_of_one_run(tmp_path: Path) -> None:
         again = summarise(store.all(9), listed, artefacts, bundle=about, data=data, examples=most)
         assert (again.rows, again.masking, again.data) == (whole.rows, whole.masking, whole.data)
         assert (again.comparisons, again.examples) == (whole.comparisons, whole.examples)
+
+
+# ---- artefacts that take 8-bit pixels
+
+
+class FirstByte(FirstPixel):
+    """The same, of pixels."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(variant="fp32-u8in", **options)
+        self.seen: list[NDArray[np.uint8]] = []
+
+    def _infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        assert x.dtype == np.uint8
+        self.seen.append(x)
+        return super()._infer(to_tensor(x))
+
+
+def between_levels(by: float) -> CraftedBatch:
+    """Two images whose adversarial versions lie ``by`` grey levels above them."""
+    made = batch([5, 6], [5, 6], {A.key: [5, 6]})
+    x = to_tensor(made.clean.pixels)
+    x[:, 0, 0, 0] += np.float32(by / 255)
+    return replace(made, adversarial={A.key: x})
+
+
+@pytest.mark.parametrize(("by", "level"), [(0.4, 0), (0.6, 1), (1.6, 2), (2.0, 2), (-1.2, -1)])
+def test_what_takes_pixels_is_given_rounded_images(by: float, level: int) -> None:
+    backend = FirstByte()
+    results = score([between_levels(by)], [A], [FirstPixel(), backend])
+    clean, attacked = backend.seen
+    assert clean[:, 0, 0, 0].tolist() == [5, 6]
+    assert attacked[:, 0, 0, 0].tolist() == [5 + level, 6 + level]
+    assert one(results, "a", "2/255", variant="fp32-u8in").correct_top1 == (2 if level == 0 else 0)
+
+
+def test_rounding_keeps_to_the_budget() -> None:
+    """2.55 levels allowed: the nearest level, 3, would be more than that."""
+    eps = Eps.parse("0.01")
+    listed = replace(A, eps=eps)
+    crafted = replace(between_levels(2.55), adversarial={listed.key: between_levels(2.55).adversarial[A.key]})
+    backend = FirstByte()
+    score([crafted], [listed], [backend])
+    assert backend.seen[1][:, 0, 0, 0].tolist() == [7, 8]
+
+
+def test_rows_say_that_it_was_rounded() -> None:
+    results = score([between_levels(0.6)], [A], [FirstPixel(), FirstByte()])
+    assert {row.params.uint8 for row in results.select(variant="fp32") if row.attack != "clean"} == {False}
+    assert {row.params.uint8 for row in results.select(variant="fp32-u8in") if row.attack != "clean"} == {True}
+    assert one(results, "clean", variant="fp32-u8in").params.uint8 is None
+    assert one(results, "worst-case", "2/255", variant="fp32-u8in").params.uint8 is True
+    again = Results.from_json(results.to_json())
+    assert again.rows == results.rows
+
+
+def test_less_than_a_grey_level_is_nothing() -> None:
+    small = replace(A, eps=Eps.parse("0.5/255"))
+    crafted = replace(between_levels(0.4), adversarial={small.key: between_levels(0.4).adversarial[A.key]})
+    score([crafted], [small], [FirstPixel()])
+    with pytest.raises(InputError, match=r"eps 0.5/255 is less than one grey level, and fp32-u8in takes 8-bit pixels"):
+        score([crafted], [small], [FirstPixel(), FirstByte()])
+    in_l2 = replace(small, params=replace(small.params, norm="l2"))
+    score([crafted], [in_l2], [FirstByte()])  # of a length many pixels may have a share
+
+
+def test_gradients_of_the_float_artefact_are_its_own() -> None:
+    other, floats = FirstByte(sha256="c" * 64), FirstByte(sha256="c" * 64)
+    floats.float_sha256 = WEIGHTS
+    crafted = between_levels(1)
+    assert one(score([crafted], [A], [other]), "a", "2/255").threat == "transfer"
+    assert one(score([crafted], [A], [floats]), "a", "2/255").threat == "white-box"
+    nobodys = replace(A, gradients_sha256=None)
+    assert one(score([crafted], [nobodys], [other]), "a", "2/255").threat == "transfer"

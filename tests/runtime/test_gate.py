@@ -146,6 +146,9 @@ def test_the_chosen_artefacts_are_judged_and_no_others(three: Results) -> None:
     both = dataclasses.replace(three, rows=(*three.rows, row(("onnxruntime", "int8-s8s8"), 600)))
     assert "int8-s8s8 with 60.0%" in only(both, min_clean=0.5, variants=("int8",)).text
     assert "int8-u8s8 with 83.8%" in only(both, min_clean=0.5, variants=("int8-u8s8",)).text
+    pixels = dataclasses.replace(both, rows=(*both.rows, row(("onnxruntime", "int8-s8s8-u8in"), 500)))
+    assert "int8-s8s8 with 60.0%" in only(pixels, min_clean=0.5, variants=("int8",)).text
+    assert "int8-s8s8-u8in with 50.0%" in only(pixels, min_clean=0.5, variants=("int8-u8in",)).text
 
 
 def test_what_was_chosen_must_be_there(three: Results) -> None:

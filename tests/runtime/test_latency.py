@@ -59,7 +59,7 @@ class Apart(Recorded):
         marks = [time.perf_counter_ns()]
         held = x.copy()
         marks.append(time.perf_counter_ns())
-        logits = self.infer(held)
+        logits = self.infer_pixels(held) if self.takes_uint8 else self.infer(held)
         marks.append(time.perf_counter_ns())
         out = logits.copy()
         marks.append(time.perf_counter_ns())
@@ -585,3 +585,24 @@ def test_command_runs_in_an_install_without_torch(tiny_bundle, tmp_path):
     run = subprocess.run([sys.executable, "-c", code, *arguments, path], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert len(Bench.load(out).rows) == 3 * len(tiny_bundle.variants)
+
+
+@pytest.mark.parametrize("kind", [Recorded, Apart])
+def test_what_takes_pixels_is_timed_without_a_float_tensor(digits_bundle, kind):
+    opened = []
+
+    def opener():
+        opened.append(kind(digits_bundle, variant="fp32-u8in", threads=1))
+        return opened[-1]
+
+    bench = benchmark(digits_bundle, [opener], batches=(1, 3), runs=4, warm_up=1, rate_hz=200.0)
+    frames = digits_bundle.golden().pixels
+    given = opened[-1].batches
+    assert {x.dtype for x in given} == {np.dtype(np.uint8)}
+    assert {x.shape for x in given} == {(1, 32, 32, 3), (3, 32, 32, 3)}
+    for x in given:
+        assert all(any(np.array_equal(image, frame) for frame in frames) for image in x)
+    says = {row.stage: row.includes for row in bench.rows}
+    assert "uint8 NHWC" in says["preprocess"] and "Backend.infer_pixels" in says["inference"]
+    with_floats = benchmark(digits_bundle, [partial(kind, digits_bundle, variant="fp32", threads=1)], runs=2, warm_up=0)
+    assert "float32 NCHW" in next(row for row in with_floats.rows if row.stage == "preprocess").includes

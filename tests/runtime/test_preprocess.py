@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeadv_runtime.errors import BundleError, DataError, InputError
-from edgeadv_runtime.preprocess import Preprocess, as_image, decode, to_tensor
+from edgeadv_runtime.preprocess import Preprocess, as_image, decode, to_pixels, to_tensor
 
 PHOTOGRAPHS = Path(__file__).parents[3] / "shared/data/imagenet-dev"
 INTERPOLATIONS = ["nearest", "bilinear", "bicubic", "lanczos"]
@@ -181,3 +181,16 @@ def test_files_that_cannot_be_decoded(tmp_path: Path) -> None:
         decode(tmp_path / "missing.jpg")
     with pytest.raises(DataError, match="not a readable image"):
         decode(tmp_path)
+
+
+def test_to_pixels_undoes_to_tensor_at_every_level() -> None:
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    pixels[..., 1] = 255 - pixels[..., 1]
+    back = to_pixels(to_tensor(pixels))
+    assert back.dtype == np.uint8 and back.flags.c_contiguous and np.array_equal(back, pixels)
+
+
+def test_to_pixels_takes_the_nearest_level_and_cuts() -> None:
+    levels = np.array([-3.0, -0.4, 0.4, 0.6, 7.49, 7.51, 254.6, 255.4, 300.0], np.float32)
+    x = np.tile((levels / 255).astype(np.float32), (1, 3, 1, 1))
+    assert to_pixels(x)[0, 0, :, 0].tolist() == [0, 0, 0, 1, 7, 8, 255, 255, 255]

@@ -25,6 +25,7 @@ from edgeadv_runtime.backends import OnnxRuntimeBackend, TensorRTBackend
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.engine import BatchProfile, BuildReport, EngineCache, EngineOptions, build_plan, find_library
 from edgeadv_runtime.engine import cache as cache_module
+from edgeadv_runtime.engine.execution import Session
 from edgeadv_runtime.engine.nodes import compute_types
 from edgeadv_runtime.engine.plan import LoadedPlan
 from edgeadv_runtime.errors import BackendError, EngineError, InputError, IntegrityError, ProviderError
@@ -111,6 +112,56 @@ def test_it_gives_the_logits_of_onnx_runtime(
     assert bool(copies) is not integrated, "what the GPU sees where it is needs no copy"
     assert ("cuGraphLaunch" in trt.driver.calls) is not rtx, "TensorRT-RTX makes its graphs itself"
     assert trt.driver.leaks == {} and trt.alive == 0
+
+
+@pytest.mark.parametrize("integrated", [False, True], ids=["own memory", "shared memory"])
+@pytest.mark.parametrize("profile", [(1, 1, 1), (8, 8, 8), (2, 4, 8)], ids=str)
+@pytest.mark.parametrize("variant", ["fp32-u8in", "fp16-u8in", "int8-s8s8-u8in"])
+def test_pixels_reach_the_gpu_as_they_are(
+    opened: Any, install: Any, card: Any, digits_bundle: Bundle, variant: str, profile: tuple[int, int, int], integrated: bool
+) -> None:  # fmt: skip
+    trt = install(card(integrated=integrated))
+    trt.tensors["image"] = ("UINT8", (-1, 32, 32, 3))
+    pixels = np.concatenate([digits_bundle.golden().pixels] * 3)[:20]
+    with OnnxRuntimeBackend(digits_bundle, variant=variant, threads=1) as reference:
+        expected = reference.infer_pixels(pixels)
+    with opened(digits_bundle, variant=variant, options=EngineOptions(profile=BatchProfile(*profile))) as backend:
+        assert backend.takes_uint8 and backend.float_sha256 == digits_bundle.artifact_sha256(variant[:-5])
+        tolerance = digits_bundle.tolerance(variant) * np.abs(expected).max()
+        for n in (1, 2, 3, 8, 9, 20, 20, 20, 1, 3):
+            np.testing.assert_allclose(backend.infer_pixels(pixels[:n]), expected[:n], atol=tolerance)
+        assert np.array_equal(backend.infer(to_tensor(pixels)), backend.infer_pixels(pixels))
+        logits, times = backend.infer_split(pixels)
+        assert np.array_equal(logits, backend.infer_pixels(pixels)) and times["compute"] > 0
+        backend.warm_up()
+        assert isinstance(backend._session, Session)
+        assert backend._session._executor._in.array.dtype == np.uint8
+        assert backend._session._executor._in.array.shape == (profile[2], 32, 32, 3)
+    assert trt.driver.leaks == {} and trt.alive == 0
+
+
+@pytest.mark.parametrize(
+    ("variant", "tensor", "says"),
+    [
+        ("fp16-u8in", ("FLOAT", (-1, 3, 32, 32)), r"not a uint8 image of \(32, 32, 3\) and 10 logits"),
+        ("fp16-u8in", ("UINT8", (-1, 3, 32, 32)), r"not a uint8 image of \(32, 32, 3\) and 10 logits"),
+        ("fp16", ("UINT8", (-1, 32, 32, 3)), r"not a float32 image of \(3, 32, 32\) and 10 logits"),
+    ],
+)
+def test_a_plan_with_the_other_input(
+    opened: Any, install: Any, digits_bundle: Bundle, variant: str, tensor: Any, says: str
+) -> None:
+    trt = install()
+    trt.tensors["image"] = tensor
+    with pytest.raises(EngineError, match=f"the plan was built from another model.*{says}"):
+        opened(digits_bundle, variant=variant)
+    assert trt.driver.leaks == {}
+
+
+def test_unsigned_activations_are_refused_with_pixels_too(opened: Any, install: Any, digits_bundle: Bundle) -> None:
+    install()
+    with pytest.raises(InputError, match="symmetric int8 only"):
+        opened(digits_bundle, variant="int8-u8s8-u8in")
 
 
 def test_it_says_what_it_is(opened: Any, install: Any, tiny_bundle: Bundle, tmp_path: Path) -> None:

@@ -123,3 +123,12 @@ def test_a_slim_bundle_verifies_itself(tiny_bundle: Bundle, tmp_path: Path) -> N
     slim = tiny_bundle.slim(tmp_path / "slim", variants=["fp16"], weights=False)
     results: list[Verification] = verify(slim, [OnnxRuntimeBackend(slim, variant="fp16", threads=1)])
     assert [r.ok for r in results] == [True]
+
+
+@pytest.mark.parametrize("variant", ["fp32-u8in", "fp16-u8in", "int8-s8s8-u8in", "int8-u8s8-u8in"])
+def test_the_variants_that_take_pixels_pass(digits_bundle: Bundle, variant: str) -> None:
+    with OnnxRuntimeBackend(digits_bundle, variant=variant, threads=1) as backend:
+        (found,) = verify(digits_bundle, [backend])
+    assert found.ok and found.variant == variant and found.tolerance == digits_bundle.tolerance(variant[:-5])
+    (found,) = verify(digits_bundle, [skewed(digits_bundle, lambda logits: logits[:, ::-1].copy(), variant)])
+    assert not found.ok

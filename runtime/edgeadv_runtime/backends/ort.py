@@ -23,7 +23,7 @@ from ..cuda import find_gpu
 from ..device import processor_name
 from ..engine.nodes import compute_types
 from ..errors import BackendError, InputError, ProviderError, require
-from ..variants import S8S8, TENSORRT_REFUSES_U8S8, U8S8, is_x86
+from ..variants import S8S8, TENSORRT_REFUSES_U8S8, U8S8, base_of, is_x86, takes_uint8
 from .base import Backend
 
 CPU, CUDA, TENSORRT = "cpu", "cuda", "tensorrt"
@@ -87,7 +87,7 @@ class OnnxRuntimeBackend(Backend):
             raise InputError(f"ONNX Runtime provider {provider!r} is not one of {', '.join(PROVIDERS)}")
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, not {threads}")
-        if provider == TENSORRT and variant == U8S8:
+        if provider == TENSORRT and base_of(variant) == U8S8:
             raise InputError(TENSORRT_REFUSES_U8S8)
         ort = require("onnxruntime", extra="ort" if provider == CPU else "ort-gpu")
         wanted = PROVIDERS[provider]
@@ -106,7 +106,7 @@ class OnnxRuntimeBackend(Backend):
         self.variant = variant
         self.provider = wanted
         self.device = processor_name() if provider == CPU else find_gpu().name
-        self.artifact_sha256 = bundle.artifact_sha256(variant)
+        self.artifact_sha256, self.float_sha256 = bundle.artifact_sha256(variant), bundle.float_sha256(variant)
         self.input_shape = bundle.preprocess.input_shape
         self.n_classes = len(bundle.classes)
         self.threads = threads
@@ -121,8 +121,11 @@ class OnnxRuntimeBackend(Backend):
             raise BackendError(
                 f"{path} does not have the one input 'image' and the one output 'logits' of a bundle; export it again"
             )
+        due = "uint8" if takes_uint8(variant) else "float"
+        if inputs[0].type != f"tensor({due})":
+            raise BackendError(f"{path} takes {inputs[0].type} where {variant} takes tensor({due}); export it again")
 
-    def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
         try:
             logits: NDArray[np.float32] = self._session.run(["logits"], {"image": x})[0]
         except Exception as error:  # onnxruntime's exceptions have no common base
@@ -140,7 +143,7 @@ def _open(ort: Any, path: Path, *, variant: str, provider: str, threads: int | N
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
-    if variant == S8S8 and provider == CPU and is_x86():
+    if base_of(variant) == S8S8 and provider == CPU and is_x86():
         # without VNNI the default arithmetic saturates in 16 bits and silently loses 20 points of top-1
         options.add_session_config_entry("session.x64quantprecision", "1")
     wanted = PROVIDERS[provider]

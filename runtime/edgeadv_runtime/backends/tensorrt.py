@@ -23,12 +23,11 @@ from ..engine.execution import STEPS, Session
 from ..engine.inspect import compare_precision
 from ..engine.library import TENSORRT, Library, find_library
 from ..engine.nodes import compute_types
-from ..engine.options import BatchProfile, EngineOptions
+from ..engine.options import BatchProfile, EngineOptions, ImageSpec
 from ..engine.plan import PlanRefusedError
 from ..errors import BackendError, EngineError, InputError, IntegrityError, ProviderError, StorageError
 from ..files import sha256_bytes, write_bytes
-from ..preprocess import to_tensor
-from ..variants import TENSORRT_REFUSES_U8S8, U8S8
+from ..variants import TENSORRT_REFUSES_U8S8, U8S8, base_of
 from .base import Backend
 
 RUNTIME_CACHE = ".runtime"
@@ -70,7 +69,7 @@ class TensorRTBackend(Backend):
 
         Args:
             bundle: an opened bundle.
-            variant: which artefact; not ``"int8-u8s8"``, which TensorRT cannot run.
+            variant: which artefact; not ``"int8-u8s8"`` nor ``"int8-u8s8-u8in"``, which TensorRT cannot run.
             options: batch sizes and the like; a trusted plan brings its own.
             cache: where plans are kept; None is the user's cache folder.
             library: ``"tensorrt"`` or ``"tensorrt-rtx"``; None takes the first that is installed.
@@ -87,7 +86,7 @@ class TensorRTBackend(Backend):
             BackendError: CUDA fails, most likely for want of memory.
         """
         bundle.onnx_path(variant)
-        if variant == U8S8:
+        if base_of(variant) == U8S8:
             raise InputError(TENSORRT_REFUSES_U8S8)
         # before anything of TensorRT's runtime is touched: some crash where there is no GPU
         self.gpu = find_gpu(gpu_index)
@@ -98,7 +97,7 @@ class TensorRTBackend(Backend):
         self._lock, self._session = threading.RLock(), None
         self._graphs: tuple[bool | None, str | None] = (None, None)
         self.variant, self.device = variant, self.gpu.name
-        self.artifact_sha256 = bundle.artifact_sha256(variant)
+        self.artifact_sha256, self.float_sha256 = bundle.artifact_sha256(variant), bundle.float_sha256(variant)
         self.input_shape, self.n_classes = bundle.preprocess.input_shape, len(bundle.classes)
         try:
             self._session = self._open(trust_plan, progress)
@@ -145,10 +144,13 @@ class TensorRTBackend(Backend):
         """Run the sizes of the profile until nothing is left that is done only once: CUDA graphs, compiled kernels."""
         for size in sorted(set(self.profile.to_json())):
             for _ in range(_WARM_UP_CALLS):
-                self.infer(np.zeros((size, *self.input_shape), dtype=np.float32))
+                self.infer_pixels(np.zeros((size, *self.input_shape[1:], self.input_shape[0]), dtype=np.uint8))
 
-    def infer_split(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], dict[str, float]]:
+    def infer_split(self, x: NDArray[Any]) -> tuple[NDArray[np.float32], dict[str, float]]:
         """:meth:`infer`, with the time that each of its steps takes on the GPU, by CUDA events.
+
+        Args:
+            x: as :meth:`infer` takes it, or uint8 as :meth:`infer_pixels` does.
 
         Returns:
             The logits, and milliseconds of ``"copy-in"``, ``"compute"`` and ``"copy-out"``, each the sum over the pieces of the
@@ -158,11 +160,12 @@ class TensorRTBackend(Backend):
             session = self._running()
             session.times = dict.fromkeys(STEPS, 0.0)
             try:
-                return self.infer(x), session.times
+                pixels = getattr(x, "dtype", None) == np.uint8
+                return self.infer_pixels(x) if pixels else self.infer(x), session.times
             finally:
                 session.times = None
 
-    def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
         with self._lock:
             return self._running().run(x)
 
@@ -219,8 +222,8 @@ class TensorRTBackend(Backend):
 
     def _load(self) -> Session:
         session = Session(
-            self._library, self.gpu, self.engine.read(), input_shape=self.input_shape, n_classes=self.n_classes,
-            runtime_cache=self._saved_runtime_cache(),
+            self._library, self.gpu, self.engine.read(), image=ImageSpec.of(self.input_shape, uint8=self.takes_uint8),
+            n_classes=self.n_classes, runtime_cache=self._saved_runtime_cache(),
         )  # fmt: skip
         if self.engine.origin != "trusted" and session.profile != self._options.profile:
             session.close()
@@ -279,13 +282,13 @@ class TensorRTBackend(Backend):
         sizes = sorted({self.profile.opt, self.profile.max} - {1})
         if not sizes:
             return {}
-        frames = to_tensor(self._bundle.golden().pixels)
-        alone = np.concatenate([self.infer(frames[i : i + 1]) for i in range(len(frames))])
+        frames = self._bundle.golden().pixels
+        alone = np.concatenate([self.infer_pixels(frames[i : i + 1]) for i in range(len(frames))])
         scale = float(np.abs(alone).max()) or 1.0
         errors = {}
         for size in sizes:
             order = np.arange(size) % len(frames)
-            errors[size] = float(np.abs(self.infer(frames[order]) - alone[order]).max()) / scale
+            errors[size] = float(np.abs(self.infer_pixels(frames[order]) - alone[order]).max()) / scale
         return errors
 
     def _saved_runtime_cache(self) -> bytes | None:

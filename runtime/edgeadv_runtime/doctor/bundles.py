@@ -14,8 +14,7 @@ from ..bundle import Bundle
 from ..engine import LIBRARIES, EngineCache, EngineOptions, Library
 from ..engine.library import TENSORRT as CLASSIC
 from ..errors import BackendError, EdgeAdvError, InputError, MissingDependencyError, ProviderError
-from ..preprocess import to_tensor
-from ..variants import INT8, S8S8, TENSORRT_REFUSES_U8S8, U8S8, int8_variant, precision_of
+from ..variants import INT8, S8S8, TENSORRT_REFUSES_U8S8, U8IN, U8S8, base_of, int8_variant, precision_of
 from .checks import Check, Status
 from .engines import Libraries
 from .jetpack import refusal
@@ -54,7 +53,7 @@ def check_runs(bundle: Bundle, machine: Machine, libraries: Libraries, *, availa
         available: the providers that ONNX Runtime was built with; none where it does not import.
     """
     try:
-        pixels = to_tensor(bundle.golden().pixels[:1])
+        pixels = bundle.golden().pixels[:1]
     except EdgeAdvError as error:
         return [Check("golden frames", "problem", str(error))]
     backends: dict[str, Callable[[str], Answer]] = {}
@@ -87,7 +86,10 @@ def check_int8(bundle: Bundle, *, machine: str | None = None) -> Check:
     on_gpus = "" if on_cpu == S8S8 else f", {S8S8} on every GPU"
     means = f"int8 is {on_cpu} with onnxruntime on this processor{on_gpus}"
     known = bundle.manifest["variants"]
-    absent = [variant for variant in dict.fromkeys((on_cpu, S8S8)) if variant not in bundle.variants]
+    wanted = list(dict.fromkeys((on_cpu, S8S8)))
+    if pixels := [v + U8IN for v in wanted if v not in bundle.variants and v + U8IN in bundle.variants]:
+        means += f"; {', '.join(pixels)} is here, which is {INT8}{U8IN}"
+    absent = [v for v in wanted if v not in bundle.variants and v + U8IN not in pixels]
     if on_cpu not in absent or S8S8 not in absent:
         return Check(INT8, "ok", f"{means}{'; not here: ' + ', '.join(absent) if absent else ''}")
     if any(variant in known for variant in absent):
@@ -96,11 +98,11 @@ def check_int8(bundle: Bundle, *, machine: str | None = None) -> Check:
 
 
 def _try_onnxruntime(
-    bundle: Bundle, pixels: NDArray[np.float32], variant: str, *, provider: str, built_in: bool
+    bundle: Bundle, pixels: NDArray[np.uint8], variant: str, *, provider: str, built_in: bool
 ) -> Answer:
     try:
         with OnnxRuntimeBackend(bundle, variant=variant, provider=provider) as backend:
-            backend.infer(pixels)
+            backend.infer_pixels(pixels)
             share = backend.node_share.get(backend.provider, 1.0)
     except (MissingDependencyError, InputError) as error:
         return "missing", str(error)
@@ -112,7 +114,7 @@ def _try_onnxruntime(
         return "problem", f"onnxruntime does not import: {error}"
     most = "" if share == 1 else f"; it took {share:.0%} of the nodes, CUDA the others"
     right = int8_variant(OnnxRuntimeBackend.name, provider=provider)
-    if precision_of(variant) == INT8 and variant != right:
+    if precision_of(variant) == INT8 and base_of(variant) != right:
         return "ok", f"opened and ran, correct but slow: {right} is made for this processor{most}"
     return "ok", f"opened and ran{most}"
 
@@ -123,7 +125,7 @@ def _once(attempt: Callable[[str], Answer]) -> Callable[[str], Answer]:
 
     def answer(variant: str) -> Answer:
         nonlocal ran
-        if variant == U8S8:
+        if base_of(variant) == U8S8:
             return "missing", TENSORRT_REFUSES_U8S8
         if ran:
             return "untried", "the provider works, and building another engine takes its time"
@@ -136,7 +138,7 @@ def _once(attempt: Callable[[str], Answer]) -> Callable[[str], Answer]:
 
 def _judge_tensorrt(bundle: Bundle, variant: str, *, library: Library | str, machine: Machine) -> Answer:
     """Everything that is known before a plan is built."""
-    if variant == U8S8:
+    if base_of(variant) == U8S8:
         return "missing", TENSORRT_REFUSES_U8S8
     if isinstance(library, str):
         return "missing", library

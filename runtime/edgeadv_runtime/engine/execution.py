@@ -19,14 +19,13 @@ from ..cuda import Context, DeviceBuffer, Driver, Event, Gpu, Graph, PinnedBuffe
 from ..errors import BackendError
 from .library import Library
 from .messages import Heard
-from .options import INPUT, OUTPUT, BatchProfile
+from .options import INPUT, OUTPUT, BatchProfile, ImageSpec
 from .plan import MAKE_ROOM, LoadedPlan
 
 STEPS = ("copy-in", "compute", "copy-out")
 # a graph is worth its capture for a batch size that comes again, and each holds scratch memory of its own
 _CAPTURE_AT_CALL = 2
 _MOST_GRAPHS = 4
-_FLOAT_BYTES = 4
 
 
 class Executor(Protocol):
@@ -34,11 +33,11 @@ class Executor(Protocol):
 
     profile: BatchProfile
 
-    def execute(self, images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    def execute(self, images: NDArray[Any], size: int) -> NDArray[np.float32]:
         """Logits of ``images``, computed as a batch of ``size``; what is missing is filled up with black images.
 
         Args:
-            images: float32 of shape (n, channels, height, width), 1 <= n <= size.
+            images: as the plan takes them, float32 NCHW or uint8 NHWC, 1 <= n <= size.
             size: a batch size of the profile.
 
         Returns:
@@ -61,12 +60,12 @@ def pieces(n: int, profile: BatchProfile) -> Iterator[Piece]:
         yield Piece(start, stop, max(stop - start, profile.min))
 
 
-def execute_batch(executor: Executor, x: NDArray[np.float32], n_classes: int) -> NDArray[np.float32]:
+def execute_batch(executor: Executor, x: NDArray[Any], n_classes: int) -> NDArray[np.float32]:
     """Logits of a batch of any size, in an array of its own.
 
     Args:
         executor: computes each piece.
-        x: float32 of shape (n, channels, height, width), n >= 1.
+        x: as the plan takes them, float32 NCHW or uint8 NHWC, n >= 1.
         n_classes: number of logits.
 
     Returns:
@@ -92,7 +91,7 @@ class PlanExecutor:
     """
 
     def __init__(
-        self, loaded: LoadedPlan, cuda: Context, *, input_shape: tuple[int, int, int], n_classes: int,
+        self, loaded: LoadedPlan, cuda: Context, *, image: ImageSpec, n_classes: int,
         mapped: bool = False, runtime_cache: bytes | None = None,
     ) -> None:  # fmt: skip
         """Take the memory.
@@ -100,7 +99,7 @@ class PlanExecutor:
         Args:
             loaded: the plan; it stays the caller's.
             cuda: the GPU's context.
-            input_shape: (channels, height, width).
+            image: what one image is.
             n_classes: number of logits.
             mapped: the GPU shares the processor's memory.
             runtime_cache: what :attr:`runtime_cache` was serialised to before.
@@ -110,7 +109,7 @@ class PlanExecutor:
             BackendError: the memory is not enough, or there is no execution context to be had, for the same reason.
         """
         self._loaded, self._cuda = loaded, cuda
-        self.profile = loaded.profile(input_shape, n_classes)
+        self.profile = loaded.profile(image, n_classes)
         self.times: dict[str, float] | None = None
         self.graph_note: str | None = None
         self._graphs: dict[int, Graph] = {}
@@ -124,8 +123,8 @@ class PlanExecutor:
         try:
             self._stream = self._hold(Stream(cuda))
             self._events = [self._hold(Event(cuda)) for _ in range(len(STEPS) + 1)]
-            self._in, self._device_in = self._buffers((self.profile.max, *input_shape), mapped)
-            self._out, self._device_out = self._buffers((self.profile.max, n_classes), mapped)
+            self._in, self._device_in = self._buffers((self.profile.max, *image.shape), image.dtype, mapped)
+            self._out, self._device_out = self._buffers((self.profile.max, n_classes), np.float32, mapped)
             library = loaded.library
             with library.listening() as self._heard:
                 self._context, self.runtime_cache = library.create_context(
@@ -151,11 +150,11 @@ class PlanExecutor:
         """The execution context, for the engine inspector."""
         return self._context
 
-    def execute(self, images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    def execute(self, images: NDArray[Any], size: int) -> NDArray[np.float32]:
         """See :meth:`Executor.execute`."""
         n = len(images)
         self._in.array[:n] = images
-        self._in.array[n:size] = 0.0
+        self._in.array[n:size] = 0
         self._mark(0)
         if self._device_in is not None:
             self._stream.copy_in(self._device_in, self._in, self._in.array[:size].nbytes)
@@ -189,9 +188,11 @@ class PlanExecutor:
         self._held.callback(thing.close)
         return thing
 
-    def _buffers(self, shape: tuple[int, ...], mapped: bool) -> tuple[PinnedBuffer, DeviceBuffer | None]:
-        pinned = self._hold(PinnedBuffer(self._cuda, shape, mapped=mapped))
-        return pinned, None if mapped else self._hold(DeviceBuffer(self._cuda, int(np.prod(shape)) * _FLOAT_BYTES))
+    def _buffers(
+        self, shape: tuple[int, ...], dtype: type[np.generic], mapped: bool
+    ) -> tuple[PinnedBuffer, DeviceBuffer | None]:
+        pinned = self._hold(PinnedBuffer(self._cuda, shape, dtype=dtype, mapped=mapped))
+        return pinned, None if mapped else self._hold(DeviceBuffer(self._cuda, pinned.array.nbytes))
 
     def _bind(self, context: Any) -> None:
         if context is None:
@@ -266,7 +267,7 @@ class Session:
     """
 
     def __init__(
-        self, library: Library, gpu: Gpu, plan: bytes, *, input_shape: tuple[int, int, int], n_classes: int,
+        self, library: Library, gpu: Gpu, plan: bytes, *, image: ImageSpec, n_classes: int,
         runtime_cache: bytes | None = None,
     ) -> None:  # fmt: skip
         """Load ``plan``, whose hash was checked before, and take the memory that it needs.
@@ -286,7 +287,7 @@ class Session:
                 self._loaded = LoadedPlan(library, plan)
                 self._release_in_context(self._loaded)
                 self._executor = PlanExecutor(
-                    self._loaded, self._cuda, input_shape=input_shape, n_classes=n_classes, mapped=gpu.integrated,
+                    self._loaded, self._cuda, image=image, n_classes=n_classes, mapped=gpu.integrated,
                     runtime_cache=runtime_cache,
                 )  # fmt: skip
                 self._release_in_context(self._executor)
@@ -313,8 +314,8 @@ class Session:
         """Why there are no CUDA graphs; None if nothing is against them."""
         return self._executor.graph_note
 
-    def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits of a batch of any size, in an array of its own."""
+    def run(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """Logits of a batch of any size, as the plan takes it, in an array of its own."""
         with self._cuda, _letting_go():
             return execute_batch(self._executor, x, self._n_classes)
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..errors import InputError
 
 # the tensors of a bundle's model, and so of its plans
@@ -14,6 +16,37 @@ INPUT, OUTPUT = "image", "logits"
 # more than any GPU has, and still a number that the builder takes
 LARGEST_WORKSPACE_MIB = 1 << 20
 _TARGET = re.compile(r"(?:sm_?)?([0-9]{2,3})|([0-9]{1,2})\.([0-9])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """One image as a model takes it.
+
+    Attributes:
+        shape: (channels, height, width) of float32, (height, width, channels) of uint8.
+        dtype: ``numpy.float32`` or ``numpy.uint8``.
+    """
+
+    shape: tuple[int, int, int]
+    dtype: type[np.generic] = np.float32
+
+    @classmethod
+    def of(cls, input_shape: tuple[int, int, int], *, uint8: bool) -> ImageSpec:
+        """That of an artefact that takes uint8 pixels, or a float tensor.
+
+        Args:
+            input_shape: (channels, height, width).
+            uint8: whether it takes pixels.
+        """
+        return cls((*input_shape[1:], input_shape[0]), np.uint8) if uint8 else cls(input_shape)
+
+    @property
+    def type_name(self) -> str:
+        """What TensorRT calls :attr:`dtype`."""
+        return "UINT8" if self.dtype is np.uint8 else "FLOAT"
+
+    def __str__(self) -> str:
+        return f"{np.dtype(self.dtype)} {INPUT} of {self.shape}"
 
 
 @dataclass(frozen=True)

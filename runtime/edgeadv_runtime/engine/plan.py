@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import BackendError, EngineError
 from .library import Library
 from .messages import Heard
-from .options import INPUT, OUTPUT, BatchProfile
+from .options import INPUT, OUTPUT, BatchProfile, ImageSpec
 
 _WHY_INVALID = {
     "VERSION_MISMATCH": "another version built it", "UNSUPPORTED_CC": "it was built for another GPU",
@@ -67,8 +67,12 @@ class LoadedPlan:
         flags = {name: self.library.member("EngineInvalidityDiagnostics", name) for name in _WHY_INVALID}
         return ", ".join(_WHY_INVALID[name] for name, flag in flags.items() if flag is not None and bits & int(flag))
 
-    def profile(self, input_shape: tuple[int, int, int], n_classes: int) -> BatchProfile:
+    def profile(self, image: ImageSpec, n_classes: int) -> BatchProfile:
         """The batch sizes that the plan serves, after a look at what goes in and comes out.
+
+        Args:
+            image: what one image is.
+            n_classes: number of logits.
 
         Raises:
             EngineError: its tensors are not those of the bundle.
@@ -76,11 +80,11 @@ class LoadedPlan:
         engine = self.engine
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         got = {name: (engine.get_tensor_dtype(name).name, tuple(engine.get_tensor_shape(name))) for name in names}
-        wanted = {INPUT: ("FLOAT", input_shape), OUTPUT: ("FLOAT", (n_classes,))}
+        wanted = {INPUT: (image.type_name, image.shape), OUTPUT: ("FLOAT", (n_classes,))}
         if {name: (kind, shape[1:]) for name, (kind, shape) in got.items()} != wanted:
             there = ", ".join(f"{name} {kind} {shape}" for name, (kind, shape) in got.items())
             raise EngineError(
-                f"the plan was built from another model: it has {there}, not a float32 {INPUT} of {input_shape} and {n_classes} "
+                f"the plan was built from another model: it has {there}, not a {image} and {n_classes} "
                 f"{OUTPUT}; delete it and have it built here"
             )
         if (size := got[INPUT][1][0]) > 0:

@@ -140,13 +140,17 @@ def parse(library: Library, network: Any, heard: Heard, onnx: bytes) -> None:
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     outputs = [network.get_output(i) for i in range(network.num_outputs)]
     got = [[(tensor.name, tensor.dtype.name) for tensor in tensors] for tensors in (inputs, outputs)]
-    if got != [[(INPUT, "FLOAT")], [(OUTPUT, "FLOAT")]]:
+    layouts = {"FLOAT": "(batch, 3, height, width)", "UINT8": "(batch, height, width, 3)"}
+    if got not in [[[(INPUT, kind)], [(OUTPUT, "FLOAT")]] for kind in layouts]:
         raise EngineError(
-            f"the ONNX file does not have the one float32 input {INPUT!r} and output {OUTPUT!r} of a bundle; export it again"
+            f"the ONNX file does not have the one float32 input {INPUT!r} and output {OUTPUT!r} of a bundle, or a uint8 input in a "
+            "variant with -u8in; export it again"
         )
     shape = tuple(inputs[0].shape)
     if len(shape) != 4 or shape[0] != -1 or min(shape[1:]) < 1:
-        raise EngineError(f"the input of the ONNX file is {shape}, not (batch, 3, height, width); export it again")
+        raise EngineError(
+            f"the input of the ONNX file is {shape}, not {layouts[inputs[0].dtype.name]}; export it again"
+        )
 
 
 def _parser_error(parser: Any, heard: Heard) -> str:

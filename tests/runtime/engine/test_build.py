@@ -73,6 +73,26 @@ def test_a_plan_is_built(
     assert runtime.get_engine_validity(b"?" * len(plan))[1] & malformed
 
 
+@pytest.mark.parametrize("variant", ["fp32-u8in", "fp16-u8in", "int8-s8s8-u8in"])
+@pytest.mark.parametrize("batch", ["1", "1,4,8"])
+def test_a_plan_takes_pixels(digits_bundle: Bundle, rtx: Library, tmp_path: Path, variant: str, batch: str) -> None:
+    options = EngineOptions(profile=BatchProfile.parse(batch), targets=("sm_86", "sm_89"))
+    report = build_plan(digits_bundle.onnx_path(variant), tmp_path / "a.plan", options=options, library=rtx)
+    assert report.onnx_sha256 == digits_bundle.artifact_sha256(variant)
+    assert (report.profile, report.flags) == (options.profile.to_json(), [])
+    plan = (tmp_path / "a.plan").read_bytes()
+    malformed = int(rtx.need("EngineInvalidityDiagnostics", "MALFORMED_ENGINE"))
+    assert rtx.module.Runtime(rtx.logger()).get_engine_validity(plan)[1] & malformed == 0
+
+
+def test_a_plan_of_unsigned_int8_is_refused_with_pixels_too(
+    digits_bundle: Bundle, rtx: Library, tmp_path: Path
+) -> None:
+    model = digits_bundle.onnx_path("int8-u8s8-u8in")
+    with pytest.raises(EngineError, match=r"does not take this ONNX file|cannot build this model"):
+        build_plan(model, tmp_path / "a.plan", options=EngineOptions(targets=("sm_86",)), library=rtx)
+
+
 def test_the_file_is_the_plan_and_nothing_else(
     onnx_file: Path, sm_86: EngineOptions, tmp_path: Path, contents: Contents
 ) -> None:
@@ -141,6 +161,21 @@ BAD_ONNX: dict[str, tuple[Any, str]] = {
         graph(relu(), image=helper.make_tensor_value_info("image", TensorProto.FLOAT16, ["N", 3, 4, 4]),
               logits=helper.make_tensor_value_info("logits", TensorProto.FLOAT16, None)),
         "the one float32 input 'image'",
+    ),
+    "uint8 that is transposed first": (
+        graph(
+            helper.make_node("Transpose", ["image"], ["a"], name="turn", perm=[0, 3, 1, 2]),
+            helper.make_node("Cast", ["a"], ["logits"], to=TensorProto.FLOAT),
+            image=helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 4, 4, 3]),
+        ),
+        "does not take this ONNX file|cannot build this model",
+    ),
+    "uint8 of a fixed batch": (
+        graph(
+            helper.make_node("Cast", ["image"], ["logits"], to=TensorProto.FLOAT),
+            image=helper.make_tensor_value_info("image", TensorProto.UINT8, [2, 4, 4, 3]),
+        ),
+        r"input of the ONNX file is \(2, 4, 4, 3\), not \(batch, height, width, 3\)",
     ),
     "fixed batch": (
         graph(relu(), image=helper.make_tensor_value_info("image", TensorProto.FLOAT, [2, 3, 4, 4])),
