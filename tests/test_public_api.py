@@ -24,8 +24,8 @@ PUBLIC = {
         "mi_fgsm", "no_direction", "pgd", "rescaled_cross_entropy", "targeted_dlr", "targeted_margin", "towards",
     ],
     "edgeadv_export": [
-        "TOLERANCES", "Calibration", "Int8Plan", "calibration_images", "choose_calibration", "data_frames", "export_bundle",
-        "folder_frames", "gate_images", "imagenet_classes", "read_classes",
+        "TOLERANCES", "Calibration", "ConfidencePlan", "Int8Plan", "calibration_images", "choose_calibration", "confidence_images",
+        "data_frames", "export_bundle", "folder_frames", "gate_images", "imagenet_classes", "read_classes",
     ],
     "edgeadv.report": ["build_report"],
     "edgeadv": ["__version__"],

@@ -102,6 +102,17 @@ def print_summary(bundle: Bundle) -> None:
                 typer.echo(f"{variant:<18} {line}")
         if (why := bundle.manifest["variants"][variant].get("surrogate", {}).get("not_made")) is not None:
             typer.echo(f"{variant:<18} no surrogate: {why}")
+    if (confidence := bundle.manifest.get("confidence")) is not None:
+        typer.echo(f"confidence         {_confidence(confidence)}")
+
+
+def _confidence(entry: dict[str, Any]) -> str:
+    rejection = entry["rejection"]
+    return (
+        f"temperature {entry['temperature']:.3f} of {entry['n']} images; on {entry['n_held_out']} others of {entry['data']['name']} ECE "
+        f"{entry['ece_before']:.1%} before, {entry['ece_after']:.1%} after; below probability {rejection['threshold']:.3f} unknown: "
+        f"{rejection['answered']} answered, {rejection['wrong_answered']} of them wrong, of {rejection['wrong']} wrong in all"
+    )
 
 
 def _table(bundle: Bundle) -> Table:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgeadv.models import PixelModel
-    from edgeadv_export import Int8Plan
+    from edgeadv_export import ConfidencePlan, Int8Plan
 
 IMAGENET = "imagenet1k"
 
@@ -104,6 +104,19 @@ def export(
     gate_eps: Annotated[
         str | None, typer.Option(help="int8: also measure the worst case under attack at this budget, e.g. 8/255.")
     ] = None,
+    confidence_data: Annotated[
+        str | None,
+        typer.Option(
+            help="Labelled images not trained on: half of them sets temperature and rejection threshold, half measures them. "
+            "A folder or name as for --data, or test for those of the run."
+        ),
+    ] = None,
+    confidence_limit: Annotated[
+        int | None, typer.Option(help="At most this many of them, balanced; default 2000.")
+    ] = None,
+    coverage: Annotated[
+        float | None, typer.Option(help="Share of clean images that the rejection threshold answers; default 0.95.")
+    ] = None,
 ) -> None:
     """Export to ONNX, compare every artefact with PyTorch on real images, and write the bundle only if they agree.
 
@@ -143,10 +156,11 @@ def export(
             upsample=1 if upsample is None else upsample,
         )  # fmt: skip
     check_replaceable(out)
+    confidence = _confidence_plan(confidence_data, confidence_limit, coverage, source, data_root)
     int8 = _int8_plan(int8_options, source, data_root) if wants_int8 else None
     bundle = edgeadv_export.export_bundle(
         source.model, out, classes=source.classes, preprocess=source.preprocess, frames=source.frames,
-        variants=variants, title=source.title, provenance=source.provenance, int8=int8,
+        variants=variants, title=source.title, provenance=source.provenance, int8=int8, confidence=confidence,
         overwrite=overwrite, progress=_say,
     )  # fmt: skip
     print_summary(bundle)
@@ -210,6 +224,27 @@ def _int8_plan(options: _Int8Options, source: _Source, root: Path | None) -> Int
     if (n := len(calibration.index)) < ADVISED:
         _say(f"int8 is calibrated on {n} images; {ADVISED} or more are advised")
     return plan
+
+
+def _confidence_plan(
+    data: str | None, limit: int | None, coverage: float | None, source: _Source, root: Path | None
+) -> ConfidencePlan | None:
+    """Choose the images for temperature and threshold; None where none were named."""
+    from edgeadv.data import DEFAULT_ROOT
+    from edgeadv_export import ConfidencePlan, confidence_images
+    from edgeadv_export.confidence import COVERAGE
+
+    if data is None:
+        given = {"--confidence-limit": limit, "--coverage": coverage}
+        if lost := [option for option, value in given.items() if value is not None]:
+            raise InputError(
+                f"{', '.join(lost)} needs --confidence-data: name labelled images that were not trained on"
+            )
+        return None
+    images, order = confidence_images(
+        data, source.classes, run_data=source.data, root=root or DEFAULT_ROOT, limit=limit
+    )
+    return ConfidencePlan(images=images, order=order, coverage=COVERAGE if coverage is None else coverage)
 
 
 def _from_run(path: Path, golden: Path | None, data_root: Path | None) -> _Source:

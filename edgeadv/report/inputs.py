@@ -17,6 +17,8 @@ from edgeadv_runtime.errors import InputError, SchemaError
 from edgeadv_runtime.results import CLEAN, Results, Row, Verdict, engine_sentence, engines, read_measurement
 from edgeadv_runtime.stats import mcnemar_p, paired_difference_interval
 
+from .confidence import Calibrated
+
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 # below this a browser's smoothing hides the pixels that the attack changed
@@ -211,6 +213,7 @@ class ResultsFile:
     findings: tuple[Finding, ...]
     examples: tuple[Example, ...]
     comparisons: tuple[Paired, ...]
+    calibrated: Calibrated | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,6 +293,7 @@ def _results_file(path: Path) -> ResultsFile:
     left_out = results.data.get("calibration_left_out", 0)
     if type(left_out) is not int or left_out < 0:
         raise ValueError(f"calibration_left_out {left_out!r} is not a number of images")
+    confidence = results.bundle.get("confidence")
     verdict = results.masking["verdict"]
     _check_verdict(verdict)
     return ResultsFile(
@@ -300,6 +304,7 @@ def _results_file(path: Path) -> ResultsFile:
         findings=tuple(Finding.from_json(entry) for entry in results.masking.get("evidence") or ()),
         examples=tuple(Example.from_json(entry) for entry in results.examples),
         comparisons=tuple(Paired.from_json(entry) for entry in results.comparisons),
+        calibrated=None if confidence is None else Calibrated.from_json(confidence),
     )
 
 

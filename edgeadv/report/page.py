@@ -75,6 +75,7 @@ def fill(template: str, **values: Any) -> str:
         count=_count,
         flat=_flat,
         attack=attack_label,
+        without=_without,
         when=_when,
         engines=engines,
     )
@@ -113,6 +114,7 @@ def render(inputs: Inputs) -> str:
         fgsm=FGSM,
         strip=lambda row: charts.share_strip(row, classes[row.attack]),
         compared=compared,
+        calibrated=any(model.file.calibrated for model in shown),
         panels=[(entry.artefact, panels) for entry in compared if (panels := _panels(entry, classes, eps_limit))],
         scale=scale,
         axis=charts.latency_axis(scale) if scale else "",
@@ -172,6 +174,10 @@ def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
         more = f", … {len(value)} in all" if len(value) > _LONGEST_LIST else ""
         return [(prefix, (", ".join(_word(inner) for inner in value[:_LONGEST_LIST]) or "none") + more)]
     return [] if value is None and not prefix else [(prefix, _word(value))]
+
+
+def _without(value: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: inner for name, inner in value.items() if name != key}
 
 
 def _word(value: Any) -> str:
