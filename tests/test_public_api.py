@@ -16,7 +16,7 @@ PUBLIC = {
     "edgeadv_runtime": [
         "Attack", "AttackPack", "Backend", "BatchProfile", "Bundle", "CallableAttack", "Classifier", "Crafted", "DataInfo",
         "EdgeAdvError", "EngineCache", "EngineOptions", "Eps", "Label", "NoiseAttack", "OnnxRuntimeBackend", "Preprocess", "Results", "Row",
-        "SquareAttack", "TensorRTBackend", "__version__", "evaluate", "square",
+        "Smoother", "SquareAttack", "TensorRTBackend", "__version__", "evaluate", "square",
     ],
     "edgeadv.attacks": [
         "L2", "NAMES", "Adversarial", "AutoSteps", "Ball", "GradientAttack", "Linf", "MomentumSteps", "Steps", "apgd",

@@ -13,10 +13,11 @@ from .noise import NoiseAttack
 from .pack import AttackPack
 from .preprocess import Preprocess
 from .results import Results, Row
+from .smoothing import Smoother
 from .square import SquareAttack, square
 
 __all__ = [
     "Attack", "AttackPack", "Backend", "BatchProfile", "Bundle", "CallableAttack", "Classifier", "Crafted", "DataInfo",
     "EdgeAdvError", "EngineCache", "EngineOptions", "Eps", "Label", "NoiseAttack", "OnnxRuntimeBackend", "Preprocess", "Results", "Row",
-    "SquareAttack", "TensorRTBackend", "__version__", "evaluate", "square",
+    "Smoother", "SquareAttack", "TensorRTBackend", "__version__", "evaluate", "square",
 ]  # fmt: skip
