@@ -10,7 +10,23 @@ import typer
 from edgeadv_runtime import __version__
 from edgeadv_runtime.errors import EdgeAdvError
 
-from . import attack, bench, bundle, demo, doctor, engine, evaluate, export, gate, report, runs, study, train, verify
+from . import (
+    attack,
+    bench,
+    bundle,
+    demo,
+    doctor,
+    engine,
+    evaluate,
+    export,
+    gate,
+    guard,
+    report,
+    runs,
+    study,
+    train,
+    verify,
+)
 from ._processes import refuse_processes
 from ._shared import nobody_reads
 
@@ -32,6 +48,7 @@ app.command()(verify.verify)
 app.command()(attack.attack)
 app.command()(evaluate.evaluate)
 app.command()(study.study)
+app.command()(guard.guard)
 app.command()(bench.bench)
 app.command()(gate.gate)
 app.command()(report.report)

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from .errors import DataError, InputError
 
 BINS = 15
-"""Of the calibration error, as in Guo et al. 2017, section 5."""
+"""Of the calibration error, as in Guo et al. 2017, table 1."""
 # halving an interval this often leaves nothing of it in float64
 _HALVINGS = 200
-# the minus of (n + 1) * share is that of its rounding, not of the share
+# (n + 1) * share may be a whole number but for the rounding of floats
 _SLACK = 1e-9
 
 
@@ -49,7 +49,7 @@ def first_is_right(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> N
 
 
 def nll(logits: NDArray[np.floating], labels: NDArray[np.int64], *, temperature: float = 1.0) -> float:
-    """Mean negative log-likelihood of the labels under ``softmax(logits / temperature)`` (Guo et al. 2017, eq. 4), in nats.
+    """Mean negative log-likelihood of the labels under ``softmax(logits / temperature)`` (Guo et al. 2017, section 2), in nats.
 
     Args:
         logits: finite, (n, classes), n >= 1.

@@ -431,5 +431,5 @@ def test_confidence_is_shown_with_its_table(report, results):
 )  # fmt: skip
 def test_a_confidence_that_does_not_fit_together_is_refused(report, results, value):
     plain = results()
-    with pytest.raises(SchemaError, match="not a complete results or bench file"):
+    with pytest.raises(SchemaError, match="not a complete results, bench or guard file"):
         report(replace(plain, bundle={**plain.bundle, "confidence": value}))
