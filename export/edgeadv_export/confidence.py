@@ -87,7 +87,7 @@ def _scores(guard: Guard, model: PixelModel, pixels: NDArray[np.uint8]) -> NDArr
             logits: NDArray[np.float32] = model(torch.from_numpy(x)).numpy()
         return logits
 
-    parts = [guard.scores(infer, to_tensor(pixels[i : i + _BATCH])).scores for i in range(0, len(pixels), _BATCH)]
+    parts = [guard.judge(infer, to_tensor(pixels[i : i + _BATCH])).scores for i in range(0, len(pixels), _BATCH)]
     return np.concatenate(parts)
 
 

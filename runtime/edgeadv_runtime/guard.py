@@ -197,7 +197,7 @@ class Guard:
         except (KeyError, TypeError, ValueError, InputError) as error:
             raise BundleError(f"the guard of {bundle.path} is damaged ({error}); export the bundle again") from error
 
-    def scores(self, infer: Callable[[Pixels], NDArray[np.float32]], x: Pixels) -> Checked:
+    def judge(self, infer: Callable[[Pixels], NDArray[np.float32]], x: Pixels) -> Checked:
         """Check a batch with any function from pixels to logits.
 
         Args:
@@ -220,7 +220,7 @@ class Guard:
         Raises:
             InputError, BackendError: as ``infer`` does.
         """
-        return self.scores(backend.infer, x)
+        return self.judge(backend.infer, x)
 
     def classify(
         self,

@@ -59,11 +59,16 @@ def measure_guard(
 
     Raises:
         InputError: the bundle has no guard, or two attacks share a name and a budget.
+        BundleError: what the manifest says of the guard is damaged.
         DataError: too few images are left, or too many are unreadable.
         EdgeAdvError: whatever a backend or an attack raises.
     """
     guard, entry = Guard.of(bundle), bundle.manifest["guard"]
-    fitted = frozenset(bundle.manifest["confidence"]["images"])
+    try:
+        fitted = frozenset(bundle.manifest["confidence"]["images"])
+        _ = entry["false_alarms"], entry["n"]
+    except (KeyError, TypeError) as error:
+        raise BundleError(f"{bundle.path} does not say how its guard was set ({error!r}); export it again") from error
     told = infos([*attacks, *adaptive], uint8=True)
     knows = {(attack.name, eps.text) for attack in adaptive for eps in attack.eps}
     if not adaptive:

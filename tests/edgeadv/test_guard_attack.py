@@ -88,7 +88,7 @@ def test_rank_is_above_0_only_past_the_guard_with_a_wrong_label(bundle, digits_m
         with torch.no_grad():
             return digits_model(torch.from_numpy(images)).numpy()
 
-    checked = guard.scores(infer, x)
+    checked = guard.judge(infer, x)
     np.testing.assert_allclose(aim.scores(out).numpy(), checked.scores, atol=1e-4)
     past = (checked.logits.argmax(axis=1) != everything.labels) & ~checked.flagged
     clear = np.abs(checked.scores - guard.threshold) > 1e-3

@@ -75,14 +75,14 @@ def test_scores_are_the_largest_distance_of_probabilities(x):
         return images.reshape(len(images), -1) @ weights
 
     guard = Guard(("bits-2", "median-3"), threshold=0.5, temperature=3.0)
-    checked = guard.scores(infer, x)
+    checked = guard.judge(infer, x)
     p = [softmax(infer(images), temperature=3.0) for images in (x, squeeze(x, "bits-2"), squeeze(x, "median-3"))]
     expected = np.maximum(np.abs(p[1] - p[0]).sum(axis=1), np.abs(p[2] - p[0]).sum(axis=1))
     np.testing.assert_allclose(checked.scores, expected, rtol=1e-4)
     np.testing.assert_allclose(checked.logits, infer(x), rtol=1e-4)
     assert checked.flagged.tolist() == (checked.scores > 0.5).tolist() and (checked.scores <= 2).all()
     # a score that is the threshold is not above it
-    assert not Guard(guard.squeezers, float(checked.scores[0]), 3.0).scores(infer, x[:1]).flagged[0]
+    assert not Guard(guard.squeezers, float(checked.scores[0]), 3.0).judge(infer, x[:1]).flagged[0]
 
 
 @pytest.mark.parametrize("names", [(), ("bits-8",), ("bits-0",), ("median-4",), ("bits-5", "bits-5"), ("blur",), (5,)])
