@@ -15,8 +15,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 PUBLIC = {
     "edgeadv_runtime": [
         "Attack", "AttackPack", "Backend", "BatchProfile", "Bundle", "CallableAttack", "Classifier", "Crafted", "DataInfo",
-        "EdgeAdvError", "EngineCache", "EngineOptions", "Eps", "Label", "NoiseAttack", "OnnxRuntimeBackend", "Preprocess", "Results", "Row",
-        "SquareAttack", "TensorRTBackend", "__version__", "evaluate", "square",
+        "EdgeAdvError", "EngineCache", "EngineOptions", "Eps", "Guard", "Label", "NoiseAttack", "OnnxRuntimeBackend", "Preprocess", "Results", "Row",
+        "Smoother", "SquareAttack", "TensorRTBackend", "__version__", "evaluate", "square",
     ],
     "edgeadv.attacks": [
         "L2", "NAMES", "Adversarial", "AutoSteps", "Ball", "GradientAttack", "Linf", "MomentumSteps", "Steps", "apgd",
@@ -24,8 +24,8 @@ PUBLIC = {
         "mi_fgsm", "no_direction", "pgd", "rescaled_cross_entropy", "targeted_dlr", "targeted_margin", "towards",
     ],
     "edgeadv_export": [
-        "TOLERANCES", "Calibration", "Int8Plan", "calibration_images", "choose_calibration", "data_frames", "export_bundle",
-        "folder_frames", "gate_images", "imagenet_classes", "read_classes",
+        "TOLERANCES", "Calibration", "ConfidencePlan", "GuardPlan", "Int8Plan", "calibration_images", "choose_calibration", "confidence_images",
+        "data_frames", "export_bundle", "folder_frames", "gate_images", "imagenet_classes", "read_classes",
     ],
     "edgeadv.report": ["build_report"],
     "edgeadv": ["__version__"],

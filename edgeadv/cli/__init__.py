@@ -21,6 +21,7 @@ from . import (
     evaluate,
     export,
     gate,
+    guard,
     perturbation,
     report,
     runs,
@@ -49,6 +50,7 @@ app.command()(verify.verify)
 app.command()(attack.attack)
 app.command()(evaluate.evaluate)
 app.command()(study.study)
+app.command()(guard.guard)
 app.command()(bench.bench)
 app.command()(camera.camera)
 app.command()(perturbation.perturbation)

@@ -103,6 +103,28 @@ def print_summary(bundle: Bundle) -> None:
                 typer.echo(f"{variant:<18} {line}")
         if (why := bundle.manifest["variants"][variant].get("surrogate", {}).get("not_made")) is not None:
             typer.echo(f"{variant:<18} no surrogate: {why}")
+    if (confidence := bundle.manifest.get("confidence")) is not None:
+        typer.echo(f"confidence         {_confidence(confidence)}")
+    if (guard := bundle.manifest.get("guard")) is not None:
+        typer.echo(f"guard              {_guard(guard)}")
+
+
+def _guard(entry: dict[str, Any]) -> str:
+    low, high = entry["flagged_ci95"]
+    return (
+        f"{', '.join(entry['squeezers'])}: flags scores above {entry['threshold']:.4f}, set for {entry['false_alarms']:.1%} false alarms on "
+        f"{entry['n']} clean images; {entry['flagged'] / entry['n_held_out']:.1%} [{low:.1%}, {high:.1%}] on {entry['n_held_out']} others. "
+        "No robustness: edgeadv guard says how often an attacker who knows it gets past"
+    )
+
+
+def _confidence(entry: dict[str, Any]) -> str:
+    rejection = entry["rejection"]
+    return (
+        f"temperature {entry['temperature']:.3f} of {entry['n']} images; on {entry['n_held_out']} others of {entry['data']['name']} ECE "
+        f"{entry['ece_before']:.1%} before, {entry['ece_after']:.1%} after; below probability {rejection['threshold']:.3f} unknown: "
+        f"{rejection['answered']} answered, {rejection['wrong_answered']} of them wrong, of {rejection['wrong']} wrong in all"
+    )
 
 
 def _table(bundle: Bundle) -> Table:

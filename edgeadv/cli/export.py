@@ -12,6 +12,7 @@ from edgeadv_runtime.bundle import Classes, check_replaceable
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.files import sha256_file
+from edgeadv_runtime.guard import DEFAULT_SQUEEZERS
 from edgeadv_runtime.preprocess import Preprocess
 from edgeadv_runtime.variants import INT8, VARIANTS, expanded, precision_of
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgeadv.models import PixelModel
-    from edgeadv_export import Int8Plan
+    from edgeadv_export import ConfidencePlan, GuardPlan, Int8Plan
 
 IMAGENET = "imagenet1k"
 
@@ -52,6 +53,40 @@ class _Int8Options:
     gate_data: Path | None
     gate_limit: int | None
     gate_eps: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ConfidenceOptions:
+    """What the command line says of temperature, threshold and guard; None is not given."""
+
+    confidence_data: str | None
+    confidence_limit: int | None
+    coverage: float | None
+    guard_false_alarms: float | None
+    guard_squeezers: str | None
+
+    def guard(self) -> GuardPlan | None:
+        """The guard that is asked for, once the options are known to go together.
+
+        Raises:
+            InputError: they do not, or one is out of range.
+        """
+        from edgeadv_export import GuardPlan
+
+        others = {name: value for name, value in vars(self).items() if name != "confidence_data"}
+        if self.confidence_data is None and (given := [name for name, value in others.items() if value is not None]):
+            listed = ", ".join("--" + name.replace("_", "-") for name in given)
+            raise InputError(f"{listed} needs --confidence-data: name labelled images that were not trained on")
+        if self.guard_false_alarms is None:
+            if self.guard_squeezers is not None:
+                raise InputError(
+                    "--guard-squeezers needs --guard-false-alarms: the share of clean frames that may be flagged"
+                )
+            return None
+        chosen = DEFAULT_SQUEEZERS
+        if self.guard_squeezers is not None:
+            chosen = tuple(names(self.guard_squeezers, option="--guard-squeezers"))
+        return GuardPlan(false_alarms=self.guard_false_alarms, squeezers=chosen)
 
 
 def export(
@@ -108,6 +143,27 @@ def export(
     gate_eps: Annotated[
         str | None, typer.Option(help="int8: also measure the worst case under attack at this budget, e.g. 8/255.")
     ] = None,
+    confidence_data: Annotated[
+        str | None,
+        typer.Option(
+            help="Labelled images not trained on: half of them sets temperature and rejection threshold, half measures them. "
+            "A folder or name as for --data, or test for those of the run."
+        ),
+    ] = None,
+    confidence_limit: Annotated[
+        int | None, typer.Option(help="At most this many of them, balanced; default 2000.")
+    ] = None,
+    coverage: Annotated[
+        float | None, typer.Option(help="Share of clean images that the rejection threshold answers; default 0.95.")
+    ] = None,
+    guard_false_alarms: Annotated[
+        float | None,
+        typer.Option(help="Also set a guard on these images: the share of clean frames that it may flag, e.g. 0.05."),
+    ] = None,
+    guard_squeezers: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated, of bits-1 to bits-7, median-2, median-3; default bits-5,median-2."),
+    ] = None,
 ) -> None:
     """Export to ONNX, compare every artefact with PyTorch on real images, and write the bundle only if they agree.
 
@@ -122,6 +178,11 @@ def export(
         calibration_data=calibration_data, calibration_count=calibration_count, calibration_seed=calibration_seed,
         max_drop=max_drop, gate_data=gate_data, gate_limit=gate_limit, gate_eps=gate_eps,
     )  # fmt: skip
+    confidence_options = _ConfidenceOptions(
+        confidence_data=confidence_data, confidence_limit=confidence_limit, coverage=coverage,
+        guard_false_alarms=guard_false_alarms, guard_squeezers=guard_squeezers,
+    )  # fmt: skip
+    guard = confidence_options.guard()
     wants_int8 = any(precision_of(variant) == INT8 for variant in variants)
     if not wants_int8 and (given := [name for name, value in vars(int8_options).items() if value is not None]):
         listed = ", ".join("--" + name.replace("_", "-") for name in given)
@@ -147,10 +208,11 @@ def export(
             upsample=1 if upsample is None else upsample,
         )  # fmt: skip
     check_replaceable(out)
+    confidence = _confidence_plan(confidence_options, guard, source, data_root)
     int8 = _int8_plan(int8_options, source, data_root) if wants_int8 else None
     bundle = edgeadv_export.export_bundle(
         source.model, out, classes=source.classes, preprocess=source.preprocess, frames=source.frames,
-        variants=variants, title=source.title, provenance=source.provenance, int8=int8,
+        variants=variants, title=source.title, provenance=source.provenance, int8=int8, confidence=confidence,
         overwrite=overwrite, progress=_say,
     )  # fmt: skip
     print_summary(bundle)
@@ -215,6 +277,24 @@ def _int8_plan(options: _Int8Options, source: _Source, root: Path | None) -> Int
     if (n := len(calibration.index)) < ADVISED:
         _say(f"int8 is calibrated on {n} images; {ADVISED} or more are advised")
     return plan
+
+
+def _confidence_plan(
+    options: _ConfidenceOptions, guard: GuardPlan | None, source: _Source, root: Path | None
+) -> ConfidencePlan | None:
+    """Choose the images for temperature, threshold and guard; None where none were named."""
+    from edgeadv.data import DEFAULT_ROOT
+    from edgeadv_export import ConfidencePlan, confidence_images
+    from edgeadv_export.confidence import COVERAGE
+
+    if options.confidence_data is None:
+        return None
+    images, order = confidence_images(
+        options.confidence_data, source.classes, run_data=source.data, root=root or DEFAULT_ROOT,
+        limit=options.confidence_limit,
+    )  # fmt: skip
+    coverage = COVERAGE if options.coverage is None else options.coverage
+    return ConfidencePlan(images=images, order=order, coverage=coverage, guard=guard)
 
 
 def _from_run(path: Path, golden: Path | None, data_root: Path | None) -> _Source:

@@ -14,8 +14,11 @@ from typing import Any, get_args
 from edgeadv_runtime.bench_file import Bench, BenchRow
 from edgeadv_runtime.conditions import check_comparable
 from edgeadv_runtime.errors import InputError, SchemaError
+from edgeadv_runtime.guard_file import GuardFile
 from edgeadv_runtime.results import CLEAN, Results, Row, Verdict, engine_sentence, engines, read_measurement
 from edgeadv_runtime.stats import mcnemar_p, paired_difference_interval
+
+from .confidence import Calibrated
 
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
@@ -211,6 +214,7 @@ class ResultsFile:
     findings: tuple[Finding, ...]
     examples: tuple[Example, ...]
     comparisons: tuple[Paired, ...]
+    calibrated: Calibrated | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,30 +226,43 @@ class BenchFile:
     title: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class GuardInput:
+    """A guard file, the title of what it is about, the false alarms stated, and how many images set the threshold."""
+
+    path: Path
+    guard: GuardFile
+    title: str
+    stated: float
+    fitted: int
+
+
 @dataclass(frozen=True)
 class Inputs:
     """All files of one report, in the order given."""
 
     results: tuple[ResultsFile, ...]
     benches: tuple[BenchFile, ...]
+    guards: tuple[GuardInput, ...] = ()
 
 
 def load_inputs(files: Sequence[Path]) -> Inputs:
-    """Read results and bench files.
+    """Read results, bench and guard files.
 
     Args:
         files: in the order in which the page shows them.
 
     Raises:
         InputError: no file, one named twice, or bench files of one device in different states.
-        SchemaError: a file is neither a results nor a bench file of this version, or it is incomplete.
+        SchemaError: a file is no results, bench or guard file of this version, or it is incomplete.
         BundleError: a file is not readable.
     """
     if not files:
-        raise InputError("a report needs at least one results or bench file: name what evaluate and bench wrote")
+        raise InputError("a report needs at least one file: name what evaluate, bench and guard wrote")
     seen: set[Path] = set()
     results: list[ResultsFile] = []
     benches: list[BenchFile] = []
+    guards: list[GuardInput] = []
     for path in files:
         if path.resolve() in seen:
             raise InputError(f"{path} is named twice: name every file once")
@@ -254,8 +271,10 @@ def load_inputs(files: Sequence[Path]) -> Inputs:
         with _complete(path):
             if kind == "results":
                 results.append(_results_file(path))
-            else:
+            elif kind == "bench":
                 benches.append(_bench_file(path))
+            else:
+                guards.append(_guard_file(path))
     check_comparable([file.bench for file in benches])
     titles = [file.title for file in results]
     return Inputs(
@@ -265,6 +284,7 @@ def load_inputs(files: Sequence[Path]) -> Inputs:
             for file in results
         ),
         tuple(benches),
+        tuple(guards),
     )
 
 
@@ -273,7 +293,9 @@ def _complete(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SchemaError(f"{path} is not a complete results or bench file ({error!r}); measure again") from error
+        raise SchemaError(
+            f"{path} is not a complete results, bench or guard file ({error!r}); measure again"
+        ) from error
 
 
 def _results_file(path: Path) -> ResultsFile:
@@ -290,6 +312,7 @@ def _results_file(path: Path) -> ResultsFile:
     left_out = results.data.get("calibration_left_out", 0)
     if type(left_out) is not int or left_out < 0:
         raise ValueError(f"calibration_left_out {left_out!r} is not a number of images")
+    confidence = results.bundle.get("confidence")
     verdict = results.masking["verdict"]
     _check_verdict(verdict)
     return ResultsFile(
@@ -300,6 +323,7 @@ def _results_file(path: Path) -> ResultsFile:
         findings=tuple(Finding.from_json(entry) for entry in results.masking.get("evidence") or ()),
         examples=tuple(Example.from_json(entry) for entry in results.examples),
         comparisons=tuple(Paired.from_json(entry) for entry in results.comparisons),
+        calibrated=None if confidence is None else Calibrated.from_json(confidence),
     )
 
 
@@ -313,6 +337,16 @@ def _bench_file(path: Path) -> BenchFile:
     _check_objects(bench.bundle, bench.environment, bench.conditions, *bench.skipped)
     _check_plans(bench.rows)
     return BenchFile(path=path, bench=bench, title=_title(bench.bundle))
+
+
+def _guard_file(path: Path) -> GuardInput:
+    guard = GuardFile.load(path)
+    stated, fitted = guard.guard["false_alarms"], guard.guard["n"]
+    if not 0 < stated < 1 or type(fitted) is not int:
+        raise ValueError(f"false alarms of {stated!r} on {fitted!r} images are not a share of images")
+    if any(row.eps_value <= 0 for row in guard.rows):
+        raise ValueError("an eps is not above 0")
+    return GuardInput(path=path, guard=guard, title=_title(guard.bundle), stated=stated, fitted=fitted)
 
 
 def _check_verdict(verdict: Any) -> None:

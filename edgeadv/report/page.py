@@ -75,6 +75,7 @@ def fill(template: str, **values: Any) -> str:
         count=_count,
         flat=_flat,
         attack=attack_label,
+        without=_without,
         when=_when,
         engines=engines,
     )
@@ -103,8 +104,16 @@ def render(inputs: Inputs) -> str:
         models=shown,
         subjects=[model.file.title for model in shown],
         benches=inputs.benches,
-        title="Robustness report" if shown else "Latency report",
-        created=max((*(m.file.results.created for m in shown), *(b.bench.created for b in inputs.benches)), default=""),
+        guards=inputs.guards,
+        title="Robustness report" if shown else "Latency report" if inputs.benches else "Guard report",
+        created=max(
+            (
+                *(m.file.results.created for m in shown),
+                *(b.bench.created for b in inputs.benches),
+                *(g.guard.created for g in inputs.guards),
+            ),
+            default="",
+        ),
         meanings=MEANINGS,
         choices={model.file.path: choose(model, inputs.benches) for model in shown},
         measurable=measurable,
@@ -113,6 +122,7 @@ def render(inputs: Inputs) -> str:
         fgsm=FGSM,
         strip=lambda row: charts.share_strip(row, classes[row.attack]),
         compared=compared,
+        calibrated=any(model.file.calibrated for model in shown),
         panels=[(entry.artefact, panels) for entry in compared if (panels := _panels(entry, classes, eps_limit))],
         scale=scale,
         axis=charts.latency_axis(scale) if scale else "",
@@ -172,6 +182,10 @@ def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
         more = f", … {len(value)} in all" if len(value) > _LONGEST_LIST else ""
         return [(prefix, (", ".join(_word(inner) for inner in value[:_LONGEST_LIST]) or "none") + more)]
     return [] if value is None and not prefix else [(prefix, _word(value))]
+
+
+def _without(value: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: inner for name, inner in value.items() if name != key}
 
 
 def _word(value: Any) -> str:

@@ -33,6 +33,7 @@ from edgeadv_runtime.files import atomic_folder, canonical_json, sha256_file, wr
 from edgeadv_runtime.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.variants import INT8, U8IN, VARIANTS, base_of, precision_of, takes_uint8
 
+from .confidence import ConfidencePlan
 from .draft import Draft
 from .fallback import Fitter
 from .fp16 import FLOAT16_MAX, largest_activation, to_fp16
@@ -57,6 +58,7 @@ def export_bundle(
     title: str,
     provenance: Mapping[str, Any],
     int8: Int8Plan | None = None,
+    confidence: ConfidencePlan | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Bundle:
@@ -78,6 +80,7 @@ def export_bundle(
         title: the model in a few words.
         provenance: where the weights come from; a JSON object.
         int8: calibration images, labelled images and limits; needed for int8 variants, and for nothing else.
+        confidence: labelled images for the temperature and the rejection threshold; None ships neither.
         overwrite: replace a bundle that is at ``out``.
         progress: told in a few words what begins.
 
@@ -95,8 +98,10 @@ def export_bundle(
     # a copy, because tracing and moving to the CPU must not be seen by the caller, even after an error
     reference = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval().requires_grad_(False)
     check_input_size(reference, preprocess.crop)
+    tell = progress or (lambda _: None)
+    measured = {} if confidence is None else confidence.measure(reference, preprocess, progress=tell)
     with atomic_folder(out, overwrite=overwrite) as folder:
-        writer = _Writer(folder, reference, classes, preprocess, pixels, int8, progress or (lambda _: None))
+        writer = _Writer(folder, reference, classes, preprocess, pixels, int8, measured, tell)
         writer.write(variants, title=title, provenance=dict(provenance), frames=frames, golden=golden)
     return Bundle.open(out)
 
@@ -111,6 +116,7 @@ class _Writer:
     preprocess: Preprocess
     pixels: NDArray[np.uint8]
     int8: Int8Plan | None
+    measured: dict[str, dict[str, Any]]
     progress: Callable[[str], None]
 
     def write(
@@ -171,6 +177,7 @@ class _Writer:
         }  # fmt: skip
         if self.int8 is not None:
             manifest["calibration"] = self.int8.calibration.to_json()
+        manifest |= self.measured
         write_json(self.folder / MANIFEST, {"bundle_id": bundle_id(manifest), **manifest})
 
     def _fitter(self, plan: Int8Plan, fp32: Any, expected: NDArray[np.float32], stack: ExitStack) -> Fitter:

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import signature
+from .confidence import Confidence
 from .errors import BundleError, InputError, IntegrityError, SchemaError, StorageError
 from .files import atomic_folder, canonical_json, sha256_bytes, sha256_file, write_json
 from .preprocess import Preprocess
@@ -213,7 +214,7 @@ class Bundle:
                 )
             files = self.files
             left_out = set(self.manifest["left_out"])
-            _ = self.preprocess, self.classes
+            _ = self.preprocess, self.classes, self.confidence
             entries = {"architecture": [self.manifest["architecture"]], "variants": self.manifest["variants"].values()}
             _ = [self.manifest[key] for key in _KEYS], self.manifest["weights"]["bytes"], self.calibration_images
             _ = [float(entry["tolerance"]) for entry in self.manifest["variants"].values()]
@@ -302,6 +303,12 @@ class Bundle:
         if not isinstance(images, list) or not all(isinstance(image, str) and len(image) == 64 for image in images):
             raise ValueError("calibration names its images by something else than hashes")
         return frozenset(images)
+
+    @cached_property
+    def confidence(self) -> Confidence | None:
+        """Temperature and rejection threshold, fitted on the reference logits; None where the export had no images for them."""
+        value = self.manifest.get("confidence")
+        return None if value is None else Confidence.from_json(value)
 
     @property
     def variants(self) -> tuple[str, ...]:

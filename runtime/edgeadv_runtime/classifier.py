@@ -12,8 +12,8 @@ from PIL import Image
 
 from .backends import Backend, OnnxRuntimeBackend
 from .bundle import Bundle
+from .confidence import softmax
 from .errors import InputError
-from .examples import softmax
 from .preprocess import ColorOrder
 from .variants import INT8, U8IN, precision_of, takes_uint8, variant_for
 
@@ -26,8 +26,9 @@ class Label:
         index: position among the model's classes.
         class_id: the class's id, e.g. a wnid.
         name: the class's name.
-        probability: softmax of the logits, in [0, 1]. A network distilled at a high temperature says 1.0 to almost
-            everything: do not read it as confidence.
+        probability: softmax of the logits, in [0, 1], at the bundle's temperature where it has one: then it is about how often
+            such answers are right on images like those it was fitted on, and only on those. Without one, do not read it as
+            confidence: a network distilled at a high temperature says 1.0 to almost everything.
     """
 
     index: int
@@ -53,6 +54,7 @@ class Classifier:
         """Use an opened backend of ``bundle``; closing the classifier closes it."""
         self.bundle = bundle
         self.backend = backend
+        self._temperature = 1.0 if bundle.confidence is None else bundle.confidence.temperature
 
     @classmethod
     def open(
@@ -122,8 +124,17 @@ class Classifier:
         """
         if top < 1:
             raise InputError(f"top must be at least 1, not {top}")
-        logits = self.backend.infer_pixels(pixels[None])[0]
-        probabilities, classes = softmax(logits), self.bundle.classes
+        return self.rank(self.backend.infer_pixels(pixels[None])[0], top=top)
+
+    def rank(self, logits: NDArray[np.float32], *, top: int = 5) -> list[Label]:
+        """Labels of logits, float32 (classes,), as :meth:`classify` gives them, for callers who infer for themselves.
+
+        Raises:
+            InputError: ``top`` is below 1.
+        """
+        if top < 1:
+            raise InputError(f"top must be at least 1, not {top}")
+        probabilities, classes = softmax(logits, temperature=self._temperature), self.bundle.classes
         ranked = np.argsort(-logits, kind="stable")[:top].tolist()
         return [Label(i, classes.ids[i], classes.names[i], float(probabilities[i])) for i in ranked]
 

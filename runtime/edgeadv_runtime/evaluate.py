@@ -287,6 +287,7 @@ def summarise(
         bundle={
             "id": bundle.id, "name": bundle.path.name, "title": bundle.manifest["title"], "weights_sha256": bundle.weights_sha256,
             "architecture": bundle.manifest["architecture"], "provenance": bundle.manifest["provenance"],
+            **_confidence(bundle),
         },
         data={
             "name": data.name, "split": data.split, "n": n, "sha256": digest.hexdigest(), "unreadable": unreadable,
@@ -297,6 +298,12 @@ def summarise(
         comparisons=_comparisons(table, budgets), edgeadv_version=__version__,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )  # fmt: skip
+
+
+def _confidence(bundle: Bundle) -> dict[str, Any]:
+    """What the report shows of the bundle's probabilities, without the list of images; nothing where it has no temperature."""
+    entry = bundle.manifest.get("confidence")
+    return {} if entry is None else {"confidence": {key: value for key, value in entry.items() if key != "images"}}
 
 
 def _check_images(n: int, left_out: int, unreadable: Sequence[str], data: DataInfo) -> None:

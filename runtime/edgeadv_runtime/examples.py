@@ -13,16 +13,9 @@ from PIL import Image
 
 from .attack import AttackInfo, CraftedBatch, Key
 from .bundle import Classes
+from .confidence import softmax
 from .outcomes import Example
 from .suites import PGD_MARGIN
-
-
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Probabilities of the last axis, in float64 so that large logits do not overflow."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    exponentials = np.exp(shifted)
-    probabilities: NDArray[np.float64] = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    return probabilities
 
 
 class ExamplePicker:

@@ -1105,7 +1105,7 @@ def report_on_nothing(desk):
     return ["report", "--out", "page.html"]
 
 
-@case("results or bench file there")
+@case("results, bench or guard file there")
 def report_on_a_missing_file(desk):
     return ["report", "nowhere.json", "--out", "page.html"]
 
@@ -1130,7 +1130,7 @@ def results_without_rows(desk):
     return ["report", desk.file("r.json", '{"kind": "results", "schema_version": 1}'), "--out", "page.html"]
 
 
-@case("not a readable results or bench file")
+@case("not a readable results, bench or guard file")
 def report_on_a_picture(desk):
     return ["report", min(desk.photos().rglob("*.png")), "--out", "page.html"]
 

@@ -393,3 +393,43 @@ def test_without_the_extra_the_error_names_it(results, tmp_path, monkeypatch):
 
 def test_template_and_style_lie_in_the_package():
     assert all((files("edgeadv.report") / name).is_file() for name in ("template.html.j2", "style.css"))
+
+
+def told_confidence(**changes):
+    bins = [{"n": 0, "confidence": 0.0, "accuracy": 0.0}] * 13
+    return {
+        "temperature": 1.8, "n": 500, "n_held_out": 400, "nll_before": 0.62, "nll_after": 0.51, "ece_before": 0.5, "ece_after": 0.5,
+        "rejection": {"coverage": 0.95, "threshold": 0.41, "answered": 384, "wrong": 60, "wrong_answered": 44},
+        "data": {"name": "<b>photos", "split": "test"},
+        "reliability": {
+            "before": [*bins, {"n": 100, "confidence": 0.9, "accuracy": 0.7}, {"n": 300, "confidence": 1.0, "accuracy": 0.9}],
+            "after": [*bins, {"n": 100, "confidence": 0.9, "accuracy": 0.86}, {"n": 300, "confidence": 0.95, "accuracy": 0.95}],
+        },
+    } | changes  # fmt: skip
+
+
+def test_confidence_is_shown_with_its_table(report, results):
+    plain = results()
+    page = report(replace(plain, bundle={**plain.bundle, "confidence": told_confidence()}))
+    assert "Temperature 1.800, fitted on 500 images of <b>photos (test)" in page.text
+    # a quarter is off by 0.2 and the rest by 0.1; then a quarter by 0.04
+    assert "expected calibration error 12.5% without it, 1.0% with it" in page.text
+    assert "96.0% were (93.6–97.5%) , 44 of them wrong; of all 400, 60 are wrong" in page.text
+    assert "87% to 93% 100 90.0% 70.0% 100 90.0% 86.0%" in page.text
+    assert page.text.count("0.86") == 0 and not page.misplaced
+    assert "says nothing about images of another kind, and nothing under attack" in page.text
+    assert 'id="confidence"' not in report(plain).source
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        7, {}, told_confidence(temperature=0), told_confidence(n_held_out=401), told_confidence(n="500"),
+        told_confidence(reliability={"before": [], "after": []}), told_confidence(nll_after=None),
+        told_confidence(rejection={"coverage": 0.95, "threshold": 0.41, "answered": 384, "wrong": 60, "wrong_answered": 61}),
+    ],
+)  # fmt: skip
+def test_a_confidence_that_does_not_fit_together_is_refused(report, results, value):
+    plain = results()
+    with pytest.raises(SchemaError, match="not a complete results, bench or guard file"):
+        report(replace(plain, bundle={**plain.bundle, "confidence": value}))

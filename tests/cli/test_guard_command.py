@@ -1,0 +1,98 @@
+"""``edgeadv guard`` as typed, from the export to the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgeadv.runs import write_run
+from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.guard_file import GuardFile
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory, digits_model, digits_test) -> Path:
+    """A run of the digits, exported with a guard by the command."""
+    from edgeadv.cli import main
+
+    folder = tmp_path_factory.mktemp("guard")
+    run = write_run(
+        folder / "run", digits_model,
+        {
+            "architecture": digits_model.architecture.to_json(), "preprocess": digits_test.preprocess.to_json(),
+            "classes": digits_test.classes.to_json(), "data": {"spec": "mnist5k"}, "title": "digits",
+            "recipe": {"recipe": "undefended"},
+        },
+    )  # fmt: skip
+    out = folder / "digits.edgeadv"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgeadv.runs.Run.load_model", lambda self: digits_model)
+        options = ["--confidence-data", "test", "--guard-false-alarms", "0.1", "--guard-squeezers", "bits-1,median-2"]
+        assert main(["export", str(run.path), "--precision", "fp32", "--out", str(out), *options]) == 0
+    return out
+
+
+@pytest.fixture
+def with_weights(monkeypatch, digits_model):
+    """The digits' network is none that a bundle's architecture builds."""
+    monkeypatch.setattr("edgeadv.torch_backend.load_model", lambda bundle, device=None: digits_model)
+    torch.set_num_threads(1)
+
+
+@pytest.mark.usefixtures("with_weights")
+def test_from_the_bundle_to_the_page(cli, bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr("edgeadv.guard_attack.AdaptiveAttack.restarts", 1)
+    outcome = cli(
+        "guard", bundle, "--data", "mnist5k", "--eps", "0.2", "--limit", 220, "--threads", 1, "--out", "g.json"
+    )
+    assert outcome.status == 0, outcome.err
+    measured = GuardFile.load(tmp_path / "g.json")
+    assert [row.attack for row in measured.rows] == ["fgsm", "pgd-ce", "pgd-margin", "adaptive", "worst-case"]
+    assert measured.guard == Bundle.open(bundle).manifest["guard"]
+    for sentence in (*measured.sentences, "A guard is no robustness"):
+        assert sentence in " ".join(outcome.out.split())
+    assert "knows the guard" in outcome.out and "10.0% stated" in outcome.out and "ms a frame" in outcome.out
+    # what gets past stands before what is flagged
+    assert outcome.out.index("attackers who know the guard") < outcome.out.index("clean images flagged")
+    assert cli("report", "g.json", "--out", "page.html").status == 0
+    assert measured.sentences[0] in " ".join((tmp_path / "page.html").read_text().split())
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--data", "mnist5k", "--eps", "8", "--out", "g.json"], "did you mean 8/255?"),
+        (["--data", "mnist5k", "--eps", "0.001", "--out", "g.json"], "less than one grey level"),
+        (["--data", "nowhere", "--eps", "0.1", "--out", "g.json"], "neither a folder nor"),
+        (["--data", "mnist5k", "--eps", "0.1", "--out", "."], "is a folder"),
+        (["--data", "mnist5k", "--eps", "0.1", "--out", "g.json", "--limit", "20"], "100 are needed"),
+        (["--data", "mnist5k", "--eps", "0.1", "--out", "g.json", "--precision", "fp16"], "fp16"),
+    ],
+)
+@pytest.mark.usefixtures("with_weights")
+def test_bad_input_is_one_line(cli, bundle, tmp_path, options, text):
+    outcome = cli("guard", bundle, *options)
+    assert outcome.status == 2 and text in outcome.err and len(outcome.err.strip().splitlines()) == 1
+    assert not (tmp_path / "g.json").exists()
+
+
+def test_a_bundle_without_a_guard_and_options_without_images(cli, tiny_bundle, tmp_path):
+    outcome = cli("guard", tiny_bundle.path, "--data", "mnist5k", "--eps", "0.1", "--out", "g.json")
+    assert outcome.status == 2 and "has no guard: export it with --confidence-data" in outcome.err
+    export = ("export", tmp_path, "--out", "x.edgeadv")
+    # before the run is even opened
+    for options, text in (
+        (("--guard-squeezers", "bits-5"), "--guard-squeezers needs --confidence-data"),
+        (("--guard-false-alarms", "0.05"), "--guard-false-alarms needs --confidence-data"),
+    ):
+        outcome = cli(*export, *options)
+        assert outcome.status == 2 and text in outcome.err
+    for options, text in (
+        (("--guard-squeezers", "bits-5"), "--guard-squeezers needs --guard-false-alarms"),
+        (("--guard-false-alarms", "5"), "--guard-false-alarms is a share of the frames"),
+        (("--guard-false-alarms", "0.05", "--guard-squeezers", "blur"), "squeezers are one or more of bits-1"),
+    ):
+        outcome = cli(*export, "--confidence-data", "test", *options)
+        assert outcome.status == 2 and text in outcome.err
