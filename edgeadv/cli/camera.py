@@ -21,6 +21,8 @@ from edgeadv_runtime.camera.recognizer import Recognition, Recognizer
 from edgeadv_runtime.camera.serve import PageServer, View
 from edgeadv_runtime.classifier import Classifier
 from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.guard import Guard
+from edgeadv_runtime.smoothing import Smoother
 
 from ._backends import BundlePath, ExpectedHash, Provider, PublicKey
 from ._time import seconds
@@ -62,6 +64,17 @@ def camera(
     perturbation: Annotated[
         Path | None, typer.Option("--perturbation", help="What the page's slider adds, made by edgeadv perturbation.")
     ] = None,
+    guard: Annotated[
+        bool, typer.Option("--guard", help="Check each frame with the bundle's guard: an alarm, and no robustness.")
+    ] = False,
+    smooth: Annotated[
+        int,
+        typer.Option(
+            "--smooth",
+            min=1,
+            help="Show what so many frames vote for, unknown below the bundle's threshold; 1 does not vote.",
+        ),
+    ] = 1,
     expected_sha256: ExpectedHash = None,
     public_key: PublicKey = None,
 ) -> None:
@@ -83,7 +96,10 @@ def camera(
             view = View(title=title, eps=None if stored is None else stored.eps.text)
         line = _Line(console, source, view)
         stream = Stream(
-            open_source(source, fps=fps, loop=loop), Recognizer(classifier, perturbation=stored, view=view),
+            open_source(source, fps=fps, loop=loop), Recognizer(
+                classifier, guard=Guard.of(classifier.bundle) if guard else None,
+                smoother=None if smooth == 1 else _smoother(classifier, smooth), perturbation=stored, view=view,
+            ),
             on_answer=line.answered, on_event=line.happened, policy=policy,  # type: ignore[arg-type]
         )  # fmt: skip
         line.stream = stream
@@ -101,6 +117,12 @@ def camera(
         f"{counts.captured} frames captured = {counts.classified} classified + {counts.dropped} dropped; "
         f"{_figures(counts)}; {counts.losses} losses, {counts.stalls} stalls"
     )
+
+
+def _smoother(classifier: Classifier, window: int) -> Smoother:
+    """A vote of ``window`` frames; a bundle without a rejection threshold rejects nothing."""
+    threshold = 0.0 if classifier.bundle.confidence is None else None
+    return Smoother.of(classifier.bundle, threshold=threshold, window=window)
 
 
 @contextmanager
@@ -163,13 +185,15 @@ class _Line:
     def _text(self) -> str:
         if self._last is None:
             return self._status
-        best, counts = self._last.result.label, self.stream.counts()
-        return f"{best.name} {best.probability:.1%}  {_figures(counts)}  dropped {counts.dropped}"
+        result, counts = self._last.result, self.stream.counts()
+        shown = "unknown" if result.label is None else f"{result.label.name} {result.label.probability:.1%}"
+        flagged = "  FLAGGED by the guard" if result.flagged else ""
+        return f"{shown}{flagged}  {_figures(counts)}  dropped {counts.dropped}"
 
     def _state(self, answer: Answer[Recognition]) -> dict[str, Any]:
         result = answer.result
         return {
-            "status": self._status, "label": result.label.name, "unknown": False, "guard": None, "levels": result.levels,
+            "status": self._status, "label": "unknown" if result.label is None else result.label.name, "unknown": result.label is None, "guard": "The guard finds this frame suspicious." if result.flagged else None, "levels": result.levels,
             "labels": [{"name": label.name, "probability": label.probability} for label in result.labels],
             "age_ms": round(1000 * answer.age_s, 3), "counts": vars(self.stream.counts()),
         }  # fmt: skip

@@ -26,7 +26,7 @@ from .errors import BundleError, InputError
 from .preprocess import ColorOrder, to_tensor
 
 Pixels = NDArray[np.float32]
-DEFAULT_SQUEEZERS = ("bits-5", "median-2")
+DEFAULT_SQUEEZERS: tuple[str, ...] = ("bits-5", "median-2")
 """Those that Xu et al. 2018 choose for CIFAR-10, without their non-local means, which are no cheap check."""
 _NAME = re.compile(r"bits-([1-7])|median-([23])")
 _SLACK = 1e-9

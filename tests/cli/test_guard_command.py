@@ -41,6 +41,39 @@ def with_weights(monkeypatch, digits_model):
     torch.set_num_threads(1)
 
 
+def test_a_camera_under_guard_with_a_vote(cli, bundle, digits_test, tmp_path):
+    """Digits are recognised; noise, of which the network is not sure, is flagged or unknown."""
+    import json
+
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for i in range(8):
+        digits_test.image(500).convert("RGB").save(folder / f"a{i}.png")
+    options = ("--fps", "200", "--policy", "every", "--guard", "--smooth", "5")
+    outcome = cli("camera", bundle, "--source", folder, *options)
+    assert outcome.status == 0, outcome.err
+    assert "8 frames captured = 8 classified + 0 dropped" in outcome.out
+    opened = Bundle.open(bundle)
+    from edgeadv_runtime import Classifier, Guard, Smoother
+    from edgeadv_runtime.camera import Frame
+    from edgeadv_runtime.camera.recognizer import Recognizer
+
+    rng = np.random.default_rng(0)
+    with Classifier.open(bundle) as classifier:
+        recognizer = Recognizer(classifier, guard=Guard.of(opened), smoother=Smoother.of(opened, window=5))
+        picture = np.asarray(Image.open(folder / "a0.png"))
+        seen = [recognizer(Frame(picture, "rgb", 0.0, i)) for i in range(4)]
+        assert [one.label is None for one in seen] == [True, False, False, False]
+        assert seen[-1].label is not None and seen[-1].label.name == "5" and seen[-1].flagged is False
+        noise = [recognizer(Frame(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8), "rgb", 0.0, i)) for i in range(6)]
+        assert noise[-1].label is None or any(one.flagged for one in noise)
+    without = json.loads((opened.path / "manifest.json").read_text())
+    assert "guard" in without and "confidence" in without
+
+
 @pytest.mark.usefixtures("with_weights")
 def test_from_the_bundle_to_the_page(cli, bundle, tmp_path, monkeypatch):
     monkeypatch.setattr("edgeadv.guard_attack.AdaptiveAttack.restarts", 1)
