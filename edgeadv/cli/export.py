@@ -83,7 +83,7 @@ class _ConfidenceOptions:
                     "--guard-squeezers needs --guard-false-alarms: the share of clean frames that may be flagged"
                 )
             return None
-        chosen = DEFAULT_SQUEEZERS
+        chosen: tuple[str, ...] = DEFAULT_SQUEEZERS
         if self.guard_squeezers is not None:
             chosen = tuple(names(self.guard_squeezers, option="--guard-squeezers"))
         return GuardPlan(false_alarms=self.guard_false_alarms, squeezers=chosen)
