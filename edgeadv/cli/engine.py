@@ -129,7 +129,9 @@ def _variants(bundle: Bundle, precision: str) -> list[str]:
         refused = [variant for variant in bundle.variants if base_of(variant) == U8S8]
         chosen = [variant for variant in bundle.variants if variant not in refused]
         if refused:
-            to_stderr(f"{' and '.join(refused)} left out: {TENSORRT_REFUSES_U8S8}")
+            to_stderr(
+                f"{' and '.join(refused)} {'is' if len(refused) == 1 else 'are'} left out: {TENSORRT_REFUSES_U8S8}"
+            )
         if not chosen:
             raise InputError(f"{bundle.path} carries no variant that TensorRT can run; export it with --precision")
         return chosen
