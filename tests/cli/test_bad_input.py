@@ -1014,7 +1014,7 @@ def export_over_something_else(desk):
     return ["export", desk.run(), "--out", desk.photos(), "--overwrite"]
 
 
-@case("variants are one or more of fp32, fp16, int8-s8s8, int8-u8s8")
+@case("is no variant: choose from fp32, fp16, int8-s8s8, int8-u8s8")
 def export_of_an_unknown_precision(desk):
     return ["export", desk.run(), "--precision", "fp32,int4", "--out", "out.edgeadv"]
 
