@@ -149,6 +149,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["0", "1"])
 def test_a_lost_process_ends_the_run_which_goes_on_afterwards(pictures: Path, tmp_path: Path, lost: str) -> None:
     arguments = command(
