@@ -85,7 +85,7 @@ def plain(
             optimizer.step()
             schedule.step()
             seen += len(x)
-        float(loss)  # waits for the device
+        loss.item()  # waits for the device
         rate = seen / (time.perf_counter() - start)
     return rate
 
