@@ -1,4 +1,4 @@
-"""Three networks by four recipes on CIFAR-10, by the command line alone: clean, FGSM, worst case, verdict, minutes of each.
+"""Three networks by five recipes on CIFAR-10, by the command line alone: clean, FGSM, worst case, verdict, minutes of each.
 
 A row is trained, exported and evaluated in one place, its JSON is written when it is done, and rows that are there already are
 passed over: call it again to go on, also after ``--time-limit``, for trainings resume. What each row ran is in its ``commands``.
@@ -7,7 +7,8 @@ passed over: call it again to go on, also after ``--time-limit``, for trainings 
     python benchmarks/cifar10_grid.py --data cifar10-png/ --work grid-cpu/ --small --limit 1000 \\
         --out benchmarks/results/cifar10_grid-cpu.json
 
-A teacher is the row of its own network and recipe where that is in ``--work`` already, else it is trained for the row.
+A teacher is the row of its own network and recipe where that is in ``--work`` already, else it is trained for the row, with the
+student's epochs and enlargement; its minutes count only then. For one teacher for all, run its row first.
 """
 
 from __future__ import annotations

@@ -94,9 +94,10 @@ def camera(
         if serve is not None:
             title = f"{classifier.bundle.manifest['title']}, {classifier.backend.variant}"
             view = View(title=title, eps=None if stored is None else stored.eps.text)
-        line = _Line(console, source, view)
+        frames = open_source(source, fps=fps, loop=loop)
+        line = _Line(console, frames.name, view)
         stream = Stream(
-            open_source(source, fps=fps, loop=loop), Recognizer(
+            frames, Recognizer(
                 classifier, guard=Guard.of(classifier.bundle) if guard else None,
                 smoother=None if smooth == 1 else _smoother(classifier, smooth), perturbation=stored, view=view,
             ),
@@ -113,8 +114,10 @@ def camera(
                 if end is not None and time.monotonic() >= end:
                     break
     counts = stream.counts()
+    left = counts.waiting + counts.working
+    unfinished = f" + {left} not finished" if left else ""
     typer.echo(
-        f"{counts.captured} frames captured = {counts.classified} classified + {counts.dropped} dropped; "
+        f"{counts.captured} frames captured = {counts.classified} classified + {counts.dropped} dropped{unfinished}; "
         f"{_figures(counts)}; {counts.losses} losses, {counts.stalls} stalls"
     )
 
@@ -170,6 +173,8 @@ class _Line:
     def happened(self, event: Event) -> None:
         """In either thread."""
         self._status = event.text
+        if self._view is not None:
+            self._view.status = event.text
         if event.kind != "connected":
             self._console.print(Text(event.text))
 
@@ -193,7 +198,7 @@ class _Line:
     def _state(self, answer: Answer[Recognition]) -> dict[str, Any]:
         result = answer.result
         return {
-            "status": self._status, "label": "unknown" if result.label is None else result.label.name, "unknown": result.label is None, "guard": "The guard finds this frame suspicious." if result.flagged else None, "levels": result.levels,
+            "label": "unknown" if result.label is None else result.label.name, "unknown": result.label is None, "guard": "The guard finds this frame suspicious." if result.flagged else None, "levels": result.levels,
             "labels": [{"name": label.name, "probability": label.probability} for label in result.labels],
             "age_ms": round(1000 * answer.age_s, 3), "counts": vars(self.stream.counts()),
         }  # fmt: skip

@@ -47,6 +47,7 @@ class View:
 
     Attributes:
         strength: of the demonstration's perturbation, in [0, 1]; the page's slider sets it.
+        status: how the source is, in words; the application sets it.
     """
 
     def __init__(self, *, title: str, eps: str | None) -> None:
@@ -61,13 +62,15 @@ class View:
         self._pixels: NDArray[np.uint8] | None = None
         self._state: dict[str, Any] = {}
         self._number = 0
+        self._shown_at = 0.0
         self._closed = False
+        self.status = "waiting for the first frame"
 
     def show(self, pixels: NDArray[np.uint8], state: dict[str, Any]) -> None:
         """The picture that the model saw, uint8 (H, W, 3) RGB, and a JSON object about it."""
         with self._changed:
             self._pixels, self._state = pixels, state
-            self._number += 1
+            self._number, self._shown_at = self._number + 1, time.monotonic()
             self._changed.notify_all()
 
     def state(self) -> dict[str, Any]:
@@ -75,6 +78,8 @@ class View:
         with self._changed:
             return {
                 "title": self.title,
+                "status": self.status,
+                "picture_age_s": round(time.monotonic() - self._shown_at, 1) if self._number else None,
                 "eps": self.eps,
                 "strength": self.strength,
                 "number": self._number,
@@ -237,6 +242,9 @@ def _handler(view: View, token: str | None, *, own_names_only: bool) -> type[Bas
             if own_names_only and not (host == "localhost" or _is_loopback(host)):
                 self._refuse(HTTPStatus.FORBIDDEN, "this server answers to its own address only")
                 return None
+            if self.headers.get("Sec-Fetch-Site") == "cross-site" and self.headers.get("Sec-Fetch-Mode") != "navigate":
+                self._refuse(HTTPStatus.FORBIDDEN, "a page of another site may not show this camera")
+                return None
             if token is not None and not self._has_token(parse_qs(address.query)):
                 self._refuse(HTTPStatus.UNAUTHORIZED, "open the address with ?token= and the token of this camera")
                 return None
@@ -260,6 +268,7 @@ def _handler(view: View, token: str | None, *, own_names_only: bool) -> type[Bas
             self.send_header("Content-Security-Policy", _POLICY)
             self.send_header("X-Content-Type-Options", "nosniff")
             self.send_header("X-Frame-Options", "DENY")
+            self.send_header("Cross-Origin-Resource-Policy", "same-origin")
             self.send_header("Referrer-Policy", "no-referrer")
             if token is not None and self._has_token(parse_qs(urlsplit(self.path).query)):
                 self.send_header("Set-Cookie", f"{_COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/")

@@ -22,7 +22,7 @@ from typing import Generic, Literal, TypeVar, get_args
 
 import numpy as np
 
-from ..errors import InputError, SourceError
+from ..errors import BackendError, InputError, SourceError
 from .frames import Frame, Source
 
 T = TypeVar("T")
@@ -30,6 +30,9 @@ Policy = Literal["latest", "every"]
 _KEPT = 9000  # ages: five minutes at 30 frames per second
 _LEAST_FOR_P99 = 1000
 _STOP_S = 1.0
+# a network camera may take seconds to open; how long until its first frame
+_OPEN_S = 10.0
+_MOST_DOUBLINGS = 20
 _TICK_S = 0.1
 
 
@@ -179,7 +182,8 @@ class Stream(Generic[T]):
         self._captured = self._classified = self._dropped = self._working = 0
         self._connections = self._losses = self._stalls = 0
         self._ages, self._busy, self._moments = _Recent(), _Recent(), _Recent()
-        self._seen: float | None = None  # the last sign of life of an open source
+        self._seen: float | None = None  # the last sign of life of a source
+        self._patience_s = stall_s
         self._ended = False
         self._stopping = threading.Event()
         self._error: BaseException | None = None
@@ -216,6 +220,7 @@ class Stream(Generic[T]):
 
         Raises:
             SourceError: the source does not let go of its thread.
+            BackendError: a frame takes longer than that to classify.
             Exception: what a thread raised before.
         """
         self._stopping.set()
@@ -224,15 +229,23 @@ class Stream(Generic[T]):
             self._changed.notify_all()
         end = time.monotonic() + _STOP_S
         for thread in self._threads:
-            if thread.ident is not None and thread is not threading.current_thread():
-                thread.join(max(0.0, end - time.monotonic()))
+            if thread.ident is None or thread is threading.current_thread():
+                continue
+            while thread.is_alive() and (left := end - time.monotonic()) > 0:
+                # again and again: a source that was just being opened has not heard the first
+                self._source.close()
+                thread.join(min(_TICK_S, left))
         if threading.current_thread() in self._threads:
             return
         self._raise()
-        stuck = [thread.name for thread in self._threads if thread.is_alive()]
-        if stuck:
+        capture, inference = self._threads
+        if capture.is_alive():
             raise SourceError(
-                f"{self._source.name} does not let go: {' and '.join(stuck)} still waits for it after {_STOP_S:g} s"
+                f"{self._source.name} does not let go: {capture.name} still waits for it after {_STOP_S:g} s"
+            )
+        if inference.is_alive():
+            raise BackendError(
+                f"a frame is still being classified after {_STOP_S:g} s: keep the classifier open until it is"
             )
 
     def counts(self) -> Counts:
@@ -294,6 +307,8 @@ class Stream(Generic[T]):
                 self._take_all()
                 if not self._source.live:
                     return
+                if not self._captured and not self._stopping.is_set():
+                    raise SourceError(f"{self._source.name} gives no frames")
                 why = f"{self._source.name} ended"
             except SourceError as error:
                 # what never worked is a mistake, and not a loss
@@ -310,18 +325,18 @@ class Stream(Generic[T]):
             if self._retries is not None and failures >= self._retries:
                 raise SourceError(f"{why}; it did not come back in {self._retries} attempts")
             first, most = self._back_off_s
-            self._stopping.wait(min(most, first * 2.0**failures))
+            self._stopping.wait(min(most, first * 2.0 ** min(failures, _MOST_DOUBLINGS)))
 
     def _take_all(self) -> None:
         """All frames of one connection."""
         connected = False
         with self._changed:
-            self._seen = time.monotonic()
+            self._seen, self._patience_s = time.monotonic(), max(_OPEN_S, self._stall_s)
         try:
             for frame in self._source.frames():
                 with self._changed:
                     self._connections += not connected
-                    self._seen = time.monotonic()
+                    self._seen, self._patience_s = time.monotonic(), self._stall_s
                 if not connected:
                     connected = True
                     self._tell("connected", f"{self._source.name} gives frames")
@@ -383,13 +398,15 @@ class Stream(Generic[T]):
                     return frame
                 self._changed.wait(_TICK_S)
                 silent = self._source.live and self._seen is not None and not self._waiting
-                if silent and self._seen is not None and time.monotonic() - self._seen > self._stall_s:
+                if silent and self._seen is not None and time.monotonic() - self._seen > self._patience_s:
                     self._stalls += 1
                     self._seen = None
                     stalled = True
             if stalled:
-                self._tell("stalled", f"{self._source.name} gave no frame for {self._stall_s:g} s: it is opened again")
                 self._source.close()
+                self._tell(
+                    "stalled", f"{self._source.name} gave no frame for {self._patience_s:g} s: it is opened again"
+                )
 
     def _tell(self, kind: Literal["connected", "stalled", "lost"], text: str) -> None:
         if self._on_event is not None:

@@ -140,9 +140,19 @@ class Pipeline(_Capture):
 
 
 class Url(_Capture):
-    """A network stream, e.g. RTSP, by FFmpeg."""
+    """A network stream, e.g. RTSP, by FFmpeg. User and password of the address are in no message."""
 
     backend = "CAP_FFMPEG"
+
+    def __init__(self, address: str) -> None:
+        """Use the stream at ``address``."""
+        scheme, _, rest = address.partition("://")
+        host, slash, path = rest.partition("/")
+        super().__init__(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}")
+        self._address = address
+
+    def _target(self) -> str | int:
+        return self._address
 
     def _settings(self) -> Sequence[int]:
         return (

@@ -58,15 +58,16 @@ def test_the_page_and_what_it_needs() -> None:
 
 def test_the_state_is_of_the_last_picture() -> None:
     with served() as (view, port):
-        assert json.loads(ask(port, "/state")[1]) == {"title": "a model", "eps": "8/255", "strength": 0.0, "number": 0}
+        begin = {"title": "a model", "eps": "8/255", "strength": 0.0}
+        waiting = {"status": "waiting for the first frame", "picture_age_s": None, "number": 0}
+        assert json.loads(ask(port, "/state")[1]) == {**begin, **waiting}
         view.show(np.zeros((8, 8, 3), np.uint8), STATE)
-        assert json.loads(ask(port, "/state")[1]) == {
-            "title": "a model",
-            "eps": "8/255",
-            "strength": 0.0,
-            "number": 1,
-            **STATE,
-        }
+        found = json.loads(ask(port, "/state")[1])
+        age = found.pop("picture_age_s")
+        assert 0 <= age < 5 and found == {**begin, "status": "waiting for the first frame", "number": 1, **STATE}
+        # a camera that is lost shows, though no picture comes
+        view.status = "the camera is lost"
+        assert json.loads(ask(port, "/state")[1])["status"] == "the camera is lost"
 
 
 def pictures(port: int, count: int) -> list[Image.Image]:
@@ -147,6 +148,15 @@ def test_another_sites_name_for_this_address_is_refused() -> None:
         assert ask(port, "/state", headers={"Host": f"evil.example:{port}"})[0] == 403
         assert ask(port, "/state", headers={"Host": f"localhost:{port}"})[0] == 200
         assert ask(port, "/state", headers={"Host": ""})[0] == 403
+
+
+def test_a_page_of_another_site_shows_nothing() -> None:
+    with served() as (_, port):
+        elsewhere = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+        assert ask(port, "/state", headers=elsewhere)[0] == ask(port, "/stream.mjpg", headers=elsewhere)[0] == 403
+        # a link leads here all the same
+        assert ask(port, "/", headers={**elsewhere, "Sec-Fetch-Mode": "navigate"})[0] == 200
+        assert ask(port, "/")[2]["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
 def test_a_token_is_asked_of_every_request() -> None:

@@ -152,6 +152,14 @@ def test_what_a_text_names(text: str, kind: type) -> None:
     assert type(source) is kind and source.live and source.name == text
 
 
+def test_a_password_is_in_no_message() -> None:
+    source = open_source("rtsp://user:p@ss@127.0.0.1:9/live@home")
+    assert source.name == "rtsp://127.0.0.1:9/live@home"
+    with pytest.raises(SourceError, match=r"^rtsp://127\.0\.0\.1:9/live@home does not open") as refused:
+        next(source.frames())
+    assert "p@ss" not in str(refused.value)
+
+
 def test_what_names_nothing(tmp_path: Path, video: Path) -> None:
     with pytest.raises(InputError, match="is no device"):
         open_source("camera")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgeadv_runtime.camera import Answer, Counts, Event, Frame, Memory, Stream
-from edgeadv_runtime.errors import InputError, SourceError
+from edgeadv_runtime.errors import BackendError, InputError, SourceError
 
 IMAGE = np.zeros((4, 4, 3), np.uint8)
 
@@ -183,6 +183,38 @@ def test_the_back_off_grows_and_ends() -> None:
         stream.join(20)
     assert source.opened == 5
     assert time.monotonic() - began > 0.05 + 0.1 + 0.2 + 0.2
+
+
+def test_a_night_without_a_camera_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many attempts that two to their power is no float any more."""
+    source = Scripted([0], *[[SourceError("not yet")] for _ in range(1100)], [0, "silence"])
+    with Stream(source, lambda frame: 0, back_off_s=(1e-6, 1e-5)) as stream:
+        wait_for(lambda: stream.counts().connections == 2, 60)
+
+
+def test_a_source_that_opens_slowly_is_no_stall() -> None:
+    source = Scripted([0.6, 0, 0, "silence"])
+    with Stream(source, lambda frame: 0, stall_s=0.3) as stream:
+        wait_for(lambda: stream.counts().classified >= 1)
+        assert stream.counts().connections == 1
+    assert source.opened == 1
+
+
+def test_a_live_source_that_gives_nothing_at_all_is_an_error() -> None:
+    with pytest.raises(SourceError, match="scripted gives no frames"), Stream(Scripted([]), lambda frame: 0) as stream:
+        stream.join(20)
+
+
+def test_a_frame_that_takes_too_long_is_named_as_that() -> None:
+    release = threading.Event()
+    stream = Stream(Scripted([0, "silence"]), lambda frame: release.wait(20))
+    stream.start()
+    wait_for(lambda: stream.counts().working == 1)
+    with pytest.raises(BackendError, match="a frame is still being classified after 1 s"):
+        stream.stop()
+    release.set()
+    wait_for(lambda: not names())
+    adds_up(stream.counts())
 
 
 def test_what_never_opened_is_an_error_at_once() -> None:

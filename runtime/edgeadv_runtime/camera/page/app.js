@@ -2,6 +2,7 @@
 
 const POINTS = 120;
 const PERIOD_MS = 250;
+const STALE_S = 2;
 const byId = (id) => document.getElementById(id);
 const history = { age: [], drops: [] };
 let before = null;
@@ -48,8 +49,15 @@ function show(state, now) {
   document.title = state.title;
   byId("attack").hidden = state.eps === null;
   byId("eps").textContent = state.eps ?? "";
-  if (!state.number) return;
   byId("status").textContent = state.status;
+  if (!state.number) return;
+  const stale = state.picture_age_s > STALE_S;
+  byId("picture").classList.toggle("stale", stale);
+  byId("label").classList.toggle("stale", stale);
+  if (stale) {
+    byId("status").textContent = `${state.status}; the last picture is ${state.picture_age_s.toFixed(0)} s old`;
+    return;
+  }
   byId("label").textContent = state.label;
   byId("label").classList.toggle("unknown", state.unknown);
   byId("guard").hidden = !state.guard;
@@ -59,6 +67,8 @@ function show(state, now) {
     item.textContent = `${name} ${(100 * probability).toFixed(1)}%`;
     return item;
   }));
+  // another viewer, or this page before it was loaded again, may have moved it
+  if (document.activeElement !== byId("strength")) byId("strength").value = state.strength;
   byId("levels").textContent = state.levels === 1 ? "1 grey level" : `${state.levels} grey levels`;
   rows(state.counts);
   keep("age", state.age_ms);
