@@ -104,6 +104,9 @@ def camera(
             on_answer=line.answered, on_event=line.happened, policy=policy,  # type: ignore[arg-type]
         )  # fmt: skip
         line.stream = stream
+        if view is not None:
+            # asked for by the page, four times a second: too much work for each frame
+            view.figures = lambda: {"counts": vars(stream.counts())}
         if view is not None and serve is not None:
             page = stack.enter_context(PageServer(view, serve, token=token))
             typer.echo(page.url, err=True)
@@ -198,9 +201,10 @@ class _Line:
     def _state(self, answer: Answer[Recognition]) -> dict[str, Any]:
         result = answer.result
         return {
-            "label": "unknown" if result.label is None else result.label.name, "unknown": result.label is None, "guard": "The guard finds this frame suspicious." if result.flagged else None, "levels": result.levels,
+            "label": "unknown" if result.label is None else result.label.name, "unknown": result.label is None,
+            "guard": "The guard finds this frame suspicious." if result.flagged else None, "levels": result.levels,
             "labels": [{"name": label.name, "probability": label.probability} for label in result.labels],
-            "age_ms": round(1000 * answer.age_s, 3), "counts": vars(self.stream.counts()),
+            "age_ms": round(1000 * answer.age_s, 3),
         }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from http.cookies import SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,6 +49,7 @@ class View:
     Attributes:
         strength: of the demonstration's perturbation, in [0, 1]; the page's slider sets it.
         status: how the source is, in words; the application sets it.
+        figures: gives what is added to each state when it is asked for, such as counts; the application sets it.
     """
 
     def __init__(self, *, title: str, eps: str | None) -> None:
@@ -65,6 +67,7 @@ class View:
         self._shown_at = 0.0
         self._closed = False
         self.status = "waiting for the first frame"
+        self.figures: Callable[[], dict[str, Any]] = dict
 
     def show(self, pixels: NDArray[np.uint8], state: dict[str, Any]) -> None:
         """The picture that the model saw, uint8 (H, W, 3) RGB, and a JSON object about it."""
@@ -74,7 +77,8 @@ class View:
             self._changed.notify_all()
 
     def state(self) -> dict[str, Any]:
-        """A JSON object about the last picture."""
+        """A JSON object about the last picture, and the figures of this moment."""
+        figures = self.figures()
         with self._changed:
             return {
                 "title": self.title,
@@ -84,6 +88,7 @@ class View:
                 "strength": self.strength,
                 "number": self._number,
                 **self._state,
+                **figures,
             }
 
     def picture(self, after: int, timeout_s: float) -> tuple[int, bytes] | None:

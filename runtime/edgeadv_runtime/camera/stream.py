@@ -111,14 +111,17 @@ class _Recent:
         self.largest = 0.0
 
     def add(self, value: float) -> None:
+        """Keep one more, in place of the oldest if there is no room."""
         self._values[self.count % _KEPT] = value
         self.count += 1
         self.largest = max(self.largest, value)
 
     def kept(self) -> np.ndarray:
+        """The values that are kept, in no order."""
         return self._values[: min(self.count, _KEPT)]
 
     def quantile(self, share: float, *, least: int = 1) -> float | None:
+        """Of the values kept; None before there were ``least``."""
         return float(np.quantile(self.kept(), share)) if self.count >= least else None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ _ENVIRONMENT = {
 _MISCOUNTED = 0.01
 
 
-class _Capture:
+class _Capture(ABC):
     """What OpenCV's sources share: opening, reading into memory that is used again, and closing from another thread."""
 
     live = True
@@ -76,8 +77,9 @@ class _Capture:
             raise SourceError(f"{self.name} does not open: {self._why_not()}")
         return capture
 
+    @abstractmethod
     def _why_not(self) -> str:
-        raise NotImplementedError
+        """What keeps it from opening, in words."""
 
     def _read(self, capture: Any) -> Iterator[Frame]:
         while not self._closed.is_set():
