@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 
 from edgeadv.data import ImageSet, batches, imagenet_classes, open_data
 from edgeadv.models import Architecture, PixelModel, build, load_pretrained
-from edgeadv_runtime.bundle import Bundle, Classes
+from edgeadv_runtime.bundle import Bundle, Classes, bundle_id
 from edgeadv_runtime.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.variants import VARIANTS
 
@@ -74,6 +77,20 @@ def tiny_bundle(
         tiny_model, out, classes=tiny_classes, preprocess=tiny_preprocess, frames=photographs, title="tiny",
         provenance={"recipe": "seed 0"},
     )  # fmt: skip
+
+
+@pytest.fixture
+def rewritten(tmp_path: Path, tiny_bundle: Bundle) -> Callable[..., Path]:
+    """Makes a copy of the tiny bundle whose manifest has other values for some keys."""
+
+    def make(**keys: object) -> Path:
+        folder = shutil.copytree(tiny_bundle.path, tmp_path / "rewritten.edgeadv", dirs_exist_ok=True)
+        manifest = {**tiny_bundle.manifest, **keys}
+        manifest["bundle_id"] = bundle_id(manifest)
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        return folder
+
+    return make
 
 
 class Digits(nn.Module):

@@ -106,9 +106,6 @@ def _print(measured: GuardFile) -> None:
     for row in measured.rows:
         table.add_row(*(Text(cell) for cell in _cells(row)), style="bold" if row.adaptive else None)
     console.print(table)
-    for cost in measured.cost:
-        times = f"{cost.plain_p50_ms:.3g} ms a frame without the guard, {cost.guarded_p50_ms:.3g} ms with it"
-        console.print(Text(f"{cost.who}: {times} (p50 of {cost.n})"))
 
 
 def _cells(row: GuardRow) -> list[str]:

@@ -14,8 +14,9 @@ from .files import write_json
 from .results import SCHEMA_VERSION, read_measurement
 
 Mode = Literal["back-to-back", "paced"]
-Stage = Literal["preprocess", "inference", "end-to-end", "copy-in", "compute", "copy-out"]
+Stage = Literal["preprocess", "inference", "end-to-end", "guarded", "copy-in", "compute", "copy-out"]
 STAGES: tuple[Stage, ...] = ("preprocess", "inference", "end-to-end")
+GUARDED: Stage = "guarded"
 SPLIT_STAGES: tuple[Stage, ...] = ("copy-in", "compute", "copy-out")
 
 
@@ -33,8 +34,8 @@ class BenchRow:
         batch: images in a call.
         mode: ``"back-to-back"``: the next call at once; ``"paced"``: a call at every tick of ``rate_hz``.
         rate_hz: ticks per second; None for back-to-back.
-        stage: ``"preprocess"``, ``"inference"`` or ``"end-to-end"``; also ``"copy-in"``, ``"compute"`` and ``"copy-out"``
-            of a backend that times the parts of a call on the device.
+        stage: ``"preprocess"``, ``"inference"`` or ``"end-to-end"``; of a bundle with a guard also ``"guarded"``, and of a
+            backend that times the parts of a call on the device ``"copy-in"``, ``"compute"`` and ``"copy-out"``.
         n: timed calls; every one of them is in the figures.
         warm_up: calls before them that were not timed.
         p50_ms: median time of a call, of the whole batch.

@@ -142,42 +142,6 @@ class GuardRow(Scored):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CostRow(Scored):
-    """Milliseconds of one frame of the bundle, decoded RGB in memory to logits, without and with the guard.
-
-    Attributes:
-        threads: CPU threads of a call; None where that is left to the library.
-        n: timed calls of each; none is left out.
-        warm_up: calls before them.
-        plain_p50_ms: median of preprocessing and inference.
-        plain_p90_ms: 90th percentile.
-        guarded_p50_ms: median of the same with squeezers, one call of the backend for all versions of the frame, and score.
-        guarded_p90_ms: 90th percentile.
-    """
-
-    threads: int | None
-    n: int
-    warm_up: int
-    plain_p50_ms: float
-    plain_p90_ms: float
-    guarded_p50_ms: float
-    guarded_p90_ms: float
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.plain_p50_ms <= self.plain_p90_ms and 0 <= self.guarded_p50_ms <= self.guarded_p90_ms):
-            raise ValueError(f"times of {self.who} do not ascend")
-
-    @property
-    def extra_ms(self) -> float:
-        """What the guard costs a frame, of the medians."""
-        return self.guarded_p50_ms - self.plain_p50_ms
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as the file holds it."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, kw_only=True)
 class GuardFile:
     """A guard file.
 
@@ -188,7 +152,6 @@ class GuardFile:
         guard: what the manifest says of it.
         clean: false alarms, a row for each artefact.
         rows: attacks.
-        cost: milliseconds.
         created: UTC time, ISO 8601.
         edgeadv_version: what wrote it.
         path: the file that it was read from.
@@ -200,7 +163,6 @@ class GuardFile:
     guard: dict[str, Any]
     clean: tuple[CleanRow, ...]
     rows: tuple[GuardRow, ...]
-    cost: tuple[CostRow, ...]
     created: str = ""
     edgeadv_version: str = ""
     path: Path | None = field(default=None, compare=False)
@@ -225,7 +187,6 @@ class GuardFile:
             "schema_version": SCHEMA_VERSION, "kind": "guard", "edgeadv_version": self.edgeadv_version, "created": self.created,
             "bundle": self.bundle, "data": self.data, "environment": self.environment, "guard": self.guard,
             "clean": [row.to_json() for row in self.clean], "rows": [row.to_json() for row in self.rows],
-            "cost": [row.to_json() for row in self.cost],
         }  # fmt: skip
 
     def save(self, path: str | Path) -> None:
@@ -250,8 +211,7 @@ class GuardFile:
                 bundle=dict(value["bundle"]), data=dict(value["data"]), environment=dict(value["environment"]),
                 guard=dict(value["guard"]), clean=tuple(CleanRow.from_json(row) for row in value["clean"]),
                 rows=tuple(GuardRow.from_json(row) for row in value["rows"]),
-                cost=tuple(CostRow.from_json(row) for row in value["cost"]), created=str(value["created"]),
-                edgeadv_version=str(value["edgeadv_version"]), path=Path(path),
+                created=str(value["created"]), edgeadv_version=str(value["edgeadv_version"]), path=Path(path),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SchemaError(f"{path} is not a complete guard file ({error!r}); measure again") from error

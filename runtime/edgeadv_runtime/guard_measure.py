@@ -1,4 +1,4 @@
-"""Measuring a guard: false alarms, detection, what gets past it, and what it costs."""
+"""Measuring a guard: false alarms, detection, what gets past it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,14 @@ from .device import environment
 from .errors import BundleError, DataError
 from .evaluate import MOST_UNREADABLE, DataDigest, DataInfo
 from .guard import Guard
-from .guard_file import CleanRow, CostRow, GuardFile, GuardRow
+from .guard_file import CleanRow, GuardFile, GuardRow
 from .perturbation import check_crafted, round_to_uint8
 from .preprocess import to_tensor
 from .results import WORST_CASE, AttackParams
-from .timing import back_to_back
 
 Progress = Callable[[int, int], None]
 FEWEST = 100
 """Clean images for a rate of false alarms that says anything."""
-RUNS, WARM_UP = 100, 10
 _AT_ONCE = 16
 _Flags = NDArray[np.bool_]
 
@@ -134,8 +132,7 @@ def measure_guard(
             "fitted_left_out": left_out,
         },
         environment=environment(), guard=entry, clean=tuple(clean), rows=tuple(rows),
-        cost=tuple(cost(guard, bundle, backend) for backend in backends), edgeadv_version=__version__,
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        edgeadv_version=__version__, created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )  # fmt: skip
 
 
@@ -192,28 +189,6 @@ def _answers(
     parts = [guard.check(backend, x[i : i + _AT_ONCE]) for i in range(0, len(x), _AT_ONCE)]
     right = first_is_right(np.concatenate([part.logits for part in parts]), labels)
     return right, np.concatenate([part.flagged for part in parts])
-
-
-def cost(guard: Guard, bundle: Bundle, backend: Backend, *, runs: int = RUNS, warm_up: int = WARM_UP) -> CostRow:
-    """Time one frame without and with the guard, back to back, on the bundle's golden frames.
-
-    Raises:
-        BundleError: there are none.
-    """
-    frames = bundle.golden().frames
-    if not frames:
-        raise BundleError(f"{bundle.path} has no golden frames to measure with; export the bundle again")
-
-    def tensor(i: int) -> NDArray[np.float32]:
-        return to_tensor(bundle.preprocess(frames[i % len(frames)], color_order="rgb")[None])
-
-    plain = back_to_back(lambda i: backend.infer(tensor(i)), runs=runs, warm_up=warm_up)
-    guarded = back_to_back(lambda i: guard.check(backend, tensor(i)), runs=runs, warm_up=warm_up)
-    times = [float(ms) for series in (plain, guarded) for ms in np.percentile(series.durations_ns / 1e6, [50, 90])]
-    return CostRow(
-        **_who(backend), threads=backend.threads, n=runs, warm_up=warm_up, plain_p50_ms=times[0], plain_p90_ms=times[1],
-        guarded_p50_ms=times[2], guarded_p90_ms=times[3],
-    )  # fmt: skip
 
 
 def _who(backend: Backend) -> dict[str, Any]:

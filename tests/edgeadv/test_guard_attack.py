@@ -140,9 +140,6 @@ def test_who_knows_the_guard_gets_past_what_it_catches_of_others(bundle, digits_
     assert adaptive.evasion_rate > plain.evasion_rate and adaptive.evasion_rate > 0.9
     assert worst.evaded >= max(plain.evaded, adaptive.evaded) and worst.succeeded >= plain.succeeded
     assert f"{worst.evasion_rate:.1%}" in measured.sentences[0] and "know the guard" in measured.sentences[0]
-    (cost,) = measured.cost
-    # three images instead of one
-    assert cost.extra_ms > 0 and cost.threads == 1
     # the worst case is counted per image, not added up
     assert worst.evaded <= worst.succeeded <= worst.n
 

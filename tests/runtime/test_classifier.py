@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -64,6 +65,20 @@ def test_a_label_has_its_classs_id_and_name(classifier: Classifier, photographs:
 @pytest.mark.parametrize(("top", "given"), [(1, 1), (3, 3), (10, 10), (1000, 10)])
 def test_as_many_labels_as_asked_for(classifier: Classifier, photographs: Frames, top: int, given: int) -> None:
     assert len(classifier.classify(photographs[0], color_order="rgb", top=top)) == given
+
+
+@pytest.mark.parametrize("top", [1, 5, 16, 17, 40, 100])
+def test_labels_come_in_the_order_of_a_stable_sort(rewritten: Callable[..., Path], top: int) -> None:
+    names = [str(i) for i in range(40)]
+    bundle = Bundle.open(rewritten(classes=[{"id": name, "name": name} for name in names]))
+    rng = np.random.default_rng(top)
+    with OnnxRuntimeBackend(bundle, threads=1) as backend:
+        for _ in range(20):
+            logits = rng.integers(-6, 6, 40).astype(np.float32)  # with many ties
+            before = logits.copy()
+            found = [label.index for label in Classifier(bundle, backend).rank(logits, top=top)]
+            assert found == np.argsort(-logits, kind="stable")[:top].tolist()
+            assert np.array_equal(logits, before)
 
 
 def test_at_least_one_label(classifier: Classifier, photographs: Frames) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from edgeadv_runtime.bundle import Bundle, bundle_id
+from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.classifier import Classifier
 from edgeadv_runtime.confidence import (
     Bin,
@@ -155,27 +153,13 @@ def test_threshold_keeps_its_coverage_on_other_images():
     assert abs(np.mean(rejected) - 0.09) < 4 * math.sqrt(0.09 * 0.91 / 400)
 
 
-@pytest.fixture
-def rewritten(tmp_path, tiny_bundle):
-    """A copy of the tiny bundle whose manifest has another ``confidence``."""
-
-    def make(value):
-        folder = shutil.copytree(tiny_bundle.path, tmp_path / "copy.edgeadv", dirs_exist_ok=True)
-        manifest = {**tiny_bundle.manifest, "confidence": value}
-        manifest["bundle_id"] = bundle_id(manifest)
-        (folder / "manifest.json").write_text(json.dumps(manifest))
-        return folder
-
-    return make
-
-
 def test_a_bundle_without_confidence_opens_as_before(tiny_bundle):
     assert "confidence" not in tiny_bundle.manifest and tiny_bundle.confidence is None
     assert tiny_bundle.manifest["schema_version"] == 1
 
 
 def test_the_classifier_uses_the_temperature_of_its_bundle(tiny_bundle, rewritten, photographs):
-    path = rewritten({**TOLD, "a key of tomorrow": 1})
+    path = rewritten(confidence={**TOLD, "a key of tomorrow": 1})
     assert Bundle.open(path).confidence == Confidence(2.0, 0.4, 0.95)
     with (
         Classifier.open(tiny_bundle.path, variant="fp32", threads=1) as plain,
@@ -199,4 +183,4 @@ def test_the_classifier_uses_the_temperature_of_its_bundle(tiny_bundle, rewritte
 )  # fmt: skip
 def test_a_damaged_confidence_is_refused(rewritten, value):
     with pytest.raises(BundleError, match="damaged"):
-        Bundle.open(rewritten(value))
+        Bundle.open(rewritten(confidence=value))

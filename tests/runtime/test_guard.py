@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-
 import numpy as np
 import pytest
 from scipy.ndimage import median_filter
 
 from edgeadv_runtime.backends import OnnxRuntimeBackend
-from edgeadv_runtime.bundle import Bundle, bundle_id
+from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.classifier import Classifier
 from edgeadv_runtime.confidence import softmax
 from edgeadv_runtime.errors import BundleError, InputError
@@ -99,19 +96,11 @@ def test_impossible_numbers_are_refused(threshold, temperature):
         Guard(("bits-5",), threshold, temperature)
 
 
-def rewritten(bundle: Bundle, folder, **keys):
-    copy = shutil.copytree(bundle.path, folder)
-    manifest = {**bundle.manifest, **keys}
-    manifest["bundle_id"] = bundle_id(manifest)
-    (copy / "manifest.json").write_text(json.dumps(manifest))
-    return Bundle.open(copy)
-
-
-def test_with_a_bundle_and_a_backend(tiny_bundle, tmp_path, photographs):
+def test_with_a_bundle_and_a_backend(tiny_bundle, rewritten, photographs):
     with pytest.raises(InputError, match="has no guard: export it with --confidence-data and --guard-false-alarms"):
         Guard.of(tiny_bundle)
     entry = {"squeezers": ["bits-3", "median-2"], "threshold": 0.01, "temperature": 0.5, "of tomorrow": 1}
-    bundle = rewritten(tiny_bundle, tmp_path / "x", guard=entry)
+    bundle = Bundle.open(rewritten(guard=entry))
     guard = Guard.of(bundle)
     assert guard == Guard(("bits-3", "median-2"), 0.01, 0.5)
     with Classifier(bundle, OnnxRuntimeBackend(bundle, variant="fp32", threads=1)) as classifier:
@@ -125,4 +114,4 @@ def test_with_a_bundle_and_a_backend(tiny_bundle, tmp_path, photographs):
             assert one.flagged == (one.score > 0.01)
     for damaged in ({}, {**entry, "threshold": "high"}, {**entry, "squeezers": ["blur"]}, 7):
         with pytest.raises(BundleError, match="is damaged"):
-            Guard.of(rewritten(tiny_bundle, tmp_path / f"d{len(str(damaged))}", guard=damaged))
+            Guard.of(Bundle.open(rewritten(guard=damaged)))
