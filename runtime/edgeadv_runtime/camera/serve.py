@@ -38,6 +38,8 @@ _PAGES = {
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'"
 _BOUNDARY = "frame"
 _PICTURES_PER_S = 15.0
+# each viewer costs a thread and its own compression of every picture, beside the model
+MOST_VIEWERS = 8
 _QUALITY = 85
 _MOST_BYTES = 1000
 _LEAST_SIDE = 224
@@ -199,6 +201,8 @@ class _Server6(_Server):
 
 
 def _handler(view: View, token: str | None, *, own_names_only: bool) -> type[BaseHTTPRequestHandler]:
+    viewers = threading.BoundedSemaphore(MOST_VIEWERS)
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 30
@@ -214,7 +218,13 @@ def _handler(view: View, token: str | None, *, own_names_only: bool) -> type[Bas
             elif path == "/state":
                 self._answer(json.dumps(view.state()).encode(), "application/json")
             elif path == "/stream.mjpg":
-                self._pictures()
+                if not viewers.acquire(blocking=False):
+                    self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"{MOST_VIEWERS} viewers are here already: close one")
+                    return
+                try:
+                    self._pictures()
+                finally:
+                    viewers.release()
             else:
                 self._refuse(HTTPStatus.NOT_FOUND, "there is no such page")
 

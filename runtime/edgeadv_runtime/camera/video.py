@@ -17,7 +17,9 @@ from typing import Any
 from ..errors import SourceError, require
 from .frames import Frame, Pool
 
-_OPEN_MS, _READ_MS = 5000, 500
+# a longer silence of a network stream ends the connection; a shorter wait would lose it at every hiccup, a longer one would keep
+# close() from ending within a second
+_OPEN_MS, _READ_MS = 5000, 800
 # read when cv2 is first imported: the driver's own wait for a V4L2 frame, in whole seconds; and what OpenCV and FFmpeg write on
 # standard error, which says less than the errors raised here
 _ENVIRONMENT = {
@@ -56,7 +58,7 @@ class _Capture(ABC):
             capture.release()
 
     def close(self) -> None:
-        """Let :meth:`frames` end as soon as the driver returns, which it does within half a second, or one of V4L2."""
+        """Let :meth:`frames` end as soon as the driver returns, which it does within 0.8 s, or one of V4L2."""
         self._closed.set()
 
     def _target(self) -> str | int:

@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeadv_runtime.camera.serve import PageServer, View, parse_address
+from edgeadv_runtime.camera.serve import MOST_VIEWERS, PageServer, View, parse_address
 from edgeadv_runtime.errors import InputError, StorageError
 
 TOKEN = "abcdefgh12345678"
@@ -116,6 +117,30 @@ def test_a_watcher_does_not_hold_up_the_end() -> None:
         connection.request("GET", "/stream.mjpg")
         connection.getresponse()
     connection.close()
+
+
+def test_so_many_viewers_and_no_more_until_one_leaves() -> None:
+    def watch(port: int) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", "/stream.mjpg")
+        return connection.getresponse()
+
+    with served() as (view, port):
+        viewers = [watch(port) for _ in range(MOST_VIEWERS)]
+        assert {viewer.status for viewer in viewers} == {200}
+        late = watch(port)
+        assert late.status == 503 and b"viewers are here already" in late.read()
+        assert ask(port, "/state")[0] == 200
+        viewers.pop().close()
+        end = time.monotonic() + 30
+        while (viewer := watch(port)).status != 200:
+            assert time.monotonic() < end, "the place of a viewer who left stays taken"
+            viewer.close()
+            # who left shows when a picture is sent
+            view.show(np.zeros((32, 32, 3), np.uint8), STATE)
+            time.sleep(0.05)
+        for one in (*viewers, viewer):
+            one.close()
 
 
 def test_the_slider_sets_the_strength() -> None:
