@@ -55,15 +55,18 @@ def common(architecture: str, options: argparse.Namespace) -> list[str]:
     ]  # fmt: skip
 
 
-def teacher(recipe: str, options: argparse.Namespace) -> list[str]:
+def teacher(architecture: str, recipe: str, options: argparse.Namespace) -> list[str]:
     """Where the teacher of a row comes from."""
     if recipe not in TAUGHT_BY:
         return []
-    run: Path = options.work / f"{options.teacher}-{TAUGHT_BY[recipe]}" / "run"
+    # with so few images a ResNet-101 learns less than its student
+    own = architecture if options.small else "resnet101"
+    network = options.teacher or own
+    run: Path = options.work / f"{network}-{TAUGHT_BY[recipe]}" / "run"
     if (run / "run.json").exists():
         return ["--teacher", str(run)]
     how = ["--teacher-recipe", TAUGHT_BY[recipe]] if recipe == "rslad" else []
-    return ["--teacher-arch", options.teacher, *how]
+    return ["--teacher-arch", network, *how]
 
 
 def run(arguments: list[str]) -> int:
@@ -89,7 +92,7 @@ def row(architecture: str, recipe: str, options: argparse.Namespace) -> dict[str
     kind, *more = RECIPES[recipe]
     limit = [] if options.time_limit is None else ["--time-limit", options.time_limit]
     train = [
-        kind, "--data", str(options.data), "--arch", architecture, *more, *teacher(recipe, options),
+        kind, "--data", str(options.data), "--arch", architecture, *more, *teacher(architecture, recipe, options),
         *common(architecture, options), "--seed", str(options.seed),
         "--out", str(work / "run"), "--resume", *limit,
     ]  # fmt: skip
@@ -139,7 +142,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for runs and bundles")
     parser.add_argument("--architectures", default=",".join(ARCHITECTURES))
     parser.add_argument("--recipes", default=",".join(RECIPES))
-    parser.add_argument("--teacher", default="resnet101", help="architecture that rslad and soft-label learn from")
+    parser.add_argument(
+        "--teacher",
+        help="architecture that rslad and soft-label learn from; None is ResNet-101, with --small the network's own",
+    )
     parser.add_argument("--small", action="store_true", help="a subset that a CPU trains in minutes")
     parser.add_argument("--epochs", type=int, help="of each training")
     parser.add_argument("--limit", type=int, help="test images")
