@@ -29,7 +29,7 @@ from .models import evaluation_mode
 
 ADAPTIVE = "adaptive"
 """Its name in rows."""
-STEPS, RESTARTS, SEED = 100, 4, 0
+STEPS, RESTARTS, SEED = 100, 10, 0
 # how much a unit of score weighs against a unit of margin: a heavy guard first, then a light one, with both kinds of gradient
 _WEIGHTS = (10.0, 1.0)
 # an image leaves once it is this clear of the boundary and of the threshold, as shares: rounding and other backends cost a little
@@ -100,6 +100,12 @@ class _Views(nn.Module):
         return logits.view(len(views), len(x), -1).transpose(0, 1).flatten(1)
 
 
+def wrong_classes(logits: Tensor, labels: Tensor) -> Tensor:
+    """All classes but the label, the likeliest first: int64 (n, classes - 1), of logits (n, classes)."""
+    own = functional.one_hot(labels, logits.shape[1]).bool()
+    return logits.masked_fill(own, float("-inf")).argsort(dim=1, descending=True)[:, :-1]
+
+
 @dataclass(frozen=True)
 class _Aim:
     """Loss and rank on what :class:`_Views` gives."""
@@ -115,18 +121,23 @@ class _Aim:
         p = self._split(out).softmax(dim=2)
         return (p[:, 1:] - p[:, :1]).abs().sum(dim=2).amax(dim=1)
 
-    def loss(self, out: Tensor, labels: Tensor) -> Tensor:
-        """Margins of all views towards the wrong class that leads on the frame, minus the score above the threshold.
+    def loss(self, out: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Margins of all views towards one wrong class, minus the score above the threshold.
 
         The score alone has no gradient where the frame and its squeezed version are sure of different classes; the margin of
         the squeezed version has.
+
+        Args:
+            out: what the views give.
+            labels: int64 (n,).
+            targets: int64 (n,), the wrong class; None takes the one that leads on the frame now.
         """
         views = self._split(out)
-        lead = margin(views[:, 0], labels).clamp_max(_ENOUGH)
-        own = functional.one_hot(labels, views.shape[2]).bool()
-        target = views[:, 0].detach().masked_fill(own, float("-inf")).argmax(dim=1)
+        frame = views[:, 0]
+        target = wrong_classes(frame.detach(), labels)[:, 0] if targets is None else targets
+        # minus the margin of the target is by how much it leads a view
+        lead = (margin(frame, labels) if targets is None else -margin(frame, target)).clamp_max(_ENOUGH)
         for k in range(1, views.shape[1]):
-            # minus the margin of the target is by how much it leads this view
             lead = lead - margin(views[:, k], target).clamp_min(-_ENOUGH) / (views.shape[1] - 1)
         return lead - self.weight * (self.scores(out) - self.guard.threshold * (1 - _LEAVE)).clamp_min(0)
 
@@ -144,9 +155,10 @@ class _Aim:
 class AdaptiveAttack:
     """Projected gradient ascent (Madry et al. 2018) on the margin of a frame and of its squeezed versions, less the guard's score.
 
-    An :class:`~edgeadv_runtime.Attack`. Every restart begins at another random point, on the images that still stand; they differ
-    in the weight of the score, and in whether the median is taken for the identity backwards. Frames are rounded to 8 bits
-    within the loop, so that what it finds is there in what a camera would give.
+    An :class:`~edgeadv_runtime.Attack`. Every restart begins at another random point, on the images that still stand. The first
+    climbs towards whatever wrong class leads; the others towards one wrong class each, the likeliest of the clean frame first (as
+    the targeted APGD of Croce and Hein 2020), and differ in the weight of the score and in whether the median is taken for the
+    identity backwards. Frames are rounded to 8 bits within the loop, so that what it finds is there in what a camera would give.
 
     Attributes:
         model: pixels to logits, on the device to attack on.
@@ -211,6 +223,9 @@ class AdaptiveAttack:
         radius = eps.grey_levels / _GREY
         around = ball("linf", radius)
 
+        with torch.no_grad():
+            others = wrong_classes(self.model(x).float(), labels)
+
         def attempt(number: int, rows: Tensor) -> Found:
             aim = _Aim(self.guard, _WEIGHTS[number % len(_WEIGHTS)])
             views = _Views(self.model, self.guard, straight=number // len(_WEIGHTS) % 2 == 1).eval()
@@ -218,8 +233,17 @@ class AdaptiveAttack:
             if number == 0 and smaller is not None:
                 start = smaller[rows]
             steps = Steps(around, self.steps, 2.5 * radius / self.steps)
+            targets = others[rows, (number - 1) % others.shape[1]] if number else None
             return ascend(
-                views, x[rows], labels[rows], steps=steps, loss=aim.loss, start=start, rank=aim.rank, leave=_LEAVE
+                views,
+                x[rows],
+                labels[rows],
+                steps=steps,
+                loss=aim.loss,
+                start=start,
+                rank=aim.rank,
+                targets=targets,
+                leave=_LEAVE,
             )
 
         return again(attempt(0, torch.arange(len(x), device=x.device)), attempt, self.restarts - 1)

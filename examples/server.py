@@ -10,25 +10,31 @@ import sys
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from edgeadv_runtime import Classifier, EdgeAdvError
+from edgeadv_runtime import Classifier
+from edgeadv_runtime.errors import BackendError, InputError
 
-MOST_BYTES = 20 << 20
+MOST_BYTES, MOST_PIXELS = 20 << 20, 50_000_000
 
 
 class Handler(BaseHTTPRequestHandler):
     classifier: Classifier
 
     def do_POST(self) -> None:
-        size = int(self.headers.get("Content-Length", 0))
+        length = self.headers.get("Content-Length", "")
+        size = int(length) if length.isdecimal() else 0
         if not 0 < size <= MOST_BYTES:
             return self.send_error(413 if size else 411)
         try:
-            picture = Image.open(io.BytesIO(self.rfile.read(size)))
+            picture = Image.open(io.BytesIO(self.rfile.read(size)), formats=("JPEG", "PNG", "WEBP"))
+            if picture.width * picture.height > MOST_PIXELS:
+                return self.send_error(413, "too many pixels")
             labels = self.classifier.classify(picture)  # safe from several threads
-        except (EdgeAdvError, UnidentifiedImageError, OSError) as error:
-            return self.send_error(400, str(error))
+        except BackendError as error:
+            return self.send_error(500, str(error))
+        except (InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return self.send_error(400, f"not a readable JPEG, PNG or WebP picture ({type(error).__name__})")
         content = json.dumps([asdict(label) for label in labels]).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -94,7 +95,14 @@ def test_the_server_answers_many_at_once(
         for i, found in enumerate(answers):
             expected = classifier.classify(photographs[i % 12], color_order="rgb")
             assert [label["class_id"] for label in found] == [label.class_id for label in expected]
-    for data, status in ((b"no picture", 400), (b"", 411)):
+    bomb = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
+    Image.new("1", (9_000, 9_000)).save(large := io.BytesIO(), "PNG")
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+    cut = (tmp_path / "0.png").read_bytes()[:-2000]
+    for data, status in (
+        (b"no picture", 400), (b"", 411), (bomb.getvalue(), 400), (large.getvalue(), 413), (postscript, 400), (cut, 400),
+    ):  # fmt: skip
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(urllib.request.Request(address, data=data, method="POST"), timeout=30)
         assert refused.value.code == status

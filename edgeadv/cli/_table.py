@@ -19,6 +19,7 @@ from edgeadv_runtime.results import (
     reversed_comparison,
 )
 from edgeadv_runtime.suites import FGSM
+from edgeadv_runtime.variants import takes_uint8
 from edgeadv_runtime.verdict import BADGES
 
 _BASELINE = "fp32"
@@ -123,14 +124,20 @@ def _compared(results: Results) -> list[str]:
 
 
 def _rounding(results: Results) -> list[str]:
-    """What rounding to 8 bits costs the attack that it costs most."""
-    rows = [row for row in results.rows if row.rounding_lost is not None]
-    if not rows:
-        return []
-    row = max(rows, key=lambda row: row.rounding_lost or 0)
-    if not row.rounding_lost:
-        return ["rounding to 8 bits costs no attack an image on the reference model"]
-    return [
-        f"rounding to 8 bits costs {row.attack} at eps {row.eps} {row.rounding_lost} of {row.n} images on the reference model, "
-        "and no other attack more"
-    ]
+    """What rounding to 8 bits costs the attack that it costs most: on the reference model, or on each artefact that takes 8 bits."""
+    known = [row for row in results.rows if row.rounding_lost is not None]
+    shared = any(not takes_uint8(row.variant) for row in known)
+    by_model: dict[str, list[Row]] = {}
+    for row in known:
+        by_model.setdefault("the reference model" if shared else f"{row.backend} {row.variant}", []).append(row)
+    lines = []
+    for model, rows in by_model.items():
+        row = max(rows, key=lambda row: row.rounding_lost or 0)
+        if row.rounding_lost:
+            lines.append(
+                f"rounding to 8 bits costs {row.attack} at eps {row.eps} {row.rounding_lost} of {row.n} images on {model}, "
+                "and no other attack more"
+            )
+        else:
+            lines.append(f"rounding to 8 bits costs no attack an image on {model}")
+    return lines

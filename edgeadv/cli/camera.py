@@ -72,7 +72,7 @@ def camera(
         typer.Option(
             "--smooth",
             min=1,
-            help="Show what so many frames vote for, unknown below the bundle's threshold; 1 does not vote.",
+            help="Show what so many frames vote for, unknown below the bundle's threshold if it has one; 1 does not vote.",
         ),
     ] = 1,
     expected_sha256: ExpectedHash = None,
@@ -96,13 +96,17 @@ def camera(
             view = View(title=title, eps=None if stored is None else stored.eps.text)
         frames = open_source(source, fps=fps, loop=loop)
         line = _Line(console, frames.name, view)
-        stream = Stream(
-            frames, Recognizer(
-                classifier, guard=Guard.of(classifier.bundle) if guard else None,
-                smoother=None if smooth == 1 else _smoother(classifier, smooth), perturbation=stored, view=view,
-            ),
-            on_answer=line.answered, on_event=line.happened, policy=policy,  # type: ignore[arg-type]
+        recognizer = Recognizer(
+            classifier, guard=Guard.of(classifier.bundle) if guard else None, smoother=None if smooth == 1 else _smoother(classifier, smooth),
+            perturbation=stored, view=view,
         )  # fmt: skip
+
+        def happened(event: Event) -> None:
+            line.happened(event)
+            if event.kind == "connected":
+                recognizer.restart()
+
+        stream = Stream(frames, recognizer, on_answer=line.answered, on_event=happened, policy=policy)  # type: ignore[arg-type]
         line.stream = stream
         if view is not None:
             # asked for by the page, four times a second: too much work for each frame
@@ -127,7 +131,12 @@ def camera(
 
 def _smoother(classifier: Classifier, window: int) -> Smoother:
     """A vote of ``window`` frames; a bundle without a rejection threshold rejects nothing."""
-    threshold = 0.0 if classifier.bundle.confidence is None else None
+    threshold = None
+    if classifier.bundle.confidence is None:
+        threshold = 0.0
+        typer.echo(
+            "this bundle has no threshold, so no answer becomes unknown: export it with --confidence-data", err=True
+        )
     return Smoother.of(classifier.bundle, threshold=threshold, window=window)
 
 

@@ -16,7 +16,7 @@ from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.files import ensure_writable
 from edgeadv_runtime.guard import Guard
 from edgeadv_runtime.guard_file import GuardFile, GuardRow
-from edgeadv_runtime.guard_measure import measure_guard
+from edgeadv_runtime.guard_measure import check_enough, measure_guard
 from edgeadv_runtime.results import WORST_CASE
 from edgeadv_runtime.suites import FGSM, PGD_CE, PGD_MARGIN, SUITES
 
@@ -71,6 +71,9 @@ def guard(
     unreadable: list[str] = []
     with ExitStack() as stack:
         backends = [stack.enter_context(opener()) for opener in openers.values()]
+        with image_bar("looking at the images") as progress:
+            looked_at = clean_batches(plan.images, opened, plan.order, unreadable=[], workers=workers)
+            check_enough(looked_at, opened, plan.data, progress=progress)
         progress = stack.enter_context(image_bar("attacking"))
         batches = clean_batches(plan.images, opened, plan.order, unreadable=unreadable, workers=workers)
         measured = measure_guard(

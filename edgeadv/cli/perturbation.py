@@ -9,12 +9,16 @@ import typer
 
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.camera.demonstration import StoredPerturbation
+from edgeadv_runtime.confidence import first_is_right
 from edgeadv_runtime.eps import Eps
-from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.errors import DataError, InputError
+from edgeadv_runtime.evaluate import MOST_UNREADABLE
 from edgeadv_runtime.files import ensure_writable
 
 from ._backends import BundlePath, ExpectedHash, PublicKey
 from ._shared import need
+
+_BATCH = 64
 
 
 def perturbation(
@@ -42,30 +46,43 @@ def perturbation(
     from edgeadv_runtime.preprocess import to_tensor
 
     budget = Eps.parse(eps)
+    if budget.grey_levels < 1:
+        raise InputError(f"eps {budget.text} is less than one grey level, and frames have 8 bits: use a larger one")
     if out.is_dir():
         raise InputError(f"--out {out} is a folder: name the file to write in it")
     ensure_writable(out.parent)
     opened, device = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key), default_device()
     images = open_data(data, split="test").relabel(opened.classes)
     order = np.random.default_rng(0).permutation(balanced_subset(images.labels, limit))
-    found = list(batches(images, opened.preprocess, batch_size=64, order=order))
+    found = list(batches(images, opened.preprocess, batch_size=_BATCH, order=order))
     pixels, labels = np.concatenate([b.pixels for b in found]), np.concatenate([b.labels for b in found])
-    model, half = load_model(opened, device=device), len(pixels) // 2
+    unreadable = [message for b in found for message in b.unreadable]
+    if len(unreadable) > MOST_UNREADABLE * len(order):
+        raise DataError(
+            f"{len(unreadable)} of {len(order)} images of {data} are unreadable, e.g. {unreadable[0]}; repair or remove them"
+        )
+    half = len(pixels) // 2
     if not half:
         raise InputError(f"{len(pixels)} of the images of {data} are readable: at least 2 are needed")
-    x, y = torch.from_numpy(to_tensor(pixels)).to(device), torch.from_numpy(labels).to(device)
-    sign = universal_sign(model, x[:half], y[:half], eps=budget.value)
+    model = load_model(opened, device=device)
+    x, y = torch.from_numpy(to_tensor(pixels[:half])).to(device), torch.from_numpy(labels[:half]).to(device)
+    sign = universal_sign(model, x, y, eps=budget.grey_levels / 255)
     stored = StoredPerturbation(
         np.ascontiguousarray(sign.permute(1, 2, 0).cpu().numpy()), budget, opened.manifest["weights"]["sha256"]
     )
     stored.save(out)
-    moved = np.stack([stored.applied(image, 1.0) for image in pixels[half:]])
-    with torch.no_grad():
-        right = [
-            int((model(torch.from_numpy(to_tensor(seen)).to(device)).argmax(dim=1) == y[half:]).sum())
-            for seen in (pixels[half:], moved)
-        ]
-    n = len(pixels) - half
+
+    def right(strength: float) -> float:
+        """Share of the other half that the network names rightly."""
+        hits = []
+        for i in range(half, len(pixels), _BATCH):
+            moved = np.stack([stored.applied(image, strength) for image in pixels[i : i + _BATCH]])
+            with torch.no_grad():
+                logits = model(torch.from_numpy(to_tensor(moved)).to(device)).cpu().numpy()
+            hits.append(first_is_right(logits, labels[i : i + _BATCH]))
+        return float(np.concatenate(hits).mean())
+
     typer.echo(
-        f"of {n} images that did not make it {right[0] / n:.1%} are right without and {right[1] / n:.1%} with it, at eps {budget.text}: {out}"
+        f"of {len(pixels) - half} images that did not make it {right(0.0):.1%} are right without and {right(1.0):.1%} with it, at eps "
+        f"{budget.text}: {out}"
     )

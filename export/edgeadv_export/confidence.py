@@ -117,8 +117,8 @@ class ConfidencePlan:
         """Fit on one half and measure on the other.
 
         Args:
-            model: float32, on the CPU, in evaluation mode: the reference. Its temperature serves all variants, whose logits are
-                held to it by parity, or by the gate of int8.
+            model: float32, on the CPU, in evaluation mode: the reference. Its temperature serves all variants. Parity holds the
+                logits of fp16 to it; nothing holds those of int8, whose gate looks at labels.
             preprocess: how a frame becomes the model's input.
             progress: told in a few words what begins.
 
@@ -169,8 +169,10 @@ class ConfidencePlan:
             )
         every = CleanBatch(np.concatenate(index), np.concatenate(pixels), np.concatenate(labels))
         n = len(every.labels)
+        # blindly: only then are the halves images of one kind, which the ranks of the thresholds rest on; as many of each class
+        # would leave none of a rare class to measure
         chosen = np.zeros(n, dtype=np.bool_)
-        chosen[balanced_subset(every.labels, max(n // 2, 1), seed=(_SEED, _HALVES))] = True
+        chosen[np.random.default_rng((_SEED, _HALVES)).permutation(n)[: n // 2]] = True
         fit = every.select(chosen)
         # a picture that is there twice must not be fitted on and measured as well
         known = frozenset(fit.hashes)

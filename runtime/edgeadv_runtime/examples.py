@@ -25,7 +25,15 @@ class ExamplePicker:
     one process: what comes first among all came first in its process too.
     """
 
-    def __init__(self, most: int, infos: Sequence[AttackInfo], classes: Classes, seen: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        most: int,
+        infos: Sequence[AttackInfo],
+        classes: Classes,
+        seen: Iterable[int] = (),
+        *,
+        temperature: float = 1.0,
+    ) -> None:
         """Settle what is shown.
 
         Args:
@@ -33,9 +41,11 @@ class ExamplePicker:
             infos: the attacks that are scored.
             classes: of the model.
             seen: labels that are shown already by batches that come before those that will be looked at.
+            temperature: of the bundle: the probabilities shown are those that an application is told.
         """
         self._most = most
         self._classes = classes
+        self._temperature = temperature
         self._seen = set(seen)
         largest = max((info.eps.value for info in infos), default=0.0)
         shown = {info.name: info for info in infos if info.eps.value == largest}
@@ -86,7 +96,10 @@ class ExamplePicker:
         assert self._info is not None
         adversarial = batch.adversarial[self._info.key][i]
         amplification = 0.5 / self._info.eps.value
-        names, (p_before, p_after) = self._classes.names, softmax(np.stack([before, after]))
+        names, (p_before, p_after) = (
+            self._classes.names,
+            softmax(np.stack([before, after]), temperature=self._temperature),
+        )
         return {
             "index": int(batch.clean.index[i]), "label": names[int(batch.clean.labels[i])], "attack": self._info.name,
             "eps": self._info.eps.text, "amplification": amplification, "artefact": artefact,

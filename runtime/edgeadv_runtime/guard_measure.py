@@ -15,7 +15,7 @@ from .backends.base import Backend
 from .bundle import Bundle
 from .confidence import first_is_right
 from .device import environment
-from .errors import BundleError, DataError
+from .errors import BundleError, DataError, InputError
 from .evaluate import MOST_UNREADABLE, DataDigest, DataInfo
 from .guard import Guard
 from .guard_file import CleanRow, GuardFile, GuardRow
@@ -62,12 +62,14 @@ def measure_guard(
         EdgeAdvError: whatever a backend or an attack raises.
     """
     guard, entry = Guard.of(bundle), bundle.manifest["guard"]
-    try:
-        fitted = frozenset(bundle.manifest["confidence"]["images"])
-        _ = entry["false_alarms"], entry["n"]
-    except (KeyError, TypeError) as error:
-        raise BundleError(f"{bundle.path} does not say how its guard was set ({error!r}); export it again") from error
+    fitted = _fitted(bundle)
+    if missing := {"false_alarms", "n"} - entry.keys():
+        raise BundleError(
+            f"{bundle.path} does not say how its guard was set ({', '.join(sorted(missing))}); export it again"
+        )
     told = infos([*attacks, *adaptive], uint8=True)
+    if controls := [info.name for info in told if info.control]:
+        raise InputError(f"{', '.join(controls)} is a control, and no attack to measure a guard with: leave it out")
     knows = {(attack.name, eps.text) for attack in adaptive for eps in attack.eps}
     if not adaptive:
         raise ValueError("a guard is not measured without an attack that knows it")
@@ -88,11 +90,7 @@ def measure_guard(
         raise DataError(
             f"{data.name}: {len(unreadable)} of {data.total} images are unreadable, e.g. {unreadable[0]}; repair them or pass --allow-unreadable"
         )
-    if n < FEWEST:
-        raise DataError(
-            f"{data.name}: {n} images are left to measure the guard on ({left_out} of {data.total} were fitted on), {FEWEST} are needed: "
-            "give more or others (--data, --limit)"
-        )
+    _check_number(n, left_out, data)
     clean, rows = [], []
     for backend, found in zip(backends, scores, strict=True):
         who = _who(backend)
@@ -134,6 +132,39 @@ def measure_guard(
         environment=environment(), guard=entry, clean=tuple(clean), rows=tuple(rows),
         edgeadv_version=__version__, created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )  # fmt: skip
+
+
+def check_enough(
+    batches: Iterable[CleanBatch], bundle: Bundle, data: DataInfo, *, progress: Progress | None = None
+) -> None:
+    """Look at the images before hours are spent on attacks.
+
+    Raises:
+        DataError: fewer than :data:`FEWEST` are left to measure a guard on.
+    """
+    fitted = _fitted(bundle)
+    seen: list[bool] = []
+    for batch in batches:
+        seen += [image in fitted for image in batch.hashes]
+        if progress is not None:
+            progress(len(seen), data.total)
+    _check_number(len(seen) - sum(seen), sum(seen), data)
+
+
+def _fitted(bundle: Bundle) -> frozenset[str]:
+    """Images that something in the bundle was set on: the guard, or int8."""
+    try:
+        return frozenset(bundle.manifest["confidence"]["images"]) | bundle.calibration_images
+    except (KeyError, TypeError) as error:
+        raise BundleError(f"{bundle.path} does not say how its guard was set ({error!r}); export it again") from error
+
+
+def _check_number(n: int, left_out: int, data: DataInfo) -> None:
+    if n < FEWEST:
+        raise DataError(
+            f"{data.name}: {n} images are left to measure the guard on (guard or int8 were fitted on {left_out} of {data.total}), {FEWEST} are "
+            "needed: give more or others (--data, --limit)"
+        )
 
 
 class _Scores:

@@ -82,8 +82,8 @@ class Row:
             unknown or not applicable.
         masking: the artefact's verdict, with the sentences of what was found as ``evidence``; None for clean.
         engine: the plan that ran, as :attr:`~edgeadv_runtime.Backend.engine_info` has it; None for a backend without one.
-        rounding_lost: images that the attack broke on the reference model before they were rounded to 8 bits and not
-            afterwards; None where nothing was rounded, or the attack is not on the reference model.
+        rounding_lost: images that the attack broke before they were rounded to 8 bits and not afterwards; None where nothing
+            was rounded or it cannot be told. ``docs/results.md`` says on which model.
     """
 
     variant: str

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from edgeadv_runtime.camera.demonstration import StoredPerturbation
+from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.files import read_json
 
 FRAMES = 30
@@ -169,6 +170,9 @@ def test_a_perturbation_turns_labels(cli, tiny_bundle, many_photos):
     pixels = np.full((32, 32, 3), 128, np.uint8)
     moved = stored.applied(pixels, 1.0).astype(int) - 128
     assert stored.levels(1.0) == 76 and set(np.unique(moved)) <= {-76, 0, 76}
+    # never beyond the budget, which is 25.5 and 2.55 levels here
+    for text, levels in (("0.1", 25), ("0.01", 2), ("8/255", 8)):
+        assert StoredPerturbation(stored.sign, Eps.parse(text), "").levels(1.0) == levels
     assert stored.applied(pixels, 0.0) is pixels
     # 8 bits do not wrap around
     assert stored.applied(np.full((32, 32, 3), 250, np.uint8), 1.0).max() == 255
@@ -177,8 +181,6 @@ def test_a_perturbation_turns_labels(cli, tiny_bundle, many_photos):
 
 def test_a_perturbation_of_another_network_is_refused(cli, digits_bundle, tiny_bundle, video):
     sign = np.zeros((32, 32, 3), np.int8)
-    from edgeadv_runtime.eps import Eps
-
     StoredPerturbation(sign, Eps.parse("0.1"), digits_bundle.manifest["weights"]["sha256"]).save(Path("p.npz"))
     options = ("--source", video, "--serve", "127.0.0.1:0", "--perturbation", "p.npz")
     assert "was made for the weights of another bundle" in bad(cli, tiny_bundle.path, *options)
@@ -191,7 +193,7 @@ def test_a_perturbation_of_another_network_is_refused(cli, digits_bundle, tiny_b
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [(("--eps", "0"), "eps"), (("--eps", "2"), "eps"), (("--eps", "0.1", "--data", "nothing"), "nothing"), (("--eps", "0.1", "--out", "."), "is a folder")],
+    [(("--eps", "0"), "eps"), (("--eps", "2"), "eps"), (("--eps", "0.4/255"), "less than one grey level"), (("--eps", "0.1", "--data", "nothing"), "nothing"), (("--eps", "0.1", "--out", "."), "is a folder")],
 )  # fmt: skip
 def test_bad_input_of_perturbation(cli, tiny_bundle, photos, options, says):
     given = {"--data": str(photos), "--out": "p.npz"} | dict(zip(options[::2], options[1::2], strict=True))

@@ -8,11 +8,13 @@ import torch
 
 from edgeadv.attacks import build_attacks
 from edgeadv.data import balanced_subset, batches
-from edgeadv.guard_attack import ADAPTIVE, AdaptiveAttack, _Aim, _Views, squeeze
+from edgeadv.guard_attack import ADAPTIVE, AdaptiveAttack, _Aim, _Views, squeeze, wrong_classes
 from edgeadv.pack import clean_batches
 from edgeadv_export import ConfidencePlan, GuardPlan, confidence_images, data_frames, export_bundle
 from edgeadv_runtime import guard as numpy_side
 from edgeadv_runtime.backends import OnnxRuntimeBackend
+from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.confidence import first_is_right
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import DataError, InputError
 from edgeadv_runtime.evaluate import DataInfo
@@ -142,6 +144,51 @@ def test_who_knows_the_guard_gets_past_what_it_catches_of_others(bundle, digits_
     assert f"{worst.evasion_rate:.1%}" in measured.sentences[0] and "know the guard" in measured.sentences[0]
     # the worst case is counted per image, not added up
     assert worst.evaded <= worst.succeeded <= worst.n
+
+
+@pytest.mark.slow
+def test_restarts_towards_other_classes_find_what_the_leading_one_does_not(digits_model, digits_test):
+    """At a budget where images stand."""
+    guard, eps = Guard(("bits-5", "median-2"), threshold=0.55, temperature=1.24), Eps.parse("0.1")
+    order = balanced_subset(digits_test.labels, 100)
+    everything = next(batches(digits_test, digits_test.preprocess, batch_size=100, order=order))
+    x, y = to_tensor(everything.pixels), everything.labels
+
+    def infer(images):
+        with torch.no_grad():
+            return digits_model(torch.from_numpy(images)).numpy()
+
+    def past(restarts: int) -> np.ndarray:
+        made = AdaptiveAttack(digits_model, guard, "ab", [eps], steps=30, restarts=restarts).craft(x, y)[0].x
+        checked = guard.judge(infer, made)
+        return ~first_is_right(checked.logits, y) & ~checked.flagged
+
+    one, four = past(1), past(4)
+    assert not (one & ~four).any()
+    assert 20 < one.sum() < four.sum() - 3
+
+
+def test_wrong_classes_are_in_the_order_of_the_logits():
+    logits = torch.tensor([[3.0, 1.0, 2.0, 0.0], [0.0, 5.0, -1.0, 2.0]])
+    assert wrong_classes(logits, torch.tensor([2, 1])).tolist() == [[0, 1, 3], [3, 0, 2]]
+
+
+@pytest.mark.parametrize(("name", "text"), [("pgd-large-eps", "pgd-large-eps is a control"), ("pgd-l2", "one norm")])
+def test_controls_and_other_norms_are_refused(bundle, digits_model, digits_test, name, text):
+    with pytest.raises(InputError, match=text):
+        measure(bundle, digits_model, digits_test, balanced_subset(digits_test.labels, 120), attacks=(name,), steps=1)
+
+
+def test_what_int8_was_calibrated_on_is_left_out_too(bundle, digits_model, digits_test):
+    order = balanced_subset(digits_test.labels, 300)
+    before = measure(bundle, digits_model, digits_test, order, attacks=("fgsm",), steps=1).data
+    known = set(bundle.manifest["confidence"]["images"])
+    hashes = [h for b in clean_batches(digits_test, bundle, order, unreadable=[]) for h in b.hashes]
+    others = frozenset([h for h in hashes if h not in known][:7])
+    calibrated = Bundle.open(bundle.path)
+    calibrated.__dict__["calibration_images"] = others
+    after = measure(calibrated, digits_model, digits_test, order, attacks=("fgsm",), steps=1).data
+    assert after["fitted_left_out"] == before["fitted_left_out"] + 7 and after["n"] == before["n"] - 7
 
 
 def test_images_that_the_guard_was_set_on_are_left_out_and_the_rest_must_be_enough(bundle, digits_model, digits_test):

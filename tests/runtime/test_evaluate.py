@@ -577,6 +577,13 @@ class FirstByte(FirstPixel):
         return super()._infer(to_tensor(x))
 
 
+class Ceiling(FirstPixel):
+    """A grey level counts as soon as it is begun."""
+
+    def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return super()._infer(np.ceil(x * 255 - 0.01) / 255)
+
+
 def between_levels(by: float) -> CraftedBatch:
     """Two images whose adversarial versions lie ``by`` grey levels above them."""
     made = batch([5, 6], [5, 6], {A.key: [5, 6]})
@@ -603,6 +610,22 @@ def test_rounding_keeps_to_the_budget() -> None:
     backend = FirstByte()
     score([crafted], [listed], [backend])
     assert backend.seen[1][:, 0, 0, 0].tolist() == [7, 8]
+
+
+def test_what_rounding_undid_is_told_by_the_artefact_with_float_input() -> None:
+    """0.4 levels are rounded away: both images are broken as floats and stand as pixels."""
+    floats, pixels = Ceiling(variant="fp16", sha256="f" * 64), FirstByte(sha256="c" * 64)
+    pixels.variant, pixels.float_sha256 = "fp16-u8in", floats.artifact_sha256
+    together = score([between_levels(0.4)], [A], [floats, pixels])
+    assert one(together, "a", "2/255", variant="fp16").correct_top1 == 0
+    assert one(together, "a", "2/255", variant="fp16-u8in").rounding_lost == 2
+    assert one(together, "a", "2/255", variant="fp16").rounding_lost is None
+    # alone, nobody knows
+    assert one(score([between_levels(0.4)], [A], [pixels]), "a", "2/255").rounding_lost is None
+    # of a larger step nothing is undone
+    assert (
+        one(score([between_levels(1.6)], [A], [floats, pixels]), "a", "2/255", variant="fp16-u8in").rounding_lost == 0
+    )
 
 
 def test_rows_say_that_it_was_rounded() -> None:

@@ -74,14 +74,14 @@ class StoredPerturbation:
         return found
 
     def levels(self, strength: float) -> int:
-        """Grey levels by which ``strength`` in [0, 1] moves each value.
+        """Grey levels by which ``strength`` in [0, 1] moves each value, never more than the budget holds.
 
         Raises:
             InputError: ``strength`` is out of range.
         """
         if not 0 <= strength <= 1:
             raise InputError(f"strength must be in [0, 1], not {strength}")
-        return round(strength * self.eps.value * 255)
+        return int(strength * self.eps.grey_levels + 0.5)
 
     def applied(self, pixels: NDArray[np.uint8], strength: float) -> NDArray[np.uint8]:
         """``pixels`` moved by ``strength`` times the budget, in whole grey levels.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +68,11 @@ class Recognizer:
         """
         self._classifier, self._top, self._perturbation, self._view = classifier, top, perturbation, view
         self._guard, self._smoother = guard, smoother
+        self._again = threading.Event()
+
+    def restart(self) -> None:
+        """Forget the vote before the next frame, from any thread: after an outage the camera sees another scene."""
+        self._again.set()
 
     def __call__(self, frame: Frame) -> Recognition:
         """What is in ``frame``.
@@ -86,5 +92,8 @@ class Recognizer:
         else:
             checked = self._guard.check(self._classifier.backend, to_tensor(pixels[None]))
             labels, flagged = self._classifier.rank(checked.logits[0], top=self._top), bool(checked.flagged[0])
+        if self._smoother is not None and self._again.is_set():
+            self._again.clear()
+            self._smoother.reset()
         smoothed = None if self._smoother is None else self._smoother.update(labels, flagged=bool(flagged))
         return Recognition(labels, pixels, levels, flagged, smoothed)
