@@ -106,15 +106,20 @@ def collapse(history: Sequence[dict[str, float]]) -> str | None:
     """Whether the last epoch shows catastrophic overfitting (Wong et al. 2020, section 5), in words; None if not.
 
     The network has learnt to fool the step that it is trained on: accuracy on the training's own perturbations is no lower than
-    at the best epoch before, while under many steps less than half of that epoch's is left. The best epoch must have
-    stood at least one image in ten, or there was nothing to lose, and fewer than 100 images are too few to tell.
+    at the best epoch before, while under many steps less than half of that epoch's is left, also as a share of the images that
+    are right without an attack: after a step that was too large a network is simply bad at everything. The best epoch must
+    have stood at least one image in ten, or there was nothing to lose, and fewer than 100 images are too few to tell.
     """
     if len(history) < 2 or history[-1].get("holdout_images", 0) < _FEWEST:
         return None
     k = max(range(len(history) - 1), key=lambda i: history[i]["holdout_worst_case"])
     best, last = history[k], history[-1]
     fell = last["holdout_worst_case"] < best["holdout_worst_case"] / 2 and best["holdout_worst_case"] >= 0.1
-    if not fell or last["train_accuracy"] < best["train_accuracy"]:
+    # in products, for a network can be right about nothing
+    share_fell = (
+        2 * last["holdout_worst_case"] * best["holdout_clean"] < best["holdout_worst_case"] * last["holdout_clean"]
+    )
+    if not fell or not share_fell or last["train_accuracy"] < best["train_accuracy"]:
         return None
     return (
         f"catastrophic overfitting in epoch {len(history)}: on the training's own perturbations accuracy went from "

@@ -289,7 +289,7 @@ def _measure(
         bundle = _bundle(subject, images.classes, Path(folder) / subject.name.replace("/", "-"))
         with open_reference(bundle) as reference:
             attacks = build_attacks(
-                reference.model, eps, efforts={FGSM: Effort()}, classes=len(bundle.classes),
+                reference.attack_model, eps, efforts={FGSM: Effort()}, classes=len(bundle.classes),
                 gradients_sha256=bundle.weights_sha256,
             )  # fmt: skip
             unreadable: list[str] = []

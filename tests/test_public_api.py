@@ -20,7 +20,7 @@ PUBLIC = {
     ],
     "edgeadv.attacks": [
         "L2", "NAMES", "Adversarial", "AutoSteps", "Ball", "GradientAttack", "Linf", "MomentumSteps", "Steps", "apgd",
-        "apgd_targeted", "ascend", "ball", "build_attacks", "cross_entropy", "dlr", "fgsm", "input_gradient", "margin",
+        "apgd_targeted", "ascend", "attack_copy", "ball", "build_attacks", "cross_entropy", "dlr", "fgsm", "input_gradient", "margin",
         "mi_fgsm", "no_direction", "pgd", "rescaled_cross_entropy", "targeted_dlr", "targeted_margin", "towards",
     ],
     "edgeadv_export": [

@@ -1,5 +1,6 @@
 """Attacks with PyTorch's gradients, in pixels of [0, 1]."""
 
+from .copies import attack_copy
 from .functions import apgd, apgd_targeted, fgsm, mi_fgsm, pgd
 from .iterate import Adversarial, AutoSteps, MomentumSteps, Steps, ascend
 from .losses import (
@@ -18,6 +19,6 @@ from .suite import NAMES, GradientAttack, build_attacks
 
 __all__ = [
     "L2", "NAMES", "Adversarial", "AutoSteps", "Ball", "GradientAttack", "Linf", "MomentumSteps", "Steps", "apgd",
-    "apgd_targeted", "ascend", "ball", "build_attacks", "cross_entropy", "dlr", "fgsm", "input_gradient", "margin", "mi_fgsm",
+    "apgd_targeted", "ascend", "attack_copy", "ball", "build_attacks", "cross_entropy", "dlr", "fgsm", "input_gradient", "margin", "mi_fgsm",
     "no_direction", "pgd", "rescaled_cross_entropy", "targeted_dlr", "targeted_margin", "towards",
 ]  # fmt: skip

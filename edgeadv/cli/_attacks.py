@@ -137,7 +137,7 @@ def make_plan(
     assert isinstance(reference, TorchBackend)
     towards = None if target is None else bundle.classes.index(target)
     made = build_attacks(
-        reference.model, budgets, efforts=efforts, classes=len(bundle.classes), gradients_sha256=bundle.weights_sha256,
+        reference.attack_model, budgets, efforts=efforts, classes=len(bundle.classes), gradients_sha256=bundle.weights_sha256,
         target=towards,
     )  # fmt: skip
     on_surrogate = {name: effort for name, effort in efforts.items() if name in ON_SURROGATE}

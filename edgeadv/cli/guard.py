@@ -67,7 +67,7 @@ def guard(
         provider=provider, allow_unreadable=allow_unreadable, download=download, root=data_root,
     )  # fmt: skip
     assert isinstance(plan.reference, TorchBackend)
-    adaptive = AdaptiveAttack(plan.reference.model, fitted, opened.weights_sha256, plan.eps)
+    adaptive = AdaptiveAttack(plan.reference.attack_model, fitted, opened.weights_sha256, plan.eps)
     unreadable: list[str] = []
     with ExitStack() as stack:
         backends = [stack.enter_context(opener()) for opener in openers.values()]

@@ -136,7 +136,7 @@ def force(monkeypatch: pytest.MonkeyPatch, figures: Sequence[float]) -> None:
     real, forced = standing, iter(figures)
 
     def measured(*arguments: Any, **more: Any) -> Standing:
-        return Standing(*[next(forced)] * 3, n=real(*arguments, **more).n)
+        return Standing(0.9, 0.9, next(forced), n=real(*arguments, **more).n)
 
     monkeypatch.setattr("edgeadv.train.standing", measured)
 
@@ -233,8 +233,11 @@ def test_clipping_bounds_every_step(digits: tuple[ImageSet, ImageSet], tmp_path:
     assert moved[None] > 100 * moved[1e-3]
 
 
-def epochs(*figures: tuple[float, float]) -> list[dict[str, float]]:
-    return [{"train_accuracy": train, "holdout_worst_case": stood, "holdout_images": 100} for train, stood in figures]
+def epochs(*figures: tuple[float, float], clean: float = 0.8) -> list[dict[str, float]]:
+    return [
+        {"train_accuracy": train, "holdout_clean": clean, "holdout_worst_case": stood, "holdout_images": 100}
+        for train, stood in figures
+    ]
 
 
 @pytest.mark.parametrize(
@@ -245,6 +248,10 @@ def epochs(*figures: tuple[float, float]) -> list[dict[str, float]]:
         (epochs((0.3, 0.2), (0.5, 0.3), (0.5, 0.151)), False),  # an ordinary bad epoch
         (epochs((0.3, 0.2), (0.5, 0.3), (0.49, 0.01)), False),  # nothing was learnt but everything lost: not this
         (epochs((0.3, 0.09), (0.8, 0.0)), False),  # there was nothing to lose
+        # seen: a large step spoilt the whole network, which went on to learn
+        ([*epochs((0.178, 0.164), clean=0.29), *epochs((0.201, 0.068), clean=0.21)], False),
+        ([*epochs((0.3, 0.2), (0.5, 0.3), clean=0.5), *epochs((0.8, 0.0), clean=0.6)], True),
+        ([*epochs((0.5, 0.3)), *epochs((0.8, 0.0), clean=0.0)], False),
         (epochs((0.3, 0.2)), False),
         ([], False),
         ([{"train_accuracy": 0.1}, {"train_accuracy": 0.9}], False),  # nothing held out
