@@ -11,7 +11,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 export TMPDIR := $(CURDIR)/.cache/tmp
 $(shell mkdir -p $(CURDIR)/.cache/tmp)
 
-.PHONY: demo test slow lint types clean
+.PHONY: demo test slow bench lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgeadv demo --out $(OUT)
@@ -21,6 +21,10 @@ test: $(VENV)/.dev
 
 slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow $(ARGS)
+
+# ARGS="--accept" takes the figures and writes the tables
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/run.py --work build/bench $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check --no-cache .
@@ -42,4 +46,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache dist $(OUT)
+	rm -rf $(VENV) build/bench .cache .mypy_cache .pytest_cache .ruff_cache dist $(OUT)

@@ -21,6 +21,7 @@ from edgeadv_runtime.device import environment
 from edgeadv_runtime.files import write_json
 
 IMPORT = "import time; t = time.perf_counter(); import edgeadv_runtime; print(time.perf_counter() - t)"
+HELP = "import subprocess, sys, time; t = time.perf_counter(); subprocess.run([sys.argv[1], '--help'], check=True, capture_output=True); print(time.perf_counter() - t)"
 OPEN = """
 import json, sys
 import numpy as np
@@ -70,13 +71,15 @@ def main() -> None:
 
         run("-c", IMPORT)  # compiles
         times = [float(run("-c", IMPORT)) for _ in range(options.rounds)]
+        command = str(home / "bin" / "edgeadv")
+        helps = [float(run("-c", HELP, command)) for _ in range(options.rounds + 1)][1:]
         memory: dict[str, Any] = json.loads(run("-c", OPEN, str(options.bundle.resolve())))
     assert memory["heavy"] == [], memory
     rows = {
         "installed_mib": round(sum(sizes.values()), 1),
         "largest_mib": {name: round(mib, 1) for name, mib in sorted(sizes.items(), key=lambda item: -item[1])[:8]},
         "import_s_median": round(statistics.median(times), 4), "import_s_quartiles": [round(q, 4) for q in statistics.quantiles(times, n=4)],
-        "rss_mib": {key: round(value, 1) for key, value in memory.items() if key != "heavy"}, "heavy_modules_loaded": memory["heavy"],
+        "help_s_median": round(statistics.median(helps), 4), "rss_mib": {key: round(value, 1) for key, value in memory.items() if key != "heavy"}, "heavy_modules_loaded": memory["heavy"],
     }  # fmt: skip
     print(json.dumps(rows, indent=2))
     write_json(

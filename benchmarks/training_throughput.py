@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from paired import ratio, save
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -27,9 +28,7 @@ from edgeadv.models import Architecture, build
 from edgeadv.objectives import HardLabels
 from edgeadv.train import default_device, fit
 from edgeadv.trainer import TrainConfig
-from edgeadv_runtime.device import environment
 from edgeadv_runtime.eps import Eps
-from edgeadv_runtime.files import write_json
 
 EPS = Eps.parse("8/255")
 LR = 0.02
@@ -134,16 +133,12 @@ def main() -> None:
                     rates[name].append(ours(images, architecture, recipe, options, device))
                 else:
                     rates[name].append(plain(pictures, architecture, recipe, options, device))
-        ratios = [mine / theirs for mine, theirs in zip(rates["edgeadv"], rates["plain"], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
         rows.append({
-            "recipe": recipe, **{f"{name}_images_per_s_median": statistics.median(rate) for name, rate in rates.items()},
-            "edgeadv_speedup_median": middle, "edgeadv_speedup_quartiles": [low, high],
+            "recipe": recipe, **{f"{name}_images_per_s_median": round(statistics.median(rate), 2) for name, rate in rates.items()},
+            "edgeadv_speedup": ratio(rates["edgeadv"], rates["plain"]),
         })  # fmt: skip
-        print(f"{recipe:11s} edgeadv is {middle:.2f}x [{low:.2f}, {high:.2f}] of the plain loop", flush=True)
-    arguments = {key: value for key, value in vars(options).items() if key != "out"}
-    content = {"benchmark": "training_throughput", "arguments": arguments, "environment": environment(), "rows": rows}
-    write_json(options.out, content)
+        print(rows[-1], flush=True)
+        save(options.out, "training_throughput", vars(options), rows)
 
 
 if __name__ == "__main__":

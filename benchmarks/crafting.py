@@ -1,0 +1,181 @@
+"""FGSM and PGD images/s of edgeadv and three peers: same network, images, eps and process, as paired ratios.
+
+The adversarial images are compared too, and how many labels they turn: speed that costs strength is worthless. All take every step:
+edgeadv's rule that an image which is broken leaves the batch is switched off here, and so is foolbox's and ART's choice of the best.
+What edgeadv does once a model, copying and folding it, is in ``start_s``; with ``--compile`` torch.compile of the copy is a row of
+its own, with the number of images after which its start is paid for.
+
+With ``--strength BUNDLE --data FOLDER`` also what is left of the accuracy of a trained network when its own gradients are followed and
+when the copy's are, image by image.
+
+    python benchmarks/crafting.py --arch regnet_y_400mf --batch 16 --out benchmarks/results/crafting-regnet_y_400mf-cpu.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.metadata
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import foolbox
+import numpy as np
+import torch
+import torchattacks
+from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
+from art.estimators.classification import PyTorchClassifier
+from paired import in_turn, ratio, save
+from torch import Tensor, nn
+
+from edgeadv.attacks import attack_copy, cross_entropy, fgsm, pgd
+from edgeadv.data import balanced_subset, batches, open_data
+from edgeadv.models import Architecture, build
+from edgeadv.torch_backend import load_model
+from edgeadv_runtime import Bundle
+from edgeadv_runtime.preprocess import to_tensor
+
+EPS = 8 / 255
+PACKAGES = {"edgeadv": "edgeadv", "compiled": "edgeadv", "torchattacks": "torchattacks", "foolbox": "foolbox", "art": "adversarial-robustness-toolbox"}  # fmt: skip
+
+
+def ours(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
+    """One step, or ``steps`` of 2.5 eps / steps."""
+    if steps == 1:
+        return fgsm(model, x, y, eps=EPS)[0].x
+    return pgd(model, x, y, eps=EPS, steps=steps, loss=cross_entropy, leave=float("inf")).x
+
+
+def peers(
+    model: nn.Module, x: Tensor, y: Tensor, steps: int, side: int, classes: int
+) -> dict[str, Callable[[], Tensor]]:
+    """The same attack of each peer."""
+    device, size = x.device, 2.5 * EPS / steps
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=device)
+    art = PyTorchClassifier(
+        model, loss=nn.CrossEntropyLoss(), input_shape=(3, side, side), nb_classes=classes, clip_values=(0.0, 1.0), device_type="gpu" if x.is_cuda else "cpu"
+    )  # fmt: skip
+    one_hot, pixels = np.eye(classes, dtype=np.float32)[y.cpu().numpy()], x.cpu().numpy()
+    if steps == 1:
+        theirs: Any = torchattacks.FGSM(model, eps=EPS)
+        box: Any = foolbox.attacks.LinfFastGradientAttack()
+        evasion: Any = FastGradientMethod(art, norm=np.inf, eps=EPS, batch_size=len(x))
+    else:
+        theirs = torchattacks.PGD(model, eps=EPS, alpha=size, steps=steps, random_start=False)
+        box = foolbox.attacks.LinfPGD(abs_stepsize=size, steps=steps, random_start=False)
+        evasion = ProjectedGradientDescent(
+            art, norm=np.inf, eps=EPS, eps_step=size, max_iter=steps, batch_size=len(x), verbose=False
+        )
+    return {
+        "torchattacks": lambda: theirs(x, y), "foolbox": lambda: box(wrapped, x, y, epsilons=EPS)[1],
+        "art": lambda: torch.from_numpy(evasion.generate(pixels, one_hot)).to(device),
+    }  # fmt: skip
+
+
+def measure(architecture: str, steps: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One network and one attack."""
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    classes = 1000
+    model = build(Architecture.find(architecture, num_classes=classes)).eval().to(device)
+    x = torch.rand(options.batch, 3, options.side, options.side, device=device)
+    y = torch.randint(classes, (options.batch,), device=device)
+    start = time.perf_counter()
+    copied = attack_copy(model, x[:2])
+    starts = {"edgeadv": time.perf_counter() - start}
+    fast = x.contiguous(memory_format=torch.channels_last)
+    attacks = {"edgeadv": lambda: ours(copied, fast, y, steps), **peers(model, x, y, steps, options.side, classes)}
+    if options.compile:
+        start = time.perf_counter()
+        compiled = torch.compile(copied)
+        ours(compiled, fast, y, steps)
+        starts["compiled"] = starts["edgeadv"] + time.perf_counter() - start
+        attacks["compiled"] = lambda: ours(compiled, fast, y, steps)
+
+    def finished(attack: Callable[[], Tensor], _: int) -> None:
+        attack()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    made = {name: attack() for name, attack in attacks.items()}
+    with torch.no_grad():
+        clean = model(x).argmax(dim=1)
+        turned = {name: float((model(images).argmax(dim=1) != clean).float().mean()) for name, images in made.items()}
+    calls = {name: functools.partial(finished, attack) for name, attack in attacks.items()}
+    seconds = in_turn(calls, rounds=options.rounds, warm_up=1)
+    libraries = []
+    for name, taken in seconds.items():
+        entry = {
+            "library": name, "version": importlib.metadata.version(PACKAGES[name]), "images_per_s": round(options.batch / statistics.median(taken), 2),
+            "edgeadv_speedup": ratio(taken, seconds["edgeadv"]), "labels_turned": turned[name],
+            "same_pixels_1e-4": float(((made[name] - made["torchattacks"]).abs() <= 1e-4).float().mean()),
+        }  # fmt: skip
+        if name in starts:
+            entry["start_s"] = round(starts[name], 2)
+        if name == "compiled":
+            gain = (statistics.median(seconds["edgeadv"]) - statistics.median(taken)) / options.batch
+            entry["paid_after_images"] = round((starts[name] - starts["edgeadv"]) / gain) if gain > 0 else None
+        libraries.append(entry)
+        print(f"{architecture} {steps} steps: {entry}", flush=True)
+    return {"architecture": architecture, "attack": "fgsm" if steps == 1 else f"pgd-{steps}", "libraries": libraries}
+
+
+def strength(options: argparse.Namespace) -> dict[str, Any]:
+    """Accuracy under FGSM and PGD by the gradients of a network itself and of its copy, on the network itself."""
+    bundle = Bundle.open(options.strength)
+    images = open_data(options.data, split="test").relabel(bundle.classes)
+    order = balanced_subset(images.labels, options.limit)
+    model = load_model(bundle)
+    device = next(model.parameters()).device
+    left: dict[str, list[np.ndarray]] = {}
+    copied: nn.Module | None = None
+    for batch in batches(images, bundle.preprocess, batch_size=options.batch, order=order):
+        x = torch.from_numpy(to_tensor(batch.pixels)).to(device).contiguous(memory_format=torch.channels_last)
+        y = torch.from_numpy(batch.labels).to(device)
+        copied = attack_copy(model, x[:2]) if copied is None else copied
+        for attack, steps in (("fgsm", 1), ("pgd-10", 10)):
+            for name, followed in (("own", model), ("copy", copied)):
+                with torch.no_grad():
+                    right = model(ours(followed, x, y, steps)).argmax(dim=1) == y
+                left.setdefault(f"{attack} {name}", []).append(right.cpu().numpy())
+    stood = {name: np.concatenate(flags) for name, flags in left.items()}
+    row: dict[str, Any] = {"strength": bundle.manifest["title"], "eps": EPS, "n": len(stood["fgsm own"])}
+    for attack in ("fgsm", "pgd-10"):
+        own, copy = stood[f"{attack} own"], stood[f"{attack} copy"]
+        row[attack] = {
+            "left_own": float(own.mean()),
+            "left_copy": float(copy.mean()),
+            "differ": int((own != copy).sum()),
+        }
+    print(row, flush=True)
+    return row
+
+
+def main() -> None:
+    """Measure and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="regnet_y_400mf", help="comma-separated")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--steps", default="1,10", help="comma-separated; 1 is FGSM")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--strength", type=Path, help="a bundle with trained weights")
+    parser.add_argument("--data", help="labelled images for it")
+    parser.add_argument("--limit", type=int, default=500, help="so many of them")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rows: list[dict[str, Any]] = [] if options.strength is None else [strength(options)]
+    for architecture in options.arch.split(","):
+        for steps in options.steps.split(","):
+            rows.append(measure(architecture, int(steps), options))
+            save(options.out, "crafting", vars(options), rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The evaluation of a folder of photographs: its stages alone, the whole, and how time and memory grow with the number of images.
+
+``stages`` are images/s of decoding and resizing, of FGSM and of scoring by ONNX Runtime, each alone on the same images, one thread each;
+``whole`` is the evaluation of the same images by the same calls. ``over_slowest`` is the whole over the slowest stage alone, and
+``over_sum`` over what the stages would take one after the other: on a machine whose cores are all busy with the attack no more than that
+can be had, and decoding alone can go on beside it (``--workers``).
+
+``growth`` runs ``edgeadv evaluate`` on more and more images: seconds, peak memory of the process, and the exponent of a fitted power law,
+1 for linear.
+
+    python benchmarks/evaluation_pipeline.py m.edgeadv --data photos/ --limit 200 --growth 500,1000,2000 --growth-data cifar10-png/ \\
+        --growth-bundle small.edgeadv --out benchmarks/results/evaluation_pipeline-cpu.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from paired import save
+
+from edgeadv.attacks import build_attacks
+from edgeadv.data import balanced_subset, open_data
+from edgeadv.pack import clean_batches
+from edgeadv.torch_backend import TorchBackend
+from edgeadv_runtime import Bundle, DataInfo, Eps, OnnxRuntimeBackend, evaluate
+from edgeadv_runtime.attack import craft, infos
+from edgeadv_runtime.preprocess import to_tensor
+from edgeadv_runtime.suites import FGSM, Effort
+
+EPS = (Eps.parse("8/255"),)
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds of ``work``."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def exhaust(batches: Iterable[object]) -> None:
+    """Take all of them."""
+    for _ in batches:
+        pass
+
+
+def stages(options: argparse.Namespace) -> dict[str, Any]:
+    """Each stage alone, then all together."""
+    bundle = Bundle.open(options.bundle)
+    images = open_data(options.data, split="test").relabel(bundle.classes)
+    order = balanced_subset(images.labels, options.limit)
+    reference = TorchBackend(bundle, threads=1)
+    attacks = build_attacks(
+        reference.attack_model, EPS, efforts={FGSM: Effort()}, classes=len(bundle.classes), gradients_sha256=bundle.weights_sha256
+    )  # fmt: skip
+    with OnnxRuntimeBackend(bundle, variant=options.variant, threads=1) as backend:
+
+        def clean(workers: int) -> Any:
+            return clean_batches(images, bundle, order, unreadable=[], workers=workers)
+
+        held = list(clean(0))
+        attacks[0].craft(to_tensor(held[0].pixels[:4]), held[0].labels[:4])  # warms up
+        n = sum(len(batch.labels) for batch in held)
+        data = DataInfo("photographs", images.split, len(order))
+        decode = timed(lambda: exhaust(clean(0)))
+        crafting = timed(lambda: exhaust(craft(iter(held), attacks, reference, uint8=False)))
+        crafted = list(craft(iter(held), attacks, reference, uint8=False))
+        scoring = timed(
+            lambda: evaluate(crafted, infos(attacks, uint8=False), bundle=bundle, backends=[backend], data=data)
+        )
+        whole = timed(
+            lambda: evaluate(
+                craft(clean(options.workers), attacks, reference, uint8=False), infos(attacks, uint8=False), bundle=bundle,
+                backends=[backend], data=data,
+            )
+        )  # fmt: skip
+    alone = {"decode": decode, "attack": crafting, "score": scoring}
+    row = {
+        "part": "stages", "n": n, "workers": options.workers, "variant": options.variant,
+        **{f"{name}_images_per_s": round(n / seconds, 2) for name, seconds in alone.items()}, "whole_images_per_s": round(n / whole, 2),
+        "over_slowest": round(max(alone.values()) / whole, 3), "over_sum": round(sum(alone.values()) / whole, 3),
+        "over_sum_without_decode": round((crafting + scoring) / whole, 3),
+    }  # fmt: skip
+    print(row, flush=True)
+    return row
+
+
+def growth(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds and peak memory of the command on more and more images."""
+    measured = []
+    with tempfile.TemporaryDirectory() as folder:
+        for n in map(int, options.growth.split(",")):
+            command = [
+                sys.executable, "-m", "edgeadv", "evaluate", str(options.growth_bundle or options.bundle), "--data",
+                options.growth_data or options.data, "--eps", "8/255", "--attack", FGSM, "--precision", "fp32", "--threads", "1", "--limit",
+                str(n), "--out", str(Path(folder) / f"{n}.json"),
+            ]  # fmt: skip
+            start = time.perf_counter()
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            assert process.stderr is not None
+            said = process.stderr.read()
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode:
+                raise SystemExit(f"{' '.join(command)}: {said}")
+            measured.append({"n": n, "s": round(time.perf_counter() - start, 2), "cpu_s": round(usage.ru_utime + usage.ru_stime, 2), "peak_mib": round(usage.ru_maxrss / 1024, 1)})  # fmt: skip
+            print(measured[-1], flush=True)
+    sizes, seconds = np.log([m["n"] for m in measured]), np.array([m["cpu_s"] for m in measured])
+    # without what the start costs, which is not the images'
+    slope, start_s = np.polyfit([m["n"] for m in measured], seconds, 1)
+    exponent = float(np.polyfit(sizes, np.log(np.maximum(seconds - start_s, 1e-3)), 1)[0])
+    row = {"part": "growth", "sizes": measured, "ms_per_image": round(1000 * float(slope), 3), "start_s": round(float(start_s), 2), "exponent": round(exponent, 3)}  # fmt: skip
+    print(row, flush=True)
+    return row
+
+
+def main() -> None:
+    """Measure and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--data", required=True, help="labelled photographs")
+    parser.add_argument("--limit", type=int, default=200)
+    parser.add_argument("--variant", default="fp32")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--growth", help="comma-separated numbers of images")
+    parser.add_argument("--growth-data", help="labelled images for it")
+    parser.add_argument("--growth-bundle", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = [stages(options)]
+    if options.growth:
+        rows.append(growth(options))
+    save(options.out, "evaluation_pipeline", vars(options), rows)
+
+
+if __name__ == "__main__":
+    main()
