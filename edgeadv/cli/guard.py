@@ -46,7 +46,7 @@ def guard(
     expected_sha256: ExpectedHash = None,
     public_key: PublicKey = None,
 ) -> None:
-    """False alarms of a bundle's guard, detection of fgsm, pgd-ce and pgd-margin, an attack that knows the guard, and milliseconds.
+    """False alarms of a bundle's guard, detection of fgsm, pgd-ce and pgd-margin, and an attack that knows the guard.
 
     Adversarial frames are rounded to 8 bits. The attacks use the gradients of the weights in PyTorch; on other artefacts than
     fp32 they are transferred, so that more may get past than is counted.

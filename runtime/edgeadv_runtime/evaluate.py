@@ -24,16 +24,14 @@ from .device import environment
 from .eps import Eps
 from .errors import DataError, InputError
 from .examples import ExamplePicker, first_examples
-from .outcomes import Artefact, BatchOutcome, Example
+from .outcomes import Artefact, BatchOutcome, Example, rounding_lost
 from .perturbation import round_to_uint8
 from .preprocess import to_tensor
 from .results import CLEAN, WORST_CASE, AttackParams, Results, Row, Threat
 from .stats import mcnemar_p, paired_difference_interval
-from .variants import base_of
 from .verdict import verdict_of
 
 MOST_UNREADABLE = 0.01
-_REFERENCE = "fp32"
 _TOP = 5
 _THREATS: tuple[Threat, ...] = ("white-box", "query", "transfer")
 
@@ -280,19 +278,10 @@ def summarise(
     table = [_gathered(k, artefact, outcomes, scored, budgets) for k, artefact in enumerate(artefacts)]
     masking, of_rows = verdict_of(infos, outcomes, artefacts)
     shares = {info.key: share for info in scored if (share := _zero_share(info.key, outcomes, n)) is not None}
-    rows = [
-        row
-        for k, (entry, verdict) in enumerate(zip(table, of_rows, strict=True))
-        for row in _rows(
-            entry,
-            scored,
-            budgets,
-            shares,
-            _rounding_lost(k, artefacts, scored, outcomes),
-            verdict,
-            top5=len(bundle.classes) > _TOP,
-        )
-    ]
+    rows: list[Row] = []
+    for k, (entry, verdict) in enumerate(zip(table, of_rows, strict=True)):
+        lost = rounding_lost(k, artefacts, scored, outcomes)
+        rows += _rows(entry, scored, budgets, shares, lost, verdict, top5=len(bundle.classes) > _TOP)
     return Results(
         bundle={
             "id": bundle.id, "name": bundle.path.name, "title": bundle.manifest["title"], "weights_sha256": bundle.weights_sha256,
@@ -356,40 +345,6 @@ def _gathered(
 def _zero_share(key: Key, outcomes: Sequence[BatchOutcome], n: int) -> float | None:
     told = [flags for o in outcomes if (flags := o.evidence.zero_gradient.get(key)) is not None]
     return sum(int(flags.sum()) for flags in told) / n if told else None
-
-
-def _rounding_lost(
-    k: int, artefacts: Sequence[Artefact], scored: Sequence[AttackInfo], outcomes: Sequence[BatchOutcome]
-) -> dict[Key, int]:
-    """By attack, how many images artefact ``k`` gets right only because they were rounded to 8 bits; without what cannot be told.
-
-    Where all artefacts were given rounded images, it is told by the reference model. Where this one alone was, as it takes no
-    others, by the artefact with float input that is the same function, if it was scored too, or, of fp32, by the reference model.
-    """
-    own = artefacts[k]
-    twin = next(
-        (i for i, a in enumerate(artefacts) if (a.backend, a.artifact_sha256) == (own.backend, own.float_sha256)), None
-    )
-    lost: dict[Key, int] = {}
-    for info in scored:
-        key = info.key
-        for outcome in outcomes:
-            answers, labels, top1 = outcome.evidence.answers, outcome.labels, outcome.top1
-            if key in outcome.evidence.unrounded:
-                stands = (answers[CLEAN_KEY] == labels) & (answers[key] == labels)
-                broken = outcome.evidence.unrounded[key] != labels
-            elif info.params.uint8 or not own.takes_uint8:
-                continue
-            else:
-                stands = top1[k][CLEAN_KEY] & top1[k][key]
-                if twin is not None:
-                    broken = top1[twin][CLEAN_KEY] & ~top1[twin][key]
-                elif base_of(own.variant) == _REFERENCE and key in answers:
-                    broken = (answers[CLEAN_KEY] == labels) & (answers[key] != labels)
-                else:
-                    continue
-            lost[key] = lost.get(key, 0) + int((stands & broken).sum())
-    return lost
 
 
 def _rows(

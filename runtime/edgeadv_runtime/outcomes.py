@@ -10,7 +10,7 @@ import json
 import shutil
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .attack import Evidence, Key
+from .attack import CLEAN_KEY, AttackInfo, Evidence, Key
 from .backends.base import Backend
 from .errors import BundleError, StorageError
 from .files import atomic_file, begin_partial
-from .variants import takes_uint8
+from .variants import base_of, takes_uint8
 
-_PLAN_FILE = "plan.json"
+_PLAN_FILE, _REFERENCE = "plan.json", "fp32"
 Hits = Mapping[Key, NDArray[np.bool_]]
 """For the clean images and each attack at each budget, whether the label was found, bool (n,)."""
 
@@ -175,6 +175,40 @@ class BatchOutcome:
                 f"{path} is damaged (shapes or labels are wrong): delete {path.parent} and evaluate again"
             )
         return outcome
+
+
+def rounding_lost(
+    k: int, artefacts: Sequence[Artefact], scored: Sequence[AttackInfo], outcomes: Sequence[BatchOutcome]
+) -> dict[Key, int]:
+    """By attack, how many images artefact ``k`` gets right only because they were rounded to 8 bits; without what cannot be told.
+
+    Where all artefacts were given rounded images, it is told by the reference model. Where this one alone was, as it takes no
+    others, by the artefact with float input that is the same function, if it was scored too, or, of fp32, by the reference model.
+    """
+    own = artefacts[k]
+    twin = next(
+        (i for i, a in enumerate(artefacts) if (a.backend, a.artifact_sha256) == (own.backend, own.float_sha256)), None
+    )
+    lost: dict[Key, int] = {}
+    for info in scored:
+        key = info.key
+        for outcome in outcomes:
+            answers, labels, top1 = outcome.evidence.answers, outcome.labels, outcome.top1
+            if key in outcome.evidence.unrounded:
+                stands = (answers[CLEAN_KEY] == labels) & (answers[key] == labels)
+                broken = outcome.evidence.unrounded[key] != labels
+            elif info.params.uint8 or not own.takes_uint8:
+                continue
+            else:
+                stands = top1[k][CLEAN_KEY] & top1[k][key]
+                if twin is not None:
+                    broken = top1[twin][CLEAN_KEY] & ~top1[twin][key]
+                elif base_of(own.variant) == _REFERENCE and key in answers:
+                    broken = (answers[CLEAN_KEY] == labels) & (answers[key] != labels)
+                else:
+                    continue
+            lost[key] = lost.get(key, 0) + int((stands & broken).sum())
+    return lost
 
 
 class OutcomeStore:
