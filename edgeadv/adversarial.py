@@ -71,7 +71,7 @@ def divergence(logits: Tensor, probabilities: Tensor) -> Tensor:
 
     Args:
         logits: float32 (n, classes).
-        probabilities: float32 (n, classes), rows sum to 1.
+        probabilities: float32 (n, classes), rows sum to 1; constants, for their own gradient is NaN where one is 0.
 
     Returns:
         Per image, float32 (n,).
@@ -263,7 +263,9 @@ class Trades(Perturbed):
         made = self.perturbation(model, x, labels, draws, lambda logits, _: divergence(logits, probabilities))
         clean, perturbed = logits_of(model, x), logits_of(model, made)
         natural = functional.cross_entropy(clean, labels, label_smoothing=self.label_smoothing)
-        robust = divergence(perturbed, clean.softmax(dim=1)).mean()
+        # in logarithms: a probability that is 0 in float32 has a gradient of NaN where the target has one too
+        apart = functional.kl_div(perturbed.log_softmax(1), clean.log_softmax(1), reduction="none", log_target=True)
+        robust = apart.sum(dim=1).mean()
         return Outcome(natural + self.beta * robust, perturbed)
 
 

@@ -27,7 +27,7 @@ TORCHVISION = ("mnist", "fashion-mnist", "cifar10", "cifar100", "imagenette")
 DEFAULT_ROOT = Path("~/.cache/edgeadv/data").expanduser()
 _EXTENSIONS = frozenset(Image.registered_extensions())
 # a folder of pictures no larger than this is used at its own size, as CIFAR is
-_SMALL_SIDE = 64
+_SMALL_SIDE, _LOOKED_AT = 64, 64
 
 
 @dataclass(frozen=True)
@@ -223,15 +223,20 @@ def _class_folders(folder: Path, *, spec: str, split: str) -> ImageSet:
         labels += [label] * len(files)
     return ImageSet(
         spec, split, Classes(tuple(ids), tuple(ids)), np.asarray(labels, dtype=np.int64),
-        [str(p.relative_to(folder)) for p in paths], _folder_preprocess(paths[0]), _Files(paths),
+        [str(p.relative_to(folder)) for p in paths], _folder_preprocess(paths), _Files(paths),
     )  # fmt: skip
 
 
-def _folder_preprocess(first: Path) -> Preprocess:
-    try:
-        side = min(decode(first).size)
-    except DataError:
-        side = _SMALL_SIDE + 1
+def _folder_preprocess(paths: Sequence[Path]) -> Preprocess:
+    """Small pictures as they are, others as ImageNet's: by the median of the shorter sides of some, spread over the folder."""
+    sides = []
+    for i in np.unique(np.linspace(0, len(paths) - 1, _LOOKED_AT).astype(int)):
+        try:
+            with Image.open(paths[int(i)]) as image:
+                sides.append(min(image.size))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            continue  # what cannot be read is said where it is read whole
+    side = sorted(sides)[len(sides) // 2] if sides else _SMALL_SIDE + 1
     return Preprocess(resize=side, crop=side) if side <= _SMALL_SIDE else Preprocess(resize=256, crop=224)
 
 

@@ -38,17 +38,21 @@ class Standing:
         fgsm: right under one step from the image.
         worst_case: right clean, under that step, and under 10 steps of PGD on the margin.
         n: images.
+        labels: how many different labels it gives them, without an attack. One that gives one label to everything stands every attack on
+            the images of that class, and is good for nothing.
     """
 
     clean: float
     fgsm: float
     worst_case: float
     n: int
+    labels: int = 2
 
     def to_json(self) -> dict[str, float]:
         """As the history of a run keeps it."""
         return {
             "holdout_clean": self.clean, "holdout_fgsm": self.fgsm, "holdout_worst_case": self.worst_case, "holdout_images": self.n,
+            "holdout_labels": self.labels,
         }  # fmt: skip
 
 
@@ -76,13 +80,16 @@ def standing(model: nn.Module, source: Feed, order: NDArray[np.int64], eps: Eps)
         InputError: not one image is readable.
     """
     counts = torch.zeros(3, dtype=torch.long)
-    n = 0
+    n, given = 0, set[int]()
     with evaluation_mode(model):
         for batch in source.batches(_BATCH, order):
             if not len(batch.index):
                 continue
             x, labels = to_model_input(batch.pixels).contiguous(), batch.labels
-            right = _right(model, x, labels)
+            with torch.no_grad():
+                answers = model(x).argmax(dim=1)
+            given.update(answers.tolist())
+            right = answers == labels
             one = right & _right(model, fgsm(model, x, labels, eps=eps.value)[0].x, labels)
             worst = one.clone()
             if bool(one.any()):
@@ -93,7 +100,7 @@ def standing(model: nn.Module, source: Feed, order: NDArray[np.int64], eps: Eps)
     if not n:
         raise InputError(f"none of the {len(order)} images held out of {source.images.spec} is readable")
     clean, single, least = (count / n for count in counts.tolist())
-    return Standing(clean, single, least, n)
+    return Standing(clean, single, least, n, len(given))
 
 
 def _right(model: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -112,7 +119,10 @@ def collapse(history: Sequence[dict[str, float]]) -> str | None:
     """
     if len(history) < 2 or history[-1].get("holdout_images", 0) < _FEWEST:
         return None
-    k = max(range(len(history) - 1), key=lambda i: history[i]["holdout_worst_case"])
+    real = [i for i in range(len(history) - 1) if history[i].get("holdout_labels", 2) > 1]
+    if not real:
+        return None
+    k = max(real, key=lambda i: history[i]["holdout_worst_case"])
     best, last = history[k], history[-1]
     fell = last["holdout_worst_case"] < best["holdout_worst_case"] / 2 and best["holdout_worst_case"] >= 0.1
     # in products, for a network can be right about nothing

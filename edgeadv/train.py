@@ -76,8 +76,9 @@ class OutOfTimeError(Exception):
         epochs: of this training.
     """
 
-    def __init__(self, stage: str, done: int, epochs: int) -> None:
-        super().__init__(f"{stage}: {done} of {epochs} epochs are done and saved; --resume continues")
+    def __init__(self, stage: str, done: int, epochs: int, seconds: float | None = None) -> None:
+        each = "" if seconds is None else f"; an epoch takes {seconds:.0f} s, and one that does not fit is not begun"
+        super().__init__(f"{stage}: {done} of {epochs} epochs are done and saved{each}; --resume continues")
         self.done, self.epochs = done, epochs
 
 
@@ -193,7 +194,7 @@ def fit(
         say(_end(_begin(stage, epoch, config.epochs, steps, trainer.history), trainer.history[-1], trainer.lr))
         stopped = collapse(trainer.history)
     if len(trainer.history) < config.epochs and not stopped:
-        raise OutOfTimeError(stage, len(trainer.history), config.epochs)
+        raise OutOfTimeError(stage, len(trainer.history), config.epochs, _last_duration(trainer) or None)
     trainer.settle()
     kept = team.tell(len(trainer.history) if trainer.best is None else int(trainer.best["epoch"]))
     last = trainer.history[kept - 1]
@@ -277,7 +278,8 @@ def _epoch(
             lost, hits, images_seen = team.sum(loss_sum, correct, torch.tensor(seen, device=trainer.device))
             if not math.isfinite(lost):
                 raise TrainingError(
-                    f"the loss is not finite at step {step} of epoch {epoch + 1}: lower --lr (now {max(trainer.scheduler.get_last_lr()):.3g})"
+                    f"the loss is not finite at step {step} of epoch {epoch + 1}: lower --lr (it was {trainer.peak_lr:g}) and choose another "
+                    "--out, for this run cannot go on"
                 )
             waited += waiting.seconds()
             passed = time.perf_counter() - start

@@ -218,10 +218,14 @@ class Trainer:
         return share.detach(), (logits.argmax(dim=1) == labels).sum()
 
     def keep_if_best(self, standing: Standing) -> None:
-        """Keep the weights of this epoch if none before stood better; of equals the later one."""
-        if self.best is None or standing.worst_case >= self.best["worst_case"]:
+        """Keep the weights of this epoch if none before stood better; of equals the later one.
+
+        A network that gives one label to everything is worse than any other: with few classes its worst case is high.
+        """
+        rank = [float(standing.labels > 1), standing.worst_case]
+        if self.best is None or rank >= self.best["rank"]:
             weights = {name: tensor.detach().cpu().clone() for name, tensor in self.judged.state_dict().items()}
-            self.best = {"epoch": len(self.history), "worst_case": standing.worst_case, "model": weights}
+            self.best = {"epoch": len(self.history), "rank": rank, "model": weights}
 
     def settle(self) -> None:
         """Give ``model`` the weights that are kept."""

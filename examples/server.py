@@ -1,4 +1,4 @@
-"""Classify pictures that come by HTTP, each request in a thread of its own, all with one model. Needs edgeadv[ort], and no PyTorch.
+"""Labels of pictures by HTTP, each request in a thread of its own, all with one model. Needs edgeadv[ort], and no PyTorch.
 
 python examples/server.py model.edgeadv 8081
 curl --data-binary @photo.jpg http://127.0.0.1:8081/
@@ -12,10 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from PIL import Image
 
-from edgeadv_runtime import Classifier
-from edgeadv_runtime.errors import BackendError, InputError
+from edgeadv_runtime import Classifier, EdgeAdvError
 
-MOST_BYTES, MOST_PIXELS = 20 << 20, 50_000_000
+MOST_BYTES, Image.MAX_IMAGE_PIXELS = 20 << 20, 25_000_000  # Pillow refuses twice as many pixels
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -23,19 +22,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
-        size = int(length) if length.isdecimal() else 0
-        if not 0 < size <= MOST_BYTES:
-            return self.send_error(413 if size else 411)
+        if not length.isdecimal() or not 0 < int(length) <= MOST_BYTES:
+            return self.send_error(411 if length in ("", "0") else 413)
         try:
-            picture = Image.open(io.BytesIO(self.rfile.read(size)), formats=("JPEG", "PNG", "WEBP"))
-            if picture.width * picture.height > MOST_PIXELS:
-                return self.send_error(413, "too many pixels")
-            labels = self.classifier.classify(picture)  # safe from several threads
-        except BackendError as error:
+            picture = Image.open(io.BytesIO(self.rfile.read(int(length))), formats=("JPEG", "PNG", "WEBP"))
+            picture.load()
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return self.send_error(400, "not a JPEG, PNG or WebP picture of a sensible size")
+        try:
+            content = json.dumps([asdict(label) for label in self.classifier.classify(picture)]).encode()
+        except EdgeAdvError as error:
             return self.send_error(500, str(error))
-        except (InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return self.send_error(400, f"not a readable JPEG, PNG or WebP picture ({type(error).__name__})")
-        content = json.dumps([asdict(label) for label in labels]).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
@@ -44,7 +41,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    with Classifier.open(sys.argv[1], threads=1) as Handler.classifier:
-        server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Handler)
-        print(f"listening at http://127.0.0.1:{server.server_address[1]}/", flush=True)
-        server.serve_forever()
+    try:
+        with Classifier.open(sys.argv[1], threads=1) as Handler.classifier:  # classify is safe from several threads
+            server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Handler)
+            print(f"listening at http://127.0.0.1:{server.server_address[1]}/", flush=True)
+            server.serve_forever()
+    except (EdgeAdvError, IndexError, ValueError, OSError, KeyboardInterrupt) as error:
+        sys.exit(f"server.py BUNDLE PORT: {error}")

@@ -32,6 +32,7 @@ from . import (
 from ._processes import refuse_processes
 from ._shared import nobody_reads
 
+_RESUMABLE = ("train", "distill", "attack", "evaluate", "study")
 app = typer.Typer(
     name="edgeadv",
     help="Train it robust, ship it small, prove it on the device.",
@@ -79,9 +80,9 @@ def main(arguments: list[str] | None = None) -> int:
     standard error), 130 for Ctrl-C.
     """
     command = typer.main.get_command(app)
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         # not app(): typer would make a status of its own of Ctrl-C, of a reader that left, and of an EOFError anywhere
-        given = sys.argv[1:] if arguments is None else list(arguments)
         refuse_processes(given)
         with command.make_context("edgeadv", given) as context:
             command.invoke(context)
@@ -93,7 +94,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(" ".join(str(error).split()))
     except (KeyboardInterrupt, typer.Abort):
         typer.echo(
-            "edgeadv: interrupted; what was finished is kept, --resume continues it where a command has it", err=True
+            "edgeadv: interrupted; what was finished is kept"
+            + ("; --resume continues" if given and given[0] in _RESUMABLE else ""),
+            err=True,
         )
         return 130
     except BrokenPipeError:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.preprocess import Preprocess
 
 from ._processes import Processes, gpus_may_be_here, join
@@ -123,6 +124,8 @@ class TrainOptions:
                     preprocess=train_images.preprocess if self.preprocess is None else Preprocess.parse(self.preprocess),
                     config=config, resume=self.resume, report=report, deadline=deadline, team=Team(team.rank, team.world),
                 )  # fmt: skip
+            if team.first:
+                _check(task, self.out)
             try:
                 yield task
             except OutOfTimeError as pause:
@@ -134,6 +137,18 @@ class TrainOptions:
         from edgeadv.trainer import TrainConfig
 
         return TrainConfig(**{setting.name: getattr(self, setting.name) for setting in fields(TrainConfig)})
+
+
+def _check(task: Task, out: Path) -> None:
+    """Refuse a run among the images, and say which classes have no test images."""
+    source = Path(task.train_images.spec)
+    if source.is_dir() and out.resolve() == source.resolve():
+        raise InputError(f"--out {out} is the folder of the images: choose another")
+    ids = task.train_images.classes.ids
+    tested = set(task.test_images.labels.tolist())
+    if missing := [ids[i] for i in range(len(ids)) if i not in tested]:
+        some = ", ".join(missing[:5]) + ("..." if len(missing) > 5 else "")
+        typer.echo(f"warning: no test images of {len(missing)} of {len(ids)} classes: {some}", err=True)
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -19,6 +19,7 @@ from edgeadv_runtime.camera import Answer, Counts, Event, Stream, open_source
 from edgeadv_runtime.camera.demonstration import StoredPerturbation
 from edgeadv_runtime.camera.recognizer import Recognition, Recognizer
 from edgeadv_runtime.camera.serve import PageServer, View
+from edgeadv_runtime.camera.sources import Folder
 from edgeadv_runtime.classifier import Classifier
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.guard import Guard
@@ -44,9 +45,12 @@ def camera(
     provider: Provider = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a call; else the library decides.")] = None,
     policy: Annotated[
-        str,
-        typer.Option(help="latest: a newer frame replaces one that waits; every: capture waits, nothing is dropped."),
-    ] = "latest",
+        str | None,
+        typer.Option(
+            help="latest: a newer frame replaces one that waits; every: capture waits, nothing is dropped. By default latest, "
+            "of a folder of pictures every."
+        ),
+    ] = None,
     fps: Annotated[
         float | None, typer.Option("--fps", help="Pace of a video file or folder; a file has its own.")
     ] = None,
@@ -106,7 +110,9 @@ def camera(
             if event.kind == "connected":
                 recognizer.restart()
 
-        stream = Stream(frames, recognizer, on_answer=line.answered, on_event=happened, policy=policy)  # type: ignore[arg-type]
+        # pictures do not come by themselves: each is meant to be seen
+        how = policy or ("every" if isinstance(frames, Folder) and fps is None else "latest")
+        stream = Stream(frames, recognizer, on_answer=line.answered, on_event=happened, policy=how)  # type: ignore[arg-type]
         line.stream = stream
         if view is not None:
             # asked for by the page, four times a second: too much work for each frame
@@ -122,6 +128,8 @@ def camera(
                     break
     counts = stream.counts()
     left = counts.waiting + counts.working
+    if (last := line.last_label) is not None:
+        typer.echo(f"last: {last}")
     unfinished = f" + {left} not finished" if left else ""
     typer.echo(
         f"{counts.captured} frames captured = {counts.classified} classified + {counts.dropped} dropped{unfinished}; "
@@ -199,13 +207,18 @@ class _Line:
             self._printed = time.monotonic()
             typer.echo(text.plain, err=True)
 
-    def _text(self) -> str:
+    @property
+    def last_label(self) -> str | None:
+        """Of the last answer, in words; None before there is one."""
         if self._last is None:
-            return self._status
-        result, counts = self._last.result, self.stream.counts()
+            return None
+        result = self._last.result
         shown = "unknown" if result.label is None else f"{result.label.name} {result.label.probability:.1%}"
-        flagged = "  FLAGGED by the guard" if result.flagged else ""
-        return f"{shown}{flagged}  {_figures(counts)}  dropped {counts.dropped}"
+        return shown + ("  FLAGGED by the guard" if result.flagged else "")
+
+    def _text(self) -> str:
+        counts = self.stream.counts()
+        return f"{self.last_label}  {_figures(counts)}  dropped {counts.dropped}" if self._last else self._status
 
     def _state(self, answer: Answer[Recognition]) -> dict[str, Any]:
         result = answer.result

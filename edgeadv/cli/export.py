@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from edgeadv_runtime.bundle import Classes, check_replaceable
+from edgeadv_runtime.bundle import Bundle, Classes, check_replaceable
 from edgeadv_runtime.eps import Eps
-from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.errors import ExportError, InputError
 from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.guard import DEFAULT_SQUEEZERS
 from edgeadv_runtime.preprocess import Preprocess
@@ -219,7 +219,7 @@ def export(
 
 
 def export_run(run: Path, out: Path, *, data_root: Path | None) -> None:
-    """Export a finished run in fp32 and fp16, compared on its own test images, and print what is in the bundle.
+    """Export a finished run in fp32 and fp16, or in fp32 where fp16 is refused, and print what is in the bundle.
 
     Raises:
         EdgeAdvError: as ``edgeadv export`` does.
@@ -227,10 +227,19 @@ def export_run(run: Path, out: Path, *, data_root: Path | None) -> None:
     import edgeadv_export
 
     source = _from_run(run, None, data_root)
-    bundle = edgeadv_export.export_bundle(
-        source.model, out, classes=source.classes, preprocess=source.preprocess, frames=source.frames,
-        variants=["fp32", "fp16"], title=source.title, provenance=source.provenance, progress=_say,
-    )  # fmt: skip
+
+    def export(*variants: str) -> Bundle:
+        return edgeadv_export.export_bundle(
+            source.model, out, classes=source.classes, preprocess=source.preprocess, frames=source.frames,
+            variants=list(variants), title=source.title, provenance=source.provenance, progress=_say,
+        )  # fmt: skip
+
+    try:
+        bundle = export("fp32", "fp16")
+    except ExportError as error:
+        # a training went before: what can be had of it is better than nothing
+        _say(f"warning: {error}; exporting fp32 alone")
+        bundle = export("fp32")
     print_summary(bundle)
 
 

@@ -9,7 +9,8 @@ import typer
 
 from edgeadv_runtime.bundle import check_replaceable
 from edgeadv_runtime.eps import Eps
-from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.errors import InputError, StorageError
+from edgeadv_runtime.files import ensure_writable
 
 from ._shared import need
 from ._training import TrainOptions, with_options
@@ -25,6 +26,7 @@ MASKING_NOTE = (
 )
 
 _LEAST_OF_A_TEACHER = 0.05
+_OF_TRAIN = ("undefended", "at-fgsm", "n-fgsm", "at-pgd", "trades")
 
 AtEps = Annotated[
     str | None,
@@ -106,6 +108,11 @@ def distill(
     from edgeadv.robust_distillation import STEPS
     from edgeadv.runs import Run
 
+    if recipe not in runs.DEFAULTS:
+        elsewhere = "; edgeadv train has that one" if recipe in _OF_TRAIN else ""
+        raise InputError(f"--recipe {recipe!r} is not one of {', '.join(runs.DEFAULTS)}{elsewhere}")
+    if teacher_recipe not in (None, *_OF_TRAIN):
+        raise InputError(f"--teacher-recipe {teacher_recipe!r} is not one of {', '.join(_OF_TRAIN[1:])}")
     if recipe == "papernot" and alpha is not None:
         raise InputError("papernot has no --alpha: its student never sees the hard labels; use --recipe soft-label")
     if teacher is not None and (teacher_arch is not None or teacher_recipe is not None):
@@ -122,8 +129,12 @@ def distill(
     if export is not None:
         need("export")
         check_replaceable(export)
-        if export.exists():
+        if export.exists() and not options.resume:
             raise InputError(f"{export} exists: choose another --export")
+        try:
+            ensure_writable(export.absolute().parent)
+        except StorageError as error:
+            raise InputError(f"--export {export}: {error}") from error
     with options.task() as task:
         run = runs.distill(
             task, task.architecture(options.arch, upsample=options.upsample), options.out, recipe=recipe,  # type: ignore[arg-type]
@@ -143,7 +154,9 @@ def distill(
         )
     if not robust:
         typer.echo(MASKING_NOTE, err=True)
-    if export is not None:
+    if export is not None and export.exists():
+        typer.echo(f"{export} is there already, and left as it is", err=True)
+    elif export is not None:
         export_run(run.path, export, data_root=options.data_root)
 
 
@@ -152,7 +165,7 @@ def _defence(recipe: str, eps: str | None, steps: int | None, beta: float | None
 
     one_step = {"at-fgsm": AdversarialTraining.fgsm, "n-fgsm": AdversarialTraining.n_fgsm}
     check_label_smoothing(smoothing)
-    if recipe not in ("undefended", *one_step, "at-pgd", "trades"):
+    if recipe not in _OF_TRAIN:
         elsewhere = " (edgeadv distill has papernot, soft-label, ard and rslad)"
         raise InputError(f"recipe {recipe!r} is not undefended, at-fgsm, n-fgsm, at-pgd or trades{elsewhere}")
     if beta is not None and recipe != "trades":
@@ -190,4 +203,15 @@ def _say(run: Run) -> None:
             f"epoch {metrics['kept_epoch']} of {len(metrics['epochs'])} is kept: of {kept['holdout_images']} training images held out "
             f"{kept['holdout_worst_case']:.1%} stood PGD (10 steps); measure what it is worth with `edgeadv evaluate`"
         )
+        if kept["holdout_labels"] == 1:
+            typer.echo(
+                "warning: it gives one label to every image held out, and has learnt nothing: train longer, on more images, or with another --lr",
+                err=True,
+            )
+    size = run.preprocess
+    typer.echo(
+        f"images are {'as they are' if size.resize is None else f'resized to {size.resize}'} and cropped to {size.crop} pixels (--preprocess)"
+    )
+    if lost := metrics["unreadable"]:
+        typer.echo(f"warning: {len(lost)} training images are unreadable and were left out, e.g. {lost[0]}", err=True)
     typer.echo(str(run.path))

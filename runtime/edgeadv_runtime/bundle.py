@@ -55,7 +55,13 @@ def _read_manifest(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
+        if (path.parent / "run.json").exists():
+            raise BundleError(
+                f"{path.parent} is a training run and no bundle: edgeadv export makes one of it"
+            ) from error
         raise BundleError(f"{path} does not exist: no bundle manifest there") from error
+    except NotADirectoryError as error:
+        raise BundleError(f"{path.parent} is a file: give the bundle's folder") from error
     except OSError as error:
         raise BundleError(f"{path} is not a readable bundle manifest ({error}); copy the bundle again") from error
 

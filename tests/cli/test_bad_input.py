@@ -213,7 +213,7 @@ def missing_bundle(desk):
     return ["verify", "nowhere.edgeadv"]
 
 
-@case("not a readable bundle manifest")
+@case("is a file: give the bundle's folder")
 def bundle_that_is_a_file(desk):
     return ["verify", desk.file("model.edgeadv")]
 
@@ -604,6 +604,34 @@ options("clip_of_zero", "clip must be above 0", train, "--clip", "0")
 options("holdout_of_most_images", "leaves too few", train, "--holdout", "3999")
 options("holdout_below_zero", "holdout must be at least 0", train, "--holdout", "-1")
 options("time_limit_without_a_unit", "is not a time such as 90s, 9m or 2h", train, "--time-limit", "9")
+options(
+    "recipe_of_train_for_distill",
+    "'trades' is not one of papernot, soft-label, ard, rslad; edgeadv train has",
+    distill,
+    "--recipe",
+    "trades",
+    "--at-eps",
+    "8/255",
+)
+options("bundle_where_none_can_be", "--export /proc/x.edgeadv: ", distill, "--export", "/proc/x.edgeadv")
+
+
+@case("is the folder of the images: choose another")
+def run_among_the_images(desk: Desk) -> Arguments:
+    return train(desk, out=str(desk.split()))
+
+
+@case("is a training run and no bundle: edgeadv export makes one of it")
+def run_for_a_bundle(desk: Desk) -> Arguments:
+    desk.file("run.json", "{}")
+    return ["verify", "."]
+
+
+@case("is a file: give the bundle's folder")
+def file_of_a_bundle(desk: Desk) -> Arguments:
+    return ["verify", desk.file("model.fp32.onnx", "")]
+
+
 options("robust_distillation_without_a_budget", "ard needs --at-eps, e.g. 8/255", distill, "--recipe", "ard")
 options("budget_of_papernot", "belong to --recipe ard and rslad", distill, "--at-eps", "8/255")
 options(
@@ -617,7 +645,7 @@ options(
 )
 options(
     "unknown_teacher_recipe",
-    "recipe 'papernot' is not undefended",
+    "--teacher-recipe 'papernot' is not one of at-fgsm, n-fgsm, at-pgd, trades",
     distill,
     "--recipe",
     "rslad",

@@ -68,6 +68,14 @@ def test_a_variant_and_a_folder_again_and_again_for_a_while(cli, tiny_bundle, pi
     assert 3 < counted(outcome.out)[0] <= 51
 
 
+def test_every_picture_of_a_folder_is_classified_and_the_last_label_told(cli, tiny_bundle, pictures):
+    outcome = cli("camera", tiny_bundle.path, "--source", pictures, "--threads", "1")
+    assert outcome.status == 0, outcome.err
+    captured, classified, dropped = counted(outcome.out)
+    assert captured == classified == len(list(pictures.iterdir())) and dropped == 0
+    assert re.match(r"last: class \d+ \d+\.\d%\n", outcome.out)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_systemd_stop_it_without_an_error(tiny_bundle, pictures, number):
     path = os.pathsep.join(path for path in sys.path if path)

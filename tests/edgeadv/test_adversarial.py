@@ -253,6 +253,17 @@ def test_trades_in_closed_form(beta: float) -> None:
     assert float((made - x).abs().max()) <= EPS.value + 1e-6
 
 
+@pytest.mark.parametrize("gap", [50.0, 200.0, 1e4])
+def test_trades_has_a_gradient_where_a_probability_is_nothing(gap: float) -> None:
+    """In float32 a softmax is 0 from a gap of 104 on."""
+    net, (x, labels) = linear().float(), [part.float() if part.is_floating_point() else part for part in pictures()]
+    with torch.no_grad():
+        net[1].bias[0] += gap
+    outcome = Trades.at(EPS, 2)(net, x, labels, draws(x))
+    (found,) = torch.autograd.grad(outcome.loss, net[1].weight)
+    assert bool(outcome.loss.isfinite()) and bool(found.isfinite().all())
+
+
 def test_trades_looks_for_the_divergence_and_lets_batch_norm_see_both(tmp_path: Path) -> None:
     net, (x, labels) = normed(), pictures(64)
     net[3].eval()

@@ -197,7 +197,18 @@ def test_a_batch_may_be_unreadable_altogether(damaged: Path) -> None:
 
 def test_the_first_picture_may_be_unreadable(folder: Path) -> None:
     (folder / "n01" / "0.png").write_bytes(b"")
-    assert open_data(str(folder), split="test").preprocess == Preprocess(resize=256, crop=224)
+    assert open_data(str(folder), split="test").preprocess == Preprocess(resize=30, crop=30)
+
+
+def test_one_picture_does_not_decide_the_size_of_all(tmp_path: Path) -> None:
+    sizes = [(60, 30), (200, 100), (120, 150), (130, 100), (100, 400)]
+    for class_id in ("n01", "n02"):
+        for i, size in enumerate(sizes):
+            save(tmp_path / class_id / f"{i}.png", i, 0, size=size)
+    assert open_data(str(tmp_path), split="test").preprocess == Preprocess(resize=256, crop=224)
+    for path in tmp_path.rglob("*.png"):
+        path.write_bytes(b"nothing")
+    assert open_data(str(tmp_path), split="test").preprocess == Preprocess(resize=256, crop=224)
 
 
 def test_a_picture_smaller_than_the_crop_is_unreadable_not_fatal(folder: Path) -> None:

@@ -161,6 +161,31 @@ def test_the_epoch_that_stands_best_is_kept(
     assert metrics["test_accuracy"] == metrics["epochs"][2]["test_accuracy"]
 
 
+def test_a_network_that_gives_one_label_to_everything_is_not_kept(
+    digits: tuple[ImageSet, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two classes it stands half of the images under every attack."""
+    real, labels, stood = standing, iter([1, 2, 3, 1]), iter([0.7, 0.3, 0.28, 0.5])
+
+    def measured(*arguments: Any, **more: Any) -> Standing:
+        return Standing(0.9, 0.9, next(stood), n=real(*arguments, **more).n, labels=next(labels))
+
+    monkeypatch.setattr("edgeadv.train.standing", measured)
+    metrics = run(digits, tmp_path / "run", network(), limit=640, epochs=4)
+    assert metrics["kept_epoch"] == 2
+    assert [epoch["holdout_labels"] for epoch in metrics["epochs"]] == [1, 2, 3, 1]
+
+
+def test_labels_are_counted(digits: tuple[ImageSet, ImageSet]) -> None:
+    model = network()
+    head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    source = feed(digits[0], np.arange(100), digits[0].preprocess, torch.device("cpu"))
+    nn.init.zeros_(head.weight)
+    with torch.no_grad():
+        head.bias.copy_(torch.eye(len(head.bias))[3])
+    assert standing(model, source, np.arange(100), Eps.parse("0.05")).labels == 1
+
+
 def test_the_average_of_the_weights_is_by_hand(digits: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     """After every step, statistics of BatchNorm included, and it is what is measured and kept."""
     model, steps = network(), 3
@@ -213,7 +238,9 @@ def test_a_deadline_ends_after_a_whole_epoch(digits: tuple[ImageSet, ImageSet], 
         begun.append(progress.epoch)
         time.sleep(0.3)
 
-    with pytest.raises(OutOfTimeError, match="1 of 3 epochs are done and saved; --resume continues"):
+    with pytest.raises(
+        OutOfTimeError, match=r"1 of 3 epochs are done and saved; an epoch takes \d+ s, .* --resume continues"
+    ):
         run(digits, out, network(), report=report, deadline=time.monotonic() + 0.29)
     assert set(begun) == {1}
     assert len(saved_state(out)["history"]) == 1
@@ -252,6 +279,8 @@ def epochs(*figures: tuple[float, float], clean: float = 0.8) -> list[dict[str, 
         ([*epochs((0.178, 0.164), clean=0.29), *epochs((0.201, 0.068), clean=0.21)], False),
         ([*epochs((0.3, 0.2), (0.5, 0.3), clean=0.5), *epochs((0.8, 0.0), clean=0.6)], True),
         ([*epochs((0.5, 0.3)), *epochs((0.8, 0.0), clean=0.0)], False),
+        # one label for everything stood well, and was nothing to lose
+        ([*({**e, "holdout_labels": 1} for e in epochs((0.3, 0.5), clean=0.5)), *epochs((0.5, 0.2))], False),
         (epochs((0.3, 0.2)), False),
         ([], False),
         ([{"train_accuracy": 0.1}, {"train_accuracy": 0.9}], False),  # nothing held out
