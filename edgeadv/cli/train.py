@@ -209,9 +209,8 @@ def _say(run: Run) -> None:
                 err=True,
             )
     size = run.preprocess
-    typer.echo(
-        f"images are {'as they are' if size.resize is None else f'resized to {size.resize}'} and cropped to {size.crop} pixels (--preprocess)"
-    )
+    how = "as they are" if size.resize is None else f"resized to {size.resize}"
+    typer.echo(f"images were {how} and cropped to {size.crop} pixels (--preprocess)", err=True)
     if lost := metrics["unreadable"]:
         typer.echo(f"warning: {len(lost)} training images are unreadable and were left out, e.g. {lost[0]}", err=True)
     typer.echo(str(run.path))

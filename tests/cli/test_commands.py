@@ -87,6 +87,9 @@ def test_train_leaves_a_run_and_nothing_else(digits):
     assert low < stage["test_accuracy"] < high
 
 
+SIZE = "images were resized to 32 and cropped to 32 pixels (--preprocess)"
+
+
 def test_train_says_how_it_goes_on_standard_error_and_what_it_made_on_standard_output(cli, split):
     outcome = cli("train", "--data", split, *SMALL, "--out", "run")
     assert outcome.status == 0
@@ -96,8 +99,9 @@ def test_train_says_how_it_goes_on_standard_error_and_what_it_made_on_standard_o
         "of 16 images"
     )
     assert path == "run"
-    first, second = outcome.err.splitlines()
+    first, second, size = outcome.err.splitlines()
     assert first.startswith("train epoch 1/2: loss ") and second.startswith("train epoch 2/2: loss ")
+    assert size == SIZE
 
 
 def test_the_same_training_again_gives_the_same_weights_and_resuming_it_changes_nothing(cli, split):
@@ -106,7 +110,7 @@ def test_the_same_training_again_gives_the_same_weights_and_resuming_it_changes_
     assert sha256_file(Path("a/weights.safetensors")) == sha256_file(Path("b/weights.safetensors"))
     before = Path("a/run.json").read_bytes()
     again = cli("train", "--data", split, *SMALL, "--out", "a", "--resume")
-    assert (again.status, again.err) == (0, "")
+    assert (again.status, again.err.strip()) == (0, SIZE)
     assert Path("a/run.json").read_bytes() == before
     assert cli("train", "--data", split, *SMALL, "--seed", "1", "--out", "c").status == 0
     assert sha256_file(Path("a/weights.safetensors")) != sha256_file(Path("c/weights.safetensors"))
@@ -139,7 +143,8 @@ def test_distill_trains_a_teacher_and_says_what_distillation_does_not_do(cli, sp
     }  # fmt: skip
     assert teacher.info["weights_sha256"] != student.info["weights_sha256"]
     assert outcome.out.splitlines()[1] == "student"
-    *epochs, note = outcome.err.splitlines()
+    *epochs, size, note = outcome.err.splitlines()
+    assert size == SIZE
     assert [line.partition(":")[0] for line in epochs] == [
         "teacher epoch 1/2",
         "teacher epoch 2/2",
