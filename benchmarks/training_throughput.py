@@ -38,7 +38,9 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     """Decoded images, augmented one by one."""
 
     def __init__(self, images: ImageSet, order: np.ndarray) -> None:
-        self.pixels = [torch.from_numpy(images.preprocess(images.image(int(i)))).permute(2, 0, 1) for i in order]
+        self.pixels = [
+            torch.from_numpy(np.array(images.preprocess(images.image(int(i))))).permute(2, 0, 1) for i in order
+        ]
         self.labels = images.labels[order].tolist()
         side = self.pixels[0].shape[-1]
         self.augment = v2.Compose(

@@ -79,7 +79,7 @@ def test_metadata_names_the_version_the_licence_the_command_and_the_base_require
     required = [text for text in metadata.get_all("Requires-Dist") if "extra ==" not in text]
     assert {text.partition(">")[0].strip() for text in required} == BASE
     (name,) = (name for name in contents if name.endswith(".dist-info/entry_points.txt"))
-    assert "edgeadv = edgeadv.cli:main" in contents[name].decode()
+    assert "edgeadv = edgeadv.__main__:entry" in contents[name].decode()
 
 
 def test_every_extra_that_a_message_names_exists(contents):
