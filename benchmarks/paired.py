@@ -35,9 +35,10 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, Any]:
 
 def save(path: Path, benchmark: str, arguments: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the JSON of a benchmark: what was asked, on what, and what came of it."""
-    asked = {key: str(value) if isinstance(value, Path) else value for key, value in arguments.items() if key != "out"}
+    # a folder's place says something about the machine and nothing about the figures
     asked = {
-        key: Path(value).name if key in ("data", "bundle", "strength") and value else value
-        for key, value in asked.items()
+        key: Path(value).name if isinstance(value, Path) or (isinstance(value, str) and "data" in key) else value
+        for key, value in arguments.items()
+        if key != "out"
     }
     write_json(path, {"benchmark": benchmark, "arguments": asked, "environment": environment(), "rows": list(rows)})
