@@ -173,4 +173,4 @@ def test_a_lost_process_ends_the_run_which_goes_on_afterwards(pictures: Path, tm
         "train", "--data", pictures, *NETWORK, *RECIPE, "--epochs", "300", "--out", "run", "--resume", "--time-limit", "1s", cwd=tmp_path
     )  # fmt: skip
     assert more.returncode == 0, more.stderr
-    assert "of 300 epochs are done and saved; --resume continues" in more.stdout
+    assert "of 300 epochs are done and saved; an epoch takes " in more.stdout
