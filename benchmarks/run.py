@@ -160,11 +160,7 @@ def tables() -> Iterator[str]:
                     sizes = row["sizes"]
                     yield f"- Its growth from {sizes[0]['n']:,} to {sizes[-1]['n']:,} images: {row['ms_per_image']} ms an image after {row['start_s']} s of start, exponent {row['exponent']}; peak memory {sizes[0]['peak_mib']:.0f} to {sizes[-1]['peak_mib']:.0f} MiB."
         if content.get("benchmark") == "footprint":
-            yield (
-                f"- Runtime: {content['installed_mib']} MiB installed, import {content['import_s_median']:.3f} s, `edgeadv --help` {content['help_s_median']:.3f} s, {content['rss_mib']['opened']} MiB resident with the network open."
-                if "help_s_median" in content
-                else f"- Runtime: {content['installed_mib']} MiB installed, import {content['import_s_median']:.3f} s, {content['rss_mib']['opened']} MiB resident with the network open."
-            )
+            yield f"- Runtime: {content['installed_mib']} MiB installed, import {content['import_s_median']:.3f} s, `edgeadv --help` {content['help_s_median']:.3f} s, {content['rss_mib']['opened']} MiB resident with the network open."
 
 
 def plot() -> None:

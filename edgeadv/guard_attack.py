@@ -93,6 +93,7 @@ class _Views(nn.Module):
         self.straight = straight
 
     def forward(self, x: Tensor) -> Tensor:
+        """Pixels, float32 (n, 3, H, W) in [0, 1], to the logits of all views."""
         # what a camera gives, and what is scored, is in whole grey levels
         x = _Straight.apply(x, _GREY)
         views = [x, *(squeeze(x, name, straight=self.straight) for name in self.guard.squeezers)]
@@ -102,8 +103,11 @@ class _Views(nn.Module):
 
 def wrong_classes(logits: Tensor, labels: Tensor) -> Tensor:
     """All classes but the label, the likeliest first: int64 (n, classes - 1), of logits (n, classes)."""
-    own = functional.one_hot(labels, logits.shape[1]).bool()
-    return logits.masked_fill(own, float("-inf")).argsort(dim=1, descending=True)[:, :-1]
+    return _without_label(logits, labels).argsort(dim=1, descending=True)[:, :-1]
+
+
+def _without_label(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.masked_fill(functional.one_hot(labels, logits.shape[1]).bool(), float("-inf"))
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class _Aim:
         """
         views = self._split(out)
         frame = views[:, 0]
-        target = wrong_classes(frame.detach(), labels)[:, 0] if targets is None else targets
+        target = _without_label(frame.detach(), labels).argmax(dim=1) if targets is None else targets
         # minus the margin of the target is by how much it leads a view
         lead = (margin(frame, labels) if targets is None else -margin(frame, target)).clamp_max(_ENOUGH)
         for k in range(1, views.shape[1]):

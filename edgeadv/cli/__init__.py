@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,7 +32,6 @@ from . import (
 from ._processes import refuse_processes
 from ._shared import nobody_reads
 
-_RESUMABLE = ("train", "distill", "attack", "evaluate", "study")
 app = typer.Typer(
     name="edgeadv",
     help="Train it robust, ship it small, prove it on the device.",
@@ -95,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         typer.echo(
             "edgeadv: interrupted; what was finished is kept"
-            + ("; --resume continues" if given and given[0] in _RESUMABLE else ""),
+            + ("; --resume continues" if _resumes(command, given) else ""),
             err=True,
         )
         return 130
@@ -110,6 +109,12 @@ def main(arguments: list[str] | None = None) -> int:
         message = " ".join(str(show()).split())
         # without arguments the parser has already shown its help and has nothing to add
         return _fail(f"{message} (see edgeadv --help)") if message else 2
+
+
+def _resumes(command: Any, given: list[str]) -> bool:
+    """Whether the command of this command line has the option ``--resume``."""
+    named = command.commands.get(given[0]) if given else None
+    return named is not None and any(parameter.name == "resume" for parameter in named.params)
 
 
 def _fail(message: str) -> int:

@@ -305,6 +305,18 @@ def _confidence(bundle: Bundle) -> dict[str, Any]:
     return {} if entry is None else {"confidence": {key: value for key, value in entry.items() if key != "images"}}
 
 
+def check_readable(unreadable: Sequence[str], data: DataInfo) -> None:
+    """Refuse data of which more than :data:`MOST_UNREADABLE` cannot be decoded, unless that was allowed.
+
+    Raises:
+        DataError: it is so.
+    """
+    if len(unreadable) > MOST_UNREADABLE * data.total and not data.allow_unreadable:
+        raise DataError(
+            f"{data.name}: {len(unreadable)} of {data.total} images are unreadable, e.g. {unreadable[0]}; repair them or pass --allow-unreadable"
+        )
+
+
 def _check_images(n: int, left_out: int, unreadable: Sequence[str], data: DataInfo) -> None:
     if (seen := n + left_out + len(unreadable)) != data.total:
         raise DataError(
@@ -316,10 +328,7 @@ def _check_images(n: int, left_out: int, unreadable: Sequence[str], data: DataIn
         )
     if not n:
         raise DataError(f"{data.name}: no image could be scored" + (f", e.g. {unreadable[0]}" if unreadable else ""))
-    if len(unreadable) > MOST_UNREADABLE * data.total and not data.allow_unreadable:
-        raise DataError(
-            f"{data.name}: {len(unreadable)} of {data.total} images are unreadable, e.g. {unreadable[0]}; repair them or pass --allow-unreadable"
-        )
+    check_readable(unreadable, data)
 
 
 def _gathered(

@@ -16,7 +16,7 @@ from .bundle import Bundle
 from .confidence import first_is_right
 from .device import environment
 from .errors import BundleError, DataError, InputError
-from .evaluate import MOST_UNREADABLE, DataDigest, DataInfo
+from .evaluate import DataDigest, DataInfo, check_readable
 from .guard import Guard
 from .guard_file import CleanRow, GuardFile, GuardRow
 from .perturbation import check_crafted, round_to_uint8
@@ -86,10 +86,7 @@ def measure_guard(
         if progress is not None:
             progress(done, data.total)
     n = sum(len(part) for part in scores[0].clean_flagged)
-    if len(unreadable) > MOST_UNREADABLE * data.total and not data.allow_unreadable:
-        raise DataError(
-            f"{data.name}: {len(unreadable)} of {data.total} images are unreadable, e.g. {unreadable[0]}; repair them or pass --allow-unreadable"
-        )
+    check_readable(unreadable, data)
     _check_number(n, left_out, data)
     clean, rows = [], []
     for backend, found in zip(backends, scores, strict=True):

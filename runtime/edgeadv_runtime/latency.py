@@ -80,8 +80,8 @@ def benchmark(
 
     Backends are opened, measured and closed one after another, so that none shares memory or cores with the next. All
     are opened once before that: what cannot be opened shows in seconds, not after the minutes of the others, and so does a
-    plan that would cut or pad a batch (of the guard, which asks for several versions of each image at once, it may). Where the machine counts energy each series has its own, see
-    :mod:`~edgeadv_runtime.power`.
+    plan that would cut or pad a batch (of the guard, which asks for several versions of each image at once, it may). Where
+    the machine counts energy each series has its own, see :mod:`~edgeadv_runtime.power`.
 
     Args:
         bundle: an opened bundle.

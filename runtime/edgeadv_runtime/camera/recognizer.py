@@ -92,8 +92,10 @@ class Recognizer:
         else:
             checked = self._guard.check(self._classifier.backend, to_tensor(pixels[None]))
             labels, flagged = self._classifier.rank(checked.logits[0], top=self._top), bool(checked.flagged[0])
-        if self._smoother is not None and self._again.is_set():
-            self._again.clear()
-            self._smoother.reset()
-        smoothed = None if self._smoother is None else self._smoother.update(labels, flagged=bool(flagged))
+        smoothed = None
+        if self._smoother is not None:
+            if self._again.is_set():
+                self._again.clear()
+                self._smoother.reset()
+            smoothed = self._smoother.update(labels, flagged=bool(flagged))
         return Recognition(labels, pixels, levels, flagged, smoothed)
