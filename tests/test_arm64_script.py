@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 
-from edgeadv.cli import app
+from edgeadv.cli import subcommand
 from edgeadv_runtime.bundle import Bundle
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -116,10 +115,8 @@ def test_the_unit_runs_the_camera_as_its_own_user_and_comes_back(unit):
     assert 0 < int(service["RestartSec"]) < int(service["RestartMaxDelaySec"])
     program, command, *arguments = service["ExecStart"].split()
     assert (Path(program).name, command) == ("edgeadv", "camera")
-    camera = getattr(typer.main.get_command(app), "commands", {}).get("camera")
-    if camera is not None:  # a checkout of before that command has nothing to compare with
-        options = {name for parameter in camera.params for name in parameter.opts}
-        assert {argument for argument in arguments if argument.startswith("--")} <= options
+    options = {name for parameter in subcommand("camera").params for name in parameter.opts}
+    assert {argument for argument in arguments if argument.startswith("--")} <= options
 
 
 def test_the_unit_is_closed_to_all_but_cameras(unit):

@@ -1,62 +1,82 @@
-"""The ``edgeadv`` command. Loading it loads neither PyTorch nor ONNX Runtime: a camera device runs it too."""
+"""The ``edgeadv`` command. Loading it loads neither PyTorch nor ONNX Runtime: a camera device runs it too.
+
+A subcommand's module is imported when it is called, for all of them together take longer than most users wait for ``--help``.
+"""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from edgeadv_runtime import __version__
 from edgeadv_runtime.errors import EdgeAdvError
 
-from . import (
-    attack,
-    bench,
-    bundle,
-    camera,
-    demo,
-    doctor,
-    engine,
-    evaluate,
-    export,
-    gate,
-    guard,
-    perturbation,
-    report,
-    runs,
-    study,
-    train,
-    verify,
-)
 from ._processes import refuse_processes
-from ._shared import nobody_reads
+
+_SUMMARIES = {
+    "demo": "Train RegNetY-400MF on 4,000 digits, undefended and defensively distilled; export, attack, score, time, report.",
+    "train": "Train a classifier: the undefended network that every defence is compared with, or one on adversarial images.",
+    "distill": "Distil a teacher into a student; the student is the run.",
+    "runs": "List training runs: recipe, clean accuracy, what stood on held-out images, and how long they took.",
+    "export": "Export to ONNX, compare every artefact with PyTorch on real images, and write the bundle only if they agree.",
+    "bundle": "Look at a bundle, copy less of it, or sign it.",
+    "engine": "Build TensorRT plans, or find them in the cache, and prove those that can run here on the golden frames.",
+    "verify": "Check every hash, then replay the golden frames: pixels must be exact, labels equal, logits within tolerance.",
+    "attack": "Attack the bundle's weights with PyTorch's gradients and write a pack that a device can score without PyTorch.",
+    "evaluate": "Clean and adversarial accuracy of the artefacts in a bundle, all on the same images.",
+    "study": "Top-1 and top-5 error of pre-trained ImageNet classifiers, without attack and under FGSM.",
+    "guard": "False alarms of a bundle's guard, detection of fgsm, pgd-ce and pgd-margin, and an attack that knows the guard.",
+    "bench": "Measure preprocessing, inference and both together: p50, p90, p99 and the slowest call, none of them trimmed.",
+    "camera": "Classify live frames: one line in the terminal, and a page if asked for. Ctrl-C stops and prints where all frames went.",
+    "perturbation": "Make one perturbation that is added to every frame by the slider of `edgeadv camera --serve`. It is a demonstration.",
+    "gate": "Judge a results file, for a release or a CI job: one line for each rule.",
+    "report": "Write one self-contained HTML page: the worst case first, with its masking verdict, then all the rest.",
+    "doctor": "Show the machine, what is installed and what it can do; for each bundle what would run here, and why the rest not.",
+}
+"""What ``edgeadv --help`` says of each subcommand: the first sentence of its own help."""
+_MODULES = {"distill": "train"}
+
+
+def subcommand(name: str) -> Any:
+    """Import a subcommand.
+
+    Args:
+        name: as on the command line.
+
+    Returns:
+        Typer's command, or its group where it has subcommands of its own.
+    """
+    module = importlib.import_module(f".{_MODULES.get(name, name)}", __package__)
+    group = getattr(module, "app", None)
+    if group is None:
+        group = typer.Typer(add_completion=False)
+        group.command()(getattr(module, name))
+    return typer.main.get_command(group)
+
+
+class _Subcommands(TyperGroup):
+    """What is listed are names and summaries; what runs is imported."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The subcommand that ``args`` begin with."""
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, listed if name is None else subcommand(name), rest
+
 
 app = typer.Typer(
     name="edgeadv",
+    cls=_Subcommands,
     help="Train it robust, ship it small, prove it on the device.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.command()(demo.demo)
-app.command()(train.train)
-app.command()(train.distill)
-app.command()(runs.runs)
-app.command()(export.export)
-app.add_typer(bundle.app, name="bundle")
-app.command()(engine.engine)
-app.command()(verify.verify)
-app.command()(attack.attack)
-app.command()(evaluate.evaluate)
-app.command()(study.study)
-app.command()(guard.guard)
-app.command()(bench.bench)
-app.command()(camera.camera)
-app.command()(perturbation.perturbation)
-app.command()(gate.gate)
-app.command()(report.report)
-app.command()(doctor.doctor)
+for _name, _summary in _SUMMARIES.items():
+    app.command(_name, help=_summary)(lambda: None)
 
 
 def _version(value: bool) -> None:
@@ -94,11 +114,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         typer.echo(
             "edgeadv: interrupted; what was finished is kept"
-            + ("; --resume continues" if _resumes(command, given) else ""),
+            + ("; --resume continues" if _resumes(given) else ""),
             err=True,
         )
         return 130
     except BrokenPipeError:
+        from ._shared import nobody_reads
+
         nobody_reads()
         return 0
     except Exception as error:
@@ -111,10 +133,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(f"{message} (see edgeadv --help)") if message else 2
 
 
-def _resumes(command: Any, given: list[str]) -> bool:
+def _resumes(given: list[str]) -> bool:
     """Whether the command of this command line has the option ``--resume``."""
-    named = command.commands.get(given[0]) if given else None
-    return named is not None and any(parameter.name == "resume" for parameter in named.params)
+    known = bool(given) and given[0] in _SUMMARIES
+    return known and any(parameter.name == "resume" for parameter in subcommand(given[0]).params)
 
 
 def _fail(message: str) -> int:

@@ -21,7 +21,7 @@ MIB = 1024 * 1024
 # a table that goes to a file or a pipe is not to be cut at the 80 columns that rich then assumes
 _PIPE_WIDTH = 200
 
-app = typer.Typer(help="Look at a bundle, copy less of it, or sign it.", no_args_is_help=True)
+app = typer.Typer(add_completion=False, help="Look at a bundle, copy less of it, or sign it.", no_args_is_help=True)
 
 
 @app.command()
