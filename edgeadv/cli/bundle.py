@@ -162,7 +162,10 @@ def _gate(gate: dict[str, Any], float_layers: list[str]) -> list[str]:
     loss = f"on {gate['clean']['n']} images of {gate['data']['name']}: {_loss(gate['clean'])}, {gate['max_drop']:g} allowed"
     if "drop" in worst:
         judged = f"{gate['max_drop']:g} allowed" if worst["judged"] else f"not judged: verdict {worst['verdict']}"
-        under_attack = f"worst case of attacks on fp32 at eps {worst['eps']}: {_loss(worst)}, {judged}"
+        own = " and on itself" if worst["threat"] == "white-box" else ""
+        under_attack = f"worst case of attacks on fp32{own} at eps {worst['eps']}: {_loss(worst)}, {judged}"
+        if "no_own_gradients" in worst:
+            under_attack += f"; not attacked by its own gradients: {worst['no_own_gradients']}"
     else:
         under_attack = f"worst case under attack not measured: {worst['not_measured']}"
     size = f"{gain['smaller']:.1f}x smaller than fp32"

@@ -133,7 +133,7 @@ class Fitter:
         self.draft.write(variant, proto)
         try:
             with self.draft.backend(variant) as backend:
-                return self.gate.measure(backend), proto
+                return self.gate.measure(backend, proto), proto
         except BackendError as error:
             raise ExportError(f"{variant} of {self.calibrated.name} does not run: {error}") from error
 

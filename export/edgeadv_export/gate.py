@@ -1,7 +1,7 @@
 """The quality gate of int8: what it loses against fp32 on the same labelled images, image by image, and what it gains.
 
-Images that int8 was calibrated on are left out. Clean accuracy is always measured; the worst case over the standard
-attacks where a budget is given, and it is judged only where the masking verdict says that it may be believed.
+Images that int8 was calibrated on are left out. Clean accuracy is always measured; the worst case where a budget is given, under
+attacks on fp32 and, for int8, under its own gradients too. It is judged only where the masking verdict says that it may be believed.
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ from edgeadv.attacks import build_attacks
 from edgeadv.data import ImageSet, batches
 from edgeadv.models import PixelModel
 from edgeadv.pack import write_pack
-from edgeadv_runtime.attack import CleanBatch, CraftedBatch
+from edgeadv.surrogate import Surrogate
+from edgeadv_runtime.attack import Attack, CleanBatch, CraftedBatch, craft
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.eps import Eps
-from edgeadv_runtime.errors import DataError, InputError
+from edgeadv_runtime.errors import DataError, ExportError, InputError
 from edgeadv_runtime.evaluate import MOST_UNREADABLE, DataDigest, DataInfo
 from edgeadv_runtime.files import sha256_bytes
 from edgeadv_runtime.noise import NoiseAttack
 from edgeadv_runtime.pack import AttackPack
 from edgeadv_runtime.preprocess import to_tensor
 from edgeadv_runtime.stats import paired_difference_interval
-from edgeadv_runtime.suites import SUITES
+from edgeadv_runtime.suites import ON_SURROGATE, SUITES, SuiteName
 from edgeadv_runtime.variants import U8S8, is_x86
 from edgeadv_runtime.verdict import MaskingEvidence
 
 from .calibration import Calibration
 from .draft import Draft
+from .surrogate import make
 
 MAX_DROP = 1.0
 FEWEST = 100
@@ -45,6 +47,7 @@ FEWEST = 100
 PASS = "PASS"
 ROUNDS, _WARM_UP = 30, 3
 _BATCH = 64
+_SUITE: SuiteName = "fast"
 _EVERY_S = 5.0
 Progress = Callable[[str], None]
 
@@ -124,6 +127,7 @@ class Measured:
         clean: without an attack.
         worst: under the worst of the attacks and none; None where that was not measured.
         judged_worst: whether the worst case counts.
+        no_own: why int8 was not attacked by its own gradients; None where it was.
         max_drop: what may be lost, in points.
     """
 
@@ -131,6 +135,7 @@ class Measured:
     worst: Paired | None
     judged_worst: bool
     max_drop: float
+    no_own: str | None = None
 
     @property
     def holds(self) -> bool:
@@ -170,6 +175,8 @@ class Gate:
         self._plan = plan
         self._calibration = frozenset(plan.calibration.hashes)
         self._name = Path(plan.images.spec).name
+        self._classes = len(draft.classes)
+        self._progress = progress
         self._pack: AttackPack | None = None
         progress(f"measuring fp32 on {len(plan.order)} images of {self._name}")
         self._score_fp32(fp32)
@@ -211,21 +218,55 @@ class Gate:
             "runtime": f"onnxruntime {onnxruntime.__version__}, {fp32.provider}",
         }  # fmt: skip
 
-    def measure(self, int8: Backend) -> Measured:
-        """Score a graph on the same images."""
+    def measure(self, int8: Backend, proto: Any) -> Measured:
+        """Score a graph on the same images.
+
+        Args:
+            int8: the graph, opened.
+            proto: the graph, an ``onnx.ModelProto``.
+        """
         clean = [_right(int8, to_tensor(b.pixels), b.labels) for b in self._batches(self._index, [], Counter())]
-        worst = None
-        if self._pack is not None:
-            worst = Paired.of(self._fp32_worst, self._worst(int8, self._pack))
         paired = Paired.of(self._fp32, np.concatenate(clean))
-        return Measured(paired, worst, self.verdict == PASS, self._plan.max_drop)
+        if self._pack is None:
+            return Measured(paired, None, False, self._plan.max_drop)
+        own: Sequence[Attack] = ()
+        no_own = None
+        try:
+            own = self._own_attacks(int8, proto)
+        except ExportError as error:
+            no_own = str(error)
+        worst = Paired.of(self._fp32_worst, self._worst(int8, self._pack, own))
+        return Measured(paired, worst, self.verdict == PASS, self._plan.max_drop, no_own)
+
+    def _own_attacks(self, int8: Backend, proto: Any) -> list[Attack]:
+        """Attacks that follow the gradients of ``proto``.
+
+        Raises:
+            ExportError: it has no surrogate.
+        """
+        assert self._plan.eps is not None
+        first = next(self._batches(self._index[:_BATCH], [], Counter()))
+        graph, _ = make(
+            proto, int8.variant, onnx_sha256=int8.artifact_sha256, pixels=first.pixels,
+            logits=int8.infer(to_tensor(first.pixels)), runtime=f"onnxruntime {onnxruntime.__version__}",
+        )  # fmt: skip
+        surrogate = Surrogate(graph).eval()
+        efforts = {name: effort for name, effort in SUITES[_SUITE].items() if name in ON_SURROGATE}
+        self._progress(f"attacking {int8.variant} by its own gradients")
+        return build_attacks(
+            surrogate, [self._plan.eps], efforts=efforts, classes=self._classes, gradients_sha256=surrogate.sha256,
+            gradients=surrogate.gradients,
+        )  # fmt: skip
 
     def to_json(self, measured: Measured) -> dict[str, Any]:
         """What the manifest says of ``measured``."""
         worst: dict[str, Any] = {"not_measured": "no --gate-eps was given"}
         if measured.worst is not None and self._plan.eps is not None:
+            threat: dict[str, Any] = {"threat": "white-box"}
+            if measured.no_own is not None:
+                threat = {"threat": "transfer", "no_own_gradients": measured.no_own}
             worst = {
-                "eps": self._plan.eps.text, "threat": "transfer", "verdict": self.verdict, "judged": measured.judged_worst,
+                "eps": self._plan.eps.text, **threat, "verdict": self.verdict, "judged": measured.judged_worst,
                 **measured.worst.to_json(),
             }  # fmt: skip
         return {
@@ -245,7 +286,7 @@ class Gate:
 
     def _craft(self, eps: Eps, fp32: Backend, draft: Draft, model: PixelModel, progress: Progress) -> AttackPack:
         attacks = build_attacks(
-            model, [eps], efforts=SUITES["fast"], classes=len(draft.classes), gradients_sha256=draft.weights_sha256
+            model, [eps], efforts=SUITES[_SUITE], classes=self._classes, gradients_sha256=draft.weights_sha256
         )  # fmt: skip
         # the verdict wants an attack without gradients among them
         attacks.append(NoiseAttack([eps]))
@@ -254,12 +295,30 @@ class Gate:
         tell = paced(progress, f"attacking {len(self._index)} images at eps {eps.text}", "images")
         return write_pack(
             draft.folder / "gate.pack", bundle=draft.bundle(), images=images, order=self._index, attacks=attacks, reference=fp32,
-            data=data, uint8=eps.grey_levels >= 1, progress=tell,
+            data=data, uint8=_in_8_bits(eps), progress=tell,
         )  # fmt: skip
 
-    def _worst(self, backend: Backend, pack: AttackPack) -> NDArray[np.bool_]:
-        """For each image, whether ``backend`` is right about it without and under every attack."""
-        return np.concatenate([_all_right(backend, batch) for batch in pack.batches([])])
+    def _worst(self, backend: Backend, pack: AttackPack, own: Sequence[Attack] = ()) -> NDArray[np.bool_]:
+        """For each image, whether ``backend`` is right about it without and under every attack.
+
+        Args:
+            backend: what is scored.
+            pack: attacks on fp32.
+            own: attacks on ``backend``, run on what stands those.
+        """
+        found = []
+        for batch in pack.batches([]):
+            right = _all_right(backend, batch)
+            if own and right.any():
+                (crafted,) = craft([batch.clean.select(right)], own, backend, uint8=_in_8_bits(own[0].eps[0]))
+                right[right] = _all_right(backend, crafted)
+            found.append(right)
+        return np.concatenate(found)
+
+
+def _in_8_bits(eps: Eps) -> bool:
+    """Whether adversarial images at ``eps`` can be stored as pixels."""
+    return eps.grey_levels >= 1
 
 
 def _all_right(backend: Backend, batch: CraftedBatch) -> NDArray[np.bool_]:

@@ -28,7 +28,7 @@ from edgeadv_runtime.bundle import (
     bundle_id,
     check_replaceable,
 )
-from edgeadv_runtime.errors import EdgeAdvError, ExportError, InputError
+from edgeadv_runtime.errors import ExportError, InputError
 from edgeadv_runtime.files import atomic_folder, canonical_json, sha256_file, write_json
 from edgeadv_runtime.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.variants import INT8, U8IN, VARIANTS, base_of, precision_of, takes_uint8
@@ -39,7 +39,7 @@ from .fallback import Fitter
 from .fp16 import FLOAT16_MAX, largest_activation, to_fp16
 from .gate import Int8Plan
 from .parity import TOLERANCES, Parity, artifact_logits, compare, torch_logits
-from .surrogate import as_computed, neutral, prove
+from .surrogate import make
 from .to_onnx import INPUT, OPSET, OUTPUT, to_onnx
 from .u8in import to_u8in
 
@@ -245,20 +245,13 @@ class _Writer:
         """
         self.progress(f"comparing the surrogate of {variant} with it on {len(self.pixels)} frames")
         try:
-            graph = as_computed(neutral(proto, variant, onnx_sha256=onnx_sha256))
-            parity = prove(graph, self.pixels, logits, runtime=f"onnxruntime {onnxruntime.__version__}")
-        except (
-            EdgeAdvError,
-            ArithmeticError,
-            AssertionError,
-            LookupError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
-            # whatever kind of graph it stumbled over: the artefact does not depend on it
+            runtime = f"onnxruntime {onnxruntime.__version__}"
+            graph, parity = make(
+                proto, variant, onnx_sha256=onnx_sha256, pixels=self.pixels, logits=logits, runtime=runtime
+            )
+        except ExportError as error:
             self.progress(f"{variant} gets no surrogate and can be attacked by transfer and queries only: {error}")
-            return {"not_made": str(error) or type(error).__name__}
+            return {"not_made": str(error)}
         file = SURROGATE.format(variant)
         graph.save(self.folder / file)
         return {**self._entry(file), "parity": parity.to_json()}

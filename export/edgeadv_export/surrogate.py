@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from edgeadv.surrogate import Node, QuantisedGraph, Surrogate
-from edgeadv_runtime.errors import ExportError
+from edgeadv_runtime.errors import EdgeAdvError, ExportError
 from edgeadv_runtime.variants import S8S8
 
 from .parity import TOLERANCES, Parity, compare, torch_logits
@@ -211,6 +211,27 @@ class _Sums:
 
 
 _GEMM = {"transA": 0, "transB": 1, "alpha": 1.0, "beta": 1.0}
+
+
+def make(
+    proto: Any,
+    variant: str,
+    *,
+    onnx_sha256: str,
+    pixels: NDArray[np.uint8],
+    logits: NDArray[np.float32],
+    runtime: str,
+) -> tuple[QuantisedGraph, Parity]:
+    """The surrogate of an artefact, and the proof that it is one; arguments as for :func:`neutral` and :func:`prove`.
+
+    Raises:
+        ExportError: there can be none. The artefact does not depend on it: whatever kind of graph this stumbles over, it says so.
+    """
+    try:
+        graph = as_computed(neutral(proto, variant, onnx_sha256=onnx_sha256))
+        return graph, prove(graph, pixels, logits, runtime=runtime)
+    except (EdgeAdvError, ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ExportError(str(error) or type(error).__name__) from error
 
 
 def prove(graph: QuantisedGraph, pixels: NDArray[np.uint8], logits: NDArray[np.float32], *, runtime: str) -> Parity:

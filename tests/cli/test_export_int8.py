@@ -124,7 +124,8 @@ def test_a_run_brings_its_images(cli: Cli, run: Path, tmp_path: Path) -> None:
 def test_int8_with_the_worst_case(cli: Cli, arguments: list[str]) -> None:
     outcome = cli(*replaced(arguments, "--precision", "--precision", "int8-s8s8"), "--gate-eps", "2/255")
     assert outcome.status == 0, outcome.err
-    assert "worst case of attacks on fp32 at eps 2/255: top-1" in outcome.out
+    assert "worst case of attacks on fp32 and on itself at eps 2/255: top-1" in outcome.out
+    assert "attacking int8-s8s8 by its own gradients" in outcome.err
     assert "not judged: verdict UNCHECKED" in outcome.out
     assert "attacking 40 images at eps 2/255" in outcome.err
 
