@@ -19,7 +19,7 @@ from edgeadv_runtime.files import read_json, sha256_bytes, write_bytes, write_js
 
 STATE_FILE = "state.json"
 PART_BYTES = 16 << 20
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def save(folder: Path, state: bytes) -> None:

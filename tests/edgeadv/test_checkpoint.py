@@ -113,7 +113,7 @@ def test_damage_is_named(tmp_path: Path, damage: str) -> None:
     elif damage == "index":
         index.write_text("{}")
     else:
-        index.write_text(json.dumps({**json.loads(index.read_text()), "schema_version": 2}))
+        index.write_text(json.dumps({**json.loads(index.read_text()), "schema_version": 1}))
     with pytest.raises(BundleError, match=r"state\.json is damaged and cannot be resumed"):
         checkpoint.load(tmp_path)
 
