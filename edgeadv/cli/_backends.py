@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,12 +21,21 @@ from edgeadv_runtime.variants import INT8, TENSORRT_REFUSES_U8S8, U8S8, base_of,
 
 from ._shared import ALL, names, need
 
-BACKENDS = ("torch", "onnxruntime", "tensorrt")
-TORCH_VARIANT = "fp32"
+if TYPE_CHECKING:
+    import torch
+
+COMPILED = "torch-compiled"
+BACKENDS = ("torch", "onnxruntime", "tensorrt", COMPILED)
+# a backend that takes minutes to start is not among "all"
+_PROMPT = ("torch", "onnxruntime", "tensorrt")
+_TORCH = {"torch": ("fp32",), COMPILED: ("fp32", "fp16")}
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle.")]
 BackendNames = Annotated[
-    str, typer.Option("--backend", help=f"Comma-separated, of {', '.join(BACKENDS)}; or all that work here.")
+    str,
+    typer.Option(
+        "--backend", help=f"Comma-separated, of {', '.join(BACKENDS)}; or all that work here but torch-compiled."
+    ),
 ]
 Precision = Annotated[
     str,
@@ -115,7 +124,7 @@ def backend_openers(
 
     Args:
         bundle: what to open.
-        backend: comma-separated list of :data:`BACKENDS`, or ``all``.
+        backend: comma-separated list of :data:`BACKENDS`, or ``all`` of them that are quick to start.
         precision: comma-separated variants, ``int8`` or ``int8-u8in`` for the one that is right on each backend, or ``all``
             that the bundle carries.
         provider: of torch and ONNX Runtime.
@@ -129,7 +138,7 @@ def backend_openers(
     Raises:
         InputError: a name is unknown, or something that was named could not run at all.
     """
-    chosen = BACKENDS if backend == ALL else names(backend, option="--backend")
+    chosen = _PROMPT if backend == ALL else names(backend, option="--backend")
     if unknown := [name for name in chosen if name not in BACKENDS]:
         raise InputError(f"--backend {unknown[0]!r} is not one of {', '.join(BACKENDS)}")
     if provider not in PROVIDERS:
@@ -163,6 +172,8 @@ def _opener(
 ) -> Opener:
     if name == "torch":
         return partial(open_torch, bundle, provider=provider, threads=threads)
+    if name == COMPILED:
+        return partial(_open_compiled, bundle, variant=variant, provider=provider, threads=threads)
     bundle.onnx_path(variant)  # before anything is opened: a variant that is not here is the user's slip
     if name == "onnxruntime":
         return partial(OnnxRuntimeBackend, bundle, variant=variant, provider=provider, threads=threads)
@@ -171,10 +182,12 @@ def _opener(
 
 def _misfit(name: str, variant: str, provider: str, *, for_speed: bool) -> str | None:
     """Why this backend does not run this variant, or None."""
-    if name == "torch":
+    if name in _TORCH:
         if provider not in ("cpu", "cuda"):
             return f"torch has no provider {provider}"
-        return None if variant == TORCH_VARIANT else f"torch serves {TORCH_VARIANT} only"
+        if variant not in _TORCH[name]:
+            return f"{name} serves {' and '.join(_TORCH[name])} only"
+        return f"{name} computes {variant} on a GPU only" if (variant, provider) == ("fp16", "cpu") else None
     if name == "tensorrt":
         return TENSORRT_REFUSES_U8S8 if base_of(variant) == U8S8 else None
     right = int8_variant(name, provider=provider)
@@ -200,15 +213,26 @@ def _absent(name: str, bundle: Bundle) -> str | None:
 def open_torch(bundle: Bundle, *, provider: str = "cpu", threads: int | None = None) -> Backend:
     """The reference backend on exactly the device asked for."""
     need("train")
-    import torch
-
     from edgeadv.torch_backend import TorchBackend
+
+    return TorchBackend(bundle, device=_torch_device(provider), threads=threads)
+
+
+def _open_compiled(bundle: Bundle, *, variant: str, provider: str, threads: int | None) -> Backend:
+    need("train")
+    from edgeadv.torch_compiled import CompiledTorchBackend
+
+    return CompiledTorchBackend(bundle, variant=variant, device=_torch_device(provider), threads=threads)
+
+
+def _torch_device(provider: str) -> torch.device:
+    import torch
 
     if provider not in ("cpu", "cuda"):
         raise InputError(f"torch has no provider {provider}: use --provider cpu or cuda")
     if provider == "cuda" and not torch.cuda.is_available():
         raise ProviderError(f"torch {torch.__version__} finds no CUDA device here: use --provider cpu")
-    return TorchBackend(bundle, device=torch.device(provider), threads=threads)
+    return torch.device(provider)
 
 
 def to_stderr(text: str) -> None:

@@ -1,0 +1,82 @@
+"""The weights of a bundle compiled by TorchInductor: PyTorch as the engine of a device that has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.errors import BackendError, InputError
+
+from .torch_backend import TorchBackend
+
+VARIANTS = ("fp32", "fp16")
+
+
+class CompiledTorchBackend(Backend):
+    """Folded, channels-last and compiled; on a GPU each batch size is one CUDA graph, so that no time goes into launching kernels.
+
+    The first call of a batch size compiles it, which takes from seconds to minutes. Without a GPU the processor's kernels are
+    compiled, float32 only. **On a GPU it was not run yet**: neither its figures nor its CUDA graphs are verified.
+    """
+
+    name = "torch-compiled"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        variant: str = "fp32",
+        device: torch.device | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Load the bundle's weights; nothing is compiled yet.
+
+        Args:
+            bundle: an opened bundle with weights.
+            variant: ``"fp32"``, without TF32; or ``"fp16"``, the same weights rounded to float16, on a GPU.
+            device: where to run; None takes a GPU if there is one.
+            threads: CPU threads for the whole process; None leaves them as they are.
+
+        Raises:
+            InputError: another variant, float16 without a GPU, or no weights in the bundle.
+        """
+        if variant not in VARIANTS:
+            raise InputError(
+                f"torch-compiled serves {' and '.join(VARIANTS)}, not {variant}: use --backend onnxruntime for other variants"
+            )
+        with TorchBackend(bundle, device=device, threads=threads) as plain:
+            self.provider, self.device, self.gpu_index = plain.provider, plain.device, plain.gpu_index
+            self.artifact_sha256, self.threads = plain.artifact_sha256, plain.threads
+            self.input_shape, self.n_classes = plain.input_shape, plain.n_classes
+            network = plain.attack_model
+        self._device = next(network.parameters()).device
+        if variant == "fp16" and self.provider == "cpu":
+            raise InputError("torch-compiled computes fp16 on a GPU only: use --provider cuda, or --precision fp32")
+        self.variant = variant
+        self._dtype = torch.float16 if variant == "fp16" else torch.float32
+        graphs = self.provider == "cuda"
+        self._network = torch.compile(
+            network.to(self._dtype), dynamic=False, mode="reduce-overhead" if graphs else "default"
+        )
+
+    def _infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        batch = torch.from_numpy(np.array(x)).to(self._device).contiguous(memory_format=torch.channels_last)
+        try:
+            with torch.inference_mode():
+                logits: NDArray[np.float32] = self._network(batch.to(self._dtype)).float().cpu().numpy()
+        except Exception as error:
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                reason = " ".join(str(error).split())[:300]
+                raise BackendError(
+                    f"torch {torch.__version__} cannot compile this network here: {reason}; use --backend torch"
+                ) from error
+            raise
+        return logits
+
+    def _close(self) -> None:
+        del self._network
