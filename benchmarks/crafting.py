@@ -2,11 +2,12 @@
 
 The adversarial images are compared too, and how many labels they turn: speed that costs strength is worthless. All take every step:
 edgeadv's rule that an image which is broken leaves the batch is switched off here, and so is foolbox's and ART's choice of the best.
-What edgeadv does once a model, copying and folding it, is in ``start_s``; with ``--compile`` torch.compile of the copy is a row of
-its own, with the number of images after which its start is paid for.
+What edgeadv does once a model, copying and folding it, is in ``start_s``; with ``--compile`` the compiled copy that a long job uses is a
+row of its own, with the number of images after which its start is paid for, and with ``--bfloat16`` the copy in that precision, which
+edgeadv does not use.
 
-With ``--strength BUNDLE --data FOLDER`` also what is left of the accuracy of a trained network when its own gradients are followed and
-when the copy's are, image by image.
+With ``--strength BUNDLE --data FOLDER`` also what is left of the accuracy of a trained network when its own gradients are followed, when
+the copy's are, and when those of the copy in bfloat16 are, image by image.
 
     python benchmarks/crafting.py --arch regnet_y_400mf --batch 16 --out benchmarks/results/crafting-regnet_y_400mf-cpu.json
 """
@@ -14,6 +15,7 @@ when the copy's are, image by image.
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import importlib.metadata
 import statistics
@@ -32,6 +34,7 @@ from paired import in_turn, ratio, save
 from torch import Tensor, nn
 
 from edgeadv.attacks import attack_copy, cross_entropy, fgsm, pgd
+from edgeadv.attacks.copies import compiled_copy
 from edgeadv.data import balanced_subset, batches, open_data
 from edgeadv.models import Architecture, build
 from edgeadv.torch_backend import load_model
@@ -39,7 +42,20 @@ from edgeadv_runtime import Bundle
 from edgeadv_runtime.preprocess import to_tensor
 
 EPS = 8 / 255
-PACKAGES = {"edgeadv": "edgeadv", "compiled": "edgeadv", "torchattacks": "torchattacks", "foolbox": "foolbox", "art": "adversarial-robustness-toolbox"}  # fmt: skip
+PACKAGES = {"edgeadv": "edgeadv", "compiled": "edgeadv", "bfloat16": "edgeadv", "torchattacks": "torchattacks", "foolbox": "foolbox", "art": "adversarial-robustness-toolbox"}  # fmt: skip
+
+
+class Bfloat16(nn.Module):
+    """A network in bfloat16 that takes float32 pixels; its gradients come back as float32."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits in bfloat16."""
+        logits: Tensor = self.network(x.to(torch.bfloat16))
+        return logits
 
 
 def ours(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
@@ -90,10 +106,13 @@ def measure(architecture: str, steps: int, options: argparse.Namespace) -> dict[
     attacks = {"edgeadv": lambda: ours(copied, fast, y, steps), **peers(model, x, y, steps, options.side, classes)}
     if options.compile:
         start = time.perf_counter()
-        compiled = torch.compile(copied)
-        ours(compiled, fast, y, steps)
+        compiled = compiled_copy(copied, fast[:3])
         starts["compiled"] = starts["edgeadv"] + time.perf_counter() - start
         attacks["compiled"] = lambda: ours(compiled, fast, y, steps)
+
+    if options.bfloat16:
+        half = Bfloat16(copied)
+        attacks["bfloat16"] = lambda: ours(half, fast, y, steps)
 
     def finished(attack: Callable[[], Tensor], _: int) -> None:
         attack()
@@ -113,6 +132,8 @@ def measure(architecture: str, steps: int, options: argparse.Namespace) -> dict[
             "edgeadv_speedup": ratio(taken, seconds["edgeadv"]), "labels_turned": turned[name],
             "same_pixels_1e-4": float(((made[name] - made["torchattacks"]).abs() <= 1e-4).float().mean()),
         }  # fmt: skip
+        if name in ("compiled", "bfloat16"):
+            entry["over_torchattacks"] = ratio(seconds["torchattacks"], taken)
         if name in starts:
             entry["start_s"] = round(starts[name], 2)
         if name == "compiled":
@@ -131,25 +152,26 @@ def strength(options: argparse.Namespace) -> dict[str, Any]:
     model = load_model(bundle)
     device = next(model.parameters()).device
     left: dict[str, list[np.ndarray]] = {}
-    copied: nn.Module | None = None
+    followed: dict[str, nn.Module] = {}
     for batch in batches(images, bundle.preprocess, batch_size=options.batch, order=order):
         x = torch.from_numpy(to_tensor(batch.pixels)).to(device).contiguous(memory_format=torch.channels_last)
         y = torch.from_numpy(batch.labels).to(device)
-        copied = attack_copy(model, x[:2]) if copied is None else copied
+        if not followed:
+            copied = attack_copy(model, x[:2])
+            followed = {"own": model, "copy": copied, "bfloat16": Bfloat16(copied)}
         for attack, steps in (("fgsm", 1), ("pgd-10", 10)):
-            for name, followed in (("own", model), ("copy", copied)):
+            for name, network in followed.items():
                 with torch.no_grad():
-                    right = model(ours(followed, x, y, steps)).argmax(dim=1) == y
+                    right = model(ours(network, x, y, steps)).argmax(dim=1) == y
                 left.setdefault(f"{attack} {name}", []).append(right.cpu().numpy())
     stood = {name: np.concatenate(flags) for name, flags in left.items()}
     row: dict[str, Any] = {"strength": bundle.manifest["title"], "eps": EPS, "n": len(stood["fgsm own"])}
     for attack in ("fgsm", "pgd-10"):
-        own, copy = stood[f"{attack} own"], stood[f"{attack} copy"]
-        row[attack] = {
-            "left_own": float(own.mean()),
-            "left_copy": float(copy.mean()),
-            "differ": int((own != copy).sum()),
-        }
+        own = stood[f"{attack} own"]
+        row[attack] = {"left_own": float(own.mean())}
+        for name, suffix in (("copy", ""), ("bfloat16", "_bfloat16")):
+            theirs = stood[f"{attack} {name}"]
+            row[attack] |= {f"left_{name}": float(theirs.mean()), f"differ{suffix}": int((own != theirs).sum())}
     print(row, flush=True)
     return row
 
@@ -164,6 +186,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--strength", type=Path, help="a bundle with trained weights")
     parser.add_argument("--data", help="labelled images for it")
     parser.add_argument("--limit", type=int, default=500, help="so many of them")

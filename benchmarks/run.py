@@ -23,8 +23,8 @@ RESULTS = HERE / "results"
 BEGIN, END = "<!-- tables: written by run.py -->", "<!-- end of tables -->"
 LARGE, SMALL = "regnet-224.edgeadv", "regnet-32.edgeadv"
 SUITE: dict[str, list[str]] = {
-    "crafting-cpu": ["crafting.py", "--arch", "regnet_y_400mf", "--rounds", "7"],
-    "crafting-large-cpu": ["crafting.py", "--arch", "resnet101,alexnet", "--batch", "8", "--steps", "1", "--rounds", "5"],
+    "crafting-cpu": ["crafting.py", "--arch", "regnet_y_400mf", "--rounds", "7", "--compile", "--bfloat16"],
+    "crafting-large-cpu": ["crafting.py", "--arch", "resnet101,alexnet", "--batch", "8", "--steps", "1", "--rounds", "5", "--bfloat16"],
     "runtime_latency-regnet_y_400mf-cpu": ["runtime_latency.py", LARGE, "--variants", "fp32,fp32-u8in", "--rounds", "200"],
     "preprocessing-cpu": ["preprocessing.py"],
     "evaluation_pipeline-cpu": [
@@ -112,20 +112,25 @@ def tables() -> Iterator[str]:
                     start, same = entry["start_s"], entry["same_pixels_1e-4"]
                     continue
                 asked = content["arguments"]
+                peer, speedup, pixels = f"{entry['library']} {entry['version']}", entry["edgeadv_speedup"], same
+                if (over := entry.get("over_torchattacks")) is not None:
+                    peer, speedup, pixels = f"torchattacks, edgeadv {entry['library']}", over, entry["same_pixels_1e-4"]
                 paid = (
                     ""
                     if entry.get("paid_after_images") is None
                     else f"; paid after {entry['paid_after_images']:,} images"
                 )
                 yield (
-                    f"| {row['architecture']} {asked['side']}², {asked['batch']}, {asked['threads']} | {row['attack']} | {entry['library']} {entry['version']} | "
-                    f"{show(entry['edgeadv_speedup'])} | {same:.2%} | {entry.get('start_s', start)}{paid} |"
+                    f"| {row['architecture']} {asked['side']}², {asked['batch']}, {asked['threads']} | {row['attack']} | {peer} | "
+                    f"{show(speedup)} | {pixels:.2%} | {entry.get('start_s', start)}{paid} |"
                 )
         for row in content["rows"]:
             if "strength" in row:
                 for attack in ("fgsm", "pgd-10"):
                     left = row[attack]
                     yield f"| {row['strength']} | {attack} | its own gradients | accuracy left {left['left_own']:.1%}, by the copy's {left['left_copy']:.1%}; {left['differ']} of {row['n']} images differ | | |"
+                    if "left_bfloat16" in left:
+                        yield f"| {row['strength']} | {attack} | its own gradients, bfloat16's | accuracy left {left['left_own']:.1%} and {left['left_bfloat16']:.1%}; {left['differ_bfloat16']} of {row['n']} images differ | | |"
     yield ""
     yield from (
         "| runtime: variant, batch | raw call, ms | `infer` over raw | all but the resizing over raw | bound over raw | faster than the first | top-1 |",
@@ -176,7 +181,7 @@ def plot() -> None:
         for row in json.loads(file.read_text())["rows"]:
             bars += [
                 (f"{row['architecture']}, {row['attack']}, {entry['library']}", entry["edgeadv_speedup"])
-                for entry in row.get("libraries", []) if entry["library"] not in ("edgeadv", "compiled")
+                for entry in row.get("libraries", []) if entry["library"] not in ("edgeadv", "compiled", "bfloat16")
             ]  # fmt: skip
     figure, axes = pyplot.subplots(figsize=(8, 0.35 * len(bars) + 1))
     middles = [ratio["median"] for _, ratio in bars]
