@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from edgeadv.data import ImageSet
 from edgeadv.models import Architecture, PixelModel, build
 from edgeadv_export import TOLERANCES
 from edgeadv_export.draft import Draft
@@ -443,3 +444,38 @@ def test_default_arithmetic_without_vnni_is_beyond_the_tolerance(draft: Draft) -
     (saturated,) = session.run(["logits"], {"image": x})
     allowed = TOLERANCES["int8-s8s8"] * np.abs(exact).max()
     assert np.abs(exact - expected).max() <= allowed < np.abs(saturated - exact).max()
+
+
+def test_a_layer_that_stays_in_float32_is_not_rounded_by_the_runtime(
+    digits_model: PixelModel, digits_test: ImageSet, tmp_path: Path
+) -> None:
+    """ONNX Runtime's optimiser rounds the weights of a convolution between two rounded tensors, with one scale for all channels."""
+    model = copy.deepcopy(digits_model)
+    body: Any = model.net.body
+    layer = body[3]
+    # a channel that never answers, so that only its weights are loud
+    layer.weight[0] *= 1e4
+    layer.bias[0] = -1e9
+    images = np.stack([digits_test.preprocess(digits_test.image(i)) for i in range(0, 1000, 20)])
+    x = to_tensor(images)
+    fp32 = to_onnx(model, digits_test.preprocess.input_shape)
+    proto = calibrate(fp32, iter([x]), "digits", scratch=tmp_path).quantise("int8-u8s8", float_layers=["body.3"])
+    draft = Draft(tmp_path, digits_test.classes, digits_test.preprocess)
+    draft.write("int8-u8s8", proto)
+
+    def plain(level: Any) -> NDArray[np.float32]:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = level
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        found: NDArray[np.float32] = session.run(None, {"image": x})[0]
+        return found
+
+    as_written = plain(onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
+    optimised = plain(onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    with draft.backend("int8-u8s8") as backend:
+        served = backend.infer(x)
+    size = float(np.abs(as_written).max())
+    assert np.abs(served - as_written).max() < 0.05 * size
+    assert np.abs(optimised - as_written).max() > 0.2 * size, (
+        "the optimiser leaves it alone: nothing is to be switched off"
+    )

@@ -146,6 +146,9 @@ def _open(ort: Any, path: Path, *, variant: str, provider: str, threads: int | N
     if base_of(variant) == S8S8 and provider == CPU and is_x86():
         # without VNNI the default arithmetic saturates in 16 bits and silently loses 20 points of top-1
         options.add_session_config_entry("session.x64quantprecision", "1")
+    # it rounds the weights of a layer that was left in float32 between two rounded tensors, to one scale for all channels;
+    # int8-s8s8 cannot do without it, for its biases are float32 too
+    disabled = ["WeightBiasQuantization"] if base_of(variant) == U8S8 else None
     wanted = PROVIDERS[provider]
     chosen: list[Any] = [wanted]
     if provider != CPU:
@@ -156,7 +159,9 @@ def _open(ort: Any, path: Path, *, variant: str, provider: str, threads: int | N
             chosen.insert(0, (wanted, _TENSORRT_OPTIONS))
     try:
         # without enable_fallback=0 a provider that fails is left out, and the next one tried
-        session = ort.InferenceSession(str(path), options, providers=chosen, enable_fallback=0)
+        session = ort.InferenceSession(
+            str(path), options, providers=chosen, enable_fallback=0, disabled_optimizers=disabled
+        )
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise _refusal(error, path, provider) from error
     session.disable_fallback()
