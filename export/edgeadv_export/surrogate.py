@@ -21,7 +21,7 @@ from .parity import TOLERANCES, Parity, compare, torch_logits
 
 _GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
-_ONE = "one"
+_ONE, _NONE = "one", "none"
 
 
 def neutral(proto: Any, variant: str, *, onnx_sha256: str) -> QuantisedGraph:
@@ -54,7 +54,7 @@ def as_computed(graph: QuantisedGraph) -> QuantisedGraph:
     """``graph`` with its sums as ONNX Runtime forms them on an x86 processor, for one activation on another step moves what follows.
 
     Kernels for 8 bits add whole numbers, which float32 holds exactly, and scale the sum once; where it is rounded at once, both
-    scales are one factor. ``int8-s8s8`` is mostly summed in float32, in an order of its own (:mod:`edgeadv.sums`). In both, a
+    scales are one factor. A sum of two rounded tensors that is rounded at once is two fused multiply-adds. ``int8-s8s8`` is mostly summed in float32, in an order of its own (:mod:`edgeadv.sums`). In both, a
     float32 bias is rounded to a whole number where the sum is rounded next, after a Relu or Clip at most: ONNX Runtime's optimiser
     does that, and adds a branch into the sums of a biased convolution.
     """
@@ -73,7 +73,9 @@ class _Sums:
         for node in graph.nodes:
             for name in node.inputs:
                 self._users.setdefault(name, []).append(node)
+        self._tensors[_NONE] = torch.tensor(0, dtype=torch.uint8)
         self._scaled: set[str] = set()  # tensors that are counted in steps of the Q that takes them
+        self._summed: set[str] = set()  # the same with its zero point added
 
     def rewritten(self) -> QuantisedGraph:
         """The same function, in another order of arithmetic."""
@@ -81,9 +83,13 @@ class _Sums:
         for node in self._graph.nodes:
             if node.op == _Q and node.inputs[0] in self._scaled:
                 node = replace(node, inputs=(node.inputs[0], _ONE, *node.inputs[2:]))
+            if node.op == _Q and node.inputs[0] in self._summed:
+                node = replace(node, inputs=(node.inputs[0], _ONE, _NONE))
             if node.op == "Add" and (conv := self._start_of(node)) is not None:
                 # the convolution takes the place of the sum, for what it begins with may be made after it
                 nodes += self._ordered(conv, start=node)
+            elif node.op == "Add" and (summed := self._sum(node)) is not None:
+                nodes += summed
             elif node.op in ("Conv", "Gemm"):
                 nodes += self._product(node)
             else:
@@ -153,6 +159,39 @@ class _Sums:
             self._tensors[names[2]] = self._shaped(self._tensors[apart[0]], node)
             nodes.append(Node("Add", (names[5], names[2]), (output,), {}))
         return nodes
+
+    def _sum(self, node: Node) -> list[Node] | None:
+        """The nodes for a sum of two rounded tensors that is rounded at once; None where ``node`` is none, or not in 8 bits.
+
+        ``a * A + (b * B + c)`` with the ratios A and B of the scales and ``c = zero - (A * zero_a + B * zero_b)``, each bracket rounded
+        once: found by comparing orders of rounding with ONNX Runtime on all 65,536 pairs of values.
+        """
+        (output,) = node.outputs
+        users = self._users.get(output, [])
+        given = [self._made.get(name) for name in node.inputs]
+        if self._graph.variant == S8S8 or [user.op for user in users] != [_Q]:
+            return None
+        scales = [*(g.inputs[1] for g in given if g is not None and g.op == _DQ), users[0].inputs[1]]
+        if len(scales) < 3 or any(self._tensors[name].numel() > 1 for name in scales):
+            return None
+        a, b, step = (self._tensors[name].float() for name in scales)
+        zeros = [self._zero(g) for g in (*given, users[0]) if g is not None]
+        first, second = a / step, b / step
+        shift = (first.double() * zeros[0] + (second * zeros[1]).double()).float()
+        names = [f"{output} {part}" for part in ("first", "second", "factors", "offset")]
+        self._tensors[names[2]], self._tensors[names[3]] = (
+            torch.stack([first.reshape(()), second.reshape(())]),
+            zeros[2] - shift,
+        )
+        self._summed.add(output)
+        whole = [
+            Node(_DQ, (g.inputs[0], _ONE), (name,), {}) for g, name in zip(given, names, strict=False) if g is not None
+        ]
+        return [*whole, Node("FusedSum", tuple(names), (output,), {})]
+
+    def _zero(self, node: Node) -> Tensor:
+        """The zero point of a Q or DQ in float32."""
+        return self._tensors[node.inputs[2]].float() if len(node.inputs) > 2 else torch.tensor(0.0)
 
     def _shaped(self, value: Tensor, node: Node) -> Tensor:
         """One number for each channel of what ``node`` gives."""

@@ -222,3 +222,41 @@ def test_an_artefact_without_a_surrogate_ships_and_says_so(
     assert not list(bundle.path.glob("surrogate*"))
     with pytest.raises(InputError, match=f"has no surrogate of int8-s8s8, .* of fp32: {reason}"):
         bundle.surrogate_path("int8-s8s8")
+
+
+FUSES = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+
+
+@pytest.mark.skipif(not FUSES, reason="the order of ONNX Runtime's kernels for AVX2 and later")
+@pytest.mark.parametrize("seed", range(8))
+def test_a_rounded_sum_is_what_onnxruntime_computes(seed: int) -> None:
+    """On every pair of 8-bit values: by plain arithmetic one sum in 6,000 is on another step."""
+    rng = np.random.default_rng(seed)
+    scales, zeros = rng.random(3) * 0.05 + 0.002, rng.integers(0, 256, 3)
+    tensors = {f"s{k}": np.float32(scale) for k, scale in enumerate(scales)} | {
+        f"z{k}": np.uint8(z) for k, z in enumerate(zeros)
+    }
+    nodes = [
+        helper.make_node("Split", ["image"], ["p", "q"], axis=1, num_outputs=2),
+        helper.make_node("QuantizeLinear", ["p", "s0", "z0"], ["a8"]), helper.make_node("QuantizeLinear", ["q", "s1", "z1"], ["b8"]),
+        helper.make_node("DequantizeLinear", ["a8", "s0", "z0"], ["a"]), helper.make_node("DequantizeLinear", ["b8", "s1", "z1"], ["b"]),
+        helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("QuantizeLinear", ["sum", "s2", "z2"], ["c8"]),
+        helper.make_node("DequantizeLinear", ["c8", "s2", "z2"], ["logits"]),
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "sums", [helper.make_tensor_value_info("image", 1, ["n", 2])], [helper.make_tensor_value_info("logits", 1, ["n", 1])],
+        [numpy_helper.from_array(value, name) for name, value in tensors.items()],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    pairs = np.stack(np.meshgrid(np.arange(256), np.arange(256)), axis=-1).reshape(-1, 2)
+    x = ((pairs - zeros[:2]) * scales[:2]).astype(np.float32)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    made = as_computed(neutral(proto, "int8-u8s8", onnx_sha256="x"))
+    assert "FusedSum" in {node.op for node in made.nodes}
+    given = torch.from_numpy(x).requires_grad_(True)
+    found = Surrogate(made)(given)
+    np.testing.assert_array_equal(found.detach().numpy(), session.run(None, {"image": x})[0])
+    # the gradient is that of a sum, but for what is beyond the range
+    (gradient,) = torch.autograd.grad(found.sum(), given)
+    within = (found > found.min()) & (found < found.max())
+    torch.testing.assert_close(gradient[within[:, 0]], torch.ones_like(gradient[within[:, 0]]), rtol=1e-4, atol=1e-4)
