@@ -5,24 +5,14 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterator
-from typing import cast
 
 import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from edgeadv_runtime.errors import BackendError
-
-from .losses import cross_entropy, input_gradient
-
 # of the largest logit: float32 through a hundred layers differs by a tenth of it
 _SAME = 1e-4
-# of the largest element of a gradient, which is a sum of more terms and cancels more
-_SAME_GRADIENT = 1e-2
-# compiling took 74 s and saved 2.4 ms of each gradient of RegNetY-400MF at 224 pixels, on two cores: paid after 31,000 of them.
-# Images that are broken leave their attack early, so that many fewer may be taken than there could be.
-_WORTH_COMPILING = 200_000 * 224 * 224
 
 
 def attack_copy(model: nn.Module, sample: Tensor) -> nn.Module:
@@ -47,48 +37,8 @@ def attack_copy(model: nn.Module, sample: Tensor) -> nn.Module:
         _fold(folded, conv, norm)
     with torch.no_grad():
         expected, found = plain(sample), folded(sample)
-    return folded if pairs and _close(found, expected, _SAME) else plain
-
-
-def worth_compiling(gradients: int, sample: Tensor) -> bool:
-    """Whether a job is long enough to pay for :func:`compiled_copy` several times over.
-
-    Args:
-        gradients: how many gradients of one image it takes at most.
-        sample: an image as it will be attacked, (n, 3, H, W).
-    """
-    return gradients * sample.shape[2] * sample.shape[3] >= _WORTH_COMPILING
-
-
-def compiled_copy(copied: nn.Module, sample: Tensor) -> nn.Module:
-    """The same network with forward and backward pass compiled by TorchInductor, for batches of any size.
-
-    It is compiled here, and compared with ``copied`` in logits and gradients. On two cores that takes a minute or more.
-
-    Args:
-        copied: of :func:`attack_copy`.
-        sample: images to compare on, float32 (n, 3, H, W) with n >= 3, on the model's device.
-
-    Raises:
-        BackendError: it cannot be compiled here, or computes something else.
-    """
-    compiled = cast(nn.Module, torch.compile(copied, dynamic=True))
-    try:
-        for images in (sample, sample[:2]):
-            labels = torch.arange(len(images), device=images.device) % 2
-            expected, found = (input_gradient(m, images, labels, cross_entropy) for m in (copied, compiled))
-            same = _close(found.logits, expected.logits, _SAME)
-            if not (same and _close(found.gradient, expected.gradient, _SAME_GRADIENT)):
-                raise BackendError("the compiled network gives other logits or gradients")
-    except BackendError:
-        raise
-    except Exception as error:  # of the compiler, of a C++ compiler, of the linker
-        raise BackendError(" ".join(str(error).split())[:200]) from error
-    return compiled
-
-
-def _close(found: Tensor, expected: Tensor, share: float) -> bool:
-    return bool((found - expected).abs().max() <= share * expected.abs().max())
+    same = (found - expected).abs().max() <= _SAME * expected.abs().max()
+    return folded if pairs and bool(same) else plain
 
 
 class _Tracer(fx.Tracer):

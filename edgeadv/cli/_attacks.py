@@ -12,7 +12,7 @@ import typer
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.eps import Eps
-from edgeadv_runtime.errors import BackendError, InputError
+from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.evaluate import DataInfo
 from edgeadv_runtime.noise import NoiseAttack
 from edgeadv_runtime.results import SURROGATE
@@ -30,16 +30,14 @@ from edgeadv_runtime.suites import (
 )
 from edgeadv_runtime.variants import INT8, base_of, precision_of
 
-from ._backends import open_torch, to_stderr
+from ._backends import open_torch
 from ._shared import names
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import nn
 
     from edgeadv.data import ImageSet
-    from edgeadv.torch_backend import TorchBackend
     from edgeadv_runtime.attack import Attack
 
 STANDARD = "standard"
@@ -138,10 +136,9 @@ def make_plan(
     reference = open_torch(bundle, provider="cpu" if provider == "cpu" else "cuda")
     assert isinstance(reference, TorchBackend)
     towards = None if target is None else bundle.classes.index(target)
-    model, gradients = _attack_model(reference, len(order) * len(budgets) * _gradients(efforts))
     made = build_attacks(
-        model, budgets, efforts=efforts, classes=len(bundle.classes), gradients_sha256=bundle.weights_sha256, target=towards,
-        gradients=gradients,
+        reference.attack_model, budgets, efforts=efforts, classes=len(bundle.classes), gradients_sha256=bundle.weights_sha256,
+        target=towards,
     )  # fmt: skip
     on_surrogate = {name: effort for name, effort in efforts.items() if name in ON_SURROGATE}
     skipped: list[dict[str, str]] = []
@@ -164,30 +161,6 @@ def make_plan(
         )  # fmt: skip
     info = DataInfo(name=Path(data).name, split=opened.split, total=len(order), allow_unreadable=allow_unreadable)
     return Plan(opened, order, info, budgets, efforts, made, reference, skipped)
-
-
-def _gradients(efforts: Mapping[str, Effort]) -> int:
-    """How many gradients ``efforts`` take of an image that stands them all."""
-    return sum(e.steps * e.restarts * e.targets for name, e in efforts.items() if name not in QUERY_ATTACKS)
-
-
-def _attack_model(reference: TorchBackend, gradients: int) -> tuple[nn.Module, str]:
-    """The network to follow, compiled if it is for long enough; and what result rows say of its gradients."""
-    import torch
-
-    from edgeadv.attacks.copies import compiled_copy, worth_compiling
-    from edgeadv.attacks.suite import GRADIENTS
-
-    model = reference.attack_model
-    sample = torch.rand(3, *reference.input_shape, generator=torch.Generator().manual_seed(0))
-    if not worth_compiling(gradients, sample):
-        return model, GRADIENTS
-    to_stderr(f"compiling the network for its gradients, of which up to {gradients:,} are to come")
-    try:
-        return compiled_copy(model, sample.to(next(model.parameters()).device)), f"{GRADIENTS}, compiled"
-    except BackendError as error:
-        to_stderr(f"it could not be compiled, and the attacks take longer: {error}")
-        return model, GRADIENTS
 
 
 def query_attacks(

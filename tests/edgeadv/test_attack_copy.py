@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from edgeadv.attacks import attack_copy, fgsm, input_gradient, margin, pgd
-from edgeadv.attacks.copies import compiled_copy, worth_compiling
+from edgeadv.attacks import attack_copy, fgsm, input_gradient, margin
 from edgeadv.models import Architecture, build
-from edgeadv_runtime.errors import BackendError
 
 SIDE = 64
 
@@ -123,53 +121,3 @@ def test_what_is_another_function_when_folded_is_copied_as_it_is() -> None:
     made = attack_copy(model, x[:2])
     assert type(made.norm) is nn.BatchNorm2d
     torch.testing.assert_close(made(x), model(x), rtol=1e-5, atol=1e-6)
-
-
-# --- compiled
-
-
-def test_only_a_long_job_is_compiled() -> None:
-    photograph, small = torch.empty(1, 3, 224, 224), torch.empty(1, 3, 112, 112)
-    assert worth_compiling(200_000, photograph) and not worth_compiling(199_999, photograph)
-    assert worth_compiling(800_000, small) and not worth_compiling(799_999, small)
-
-
-@pytest.mark.slow
-def test_the_compiled_network_attacks_as_the_copy_does() -> None:
-    """Batches shrink while images are broken, so it must take any size; labels and flags are those of the copy."""
-    torch.compiler.reset()
-    copied, (x, labels) = attack_copy(trained("timm/test_resnet"), images()[0]), images(7)
-    compiled = compiled_copy(copied, x)
-    for n in (7, 3, 1):
-        ours, theirs = (input_gradient(each, x[:n], labels[:n], margin) for each in (compiled, copied))
-        torch.testing.assert_close(ours.logits, theirs.logits, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(
-            ours.gradient, theirs.gradient, rtol=1e-2, atol=1e-4 * float(theirs.gradient.abs().max())
-        )
-    found = [pgd(each, x, labels, eps=4 / 255, steps=5) for each in (compiled, copied)]
-    answers = [copied(adversarial.x).argmax(dim=1) for adversarial in found]
-    assert torch.equal(*answers)
-    assert float((found[0].x - found[1].x).abs().max()) <= 8.01 / 255
-
-
-def test_a_compiled_network_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    copied, (x, _) = attack_copy(trained("timm/test_resnet"), images()[0]), images(4)
-    other = attack_copy(trained("timm/test_resnet"), x)
-    with torch.no_grad():
-        next(other.parameters()).mul_(1.01)
-    monkeypatch.setattr(torch, "compile", lambda *_, **__: other)
-    with pytest.raises(BackendError, match="other logits or gradients"):
-        compiled_copy(copied, x)
-    monkeypatch.setattr(torch, "compile", lambda *_, **__: copied)
-    assert compiled_copy(copied, x) is copied
-
-
-def test_what_stops_the_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    copied, (x, _) = attack_copy(trained("timm/test_resnet"), images()[0]), images(4)
-
-    def broken(*_: object) -> None:
-        raise RuntimeError("no\ncompiler")
-
-    monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
-    with pytest.raises(BackendError, match="no compiler"):
-        compiled_copy(copied, x)
