@@ -117,8 +117,8 @@ def tables() -> Iterator[str]:
                     peer, speedup, pixels = f"torchattacks, edgeadv {entry['library']}", over, entry["same_pixels_1e-4"]
                 paid = (
                     ""
-                    if entry.get("paid_after_images") is None
-                    else f"; paid after {entry['paid_after_images']:,} images"
+                    if entry.get("paid_after_gradients") is None
+                    else f"; paid after {entry['paid_after_gradients']:,} gradients of an image"
                 )
                 yield (
                     f"| {row['architecture']} {asked['side']}², {asked['batch']}, {asked['threads']} | {row['attack']} | {peer} | "

@@ -1,6 +1,6 @@
 """Latency of one network in PyTorch, ways of running it in turn: eager, as a CUDA graph, compiled with CUDA graphs, and ONNX Runtime.
 
-``eager``, ``graph`` and ``compiled`` are calls on a tensor that is on the device already, to the end of their kernels; ``infer`` is the
+``eager`` is the network as it is trained, ``folded`` the same with its BatchNorms in its convolutions, which ``graph`` and ``compiled`` start from. All four are calls on a tensor that is on the device already, to the end of their kernels; ``infer`` is the
 backend ``torch-compiled`` from a host array to logits on the host, and ``onnxruntime`` the same by ONNX Runtime's provider. Logits
 are compared with eager float32. Without a GPU there are no graphs and no float16.
 
@@ -24,6 +24,7 @@ import torch
 from paired import in_turn, ratio, save
 from torch import Tensor, nn
 
+from edgeadv.attacks import attack_copy
 from edgeadv.torch_backend import load_model
 from edgeadv.torch_compiled import CompiledTorchBackend
 from edgeadv_runtime import Bundle, OnnxRuntimeBackend
@@ -59,7 +60,8 @@ def measure(bundle: Bundle, variant: str, batch: int, options: argparse.Namespac
     with torch.inference_mode():
         expected = plain(x).float().cpu().numpy()
     dtype = torch.float16 if variant == "fp16" else torch.float32
-    network, given = copy.deepcopy(plain).to(dtype), x.to(dtype)
+    eager, given = copy.deepcopy(plain).to(dtype), x.to(dtype)
+    folded = attack_copy(plain, x).to(dtype)
     provider = "cuda" if device.type == "cuda" else "cpu"
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
@@ -67,9 +69,11 @@ def measure(bundle: Bundle, variant: str, batch: int, options: argparse.Namespac
             CompiledTorchBackend(bundle, variant=variant, device=device, threads=options.threads)
         )
         compiled: Any = backend._network
-        ways: dict[str, Callable[[], Any]] = {"eager": lambda: network(given), "compiled": lambda: compiled(given)}
+        ways: dict[str, Callable[[], Any]] = {
+            "eager": lambda: eager(given), "folded": lambda: folded(given), "compiled": lambda: compiled(given),
+        }  # fmt: skip
         if provider == "cuda":
-            ways["graph"] = as_graph(network, given)
+            ways["graph"] = as_graph(folded, given)
         ways["infer"] = lambda: backend.infer(host)
         try:
             served = OnnxRuntimeBackend(bundle, variant=variant, provider=provider, threads=options.threads)

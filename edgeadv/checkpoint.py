@@ -14,7 +14,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from edgeadv_runtime.errors import BundleError
+from edgeadv_runtime.errors import BundleError, SchemaError
 from edgeadv_runtime.files import read_json, sha256_bytes, write_bytes, write_json
 
 STATE_FILE = "state.json"
@@ -54,18 +54,25 @@ def load(folder: Path) -> bytes:
 
     Raises:
         BundleError: a part is missing or is not what was written.
+        SchemaError: it is of another version.
     """
     index = folder / STATE_FILE
     try:
         content = read_json(index, what="training state")
-        if content["schema_version"] != SCHEMA_VERSION or content["kind"] != "training state":
-            raise ValueError(f"{content['kind']!r} of schema version {content['schema_version']!r}")
+        if content["kind"] != "training state":
+            raise ValueError(f"it is a {content['kind']!r}")
+        if content["schema_version"] != SCHEMA_VERSION:
+            raise SchemaError(
+                f"{index} was written by another version of edgeadv and cannot be resumed: start again in another --out"
+            )
         parts = []
         for entry in content["parts"]:
             part = (folder / Path(entry["file"]).name).read_bytes()
             if sha256_bytes(part) != entry["sha256"]:
                 raise ValueError(f"{entry['file']} is not what was written")
             parts.append(part)
+    except SchemaError:
+        raise
     except (BundleError, OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(
             f"{index} is damaged and cannot be resumed ({error}); copy all its parts again, or start again in another --out"

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.errors import BackendError, InputError
+from edgeadv_runtime.files import sha256_bytes
 
 from .torch_backend import TorchBackend
 
 VARIANTS = ("fp32", "fp16")
+_MOST_GRAPHS = 64
 
 
 class CompiledTorchBackend(Backend):
@@ -44,6 +46,7 @@ class CompiledTorchBackend(Backend):
 
         Raises:
             InputError: another variant, float16 without a GPU, or no weights in the bundle.
+            BackendError: PyTorch compiles nothing for this Python.
         """
         if variant not in VARIANTS:
             raise InputError(
@@ -57,12 +60,19 @@ class CompiledTorchBackend(Backend):
         self._device = next(network.parameters()).device
         if variant == "fp16" and self.provider == "cpu":
             raise InputError("torch-compiled computes fp16 on a GPU only: use --provider cuda, or --precision fp32")
-        self.variant = variant
-        self._dtype = torch.float16 if variant == "fp16" else torch.float32
-        graphs = self.provider == "cuda"
-        self._network = torch.compile(
-            network.to(self._dtype), dynamic=False, mode="reduce-overhead" if graphs else "default"
-        )
+        self.variant, self._dtype = variant, torch.float32
+        if variant == "fp16":
+            self._dtype = torch.float16
+            # another function than the one that gradients come from
+            self.artifact_sha256 = sha256_bytes(f"fp16 of {self.artifact_sha256}".encode())
+        # each batch size is a graph of its own, and the limit is for the whole process
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
+        mode = "reduce-overhead" if self.provider == "cuda" else "default"
+        try:
+            # fullgraph: what cannot be compiled is an error, where PyTorch would run it uncompiled and say so in a log
+            self._network = torch.compile(network.to(self._dtype), dynamic=False, fullgraph=True, mode=mode)
+        except RuntimeError as error:
+            raise _refusal(error) from error
 
     def _infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
         batch = torch.from_numpy(np.array(x)).to(self._device).contiguous(memory_format=torch.channels_last)
@@ -71,12 +81,14 @@ class CompiledTorchBackend(Backend):
                 logits: NDArray[np.float32] = self._network(batch.to(self._dtype)).float().cpu().numpy()
         except Exception as error:
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                reason = " ".join(str(error).split())[:300]
-                raise BackendError(
-                    f"torch {torch.__version__} cannot compile this network here: {reason}; use --backend torch"
-                ) from error
+                raise _refusal(error) from error
             raise
         return logits
 
     def _close(self) -> None:
         del self._network
+
+
+def _refusal(error: Exception) -> BackendError:
+    reason = " ".join(str(error).split())[:300]
+    return BackendError(f"torch {torch.__version__} cannot compile this network here: {reason}; use --backend torch")

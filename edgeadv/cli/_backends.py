@@ -173,6 +173,8 @@ def _opener(
     if name == "torch":
         return partial(open_torch, bundle, provider=provider, threads=threads)
     if name == COMPILED:
+        if variant != "fp32":
+            bundle.onnx_path(variant)  # what the export refused, or nobody asked for, is not served
         return partial(_open_compiled, bundle, variant=variant, provider=provider, threads=threads)
     bundle.onnx_path(variant)  # before anything is opened: a variant that is not here is the user's slip
     if name == "onnxruntime":

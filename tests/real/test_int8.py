@@ -178,11 +178,13 @@ def labels(model: nn.Module, x: torch.Tensor) -> np.ndarray:
 # a step of 8 bits, and with its optimiser off ONNX Runtime itself gave 4.6% of these photographs another label
 SAME_ORDER = torch.backends.cpu.get_cpu_capability() == "AVX512"
 LIMITS = {"int8-u8s8": (0.01, 0.02), "int8-s8s8": (0.01, 0.02) if SAME_ORDER else (0.05, 0.06)}
+# and a layer that stayed in float32 is summed in an order that the surrogate does not follow
+WITH_FLOAT_LAYERS = (0.03, 0.05)
 
 
-def agrees(found: dict[str, float], variant: str) -> None:
+def agrees(found: dict[str, float], bundle: Bundle, variant: str) -> None:
     print(variant, found)
-    clean, attacked = LIMITS[variant]
+    clean, attacked = WITH_FLOAT_LAYERS if bundle.manifest["variants"][variant]["float_layers"] else LIMITS[variant]
     assert found["clean"] <= clean
     assert max(found["fgsm"], found["surrogate"], found["fp32"]) <= attacked
     # its own gradients break the artefact at least as often as those of another network, but for a point of noise
@@ -192,10 +194,10 @@ def agrees(found: dict[str, float], variant: str) -> None:
 
 @pytest.mark.parametrize("variant", INT8)
 def test_surrogates_agree_on_photographs(lite0, variant):
-    agrees(disagreements(lite0[0], variant, SHARED / "imagenet-dev", 100, 1 / 255), variant)
+    agrees(disagreements(lite0[0], variant, SHARED / "imagenet-dev", 100, 1 / 255), lite0[0], variant)
 
 
 @pytest.mark.parametrize("variant", INT8)
 def test_surrogates_agree_on_cifar10(regnet, variant):
     bundle, _ = regnet
-    agrees(disagreements(bundle, variant, bundle.path.with_name("cifar10"), 250, 2 / 255), variant)
+    agrees(disagreements(bundle, variant, bundle.path.with_name("cifar10"), 250, 2 / 255), bundle, variant)
