@@ -22,7 +22,8 @@ _MOST_GRAPHS = 64
 class CompiledTorchBackend(Backend):
     """Folded, channels-last and compiled; on a GPU each batch size is one CUDA graph, so that no time goes into launching kernels.
 
-    The first call of a batch size compiles it, which takes from seconds to minutes. Without a GPU the processor's kernels are
+    Batches are padded to the next power of two, so that an attack which asks about fewer and fewer images does not compile again and
+    again. The first call of each such size compiles it, which takes from seconds to minutes. Without a GPU the processor's kernels are
     compiled, float32 only. **On a GPU it was not run yet**: neither its figures nor its CUDA graphs are verified.
     """
 
@@ -65,7 +66,7 @@ class CompiledTorchBackend(Backend):
             self._dtype = torch.float16
             # another function than the one that gradients come from
             self.artifact_sha256 = sha256_bytes(f"fp16 of {self.artifact_sha256}".encode())
-        # each batch size is a graph of its own, and the limit is for the whole process
+        # the limit is for all networks of the process
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
         mode = "reduce-overhead" if self.provider == "cuda" else "default"
         try:
@@ -75,10 +76,12 @@ class CompiledTorchBackend(Backend):
             raise _refusal(error) from error
 
     def _infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        batch = torch.from_numpy(np.array(x)).to(self._device).contiguous(memory_format=torch.channels_last)
+        padded = np.zeros((1 << (len(x) - 1).bit_length(), *x.shape[1:]), dtype=np.float32)
+        padded[: len(x)] = x
+        batch = torch.from_numpy(padded).to(self._device, self._dtype).contiguous(memory_format=torch.channels_last)
         try:
             with torch.inference_mode():
-                logits: NDArray[np.float32] = self._network(batch.to(self._dtype)).float().cpu().numpy()
+                logits: NDArray[np.float32] = self._network(batch).float()[: len(x)].cpu().numpy()
         except Exception as error:
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise _refusal(error) from error

@@ -54,7 +54,8 @@ def as_computed(graph: QuantisedGraph) -> QuantisedGraph:
     """``graph`` with its sums as ONNX Runtime forms them on an x86 processor, for one activation on another step moves what follows.
 
     Kernels for 8 bits add whole numbers, which float32 holds exactly, and scale the sum once; where it is rounded at once, both
-    scales are one factor. A sum of two rounded tensors that is rounded at once is two fused multiply-adds. ``int8-s8s8`` is mostly summed in float32, in an order of its own (:mod:`edgeadv.sums`). In both, a
+    scales are one factor. A sum of two rounded tensors that is rounded at once is two fused multiply-adds. ``int8-s8s8`` is mostly
+    summed in float32, in an order of its own (:mod:`edgeadv.sums`). In both, a
     float32 bias is rounded to a whole number where the sum is rounded next, after a Relu or Clip at most: ONNX Runtime's optimiser
     does that, and adds a branch into the sums of a biased convolution.
     """
@@ -170,6 +171,8 @@ class _Sums:
         users = self._users.get(output, [])
         given = [self._made.get(name) for name in node.inputs]
         if self._graph.variant == S8S8 or [user.op for user in users] != [_Q]:
+            return None
+        if len(users[0].inputs) < 3 or self._tensors[users[0].inputs[2]].dtype != torch.uint8:
             return None
         scales = [*(g.inputs[1] for g in given if g is not None and g.op == _DQ), users[0].inputs[1]]
         if len(scales) < 3 or any(self._tensors[name].numel() > 1 for name in scales):
