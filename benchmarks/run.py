@@ -23,7 +23,8 @@ RESULTS = HERE / "results"
 BEGIN, END = "<!-- tables: written by run.py -->", "<!-- end of tables -->"
 LARGE, SMALL = "regnet-224.edgeadv", "regnet-32.edgeadv"
 SUITE: dict[str, list[str]] = {
-    "crafting-cpu": ["crafting.py", "--arch", "regnet_y_400mf", "--rounds", "7", "--compile", "--bfloat16"],
+    "crafting-cpu": ["crafting.py", "--arch", "regnet_y_400mf", "--rounds", "7"],
+    "crafting-levers-cpu": ["crafting.py", "--arch", "regnet_y_400mf", "--steps", "1", "--rounds", "7", "--compile", "--bfloat16"],
     "crafting-large-cpu": ["crafting.py", "--arch", "resnet101,alexnet", "--batch", "8", "--steps", "1", "--rounds", "5", "--bfloat16"],
     "runtime_latency-regnet_y_400mf-cpu": ["runtime_latency.py", LARGE, "--variants", "fp32,fp32-u8in", "--rounds", "200"],
     "preprocessing-cpu": ["preprocessing.py"],
@@ -178,6 +179,8 @@ def plot() -> None:
 
     bars = []
     for file in sorted(RESULTS.glob("crafting*.json")):
+        if "levers" in file.name:
+            continue
         for row in json.loads(file.read_text())["rows"]:
             bars += [
                 (f"{row['architecture']}, {row['attack']}, {entry['library']}", entry["edgeadv_speedup"])
