@@ -169,16 +169,16 @@ class _Sums:
         """
         (output,) = node.outputs
         users = self._users.get(output, [])
-        given = [self._made.get(name) for name in node.inputs]
-        if self._graph.variant == S8S8 or [user.op for user in users] != [_Q]:
+        given = [made for name in node.inputs if (made := self._made.get(name)) is not None and made.op == _DQ]
+        if self._graph.variant == S8S8 or len(given) < 2 or [user.op for user in users] != [_Q]:
             return None
         if len(users[0].inputs) < 3 or self._tensors[users[0].inputs[2]].dtype != torch.uint8:
             return None
-        scales = [*(g.inputs[1] for g in given if g is not None and g.op == _DQ), users[0].inputs[1]]
-        if len(scales) < 3 or any(self._tensors[name].numel() > 1 for name in scales):
+        rounded = [*given, users[0]]
+        if any(self._tensors[each.inputs[1]].numel() > 1 for each in rounded):
             return None
-        a, b, step = (self._tensors[name].float() for name in scales)
-        zeros = [self._zero(g) for g in (*given, users[0]) if g is not None]
+        a, b, step = (self._tensors[each.inputs[1]].float() for each in rounded)
+        zeros = [self._zero(each) for each in rounded]
         first, second = a / step, b / step
         shift = (first.double() * zeros[0] + (second * zeros[1]).double()).float()
         names = [f"{output} {part}" for part in ("first", "second", "factors", "offset")]
@@ -187,9 +187,7 @@ class _Sums:
             zeros[2] - shift,
         )
         self._summed.add(output)
-        whole = [
-            Node(_DQ, (g.inputs[0], _ONE), (name,), {}) for g, name in zip(given, names, strict=False) if g is not None
-        ]
+        whole = [Node(_DQ, (g.inputs[0], _ONE), (name,), {}) for g, name in zip(given, names, strict=False)]
         return [*whole, Node("FusedSum", tuple(names), (output,), {})]
 
     def _zero(self, node: Node) -> Tensor:
