@@ -1,9 +1,10 @@
 """The evaluation of a folder of photographs: its stages alone, the whole, and how time and memory grow with the number of images.
 
 ``stages`` are images/s of decoding and resizing, of FGSM and of scoring by ONNX Runtime, each alone on the same images, one thread each;
-``whole`` is the evaluation of the same images by the same calls. ``over_slowest`` is the whole over the slowest stage alone, and
-``over_sum`` over what the stages would take one after the other: on a machine whose cores are all busy with the attack no more than that
-can be had, and decoding alone can go on beside it (``--workers``).
+``whole`` is the evaluation of the same images by the same calls: once with scoring in a second thread beside the attack, and once one
+after the other, with decoding alone beside them (``--workers``). ``over_slowest`` is a whole over the slowest stage alone, and
+``over_sum`` over what the stages would take one after the other. Everything runs in turn, ``--rounds`` times; ratios are medians of
+those of each round, with the quartiles.
 
 ``growth`` runs ``edgeadv evaluate`` on more and more images: seconds, peak memory of the process, and the exponent of a fitted power law,
 1 for linear.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from paired import save
+from paired import in_turn, ratio, save
 
 from edgeadv.attacks import build_attacks
 from edgeadv.data import balanced_subset, open_data
@@ -38,13 +40,6 @@ from edgeadv_runtime.preprocess import to_tensor
 from edgeadv_runtime.suites import FGSM, Effort
 
 EPS = (Eps.parse("8/255"),)
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds of ``work``."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def exhaust(batches: Iterable[object]) -> None:
@@ -70,25 +65,31 @@ def stages(options: argparse.Namespace) -> dict[str, Any]:
         held = list(clean(0))
         attacks[0].craft(to_tensor(held[0].pixels[:4]), held[0].labels[:4])  # warms up
         n = sum(len(batch.labels) for batch in held)
-        data = DataInfo("photographs", images.split, len(order))
-        decode = timed(lambda: exhaust(clean(0)))
-        crafting = timed(lambda: exhaust(craft(iter(held), attacks, reference, uint8=False)))
+        data, listed = DataInfo("photographs", images.split, len(order)), infos(attacks, uint8=False)
         crafted = list(craft(iter(held), attacks, reference, uint8=False))
-        scoring = timed(
-            lambda: evaluate(crafted, infos(attacks, uint8=False), bundle=bundle, backends=[backend], data=data)
-        )
-        whole = timed(
-            lambda: evaluate(
-                craft(clean(options.workers), attacks, reference, uint8=False), infos(attacks, uint8=False), bundle=bundle,
-                backends=[backend], data=data,
-            )
-        )  # fmt: skip
-    alone = {"decode": decode, "attack": crafting, "score": scoring}
+
+        def whole(overlap: bool) -> object:
+            stream = craft(clean(options.workers), attacks, reference, uint8=False)
+            return evaluate(stream, listed, bundle=bundle, backends=[backend], data=data, overlap=overlap)
+
+        calls: dict[str, Callable[[int], object]] = {
+            "decode": lambda _: exhaust(clean(0)),
+            "attack": lambda _: exhaust(craft(iter(held), attacks, reference, uint8=False)),
+            "score": lambda _: evaluate(crafted, listed, bundle=bundle, backends=[backend], data=data),
+            "whole": lambda _: whole(True),
+            "one_after_the_other": lambda _: whole(False),
+        }
+        seconds = in_turn(calls, rounds=options.rounds, warm_up=0)
+    alone = [seconds[name] for name in ("decode", "attack", "score")]
+    slowest = max(alone, key=statistics.median)
+    together = [sum(taken) for taken in zip(*alone, strict=True)]
     row = {
-        "part": "stages", "n": n, "workers": options.workers, "variant": options.variant,
-        **{f"{name}_images_per_s": round(n / seconds, 2) for name, seconds in alone.items()}, "whole_images_per_s": round(n / whole, 2),
-        "over_slowest": round(max(alone.values()) / whole, 3), "over_sum": round(sum(alone.values()) / whole, 3),
-        "over_sum_without_decode": round((crafting + scoring) / whole, 3),
+        "part": "stages", "n": n, "workers": options.workers, "variant": options.variant, "rounds": options.rounds,
+        **{f"{name}_images_per_s": round(n / statistics.median(taken), 2) for name, taken in seconds.items()},
+        **{
+            name: {"over_slowest": ratio(slowest, seconds[name]), "over_sum": ratio(together, seconds[name])}
+            for name in ("whole", "one_after_the_other")
+        },
     }  # fmt: skip
     print(row, flush=True)
     return row
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=200)
     parser.add_argument("--variant", default="fp32")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--growth", help="comma-separated numbers of images")
     parser.add_argument("--growth-data", help="labelled images for it")
     parser.add_argument("--growth-bundle", type=Path)

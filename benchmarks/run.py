@@ -161,7 +161,13 @@ def tables() -> Iterator[str]:
         if content.get("benchmark") == "evaluation_pipeline":
             for row in content["rows"]:
                 if row["part"] == "stages":
-                    yield f"- Evaluation with FGSM: {row['whole_images_per_s']} images/s, {row['over_slowest']} of its slowest stage alone, {row['over_sum']} of what all stages take one after the other (decode {row['decode_images_per_s']}, attack {row['attack_images_per_s']}, score {row['score_images_per_s']} images/s; {row['workers']} decoding process, one thread)."
+                    asked, whole, after = content["arguments"], row["whole"], row["one_after_the_other"]
+                    yield (
+                        f"- Evaluation with FGSM ({asked['bundle']} on {asked['data']}, one thread a stage, {row['workers']} decoding process): scoring beside the attack "
+                        f"{row['whole_images_per_s']} images/s, {show(whole['over_slowest'])} of its slowest stage alone; one after the other "
+                        f"{row['one_after_the_other_images_per_s']} images/s, {show(after['over_slowest'])} of it and {show(after['over_sum'])} of what all stages take "
+                        f"(decode {row['decode_images_per_s']}, attack {row['attack_images_per_s']}, score {row['score_images_per_s']} images/s alone)."
+                    )
                 else:
                     sizes = row["sizes"]
                     yield f"- Its growth from {sizes[0]['n']:,} to {sizes[-1]['n']:,} images: {row['ms_per_image']} ms an image after {row['start_s']} s of start, exponent {row['exponent']}; peak memory {sizes[0]['peak_mib']:.0f} to {sizes[-1]['peak_mib']:.0f} MiB."

@@ -113,10 +113,10 @@ class Plan:
 
 def make_plan(
     bundle: Bundle, data: str, eps: str, *, efforts: Mapping[str, Effort], variants: Sequence[str], images: int | None = None,
-    target: str | None = None, provider: str = "cpu", allow_unreadable: bool = False, download: bool = False,
-    root: Path | None = None,
+    target: str | None = None, provider: str = "cpu", threads: int | None = None, allow_unreadable: bool = False,
+    download: bool = False, root: Path | None = None,
 ) -> Plan:  # fmt: skip
-    """Open the data, match its labels to the bundle's classes, and make the attacks on its weights.
+    """Open the data, match its labels to the bundle's classes, and make the attacks on its weights, which use ``threads``.
 
     Those of ``variants`` that are int8 are attacked by their own gradients too, where the bundle holds their surrogates: once
     for the artefact with float input and for that with uint8 input, which is the same function of the pixels.
@@ -133,7 +133,7 @@ def make_plan(
     budgets = Eps.parse_list(eps, norm="l2" if set(efforts) <= set(OPTIONAL) else "linf")
     opened = open_data(data, split="test", root=root or DEFAULT_ROOT, download=download).relabel(bundle.classes)
     order = balanced_subset(opened.labels, images)
-    reference = open_torch(bundle, provider="cpu" if provider == "cpu" else "cuda")
+    reference = open_torch(bundle, provider="cpu" if provider == "cpu" else "cuda", threads=threads)
     assert isinstance(reference, TorchBackend)
     towards = None if target is None else bundle.classes.index(target)
     made = build_attacks(

@@ -14,15 +14,17 @@ import typer
 from edgeadv_runtime import __version__
 from edgeadv_runtime.attack import AttackInfo, CraftedBatch, check_infos, craft, extend, infos
 from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.backends.ort import CPU, PROVIDERS
 from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.device import library_versions
+from edgeadv_runtime.device import library_versions, usable_cores
 from edgeadv_runtime.errors import DataError, InputError
-from edgeadv_runtime.evaluate import DataInfo, check_budgets, score_batches, summarise
+from edgeadv_runtime.evaluate import DataInfo, summarise
 from edgeadv_runtime.evaluate import evaluate as run_evaluation
 from edgeadv_runtime.files import ensure_writable, sha256_file
 from edgeadv_runtime.outcomes import Artefact, OutcomeStore
 from edgeadv_runtime.pack import PACK_FILE, SHARD_SIZE, AttackPack, info_to_json
 from edgeadv_runtime.results import Results
+from edgeadv_runtime.scoring import check_budgets, score_batches
 from edgeadv_runtime.suites import Effort
 
 from ._attacks import (
@@ -88,7 +90,13 @@ def evaluate(
     target: Target = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted evaluation.")] = False,
     provider: Provider = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a call.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="CPU threads of a call, the attacks' too. With cores for twice as many, ONNX Runtime scores beside them.",
+        ),
+    ] = None,
     examples: Annotated[int, typer.Option(min=0, help="Images to keep in the file for the report.")] = 6,
     workers: Workers = 0,
     allow_unreadable: Unreadable = False,
@@ -140,7 +148,7 @@ def evaluate(
                 plan = make_plan(
                     opened, data, eps, efforts=efforts_of(suite, attack, queries),
                     variants=[variant for _, variant in openers], images=limit, target=target, provider=provider,
-                    allow_unreadable=allow_unreadable, download=download, root=data_root,
+                    threads=threads, allow_unreadable=allow_unreadable, download=download, root=data_root,
                 )  # fmt: skip
                 skipped += plan.skipped
                 backends = [stack.enter_context(opener()) for opener in openers.values()]
@@ -150,7 +158,8 @@ def evaluate(
             store.start(binding, resume=resume or not team.first)
         if team.first:
             stack.enter_context(store)
-        _score_share(source, opened, backends, store, team, examples=examples)
+        overlap = pack is None and _cores_for_both(backends, threads, team.world)
+        _score_share(source, opened, backends, store, team, examples=examples, overlap=overlap)
         team.wait()
         if not team.first:
             return
@@ -286,6 +295,15 @@ def score(source: Source, bundle: Bundle, backends: list[Backend], *, examples: 
         )  # fmt: skip
 
 
+def _cores_for_both(backends: Sequence[Backend], threads: int | None, processes: int) -> bool:
+    """Whether a batch can be scored while the next one is attacked on other cores.
+
+    On the same cores both would only wait for each other; on a GPU, and in PyTorch, that was not measured.
+    """
+    on_cores = all(backend.name == "onnxruntime" and backend.provider == PROVIDERS[CPU] for backend in backends)
+    return on_cores and threads is not None and 2 * threads * processes <= (usable_cores() or 1)
+
+
 def _score_share(
     source: Source,
     bundle: Bundle,
@@ -294,6 +312,7 @@ def _score_share(
     team: Processes,
     *,
     examples: int,
+    overlap: bool,
 ) -> None:
     """Score those batches of this process that are not in the store, and put them there."""
     numbers = [number for number in team.share(source.count) if not store.has(number)]
@@ -303,7 +322,7 @@ def _score_share(
     unreadable: list[str] = []
     outcomes = score_batches(
         source.read(numbers, unreadable), source.infos, bundle=bundle, backends=backends, unreadable=unreadable,
-        examples=examples, seen=seen,
+        examples=examples, seen=seen, overlap=overlap,
     )  # fmt: skip
     with image_bar("scoring") if team.first else nullcontext() as progress:
         for number, outcome in zip(numbers, outcomes, strict=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Protocol
@@ -17,22 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._version import __version__
-from .attack import CLEAN_KEY, AttackInfo, CraftedBatch, Evidence, Key, check_infos
+from .attack import CLEAN_KEY, AttackInfo, CraftedBatch, Key, check_infos
 from .backends.base import Backend
 from .bundle import Bundle
 from .device import environment
 from .eps import Eps
-from .errors import DataError, InputError
-from .examples import ExamplePicker, first_examples
-from .outcomes import Artefact, BatchOutcome, Example, rounding_lost
-from .perturbation import round_to_uint8
-from .preprocess import to_tensor
+from .errors import DataError
+from .examples import first_examples
+from .outcomes import Artefact, BatchOutcome, rounding_lost
 from .results import CLEAN, WORST_CASE, AttackParams, Results, Row, Threat
+from .scoring import TOP, nothing_scored, score_batches
 from .stats import mcnemar_p, paired_difference_interval
 from .verdict import verdict_of
 
 MOST_UNREADABLE = 0.01
-_TOP = 5
 _THREATS: tuple[Threat, ...] = ("white-box", "query", "transfer")
 
 
@@ -91,6 +89,7 @@ def evaluate(
     skipped: Sequence[dict[str, str]] = (),
     examples: int = 6,
     progress: Callable[[int, int], None] | None = None,
+    overlap: bool = False,
 ) -> Results:
     """Score every artefact on the same images.
 
@@ -108,6 +107,7 @@ def evaluate(
         skipped: combinations that were asked for and cannot be, for the results file.
         examples: how many images to keep in the results file for the report.
         progress: called with the images done and the images there are.
+        overlap: score a batch in a second thread while the next one is crafted; see :func:`score_batches`.
 
     Raises:
         DataError: no image could be scored, all were calibrated on, or more than 1% were unreadable and that was not
@@ -120,7 +120,7 @@ def evaluate(
     outcomes: list[BatchOutcome] = []
     done = 0
     for outcome in score_batches(
-        batches, infos, bundle=bundle, backends=backends, unreadable=unreadable, examples=examples
+        batches, infos, bundle=bundle, backends=backends, unreadable=unreadable, examples=examples, overlap=overlap
     ):
         outcomes.append(outcome)
         done += outcome.images
@@ -128,109 +128,9 @@ def evaluate(
             progress(done, data.total)
     told = sum(len(outcome.unreadable) for outcome in outcomes)
     if late := tuple(unreadable[told:]):
-        outcomes.append(_nothing(infos, backends, late))
+        outcomes.append(nothing_scored(infos, backends, late))
     artefacts = [Artefact.of(backend) for backend in backends]
     return summarise(outcomes, infos, artefacts, bundle=bundle, data=data, skipped=skipped, examples=examples)
-
-
-def score_batches(
-    batches: Iterable[CraftedBatch],
-    infos: Sequence[AttackInfo],
-    *,
-    bundle: Bundle,
-    backends: Sequence[Backend],
-    unreadable: Sequence[str],
-    examples: int = 6,
-    seen: Iterable[int] = (),
-) -> Iterator[BatchOutcome]:
-    """One outcome for each batch; the arguments and errors are those of :func:`evaluate`.
-
-    Args:
-        batches: any of the batches of a run, in its order.
-        infos: what each of their keys is.
-        bundle: what is scored.
-        backends: the artefacts, opened.
-        unreadable: filled by the iterator; what is new with a batch goes into its outcome.
-        examples: how many images the results file is to show.
-        seen: labels that batches before these have shown already.
-    """
-    check_budgets(infos, backends)
-    scored = [info for info in infos if not info.control]
-    temperature = 1.0 if bundle.confidence is None else bundle.confidence.temperature
-    picker = ExamplePicker(examples, scored, bundle.classes, seen, temperature=temperature)
-    told = 0
-    for complete in batches:
-        messages = tuple(unreadable[told:])
-        told += len(messages)
-        batch = _without(complete, bundle.calibration_images)
-        left_out = len(complete.clean.labels) - len(batch.clean.labels)
-        if not len(batch.clean.labels):
-            yield _nothing(infos, backends, messages, left_out=left_out)
-            continue
-        clean, labels = to_tensor(batch.clean.pixels), batch.clean.labels
-        hits: list[dict[Key, tuple[NDArray[np.bool_], NDArray[np.bool_]]]] = []
-        found: tuple[Example, ...] = ()
-        for i, backend in enumerate(backends):
-            before = backend.infer_pixels(batch.clean.pixels) if backend.takes_uint8 else backend.infer(clean)
-            hits.append({CLEAN_KEY: _hits(before, labels)})
-            for info in scored:
-                after = _attacked(backend, batch, info)
-                hits[i][info.key] = _hits(after, labels)
-                if i == len(backends) - 1 and info.key == picker.key:
-                    found = picker.look(batch, clean, before, after, artefact=f"{backend.name} {backend.variant}")
-        top1 = tuple({key: first for key, (first, _) in table.items()} for table in hits)
-        top5 = tuple({key: among5 for key, (_, among5) in table.items()} for table in hits)
-        yield BatchOutcome(
-            batch.clean.index, labels, batch.clean.hashes, top1, top5, batch.evidence, left_out, messages, found
-        )
-
-
-def check_budgets(infos: Iterable[AttackInfo], backends: Iterable[Backend]) -> None:
-    """Refuse budgets that nothing is left of in the 8 bits of a ``-u8in`` artefact.
-
-    Raises:
-        InputError: there is one.
-    """
-    variant = next((backend.variant for backend in backends if backend.takes_uint8), None)
-    for info in infos:
-        if variant is not None and not info.control and info.params.norm != "l2" and info.eps.grey_levels < 1:
-            raise InputError(
-                f"eps {info.eps.text} is less than one grey level, and {variant} takes 8-bit pixels: leave it out with --precision, "
-                "or use a larger eps"
-            )
-
-
-def _attacked(backend: Backend, batch: CraftedBatch, info: AttackInfo) -> NDArray[np.float32]:
-    """Logits of the adversarial images of ``info``. The backend's own rounding would not know the budget that is to be kept."""
-    x = batch.adversarial[info.key]
-    if not backend.takes_uint8:
-        return backend.infer(x)
-    return backend.infer_pixels(round_to_uint8(x, batch.clean.pixels, info.eps, norm=info.params.norm))
-
-
-def _hits(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Whether the label comes first, and among the first five; ties go against the model."""
-    own = np.take_along_axis(logits, labels[:, None], axis=1)
-    rank = (logits >= own).sum(axis=1) - 1
-    return rank < 1, rank < _TOP
-
-
-def _without(batch: CraftedBatch, images: frozenset[str]) -> CraftedBatch:
-    """``batch`` without those ``images``, which are named by the SHA-256 of their pixels."""
-    if not images:
-        return batch
-    known = [image in images for image in batch.clean.hashes]
-    return batch.select(~np.array(known, dtype=np.bool_)) if any(known) else batch
-
-
-def _nothing(
-    infos: Sequence[AttackInfo], backends: Sequence[Backend], messages: tuple[str, ...], *, left_out: int = 0
-) -> BatchOutcome:
-    """The outcome of a batch of which no image is scored."""
-    labels, flags = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_)
-    hits = tuple(dict.fromkeys([CLEAN_KEY, *(info.key for info in infos if not info.control)], flags) for _ in backends)
-    evidence = Evidence(dict.fromkeys([CLEAN_KEY, *(info.key for info in infos)], labels), {}, {}, flags, flags)
-    return BatchOutcome(labels, labels, (), hits, hits, evidence, left_out, messages)
 
 
 @dataclass(frozen=True)
@@ -281,7 +181,7 @@ def summarise(
     rows: list[Row] = []
     for k, (entry, verdict) in enumerate(zip(table, of_rows, strict=True)):
         lost = rounding_lost(k, artefacts, scored, outcomes)
-        rows += _rows(entry, scored, budgets, shares, lost, verdict, top5=len(bundle.classes) > _TOP)
+        rows += _rows(entry, scored, budgets, shares, lost, verdict, top5=len(bundle.classes) > TOP)
     return Results(
         bundle={
             "id": bundle.id, "name": bundle.path.name, "title": bundle.manifest["title"], "weights_sha256": bundle.weights_sha256,

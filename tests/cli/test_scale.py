@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from edgeadv.cli import _processes, main
+from edgeadv.cli import evaluate as evaluating
+from edgeadv_runtime import scoring
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.results import Results
 
@@ -159,6 +161,54 @@ def test_the_figures_are_those_of_an_evaluation_that_keeps_nothing_on_the_way(ti
     assert (results.rows, results.masking, results.data, results.comparisons, results.examples) == (
         stored.rows, stored.masking, stored.data, stored.comparisons, stored.examples,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "together"),
+    [
+        (("--threads", "1"), True), (("--threads", "2"), False), ((), False),
+        (("--threads", "1", "--backend", "torch,onnxruntime"), False),
+    ],
+)  # fmt: skip
+def test_scoring_goes_on_beside_attacks_only_where_there_are_cores_for_both(
+    tiny_bundle, photos, tmp_path, monkeypatch, options, together
+):
+    """And --threads is for the attacks too."""
+    import torch
+
+    asked: list[bool] = []
+
+    def spy(*arguments, overlap, **more):
+        asked.append(overlap)
+        return scoring.score_batches(*arguments, overlap=overlap, **more)
+
+    monkeypatch.setattr(evaluating, "usable_cores", lambda: 2)
+    monkeypatch.setattr(evaluating, "score_batches", spy)
+    before = torch.get_num_threads()
+    try:
+        for name in ("a.json", "b.json"):
+            torch.set_num_threads(3)
+            craft = (
+                "--data",
+                photos,
+                "--eps",
+                "8/255",
+                *ATTACKS[:1],
+                "fgsm,square",
+                "--queries",
+                10,
+                "--precision",
+                "fp32",
+            )
+            arguments = ("evaluate", tiny_bundle.path, *craft, *options, "--out", tmp_path / name)
+            assert main(list(map(str, arguments))) == 0
+            assert torch.get_num_threads() == (int(options[1]) if options else 3)
+            monkeypatch.setattr(evaluating, "usable_cores", lambda: 1)
+    finally:
+        torch.set_num_threads(before)
+    assert asked == [together, False]
+    a, b = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
+    assert all(a[key] == b[key] for key in a.keys() - {"created", "environment"})
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle import Bundle, Classes
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import BackendError, DataError, InputError
-from edgeadv_runtime.evaluate import DataInfo, evaluate, score_batches, summarise
-from edgeadv_runtime.outcomes import Artefact, OutcomeStore
+from edgeadv_runtime.evaluate import DataInfo, evaluate, summarise
+from edgeadv_runtime.outcomes import Artefact, BatchOutcome, OutcomeStore
 from edgeadv_runtime.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.results import AttackParams, Results, Row
+from edgeadv_runtime.scoring import score_batches
 from edgeadv_runtime.stats import paired_difference_interval
 from edgeadv_runtime.suites import FGSM, LARGE_EPS, NOISE, PGD_MARGIN
 from edgeadv_runtime.verdict import FEWEST_IMAGES, NEEDED
@@ -559,6 +561,95 @@ def test_batches_scored_apart_give_the_file_of_one_run(tmp_path: Path) -> None:
         again = summarise(store.all(9), listed, artefacts, bundle=about, data=data, examples=most)
         assert (again.rows, again.masking, again.data) == (whole.rows, whole.masking, whole.data)
         assert (again.comparisons, again.examples) == (whole.comparisons, whole.examples)
+
+
+# ---- scoring beside crafting
+
+
+def some_batches(count: int = 5) -> list[CraftedBatch]:
+    rng = np.random.default_rng(1)
+
+    def answers(labels: NDArray[np.int64]) -> list[int]:
+        return np.where(rng.random(8) < 0.4, 9, labels).tolist()
+
+    made = []
+    for number in range(count):
+        labels = rng.integers(0, 6, 8)
+        made.append(batch(labels.tolist(), answers(labels), {key: answers(labels) for key in FOOLED}, first=8 * number))
+    return made
+
+
+def beside(batches: Iterable[CraftedBatch], backend: Backend, unreadable: Sequence[str] = ()) -> Iterator[BatchOutcome]:
+    return score_batches(
+        batches, [A, B, C], bundle=bundle(), backends=[backend], unreadable=unreadable, overlap=True
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_scoring_beside_crafting_gives_the_same_file(count: int) -> None:
+    stream = some_batches(count)
+    apart, together = (score(stream, [A, B, C], overlap=overlap) for overlap in (False, True))
+    assert replace(together, created="", environment={}) == replace(apart, created="", environment={})
+
+
+def test_a_batch_is_scored_while_the_next_one_is_crafted() -> None:
+    """The second batch is not there before the first has been scored: without a second thread that would never be."""
+    scored = threading.Event()
+
+    class Telling(FirstPixel):
+        def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+            assert threading.current_thread() is not threading.main_thread()
+            scored.set()
+            return super()._infer(x)
+
+    def crafted() -> Iterator[CraftedBatch]:
+        assert threading.current_thread() is threading.main_thread()
+        for number, made in enumerate(some_batches(3)):
+            assert number == 0 or scored.wait(30)
+            yield made
+
+    assert len(list(beside(crafted(), Telling()))) == 3
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("scoring")]
+
+
+@pytest.mark.parametrize("error", [InputError("no more"), KeyboardInterrupt()])
+def test_what_was_crafted_before_an_interruption_is_handed_over(error: BaseException) -> None:
+    def crafted() -> Iterator[CraftedBatch]:
+        yield from some_batches(2)
+        raise error
+
+    outcomes = beside(crafted(), FirstPixel())
+    assert [next(outcomes).index[0], next(outcomes).index[0]] == [0, 8]
+    with pytest.raises(type(error)):
+        next(outcomes)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("scoring")]
+
+
+def test_an_error_of_the_artefact_is_raised_in_its_turn() -> None:
+    class Failing(FirstPixel):
+        def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+            if np.rint(x[0, 0, 0, 0] * 255) == 200:
+                raise BackendError("broken")
+            return super()._infer(x)
+
+    stream = some_batches(4)
+    stream[2] = replace(stream[2], clean=replace(stream[2].clean, pixels=pixels([200] * 8)))
+    outcomes = beside(stream, Failing())
+    assert [next(outcomes).index[0], next(outcomes).index[0]] == [0, 8]
+    with pytest.raises(BackendError, match="broken"):
+        next(outcomes)
+
+
+def test_unreadable_images_stay_with_their_batch_beside_crafting() -> None:
+    unreadable: list[str] = []
+
+    def crafted() -> Iterator[CraftedBatch]:
+        for number, made in enumerate(some_batches(3)):
+            unreadable.append(f"image {number}")
+            yield made
+
+    found = [outcome.unreadable for outcome in beside(crafted(), FirstPixel(), unreadable)]
+    assert found == [("image 0",), ("image 1",), ("image 2",)]
 
 
 # ---- artefacts that take 8-bit pixels
