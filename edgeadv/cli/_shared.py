@@ -20,10 +20,15 @@ Bar = Callable[[int, int], None]
 
 
 def need(extra: str) -> None:
-    """Stop with the sentence that says what to install, if a module of ``extra`` is missing."""
-    for part in (*_INCLUDES.get(extra, ()), extra):
+    """Stop with the sentence that says what to install, if a module of ``extra`` is missing; with PyTorch, settle its memory."""
+    parts = (*_INCLUDES.get(extra, ()), extra)
+    for part in parts:
         for distribution in EXTRAS[part]:
             require(distribution.replace("-", "_"), extra=extra)
+    if "train" in parts:
+        from edgeadv.allocator import keep_freed_memory
+
+        keep_freed_memory()
 
 
 def names(text: str, *, option: str) -> list[str]:
