@@ -6,23 +6,26 @@ after the other, with decoding alone beside them (``--workers``). ``over_slowest
 ``over_sum`` over what the stages would take one after the other. Everything runs in turn, ``--rounds`` times; ratios are medians of
 those of each round, with the quartiles.
 
+``allocator`` is the command on the same images, over the command with glibc left alone (:mod:`edgeadv.allocator`).
+
 ``growth`` runs ``edgeadv evaluate`` on more and more images: seconds, peak memory of the process, and the exponent of a fitted power law,
 1 for linear.
 
-    python benchmarks/evaluation_pipeline.py m.edgeadv --data photos/ --limit 200 --growth 500,1000,2000 --growth-data cifar10-png/ \\
+    python benchmarks/evaluation_pipeline.py m.edgeadv --data photos/ --limit 448 --growth 1000,4000,16000 --growth-data cifar10-png/ \\
         --growth-bundle small.edgeadv --out benchmarks/results/evaluation_pipeline-cpu.json
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ import numpy as np
 import torch
 from paired import in_turn, ratio, save
 
+from edgeadv.allocator import keep_freed_memory
 from edgeadv.attacks import build_attacks
 from edgeadv.data import balanced_subset, open_data
 from edgeadv.pack import clean_batches
@@ -49,7 +53,8 @@ def exhaust(batches: Iterable[object]) -> None:
 
 
 def stages(options: argparse.Namespace) -> dict[str, Any]:
-    """Each stage alone, then all together."""
+    """Each stage alone, then all together, in a process whose memory is settled as the command settles it."""
+    keep_freed_memory()
     bundle = Bundle.open(options.bundle)
     images = open_data(options.data, split="test").relabel(bundle.classes)
     order = balanced_subset(images.labels, options.limit)
@@ -95,26 +100,56 @@ def stages(options: argparse.Namespace) -> dict[str, Any]:
     return row
 
 
+def command(bundle: Path, data: str, n: int, environment: Mapping[str, str]) -> dict[str, float]:
+    """Seconds, processor seconds and peak memory of ``edgeadv evaluate`` with FGSM on ``n`` images."""
+    with tempfile.TemporaryDirectory() as folder:
+        asked = [
+            sys.executable, "-m", "edgeadv", "evaluate", str(bundle), "--data", data, "--eps", "8/255", "--attack", FGSM, "--precision", "fp32",
+            "--threads", "1", "--limit", str(n), "--out", str(Path(folder) / "results.json"),
+        ]  # fmt: skip
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            asked, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+        )
+        assert process.stderr is not None
+        said = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(asked)}: {said}")
+    cpu = usage.ru_utime + usage.ru_stime
+    return {"s": round(time.perf_counter() - start, 2), "cpu_s": round(cpu, 2), "peak_mib": round(usage.ru_maxrss / 1024, 1)}  # fmt: skip
+
+
+def allocator(options: argparse.Namespace) -> dict[str, Any]:
+    """The command as it is, and with glibc left alone, in turn."""
+    used: dict[str, list[dict[str, float]]] = {"edgeadv": [], "glibc": []}
+    # settled in the environment, if only by an empty list, it is left alone
+    calls = {
+        name: functools.partial(
+            lambda name, tunables, _: used[name].append(
+                command(options.bundle, options.data, options.limit, tunables)
+            ),
+            name, tunables,
+        )
+        for name, tunables in (("edgeadv", {}), ("glibc", {"GLIBC_TUNABLES": ""}))
+    }  # fmt: skip
+    seconds = in_turn(calls, rounds=options.rounds, warm_up=0)
+    row = {
+        "part": "allocator", "n": options.limit, "rounds": options.rounds, "speedup": ratio(seconds["glibc"], seconds["edgeadv"]),
+        **{f"{name}_peak_mib": statistics.median(each["peak_mib"] for each in runs) for name, runs in used.items()},
+    }  # fmt: skip
+    print(row, flush=True)
+    return row
+
+
 def growth(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds and peak memory of the command on more and more images."""
-    measured = []
-    with tempfile.TemporaryDirectory() as folder:
-        for n in map(int, options.growth.split(",")):
-            command = [
-                sys.executable, "-m", "edgeadv", "evaluate", str(options.growth_bundle or options.bundle), "--data",
-                options.growth_data or options.data, "--eps", "8/255", "--attack", FGSM, "--precision", "fp32", "--threads", "1", "--limit",
-                str(n), "--out", str(Path(folder) / f"{n}.json"),
-            ]  # fmt: skip
-            start = time.perf_counter()
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-            assert process.stderr is not None
-            said = process.stderr.read()
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            if process.returncode:
-                raise SystemExit(f"{' '.join(command)}: {said}")
-            measured.append({"n": n, "s": round(time.perf_counter() - start, 2), "cpu_s": round(usage.ru_utime + usage.ru_stime, 2), "peak_mib": round(usage.ru_maxrss / 1024, 1)})  # fmt: skip
-            print(measured[-1], flush=True)
+    measured: list[dict[str, float]] = []
+    for n in map(int, options.growth.split(",")):
+        used = command(options.growth_bundle or options.bundle, options.growth_data or options.data, n, {})
+        measured.append({"n": n, **used})
+        print(measured[-1], flush=True)
     sizes, seconds = np.log([m["n"] for m in measured]), np.array([m["cpu_s"] for m in measured])
     # without what the start costs, which is not the images'
     slope, start_s = np.polyfit([m["n"] for m in measured], seconds, 1)
@@ -133,15 +168,15 @@ def main() -> None:
     parser.add_argument("--variant", default="fp32")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--growth", help="comma-separated numbers of images")
+    parser.add_argument("--parts", default="allocator,stages,growth", help="comma-separated")
+    parser.add_argument("--growth", default="250,500,1000", help="comma-separated numbers of images")
     parser.add_argument("--growth-data", help="labelled images for it")
     parser.add_argument("--growth-bundle", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [stages(options)]
-    if options.growth:
-        rows.append(growth(options))
+    parts = {"allocator": allocator, "stages": stages, "growth": growth}
+    rows = [parts[name](options) for name in options.parts.split(",")]
     save(options.out, "evaluation_pipeline", vars(options), rows)
 
 

@@ -29,7 +29,7 @@ SUITE: dict[str, list[str]] = {
     "runtime_latency-regnet_y_400mf-cpu": ["runtime_latency.py", LARGE, "--variants", "fp32,fp32-u8in", "--rounds", "200"],
     "preprocessing-cpu": ["preprocessing.py"],
     "evaluation_pipeline-cpu": [
-        "evaluation_pipeline.py", LARGE, "--data", "mnist5k", "--limit", "100", "--growth", "250,500,1000", "--growth-bundle", SMALL,
+        "evaluation_pipeline.py", LARGE, "--data", "mnist5k", "--limit", "192", "--rounds", "3", "--growth-bundle", SMALL,
         "--growth-data", "mnist5k",
     ],
     "training_throughput-cpu": ["training_throughput.py", "--images", "640", "--rounds", "5"],
@@ -167,6 +167,12 @@ def tables() -> Iterator[str]:
                         f"{row['whole_images_per_s']} images/s, {show(whole['over_slowest'])} of its slowest stage alone; one after the other "
                         f"{row['one_after_the_other_images_per_s']} images/s, {show(after['over_slowest'])} of it and {show(after['over_sum'])} of what all stages take "
                         f"(decode {row['decode_images_per_s']}, attack {row['attack_images_per_s']}, score {row['score_images_per_s']} images/s alone)."
+                    )
+                elif row["part"] == "allocator":
+                    asked = content["arguments"]
+                    yield (
+                        f"- `edgeadv evaluate` with FGSM on {row['n']} images ({asked['bundle']} on {asked['data']}) is {show(row['speedup'])} times as fast as with glibc left alone; "
+                        f"peak memory {row['edgeadv_peak_mib']:.0f} and {row['glibc_peak_mib']:.0f} MiB."
                     )
                 else:
                     sizes = row["sizes"]
