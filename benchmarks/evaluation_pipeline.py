@@ -6,6 +6,9 @@ after the other, with decoding alone beside them (``--workers``). ``over_slowest
 ``over_sum`` over what the stages would take one after the other. Everything runs in turn, ``--rounds`` times; ratios are medians of
 those of each round, with the quartiles.
 
+``steady`` leaves out what a long evaluation does not notice, its start, the first batch and the last: images/s of ``edgeadv evaluate`` between
+a small run and one of all images, over those of the attack alone.
+
 ``allocator`` is the command on the same images, over the command with glibc left alone (:mod:`edgeadv.allocator`).
 
 ``growth`` runs ``edgeadv evaluate`` on more and more images: seconds, peak memory of the process, and the exponent of a fitted power law,
@@ -25,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,7 @@ from edgeadv.pack import clean_batches
 from edgeadv.torch_backend import TorchBackend
 from edgeadv_runtime import Bundle, DataInfo, Eps, OnnxRuntimeBackend, evaluate
 from edgeadv_runtime.attack import craft, infos
+from edgeadv_runtime.pack import SHARD_SIZE
 from edgeadv_runtime.preprocess import to_tensor
 from edgeadv_runtime.suites import FGSM, Effort
 
@@ -100,12 +104,12 @@ def stages(options: argparse.Namespace) -> dict[str, Any]:
     return row
 
 
-def command(bundle: Path, data: str, n: int, environment: Mapping[str, str]) -> dict[str, float]:
+def command(bundle: Path, data: str, n: int, environment: Mapping[str, str], *, workers: int = 0) -> dict[str, float]:
     """Seconds, processor seconds and peak memory of ``edgeadv evaluate`` with FGSM on ``n`` images."""
     with tempfile.TemporaryDirectory() as folder:
         asked = [
             sys.executable, "-m", "edgeadv", "evaluate", str(bundle), "--data", data, "--eps", "8/255", "--attack", FGSM, "--precision", "fp32",
-            "--threads", "1", "--limit", str(n), "--out", str(Path(folder) / "results.json"),
+            "--threads", "1", "--workers", str(workers), "--limit", str(n), "--out", str(Path(folder) / "results.json"),
         ]  # fmt: skip
         start = time.perf_counter()
         process = subprocess.Popen(
@@ -119,6 +123,44 @@ def command(bundle: Path, data: str, n: int, environment: Mapping[str, str]) -> 
         raise SystemExit(f"{' '.join(asked)}: {said}")
     cpu = usage.ru_utime + usage.ru_stime
     return {"s": round(time.perf_counter() - start, 2), "cpu_s": round(cpu, 2), "peak_mib": round(usage.ru_maxrss / 1024, 1)}  # fmt: skip
+
+
+def steady(options: argparse.Namespace) -> dict[str, Any]:
+    """Images/s of the command beyond its first batch, over those of the attack alone in this process."""
+    keep_freed_memory()
+    bundle = Bundle.open(options.bundle)
+    images = open_data(options.data, split="test").relabel(bundle.classes)
+    reference = TorchBackend(bundle, threads=1)
+    attacks = build_attacks(
+        reference.attack_model, EPS, efforts={FGSM: Effort()}, classes=len(bundle.classes), gradients_sha256=bundle.weights_sha256
+    )  # fmt: skip
+    held = list(clean_batches(images, bundle, balanced_subset(images.labels, 3 * SHARD_SIZE), unreadable=[]))
+    sizes = {"first": SHARD_SIZE, "all": options.limit}
+    calls: dict[str, Callable[[int], object]] = {
+        name: lambda _, n=n: command(options.bundle, options.data, n, {}, workers=options.workers)  # type: ignore[misc]
+        for name, n in sizes.items()
+    }
+    alone: list[float] = []
+
+    def attack(_: int) -> None:
+        # a system may have taken the memory of a process that waited for a minute
+        exhaust(craft(iter(held[:1]), attacks, reference, uint8=False))
+        start = time.perf_counter()
+        exhaust(craft(iter(held), attacks, reference, uint8=False))
+        alone.append((time.perf_counter() - start) / sum(len(batch.labels) for batch in held))
+
+    seconds = in_turn({**calls, "attack": attack}, rounds=options.rounds, warm_up=0)
+    beyond = [
+        (whole - first) / (options.limit - SHARD_SIZE)
+        for whole, first in zip(seconds["all"], seconds["first"], strict=True)
+    ]
+    row = {
+        "part": "steady", "n": options.limit - SHARD_SIZE, "workers": options.workers, "rounds": options.rounds,
+        "command_images_per_s": round(1 / statistics.median(beyond), 2), "attack_images_per_s": round(1 / statistics.median(alone), 2),
+        "over_attack": ratio(alone, beyond),
+    }  # fmt: skip
+    print(row, flush=True)
+    return row
 
 
 def allocator(options: argparse.Namespace) -> dict[str, Any]:
@@ -143,6 +185,21 @@ def allocator(options: argparse.Namespace) -> dict[str, Any]:
     return row
 
 
+def fitted(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """A line through the processor's seconds, and the exponent of what is above its start, which is not the images'.
+
+    Errors are taken to be proportional to the seconds: a large run would otherwise decide alone what the start costs.
+    """
+    n, seconds = np.array([m["n"] for m in measured]), np.array([m["cpu_s"] for m in measured])
+    slope, start_s = np.polyfit(n, seconds, 1, w=1 / seconds)
+    exponent = np.polyfit(np.log(n), np.log(np.maximum(seconds - start_s, 1e-3)), 1)[0]
+    return {
+        "ms_per_image": round(1000 * float(slope), 3),
+        "start_s": round(float(start_s), 2),
+        "exponent": round(float(exponent), 3),
+    }
+
+
 def growth(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds and peak memory of the command on more and more images."""
     measured: list[dict[str, float]] = []
@@ -150,11 +207,7 @@ def growth(options: argparse.Namespace) -> dict[str, Any]:
         used = command(options.growth_bundle or options.bundle, options.growth_data or options.data, n, {})
         measured.append({"n": n, **used})
         print(measured[-1], flush=True)
-    sizes, seconds = np.log([m["n"] for m in measured]), np.array([m["cpu_s"] for m in measured])
-    # without what the start costs, which is not the images'
-    slope, start_s = np.polyfit([m["n"] for m in measured], seconds, 1)
-    exponent = float(np.polyfit(sizes, np.log(np.maximum(seconds - start_s, 1e-3)), 1)[0])
-    row = {"part": "growth", "sizes": measured, "ms_per_image": round(1000 * float(slope), 3), "start_s": round(float(start_s), 2), "exponent": round(exponent, 3)}  # fmt: skip
+    row = {"part": "growth", "sizes": measured, **fitted(measured)}
     print(row, flush=True)
     return row
 
@@ -168,14 +221,15 @@ def main() -> None:
     parser.add_argument("--variant", default="fp32")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--parts", default="allocator,stages,growth", help="comma-separated")
+    parser.add_argument("--parts", default="allocator,growth,steady,stages", help="comma-separated")
     parser.add_argument("--growth", default="250,500,1000", help="comma-separated numbers of images")
     parser.add_argument("--growth-data", help="labelled images for it")
     parser.add_argument("--growth-bundle", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    parts = {"allocator": allocator, "stages": stages, "growth": growth}
+    # a process that has held much counts it among the memory of those it starts
+    parts = {"allocator": allocator, "growth": growth, "steady": steady, "stages": stages}
     rows = [parts[name](options) for name in options.parts.split(",")]
     save(options.out, "evaluation_pipeline", vars(options), rows)
 

@@ -168,6 +168,12 @@ def tables() -> Iterator[str]:
                         f"{row['one_after_the_other_images_per_s']} images/s, {show(after['over_slowest'])} of it and {show(after['over_sum'])} of what all stages take "
                         f"(decode {row['decode_images_per_s']}, attack {row['attack_images_per_s']}, score {row['score_images_per_s']} images/s alone)."
                     )
+                elif row["part"] == "steady":
+                    asked = content["arguments"]
+                    yield (
+                        f"- `edgeadv evaluate --threads 1 --workers {row['workers']}` on {row['n']} images beyond its first batch ({asked['bundle']} on {asked['data']}): "
+                        f"{row['command_images_per_s']} images/s, {show(row['over_attack'])} of the attack alone in another process."
+                    )
                 elif row["part"] == "allocator":
                     asked = content["arguments"]
                     yield (
