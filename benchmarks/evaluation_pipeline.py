@@ -178,7 +178,7 @@ def allocator(options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     seconds = in_turn(calls, rounds=options.rounds, warm_up=0)
     row = {
-        "part": "allocator", "n": options.limit, "rounds": options.rounds, "speedup": ratio(seconds["glibc"], seconds["edgeadv"]),
+        "part": "allocator", "workers": 0, "n": options.limit, "rounds": options.rounds, "speedup": ratio(seconds["glibc"], seconds["edgeadv"]),
         **{f"{name}_peak_mib": statistics.median(each["peak_mib"] for each in runs) for name, runs in used.items()},
     }  # fmt: skip
     print(row, flush=True)
@@ -186,18 +186,17 @@ def allocator(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def fitted(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """A line through the processor's seconds, and the exponent of what is above its start, which is not the images'.
-
-    Errors are taken to be proportional to the seconds: a large run would otherwise decide alone what the start costs.
-    """
+    """Start, cost and exponent of ``start + cost n^exponent`` through the processor's seconds, each run's error in proportion to them."""
     n, seconds = np.array([m["n"] for m in measured]), np.array([m["cpu_s"] for m in measured])
-    slope, start_s = np.polyfit(n, seconds, 1, w=1 / seconds)
-    exponent = np.polyfit(np.log(n), np.log(np.maximum(seconds - start_s, 1e-3)), 1)[0]
+    best = (np.inf, 0.0, 0.0, 0.0)
+    for exponent in np.arange(0.5, 2, 0.005):
+        cost, start_s = np.polyfit(n**exponent, seconds, 1, w=1 / seconds)
+        error = float(np.square((start_s + cost * n**exponent) / seconds - 1).sum())
+        best = min(best, (error, float(exponent), float(cost), float(start_s)))
+    _, exponent, cost, start_s = best
     return {
-        "ms_per_image": round(1000 * float(slope), 3),
-        "start_s": round(float(start_s), 2),
-        "exponent": round(float(exponent), 3),
-    }
+        "ms_per_image": round(1000 * cost * float(n[-1]) ** (exponent - 1), 3), "start_s": round(start_s, 2), "exponent": round(exponent, 3)
+    }  # fmt: skip
 
 
 def growth(options: argparse.Namespace) -> dict[str, Any]:
@@ -207,7 +206,7 @@ def growth(options: argparse.Namespace) -> dict[str, Any]:
         used = command(options.growth_bundle or options.bundle, options.growth_data or options.data, n, {})
         measured.append({"n": n, **used})
         print(measured[-1], flush=True)
-    row = {"part": "growth", "sizes": measured, **fitted(measured)}
+    row = {"part": "growth", "workers": 0, "sizes": measured, **fitted(measured)}
     print(row, flush=True)
     return row
 

@@ -29,7 +29,7 @@ SUITE: dict[str, list[str]] = {
     "runtime_latency-regnet_y_400mf-cpu": ["runtime_latency.py", LARGE, "--variants", "fp32,fp32-u8in", "--rounds", "200"],
     "preprocessing-cpu": ["preprocessing.py"],
     "evaluation_pipeline-cpu": [
-        "evaluation_pipeline.py", LARGE, "--data", "mnist5k", "--limit", "192", "--rounds", "3", "--growth-bundle", SMALL,
+        "evaluation_pipeline.py", LARGE, "--data", "mnist5k", "--limit", "192", "--rounds", "3", "--parts", "allocator,growth,stages", "--growth-bundle", SMALL,
         "--growth-data", "mnist5k",
     ],
     "training_throughput-cpu": ["training_throughput.py", "--images", "640", "--rounds", "5"],
@@ -182,7 +182,7 @@ def tables() -> Iterator[str]:
                     )
                 else:
                     sizes = row["sizes"]
-                    yield f"- Its growth from {sizes[0]['n']:,} to {sizes[-1]['n']:,} images: {row['ms_per_image']} ms an image after {row['start_s']} s of start, exponent {row['exponent']}; peak memory {sizes[0]['peak_mib']:.0f} to {sizes[-1]['peak_mib']:.0f} MiB."
+                    yield f"- Its growth from {sizes[0]['n']:,} to {sizes[-1]['n']:,} images: {row['ms_per_image']} ms an image at the most after {row['start_s']} s of start, exponent {row['exponent']} through {len(sizes)} sizes, one run each; peak memory {sizes[0]['peak_mib']:.0f} to {sizes[-1]['peak_mib']:.0f} MiB."
         if content.get("benchmark") == "footprint":
             yield f"- Runtime: {content['installed_mib']} MiB installed, import {content['import_s_median']:.3f} s, `edgeadv --help` {content['help_s_median']:.3f} s, {content['rss_mib']['opened']} MiB resident with the network open."
 

@@ -20,15 +20,18 @@ Bar = Callable[[int, int], None]
 
 
 def need(extra: str) -> None:
-    """Stop with the sentence that says what to install, if a module of ``extra`` is missing; with PyTorch, settle its memory."""
-    parts = (*_INCLUDES.get(extra, ()), extra)
-    for part in parts:
+    """Stop with the sentence that says what to install, if a module of ``extra`` is missing."""
+    for part in (*_INCLUDES.get(extra, ()), extra):
         for distribution in EXTRAS[part]:
             require(distribution.replace("-", "_"), extra=extra)
-    if "train" in parts:
-        from edgeadv.allocator import keep_freed_memory
 
-        keep_freed_memory()
+
+def need_pytorch() -> None:
+    """The same of ``train``, for commands that attack: settle PyTorch's memory. Never where latency or memory is measured."""
+    need("train")
+    from edgeadv.allocator import keep_freed_memory
+
+    keep_freed_memory()
 
 
 def names(text: str, *, option: str) -> list[str]:

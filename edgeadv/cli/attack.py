@@ -26,7 +26,7 @@ from ._attacks import (
     query_attacks,
 )
 from ._backends import BundlePath, ExpectedHash, Provider, PublicKey
-from ._shared import image_bar, need
+from ._shared import image_bar, need_pytorch
 
 
 def attack(
@@ -52,7 +52,7 @@ def attack(
     public_key: PublicKey = None,
 ) -> None:
     """Attack the bundle's weights with PyTorch's gradients and write a pack that a device can score without PyTorch."""
-    need("train")
+    need_pytorch()
     from edgeadv.pack import partial_of, write_pack
 
     efforts = efforts_of(suite, attack, queries)

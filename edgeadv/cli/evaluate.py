@@ -61,7 +61,7 @@ from ._backends import (
     backend_openers,
 )
 from ._processes import Processes, join
-from ._shared import ALL, image_bar, need
+from ._shared import ALL, image_bar, need, need_pytorch
 from ._table import print_results
 
 
@@ -144,7 +144,7 @@ def evaluate(
                 source = packed(carried, added, backends, state=store.folder)
             else:
                 assert data is not None and eps is not None
-                need("train")
+                need_pytorch()
                 plan = make_plan(
                     opened, data, eps, efforts=efforts_of(suite, attack, queries),
                     variants=[variant for _, variant in openers], images=limit, target=target, provider=provider,
@@ -158,7 +158,7 @@ def evaluate(
             store.start(binding, resume=resume or not team.first)
         if team.first:
             stack.enter_context(store)
-        overlap = pack is None and _cores_for_both(backends, threads, team.world)
+        overlap = pack is None and team.world == 1 and _cores_for_both(backends, threads)
         _score_share(source, opened, backends, store, team, examples=examples, overlap=overlap)
         team.wait()
         if not team.first:
@@ -295,13 +295,13 @@ def score(source: Source, bundle: Bundle, backends: list[Backend], *, examples: 
         )  # fmt: skip
 
 
-def _cores_for_both(backends: Sequence[Backend], threads: int | None, processes: int) -> bool:
+def _cores_for_both(backends: Sequence[Backend], threads: int | None) -> bool:
     """Whether a batch can be scored while the next one is attacked on other cores.
 
     On the same cores both would only wait for each other; on a GPU, and in PyTorch, that was not measured.
     """
     on_cores = all(backend.name == "onnxruntime" and backend.provider == PROVIDERS[CPU] for backend in backends)
-    return on_cores and threads is not None and 2 * threads * processes <= (usable_cores() or 1)
+    return on_cores and threads is not None and 2 * threads <= (usable_cores() or 1)
 
 
 def _score_share(
@@ -322,11 +322,10 @@ def _score_share(
     unreadable: list[str] = []
     outcomes = score_batches(
         source.read(numbers, unreadable), source.infos, bundle=bundle, backends=backends, unreadable=unreadable,
-        examples=examples, seen=seen, overlap=overlap,
+        examples=examples, seen=seen, overlap=overlap, keep=lambda i, outcome: store.put(numbers[i], outcome),
     )  # fmt: skip
     with image_bar("scoring") if team.first else nullcontext() as progress:
-        for number, outcome in zip(numbers, outcomes, strict=True):
-            store.put(number, outcome)
+        for _ in outcomes:
             if progress is not None:
                 # of all processes together
                 progress(source.data.total * len(store.numbers()) // source.count, source.data.total)

@@ -16,7 +16,7 @@ from edgeadv_runtime.evaluate import MOST_UNREADABLE
 from edgeadv_runtime.files import ensure_writable
 
 from ._backends import BundlePath, ExpectedHash, PublicKey
-from ._shared import need
+from ._shared import need_pytorch
 
 _BATCH = 64
 
@@ -35,7 +35,7 @@ def perturbation(
     Half of the images make it, the other half say how many labels it turns. It measures no robustness: an attack on each image is
     much stronger, see `edgeadv evaluate`.
     """
-    need("train")
+    need_pytorch()
     import numpy as np
     import torch
 

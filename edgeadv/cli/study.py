@@ -19,7 +19,7 @@ from edgeadv_runtime.study_file import Study
 
 from ._attacks import EpsList, Unreadable, Workers
 from ._backends import open_torch, to_stderr
-from ._shared import Bar, image_bar, names, need
+from ._shared import Bar, image_bar, names, need, need_pytorch
 
 if TYPE_CHECKING:
     from edgeadv.torch_backend import TorchBackend
@@ -54,7 +54,7 @@ def study(
 
     FGSM is one step, so its errors are lower bounds; edgeadv evaluate --suite standard gives a worst case.
     """
-    need("train")
+    need_pytorch()
     need("report")
     from edgeadv.data import imagenet_classes, open_data
     from edgeadv.study import make_subjects, run_study

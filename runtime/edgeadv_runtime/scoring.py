@@ -34,6 +34,7 @@ def score_batches(
     examples: int = 6,
     seen: Iterable[int] = (),
     overlap: bool = False,
+    keep: Callable[[int, BatchOutcome], None] | None = None,
 ) -> Iterator[BatchOutcome]:
     """One outcome for each batch; the arguments and errors are those of :func:`edgeadv_runtime.evaluate`.
 
@@ -49,13 +50,15 @@ def score_batches(
             outcomes are the same. It pays where crafting and scoring do not want the same cores: gradients on a GPU and
             artefacts on the processor, or threads enough for both. ``backends`` must bear calls from two threads if an
             attack asks them too; those of ONNX Runtime and TensorRT do.
+        keep: given the position of each batch among ``batches`` and its outcome as soon as it is scored, in the thread that scored it:
+            with ``overlap`` the outcome is yielded only when the next batch has been crafted, which may take an hour.
     """
     check_budgets(infos, backends)
     scored = [info for info in infos if not info.control]
     temperature = 1.0 if bundle.confidence is None else bundle.confidence.temperature
     picker = ExamplePicker(examples, scored, bundle.classes, seen, temperature=temperature)
 
-    def score(complete: CraftedBatch, messages: tuple[str, ...]) -> BatchOutcome:
+    def outcome_of(complete: CraftedBatch, messages: tuple[str, ...]) -> BatchOutcome:
         batch = _without(complete, bundle.calibration_images)
         left_out = len(complete.clean.labels) - len(batch.clean.labels)
         if not len(batch.clean.labels):
@@ -68,12 +71,18 @@ def score_batches(
             clean.index, clean.labels, clean.hashes, top1, top5, batch.evidence, left_out, messages, found
         )
 
+    def score(position: int, complete: CraftedBatch, messages: tuple[str, ...]) -> BatchOutcome:
+        outcome = outcome_of(complete, messages)
+        if keep is not None:
+            keep(position, outcome)
+        return outcome
+
     def calls() -> Iterator[Callable[[], BatchOutcome]]:
         told = 0
-        for batch in batches:
+        for position, batch in enumerate(batches):
             messages = tuple(unreadable[told:])
             told += len(messages)
-            yield partial(score, batch, messages)
+            yield partial(score, position, batch, messages)
 
     yield from _beside(calls()) if overlap else (call() for call in calls())
 
@@ -81,27 +90,20 @@ def score_batches(
 def _beside(calls: Iterator[Callable[[], _T]]) -> Iterator[_T]:
     """What ``calls`` return, in their order: each runs in a second thread while the next one is being made in this one.
 
-    Crafting stays in the caller's thread, where an interruption reaches it. What ends it early, an interruption or an error, is
-    raised after the result that was under way has been handed over.
+    Crafting stays in the caller's thread, where an interruption reaches it; what was handed to the second thread is finished.
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="scoring")
     before: Future[_T] | None = None
     try:
-        while True:
-            try:
-                call = next(calls, None)
-            except BaseException:
-                if before is not None:
-                    yield before.result()
-                raise
-            following = None if call is None else pool.submit(call)
+        for call in calls:
+            following = pool.submit(call)
             if before is not None:
                 yield before.result()
-            if following is None:
-                return
             before = following
+        if before is not None:
+            yield before.result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()
 
 
 def _scored(

@@ -579,10 +579,12 @@ def some_batches(count: int = 5) -> list[CraftedBatch]:
     return made
 
 
-def beside(batches: Iterable[CraftedBatch], backend: Backend, unreadable: Sequence[str] = ()) -> Iterator[BatchOutcome]:
+def beside(
+    batches: Iterable[CraftedBatch], backend: Backend, unreadable: Sequence[str] = (), **options: Any
+) -> Iterator[BatchOutcome]:
     return score_batches(
-        batches, [A, B, C], bundle=bundle(), backends=[backend], unreadable=unreadable, overlap=True
-    )  # fmt: skip
+        batches, [A, B, C], bundle=bundle(), backends=[backend], unreadable=unreadable, overlap=True, **options
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -613,16 +615,27 @@ def test_a_batch_is_scored_while_the_next_one_is_crafted() -> None:
 
 
 @pytest.mark.parametrize("error", [InputError("no more"), KeyboardInterrupt()])
-def test_what_was_crafted_before_an_interruption_is_handed_over(error: BaseException) -> None:
+def test_what_was_crafted_before_an_interruption_is_kept(error: BaseException) -> None:
     def crafted() -> Iterator[CraftedBatch]:
         yield from some_batches(2)
         raise error
 
-    outcomes = beside(crafted(), FirstPixel())
-    assert [next(outcomes).index[0], next(outcomes).index[0]] == [0, 8]
+    kept: list[tuple[int, int]] = []
     with pytest.raises(type(error)):
-        next(outcomes)
+        list(beside(crafted(), FirstPixel(), keep=lambda i, outcome: kept.append((i, int(outcome.index[0])))))
+    assert kept == [(0, 0), (1, 8)]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("scoring")]
+
+
+def test_an_outcome_is_kept_before_the_next_batch_is_crafted() -> None:
+    kept = threading.Event()
+
+    def crafted() -> Iterator[CraftedBatch]:
+        for number, made in enumerate(some_batches(2)):
+            assert number == 0 or kept.wait(30)
+            yield made
+
+    assert len(list(beside(crafted(), FirstPixel(), keep=lambda *_: kept.set()))) == 2
 
 
 def test_an_error_of_the_artefact_is_raised_in_its_turn() -> None:
