@@ -38,11 +38,11 @@ from paired import in_turn, ratio, save
 
 from edgeadv.allocator import keep_freed_memory
 from edgeadv.attacks import build_attacks
-from edgeadv.data import balanced_subset, open_data
+from edgeadv.data import ImageSet, balanced_subset, open_data
 from edgeadv.pack import clean_batches
 from edgeadv.torch_backend import TorchBackend
 from edgeadv_runtime import Bundle, DataInfo, Eps, OnnxRuntimeBackend, evaluate
-from edgeadv_runtime.attack import craft, infos
+from edgeadv_runtime.attack import Attack, craft, infos
 from edgeadv_runtime.pack import SHARD_SIZE
 from edgeadv_runtime.preprocess import to_tensor
 from edgeadv_runtime.suites import FGSM, Effort
@@ -56,16 +56,22 @@ def exhaust(batches: Iterable[object]) -> None:
         pass
 
 
-def stages(options: argparse.Namespace) -> dict[str, Any]:
-    """Each stage alone, then all together, in a process whose memory is settled as the command settles it."""
+def opened(options: argparse.Namespace) -> tuple[Bundle, ImageSet, TorchBackend, list[Attack]]:
+    """What the command opens for FGSM with one thread, in a process whose memory is settled as the command settles it."""
     keep_freed_memory()
     bundle = Bundle.open(options.bundle)
     images = open_data(options.data, split="test").relabel(bundle.classes)
-    order = balanced_subset(images.labels, options.limit)
     reference = TorchBackend(bundle, threads=1)
     attacks = build_attacks(
         reference.attack_model, EPS, efforts={FGSM: Effort()}, classes=len(bundle.classes), gradients_sha256=bundle.weights_sha256
     )  # fmt: skip
+    return bundle, images, reference, attacks
+
+
+def stages(options: argparse.Namespace) -> dict[str, Any]:
+    """Each stage alone, then all together."""
+    bundle, images, reference, attacks = opened(options)
+    order = balanced_subset(images.labels, options.limit)
     with OnnxRuntimeBackend(bundle, variant=options.variant, threads=1) as backend:
 
         def clean(workers: int) -> Any:
@@ -127,19 +133,8 @@ def command(bundle: Path, data: str, n: int, environment: Mapping[str, str], *, 
 
 def steady(options: argparse.Namespace) -> dict[str, Any]:
     """Images/s of the command beyond its first batch, over those of the attack alone in this process."""
-    keep_freed_memory()
-    bundle = Bundle.open(options.bundle)
-    images = open_data(options.data, split="test").relabel(bundle.classes)
-    reference = TorchBackend(bundle, threads=1)
-    attacks = build_attacks(
-        reference.attack_model, EPS, efforts={FGSM: Effort()}, classes=len(bundle.classes), gradients_sha256=bundle.weights_sha256
-    )  # fmt: skip
+    bundle, images, reference, attacks = opened(options)
     held = list(clean_batches(images, bundle, balanced_subset(images.labels, 3 * SHARD_SIZE), unreadable=[]))
-    sizes = {"first": SHARD_SIZE, "all": options.limit}
-    calls: dict[str, Callable[[int], object]] = {
-        name: lambda _, n=n: command(options.bundle, options.data, n, {}, workers=options.workers)  # type: ignore[misc]
-        for name, n in sizes.items()
-    }
     alone: list[float] = []
 
     def attack(_: int) -> None:
@@ -149,7 +144,15 @@ def steady(options: argparse.Namespace) -> dict[str, Any]:
         exhaust(craft(iter(held), attacks, reference, uint8=False))
         alone.append((time.perf_counter() - start) / sum(len(batch.labels) for batch in held))
 
-    seconds = in_turn({**calls, "attack": attack}, rounds=options.rounds, warm_up=0)
+    def run(n: int, _: int) -> None:
+        command(options.bundle, options.data, n, {}, workers=options.workers)
+
+    calls = {
+        "first": functools.partial(run, SHARD_SIZE),
+        "all": functools.partial(run, options.limit),
+        "attack": attack,
+    }
+    seconds = in_turn(calls, rounds=options.rounds, warm_up=0)
     beyond = [
         (whole - first) / (options.limit - SHARD_SIZE)
         for whole, first in zip(seconds["all"], seconds["first"], strict=True)
@@ -165,18 +168,14 @@ def steady(options: argparse.Namespace) -> dict[str, Any]:
 
 def allocator(options: argparse.Namespace) -> dict[str, Any]:
     """The command as it is, and with glibc left alone, in turn."""
-    used: dict[str, list[dict[str, float]]] = {"edgeadv": [], "glibc": []}
     # settled in the environment, if only by an empty list, it is left alone
-    calls = {
-        name: functools.partial(
-            lambda name, tunables, _: used[name].append(
-                command(options.bundle, options.data, options.limit, tunables)
-            ),
-            name, tunables,
-        )
-        for name, tunables in (("edgeadv", {}), ("glibc", {"GLIBC_TUNABLES": ""}))
-    }  # fmt: skip
-    seconds = in_turn(calls, rounds=options.rounds, warm_up=0)
+    environments: dict[str, dict[str, str]] = {"edgeadv": {}, "glibc": {"GLIBC_TUNABLES": ""}}
+    used: dict[str, list[dict[str, float]]] = {name: [] for name in environments}
+
+    def run(name: str, _: int) -> None:
+        used[name].append(command(options.bundle, options.data, options.limit, environments[name]))
+
+    seconds = in_turn({name: functools.partial(run, name) for name in environments}, rounds=options.rounds, warm_up=0)
     row = {
         "part": "allocator", "workers": 0, "n": options.limit, "rounds": options.rounds, "speedup": ratio(seconds["glibc"], seconds["edgeadv"]),
         **{f"{name}_peak_mib": statistics.median(each["peak_mib"] for each in runs) for name, runs in used.items()},

@@ -300,7 +300,7 @@ def _cores_for_both(backends: Sequence[Backend], threads: int | None) -> bool:
 
     On the same cores both would only wait for each other; on a GPU, and in PyTorch, that was not measured.
     """
-    on_cores = all(backend.name == "onnxruntime" and backend.provider == PROVIDERS[CPU] for backend in backends)
+    on_cores = all(backend.provider == PROVIDERS[CPU] for backend in backends)
     return on_cores and threads is not None and 2 * threads <= (usable_cores() or 1)
 
 
@@ -325,7 +325,7 @@ def _score_share(
         examples=examples, seen=seen, overlap=overlap, keep=lambda i, outcome: store.put(numbers[i], outcome),
     )  # fmt: skip
     with image_bar("scoring") if team.first else nullcontext() as progress:
-        for _ in outcomes:
+        for _ in zip(numbers, outcomes, strict=True):
             if progress is not None:
                 # of all processes together
                 progress(source.data.total * len(store.numbers()) // source.count, source.data.total)

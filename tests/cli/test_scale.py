@@ -193,7 +193,7 @@ def test_scoring_goes_on_beside_attacks_only_where_there_are_cores_for_both(
                 photos,
                 "--eps",
                 "8/255",
-                *ATTACKS[:1],
+                "--attack",
                 "fgsm,square",
                 "--queries",
                 10,
