@@ -16,6 +16,8 @@ from edgeadv_runtime.errors import InputError, require
 ALL = "all"
 # extras that are made of others and of what is listed for themselves
 _INCLUDES = {"export": ("train", "ort")}
+# columns, longer than any path or sentence
+_UNBROKEN = 100_000
 Bar = Callable[[int, int], None]
 
 
@@ -40,6 +42,13 @@ def names(text: str, *, option: str) -> list[str]:
     if "" in found or len(set(found)) != len(found):
         raise InputError(f"{option} {text!r} is a comma-separated list without gaps or repetitions")
     return found
+
+
+def wide_console(width: int = 0) -> Console:
+    """Standard output for a table: at least ``width`` columns on a terminal; in a file or a pipe no line is broken."""
+    console = Console()
+    console.width = max(console.width, width) if console.is_terminal else _UNBROKEN
+    return console
 
 
 def nobody_reads() -> None:

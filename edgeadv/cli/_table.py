@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +20,8 @@ from edgeadv_runtime.results import (
 from edgeadv_runtime.suites import FGSM
 from edgeadv_runtime.variants import takes_uint8
 from edgeadv_runtime.verdict import BADGES
+
+from ._shared import wide_console
 
 _BASELINE = "fp32"
 
@@ -54,8 +55,7 @@ def print_results(results: Results) -> None:
                 f"{worst.top1:.1%} [{low:.1%}, {high:.1%}]", (worst.masking or results.masking)["verdict"],
             ]  # fmt: skip
             table.add_row(*(Text(cell) for cell in cells))
-    console = Console()
-    console.width = max(console.width, 140)
+    console = wide_console(140)
     console.print(table)
     lines = [f"{artefact}: {engine_sentence(engine)}" for artefact, engine in engines(results.rows)]
     lines += _compared(results) + _rounding(results)

@@ -35,7 +35,7 @@ from ._backends import (
     Workspace,
     backend_openers,
 )
-from ._shared import ALL
+from ._shared import ALL, wide_console
 
 # rich would cut figures to fit a narrower terminal, or the 80 columns that it assumes of a pipe
 _WIDTH = 200
@@ -82,8 +82,7 @@ def bench(
         )
     measured = replace(measured, skipped=tuple(skipped))
     measured.save(out)
-    console = Console()
-    console.width = max(console.width, _WIDTH)
+    console = wide_console(_WIDTH)
     console.print(_table(measured))
     for artefact, engine in engines(measured.rows):
         console.print(Text(f"{artefact}: {engine_sentence(engine)}"))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,10 +15,9 @@ from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.variants import expanded
 
 from ._backends import PublicKey
+from ._shared import wide_console
 
 MIB = 1024 * 1024
-# a table that goes to a file or a pipe is not to be cut at the 80 columns that rich then assumes
-_PIPE_WIDTH = 200
 
 app = typer.Typer(add_completion=False, help="Look at a bundle, copy less of it, or sign it.", no_args_is_help=True)
 
@@ -93,9 +91,7 @@ def print_summary(bundle: Bundle) -> None:
     typer.echo(f"manifest sha256    {sha256_file(bundle.path / MANIFEST)}")
     if bundle.manifest["left_out"]:
         typer.echo(f"left out           {', '.join(bundle.manifest['left_out'])}")
-    console = Console()
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
+    console = wide_console()
     console.print(_table(bundle))
     for variant in bundle.variants:
         if (gate := bundle.manifest["variants"][variant].get("gate")) is not None:

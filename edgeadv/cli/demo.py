@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +21,7 @@ from edgeadv_runtime.suites import SUITES
 from edgeadv_runtime.verdict import BADGES
 
 from ._attacks import make_plan
-from ._shared import need
+from ._shared import need, wide_console
 from ._training import progress_bar
 from .evaluate import crafted, score
 
@@ -142,8 +141,7 @@ def _print(results: list[Results], benches: list[latency.Bench]) -> None:
                 f"{at[WORST_CASE].top1:.1%} [{low:.1%}, {high:.1%}]",
                 speed.get(row.variant, "") if row.backend == OnnxRuntimeBackend.name else "",
             )  # fmt: skip
-    console = Console()
-    console.width = max(console.width, 120)
+    console = wide_console(120)
     console.print(table)
     for result in results:
         console.print(Text(f"{result.bundle['title']}: {BADGES[result.masking['verdict']]}"))

@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from edgeadv_runtime.doctor import diagnose
 
 from ._backends import PublicKey
+from ._shared import wide_console
 
-# lines that go to a file or a pipe are not to be broken at the 80 columns that rich then assumes
-_PIPE_WIDTH = 200
 _STYLES = {"ok": "green", "untried": "cyan", "missing": "yellow", "problem": "bold red"}
 
 
@@ -35,7 +33,5 @@ def doctor(
         table.add_row(Text(check.status, style=_STYLES[check.status]), Text(check.name), Text(check.detail))
         if check.hint is not None:
             table.add_row("", "", Text(check.hint, style="italic"))
-    console = Console()
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
+    console = wide_console()
     console.print(table)

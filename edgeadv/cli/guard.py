@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +21,7 @@ from edgeadv_runtime.suites import FGSM, PGD_CE, PGD_MARGIN, SUITES
 
 from ._attacks import Download, EpsList, Limit, Root, Unreadable, Workers, make_plan
 from ._backends import BackendNames, BundlePath, ExpectedHash, Precision, Provider, PublicKey, backend_openers
-from ._shared import image_bar, need
+from ._shared import image_bar, need, wide_console
 
 ATTACKS = (FGSM, PGD_CE, PGD_MARGIN)
 NO_ROBUSTNESS = "A guard is no robustness: a rate of detection holds for attackers who do not know it."
@@ -89,8 +88,7 @@ def guard(
 
 def _print(measured: GuardFile) -> None:
     """What gets past the guard first, then what it flags."""
-    console = Console()
-    console.width = max(console.width, _WIDTH)
+    console = wide_console(_WIDTH)
     for sentence in (*measured.sentences, NO_ROBUSTNESS):
         console.print(Text(sentence, style="bold"))
     stated = measured.guard["false_alarms"]

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from edgeadv_runtime.errors import EdgeAdvError, InputError
 
-from ._shared import need
+from ._shared import need, wide_console
 
 if TYPE_CHECKING:
     from edgeadv.runs import Run
@@ -44,8 +43,7 @@ def runs(
             table.add_row(*(Text(cell) for cell in (name, *_cells(Run.open(path)))))
         except EdgeAdvError as error:
             table.add_row(Text(name), Text(str(error).removeprefix(f"{path} ")), "", "", "", "")
-    console = Console()
-    console.width = max(console.width, 120)
+    console = wide_console(120)
     console.print(table)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +18,7 @@ from edgeadv_runtime.study_file import Study
 
 from ._attacks import EpsList, Unreadable, Workers
 from ._backends import open_torch, to_stderr
-from ._shared import Bar, image_bar, names, need, need_pytorch
+from ._shared import Bar, image_bar, names, need, need_pytorch, wide_console
 
 if TYPE_CHECKING:
     from edgeadv.torch_backend import TorchBackend
@@ -101,8 +100,7 @@ def print_study(study: Study) -> None:
             table.add_row(
                 Text("" if i else entry.title), *map(Text, cells(line)), end_section=i == len(entry.lines) - 1
             )
-    console = Console()
-    console.width = max(console.width, 140)
+    console = wide_console(140)
     console.print(table)
     console.print(Text(FGSM_ALONE, style="bold"))
     for entry in found:
