@@ -2,12 +2,12 @@
 
 The adversarial images are compared too, and how many labels they turn: speed that costs strength is worthless. All take every step:
 edgeadv's rule that an image which is broken leaves the batch is switched off here, and so is foolbox's and ART's choice of the best.
-What edgeadv does once a model, copying and folding it, is in ``start_s``. Two ways to be faster that edgeadv does not use have rows of their
-own: with ``--compile`` torch.compile of the copy, for batches of any size as attacks need it, with the number of gradients after which its
-start is paid for; with ``--bfloat16`` the copy in that precision.
+What edgeadv does once a model, copying and folding it, is in ``start_s``. On a GPU edgeadv computes without TF32, as its commands do, and the
+peers with what PyTorch allows them. Ways to be faster that edgeadv does not use have rows of their own with ``--levers`` (see
+``levers.py``); of those that compile with the number of gradients after which their start is paid for.
 
 With ``--strength BUNDLE --data FOLDER`` also what is left of the accuracy of a trained network when its own gradients are followed, when
-the copy's are, and when those of the copy in bfloat16 are, image by image.
+the copy's are, and when those of the levers that change numbers are, image by image.
 
     python benchmarks/crafting.py --arch regnet_y_400mf --batch 16 --out benchmarks/results/crafting-regnet_y_400mf-cpu.json
 """
@@ -15,7 +15,6 @@ the copy's are, and when those of the copy in bfloat16 are, image by image.
 from __future__ import annotations
 
 import argparse
-import copy
 import functools
 import importlib.metadata
 import statistics
@@ -30,7 +29,8 @@ import torch
 import torchattacks
 from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
 from art.estimators.classification import PyTorchClassifier
-from paired import in_turn, ratio, save
+from levers import PRECISIONS, pulled, tf32
+from paired import in_turn, named, ratio, save
 from torch import Tensor, nn
 
 from edgeadv.attacks import attack_copy, cross_entropy, fgsm, pgd
@@ -41,20 +41,7 @@ from edgeadv_runtime import Bundle
 from edgeadv_runtime.preprocess import to_tensor
 
 EPS = 8 / 255
-PACKAGES = {"edgeadv": "edgeadv", "compiled": "edgeadv", "bfloat16": "edgeadv", "torchattacks": "torchattacks", "foolbox": "foolbox", "art": "adversarial-robustness-toolbox"}  # fmt: skip
-
-
-class Bfloat16(nn.Module):
-    """A network in bfloat16 that takes float32 pixels; its gradients come back as float32."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = copy.deepcopy(network).bfloat16()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits in bfloat16."""
-        logits: Tensor = self.network(x.to(torch.bfloat16))
-        return logits
+PACKAGES = {"torchattacks": "torchattacks", "foolbox": "foolbox", "art": "adversarial-robustness-toolbox"}
 
 
 def ours(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
@@ -99,50 +86,56 @@ def measure(architecture: str, steps: int, options: argparse.Namespace) -> dict[
     x = torch.rand(options.batch, 3, options.side, options.side, device=device)
     y = torch.randint(classes, (options.batch,), device=device)
     start = time.perf_counter()
-    copied = attack_copy(model, x[:2])
+    with tf32(False):
+        copied = attack_copy(model, x[:2])
     starts = {"edgeadv": time.perf_counter() - start}
     fast = x.contiguous(memory_format=torch.channels_last)
     attacks = {"edgeadv": lambda: ours(copied, fast, y, steps), **peers(model, x, y, steps, options.side, classes)}
-    if options.compile:
+    exact = {"edgeadv", *(lever for lever in options.levers if "tf32" not in lever)}
+    for lever in options.levers:
         start = time.perf_counter()
-        compiled = torch.compile(copied, dynamic=True)
-        for size in (options.batch, options.batch - 1):
-            ours(compiled, fast[:size], y[:size], steps)
-        starts["compiled"] = starts["edgeadv"] + time.perf_counter() - start
-        attacks["compiled"] = lambda: ours(compiled, fast, y, steps)
+        with tf32(lever not in exact):
+            attacks[lever] = functools.partial(ours, pulled(lever, copied, fast, y), fast, y, steps)
+            attacks[lever]()
+        starts[lever] = starts["edgeadv"] + time.perf_counter() - start
 
-    if options.bfloat16:
-        half = Bfloat16(copied)
-        attacks["bfloat16"] = lambda: ours(half, fast, y, steps)
+    def crafted(name: str) -> Tensor:
+        with tf32(name not in exact):
+            return attacks[name]()
 
-    def finished(attack: Callable[[], Tensor], _: int) -> None:
-        attack()
+    def finished(name: str, _: int) -> None:
+        crafted(name)
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    made = {name: attack() for name, attack in attacks.items()}
-    with torch.no_grad():
+    made = {name: crafted(name) for name in attacks}
+    with tf32(False), torch.no_grad():
         clean = model(x).argmax(dim=1)
         turned = {name: float((model(images).argmax(dim=1) != clean).float().mean()) for name, images in made.items()}
-    calls = {name: functools.partial(finished, attack) for name, attack in attacks.items()}
+    calls = {name: functools.partial(finished, name) for name in attacks}
     seconds = in_turn(calls, rounds=options.rounds, warm_up=1)
     libraries = []
     for name, taken in seconds.items():
         entry = {
-            "library": name, "version": importlib.metadata.version(PACKAGES[name]), "images_per_s": round(options.batch / statistics.median(taken), 2),
+            "library": name, "version": importlib.metadata.version(PACKAGES.get(name, "edgeadv")), "images_per_s": round(options.batch / statistics.median(taken), 2),
             "edgeadv_speedup": ratio(taken, seconds["edgeadv"]), "labels_turned": turned[name],
             "same_pixels_1e-4": float(((made[name] - made["torchattacks"]).abs() <= 1e-4).float().mean()),
         }  # fmt: skip
-        if name in ("compiled", "bfloat16"):
+        if name in options.levers:
             entry["over_torchattacks"] = ratio(seconds["torchattacks"], taken)
         if name in starts:
             entry["start_s"] = round(starts[name], 2)
-        if name == "compiled":
+        if "compiled" in name:
             gain = (statistics.median(seconds["edgeadv"]) - statistics.median(taken)) / options.batch / steps
             entry["paid_after_gradients"] = round((starts[name] - starts["edgeadv"]) / gain) if gain > 0 else None
         libraries.append(entry)
         print(f"{architecture} {steps} steps: {entry}", flush=True)
-    return {"architecture": architecture, "attack": "fgsm" if steps == 1 else f"pgd-{steps}", "libraries": libraries}
+    return {
+        "architecture": architecture,
+        "attack": "fgsm" if steps == 1 else f"pgd-{steps}",
+        "on": named(device, options.threads),
+        "libraries": libraries,
+    }
 
 
 def strength(options: argparse.Namespace) -> dict[str, Any]:
@@ -152,6 +145,7 @@ def strength(options: argparse.Namespace) -> dict[str, Any]:
     order = balanced_subset(images.labels, options.limit)
     model = load_model(bundle)
     device = next(model.parameters()).device
+    changing = [lever for lever in options.levers if lever in (*PRECISIONS, "tf32")]
     left: dict[str, list[np.ndarray]] = {}
     followed: dict[str, nn.Module] = {}
     for batch in batches(images, bundle.preprocess, batch_size=options.batch, order=order):
@@ -159,18 +153,20 @@ def strength(options: argparse.Namespace) -> dict[str, Any]:
         y = torch.from_numpy(batch.labels).to(device)
         if not followed:
             copied = attack_copy(model, x[:2])
-            followed = {"own": model, "copy": copied, "bfloat16": Bfloat16(copied)}
+            followed = {"own": model, "copy": copied, **{lever: pulled(lever, copied, x, y) for lever in changing}}
         for attack, steps in (("fgsm", 1), ("pgd-10", 10)):
             for name, network in followed.items():
+                with tf32(name == "tf32"):
+                    found = ours(network, x, y, steps)
                 with torch.no_grad():
-                    right = model(ours(network, x, y, steps)).argmax(dim=1) == y
+                    right = model(found).argmax(dim=1) == y
                 left.setdefault(f"{attack} {name}", []).append(right.cpu().numpy())
     stood = {name: np.concatenate(flags) for name, flags in left.items()}
     row: dict[str, Any] = {"strength": bundle.manifest["title"], "eps": EPS, "n": len(stood["fgsm own"])}
     for attack in ("fgsm", "pgd-10"):
         own = stood[f"{attack} own"]
         row[attack] = {"left_own": float(own.mean())}
-        for name, suffix in (("copy", ""), ("bfloat16", "_bfloat16")):
+        for name, suffix in (("copy", ""), *((lever, f"_{lever}") for lever in changing)):
             theirs = stood[f"{attack} {name}"]
             row[attack] |= {f"left_{name}": float(theirs.mean()), f"differ{suffix}": int((own != theirs).sum())}
     print(row, flush=True)
@@ -186,13 +182,13 @@ def main() -> None:
     parser.add_argument("--steps", default="1,10", help="comma-separated; 1 is FGSM")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--bfloat16", action="store_true")
+    parser.add_argument("--levers", default="", help="comma-separated, of levers.py")
     parser.add_argument("--strength", type=Path, help="a bundle with trained weights")
     parser.add_argument("--data", help="labelled images for it")
     parser.add_argument("--limit", type=int, default=500, help="so many of them")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    options.levers = [lever for lever in options.levers.split(",") if lever]
     torch.set_num_threads(options.threads)
     rows: list[dict[str, Any]] = [] if options.strength is None else [strength(options)]
     for architecture in options.arch.split(","):

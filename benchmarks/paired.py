@@ -7,10 +7,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeadv_runtime.device import environment
 from edgeadv_runtime.files import write_json
+
+if TYPE_CHECKING:  # the runtime is measured without PyTorch in the process
+    import torch
 
 Seconds = dict[str, list[float]]
 
@@ -31,6 +34,15 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, Any]:
     """Median and quartiles of what one took over what the other took in the same round."""
     low, middle, high = statistics.quantiles([a / b for a, b in zip(above, below, strict=True)], n=4)
     return {"median": round(middle, 4), "quartiles": [round(low, 4), round(high, 4)]}
+
+
+def named(device: torch.device, threads: int) -> str:
+    """What ran: the name of a GPU, or how many of the processor's threads."""
+    if device.type != "cuda":
+        return f"{threads} threads"
+    from torch.cuda import get_device_name
+
+    return get_device_name(device)
 
 
 def save(path: Path, benchmark: str, arguments: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,7 +1,8 @@
-"""Run the benchmarks of a CPU, say which ratios moved by more than their noise, and write the tables of ``README.md``.
+"""Run the benchmarks of a CPU, or of a GPU, say which ratios moved by more than their noise, and write the tables of ``README.md``.
 
     python benchmarks/run.py --work build/bench             # measure into the folder, and compare with what is committed
     python benchmarks/run.py --work build/bench --accept    # also take the new figures, and write the tables and the plot
+    python benchmarks/run.py --cuda --work build/bench      # those of a GPU
     python benchmarks/run.py --tables                       # write them from what is committed
 
 Networks have random weights, which changes no speed; ``--only`` names some benchmarks.
@@ -24,16 +25,29 @@ BEGIN, END = "<!-- tables: written by run.py -->", "<!-- end of tables -->"
 LARGE, SMALL = "regnet-224.edgeadv", "regnet-32.edgeadv"
 SUITE: dict[str, list[str]] = {
     "crafting-cpu": ["crafting.py", "--arch", "regnet_y_400mf", "--rounds", "7"],
-    "crafting-levers-cpu": ["crafting.py", "--arch", "regnet_y_400mf", "--steps", "1", "--rounds", "7", "--compile", "--bfloat16"],
-    "crafting-large-cpu": ["crafting.py", "--arch", "resnet101,alexnet", "--batch", "8", "--steps", "1", "--rounds", "5", "--bfloat16"],
+    "crafting-levers-cpu": ["crafting.py", "--arch", "regnet_y_400mf", "--steps", "1", "--rounds", "7", "--levers", "compiled,bfloat16"],
+    "crafting-large-cpu": ["crafting.py", "--arch", "resnet101,alexnet", "--batch", "8", "--steps", "1", "--rounds", "5", "--levers", "bfloat16"],
     "runtime_latency-regnet_y_400mf-cpu": ["runtime_latency.py", LARGE, "--variants", "fp32,fp32-u8in", "--rounds", "200"],
     "preprocessing-cpu": ["preprocessing.py"],
     "evaluation_pipeline-cpu": [
         "evaluation_pipeline.py", LARGE, "--data", "mnist5k", "--limit", "192", "--rounds", "3", "--parts", "allocator,growth,stages", "--growth-bundle", SMALL,
         "--growth-data", "mnist5k",
     ],
+    "torch_latency-regnet_y_400mf-cpu": ["torch_latency.py", LARGE, "--rounds", "100"],
     "training_throughput-cpu": ["training_throughput.py", "--images", "640", "--rounds", "5"],
     "footprint-cpu": ["footprint.py", LARGE],
+}  # fmt: skip
+# not run yet: no GPU was at hand
+CUDA_SUITE: dict[str, list[str]] = {
+    "crafting-cuda": [
+        "crafting.py", "--arch", "regnet_y_400mf,resnet101,alexnet", "--batch", "256", "--steps", "1", "--rounds", "7", "--levers",
+        "tf32,bfloat16,float16,compiled,compiled+float16,graph",
+    ],
+    "torch_latency-regnet_y_400mf-cuda": ["torch_latency.py", LARGE],
+    "training_throughput-cuda": ["training_throughput.py", "--images", "3840", "--batch", "128", "--workers", "8", "--rounds", "5"],
+    "crafting-pgd-cuda": [
+        "crafting.py", "--arch", "regnet_y_400mf", "--batch", "256", "--steps", "10", "--rounds", "5", "--levers", "tf32,compiled+float16",
+    ],
 }  # fmt: skip
 
 
@@ -54,7 +68,7 @@ def prepare(work: Path) -> None:
         export_bundle(
             build(Architecture.find("regnet_y_400mf", num_classes=10)).eval(), work / name, classes=images.classes,
             preprocess=Preprocess(resize=side, crop=side), frames=[images.image(i).convert("RGB") for i in range(8)],
-            variants=["fp32", "fp32-u8in"], title="RegNetY-400MF, random weights", provenance={},
+            variants=["fp32", "fp16", "fp32-u8in"], title="RegNetY-400MF, random weights", provenance={},
         )  # fmt: skip
 
 
@@ -65,7 +79,7 @@ def ratios(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[s
     elif isinstance(value, dict):
         told = tuple(
             str(value[key])
-            for key in ("architecture", "attack", "library", "frame", "variant", "batch", "recipe")
+            for key in ("architecture", "attack", "library", "frame", "variant", "batch", "way", "recipe")
             if key in value
         )
         for key, inner in value.items():
@@ -122,7 +136,7 @@ def tables() -> Iterator[str]:
                     else f"; paid after {entry['paid_after_gradients']:,} gradients of an image"
                 )
                 yield (
-                    f"| {row['architecture']} {asked['side']}², {asked['batch']}, {asked['threads']} | {row['attack']} | {peer} | "
+                    f"| {row['architecture']} {asked['side']}², {asked['batch']}, {row.get('on', asked['threads'])} | {row['attack']} | {peer} | "
                     f"{show(speedup)} | {pixels:.2%} | {entry.get('start_s', start)}{paid} |"
                 )
         for row in content["rows"]:
@@ -130,8 +144,10 @@ def tables() -> Iterator[str]:
                 for attack in ("fgsm", "pgd-10"):
                     left = row[attack]
                     yield f"| {row['strength']} | {attack} | its own gradients | accuracy left {left['left_own']:.1%}, by the copy's {left['left_copy']:.1%}; {left['differ']} of {row['n']} images differ | | |"
-                    if "left_bfloat16" in left:
-                        yield f"| {row['strength']} | {attack} | its own gradients, bfloat16's | accuracy left {left['left_own']:.1%} and {left['left_bfloat16']:.1%}; {left['differ_bfloat16']} of {row['n']} images differ | | |"
+                    for key, share in left.items():
+                        lever = key.removeprefix("left_")
+                        if lever not in (key, "own", "copy"):
+                            yield f"| {row['strength']} | {attack} | its own gradients, {lever}'s | accuracy left {left['left_own']:.1%} and {share:.1%}; {left[f'differ_{lever}']} of {row['n']} images differ | | |"
     yield ""
     yield from (
         "| runtime: variant, batch | raw call, ms | `infer` over raw | all but the resizing over raw | bound over raw | faster than the first | top-1 |",
@@ -154,10 +170,27 @@ def tables() -> Iterator[str]:
             for row in content["rows"]:
                 yield f"| {row['frame']} | {row['library']} | {row['ms_median']:.2f} | {show(row['edgeadv_speedup'])} | {row['levels_apart_mean']}, {row['levels_apart_max']} |"
     yield ""
+    yield from (
+        "| PyTorch: bundle, on | variant, batch | way | ms | faster than eager | logits differ by |",
+        "|---|---|---|---|---|---|",
+    )
+    for content in found.values():
+        if content.get("benchmark") == "torch_latency":
+            for row in content["rows"]:
+                place = (
+                    f"{content['arguments']['bundle']}, {row['on']} | {row['variant']}, {row['batch']} | {row['way']}"
+                )
+                if "not_measured" in row:
+                    yield f"| {place} | | | {row['not_measured']} |"
+                else:
+                    yield f"| {place} | {row['ms_median']:.2f} | {show(row['speedup_over_eager'])} | {row['relative_error']:.1e} |"
+    yield ""
     for content in found.values():
         if content.get("benchmark") == "training_throughput":
             for row in content["rows"]:
-                yield f"- Training, {row['recipe']}: {show(row['edgeadv_speedup'])} of the plain loop's images/s ({content['arguments']['arch']}, batch {content['arguments']['batch']}, {content['arguments']['threads']} threads)."
+                asked = content["arguments"]
+                on = row.get("on", f"{asked['threads']} threads")
+                yield f"- Training, {row['recipe']}: {show(row['edgeadv_speedup'])} of the plain loop's images/s ({asked['arch']}, batch {asked['batch']}, {on})."
         if content.get("benchmark") == "evaluation_pipeline":
             for row in content["rows"]:
                 if row["part"] == "stages":
@@ -202,7 +235,7 @@ def plot() -> None:
         for row in json.loads(file.read_text())["rows"]:
             bars += [
                 (f"{row['architecture']}, {row['attack']}, {entry['library']}", entry["edgeadv_speedup"])
-                for entry in row.get("libraries", []) if entry["library"] not in ("edgeadv", "compiled", "bfloat16")
+                for entry in row.get("libraries", []) if entry["library"] != "edgeadv" and "over_torchattacks" not in entry
             ]  # fmt: skip
     figure, axes = pyplot.subplots(figsize=(8, 0.35 * len(bars) + 1))
     middles = [ratio["median"] for _, ratio in bars]
@@ -231,7 +264,8 @@ def main() -> None:
     """Run, compare, accept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/bench"))
-    parser.add_argument("--only", help=f"comma-separated, of {', '.join(SUITE)}")
+    parser.add_argument("--cuda", action="store_true", help="run those of a GPU")
+    parser.add_argument("--only", help=f"comma-separated, of {', '.join((*SUITE, *CUDA_SUITE))}")
     parser.add_argument("--accept", action="store_true", help="take the new figures")
     parser.add_argument("--tables", action="store_true", help="measure nothing")
     options = parser.parse_args()
@@ -239,8 +273,8 @@ def main() -> None:
         options.work.mkdir(parents=True, exist_ok=True)
         prepare(options.work)
         lines: list[str] = []
-        for name in options.only.split(",") if options.only else SUITE:
-            script, *arguments = SUITE[name]
+        for name in options.only.split(",") if options.only else CUDA_SUITE if options.cuda else SUITE:
+            script, *arguments = {**SUITE, **CUDA_SUITE}[name]
             out = options.work / f"{name}.json"
             arguments = [str(options.work / part) if part in (LARGE, SMALL) else part for part in arguments]
             print("running", name, flush=True)

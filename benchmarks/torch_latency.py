@@ -1,10 +1,11 @@
 """Latency of one network in PyTorch, ways of running it in turn: eager, as a CUDA graph, compiled with CUDA graphs, and ONNX Runtime.
 
-``eager`` is the network as it is trained, ``folded`` the same with its BatchNorms in its convolutions, which ``graph`` and ``compiled`` start from. All four are calls on a tensor that is on the device already, to the end of their kernels; ``infer`` is the
-backend ``torch-compiled`` from a host array to logits on the host, and ``onnxruntime`` the same by ONNX Runtime's provider. Logits
-are compared with eager float32. Without a GPU there are no graphs and no float16.
+``eager`` is the network as it is trained, ``folded`` the same with its BatchNorms in its convolutions, which ``graph`` and ``compiled``
+start from. All four are calls on a tensor that is on the device already, to the end of their kernels; ``infer`` is the
+backend ``torch-compiled`` from a host array to logits on the host, and ``onnxruntime`` the same by ONNX Runtime's provider. Logits are
+compared with eager float32. Without a GPU there are no graphs and no float16.
 
-    python benchmarks/torch_latency.py m.edgeadv --out benchmarks/results/torch_latency-regnet_y_400mf-h100.json
+    python benchmarks/torch_latency.py m.edgeadv --out benchmarks/results/torch_latency-regnet_y_400mf-cuda.json
 
 **Not run on a GPU yet.**
 """
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from paired import in_turn, ratio, save
+from paired import in_turn, named, ratio, save
 from torch import Tensor, nn
 
 from edgeadv.attacks import attack_copy
@@ -63,6 +64,7 @@ def measure(bundle: Bundle, variant: str, batch: int, options: argparse.Namespac
     eager, given = copy.deepcopy(plain).to(dtype), x.to(dtype)
     folded = attack_copy(plain, x).to(dtype)
     provider = "cuda" if device.type == "cuda" else "cpu"
+    on = named(device, torch.get_num_threads())
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         backend = stack.enter_context(
@@ -80,7 +82,9 @@ def measure(bundle: Bundle, variant: str, batch: int, options: argparse.Namespac
             stack.callback(served.close)
             ways["onnxruntime"] = lambda: served.infer(host)
         except EdgeAdvError as error:
-            rows.append({"variant": variant, "batch": batch, "way": "onnxruntime", "not_measured": str(error)})
+            rows.append(
+                {"on": on, "variant": variant, "batch": batch, "way": "onnxruntime", "not_measured": str(error)}
+            )
 
         def finished(way: Callable[[], Any], _: int) -> None:
             with torch.inference_mode():
@@ -99,7 +103,7 @@ def measure(bundle: Bundle, variant: str, batch: int, options: argparse.Namespac
         )
     for name, taken in seconds.items():
         rows.append({
-            "variant": variant, "batch": batch, "way": name, "ms_median": round(1000 * statistics.median(taken), 4),
+            "on": on, "variant": variant, "batch": batch, "way": name, "ms_median": round(1000 * statistics.median(taken), 4),
             "speedup_over_eager": ratio(seconds["eager"], taken), "relative_error": round(errors[name], 6),
         })  # fmt: skip
         print(rows[-1], flush=True)
@@ -115,6 +119,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of the processor")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     bundle = Bundle.open(options.bundle)
     variants = [v for v in ("fp32", "fp16") if v in bundle.variants and (v == "fp32" or torch.cuda.is_available())]
     rows: list[dict[str, Any]] = []

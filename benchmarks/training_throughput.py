@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from paired import ratio, save
+from paired import named, ratio, save
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -136,7 +136,8 @@ def main() -> None:
                 else:
                     rates[name].append(plain(pictures, architecture, recipe, options, device))
         rows.append({
-            "recipe": recipe, **{f"{name}_images_per_s_median": round(statistics.median(rate), 2) for name, rate in rates.items()},
+            "recipe": recipe, "on": named(device, options.threads),
+            **{f"{name}_images_per_s_median": round(statistics.median(rate), 2) for name, rate in rates.items()},
             "edgeadv_speedup": ratio(rates["edgeadv"], rates["plain"]),
         })  # fmt: skip
         print(rows[-1], flush=True)

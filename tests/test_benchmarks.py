@@ -8,6 +8,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+from torch import Tensor, nn
+
+from edgeadv.attacks import cross_entropy, input_gradient
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -74,3 +78,56 @@ def test_ratios_of_one_result_have_names_of_their_own(run: ModuleType) -> None:
 def test_the_tables_are_those_of_the_committed_results(run: ModuleType) -> None:
     text = (BENCHMARKS / "README.md").read_text()
     assert text.split(run.BEGIN)[1].split(run.END)[0].strip() == "\n".join(run.tables()).strip()
+
+
+@pytest.fixture(scope="module")
+def levers() -> ModuleType:
+    return load("levers")
+
+
+def linear(size: float) -> tuple[nn.Module, Tensor, Tensor]:
+    """Two linear layers whose weights are up to ``size``, so that gradients are its square, with images and labels."""
+    torch.manual_seed(0)
+    layers = nn.Linear(3 * 16 * 16, 16, bias=False), nn.Linear(16, 5, bias=False)
+    for layer in layers:
+        nn.init.uniform_(layer.weight, -size, size)
+    network = nn.Sequential(nn.Flatten(), *layers).eval().requires_grad_(False)
+    return network, torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("size", [1e-4, 0.1])
+def test_the_scale_saves_small_gradients_of_float16(levers: ModuleType, size: float) -> None:
+    network, x, y = linear(size)
+    expected = input_gradient(network, x, y, cross_entropy).gradient
+    scaled = levers.in_precision(network, "float16", x, y)
+    found = input_gradient(scaled, x, y, cross_entropy).gradient
+    assert found.dtype == torch.float32 and scaled(x).dtype == torch.float32
+    same = found.sign() == expected.sign()
+    assert bool(same[expected.abs() > 0.05 * expected.abs().max()].all())
+    torch.testing.assert_close(found, expected, rtol=0.01, atol=0.01 * float(expected.abs().max()))
+    unscaled = input_gradient(levers.InPrecision(network, torch.float16), x, y, cross_entropy).gradient
+    assert (float((unscaled == 0).float().mean()) > 0.5) == (size < 0.01)
+
+
+def test_a_lever_leaves_the_network_as_it_is(levers: ModuleType) -> None:
+    network, x, y = linear(0.1)
+    before = network(x)
+    made = levers.pulled("bfloat16", network, x, y)
+    assert made.scale == 1
+    torch.testing.assert_close(made(x), before, rtol=0.02, atol=0.02 * float(before.abs().max()))
+    assert torch.equal(network(x), before)
+
+
+@pytest.mark.parametrize("lever", ["int4", "float16+int4", "graph", "tf32"])
+def test_a_lever_that_is_not_there(levers: ModuleType, lever: str) -> None:
+    network, x, y = linear(0.1)
+    with pytest.raises(ValueError, match="choose from"):
+        levers.pulled(lever, network, x, y)
+
+
+def test_rounding_to_tf32_is_as_before_afterwards(levers: ModuleType) -> None:
+    before = torch.backends.cudnn.allow_tf32
+    with pytest.raises(RuntimeError), levers.tf32(not before):
+        assert torch.backends.cudnn.allow_tf32 is not before
+        raise RuntimeError
+    assert torch.backends.cudnn.allow_tf32 is before
