@@ -105,8 +105,8 @@ class _Recipe:
         step_size: in words, with ``{eps}`` and ``{steps}``.
         norm: of the budget.
         random: whether it begins at a random point.
-        onwards: whether an image begins at what broke it within a smaller budget. Attacks that the verdict compares, one
-            with another or one budget with the next, do not: each of their figures stands for itself.
+        onwards: whether an image begins at the worst that was found of it within the next smaller budget. Attacks that the
+            verdict compares, one with another or one budget with the next, do not: each of their figures stands for itself.
     """
 
     run: Callable[[_Job], Adversarial] | None

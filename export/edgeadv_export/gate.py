@@ -319,7 +319,7 @@ class Gate:
 
 def _in_8_bits(eps: Eps) -> bool:
     """Whether adversarial images at ``eps`` can be stored as pixels."""
-    return eps.grey_levels >= 1
+    return eps.fits_8_bits
 
 
 def _all_right(backend: Backend, batch: CraftedBatch) -> NDArray[np.bool_]:

@@ -250,16 +250,12 @@ def infos(attacks: Iterable[Attack], *, uint8: bool) -> list[AttackInfo]:
     """One :class:`AttackInfo` per attack and budget.
 
     Raises:
-        InputError: as :func:`check_infos`, or a budget is too small for 8 bits.
+        InputError: as :func:`check_infos`.
     """
     found: list[AttackInfo] = []
     for attack in attacks:
         for eps in attack.eps:
             params = replace(attack.params(eps), uint8=uint8)
-            if uint8 and params.norm != "l2" and eps.grey_levels < 1:
-                raise InputError(
-                    f"eps {eps.text} is less than one grey level: 8-bit images cannot hold it; use float32 or a larger eps"
-                )
             found.append(
                 AttackInfo(
                     attack.name, eps, params, attack.gradients, attack.gradients_sha256, attack.queried, attack.control
@@ -273,7 +269,8 @@ def check_infos(listed: Iterable[AttackInfo]) -> None:
     """Hold attacks that are to run together to what a run can keep apart.
 
     Raises:
-        InputError: two have the same name and budget, a norm is unknown, or two norms are mixed.
+        InputError: two have the same name and budget, a norm is unknown, two norms are mixed, or 8-bit images cannot hold a
+            budget.
     """
     found: set[Key] = set()
     norms: dict[str, str] = {}
@@ -284,6 +281,8 @@ def check_infos(listed: Iterable[AttackInfo]) -> None:
         norm = info.params.norm or NORMS[0]
         if norm not in NORMS:
             raise InputError(f"attack {info.name} is measured in {norm!r}: choose from {', '.join(NORMS)}")
+        if info.params.uint8 and norm != "l2":
+            info.eps.check_8_bits(instead="keep float32")
         if not info.control:
             norms.setdefault(norm, info.name)
     if len(norms) > 1:

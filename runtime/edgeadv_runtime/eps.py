@@ -70,3 +70,32 @@ class Eps:
     def grey_levels(self) -> int:
         """The largest whole number of 8-bit grey levels within the budget."""
         return int(self.value * 255 + _LEVEL_TOLERANCE)
+
+    @property
+    def fits_8_bits(self) -> bool:
+        """Whether it is a whole number of grey levels, at least one: a perturbation of 8-bit images can use it up."""
+        return self.grey_levels >= 1 and self.value * 255 - self.grey_levels <= _LEVEL_TOLERANCE
+
+    def check_8_bits(self, *, instead: str = "") -> None:
+        """Refuse an L-infinity budget that 8-bit images cannot hold.
+
+        An attack searches the whole budget and is content with what works there. Cut back to fewer grey levels much of that works no
+        more, and the model looks robust.
+
+        Args:
+            instead: what else one may do, in words.
+
+        Raises:
+            InputError: it is no whole number of grey levels, or less than one.
+        """
+        if self.fits_8_bits:
+            return
+        levels, otherwise = self.grey_levels, f", or {instead}" if instead else ""
+        if levels < 1:
+            raise InputError(
+                f"eps {self.text} is less than one grey level of 8-bit images: use a larger one{otherwise}"
+            )
+        raise InputError(
+            f"eps {self.text} is {self.value * 255:.4g} grey levels, and 8-bit images hold whole ones: use {levels}/255 or "
+            f"{levels + 1}/255{otherwise}"
+        )

@@ -55,9 +55,10 @@ def round_to_uint8(
 ) -> NDArray[np.uint8]:
     """Adversarial images as 8-bit pixels within eps of the originals.
 
-    In the maximum norm each pixel takes the nearest grey level that is still within eps. In the Euclidean norm it takes the
-    nearest, and in an image that would leave eps by that, the next one towards the original: no pixel is then further away
-    than it was.
+    In the maximum norm each pixel takes the nearest grey level that is still within eps. In the Euclidean norm all are cut to whole
+    levels towards the original, and then those are raised to the next level, one after another, that follow the perturbation most
+    for the length that they cost, until the length is used up: taking the nearest would undo a perturbation most of whose
+    values are below half a level.
 
     Args:
         x_adv: float32 (n, 3, H, W) in [0, 1], within eps.
@@ -71,15 +72,30 @@ def round_to_uint8(
     original = pixels.astype(np.int16)
     if norm == "l2":
         moved = x_adv.transpose(0, 2, 3, 1).astype(np.float64) * 255 - original
-        nearest = np.rint(moved)
-        too_far = _lengths(nearest / 255) > eps.value
-        nearest[too_far] = np.trunc(moved + np.copysign(_LEVEL_SLACK, moved))[too_far]
-        return (original + nearest).astype(np.uint8)
+        for one in moved:
+            one[...] = _whole_levels(one, 255 * eps.value)
+        return (original + moved).astype(np.uint8)
     levels = eps.grey_levels
     nearest = np.rint(x_adv.transpose(0, 2, 3, 1) * np.float32(255)).astype(np.int16)
     within = np.clip(nearest, np.maximum(original - levels, 0), np.minimum(original + levels, 255))
     rounded: NDArray[np.uint8] = within.astype(np.uint8)
     return rounded
+
+
+def _whole_levels(moved: NDArray[np.float64], length: float) -> NDArray[np.float64]:
+    """``moved`` in whole levels, of Euclidean length at most ``length``, as near to its direction as a greedy choice comes.
+
+    Raising a value of size a from floor(a) to the next level adds a to the product with ``moved`` and 2 floor(a) + 1 to the square of
+    the length.
+    """
+    size = np.abs(moved).ravel()
+    whole = np.floor(size + _LEVEL_SLACK)
+    between = size - whole > _LEVEL_SLACK
+    cost = np.where(between, 2 * whole + 1, 0)
+    best = np.argsort(np.where(between, -size / (2 * whole + 1), 0), kind="stable")[: int(between.sum())]
+    spent = float((whole**2).sum()) + np.cumsum(cost[best])
+    whole[best[spent <= length**2 * (1 + _EPS_SLACK)]] += 1
+    return np.copysign(whole.reshape(moved.shape), moved)
 
 
 def _lengths(moved: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from .attack import CLEAN_KEY, AttackInfo, CraftedBatch, Evidence, Key
 from .backends.base import Backend
 from .bundle import Bundle
-from .errors import InputError
 from .examples import ExamplePicker
 from .outcomes import BatchOutcome, Example
 from .perturbation import round_to_uint8
@@ -125,18 +124,15 @@ def _scored(
 
 
 def check_budgets(infos: Iterable[AttackInfo], backends: Iterable[Backend]) -> None:
-    """Refuse budgets that nothing is left of in the 8 bits of a ``-u8in`` artefact.
+    """Refuse budgets that the 8 bits of a ``-u8in`` artefact cannot hold.
 
     Raises:
         InputError: there is one.
     """
     variant = next((backend.variant for backend in backends if backend.takes_uint8), None)
     for info in infos:
-        if variant is not None and not info.control and info.params.norm != "l2" and info.eps.grey_levels < 1:
-            raise InputError(
-                f"eps {info.eps.text} is less than one grey level, and {variant} takes 8-bit pixels: leave it out with --precision, "
-                "or use a larger eps"
-            )
+        if variant is not None and not info.control and info.params.norm != "l2":
+            info.eps.check_8_bits(instead=f"leave out {variant}, which takes such images, with --precision")
 
 
 def _attacked(backend: Backend, batch: CraftedBatch, info: AttackInfo) -> NDArray[np.float32]:

@@ -138,13 +138,14 @@ def test_the_surrogate_of_a_variant_that_is_alone(scored: Callable[..., Results]
 
 
 def test_float_images_are_rounded_and_the_rows_say_so(scored: Callable[..., Results]) -> None:
-    results = scored("--eps", "0.02", "--attack", "fgsm", "--precision", "fp32,fp32-u8in")
-    (floats,), (pixels,) = (results.select(variant=v, attack="fgsm") for v in ("fp32", "fp32-u8in"))
+    attack = "pgd-margin"
+    results = scored("--eps", "5/255", "--attack", attack, "--precision", "fp32,fp32-u8in")
+    (floats,), (pixels,) = (results.select(variant=v, attack=attack) for v in ("fp32", "fp32-u8in"))
     assert floats.params.uint8 is False and pixels.params.uint8 is True
-    # 0.02 is 5.1 levels, of which pixels can have 5: what that undoes is said
+    # its steps end between levels: what rounding undoes is said
     assert pixels.rounding_lost is not None and floats.rounding_lost is None
     assert pixels.correct_top1 - floats.correct_top1 <= pixels.rounding_lost
-    alone = scored("--eps", "0.02", "--attack", "fgsm", "--precision", "fp32-u8in").select(attack="fgsm")
+    alone = scored("--eps", "5/255", "--attack", attack, "--precision", "fp32-u8in").select(attack=attack)
     assert [row.rounding_lost for row in alone] == [pixels.rounding_lost]
 
 
@@ -244,9 +245,13 @@ def test_a_budget_below_a_grey_level(cli: Cli, pixels: Path, photos: Path, tmp_p
         "--out",
         "r.json",
     ]
-    outcome = cli(*command, "--eps", "0.5/255", "--precision", "fp32-u8in")
-    assert outcome.status == 2 and outcome.err.count("\n") == 1
-    assert "eps 0.5/255 is less than one grey level, and fp32-u8in takes 8-bit pixels" in outcome.err
+    for eps, says in (
+        ("0.5/255", "less than one grey level"),
+        ("0.02", "5.1 grey levels, and 8-bit images hold whole ones"),
+    ):
+        outcome = cli(*command, "--eps", eps, "--precision", "fp32-u8in")
+        assert outcome.status == 2 and outcome.err.count("\n") == 1
+        assert f"eps {eps} is {says}" in outcome.err and "leave out fp32-u8in" in outcome.err
     assert list(tmp_path.iterdir()) == []
 
 

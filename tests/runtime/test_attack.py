@@ -244,6 +244,20 @@ def test_less_than_a_grey_level_needs_floats() -> None:
         infos([attack], uint8=True)
 
 
+@pytest.mark.parametrize("text", ["0.01", "8.5/255", "0.3"])
+def test_between_two_grey_levels_needs_floats(text: str) -> None:
+    """An attack is content with what works at 2.55 levels; cut back to 2, most of it would not, and the model would look robust."""
+    attack = CallableAttack(lambda x, y: x, "between", Eps.parse(text))
+    assert len(infos([attack], uint8=False)) == 1
+    with pytest.raises(InputError, match="8-bit images hold whole ones"):
+        infos([attack], uint8=True)
+
+
+@pytest.mark.parametrize("text", ["8/255", "0.2", "1", "0.0313725", "0.03137255"])
+def test_a_whole_number_of_grey_levels_fits_8_bits(text: str) -> None:
+    assert len(infos([CallableAttack(lambda x, y: x, "whole", Eps.parse(text))], uint8=True)) == 1
+
+
 # norms
 
 L2 = AttackParams(norm="l2")
@@ -277,9 +291,7 @@ def test_an_l2_budget_limits_the_length_of_each_image(eps: Eps, side: int) -> No
 
 @pytest.mark.parametrize("side", [4, 32, 224])
 @pytest.mark.parametrize("text", ["0.05", "0.5", "1"])
-def test_rounding_in_l2_stays_within_eps_and_takes_the_nearest_level_where_that_is_possible(
-    text: str, side: int
-) -> None:
+def test_rounding_in_l2_uses_the_length_up_and_keeps_the_direction(text: str, side: int) -> None:
     eps, rng = Eps.parse(text), np.random.default_rng(side)
     pixels = rng.integers(40, 216, (6, side, side, 3), dtype=np.uint8)
     x = to_tensor(pixels)
@@ -290,18 +302,35 @@ def test_rounding_in_l2_stays_within_eps_and_takes_the_nearest_level_where_that_
     x_adv = np.clip(x + reach * direction, 0, 1).astype(np.float32)
     rounded = round_to_uint8(x_adv, pixels, eps, norm="l2")
     assert rounded.dtype == np.uint8 and rounded.shape == pixels.shape
-    moved = (rounded.astype(int) - pixels.astype(int)) / 255
-    assert (_length(moved) <= eps.value + 1e-6).all()
+    moved = rounded.astype(int) - pixels.astype(int)
+    assert (_length(moved / 255) <= eps.value * (1 + 1e-6)).all()
     check_crafted(to_tensor(rounded), x, "a", eps, norm="l2")
-    wanted = x_adv.transpose(0, 2, 3, 1).astype(np.float64) * 255
-    nearest = np.rint(wanted)
-    for ours, near, original, exact in zip(rounded.astype(int), nearest, pixels.astype(int), wanted, strict=True):
-        if _length(((near - original) / 255)[None])[0] <= eps.value:
-            np.testing.assert_array_equal(ours, near)
-        else:
-            # each pixel on the level below its own move, towards the original
-            assert (np.abs(ours - original) <= np.abs(exact - original) + 1e-4).all()
-            assert (np.abs(exact - ours) < 1 + 1e-4).all()
+    wanted = x_adv.transpose(0, 2, 3, 1).astype(np.float64) * 255 - pixels
+    # a level beside each move, and on its side
+    assert (np.abs(moved - wanted) < 1 + 1e-4).all() and (moved * wanted >= -1e-3).all()
+    for ours, exact in zip(moved, wanted, strict=True):
+        size, between = np.abs(exact), np.abs(exact - np.rint(exact)) > 1e-4
+        raised, cost = np.abs(ours) > size, 2 * np.floor(size) + 1
+        if (between & ~raised).any():
+            # what is next would be too long, and nothing that was raised follows the perturbation less for what it costs
+            left = (255 * eps.value) ** 2 - (ours**2).sum()
+            gain = size / cost
+            following = gain[between & ~raised].max()
+            assert left < cost[between & ~raised & (gain == following)].max() * (1 + 1e-6) + 1e-3
+            assert not raised.any() or gain[raised].min() >= following - 1e-9
+
+
+def test_rounding_in_l2_does_not_erase_a_perturbation_of_less_than_half_a_level() -> None:
+    """Of 224 x 224 pixels, 0.5 is a third of a level for each: the nearest level is none."""
+    eps, rng = Eps.parse("0.5"), np.random.default_rng(0)
+    pixels = rng.integers(40, 216, (2, 224, 224, 3), dtype=np.uint8)
+    direction = rng.normal(size=(2, 3, 224, 224))
+    direction *= 0.5 / _length(direction)[:, None, None, None]
+    rounded = round_to_uint8((to_tensor(pixels) + direction).astype(np.float32), pixels, eps, norm="l2")
+    moved = (rounded.astype(float) - pixels).transpose(0, 3, 1, 2) / 255
+    assert (_length(moved) > 0.499).all()
+    # along the direction: nearly 0.7 of what the floats go
+    assert ((moved * direction).sum(axis=(1, 2, 3)) > 0.65 * 0.5**2).all()
 
 
 def test_rounding_in_l2_loses_nothing_where_moves_are_whole_levels() -> None:
