@@ -28,6 +28,7 @@ from .outcomes import Artefact, BatchOutcome, rounding_lost
 from .results import CLEAN, WORST_CASE, AttackParams, Results, Row, Threat
 from .scoring import TOP, nothing_scored, score_batches
 from .stats import mcnemar_p, paired_difference_interval
+from .suites import NOISE, WHOLE_STEP
 from .verdict import verdict_of
 
 MOST_UNREADABLE = 0.01
@@ -262,7 +263,9 @@ def _rows(
 ) -> list[Row]:  # fmt: skip
     artefact = entry.artefact
 
-    def row(key: Key, eps_value: float, params: AttackParams, threat: Threat | None, gradients: str | None) -> Row:
+    def row(
+        key: Key, eps_value: float, params: AttackParams, threat: Threat | None, gradients: str | None, *, top5: bool = top5
+    ) -> Row:  # fmt: skip
         first, among5 = entry.top1[key], entry.top5[key]
         return Row(
             variant=artefact.variant, artifact_sha256=artefact.artifact_sha256, backend=artefact.backend,
@@ -278,14 +281,22 @@ def _rows(
         for info in scored:
             if info.eps == eps:
                 params = replace(info.params, uint8=artefact.takes_uint8 or info.params.uint8)
-                rows.append(row(info.key, eps.value, params, _threat(info, artefact), info.gradients))
+                told = top5 and _tells_top5(info)
+                rows.append(row(info.key, eps.value, params, _threat(info, artefact), info.gradients, top5=told))
         names = tuple(dict.fromkeys([CLEAN, *(info.name for info in within)]))
         uint8 = artefact.takes_uint8 or within[0].params.uint8
         params = AttackParams(norm=within[0].params.norm or "linf", uint8=uint8, attacks=names)
         threat = min((_threat(info, artefact) for info in within), key=_THREATS.index)
         sources = dict.fromkeys(info.gradients for info in within if info.gradients is not None)
-        rows.append(row((WORST_CASE, eps.text), eps.value, params, threat, ", ".join(sources) or None))
+        told = top5 and all(map(_tells_top5, within))
+        rows.append(row((WORST_CASE, eps.text), eps.value, params, threat, ", ".join(sources) or None, top5=told))
     return rows
+
+
+def _tells_top5(info: AttackInfo) -> bool:
+    """Whether the attack is not content with an image whose label has become the second; of a third party's nobody knows."""
+    name = info.name.partition("@")[0]
+    return name in WHOLE_STEP or (name == NOISE and info.params.queries == 1)
 
 
 def _threat(info: AttackInfo, artefact: Artefact) -> Threat:

@@ -77,7 +77,8 @@ class Row:
         gradients: where the attack's gradients come from; None for clean.
         n: scored images.
         correct_top1: images whose first label is right.
-        correct_top5: images whose true label is among the first five; None for five classes or fewer.
+        correct_top5: images whose true label is among the first five; None for five classes or fewer, and under
+            attacks that are content with another first label (all but plain and rescaled FGSM and one draw of noise).
         zero_gradient_share: share of the ``n`` images whose gradient was zero or not finite, so not attacked; None if
             unknown or not applicable.
         masking: the artefact's verdict, with the sentences of what was found as ``evidence``; None for clean.

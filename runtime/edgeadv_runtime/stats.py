@@ -36,7 +36,8 @@ def paired_difference_lower_bound(
     """One-sided 95% lower bound of ``(gained - lost - allowed * left) / n`` for paired outcomes.
 
     The Wald interval of the mean of one score per pair: 1 or -1 where the outcomes differ, less ``allowed`` where a gain was
-    possible. Without ``allowed`` it is that of McNemar's table.
+    possible; adjusted as Bonett and Price (2012) do, by one pair more that gains and one that loses, or it would shrink to a point
+    where all pairs are alike. Without ``allowed`` it is the bound of :func:`paired_difference_interval`.
 
     Args:
         gained: pairs in which only the first outcome happened.
@@ -53,6 +54,7 @@ def paired_difference_lower_bound(
     left = gained if left is None else left
     if not gained <= left <= n - lost:
         raise ValueError(f"{left} of {n} pairs cannot have left {gained} to gain and {lost} to lose")
+    gained, lost, left, n = gained + 1, lost + 1, left + 1, n + 2
     mean = (gained - lost - allowed * left) / n
     square = (gained * (1 - allowed) ** 2 + lost + (left - gained) * allowed**2) / n
     return mean - z * sqrt(max(0.0, square - mean * mean) / n)

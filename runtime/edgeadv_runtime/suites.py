@@ -68,6 +68,9 @@ QUERY_ATTACKS = (SQUARE, NOISE)
 """Those that need no gradient, and so no PyTorch."""
 TARGETABLE = (FGSM, FGSM_RESCALED)
 """Those that move towards a class that is named: one step says what that class attracts, the others look for the worst case."""
+WHOLE_STEP = (FGSM, FGSM_RESCALED)
+"""Those that go as far as the budget lets them, whatever the model says: the others leave an image, or keep its first version, as
+soon as its label is no longer the first, so that it mostly comes second, and their top-5 accuracy says nothing."""
 OPTIONAL = (PGD_L2,)
 """Attacks that no suite runs: they are asked for by name."""
 KNOWN = frozenset(name for suite in SUITES.values() for name in suite) | frozenset(OPTIONAL)

@@ -196,6 +196,8 @@ class MaskingEvidence:
 
     def __init__(self, infos: Sequence[AttackInfo]) -> None:
         self._infos = {info.key: info for info in infos if _ours(info)}
+        # a worst case has the budgets of all attacks, those of a third party too
+        self._budgets = {info.eps.value: info.eps.text for info in reversed(infos) if not info.control}
         self._batches: list[tuple[NDArray[np.int64], Evidence]] = []
 
     def add(self, labels: NDArray[np.int64], evidence: Evidence) -> None:
@@ -220,7 +222,7 @@ class MaskingEvidence:
         if standing.n:
             evidence += [*_answers(standing, odd), *_zero_gradients(standing, zero), *_pairs(standing)]
             evidence += [*_queries(standing, self._infos), *_large_eps(standing), *_rising(standing)]
-        if obstacle := _obstacle(standing):
+        if obstacle := _obstacle(standing, self._budgets):
             evidence.append({"rule": "coverage", "eps": None, "n": standing.n, "finding": None, "text": obstacle})
             found: list[Verdict] = ["UNCHECKED"]
         else:
@@ -270,8 +272,9 @@ def _zero_gradients(standing: _Standing, zero: Mapping[Key, Bools]) -> Iterator[
     )
     for key, flags in zero.items():
         info = standing.infos[key]
-        # from another model's gradients, or from far away, nothing follows about these
-        if not info.control and info.name in NEEDED:
+        # from another model's gradients, or from far away, nothing follows about these; what has the target's label already was
+        # not attacked either, and hides nothing
+        if not info.control and info.name in NEEDED and info.params.target is None:
             yield standing.counted("zero-gradient", key, flags, ZERO_GRADIENT, text)
 
 
@@ -330,18 +333,17 @@ def _rising(standing: _Standing) -> Iterator[dict[str, Any]]:
         )  # fmt: skip
 
 
-def _obstacle(standing: _Standing) -> str | None:
-    """Why these attacks cannot earn a ``PASS``."""
+def _obstacle(standing: _Standing, budgets: Mapping[float, str]) -> str | None:
+    """Why these attacks cannot earn a ``PASS`` for worst cases at ``budgets``, which are texts by value."""
     if standing.n < FEWEST_IMAGES:
         return f"only {standing.n} images are classified right without an attack; at least {FEWEST_IMAGES} are needed for a verdict"
     infos = standing.infos
-    budgets = {info.eps.text for info in infos.values() if not info.control}
     for names in (*((name,) for name in NEEDED), WITHOUT_GRADIENTS):
-        missing = sorted(eps for eps in budgets if not any((name, eps) in standing.stood for name in names))
+        ran = [infos[key] for key in standing.stood if key[0] in names]
+        missing = sorted(text for value, text in budgets.items() if value not in {info.eps.value for info in ran})
         if missing or not budgets:
             where = f" (missing at {', '.join(missing)})" if missing else ""
             return f"{' or '.join(names)} did not run at every budget{where}: no PASS without it"
-        ran = [infos[name, eps] for name in names for eps in budgets if (name, eps) in infos]
         if any(info.params.target is not None for info in ran):
             return f"{names[0]} ran with a target: no PASS without the untargeted attack"
         if any(info.gradients is not None and info.gradients_sha256 is None for info in ran):

@@ -52,20 +52,27 @@ def test_counts_that_are_no_share_are_refused(successes: int, n: int) -> None:
 
 
 def test_the_paired_bound_by_hand() -> None:
-    # 30 gained, 10 lost of 100: difference 0.2, variance (0.4 - 0.04) / 100 = 0.0036, standard error 0.06
-    assert paired_difference_lower_bound(30, 10, 100) == pytest.approx(0.2 - 1.6448536269514722 * 0.06, abs=1e-12)
+    # 29 gained, 9 lost of 98, each plus 1 of 100: difference 0.2, variance (0.4 - 0.04) / 100 = 0.0036, standard error 0.06
+    assert paired_difference_lower_bound(29, 9, 98) == pytest.approx(0.2 - 1.6448536269514722 * 0.06, abs=1e-12)
     # the other way round it is the mirrored difference with the same error
-    assert paired_difference_lower_bound(10, 30, 100) == pytest.approx(-0.2 - 1.6448536269514722 * 0.06, abs=1e-12)
-    # 18 of 25 one way only: 0.72 - z * sqrt((0.72 - 0.5184) / 25)
-    assert paired_difference_lower_bound(18, 0, 25, z=2.0) == pytest.approx(0.72 - 2 * (0.2016 / 25) ** 0.5, abs=1e-12)
+    assert paired_difference_lower_bound(9, 29, 98) == pytest.approx(-0.2 - 1.6448536269514722 * 0.06, abs=1e-12)
+    # 18 of 23 one way only: 19 - 1 of 25, 0.72 - z * sqrt((0.8 - 0.5184) / 25)
+    assert paired_difference_lower_bound(18, 0, 23, z=2.0) == pytest.approx(0.72 - 2 * (0.2816 / 25) ** 0.5, abs=1e-12)
+
+
+@pytest.mark.parametrize(("gained", "lost", "n"), [(0, 0, 50), (50, 0, 50), (3, 0, 3), (7, 2, 40)])
+def test_the_paired_bound_is_that_of_the_interval(gained: int, lost: int, n: int) -> None:
+    z = 1.6448536269514722
+    bound, _ = paired_difference_interval(gained, lost, n, z=z)
+    assert paired_difference_lower_bound(gained, lost, n) == pytest.approx(bound, abs=1e-12)
 
 
 def test_the_paired_bound_less_what_is_allowed_is_that_of_the_mean_score() -> None:
-    # 10 of 100 pairs score 1 - 0.2, 30 score -0.2, 5 score -1 and 55 score 0
-    scores = np.array([0.8] * 10 + [-0.2] * 30 + [-1.0] * 5 + [0.0] * 55)
+    # 10 of 98 pairs score 1 - 0.2, 30 score -0.2, 5 score -1 and 53 score 0; one more scores 1 - 0.2 and one -1
+    scores = np.array([0.8] * 11 + [-0.2] * 30 + [-1.0] * 6 + [0.0] * 53)
     bound = scores.mean() - 1.6448536269514722 * scores.std() / 10
-    assert paired_difference_lower_bound(10, 5, 100, left=40, allowed=0.2) == pytest.approx(bound, abs=1e-12)
-    assert paired_difference_lower_bound(10, 5, 100, left=40) == paired_difference_lower_bound(10, 5, 100)
+    assert paired_difference_lower_bound(10, 5, 98, left=40, allowed=0.2) == pytest.approx(bound, abs=1e-12)
+    assert paired_difference_lower_bound(10, 5, 98, left=40) == paired_difference_lower_bound(10, 5, 98)
 
 
 @pytest.mark.parametrize("left", [9, 96])
@@ -74,9 +81,9 @@ def test_a_gain_that_nothing_left_is_refused(left: int) -> None:
         paired_difference_lower_bound(10, 5, 100, left=left, allowed=0.2)
 
 
-def test_pairs_that_never_differ_leave_nothing_open() -> None:
-    assert paired_difference_lower_bound(0, 0, 50) == 0.0
-    assert paired_difference_lower_bound(50, 0, 50) == 1.0
+@pytest.mark.parametrize("n", [1, 3])
+def test_few_pairs_prove_nothing_however_alike_they_are(n: int) -> None:
+    assert paired_difference_lower_bound(n, 0, n) < 0.03
 
 
 @pytest.mark.parametrize(("gained", "lost", "n"), [(-1, 0, 10), (0, -1, 10), (6, 5, 10), (0, 0, 0)])
