@@ -18,7 +18,7 @@ from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.device import library_versions
 from edgeadv_runtime.errors import DataError, InputError, StorageError
-from edgeadv_runtime.evaluate import MOST_UNREADABLE, DataDigest, DataInfo
+from edgeadv_runtime.evaluate import DataDigest, DataInfo, check_readable
 from edgeadv_runtime.files import (
     atomic_file,
     begin_partial,
@@ -106,6 +106,7 @@ def write_pack(
     uint8: bool = True,
     resume: bool = False,
     workers: int = 0,
+    skipped: Sequence[dict[str, str]] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> AttackPack:
     """Attack ``images`` and write a pack.
@@ -123,6 +124,7 @@ def write_pack(
         uint8: store adversarial images as 8-bit pixels, rounded within eps; else float32.
         resume: continue what an interrupted call left.
         workers: processes that decode.
+        skipped: variants that their own gradients do not attack, for the results of who scores the pack.
         progress: called with the images done and the images there are.
 
     Raises:
@@ -134,19 +136,27 @@ def write_pack(
         raise StorageError(f"{out} exists: choose another --out")
     partial = partial_of(out)
     listed = infos(attacks, uint8=uint8)
-    plan = {
+    plan: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION, "kind": "pack", "edgeadv_version": __version__, "bundle_id": bundle.id,
         "weights_sha256": bundle.weights_sha256, "preprocess": bundle.preprocess.to_json(), "class_ids": list(bundle.classes.ids),
-        "data": asdict(data), "uint8": uint8, "attacks": [info_to_json(info) for info in listed],
+        "data": asdict(data), "uint8": uint8, "attacks": [info_to_json(info) for info in listed], "skipped": list(skipped),
     }  # fmt: skip
-    # where the images come from is nobody's business but a resumed call's
+    # where the images come from is nobody's business but a resumed call's, which may also allow what turned out to be unreadable
+    settled = {key: value for key, value in plan["data"].items() if key != "allow_unreadable"}
     begun = {
-        **plan, "images": images_sha256(images, order), "reference": Artefact.of(reference).binding(), "versions": library_versions(),
+        **plan, "data": settled, "images": images_sha256(images, order), "reference": Artefact.of(reference).binding(), "versions": library_versions(),
     }  # fmt: skip
     begin_partial(partial, _PLAN_FILE, begun, what="pack", resume=resume)
     digest = DataDigest()
     unreadable: list[str] = []
     shards: list[dict[str, Any]] = []
+
+    def checked(clean: Iterator[CleanBatch], found: list[str]) -> Iterator[CleanBatch]:
+        for batch in clean:
+            # before the hours that the attacks may take
+            check_readable([*unreadable, *found], data)
+            yield batch
+
     for number, first in enumerate(range(0, len(order), SHARD_SIZE)):
         file = partial / f"shard-{number:05d}.npz"
         if file.exists():
@@ -155,19 +165,17 @@ def write_pack(
             chosen = order[first : first + SHARD_SIZE]
             found: list[str] = []
             stream = clean_batches(images, bundle, chosen, unreadable=found, workers=workers)
-            batch = next(craft(stream, attacks, reference, uint8=uint8))
+            try:
+                batch = next(craft(checked(stream, found), attacks, reference, uint8=uint8))
+            except DataError:
+                if not shards:
+                    shutil.rmtree(partial)
+                raise
             messages = tuple(found)
             with atomic_file(file) as temporary:
                 save_shard(temporary, batch, listed, messages, uint8=uint8)
         unreadable += messages
         digest.add(batch.clean)
-        if len(unreadable) > MOST_UNREADABLE * data.total and not data.allow_unreadable:
-            # the shards hold what was unreadable then: going on from them would not help who repairs it now
-            shutil.rmtree(partial)
-            raise DataError(
-                f"at least {len(unreadable)} of {data.total} images are unreadable, e.g. {unreadable[0]}; repair them or pass "
-                "--allow-unreadable"
-            )
         shards.append({"file": file.name, "sha256": sha256_file(file), "n": len(batch.clean.labels)})
         if progress is not None:
             progress(min(first + SHARD_SIZE, len(order)), len(order))

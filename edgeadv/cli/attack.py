@@ -65,7 +65,8 @@ def attack(
     with image_bar("attacking") as progress:
         pack = write_pack(
             out, bundle=opened, images=plan.images, order=plan.order, attacks=attacks, reference=plan.reference,
-            data=plan.data, uint8=not float32, resume=resume, workers=workers, progress=progress,
+            data=plan.data, uint8=not float32, resume=resume, workers=workers, skipped=plan.skipped,
+            progress=progress,
         )  # fmt: skip
     size = sum(file.stat().st_size for file in pack.path.iterdir()) / 2**20
     stored = sum(not info.control for info in pack.infos)

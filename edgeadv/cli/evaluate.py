@@ -12,15 +12,15 @@ import numpy as np
 import typer
 
 from edgeadv_runtime import __version__
-from edgeadv_runtime.attack import AttackInfo, CraftedBatch, check_infos, craft, extend, infos
+from edgeadv_runtime.attack import AttackInfo, CleanBatch, CraftedBatch, check_infos, craft, extend, infos
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.backends.ort import CPU, PROVIDERS
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.device import library_versions, usable_cores
 from edgeadv_runtime.errors import DataError, InputError
-from edgeadv_runtime.evaluate import DataInfo, summarise
+from edgeadv_runtime.evaluate import DataInfo, check_readable, summarise
 from edgeadv_runtime.evaluate import evaluate as run_evaluation
-from edgeadv_runtime.files import ensure_writable, sha256_file
+from edgeadv_runtime.files import ensure_file_writable, sha256_file
 from edgeadv_runtime.outcomes import Artefact, OutcomeStore
 from edgeadv_runtime.pack import PACK_FILE, SHARD_SIZE, AttackPack, info_to_json
 from edgeadv_runtime.results import Results
@@ -122,24 +122,26 @@ def evaluate(
             _check_options(
                 data=data, pack=pack, eps=eps, settled=[target, limit, uint8, allow_unreadable], for_data=[workers, data_root, download]
             )  # fmt: skip
-            if out.is_dir():
-                raise InputError(f"--out {out} is a folder: name the file to write in it")
             opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)
             openers, skipped = backend_openers(
                 opened, backend=backend, precision=precision, provider=provider, threads=threads,
                 engine=EngineChoice(engine_batch, engine_cache, trust_plan, library, workspace, tf32),
             )  # fmt: skip
-            ensure_writable(out.parent)
+            ensure_file_writable(out)
             store = OutcomeStore(
                 out.with_name(out.name + ".partial"), n_classes=len(opened.classes), shared=team.world > 1
             )
             if pack is not None:
                 if queries is not None and attack is None:
                     raise InputError("with --pack, --queries needs --attack square")
+                if suite != STANDARD and attack is None:
+                    raise InputError("--suite was settled with the pack: leave it out, or add --attack square")
                 added = {} if attack is None else without_gradients(efforts_of(suite, attack, queries))
                 carried = AttackPack.open(pack, bundle=opened)
                 if data is not None and team.first:
                     _check_pack(carried, data, opened, workers=workers, download=download, root=data_root)
+                scored = {variant for _, variant in openers}
+                skipped += [entry for entry in carried.skipped if entry["variant"] in scored]
                 backends = [stack.enter_context(opener()) for opener in openers.values()]
                 source = packed(carried, added, backends, state=store.folder)
             else:
@@ -164,9 +166,11 @@ def evaluate(
         if not team.first:
             return
         artefacts = [Artefact.of(each) for each in backends]
+        outcomes = store.all(source.count)
+        check_readable([message for outcome in outcomes for message in outcome.unreadable], source.data)
         try:
             results = summarise(
-                store.all(source.count),
+                outcomes,
                 source.infos,
                 artefacts,
                 bundle=opened,
@@ -175,7 +179,7 @@ def evaluate(
                 examples=examples,
             )
         except DataError:
-            # the outcomes hold what was wrong with the images: going on from them would not help who mends it
+            # no other option would make more of these outcomes
             store.remove()
             raise
         results.save(out)
@@ -237,8 +241,11 @@ class Source:
 
     def bound_to(self, bundle: Bundle, backends: Sequence[Backend], examples: int) -> dict[str, Any]:
         """Everything that outcomes depend on."""
+        data = asdict(self.data)
+        # may be granted when it turns out to be needed, to go on from there
+        del data["allow_unreadable"]
         return {
-            "edgeadv_version": __version__, "versions": library_versions(), "bundle_id": bundle.id, "data": asdict(self.data), "origin": self.origin,
+            "edgeadv_version": __version__, "versions": library_versions(), "bundle_id": bundle.id, "data": data, "origin": self.origin,
             "attacks": [info_to_json(info) for info in self.infos], "examples": examples,
             "artefacts": [Artefact.of(backend).binding() for backend in backends],
         }  # fmt: skip
@@ -249,12 +256,20 @@ def packed(
 ) -> Source:
     """Images of a pack, and attacks on the opened artefacts that need no gradients; ``state`` as for :func:`query_attacks`."""
     budgets = list(dict.fromkeys(info.eps for info in pack.infos if not info.control))
-    held = {info.key for info in pack.infos}
+    held = {info.key: info for info in pack.infos}
     # the pack's are the same images: noise is nobody's in particular, and the reference's weights are the pack's
-    added = [
-        attack for attack in query_attacks(efforts, budgets, None, backends, state=state)
-        if not all((attack.name, eps.text) in held for eps in attack.eps)
-    ]  # fmt: skip
+    added = []
+    for attack in query_attacks(efforts, budgets, None, backends, state=state):
+        there = [held.get((attack.name, eps.text)) for eps in attack.eps]
+        if None in there:
+            added.append(attack)
+            continue
+        asked = attack.params(attack.eps[0]).queries
+        if others := {info.params.queries for info in there if info is not None} - {asked}:
+            raise InputError(
+                f"the pack holds {attack.name} with {others.pop()} queries, and {asked} were asked for: leave it out of --attack, or "
+                "make another pack"
+            )
     listed = [*pack.infos, *infos(added, uint8=pack.uint8)]
     check_infos(listed)
 
@@ -278,11 +293,18 @@ def crafted(
         parts = [plan.order[number * SHARD_SIZE : (number + 1) * SHARD_SIZE] for number in numbers]
         order = np.concatenate(parts) if parts else plan.order[:0]
         clean = clean_batches(plan.images, bundle, order, unreadable=unreadable, workers=workers)
-        return craft(clean, attacks, plan.reference, uint8=uint8)
+        return craft(_checked(clean, unreadable, plan.data), attacks, plan.reference, uint8=uint8)
 
     origin = {"images": images_sha256(plan.images, plan.order), "reference": Artefact.of(plan.reference).binding()}
     count = -(-len(plan.order) // SHARD_SIZE)
     return Source(read, count, infos(attacks, uint8=uint8), plan.data, origin)
+
+
+def _checked(clean: Iterator[CleanBatch], unreadable: Sequence[str], data: DataInfo) -> Iterator[CleanBatch]:
+    """``clean``, up to where more images are unreadable than may be: before the hours that their attacks take."""
+    for batch in clean:
+        check_readable(unreadable, data)
+        yield batch
 
 
 def score(source: Source, bundle: Bundle, backends: list[Backend], *, examples: int = 6) -> Results:

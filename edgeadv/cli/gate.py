@@ -61,13 +61,15 @@ def gate(
     Every artefact in the file must keep to every rule. The exit status is 0 if all passed, 1 if a rule failed, and 2 if
     the file has nothing to judge.
     """
+    judged = Results.load(results)
+    norm = next((row.params.norm for row in judged.rows if row.params.norm is not None), "linf")
     asked = Gate(
         min_clean=min_clean, min_robust=min_robust, max_drop_clean=max_drop_clean, max_drop_robust=max_drop_robust,
-        verdict=verdict, baseline=baseline, eps=None if eps is None else Eps.parse(eps),
+        verdict=verdict, baseline=baseline, eps=None if eps is None else Eps.parse(eps, norm=norm),
         variants=() if variant is None else tuple(names(variant, option="--variant")),
         backends=() if backend is None else tuple(names(backend, option="--backend")),
     )  # fmt: skip
-    rulings = asked.judge(Results.load(results))
+    rulings = asked.judge(judged)
     failed = not all(ruling.passed for ruling in rulings)
     try:
         for ruling in rulings:

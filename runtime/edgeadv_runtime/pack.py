@@ -176,6 +176,11 @@ class AttackPack:
         return bool(self.manifest["uint8"])
 
     @property
+    def skipped(self) -> list[dict[str, str]]:
+        """Variants of the bundle that their own gradients do not attack, as results files tell it."""
+        return list(self.manifest.get("skipped", []))
+
+    @property
     def shards(self) -> int:
         """How many batches it holds."""
         return len(self.manifest["shards"])

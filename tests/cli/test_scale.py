@@ -224,3 +224,23 @@ def test_each_process_sees_its_own_gpu(monkeypatch, visible, rank, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     with pytest.raises(InputError, match="process 2 of this machine has no GPU: CUDA_VISIBLE_DEVICES lists 2"):
         _processes.narrow(2)
+
+
+def test_unreadable_images_that_are_found_late_cost_nothing_that_was_done(cli, tiny_bundle, many_photos, tmp_path):
+    photos = shutil.copytree(many_photos, tmp_path / "photos")
+    for file in sorted(photos.rglob("*.png"))[-10:]:
+        file.write_bytes(b"")
+    command = ("evaluate", tiny_bundle.path, "--data", photos, "--eps", "8/255", "--attack", "fgsm", "--out", "r.json")
+    refused = cli(*command)
+    assert refused.status == 2 and "10 of 400 images are unreadable" in refused.err
+    done = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "r.json.partial").glob("batch-*.npz")}
+    assert len(done) == 6 and not (tmp_path / "r.json").exists()
+    assert cli(*command, "--resume").status == 2  # as before
+    granted = cli(*command, "--resume", "--allow-unreadable")
+    assert granted.status == 0, granted.err
+    results = Results.load(tmp_path / "r.json")
+    assert results.data["n"] == 390 and len(results.data["unreadable"]) == 10
+    whole = cli(*command[:-1], "whole.json", "--allow-unreadable")
+    assert whole.status == 0, whole.err
+    ours, theirs = (Results.load(tmp_path / name) for name in ("r.json", "whole.json"))
+    assert (ours.rows, ours.data, ours.examples) == (theirs.rows, theirs.data, theirs.examples)
