@@ -20,6 +20,7 @@ from torch import nn
 from edgeadv_runtime._version import __version__
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.preprocess import Preprocess
 
 from . import checkpoint
@@ -31,7 +32,7 @@ from .robust_distillation import STEPS, Ard, Rslad
 from .runs import RUN_FILE, TEACHER_FOLDER, Run, write_run
 from .team import Team
 from .train import Report, default_device, fit, with_seed
-from .trainer import TrainConfig
+from .trainer import TrainConfig, settled
 
 Defence = AdversarialTraining | Trades
 Recipe = Literal["papernot", "soft-label", "ard", "rslad"]
@@ -105,6 +106,9 @@ def train(
         return load_pretrained(architecture, weights, weights_map=weights_map, replace_head=True)
 
     about = {"recipe": "undefended"} if defence is None else defence.to_json()
+    if Path(weights).is_file():
+        # every run's file has the same name
+        about["start_weights_sha256"] = sha256_file(Path(weights))
     return _train_run(
         task,
         architecture,
@@ -244,7 +248,9 @@ def _check_teacher(teacher: Run, task: Task, student: Architecture, recipe: str,
             f"{teacher.path} was not trained on adversarial images: {recipe} hands on the robustness of its teacher, and this one "
             "has none; train one with --recipe trades or at-pgd, or let distill train it"
         )
-    trained_at = teacher.info["recipe"].get("temperature", 1.0)
+    trained_by = teacher.info["recipe"]
+    # the temperature of the others is that of the labels that they were given: their logits are no T times as large
+    trained_at = trained_by.get("temperature", 1.0) if trained_by["recipe"] in ("teacher", "papernot") else 1.0
     if recipe == "papernot" and (trained_at != temperature or teacher.architecture.name != student.name):
         raise InputError(
             f"{teacher.path} is {teacher.architecture.name} trained at T = {trained_at:g}; papernot needs {student.name} at T = {temperature:g}"
@@ -259,8 +265,15 @@ def _finished(out: Path, task: Task, architecture: Architecture, recipe: dict[st
     if not task.resume:
         raise InputError(f"{out} holds a finished run: choose another --out")
     images = task.train_images
-    have = (run.info["config"], run.architecture, run.preprocess, run.classes, Path(run.data).name)
-    want = (asdict(task.config), architecture, task.preprocess, images.classes, Path(images.spec).name)
+    config = settled(task.config)
+    have = (
+        {key: run.info["config"].get(key) for key in config},
+        run.architecture,
+        run.preprocess,
+        run.classes,
+        Path(run.data).name,
+    )
+    want = (config, architecture, task.preprocess, images.classes, Path(images.spec).name)
     if have != want or any(run.info["recipe"].get(key) != value for key, value in recipe.items()):
         raise InputError(f"{out} holds a finished run with other settings: choose another --out")
     return run

@@ -133,17 +133,28 @@ class PixelModel(nn.Module):
     def head(self) -> nn.Linear | nn.Conv2d:
         """The last layer that has one output per class: where the logits get their scale.
 
+        timm says which it is; hidden layers may have as many outputs. torchvision's is the last one that there is.
+
         Raises:
-            InputError: the network has none.
+            InputError: the network has none, or several whose outputs it averages.
         """
-        for module in reversed(list(self.net.modules())):
-            width = {nn.Linear: "out_features", nn.Conv2d: "out_channels"}.get(type(module))
-            if width is not None and getattr(module, width) == self.architecture.num_classes:
-                assert isinstance(module, (nn.Linear, nn.Conv2d))
-                return module
-        raise InputError(
-            f"{self.architecture.name} has no last layer of {self.architecture.num_classes} outputs; use another architecture"
-        )
+        name, classes = self.architecture.name, self.architecture.num_classes
+        ask: Any = getattr(self.net, "get_classifier", None)
+        told = None if ask is None else ask()
+        parts = (self.net,) if told is None else told if isinstance(told, tuple) else (told,)
+        found = [
+            module for part in parts for module in part.modules()
+            if isinstance(module, nn.Linear | nn.Conv2d) and _outputs(module) == classes
+        ]  # fmt: skip
+        if not found:
+            raise InputError(f"{name} has no last layer of {classes} outputs; use another architecture")
+        if told is not None and len(found) > 1:
+            raise InputError(f"{name} has {len(found)} last layers, whose outputs it adds up; use another architecture")
+        return found[-1]
+
+
+def _outputs(layer: nn.Linear | nn.Conv2d) -> int:
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 
 def build(architecture: Architecture) -> PixelModel:
@@ -273,7 +284,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise InputError(
             f"{path} is not a plain weight file: it holds Python objects or is damaged; convert it to safetensors"
         ) from error
-    except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of a damaged file torch's reader raises what it comes across
         raise InputError(
             f"{path} is not a readable weight file ({str(error).splitlines()[0] if str(error) else 'empty'})"
         ) from error

@@ -165,14 +165,21 @@ def scale_head(model: PixelModel, factor: float) -> None:
     of a network whose last layer gives u. So the last layer starts T times as large, and :func:`parameter_groups` gives
     it a step T**2 times as large and a decay T**2 times as small: step by step, u then follows exactly the path that
     ordinary training of u would take, and z = T * u is deployed. An edgeadv default; the paper does not say.
+
+    Raises:
+        InputError: the network has no one last layer, and ``factor`` is not 1.
     """
+    if factor == 1:
+        return
     with torch.no_grad():
         for parameter in model.head.parameters():
             parameter.mul_(factor)
 
 
 def parameter_groups(model: PixelModel, *, lr: float, weight_decay: float, head_scale: float) -> list[dict[str, Any]]:
-    """Parameter groups for SGD in which the last layer follows :func:`scale_head`."""
+    """Parameter groups for SGD in which the last layer follows :func:`scale_head`; one group without a scale."""
+    if head_scale == 1:
+        return [{"params": list(model.parameters()), "lr": lr, "weight_decay": weight_decay}]
     head = {id(p) for p in model.head.parameters()}
     return [
         {"params": [p for p in model.parameters() if id(p) not in head], "lr": lr, "weight_decay": weight_decay},

@@ -62,12 +62,12 @@ class Run:
             raise InputError(f"{folder} is not finished: continue it with --resume")
         run = cls(folder, info)
         try:
-            _ = run.architecture, run.preprocess, run.classes, run.title, run.data
+            _ = run.architecture, run.preprocess, run.classes, run.title, run.data, run.provenance
             if sha256_file(folder / WEIGHTS_FILE) != info["weights_sha256"]:
                 raise IntegrityError(
                     f"{folder / WEIGHTS_FILE} is not what this run wrote; train again or copy it again"
                 )
-        except (KeyError, TypeError, AttributeError, InputError, FileNotFoundError) as error:
+        except (KeyError, IndexError, TypeError, AttributeError, InputError, FileNotFoundError) as error:
             raise BundleError(f"{folder} is a damaged run ({error}); copy it again or train again") from error
         return run
 
@@ -102,6 +102,11 @@ class Run:
         keys = ("recipe", "config", "data", "versions", "created", "stages")
         kept = {key: self.info[key] for key in keys if key in self.info}
         # a folder's place says something about the machine and nothing about the model
+        if "stages" in kept:
+            kept["stages"] = [
+                {**stage, "unreadable": [message.partition(": ")[0] for message in stage["unreadable"]]}
+                for stage in kept["stages"]
+            ]
         return {**kept, "data": {**self.info["data"], "spec": Path(self.data).name}}
 
     def load_model(self) -> PixelModel:

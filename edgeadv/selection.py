@@ -122,7 +122,8 @@ def collapse(history: Sequence[dict[str, float]]) -> str | None:
     real = [i for i in range(len(history) - 1) if history[i].get("holdout_labels", 2) > 1]
     if not real:
         return None
-    k = max(real, key=lambda i: history[i]["holdout_worst_case"])
+    # of equal epochs the later one is kept
+    k = max(real, key=lambda i: (history[i]["holdout_worst_case"], i))
     best, last = history[k], history[-1]
     fell = last["holdout_worst_case"] < best["holdout_worst_case"] / 2 and best["holdout_worst_case"] >= 0.1
     # in products, for a network can be right about nothing

@@ -147,9 +147,19 @@ def fit(
     say = report or (lambda progress: None)
     if config.batch_size % team.world:
         raise InputError(f"--batch-size {config.batch_size} is no multiple of the {team.world} processes that share it")
+    if config.batch_size < 2 * config.accumulate * team.world:
+        raise InputError(
+            f"--batch-size {config.batch_size} leaves each of {team.world} processes fewer than two images at once: BatchNorm needs two"
+        )
     held_out = split_off(train_images.labels, config.holdout, budget=objective.budget)
     rest = np.setdiff1d(np.arange(len(train_images)), held_out)
-    chosen = rest[balanced_subset(train_images.labels[rest], config.limit, seed=config.seed)]
+    chosen = rest[
+        balanced_subset(
+            train_images.labels[rest],
+            config.limit,
+            seed=config.seed if config.limit_seed is None else config.limit_seed,
+        )
+    ]
     if len(chosen) < config.batch_size:
         raise InputError(
             f"{len(chosen)} training images do not fill one batch of {config.batch_size}: lower --batch-size"
@@ -176,7 +186,6 @@ def fit(
     wanted = chosen if objective.budget is None else np.union1d(chosen, held_out)
     source = feed(train_images, wanted, preprocess, device, workers=config.workers)
     tests = feed(test_images, np.arange(len(test_images)), preprocess, device, workers=config.workers)
-    unreadable: list[str] = []
     stopped = collapse(trainer.history)
     for epoch in range(len(trainer.history), config.epochs):
         late = deadline is not None and time.monotonic() + _last_duration(trainer) > deadline
@@ -186,7 +195,8 @@ def fit(
             # dropout: the one thing that is drawn by process and not by image
             torch.manual_seed(config.seed + 1_000_003 * (epoch * team.world + team.rank + 1))
         progress = _begin(stage, epoch, config.epochs, steps, trainer.history)
-        unreadable = _epoch(trainer, objective, source, chosen, epoch, steps, team, say, progress)
+        found = _epoch(trainer, objective, source, chosen, epoch, steps, team, say, progress)
+        trainer.unreadable = sorted({*trainer.unreadable, *found})
         if team.first:
             _measure(trainer, source, held_out, tests, objective.budget)
             trainer.save(out)
@@ -205,7 +215,7 @@ def fit(
         more["processes"] = team.world
     return {
         "epochs": trainer.history, "peak_lr": trainer.peak_lr, "optimizer": OPTIMIZER, "train_images": len(chosen), "test_images": int(last["test_images"]),
-        "test_accuracy": last["test_accuracy"], "test_accuracy_ci95": interval, "unreadable": unreadable, **more,
+        "test_accuracy": last["test_accuracy"], "test_accuracy_ci95": interval, "unreadable": trainer.unreadable, **more,
         **({"stopped": stopped} if stopped else {}),
     }  # fmt: skip
 
@@ -315,5 +325,6 @@ def accuracy(model: PixelModel, source: Feed, *, batch_size: int = 256) -> tuple
 
 
 def with_seed(config: TrainConfig, offset: int) -> TrainConfig:
-    """The same settings under another seed, so that teacher and student do not start from the same weights."""
-    return replace(config, seed=config.seed + offset)
+    """The same settings and images under another seed, so that teacher and student do not start from the same weights."""
+    images = config.seed if config.limit_seed is None else config.limit_seed
+    return replace(config, seed=config.seed + offset, limit_seed=images)

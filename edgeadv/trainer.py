@@ -32,6 +32,8 @@ OPTIMIZER = {
     "nesterov": True,
     "schedule": "one-cycle, cosine, without cycling the momentum",
 }
+# torch takes no larger ones; a teacher's seed and those of several processes are a little larger
+_SEEDS = 2**62
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,7 @@ class TrainConfig:
         seed: of initialisation, order, augmentation and dropout.
         augment: a name of :data:`edgeadv.augment.AUGMENTS`.
         limit: train on at most this many images, as many of each class; None takes all.
+        limit_seed: of the choice of these; None takes ``seed``. A teacher has a seed of its own and its student's images.
         workers: processes that decode images; 0 decodes in this one.
         clip: largest Euclidean norm of the gradient of all parameters together; None does not clip.
         ema: decay of an exponential moving average of the weights, and of BatchNorm's statistics with them, that is measured
@@ -65,6 +68,7 @@ class TrainConfig:
     seed: int = 0
     augment: str = "none"
     limit: int | None = None
+    limit_seed: int | None = None
     workers: int = 0
     clip: float | None = None
     ema: float = 0.0
@@ -76,6 +80,8 @@ class TrainConfig:
         for name, least in (("epochs", 1), ("batch_size", 2), ("seed", 0), ("workers", 0), ("accumulate", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
+        if self.seed >= _SEEDS:
+            raise InputError(f"seed must be below {_SEEDS}, not {self.seed}")
         if self.lr is not None and not 0 < self.lr <= 100:
             raise InputError(f"lr must be in (0, 100], not {self.lr}")
         if not 0 <= self.weight_decay <= 1:
@@ -94,6 +100,11 @@ class TrainConfig:
             )
 
 
+def settled(config: TrainConfig) -> dict[str, Any]:
+    """What a training cannot be resumed without; more workers or a compiled network change nothing that is meant."""
+    return {key: value for key, value in asdict(config).items() if key not in ("workers", "compile")}
+
+
 class Trainer:
     """The state of one training, which can be saved after any epoch and taken up again.
 
@@ -103,6 +114,7 @@ class Trainer:
         judged: the network that is measured and kept: the average of the weights, where there is one, else ``model``.
         history: what was measured, an entry per epoch.
         best: the epoch that is kept so far, its weights, and what they stood; None where nothing is chosen.
+        unreadable: messages of training images that could not be read, in any epoch.
     """
 
     def __init__(
@@ -142,9 +154,9 @@ class Trainer:
             model.compile()  # in place: weights keep their names, and a copy is not compiled
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
+        self.unreadable: list[str] = []
         # the schedule depends on the number of steps: another amount of data is another run
-        settled = {key: value for key, value in asdict(config).items() if key not in ("workers", "compile")}
-        self.fingerprint = {**settled, "steps": steps, "architecture": model.architecture.to_json(), **settings}
+        self.fingerprint = {**settled(config), "steps": steps, "architecture": model.architecture.to_json(), **settings}
 
     @property
     def lr(self) -> float:
@@ -157,6 +169,7 @@ class Trainer:
             "fingerprint": self.fingerprint, "history": self.history, "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(), "rng": torch.get_rng_state(),
             "average": None if self.average is None else self.average.state_dict(), "best": self.best,
+            "unreadable": self.unreadable,
         }  # fmt: skip
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -182,7 +195,7 @@ class Trainer:
         torch.set_rng_state(state["rng"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.history, self.best = state["history"], state["best"]
+        self.history, self.best, self.unreadable = state["history"], state["best"], state["unreadable"]
 
     def step(self, batch: DeviceBatch, objective: Objective, epoch: int) -> tuple[Tensor, Tensor]:
         """One update; returns the loss and the number of right answers, on the device."""

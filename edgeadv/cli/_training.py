@@ -136,7 +136,10 @@ class TrainOptions:
     def _config(self) -> TrainConfig:
         from edgeadv.trainer import TrainConfig
 
-        return TrainConfig(**{setting.name: getattr(self, setting.name) for setting in fields(TrainConfig)})
+        asked = {option.name for option in fields(self)}
+        return TrainConfig(
+            **{each.name: getattr(self, each.name) for each in fields(TrainConfig) if each.name in asked}
+        )
 
 
 def _check(task: Task, out: Path) -> None:

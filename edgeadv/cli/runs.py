@@ -41,6 +41,10 @@ def runs(
         name = str(path.relative_to(folder)) if path != folder else path.name
         try:
             table.add_row(*(Text(cell) for cell in (name, *_cells(Run.open(path)))))
+        except (KeyError, IndexError, TypeError) as error:
+            table.add_row(
+                Text(name), Text(f"is a damaged run ({error!r}); copy it again or train again"), "", "", "", ""
+            )
         except EdgeAdvError as error:
             table.add_row(Text(name), Text(str(error).removeprefix(f"{path} ")), "", "", "", "")
     console = wide_console(120)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,13 @@ def test_a_robust_student_from_a_folder_to_a_bundle_and_into_the_list(cli, split
     assert listed.status == 0
     rows = [line for line in listed.out.splitlines() if "%" in line]
     assert len(rows) == 2 and all("at 8/255" in row for row in rows)
+    # a run that says nothing of its training does not hide the others
+    damaged = Path(shutil.copytree("runs/r", "runs/damaged", ignore=shutil.ignore_patterns("teacher")))
+    info = json.loads((damaged / "run.json").read_text())
+    (damaged / "run.json").write_text(json.dumps({key: value for key, value in info.items() if key != "stages"}))
+    listed = cli("runs", "runs")
+    assert listed.status == 0 and "is a damaged run (KeyError('stages'))" in listed.out
+    assert len([line for line in listed.out.splitlines() if "%" in line]) == 2
     # nothing is trained for a bundle that cannot be written
     again = cli("distill", "--data", split, *SMALL, *options, "--out", "runs/other", "--export", "r.edgeadv")
     assert again.status == 2 and not Path("runs/other").exists()

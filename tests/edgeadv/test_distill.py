@@ -11,19 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from edgeadv import distill as distilling
 from edgeadv.checkpoint import STATE_FILE
 from edgeadv.data import ImageSet, balanced_subset, batches, open_data
 from edgeadv.distill import Task, distill, train
 from edgeadv.feed import to_model_input
 from edgeadv.models import Architecture, build, read_weights
 from edgeadv.objectives import parameter_groups, scale_head
-from edgeadv.runs import TEACHER_FOLDER, Run
+from edgeadv.runs import TEACHER_FOLDER, Run, write_run
 from edgeadv.train import Progress
 from edgeadv.trainer import TrainConfig
 from edgeadv_runtime.errors import EdgeAdvError, InputError
+from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.preprocess import Preprocess
 
 CPU = torch.device("cpu")
@@ -349,6 +352,63 @@ def test_unusable_options_are_refused_before_a_teacher_is_trained(
     with pytest.raises(InputError, match=message):
         distill(task(digits, report=never), architecture, tmp_path / "a", **{**OPTIONS["soft-label"], **change})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_teacher_and_student_see_the_same_images_of_a_limit(
+    tmp_path: Path, digits: Digits, architecture: Architecture
+) -> None:
+    """Labels of images that the teacher never saw would be knowledge of more images than the limit."""
+    seen: dict[str, set[int]] = {"teacher": set(), "student": set()}
+    stage = ["teacher"]
+
+    def image(i: int) -> Image.Image:
+        seen[stage[0]].add(i)
+        return digits[0].image(i)
+
+    def report(progress: Progress) -> None:
+        stage[0] = progress.stage
+
+    watched = (replace(digits[0], image=image), digits[1])
+
+    def finished(folder: Path, *args: Any) -> Run:
+        stage[0] = "student"
+        return write_run(folder, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distilling, "write_run", finished)
+        run = distill(task(watched, report=report), architecture, tmp_path / "run", recipe="papernot", temperature=40.0)
+    assert len(seen["teacher"]) == len(seen["student"]) == CONFIG.limit
+    assert seen["teacher"] == seen["student"]
+    teacher = Run.open(run.path / TEACHER_FOLDER)
+    assert teacher.info["config"]["seed"] != run.info["config"]["seed"]
+
+
+def test_other_workers_reopen_a_finished_teacher(papernot: Run, digits: Digits, architecture: Architecture) -> None:
+    other = replace(CONFIG, workers=1)
+    again = distill(task(digits, other, resume=True, report=never), architecture, papernot.path, **OPTIONS["papernot"])
+    assert again.path == papernot.path
+
+
+def test_papernot_needs_a_teacher_that_was_trained_at_its_temperature(
+    tmp_path: Path, digits: Digits, architecture: Architecture
+) -> None:
+    """A soft-label student's T is that of the labels it was given: its logits are no T times as large."""
+    hot = distill(
+        task(digits), architecture, tmp_path / "a", recipe="soft-label", temperature=40.0, alpha=0.9
+    )  # fmt: skip
+    with pytest.raises(InputError, match="trained at T = 1; papernot needs test_vit2 at T = 40"):
+        distill(task(digits), architecture, tmp_path / "b", recipe="papernot", temperature=40.0, teacher=hot)
+
+
+def test_a_run_from_other_weights_is_another_run(
+    tmp_path: Path, papernot: Run, digits: Digits, architecture: Architecture
+) -> None:
+    """All runs' weights have one file name."""
+    first, second = papernot.path / "weights.safetensors", papernot.path / TEACHER_FOLDER / "weights.safetensors"
+    run = train(task(digits), architecture, tmp_path / "run", weights=str(first))
+    assert run.info["recipe"]["start_weights_sha256"] == sha256_file(first)
+    with pytest.raises(InputError, match="other settings"):
+        train(task(digits, resume=True, report=never), architecture, tmp_path / "run", weights=str(second))
 
 
 def test_the_seeds_of_teacher_and_student_differ_in_their_weights(papernot: Run) -> None:

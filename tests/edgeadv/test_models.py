@@ -25,6 +25,7 @@ from edgeadv.models import (
     read_weights,
     save_weights,
 )
+from edgeadv.objectives import parameter_groups, scale_head
 from edgeadv_runtime.errors import BundleError, InputError
 from edgeadv_runtime.preprocess import Preprocess, to_tensor
 
@@ -131,12 +132,18 @@ def test_normalisation_is_not_part_of_the_weights(tiny_model: PixelModel) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", [NAME, "torchvision/squeezenet1_1", "torchvision/mobilenet_v3_small", "torchvision/vgg11", "timm/test_vit"]
-)
+    "name",
+    [
+        NAME, "torchvision/squeezenet1_1", "torchvision/mobilenet_v3_small", "torchvision/vgg11", "timm/test_vit",
+        "timm/mobilenetv3_small_050",  # a linear layer of timm's own
+        "timm/ghostnet_050",  # a hidden layer of as many outputs comes after it in the list of modules
+    ],
+)  # fmt: skip
 def test_the_head_is_the_layer_of_the_logits(name: str) -> None:
-    model = build(architecture(classes=13, name=name))
+    classes = 10 if "ghostnet" in name else 13
+    model = build(architecture(classes=classes, name=name))
     head = model.head
-    assert (head.out_features if isinstance(head, nn.Linear) else head.out_channels) == 13
+    assert (head.out_features if isinstance(head, nn.Linear) else head.out_channels) == classes
     model.eval()
     seen: list[Tensor] = []
     head.register_forward_hook(lambda module, args, output: seen.append(output))
@@ -154,6 +161,18 @@ def test_the_head_is_the_layer_of_the_logits(name: str) -> None:
 def test_a_network_without_such_a_layer_is_refused() -> None:
     with pytest.raises(InputError, match="no last layer of 10 outputs"):
         _ = PixelModel(nn.Sequential(nn.Linear(4, 9), nn.ReLU()), architecture()).head
+
+
+@pytest.mark.parametrize("name", ["timm/efficientvim_m1", "timm/deit_tiny_distilled_patch16_224"])
+def test_no_one_layer_of_several_is_taken_for_the_last(name: str) -> None:
+    with torch.device("meta"):
+        model = build(architecture(classes=10, name=name))
+    with pytest.raises(InputError, match=r"has \d+ last layers, whose outputs it adds up"):
+        _ = model.head
+    # which matters only where that layer is scaled
+    scale_head(model, 1.0)
+    (group,) = parameter_groups(model, lr=0.1, weight_decay=0.01, head_scale=1.0)
+    assert len(group["params"]) == len(list(model.parameters()))
 
 
 def test_a_seed_decides_the_initial_weights() -> None:
@@ -245,6 +264,20 @@ def test_what_is_no_weight_file_is_refused(tmp_path: Path, name: str, content: b
     path.write_bytes(content)
     with pytest.raises(InputError, match=str(path)):
         read_weights(path)
+
+
+@pytest.mark.parametrize("cut", [0.05, 0.2, 0.5, 0.8, 0.99])
+def test_a_file_of_the_old_format_that_is_cut_off_is_refused(
+    tmp_path: Path, state: dict[str, Tensor], cut: float
+) -> None:
+    """As a download that broke off: torch's reader raises IndexError, struct.error and others."""
+    path = tmp_path / "w.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    for more in range(40):
+        path.write_bytes(content[: int(cut * len(content)) + more])
+        with pytest.raises(InputError, match=str(path)):
+            read_weights(path)
 
 
 def test_a_cut_off_file_is_refused(tmp_path: Path, tiny_model: PixelModel, state: dict[str, Tensor]) -> None:

@@ -272,6 +272,7 @@ def epochs(*figures: tuple[float, float], clean: float = 0.8) -> list[dict[str, 
     [
         (epochs((0.3, 0.2), (0.5, 0.3), (0.8, 0.01)), True),
         (epochs((0.3, 0.2), (0.5, 0.3), (0.5, 0.149)), True),
+        (epochs((0.4, 0.3), (0.5, 0.3), (0.8, 0.01)), True),  # of equal ones the second is kept
         (epochs((0.3, 0.2), (0.5, 0.3), (0.5, 0.151)), False),  # an ordinary bad epoch
         (epochs((0.3, 0.2), (0.5, 0.3), (0.49, 0.01)), False),  # nothing was learnt but everything lost: not this
         (epochs((0.3, 0.09), (0.8, 0.0)), False),  # there was nothing to lose

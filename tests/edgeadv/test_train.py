@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from edgeadv import distill as distilling
 from edgeadv.adversarial import AdversarialTraining
 from edgeadv.data import ImageSet, open_data
 from edgeadv.distill import Task, train
@@ -517,7 +518,22 @@ def test_a_few_unreadable_training_images_are_listed_and_many_are_an_error(
     config = TrainConfig(epochs=1, batch_size=50)
     hundred = part(digits[0], 10)
     run = train(task((unreadable(hundred, range(2)), digits[1]), config), bn, tmp_path / "few")
-    assert len(run.info["stages"][0]["unreadable"]) == 2
+    told = run.info["stages"][0]["unreadable"]
+    assert len(told) == 2 and all("cut off" in message for message in told)
+    # a bundle keeps which images, and not where they were
+    assert run.provenance["stages"][0]["unreadable"] == [message.split(": ")[0] for message in told]
+    assert "cut off" not in str(run.provenance)
+
+    # killed between the last epoch and the run's file, it still knows
+    def killed(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    damaged = (unreadable(hundred, range(2)), digits[1])
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(distilling, "write_run", killed)
+        train(task(damaged, config), bn, tmp_path / "late")
+    resumed = train(task(damaged, config, resume=True), bn, tmp_path / "late")
+    assert resumed.info["stages"][0]["unreadable"] == told
     with pytest.raises(InputError, match=r"\d of the first \d+ training images are unreadable, e\.g\. mnist5k"):
         train(task((unreadable(hundred, range(30)), digits[1]), config), bn, tmp_path / "many")
     with pytest.raises(InputError, match="none of the 100 test images"):
