@@ -10,6 +10,8 @@ export TORCH_HOME := $(CURDIR)/.cache/torch
 export XDG_CACHE_HOME := $(CURDIR)/.cache
 export TMPDIR := $(CURDIR)/.cache/tmp
 $(shell mkdir -p $(CURDIR)/.cache/tmp)
+# a file's tests stay in one process, which makes its fixtures once; a process takes up to 2 GB
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test slow bench lint types clean
 
@@ -17,10 +19,10 @@ demo: $(VENV)/.demo
 	$(BIN)/edgeadv demo --out $(OUT)
 
 test: $(VENV)/.dev
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 slow: $(VENV)/.dev
-	$(BIN)/pytest -m slow $(ARGS)
+	$(BIN)/pytest -m slow $(PARALLEL) $(ARGS)
 
 # ARGS="--accept" takes the figures and writes the tables
 bench: $(VENV)/.dev

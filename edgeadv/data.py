@@ -25,7 +25,8 @@ Split = Literal["train", "test"]
 EMBEDDED = "mnist5k"
 TORCHVISION = ("mnist", "fashion-mnist", "cifar10", "cifar100", "imagenette")
 DEFAULT_ROOT = Path("~/.cache/edgeadv/data").expanduser()
-_EXTENSIONS = frozenset(Image.registered_extensions())
+# Pillow writes more formats than it reads
+_EXTENSIONS = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 # a folder of pictures no larger than this is used at its own size, as CIFAR is
 _SMALL_SIDE, _LOOKED_AT = 64, 64
 

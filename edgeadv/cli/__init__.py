@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(" ".join(str(error).split()))
     except (KeyboardInterrupt, typer.Abort):
         typer.echo(
-            "edgeadv: interrupted; what was finished is kept" + ("; --resume continues" if _resumes(given) else ""),
+            "edgeadv: interrupted" + ("; what was finished is kept; --resume continues" if _resumes(given) else ""),
             err=True,
         )
         return 130

@@ -17,7 +17,7 @@ from rich.text import Text
 from edgeadv_runtime import latency
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.files import ensure_writable
+from edgeadv_runtime.files import ensure_file_writable
 from edgeadv_runtime.results import engine_sentence, engines
 
 from ._backends import (
@@ -73,15 +73,22 @@ def bench(
         engine=EngineChoice(engine_batch, engine_cache, trust_plan, library, workspace, tf32), for_speed=True,
     )  # fmt: skip
     batches = _numbers(batch)
-    if out.is_dir():
-        raise InputError(f"--out {out} is a folder: name the file to write in it")
-    ensure_writable(out.parent)
+    ensure_file_writable(out)
+
+    def keep(measured: latency.Bench) -> None:
+        """What there is so far, for the rest may take an hour; it says what it lacks."""
+        there = {(row.backend, row.variant) for row in measured.rows}
+        missing = [
+            {"backend": name, "variant": variant, "reason": "the measurement ended before it"} for name, variant in openers if (name, variant) not in there
+        ]  # fmt: skip
+        replace(measured, skipped=(*skipped, *missing)).save(out)
+
     with _progress() as progress:
         measured = latency.benchmark(
-            opened, list(openers.values()), batches=batches, runs=runs, warm_up=warm_up, rate_hz=rate, progress=progress
-        )
+            opened, list(openers.values()), batches=batches, runs=runs, warm_up=warm_up, rate_hz=rate, progress=progress,
+            keep=keep,
+        )  # fmt: skip
     measured = replace(measured, skipped=tuple(skipped))
-    measured.save(out)
     console = wide_console(_WIDTH)
     console.print(_table(measured))
     for artefact, engine in engines(measured.rows):
@@ -123,7 +130,9 @@ def _energy(bench: latency.Bench) -> list[str]:
     for source in dict.fromkeys(row.energy_source for row in bench.rows if row.energy_source):
         rows = bench.select(energy_source=source)
         lacking = sum(row.energy_mj_per_image is None for row in rows)
-        short = f"; {lacking} of {len(rows)} series were too short for it: raise --runs" if lacking else ""
+        short = (
+            f"; {lacking} of {len(rows)} series were too short for it, or too long: change --runs" if lacking else ""
+        )
         lines.append(f"energy: {source}{short}")
     return lines
 

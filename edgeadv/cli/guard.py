@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.files import ensure_writable
+from edgeadv_runtime.files import ensure_file_writable
 from edgeadv_runtime.guard import Guard
 from edgeadv_runtime.guard_file import GuardFile, GuardRow
 from edgeadv_runtime.guard_measure import check_enough, measure_guard
@@ -50,12 +49,10 @@ def guard(
     Adversarial frames are rounded to 8 bits. The attacks use the gradients of the weights in PyTorch; on other artefacts than
     fp32 they are transferred, so that more may get past than is counted.
     """
-    if out.is_dir():
-        raise InputError(f"--out {out} is a folder: name the file to write in it")
     opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)
     fitted = Guard.of(opened)
     openers, skipped = backend_openers(opened, backend=backend, precision=precision, provider=provider, threads=threads)
-    ensure_writable(out.parent)
+    ensure_file_writable(out)
     need("train")
     from edgeadv.guard_attack import AdaptiveAttack
     from edgeadv.pack import clean_batches

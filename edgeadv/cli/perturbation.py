@@ -13,7 +13,7 @@ from edgeadv_runtime.confidence import first_is_right
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import DataError, InputError
 from edgeadv_runtime.evaluate import MOST_UNREADABLE
-from edgeadv_runtime.files import ensure_writable
+from edgeadv_runtime.files import ensure_file_writable
 
 from ._backends import BundlePath, ExpectedHash, PublicKey
 from ._shared import need_pytorch
@@ -48,9 +48,7 @@ def perturbation(
     budget = Eps.parse(eps)
     if budget.grey_levels < 1:
         raise InputError(f"eps {budget.text} is less than one grey level, and frames have 8 bits: use a larger one")
-    if out.is_dir():
-        raise InputError(f"--out {out} is a folder: name the file to write in it")
-    ensure_writable(out.parent)
+    ensure_file_writable(out)
     opened, device = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key), default_device()
     images = open_data(data, split="test").relabel(opened.classes)
     order = np.random.default_rng(0).permutation(balanced_subset(images.labels, limit))

@@ -17,6 +17,7 @@ Hashes stop corruption. Somebody who can change a file can also change the manif
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zipfile
 import zlib
@@ -38,6 +39,8 @@ from .variants import INT8, precision_of
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+# both become paths, and file systems take less than 256 bytes
+_FILE_NAME, _VARIANT = re.compile(r"[^/\\\0]{1,63}"), re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 # what every bundle has; a reader ignores what it does not know, and relies on these
 _KEYS = ("created", "edgeadv_version", "title", "provenance")
 _ENTRY_KEYS = {
@@ -224,6 +227,9 @@ class Bundle:
             entries = {"architecture": [self.manifest["architecture"]], "variants": self.manifest["variants"].values()}
             _ = [self.manifest[key] for key in _KEYS], self.manifest["weights"]["bytes"], self.calibration_images
             _ = [float(entry["tolerance"]) for entry in self.manifest["variants"].values()]
+            if odd := [name for name in self.manifest["variants"] if not _VARIANT.fullmatch(name)]:
+                # it becomes part of file names
+                raise ValueError(f"variant {odd[0]!r}")
             _ = [self.float_sha256(variant) for variant in self.manifest["variants"]]
             _ = [entry[key] for kind, keys in _ENTRY_KEYS.items() for entry in entries[kind] for key in keys]
         except (KeyError, TypeError, AttributeError, ValueError, InputError) as error:
@@ -231,13 +237,7 @@ class Bundle:
                 f"{self.path / MANIFEST} is damaged ({error!r}); export or copy the bundle again"
             ) from error
         for name, digest in files.items():
-            if (
-                not isinstance(name, str)
-                or name in ("", ".", "..")
-                or "/" in name
-                or "\\" in name
-                or name != Path(name).name
-            ):
+            if not isinstance(name, str) or not _FILE_NAME.fullmatch(name) or name in (".", ".."):
                 raise BundleError(
                     f"{self.path / MANIFEST} names {name!r}, a path outside the bundle; do not use this bundle"
                 )

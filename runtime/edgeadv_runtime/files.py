@@ -82,13 +82,34 @@ def ensure_writable(folder: Path) -> None:
         pass
 
 
+def ensure_file_writable(path: Path) -> None:
+    """The same of the file ``path``, before the work whose result goes there.
+
+    Raises:
+        StorageError: it cannot be written, or is a device, a pipe or a folder.
+    """
+    _check_target(path)
+    ensure_writable(path.parent)
+
+
+def _check_target(path: Path) -> None:
+    """Make sure that writing ``path`` makes a file or replaces one: root could rename a file over ``/dev/null``."""
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no file but a device or a pipe"
+        raise StorageError(f"{path} is {what}: name the file to write")
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it over ``path`` if the block succeeds, else remove it.
 
+    A link stays, and the file that it leads to is replaced.
+
     Raises:
-        StorageError: the folder cannot be written or the disk is full.
+        StorageError: the folder cannot be written, the disk is full, or ``path`` is a device, a pipe or a folder.
     """
+    _check_target(path)
+    path = path.resolve() if path.is_symlink() else path
     with _storage_errors(path), _folder_for(path.parent):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)
@@ -150,7 +171,12 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             if path.exists():
                 retired = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
                 path.replace(retired / path.name)
-                temporary.replace(path)
+                try:
+                    temporary.replace(path)
+                except BaseException:
+                    (retired / path.name).replace(path)
+                    retired.rmdir()
+                    raise
                 shutil.rmtree(retired)
             else:
                 temporary.replace(path)

@@ -75,6 +75,7 @@ def benchmark(
     warm_up: int = 20,
     rate_hz: float | None = None,
     progress: Progress | None = None,
+    keep: Callable[[Bench], None] | None = None,
 ) -> Bench:
     """Measure every stage of every backend at every batch size, on the bundle's golden frames.
 
@@ -92,6 +93,7 @@ def benchmark(
         warm_up: calls before them.
         rate_hz: also a paced series of batch 1 at this rate; None for none.
         progress: called with the series done, all series and the name of the next.
+        keep: given what there is as soon as a backend has been measured, for those that come after it may fail or be interrupted.
 
     Returns:
         Three rows, one for each stage, of each backend and batch, and of each backend's paced series; of a bundle with a
@@ -118,7 +120,8 @@ def benchmark(
             progress(done, alike + len(batches) * sum(splits), text)
         done += 1
 
-    before = after = conditions()
+    title = {"title": bundle.manifest["title"]} if "title" in bundle.manifest else {}
+    before = conditions()
     for i, opener in enumerate(openers):
         with opener() as backend, metering(gpu_index=_gpu_index(backend), processor=_on_processor(backend)) as meter:
             _check_plan(backend, sizes)
@@ -143,20 +146,21 @@ def benchmark(
             rows += [replace(row, engine=engine) for row in own]
             if engine is not None and engine["cuda_graph_note"] is not None:
                 notes.append(f"{_who(backend)}: {engine['cuda_graph_note']}")
-            if i + 1 == len(openers):
-                # a device that is let go of falls idle at once
-                after = conditions()
+            # a device that is let go of falls idle at once
+            after = conditions()
+        measured = Bench(
+            bundle={"id": bundle.id, "name": bundle.path.resolve().name, **title},
+            environment=environment(),
+            conditions={"before": before, "after": after},
+            rows=tuple(rows),
+            warnings=(*run_warnings(before, after), *notes),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            edgeadv_version=__version__,
+        )
+        if keep is not None:
+            keep(measured)
     report("done")
-    title = {"title": bundle.manifest["title"]} if "title" in bundle.manifest else {}
-    return Bench(
-        bundle={"id": bundle.id, "name": bundle.path.resolve().name, **title},
-        environment=environment(),
-        conditions={"before": before, "after": after},
-        rows=tuple(rows),
-        warnings=(*run_warnings(before, after), *notes),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        edgeadv_version=__version__,
-    )
+    return measured
 
 
 def _batch_rows(

@@ -14,7 +14,9 @@ import ctypes
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -56,6 +58,11 @@ _RAILS = {
     ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"): "the module's six supplies",
 }
 _RAIL = re.compile(r"(?<!\S)([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/\d+(?:mW)?(?:/\d+mW)?(?!\S)")
+
+
+_PR_SET_PDEATHSIG = 1
+# looked up here: a child that was just forked should do as little as it can
+_PRCTL: Any = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 class Meter(ABC):
@@ -188,6 +195,7 @@ class TegrastatsMeter(Meter):
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.DEVNULL,
+                    preexec_fn=_die_with_parent,
                 )
             except OSError:
                 return None
@@ -250,7 +258,11 @@ class RaplMeter(Meter):
         """Use :meth:`open`."""
         self._zones = zones
         packages = "the processor package" if len(zones) == 1 else f"{len(zones)} processor packages"
-        self.source = f"RAPL: {packages}, without memory, board or any GPU on a card"
+        # a counter that came round more than once would show less than there was
+        longest_s = min(zones.values(), default=0) / (_MOST_PACKAGE_W * 1e6)
+        self.source = (
+            f"RAPL: {packages}, without memory, board or any GPU on a card; series of at most {longest_s:.0f} s"
+        )
 
     @classmethod
     def open(cls, folder: Path = POWERCAP) -> RaplMeter | None:
@@ -307,6 +319,12 @@ def parse_tegrastats(line: str) -> dict[str, int]:
     Not seen running: recorded lines have ``VDD_IN 4998mW/4998mW``, older ones ``POM_5V_IN 1234/1234``.
     """
     return {name: int(milliwatts) for name, milliwatts in _RAIL.findall(line)}
+
+
+def _die_with_parent() -> None:
+    """In a child: have the kernel end it with the thread that started it, or it would go on writing when that is killed."""
+    if _PRCTL is not None:
+        _PRCTL(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _library(name: str, signatures: dict[str, tuple[Any, ...]], load: Callable[[str], Any]) -> Any | None:

@@ -28,15 +28,19 @@ _FILTERS = {
 }
 
 
+# of a resized picture, four bytes each; a picture of 150,000 x 1, 516 bytes as a file, would take ten thousand million of them
+_MOST_PIXELS, _ALWAYS_TAKEN = 1 << 26, 4
+
+
 def decode(path: Path) -> Image.Image:
     """Decode the image file at ``path`` to RGB, whole. EXIF orientation is not applied (as in torchvision).
 
     Raises:
-        DataError: the file is missing, empty, truncated or not an image.
+        DataError: the file is missing, empty, truncated, not an image, or one of more than 8 bits a channel in grey.
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return _rgb(image)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
     except Exception as error:  # each of Pillow's decoders has errors of its own
@@ -47,10 +51,15 @@ def as_image(frame: Image.Image | NDArray[np.uint8], *, color_order: ColorOrder 
     """A Pillow RGB image from a Pillow image, or from a uint8 HWC array whose colour order is stated.
 
     Raises:
-        InputError: wrong type, dtype or shape, or an array without its colour order.
+        InputError: wrong type, dtype or shape, an array without its colour order, or a picture that Pillow cannot convert.
     """
     if isinstance(frame, Image.Image):
-        return frame.convert("RGB")
+        try:
+            return _rgb(frame)
+        except InputError:
+            raise
+        except Exception as error:  # a file that is decoded only now, or a mode that Pillow has no way from
+            raise InputError(f"this picture cannot be converted to RGB ({error})") from error
     if not isinstance(frame, np.ndarray):
         raise InputError(f"a frame is a Pillow image or a uint8 HWC array, not {type(frame).__name__}")
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
@@ -64,6 +73,15 @@ def as_image(frame: Image.Image | NDArray[np.uint8], *, color_order: ColorOrder 
     return Image.frombuffer(
         "RGB", (width, height), np.ascontiguousarray(frame), "raw", "RGB" if color_order == "rgb" else "BGR", 0, 1
     )
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    # Pillow cuts off what is above 255: all but the darkest of 16 bits would be white
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        raise InputError(f"it has more than 8 bits a pixel (mode {image.mode}): convert it to 8 bits first")
+    if 0 in image.size:
+        raise InputError("a picture without pixels")
+    return image.convert("RGB")
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -176,7 +194,8 @@ class Preprocess:
             uint8 array of shape (crop, crop, 3), RGB.
 
         Raises:
-            InputError: the frame is not one of the two, or smaller than the crop while ``resize`` is None.
+            InputError: the frame is not one of the two, smaller than the crop while ``resize`` is None, or so long and narrow that
+                resizing it would take more than 64 million pixels.
         """
         image = as_image(frame, color_order=color_order)
         if self.resize is not None:
@@ -196,5 +215,9 @@ class Preprocess:
         if short == side:
             return image
         long_new = int(side * long / short)
+        if side * long_new > _MOST_PIXELS and long > _ALWAYS_TAKEN * short:
+            raise InputError(
+                f"a picture of {width}x{height} is too long and narrow to be resized to {side}: cut it first"
+            )
         size = (side, long_new) if width <= height else (long_new, side)
         return image.resize(size, _FILTERS[self.interpolation])

@@ -906,7 +906,7 @@ def resume_of_an_evaluation_with_other_settings(desk):
     return score(desk, "--resume")
 
 
-@case("is a folder: name the file to write in it")
+@case("is a folder: name the file to write")
 def results_onto_a_folder(desk):
     return evaluate(desk, out=".")
 

@@ -78,7 +78,7 @@ def test_a_folder_in_the_place_of_a_file(copy: Path) -> None:
 
 @pytest.mark.parametrize("left_out", [False, True])
 @pytest.mark.parametrize(
-    "name", ["../golden.npz", "/etc/passwd", "sub/golden.npz", "sub\\golden.npz", "..", ".", "", 7]
+    "name", ["../golden.npz", "/etc/passwd", "sub/golden.npz", "sub\\golden.npz", "..", ".", "", 7, "g" * 300]
 )
 def test_a_path_outside_the_bundle(copy: Path, name: Any, left_out: bool) -> None:
     def change(manifest: dict[str, Any]) -> None:
@@ -87,6 +87,18 @@ def test_a_path_outside_the_bundle(copy: Path, name: Any, left_out: bool) -> Non
 
     rewrite(copy, change)
     with pytest.raises(BundleError, match="outside the bundle"):
+        Bundle.open(copy)
+
+
+@pytest.mark.parametrize("name", ["../../evil", "x/y", "FP16", "fp16.", "", "-"])
+def test_a_variant_whose_name_would_lead_elsewhere(copy: Path, name: str) -> None:
+    """Plans are kept in files that are called after it."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["variants"][name] = manifest["variants"].pop("fp16")
+
+    rewrite(copy, change)
+    with pytest.raises(BundleError, match="is damaged"):
         Bundle.open(copy)
 
 

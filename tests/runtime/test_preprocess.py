@@ -113,6 +113,34 @@ def test_frames_of_any_size(height: int, width: int) -> None:
     assert pixels.shape == (32, 32, 3) and np.unique(pixels.reshape(-1, 3), axis=0).tolist() == [[30, 200, 10]]
 
 
+@pytest.mark.parametrize("size", [(150_000, 1), (1, 5_000_000)])
+def test_a_picture_that_resizing_would_blow_up(size: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match="too long and narrow to be resized to 512"):
+        Preprocess(resize=512, crop=224)(Image.new("RGB", size))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_more_than_8_bits_are_refused(tmp_path: Path, mode: str) -> None:
+    """Pillow would cut off what is above 255, and mid-grey be white."""
+    image = Image.fromarray(np.full((40, 50), 30000, np.uint16)) if mode == "I;16" else Image.new(mode, (50, 40), 30000)
+    with pytest.raises(InputError, match=rf"more than 8 bits a pixel \(mode {mode}\)"):
+        Preprocess(resize=32, crop=32)(image)
+    image.save(tmp_path / "p.tiff")
+    with pytest.raises(DataError, match="more than 8 bits"):
+        decode(tmp_path / "p.tiff")
+
+
+def test_pictures_that_turn_out_to_be_none(tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)).save(tmp_path / "p.png")
+    content = (tmp_path / "p.png").read_bytes()
+    (tmp_path / "p.png").write_bytes(content[: len(content) // 2])
+    closed = Image.open(tmp_path / "p.png")
+    closed.close()
+    for image in (Image.open(tmp_path / "p.png"), closed, Image.new("RGB", (0, 0)), Image.new("La", (40, 40))):
+        with pytest.raises(InputError):
+            Preprocess(resize=32, crop=32)(image)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "1"])
 def test_other_pictures_become_rgb(mode: str) -> None:
     image = Image.new("RGB", (40, 50), (200, 100, 50)).convert(mode)

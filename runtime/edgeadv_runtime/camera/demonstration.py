@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +63,16 @@ class StoredPerturbation:
                 found = cls(stored["sign"], Eps.parse(str(stored["eps"])), str(stored["weights_sha256"]))
         except FileNotFoundError as error:
             raise BundleError(f"{path} does not exist: edgeadv perturbation makes it") from error
-        except (OSError, ValueError, KeyError, TypeError, InputError, zipfile.BadZipFile) as error:
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            KeyError,
+            TypeError,
+            InputError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
             raise BundleError(
                 f"{path} is not a stored perturbation ({error}): edgeadv perturbation makes one"
             ) from error

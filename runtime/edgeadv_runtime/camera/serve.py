@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable
 from http import HTTPStatus
-from http.cookies import SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from ipaddress import ip_address
@@ -266,8 +265,9 @@ def _handler(view: View, token: str | None, *, own_names_only: bool) -> type[Bas
             return address.path
 
         def _has_token(self, query: dict[str, list[str]]) -> bool:
-            cookie = SimpleCookie(self.headers.get("Cookie", "")).get(_COOKIE)
-            given = [*query.get("token", []), *([cookie.value] if cookie else [])]
+            # not SimpleCookie: it gives up all at the first one of another program that it cannot parse
+            pairs = [part.strip().partition("=") for part in self.headers.get("Cookie", "").split(";")]
+            given = [*query.get("token", []), *(value.strip('"') for name, _, value in pairs if name == _COOKIE)]
             return any(hmac.compare_digest(one.encode(), str(token).encode()) for one in given)
 
         def _answer(self, content: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:

@@ -17,7 +17,8 @@ from ..preprocess import ColorOrder, decode
 from .frames import Frame, Source
 from .video import Camera, Pipeline, Url, VideoFile
 
-_EXTENSIONS = frozenset(Image.registered_extensions())
+# Pillow writes more formats than it reads
+_EXTENSIONS = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 _GSTREAMER = "!"
 _TICK_S = 0.1
 
@@ -38,9 +39,13 @@ def open_source(text: str, *, fps: float | None = None, loop: bool = False) -> S
     if fps is not None and not 0 < fps <= 1000:
         raise InputError(f"fps must be above 0 and at most 1000, not {fps}")
     path = Path(text)
-    if path.is_dir():
+    try:
+        folder, file = path.is_dir(), path.is_file()
+    except OSError:  # a long pipeline is no path at all
+        folder = file = False
+    if folder:
         return Folder(path, fps=fps, loop=loop)
-    if path.is_file():
+    if file:
         return VideoFile(path, fps=fps, loop=loop)
     if fps is not None or loop:
         raise InputError(f"--fps and --loop are for a video file or a folder, which {text!r} is not: leave them out")
@@ -58,7 +63,8 @@ def open_source(text: str, *, fps: float | None = None, loop: bool = False) -> S
 class Memory:
     """Frames that an application already has; also what tests use.
 
-    :meth:`put` waits while ``depth`` frames are not taken yet. A stream takes them at once, and drops or keeps them by its policy.
+    :meth:`put` waits while ``depth`` frames are not taken yet. A stream takes them at once, and drops or keeps them by its policy; when
+    it has stopped, or its classifier has failed, :meth:`put` waits no more.
     """
 
     name = "memory"
@@ -75,21 +81,33 @@ class Memory:
         self._closed = threading.Event()
         self._count = 0
 
-    def put(self, image: NDArray[np.uint8], *, color_order: ColorOrder, timestamp: float | None = None) -> None:
+    def put(self, image: NDArray[np.uint8], *, color_order: ColorOrder, timestamp: float | None = None) -> bool:
         """Give the next frame; it is not copied, and must not be written to while it is in use.
 
         Args:
             image: uint8 (height, width, 3).
             color_order: of its channels.
             timestamp: when it was captured, by ``time.monotonic()``; None is now.
+
+        Returns:
+            Whether there was room for it; not, if nobody takes frames any more.
         """
         frame = Frame(image, color_order, time.monotonic() if timestamp is None else timestamp, self._count)
         self._count += 1
-        self._queue.put(frame)
+        return self._put(frame)
 
     def end(self) -> None:
         """There are no more frames."""
-        self._queue.put(None)
+        self._put(None)
+
+    def _put(self, frame: Frame | None) -> bool:
+        while True:
+            try:
+                self._queue.put(frame, timeout=_TICK_S)
+                return True
+            except queue.Full:
+                if self._closed.is_set():
+                    return False
 
     def frames(self) -> Iterator[Frame]:
         """The frames in the order in which they were put."""

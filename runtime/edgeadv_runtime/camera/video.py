@@ -17,9 +17,11 @@ from typing import Any
 from ..errors import SourceError, require
 from .frames import Frame, Pool
 
-# a longer silence of a network stream ends the connection; a shorter wait would lose it at every hiccup, a longer one would keep
-# close() from ending within a second
+# a read of a network stream ends after so long, and is tried again: a longer wait would keep close() from ending within a second
 _OPEN_MS, _READ_MS = 5000, 800
+# a failed read that took no longer is no time limit but the end; a stream of slow frames is silent for longer than one read, and a
+# camera before its first frame for seconds
+_END_S, _SILENCE_S = 0.4, 10.0
 # read when cv2 is first imported: the driver's own wait for a V4L2 frame, in whole seconds; and what OpenCV and FFmpeg write on
 # standard error, which says less than the errors raised here
 _ENVIRONMENT = {
@@ -84,12 +86,16 @@ class _Capture(ABC):
         """What keeps it from opening, in words."""
 
     def _read(self, capture: Any) -> Iterator[Frame]:
+        heard = time.monotonic()
         while not self._closed.is_set():
-            if not capture.grab():
-                if self._closed.is_set():
-                    return
+            asked = time.monotonic()
+            if capture.grab():
+                yield self._retrieved(capture)
+                heard = time.monotonic()
+            elif self._closed.is_set():
+                return
+            elif (now := time.monotonic()) - asked < _END_S or now - heard > _SILENCE_S:
                 raise SourceError(f"{self.name} gives no more frames")
-            yield self._retrieved(capture)
 
     def _retrieved(self, capture: Any) -> Frame:
         """The frame that was grabbed, stamped before it is decoded."""
@@ -189,15 +195,18 @@ class VideoFile(_Capture):
 
     def _read(self, capture: Any) -> Iterator[Frame]:
         cv2 = self._cv2
-        fps, promised = self._fps or capture.get(cv2.CAP_PROP_FPS) or 30.0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        start, shown, here = time.monotonic(), 0, 0
+        own_fps, promised = capture.get(cv2.CAP_PROP_FPS) or 30.0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        fps, enough = self._fps or own_fps, promised * (1 - _MISCOUNTED) - 1
+        start, shown, here, place_s = time.monotonic(), 0, 0, 0.0
         while not self._closed.wait(max(0.0, start + shown / fps - time.monotonic())):
             if capture.grab():
+                place_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 yield self._retrieved(capture)
                 shown, here = shown + 1, here + 1
                 continue
-            if here < promised * (1 - _MISCOUNTED) - 1:
-                # OpenCV does not tell an end from an error
+            if here < enough and place_s < enough / own_fps:
+                # OpenCV does not tell an end from an error, and of some containers takes the number of frames from the length and the
+                # rate: where the rate varies, the place of the last one tells
                 raise SourceError(f"{self.name} ended after {here} of {promised} frames: it is damaged or cut short")
             if not self._loop or not here:
                 return

@@ -196,6 +196,9 @@ def test_a_token_is_asked_of_every_request() -> None:
         cookie = headers["Set-Cookie"]
         assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
         assert ask(port, "/state", headers={"Cookie": cookie.partition(";")[0]})[0] == 200
+        # beside one of another program at the same address that the standard library cannot parse
+        both = f'other={{"a":1}}; {cookie.partition(";")[0]}'
+        assert ask(port, "/state", headers={"Cookie": both})[0] == 200
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:8080", "192.168.1.5:8080", "[::]:8080"])

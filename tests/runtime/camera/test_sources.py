@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import struct
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeadv_runtime.camera import Folder, Memory, Stream, open_source
-from edgeadv_runtime.camera.frames import Pool
+from edgeadv_runtime.camera.frames import Frame, Pool
 from edgeadv_runtime.camera.video import Camera, Pipeline, Url, VideoFile
 from edgeadv_runtime.errors import DataError, InputError, SourceError
 from edgeadv_runtime.preprocess import as_image
@@ -102,6 +104,68 @@ def test_a_video_cut_short_is_named(video: Path, tmp_path: Path) -> None:
         found += [1 for _ in VideoFile(tmp_path / "cut.avi", fps=1000).frames()]
 
 
+def test_a_video_of_varying_rate_ends_where_it_ends(tmp_path: Path) -> None:
+    """OpenCV multiplies length and rate: of 45 frames in 3 s it says 90."""
+    path = tmp_path / "bar.mkv"
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"MJPG"), 30, SIZE)
+    for i in range(FRAMES):
+        writer.write(bar(i))
+    writer.release()
+    content = bytearray(path.read_bytes())
+    # the segment's length, a float in ms
+    place = content.index(b"\x44\x89\x88") + 3
+    assert struct.unpack(">d", content[place : place + 8])[0] == pytest.approx(1500, abs=40)
+    content[place : place + 8] = struct.pack(">d", 3000.0)
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=r"ended after 45 of \d+ frames: it is damaged or cut short"):
+        list(VideoFile(path, fps=1000).frames())
+    # the last block's place, in ms after its cluster's, stands before its flags and the JPEG
+    block = content.rindex(b"\x80\xff\xd8") - 2
+    (after,) = struct.unpack(">h", content[block : block + 2])
+    content[block : block + 2] = struct.pack(">h", after + 1490)
+    path.write_bytes(content)
+    assert len(list(VideoFile(path, fps=1000).frames())) == FRAMES
+
+
+class Slow:
+    """A capture of OpenCV whose reads end by their time limit before the first frame comes."""
+
+    def __init__(self, silent: int, *, takes_s: float) -> None:
+        self.silent, self.takes_s = silent, takes_s
+
+    def grab(self) -> bool:
+        self.silent -= 1
+        if self.silent >= 0:
+            time.sleep(self.takes_s)
+        return -3 <= self.silent < 0
+
+    def get(self, what: int) -> float:
+        return 48 if what == cv2.CAP_PROP_FRAME_HEIGHT else 64
+
+    def retrieve(self, into: NDArray[np.uint8]) -> tuple[bool, NDArray[np.uint8]]:
+        return True, into
+
+    def release(self) -> None:
+        pass
+
+
+def test_a_camera_may_take_longer_than_one_read_for_its_first_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Url("http://camera/mjpg")
+    monkeypatch.setattr(source, "_open", lambda: Slow(2, takes_s=0.5))
+    found = []
+    with pytest.raises(SourceError, match="gives no more frames"):
+        for frame in source.frames():
+            found.append(frame)
+    assert len(found) == 3
+
+
+def test_a_read_that_fails_at_once_is_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Url("http://camera/mjpg")
+    monkeypatch.setattr(source, "_open", lambda: Slow(2, takes_s=0.0))
+    with pytest.raises(SourceError, match="gives no more frames"):
+        next(source.frames())
+
+
 def test_what_is_no_video_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.avi").write_text("no video")
     with pytest.raises(SourceError, match=r"text\.avi does not open: it is no video"):
@@ -112,6 +176,7 @@ def test_a_folder_gives_its_pictures_in_order(tmp_path: Path) -> None:
     for i, name in enumerate(("b.png", "a.png", "c.jpg")):
         Image.new("RGB", (20 + i, 10), (i * 40, 0, 255)).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "a-format-that-Pillow-writes-only.pdf").write_bytes(b"%PDF")
     found = list(Folder(tmp_path).frames())
     assert [(f.index, f.image.shape[1], f.color_order) for f in found] == [
         (0, 21, "rgb"),
@@ -140,11 +205,40 @@ def test_memory_gives_what_was_put() -> None:
     assert second.index == 1 and second.timestamp == pytest.approx(time.monotonic(), abs=1)
 
 
+@pytest.mark.parametrize("stop", [True, False])
+def test_nobody_waits_for_room_in_a_stream_that_is_over(stop: bool) -> None:
+    """Stopped, or its classifier has failed: the thread that puts frames goes on, and can ask what happened."""
+
+    def classify(frame: Frame) -> int:
+        if stop:
+            return 0
+        raise RuntimeError("broken")
+
+    source, image = Memory(depth=2), np.zeros((4, 4, 3), np.uint8)
+    stream = Stream(source, classify)
+    stream.start()
+    room: list[bool] = []
+
+    def put() -> None:
+        room.extend(source.put(image, color_order="rgb") for _ in range(8))
+        source.end()
+
+    assert source.put(image, color_order="rgb")
+    if stop:
+        stream.stop()
+    with nullcontext() if stop else pytest.raises(RuntimeError, match="broken"):
+        assert stream.join(5)
+    putting = threading.Thread(target=put, daemon=True)
+    putting.start()
+    putting.join(10)
+    assert not putting.is_alive() and not room[-1]
+
+
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
         ("0", Camera), ("/dev/video7", Camera), ("rtsp://10.0.0.1/stream", Url), ("http://camera/mjpg", Url),
-        ("nvarguscamerasrc ! video/x-raw ! appsink", Pipeline), ("videotestsrc!appsink", Pipeline),
+        ("nvarguscamerasrc ! video/x-raw ! appsink", Pipeline), (f"videotestsrc{' ! identity' * 60} ! appsink", Pipeline), ("videotestsrc!appsink", Pipeline),
     ],
 )  # fmt: skip
 def test_what_a_text_names(text: str, kind: type) -> None:
