@@ -142,7 +142,8 @@ def curves(group: Group, classes: dict[str, str], *, title: str, eps_limit: floa
         eps_limit: right end of the axis, the same in all panels of a page.
     """
     svg = _svg("curves", title, viewBox=f"0 0 {_WIDTH} {_HEIGHT}")
-    _frame(svg, [(line.eps_value, str(line.eps)) for line in group.attacked], eps_limit)
+    in_l2 = any(row.params.norm == "l2" for line in group.attacked for row in line.rows.values())
+    _frame(svg, [(line.eps_value, str(line.eps)) for line in group.attacked], eps_limit, in_l2=in_l2)
     ends: list[_End] = []
     # the worst case last, so that it lies on top
     for attack in group.attacks:
@@ -202,7 +203,9 @@ def _line(
     return (*middle[-1], f"{label} {places[-1][1]:.1%}", css_class)
 
 
-def _frame(svg: ElementTree.Element, budgets: Sequence[tuple[float, str]], eps_limit: float) -> None:
+def _frame(
+    svg: ElementTree.Element, budgets: Sequence[tuple[float, str]], eps_limit: float, *, in_l2: bool = False
+) -> None:
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = f"{_y(share):.1f}"
         _add(svg, "line", "grid" if share else "base", x1=f"{_LEFT}", x2=f"{_PLOT_RIGHT}", y1=y, y2=y)
@@ -219,6 +222,8 @@ def _frame(svg: ElementTree.Element, budgets: Sequence[tuple[float, str]], eps_l
             free_from = x - half
             _add(svg, "text", "tick", short, x=f"{x:.1f}", y=f"{_PLOT_BOTTOM + 18}", **{"text-anchor": "middle"})
     unit = "eps in 1/255 of the pixel range" if in_levels else "eps, pixels in [0, 1]"
+    if in_l2:
+        unit = "eps, L2 length over all pixels"
     middle = (_LEFT + _PLOT_RIGHT) / 2
     _add(svg, "text", "axis-title", unit, x=f"{middle:.1f}", y=f"{_HEIGHT - 8}", **{"text-anchor": "middle"})
 

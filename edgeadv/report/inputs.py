@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from edgeadv_runtime.bench_file import Bench, BenchRow
 from edgeadv_runtime.conditions import check_comparable
 from edgeadv_runtime.errors import InputError, SchemaError
 from edgeadv_runtime.guard_file import GuardFile
+from edgeadv_runtime.perturbation import NORMS
 from edgeadv_runtime.results import CLEAN, Results, Row, Verdict, engine_sentence, engines, read_measurement
 from edgeadv_runtime.stats import mcnemar_p, paired_difference_interval
 
@@ -237,6 +238,9 @@ class GuardInput:
     fitted: int
 
 
+_File = TypeVar("_File", ResultsFile, BenchFile, GuardInput)
+
+
 @dataclass(frozen=True)
 class Inputs:
     """All files of one report, in the order given."""
@@ -244,6 +248,11 @@ class Inputs:
     results: tuple[ResultsFile, ...]
     benches: tuple[BenchFile, ...]
     guards: tuple[GuardInput, ...] = ()
+
+    @property
+    def norm(self) -> str:
+        """In which all budgets of the results are measured."""
+        return _norms(self.results)[0] if self.results else NORMS[0]
 
 
 def load_inputs(files: Sequence[Path]) -> Inputs:
@@ -253,7 +262,8 @@ def load_inputs(files: Sequence[Path]) -> Inputs:
         files: in the order in which the page shows them.
 
     Raises:
-        InputError: no file, one named twice, or bench files of one device in different states.
+        InputError: no file, one named twice, results whose budgets are in different norms, or bench files of one device in
+            different states.
         SchemaError: a file is no results, bench or guard file of this version, or it is incomplete.
         BundleError: a file is not readable.
     """
@@ -276,16 +286,30 @@ def load_inputs(files: Sequence[Path]) -> Inputs:
             else:
                 guards.append(_guard_file(path))
     check_comparable([file.bench for file in benches])
-    titles = [file.title for file in results]
-    return Inputs(
-        # two runs of one model must stay tellable apart
-        tuple(
-            file if titles.count(file.title) == 1 else replace(file, title=f"{file.title} ({file.path.name})")
-            for file in results
-        ),
-        tuple(benches),
-        tuple(guards),
-    )
+    if len(norms := _norms(results)) > 1:
+        raise InputError(
+            f"eps is measured in {' in some of these results, and in '.join(norms)} in others: make a report of each"
+        )
+    return Inputs(_told_apart(results), _told_apart(benches), _told_apart(guards))
+
+
+def _norms(results: Sequence[ResultsFile]) -> list[str]:
+    """The norms of the budgets, in the order of the files; of results without an attack the first one there is."""
+    found = [row.params.norm or NORMS[0] for file in results for row in file.results.rows if row.attack != CLEAN]
+    return list(dict.fromkeys(found)) or [NORMS[0]]
+
+
+def _told_apart(files: Sequence[_File]) -> tuple[_File, ...]:
+    """Files of equal titles with as much of their paths behind it as differs: two runs of one model must stay tellable apart."""
+    titles = [file.title for file in files]
+    told = []
+    for file in files:
+        others = [other.path.resolve() for other in files if other.title == file.title and other is not file]
+        parts = file.path.resolve().parts
+        count = next((n for n in range(1, len(parts)) if all(o.parts[-n:] != parts[-n:] for o in others)), len(parts))
+        end = "/".join(parts[-count:])
+        told.append(replace(file, title=f"{file.title} ({end})") if titles.count(file.title) > 1 else file)
+    return tuple(told)
 
 
 @contextmanager
@@ -302,11 +326,15 @@ def _results_file(path: Path) -> ResultsFile:
     results = Results.load(path)
     for row in results.rows:
         _ = row.top1_ci95, row.top5_ci95  # counts that are not a share are found here, not half-way down the page
-        if row.attack != CLEAN and not 0 < row.eps_value <= 1:
+        if row.attack != CLEAN and not (0 < row.eps_value <= 1 or (row.params.norm == "l2" and row.eps_value > 0)):
             raise ValueError(f"eps {row.eps_value} of {row.attack} is not in (0, 1]")
         if row.zero_gradient_share is not None and not 0 <= row.zero_gradient_share <= 1:
             raise ValueError(f"zero_gradient_share {row.zero_gradient_share} of {row.attack} is not a share")
         _check_verdict((row.masking or results.masking)["verdict"])
+        _check_texts(row.variant, row.backend, row.provider, row.device, row.attack, row.eps)
+        if row.rounding_lost is not None and type(row.rounding_lost) is not int:
+            raise ValueError(f"rounding_lost {row.rounding_lost!r} of {row.attack} is not a number of images")
+    _check_texts(results.created, results.edgeadv_version)
     _check_objects(results.bundle, results.data, results.environment, *results.skipped)
     _check_plans(results.rows)
     left_out = results.data.get("calibration_left_out", 0)
@@ -334,6 +362,10 @@ def _bench_file(path: Path) -> BenchFile:
             raise ValueError(f"p50 {row.p50_ms}, p90 {row.p90_ms} and max {row.max_ms} ms do not ascend")
         if row.energy_mj_per_image is not None and not row.energy_mj_per_image > 0:
             raise ValueError(f"energy of {row.energy_mj_per_image} mJ is not above 0")
+        _check_texts(row.variant, row.backend, row.provider, row.device, row.mode, row.stage, row.includes)
+        if row.late is not None and type(row.late) is not int:
+            raise ValueError(f"late {row.late!r} is not a number of frames")
+    _check_texts(bench.created, bench.edgeadv_version)
     _check_objects(bench.bundle, bench.environment, bench.conditions, *bench.skipped)
     _check_plans(bench.rows)
     return BenchFile(path=path, bench=bench, title=_title(bench.bundle))
@@ -352,6 +384,12 @@ def _guard_file(path: Path) -> GuardInput:
 def _check_verdict(verdict: Any) -> None:
     if verdict not in VERDICTS:
         raise ValueError(f"masking verdict {verdict!r} is not one of {', '.join(VERDICTS)}")
+
+
+def _check_texts(*values: Any) -> None:
+    for value in values:
+        if not isinstance(value, str):
+            raise TypeError(f"{value!r} stands where a text is expected")
 
 
 def _check_objects(*values: Any) -> None:

@@ -122,6 +122,7 @@ def render(inputs: Inputs) -> str:
         fgsm=FGSM,
         strip=lambda row: charts.share_strip(row, classes[row.attack]),
         compared=compared,
+        in_l2=" (L2)" if inputs.norm == "l2" else "",
         calibrated=any(model.file.calibrated for model in shown),
         panels=[(entry.artefact, panels) for entry in compared if (panels := _panels(entry, classes, eps_limit))],
         scale=scale,

@@ -14,7 +14,7 @@ import pytest
 from edgeadv.report import build_report
 from edgeadv_runtime.errors import BundleError, InputError, MissingDependencyError, SchemaError, StorageError
 from edgeadv_runtime.files import read_json, write_json
-from edgeadv_runtime.results import WORST_CASE
+from edgeadv_runtime.results import CLEAN, WORST_CASE, Results
 
 
 def test_headline_is_the_worst_case_at_the_largest_eps_with_its_verdict(report, results, undefended):
@@ -433,3 +433,63 @@ def test_a_confidence_that_does_not_fit_together_is_refused(report, results, val
     plain = results()
     with pytest.raises(SchemaError, match="not a complete results, bench or guard file"):
         report(replace(plain, bundle={**plain.bundle, "confidence": value}))
+
+
+def in_l2(measured: Results) -> Results:
+    """The same with budgets that are lengths: 2/255 is 0.5, 8/255 is 2."""
+    lengths = {"2/255": ("0.5", 0.5), "8/255": ("2", 2.0)}
+    rows = [
+        row if row.attack == CLEAN
+        else replace(row, eps=lengths[row.eps][0], eps_value=lengths[row.eps][1], params=replace(row.params, norm="l2"))
+        for row in measured.rows
+    ]  # fmt: skip
+    return replace(measured, rows=tuple(rows), comparisons=(), examples=())
+
+
+def test_budgets_in_l2_may_be_above_1_and_say_what_they_are(report, results):
+    page = report(in_l2(results()))
+    assert page.cards[0]["data-eps"] == "2" and "at eps 2 (L2)" in page.text
+    assert "eps, L2 length over all pixels" in page.text and "pixels in [0, 1]" not in page.text
+    assert page.source.count('<th scope="col">eps (L2)</th>') >= 2
+    assert "(L2)" not in report(results()).text
+
+
+def test_two_norms_are_two_reports(report, results):
+    with pytest.raises(InputError, match="eps is measured in linf in some of these results, and in l2 in others"):
+        report(results(), in_l2(results()))
+
+
+def test_equal_titles_and_file_names_are_told_apart_by_their_folders(tmp_path, results, bench, taken_apart):
+    files = []
+    for folder in ("a/x", "b/x", "c"):
+        for name, measured in (("results.json", results()), ("bench.json", bench())):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            files.append(tmp_path / folder / name)
+            measured.save(files[-1])
+    build_report(files, tmp_path / "report.html")
+    page = taken_apart((tmp_path / "report.html").read_text())
+    titles = {card["data-model"] for card in page.cards}
+    assert titles == {f"regnet_y_400mf, papernot T=40 ({place}/results.json)" for place in ("a/x", "b/x", "c")}
+    assert all(f"({place}/bench.json)" in page.text for place in ("a/x", "b/x", "c"))
+
+
+@pytest.mark.parametrize("value", [True, [], 7, None])
+@pytest.mark.parametrize("key", ["device", "provider", "eps", "created"])
+def test_what_is_no_text_is_said_of_the_file(tmp_path, results, key, value):
+    results().save(tmp_path / "r.json")
+    content = read_json(tmp_path / "r.json", what="results file")
+    (content if key == "created" else content["rows"][1])[key] = value
+    write_json(tmp_path / "r.json", content)
+    with pytest.raises(SchemaError, match="is not a complete results, bench or guard file"):
+        build_report([tmp_path / "r.json"], tmp_path / "report.html")
+
+
+@pytest.mark.parametrize("value", [True, [], 7])
+@pytest.mark.parametrize("key", ["device", "mode", "stage", "created"])
+def test_what_is_no_text_in_a_bench_is_said_of_the_file(tmp_path, bench, key, value):
+    bench().save(tmp_path / "b.json")
+    content = read_json(tmp_path / "b.json", what="bench file")
+    (content if key == "created" else content["rows"][1])[key] = value
+    write_json(tmp_path / "b.json", content)
+    with pytest.raises(SchemaError, match="is not a complete results, bench or guard file"):
+        build_report([tmp_path / "b.json"], tmp_path / "report.html")
