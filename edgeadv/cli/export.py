@@ -103,7 +103,9 @@ def export(
     ] = "fp32,fp16",
     golden: Annotated[
         Path | None,
-        typer.Option(help="Folder of real images to compare on, 64 of them spread over it; a run has test images of its own."),
+        typer.Option(
+            help="Folder of real images to compare on, 64 of them spread over it; a run has test images of its own."
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     data_root: Annotated[Path | None, typer.Option(help="Where torchvision keeps the data set of the run.")] = None,

@@ -21,11 +21,11 @@ import torch
 import edgeadv_runtime
 from edgeadv import checkpoint
 from edgeadv.runs import Run
-from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.bundle import Bundle, bundle_id
 from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.latency import Bench
 from edgeadv_runtime.pack import AttackPack
-from edgeadv_runtime.results import Results
+from edgeadv_runtime.results import SURROGATE, Results
 
 NETWORK = ("--arch", "timm/test_resnet")
 ATTACKS = "fgsm,fgsm-rescaled,fgsm-rs,pgd-margin"
@@ -344,6 +344,55 @@ def test_an_attack_that_the_pack_holds_is_not_added_again(cli, tiny_bundle, phot
     assert (outcome.status, outcome.err) == (0, "")
     names = [row.attack for row in Results.load(Path("r.json")).select(variant="fp32")]
     assert names.count("noise") == 1 and "square@onnxruntime-fp32" in names
+
+
+def test_a_pack_that_holds_less_than_was_asked_for_is_refused(cli, tiny_bundle, photos):
+    """The row would say so, but a stronger attack was asked for."""
+    made = (
+        "--data",
+        photos,
+        "--eps",
+        "8/255",
+        "--attack",
+        "fgsm,square",
+        "--queries",
+        "3",
+        "--limit",
+        "10",
+        "--out",
+        "p",
+    )
+    assert cli("attack", tiny_bundle.path, *made).status == 0
+    scored = ("evaluate", tiny_bundle.path, "--pack", "p", "--backend", "torch", "--out", "r.json")
+    refused = cli(*scored, "--attack", "square", "--queries", "60")
+    assert refused.status == 2 and "the pack holds square with 3 queries, and 60 were asked for" in refused.err
+    refused = cli(*scored, "--suite", "full")
+    assert refused.status == 2 and "--suite was settled with the pack" in refused.err
+    assert not Path("r.json").exists()
+    same = cli(*scored, "--attack", "square", "--queries", "3")
+    assert same.status == 0, same.err
+
+
+def test_a_pack_tells_which_variants_their_own_gradients_do_not_attack(
+    cli, digits_bundle, digits_model, tmp_path, monkeypatch
+):
+    """An int8 artefact without its surrogate is only attacked by transfer: who scores the pack is told, too."""
+    monkeypatch.setattr("edgeadv.torch_backend.load_model", lambda bundle, device=None: digits_model)
+    bundle = shutil.copytree(digits_bundle.path, tmp_path / "digits.edgeadv")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / manifest["variants"]["int8-u8s8"]["surrogate"]["file"]).unlink()
+    for variant in ("int8-u8s8", "int8-u8s8-u8in"):
+        manifest["variants"][variant]["surrogate"] = {"not_made": "for this test"}
+    manifest["bundle_id"] = bundle_id(manifest)
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    made = ("--data", "mnist5k", "--eps", "51/255", "--attack", "pgd-margin", "--limit", "10", "--out", "p")
+    assert cli("attack", bundle, *made).status == 0
+    told = {}
+    for name, source in (("pack", ("--pack", "p")), ("data", (*made[:-2], "--uint8"))):
+        outcome = cli("evaluate", bundle, *source, "--precision", "int8-u8s8", "--out", f"{name}.json")
+        assert outcome.status == 0, outcome.err
+        told[name] = Results.load(Path(f"{name}.json")).skipped
+    assert told["pack"] == told["data"] and [entry["backend"] for entry in told["pack"]] == [SURROGATE]
 
 
 def test_evaluate_says_the_worst_case_and_the_verdict(cli, tiny_bundle, pack):

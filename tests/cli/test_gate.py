@@ -56,6 +56,21 @@ def results(verdict: str = "PASS") -> Results:
     )  # fmt: skip
 
 
+def test_a_budget_in_l2_may_be_above_1(cli, tmp_path: Path) -> None:
+    measured = results()
+    rows = [
+        r if r.eps == "0" else dataclasses.replace(r, eps="2.5", eps_value=2.5, params=AttackParams(norm="l2"))
+        for r in measured.rows
+    ]  # fmt: skip
+    dataclasses.replace(measured, rows=tuple(rows), comparisons=()).save(tmp_path / "l2.json")
+    judged = cli("gate", "l2.json", "--min-robust", "0.40", "--eps", "2.5")
+    assert judged.status == 0, judged.err
+    assert "in l2" in judged.out
+    measured.save(tmp_path / "linf.json")
+    refused = cli("gate", "linf.json", "--min-robust", "0.40", "--eps", "2.5")
+    assert refused.status == 2 and "not in (0, 1]" in refused.err
+
+
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
     results().save(tmp_path / "results.json")
