@@ -474,7 +474,7 @@ def test_a_loss_that_is_not_finite_stops(tmp_path: Path, digits: tuple[ImageSet,
 
 @pytest.mark.parametrize(
     "change",
-    [{"epochs": 0}, {"batch_size": 1}, {"seed": -1}, {"workers": -1}, {"lr": 0.0}, {"lr": 101.0}, {"lr": float("nan")},
+    [{"epochs": 0}, {"batch_size": 1}, {"seed": -1}, {"seed": 2**64}, {"workers": -1}, {"lr": 0.0}, {"lr": 101.0}, {"lr": float("nan")},
      {"weight_decay": -0.1}, {"weight_decay": 1.1}, {"augment": "flip"}],
 )  # fmt: skip
 def test_unusable_settings_are_refused(change: dict[str, Any]) -> None:
