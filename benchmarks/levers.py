@@ -95,6 +95,8 @@ def pulled(lever: str, network: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
         if name in PRECISIONS:
             made = in_precision(made, name, x, y)
     if "compiled" in names:
+        # what a first call pays, not the second of a day
+        torch._inductor.config.force_disable_caches = True
         made = torch.compile(made, dynamic=True)
         for size in (len(x), len(x) - 1):
             input_gradient(made, x[:size], y[:size], cross_entropy)

@@ -39,7 +39,7 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, Any]:
 def named(device: torch.device, threads: int) -> str:
     """What ran: the name of a GPU, or how many of the processor's threads."""
     if device.type != "cuda":
-        return f"{threads} threads"
+        return f"{threads} thread" + "s" * (threads != 1)
     from torch.cuda import get_device_name
 
     return get_device_name(device)

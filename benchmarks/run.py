@@ -25,7 +25,7 @@ BEGIN, END = "<!-- tables: written by run.py -->", "<!-- end of tables -->"
 LARGE, SMALL = "regnet-224.edgeadv", "regnet-32.edgeadv"
 SUITE: dict[str, list[str]] = {
     "crafting-cpu": ["crafting.py", "--arch", "regnet_y_400mf", "--rounds", "7"],
-    "crafting-levers-cpu": ["crafting.py", "--arch", "regnet_y_400mf", "--steps", "1", "--rounds", "7", "--levers", "compiled,bfloat16"],
+    "crafting-levers-cpu": ["crafting.py", "--arch", "regnet_y_400mf", "--steps", "1", "--rounds", "7", "--levers", "compiled,bfloat16,compiled+bfloat16"],
     "crafting-large-cpu": ["crafting.py", "--arch", "resnet101,alexnet", "--batch", "8", "--steps", "1", "--rounds", "5", "--levers", "bfloat16"],
     "runtime_latency-regnet_y_400mf-cpu": ["runtime_latency.py", LARGE, "--variants", "fp32,fp32-u8in", "--rounds", "200"],
     "preprocessing-cpu": ["preprocessing.py"],
@@ -33,7 +33,7 @@ SUITE: dict[str, list[str]] = {
         "evaluation_pipeline.py", LARGE, "--data", "mnist5k", "--limit", "192", "--rounds", "3", "--parts", "allocator,growth,stages", "--growth-bundle", SMALL,
         "--growth-data", "mnist5k",
     ],
-    "torch_latency-regnet_y_400mf-cpu": ["torch_latency.py", LARGE, "--rounds", "100"],
+    "torch_latency-regnet_y_400mf-cpu": ["torch_latency.py", LARGE, "--rounds", "100", "--threads", "1"],
     "training_throughput-cpu": ["training_throughput.py", "--images", "640", "--rounds", "5"],
     "footprint-cpu": ["footprint.py", LARGE],
 }  # fmt: skip

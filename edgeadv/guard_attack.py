@@ -188,10 +188,7 @@ class AdaptiveAttack:
         if self.steps < 1 or self.restarts < 1:
             raise InputError(f"an attack needs at least 1 step and restart, not {self.steps} and {self.restarts}")
         for eps in self.eps:
-            if eps.grey_levels < 1:
-                raise InputError(
-                    f"eps {eps.text} is less than one grey level: 8-bit frames cannot hold it; use a larger eps"
-                )
+            eps.check_8_bits()
 
     def params(self, eps: Eps) -> AttackParams:
         """How it is run at ``eps``."""

@@ -244,10 +244,13 @@ def _classes_of(state: Mapping[str, Tensor], architecture: Architecture, weights
     """Number of classes of a weight file: the rows of its last layer. Safetensors sorts by name, so the place says nothing."""
     with torch.random.fork_rng(devices=[]):
         model = build(architecture)
-    own, head = list(model.net.state_dict()), model.head
-    name = next(path for path, module in model.net.named_modules() if module is head) + ".weight"
+    own = model.net.state_dict()
     if weights_map == "by-position" and len(state) == len(own):
         state = dict(zip(own, state.values(), strict=True))
+    if all(name in state and state[name].shape == tensor.shape for name, tensor in own.items()):
+        return architecture.num_classes
+    head = model.head
+    name = next(path for path, module in model.net.named_modules() if module is head) + ".weight"
     return int(state[name].shape[0]) if name in state and state[name].ndim else architecture.num_classes
 
 

@@ -159,22 +159,23 @@ def write_pack(
 
     for number, first in enumerate(range(0, len(order), SHARD_SIZE)):
         file = partial / f"shard-{number:05d}.npz"
-        if file.exists():
-            batch, messages = load_shard(file, listed)
-        else:
+        batch, messages = load_shard(file, listed) if file.exists() else (None, ())
+        # an image that could not be read may have been mended since
+        if batch is None or (messages and not data.allow_unreadable):
             chosen = order[first : first + SHARD_SIZE]
             found: list[str] = []
             stream = clean_batches(images, bundle, chosen, unreadable=found, workers=workers)
             try:
                 batch = next(craft(checked(stream, found), attacks, reference, uint8=uint8))
             except DataError:
-                if not shards:
+                if not any(partial.glob("shard-*.npz")):
                     shutil.rmtree(partial)
                 raise
             messages = tuple(found)
             with atomic_file(file) as temporary:
                 save_shard(temporary, batch, listed, messages, uint8=uint8)
         unreadable += messages
+        check_readable(unreadable, data)
         digest.add(batch.clean)
         shards.append({"file": file.name, "sha256": sha256_file(file), "n": len(batch.clean.labels)})
         if progress is not None:

@@ -147,9 +147,9 @@ def fit(
     say = report or (lambda progress: None)
     if config.batch_size % team.world:
         raise InputError(f"--batch-size {config.batch_size} is no multiple of the {team.world} processes that share it")
-    if config.batch_size < 2 * config.accumulate * team.world:
+    if config.batch_size < 2 * team.world:
         raise InputError(
-            f"--batch-size {config.batch_size} leaves each of {team.world} processes fewer than two images at once: BatchNorm needs two"
+            f"--batch-size {config.batch_size} leaves each of {team.world} processes fewer than two images of a step"
         )
     held_out = split_off(train_images.labels, config.holdout, budget=objective.budget)
     rest = np.setdiff1d(np.arange(len(train_images)), held_out)
@@ -326,5 +326,5 @@ def accuracy(model: PixelModel, source: Feed, *, batch_size: int = 256) -> tuple
 
 def with_seed(config: TrainConfig, offset: int) -> TrainConfig:
     """The same settings and images under another seed, so that teacher and student do not start from the same weights."""
-    images = config.seed if config.limit_seed is None else config.limit_seed
+    images = config.limit_seed if config.limit is None or config.limit_seed is not None else config.seed
     return replace(config, seed=config.seed + offset, limit_seed=images)

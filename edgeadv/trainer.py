@@ -182,20 +182,21 @@ class Trainer:
             state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
             changed = sorted(k for k, v in self.fingerprint.items() if _plain(state["fingerprint"].get(k)) != _plain(v))
         except Exception as error:  # torch.load has no common base error for damaged files
-            raise BundleError(
-                f"{folder / checkpoint.STATE_FILE} is of another version of edgeadv or torch ({error}); start again in another --out"
-            ) from error
+            raise _of_another_version(folder, error) from error
         if changed:
             raise InputError(
                 f"{folder} was started with other settings ({', '.join(changed)}): resume with the same ones"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        torch.set_rng_state(state["rng"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.history, self.best, self.unreadable = state["history"], state["best"], state["unreadable"]
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            torch.set_rng_state(state["rng"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            self.history, self.best, self.unreadable = state["history"], state["best"], state["unreadable"]
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise _of_another_version(folder, error) from error
 
     def step(self, batch: DeviceBatch, objective: Objective, epoch: int) -> tuple[Tensor, Tensor]:
         """One update; returns the loss and the number of right answers, on the device."""
@@ -244,6 +245,12 @@ class Trainer:
         """Give ``model`` the weights that are kept."""
         kept = self.judged.state_dict() if self.best is None else self.best["model"]
         self.model.load_state_dict(kept)
+
+
+def _of_another_version(folder: Path, error: Exception) -> BundleError:
+    return BundleError(
+        f"{folder / checkpoint.STATE_FILE} is of another version of edgeadv or torch ({error}); start again in another --out"
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -45,7 +45,10 @@ _SEED = 0
 
 EpsList = Annotated[
     str,
-    typer.Option("--eps", help="Comma-separated budgets in pixels of [0, 1], ascending, e.g. 1/255,8/255 or 0.01."),
+    typer.Option(
+        "--eps",
+        help="Comma-separated budgets in pixels of [0, 1], ascending, e.g. 1/255,8/255: whole grey levels, but with floats.",
+    ),
 ]
 Suite = Annotated[str, typer.Option("--suite", help=f"How hard to try: {', '.join(SUITES)}.")]
 AttackNames = Annotated[

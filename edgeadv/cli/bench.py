@@ -74,6 +74,8 @@ def bench(
     )  # fmt: skip
     batches = _numbers(batch)
     ensure_file_writable(out)
+    partial = out.with_name(out.name + ".partial")
+    partial.unlink(missing_ok=True)
 
     def keep(measured: latency.Bench) -> None:
         """What there is so far, for the rest may take an hour; it says what it lacks."""
@@ -81,14 +83,21 @@ def bench(
         missing = [
             {"backend": name, "variant": variant, "reason": "the measurement ended before it"} for name, variant in openers if (name, variant) not in there
         ]  # fmt: skip
-        replace(measured, skipped=(*skipped, *missing)).save(out)
+        replace(measured, skipped=(*skipped, *missing)).save(partial)
 
-    with _progress() as progress:
-        measured = latency.benchmark(
-            opened, list(openers.values()), batches=batches, runs=runs, warm_up=warm_up, rate_hz=rate, progress=progress,
-            keep=keep,
-        )  # fmt: skip
+    try:
+        with _progress() as progress:
+            measured = latency.benchmark(
+                opened, list(openers.values()), batches=batches, runs=runs, warm_up=warm_up, rate_hz=rate, progress=progress,
+                keep=keep,
+            )  # fmt: skip
+    except BaseException:
+        if partial.exists():
+            typer.echo(f"what was measured before is in {partial}", err=True)
+        raise
     measured = replace(measured, skipped=tuple(skipped))
+    measured.save(out)
+    partial.unlink(missing_ok=True)
     console = wide_console(_WIDTH)
     console.print(_table(measured))
     for artefact, engine in engines(measured.rows):

@@ -265,10 +265,11 @@ def packed(
             added.append(attack)
             continue
         asked = attack.params(attack.eps[0]).queries
-        if others := {info.params.queries for info in there if info is not None} - {asked}:
+        fewest = min(info.params.queries or 0 for info in there if info is not None)
+        if asked is not None and fewest < asked:
             raise InputError(
-                f"the pack holds {attack.name} with {others.pop()} queries, and {asked} were asked for: leave it out of --attack, or "
-                "make another pack"
+                f"the pack holds {attack.name} with {fewest} queries, and {asked} were asked for: ask for {fewest} with --queries, or make "
+                "another pack"
             )
     listed = [*pack.infos, *infos(added, uint8=pack.uint8)]
     check_infos(listed)
@@ -337,7 +338,11 @@ def _score_share(
     overlap: bool,
 ) -> None:
     """Score those batches of this process that are not in the store, and put them there."""
-    numbers = [number for number in team.share(source.count) if not store.has(number)]
+    # an image that could not be read may have been mended since
+    stale = (
+        () if source.data.allow_unreadable else {number for number in store.numbers() if store.get(number).unreadable}
+    )
+    numbers = [number for number in team.share(source.count) if number in stale or not store.has(number)]
     # of what is there, only what comes before this process's batches says what need not be shown again
     before = [number for number in store.numbers() if numbers and number < numbers[0]]
     seen = {example.label for number in before for example in store.get(number).examples}

@@ -46,8 +46,7 @@ def perturbation(
     from edgeadv_runtime.preprocess import to_tensor
 
     budget = Eps.parse(eps)
-    if budget.grey_levels < 1:
-        raise InputError(f"eps {budget.text} is less than one grey level, and frames have 8 bits: use a larger one")
+    budget.check_8_bits()
     ensure_file_writable(out)
     opened, device = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key), default_device()
     images = open_data(data, split="test").relabel(opened.classes)

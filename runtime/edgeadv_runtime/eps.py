@@ -96,6 +96,6 @@ class Eps:
                 f"eps {self.text} is less than one grey level of 8-bit images: use a larger one{otherwise}"
             )
         raise InputError(
-            f"eps {self.text} is {self.value * 255:.4g} grey levels, and 8-bit images hold whole ones: use {levels}/255 or "
+            f"eps {self.text} is {self.value * 255:.7g} grey levels, and 8-bit images hold whole ones: use {levels}/255 or "
             f"{levels + 1}/255{otherwise}"
         )

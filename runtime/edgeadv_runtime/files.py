@@ -88,15 +88,20 @@ def ensure_file_writable(path: Path) -> None:
     Raises:
         StorageError: it cannot be written, or is a device, a pipe or a folder.
     """
-    _check_target(path)
-    ensure_writable(path.parent)
+    ensure_writable(_target(path).parent)
 
 
-def _check_target(path: Path) -> None:
-    """Make sure that writing ``path`` makes a file or replaces one: root could rename a file over ``/dev/null``."""
-    if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "no file but a device or a pipe"
-        raise StorageError(f"{path} is {what}: name the file to write")
+def _target(path: Path) -> Path:
+    """Where writing ``path`` makes a file or replaces one, which links lead to; root could rename a file over ``/dev/null``."""
+    with _storage_errors(path):
+        try:
+            target = path.resolve() if path.is_symlink() else path
+        except RuntimeError as error:  # what Python raises of links in a circle
+            raise StorageError(f"cannot write {path}: {error}") from error
+        if target.exists() and not target.is_file():
+            what = "a folder" if target.is_dir() else "no file but a device or a pipe"
+            raise StorageError(f"{path} is {what}: name the file to write")
+    return target
 
 
 @contextmanager
@@ -108,8 +113,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the folder cannot be written, the disk is full, or ``path`` is a device, a pipe or a folder.
     """
-    _check_target(path)
-    path = path.resolve() if path.is_symlink() else path
+    path = _target(path)
     with _storage_errors(path), _folder_for(path.parent):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)

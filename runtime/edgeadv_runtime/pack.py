@@ -152,7 +152,7 @@ class AttackPack:
                     )
             infos = [info_from_json(value) for value in manifest["attacks"]]
             data = DataInfo(**manifest["data"])
-            _ = [entry["variant"] for entry in manifest.get("skipped", [])]
+            _ = [(entry["backend"], entry["variant"], entry["reason"]) for entry in manifest.get("skipped", [])]
             for shard in manifest["shards"]:
                 if shard["file"] != Path(shard["file"]).name:
                     raise BundleError(f"{folder} names {shard['file']!r}, a path outside the pack; do not use it")

@@ -167,7 +167,7 @@ def test_a_bundle_that_is_replaced_while_it_is_open_goes_on(tiny_bundle, tmp_pat
 
 def test_a_perturbation_turns_labels(cli, tiny_bundle, many_photos):
     outcome = cli(
-        "perturbation", tiny_bundle.path, "--data", many_photos, "--eps", "0.3", "--limit", "300", "--out", "p.npz"
+        "perturbation", tiny_bundle.path, "--data", many_photos, "--eps", "76/255", "--limit", "300", "--out", "p.npz"
     )
     assert outcome.status == 0, outcome.err
     n, without, with_it = re.match(
@@ -201,7 +201,7 @@ def test_a_perturbation_of_another_network_is_refused(cli, digits_bundle, tiny_b
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [(("--eps", "0"), "eps"), (("--eps", "2"), "eps"), (("--eps", "0.4/255"), "less than one grey level"), (("--eps", "0.1", "--data", "nothing"), "nothing"), (("--eps", "0.1", "--out", "."), "is a folder")],
+    [(("--eps", "0"), "eps"), (("--eps", "2"), "eps"), (("--eps", "0.4/255"), "less than one grey level"), (("--eps", "0.1"), "25.5 grey levels"), (("--eps", "26/255", "--data", "nothing"), "nothing"), (("--eps", "26/255", "--out", "."), "is a folder")],
 )  # fmt: skip
 def test_bad_input_of_perturbation(cli, tiny_bundle, photos, options, says):
     given = {"--data": str(photos), "--out": "p.npz"} | dict(zip(options[::2], options[1::2], strict=True))

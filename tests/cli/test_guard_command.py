@@ -108,10 +108,11 @@ def test_from_the_bundle_to_the_page(cli, bundle, tmp_path, monkeypatch):
     [
         (["--data", "mnist5k", "--eps", "8", "--out", "g.json"], "did you mean 8/255?"),
         (["--data", "mnist5k", "--eps", "0.001", "--out", "g.json"], "less than one grey level"),
-        (["--data", "nowhere", "--eps", "0.1", "--out", "g.json"], "neither a folder nor"),
-        (["--data", "mnist5k", "--eps", "0.1", "--out", "."], "is a folder"),
-        (["--data", "mnist5k", "--eps", "0.1", "--out", "g.json", "--limit", "20"], "100 are"),
-        (["--data", "mnist5k", "--eps", "0.1", "--out", "g.json", "--precision", "fp16"], "fp16"),
+        (["--data", "mnist5k", "--eps", "0.1", "--out", "g.json"], "25.5 grey levels"),
+        (["--data", "nowhere", "--eps", "26/255", "--out", "g.json"], "neither a folder nor"),
+        (["--data", "mnist5k", "--eps", "26/255", "--out", "."], "is a folder"),
+        (["--data", "mnist5k", "--eps", "26/255", "--out", "g.json", "--limit", "20"], "100 are"),
+        (["--data", "mnist5k", "--eps", "26/255", "--out", "g.json", "--precision", "fp16"], "fp16"),
     ],
 )
 @pytest.mark.usefixtures("with_weights")
@@ -124,7 +125,7 @@ def test_bad_input_is_one_line(cli, bundle, tmp_path, options, text, monkeypatch
 
 
 def test_a_bundle_without_a_guard_and_options_without_images(cli, tiny_bundle, tmp_path):
-    outcome = cli("guard", tiny_bundle.path, "--data", "mnist5k", "--eps", "0.1", "--out", "g.json")
+    outcome = cli("guard", tiny_bundle.path, "--data", "mnist5k", "--eps", "26/255", "--out", "g.json")
     assert outcome.status == 2 and "has no guard: export it with --confidence-data" in outcome.err
     export = ("export", tmp_path, "--out", "x.edgeadv")
     # before the run is even opened

@@ -17,6 +17,7 @@ from edgeadv.cli import _processes, main
 from edgeadv.cli import evaluate as evaluating
 from edgeadv_runtime import scoring
 from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.pack import AttackPack
 from edgeadv_runtime.results import Results
 
 ATTACKS = ("--attack", "fgsm,pgd-margin,pgd-large-eps")
@@ -244,3 +245,45 @@ def test_unreadable_images_that_are_found_late_cost_nothing_that_was_done(cli, t
     assert whole.status == 0, whole.err
     ours, theirs = (Results.load(tmp_path / name) for name in ("r.json", "whole.json"))
     assert (ours.rows, ours.data, ours.examples) == (theirs.rows, theirs.data, theirs.examples)
+
+
+def test_images_that_were_mended_are_looked_at_again(cli, tiny_bundle, many_photos, tmp_path):
+    """Also those of batches that are done: too many are unreadable only together."""
+    photos = shutil.copytree(many_photos, tmp_path / "photos")
+    files = sorted(photos.rglob("*.png"))
+    broken = {file: file.read_bytes() for file in (*files[:3], *files[100:103])}
+    for file in broken:
+        file.write_bytes(b"")
+    commands = {
+        "evaluate": ("evaluate", tiny_bundle.path, "--data", photos, "--eps", "8/255", "--attack", "fgsm", "--out", "r.json"),
+        "attack": ("attack", tiny_bundle.path, "--data", photos, "--eps", "8/255", "--attack", "fgsm", "--out", "p"),
+    }  # fmt: skip
+    for command in commands.values():
+        assert "6 of 400 images are unreadable" in cli(*command).err
+        assert "6 of 400 images are unreadable" in cli(*command, "--resume").err
+    for file, content in broken.items():
+        file.write_bytes(content)
+    for command in commands.values():
+        resumed = cli(*command, "--resume")
+        assert resumed.status == 0, resumed.err
+    assert Results.load(tmp_path / "r.json").data["n"] == 400
+    pack = AttackPack.open(tmp_path / "p", bundle=tiny_bundle)
+    assert pack.manifest["n"] == 400
+
+
+def test_a_pack_that_nobody_could_score_is_not_made(cli, tiny_bundle, many_photos, tmp_path, monkeypatch):
+    photos = shutil.copytree(many_photos, tmp_path / "photos")
+    for file in sorted(photos.rglob("*.png"))[:10]:
+        file.write_bytes(b"")
+    command = ("attack", tiny_bundle.path, "--data", photos, "--eps", "8/255", "--attack", "fgsm", "--out", "p")
+
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edgeadv.pack.publish", killed)
+        assert cli(*command, "--allow-unreadable").status == 130
+    refused = cli(*command, "--resume")
+    assert refused.status == 2 and "10 of 400 images are unreadable" in refused.err and not (tmp_path / "p").exists()
+    assert cli(*command, "--resume", "--allow-unreadable").status == 0
+    assert cli("evaluate", tiny_bundle.path, "--pack", "p", "--out", "r.json").status == 0

@@ -130,7 +130,10 @@ def test_a_state_of_another_number_of_processes_goes_on(
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(pictures: Path, tmp_path: Path) -> None:
-    for size, why in (("15", "is no multiple of the 2 processes"), ("2", "leaves each of 2 processes fewer than two")):
+    for size, why in (
+        ("15", "is no multiple of the 2 processes"),
+        ("2", "leaves each of 2 processes fewer than two images of a step"),
+    ):
         outcome = train(pictures, tmp_path, "run", "--batch-size", size, processes=2)
         assert outcome.returncode != 0
         assert f"--batch-size {size} {why}" in outcome.stderr

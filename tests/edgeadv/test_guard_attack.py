@@ -99,7 +99,7 @@ def test_rank_is_above_0_only_past_the_guard_with_a_wrong_label(bundle, digits_m
 
 
 def test_an_image_keeps_its_budget_and_does_not_depend_on_its_batch(bundle, digits_model, digits_test):
-    attack = AdaptiveAttack(digits_model, Guard.of(bundle), "ab", [Eps.parse("0.05"), EPS], steps=4, restarts=3)
+    attack = AdaptiveAttack(digits_model, Guard.of(bundle), "ab", [Eps.parse("13/255"), EPS], steps=4, restarts=3)
     everything = next(batches(digits_test, digits_test.preprocess, batch_size=6))
     x, y = to_tensor(everything.pixels), everything.labels
     together = attack.craft(x, y)
@@ -149,7 +149,7 @@ def test_who_knows_the_guard_gets_past_what_it_catches_of_others(bundle, digits_
 @pytest.mark.slow
 def test_restarts_towards_other_classes_find_what_the_leading_one_does_not(digits_model, digits_test):
     """At a budget where images stand."""
-    guard, eps = Guard(("bits-5", "median-2"), threshold=0.55, temperature=1.24), Eps.parse("0.1")
+    guard, eps = Guard(("bits-5", "median-2"), threshold=0.55, temperature=1.24), Eps.parse("26/255")
     order = balanced_subset(digits_test.labels, 100)
     everything = next(batches(digits_test, digits_test.preprocess, batch_size=100, order=order))
     x, y = to_tensor(everything.pixels), everything.labels

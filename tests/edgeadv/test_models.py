@@ -380,6 +380,17 @@ def test_the_published_efficientnet_lite0_loads_by_position_and_sees(lite: Pixel
 # Another number of classes
 
 
+def test_weights_of_the_same_classes_need_no_last_layer(tmp_path: Path) -> None:
+    """A network of two last layers goes on from its own weights; for other classes nobody knows what to replace."""
+    name = "timm/deit_tiny_distilled_patch16_224"
+    model = build(architecture(6, name))
+    save_weights(model, tmp_path / "w.safetensors")
+    again = load_pretrained(architecture(6, name), tmp_path / "w.safetensors", replace_head=True)
+    assert all(torch.equal(a, b) for a, b in zip(model.net.parameters(), again.net.parameters(), strict=True))
+    with pytest.raises(InputError, match="has 2 last layers"):
+        load_pretrained(architecture(7, name), tmp_path / "w.safetensors", replace_head=True)
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", "by-position"])
 @pytest.mark.parametrize("classes", [4, 10])
 def test_a_new_head_for_other_classes(

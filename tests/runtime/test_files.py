@@ -35,6 +35,21 @@ def test_a_link_leads_to_the_new_content(tmp_path: Path) -> None:
     assert '"new": 1' in (tmp_path / "there" / "real.json").read_text()
 
 
+def test_what_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:
+    """Where a link leads counts, and not where it lies."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "astray.json").symlink_to(tmp_path / "file" / "x.json")
+    (tmp_path / "circle.json").symlink_to(tmp_path / "circle.json")
+    (tmp_path / "fifo").symlink_to(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("astray.json", "circle.json", "fifo", "n" * 300):
+        with pytest.raises(StorageError):
+            ensure_file_writable(tmp_path / name)
+        with pytest.raises(StorageError):
+            write_json(tmp_path / name, {})
+    assert not list(tmp_path.glob("*.tmp")) and (tmp_path / "pipe").is_fifo()
+
+
 def test_a_folder_that_was_to_be_replaced_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted between the two renames."""
     path = tmp_path / "bundle"

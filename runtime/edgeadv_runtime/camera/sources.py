@@ -90,7 +90,7 @@ class Memory:
             timestamp: when it was captured, by ``time.monotonic()``; None is now.
 
         Returns:
-            Whether there was room for it; not, if nobody takes frames any more.
+            Whether there was room for it. Once nobody takes frames any more there soon is none.
         """
         frame = Frame(image, color_order, time.monotonic() if timestamp is None else timestamp, self._count)
         self._count += 1

@@ -17,7 +17,8 @@ from typing import Any
 from ..errors import SourceError, require
 from .frames import Frame, Pool
 
-# a read of a network stream ends after so long, and is tried again: a longer wait would keep close() from ending within a second
+# a read ends after so long: a longer wait would keep close() from ending within a second. FFmpeg's streams have ended by that,
+# devices and pipelines are read again
 _OPEN_MS, _READ_MS = 5000, 800
 # a failed read that took no longer is no time limit but the end; a stream of slow frames is silent for longer than one read, and a
 # camera before its first frame for seconds

@@ -150,7 +150,7 @@ class Slow:
 
 
 def test_a_camera_may_take_longer_than_one_read_for_its_first_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = Url("http://camera/mjpg")
+    source = Camera("/dev/video7")
     monkeypatch.setattr(source, "_open", lambda: Slow(2, takes_s=0.5))
     found = []
     with pytest.raises(SourceError, match="gives no more frames"):
