@@ -74,16 +74,17 @@ def bench(
     )  # fmt: skip
     batches = _numbers(batch)
     ensure_file_writable(out)
-    partial = out.with_name(out.name + ".partial")
-    partial.unlink(missing_ok=True)
+    partial, kept = out.with_name(out.name + ".partial"), False
 
     def keep(measured: latency.Bench) -> None:
         """What there is so far, for the rest may take an hour; it says what it lacks."""
+        nonlocal kept
         there = {(row.backend, row.variant) for row in measured.rows}
         missing = [
             {"backend": name, "variant": variant, "reason": "the measurement ended before it"} for name, variant in openers if (name, variant) not in there
         ]  # fmt: skip
         replace(measured, skipped=(*skipped, *missing)).save(partial)
+        kept = True
 
     try:
         with _progress() as progress:
@@ -92,7 +93,7 @@ def bench(
                 keep=keep,
             )  # fmt: skip
     except BaseException:
-        if partial.exists():
+        if kept:
             typer.echo(f"what was measured before is in {partial}", err=True)
         raise
     measured = replace(measured, skipped=tuple(skipped))
