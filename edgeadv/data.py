@@ -19,14 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from edgeadv_runtime.bundle import Classes
 from edgeadv_runtime.errors import DataError, InputError, require
-from edgeadv_runtime.preprocess import Preprocess, decode
+from edgeadv_runtime.preprocess import Preprocess, decode, pictures
 
 Split = Literal["train", "test"]
 EMBEDDED = "mnist5k"
 TORCHVISION = ("mnist", "fashion-mnist", "cifar10", "cifar100", "imagenette")
 DEFAULT_ROOT = Path("~/.cache/edgeadv/data").expanduser()
-# Pillow writes more formats than it reads
-_EXTENSIONS = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 # a folder of pictures no larger than this is used at its own size, as CIFAR is
 _SMALL_SIDE, _LOOKED_AT = 64, 64
 
@@ -217,7 +215,7 @@ def _class_folders(folder: Path, *, spec: str, split: str) -> ImageSet:
     paths: list[Path] = []
     labels: list[int] = []
     for label, class_id in enumerate(ids):
-        files = sorted(f for f in (folder / class_id).iterdir() if f.suffix.lower() in _EXTENSIONS and f.is_file())
+        files = pictures((folder / class_id).iterdir())
         if not files:
             raise DataError(f"class folder {folder / class_id} holds no images: remove it or fill it")
         paths += files

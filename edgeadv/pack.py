@@ -18,7 +18,7 @@ from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.device import library_versions
 from edgeadv_runtime.errors import DataError, InputError, StorageError
-from edgeadv_runtime.evaluate import DataDigest, DataInfo, check_readable
+from edgeadv_runtime.evaluate import DataDigest, DataInfo, check_readable, readable
 from edgeadv_runtime.files import (
     atomic_file,
     begin_partial,
@@ -142,40 +142,32 @@ def write_pack(
         "data": asdict(data), "uint8": uint8, "attacks": [info_to_json(info) for info in listed], "skipped": list(skipped),
     }  # fmt: skip
     # where the images come from is nobody's business but a resumed call's, which may also allow what turned out to be unreadable
-    settled = {key: value for key, value in plan["data"].items() if key != "allow_unreadable"}
     begun = {
-        **plan, "data": settled, "images": images_sha256(images, order), "reference": Artefact.of(reference).binding(), "versions": library_versions(),
+        **plan, "data": data.binding(), "images": images_sha256(images, order), "reference": Artefact.of(reference).binding(), "versions": library_versions(),
     }  # fmt: skip
     begin_partial(partial, _PLAN_FILE, begun, what="pack", resume=resume)
     digest = DataDigest()
     unreadable: list[str] = []
     shards: list[dict[str, Any]] = []
-
-    def checked(clean: Iterator[CleanBatch], found: list[str]) -> Iterator[CleanBatch]:
-        for batch in clean:
-            # before the hours that the attacks may take
-            check_readable([*unreadable, *found], data)
-            yield batch
-
     for number, first in enumerate(range(0, len(order), SHARD_SIZE)):
         file = partial / f"shard-{number:05d}.npz"
         batch, messages = load_shard(file, listed) if file.exists() else (None, ())
         # an image that could not be read may have been mended since
         if batch is None or (messages and not data.allow_unreadable):
             chosen = order[first : first + SHARD_SIZE]
-            found: list[str] = []
-            stream = clean_batches(images, bundle, chosen, unreadable=found, workers=workers)
+            told = len(unreadable)
+            stream = clean_batches(images, bundle, chosen, unreadable=unreadable, workers=workers)
             try:
-                batch = next(craft(checked(stream, found), attacks, reference, uint8=uint8))
+                batch = next(craft(readable(stream, unreadable, data), attacks, reference, uint8=uint8))
             except DataError:
                 if not any(partial.glob("shard-*.npz")):
                     shutil.rmtree(partial)
                 raise
-            messages = tuple(found)
             with atomic_file(file) as temporary:
-                save_shard(temporary, batch, listed, messages, uint8=uint8)
-        unreadable += messages
-        check_readable(unreadable, data)
+                save_shard(temporary, batch, listed, tuple(unreadable[told:]), uint8=uint8)
+        else:
+            unreadable += messages
+            check_readable(unreadable, data)
         digest.add(batch.clean)
         shards.append({"file": file.name, "sha256": sha256_file(file), "n": len(batch.clean.labels)})
         if progress is not None:

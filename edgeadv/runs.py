@@ -67,7 +67,7 @@ class Run:
                 raise IntegrityError(
                     f"{folder / WEIGHTS_FILE} is not what this run wrote; train again or copy it again"
                 )
-        except (KeyError, IndexError, TypeError, AttributeError, InputError, FileNotFoundError) as error:
+        except (KeyError, TypeError, AttributeError, InputError, FileNotFoundError) as error:
             raise BundleError(f"{folder} is a damaged run ({error}); copy it again or train again") from error
         return run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +12,13 @@ import numpy as np
 import typer
 
 from edgeadv_runtime import __version__
-from edgeadv_runtime.attack import AttackInfo, CleanBatch, CraftedBatch, check_infos, craft, extend, infos
+from edgeadv_runtime.attack import AttackInfo, CraftedBatch, check_infos, craft, extend, infos
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.backends.ort import CPU, PROVIDERS
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.device import library_versions, usable_cores
 from edgeadv_runtime.errors import DataError, InputError
-from edgeadv_runtime.evaluate import DataInfo, check_readable, summarise
+from edgeadv_runtime.evaluate import DataInfo, check_readable, readable, summarise
 from edgeadv_runtime.evaluate import evaluate as run_evaluation
 from edgeadv_runtime.files import ensure_file_writable, sha256_file
 from edgeadv_runtime.outcomes import Artefact, OutcomeStore
@@ -241,11 +241,8 @@ class Source:
 
     def bound_to(self, bundle: Bundle, backends: Sequence[Backend], examples: int) -> dict[str, Any]:
         """Everything that outcomes depend on."""
-        data = asdict(self.data)
-        # may be granted when it turns out to be needed, to go on from there
-        del data["allow_unreadable"]
         return {
-            "edgeadv_version": __version__, "versions": library_versions(), "bundle_id": bundle.id, "data": data, "origin": self.origin,
+            "edgeadv_version": __version__, "versions": library_versions(), "bundle_id": bundle.id, "data": self.data.binding(), "origin": self.origin,
             "attacks": [info_to_json(info) for info in self.infos], "examples": examples,
             "artefacts": [Artefact.of(backend).binding() for backend in backends],
         }  # fmt: skip
@@ -294,18 +291,11 @@ def crafted(
         parts = [plan.order[number * SHARD_SIZE : (number + 1) * SHARD_SIZE] for number in numbers]
         order = np.concatenate(parts) if parts else plan.order[:0]
         clean = clean_batches(plan.images, bundle, order, unreadable=unreadable, workers=workers)
-        return craft(_checked(clean, unreadable, plan.data), attacks, plan.reference, uint8=uint8)
+        return craft(readable(clean, unreadable, plan.data), attacks, plan.reference, uint8=uint8)
 
     origin = {"images": images_sha256(plan.images, plan.order), "reference": Artefact.of(plan.reference).binding()}
     count = -(-len(plan.order) // SHARD_SIZE)
     return Source(read, count, infos(attacks, uint8=uint8), plan.data, origin)
-
-
-def _checked(clean: Iterator[CleanBatch], unreadable: Sequence[str], data: DataInfo) -> Iterator[CleanBatch]:
-    """``clean``, up to where more images are unreadable than may be: before the hours that their attacks take."""
-    for batch in clean:
-        check_readable(unreadable, data)
-        yield batch
 
 
 def score(source: Source, bundle: Bundle, backends: list[Backend], *, examples: int = 6) -> Results:
@@ -338,14 +328,15 @@ def _score_share(
     overlap: bool,
 ) -> None:
     """Score those batches of this process that are not in the store, and put them there."""
-    # an image that could not be read may have been mended since
-    stale = (
-        () if source.data.allow_unreadable else {number for number in store.numbers() if store.get(number).unreadable}
-    )
-    numbers = [number for number in team.share(source.count) if number in stale or not store.has(number)]
+    there = {number: store.get(number) for number in store.numbers()}
+    if not source.data.allow_unreadable:
+        # an image that could not be read may have been mended since
+        there = {number: outcome for number, outcome in there.items() if not outcome.unreadable}
+    numbers = [number for number in team.share(source.count) if number not in there]
     # of what is there, only what comes before this process's batches says what need not be shown again
-    before = [number for number in store.numbers() if numbers and number < numbers[0]]
-    seen = {example.label for number in before for example in store.get(number).examples}
+    seen = {
+        example.label for number, outcome in there.items() if numbers and number < numbers[0] for example in outcome.examples
+    }  # fmt: skip
     unreadable: list[str] = []
     outcomes = score_batches(
         source.read(numbers, unreadable), source.infos, bundle=bundle, backends=backends, unreadable=unreadable,

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from edgeadv.data import DEFAULT_ROOT, ImageSet, balanced_subset, batches, open_data
 from edgeadv_runtime.bundle import Classes
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.files import sha256_bytes
-from edgeadv_runtime.preprocess import Preprocess, decode, to_tensor
+from edgeadv_runtime.preprocess import Preprocess, decode, pictures, to_tensor
 
 from .int8 import METHOD
 
@@ -151,8 +150,7 @@ def calibration_images(spec: str | None, *, run_data: str | None = None, root: P
         return open_data(str(folder), split="train")
     if folder.name in _TEST_PARTS or parts & set(_TEST_PARTS):
         raise _test_images(spec)
-    extensions = Image.registered_extensions()
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in extensions and f.is_file())
+    files = pictures(folder.rglob("*"))
     if not files:
         raise InputError(f"--calibration-data {spec} holds no images: give a folder of such as the model will see")
     if len(below) > 1 and {file.parent.parent for file in files} == {folder}:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from edgeadv.data import ImageSet, balanced_subset
 from edgeadv_runtime.bundle import Classes
 from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.preprocess import decode
+from edgeadv_runtime.preprocess import decode, pictures
 
 FRAMES = 64
 
@@ -46,8 +45,7 @@ def folder_frames(folder: Path, *, limit: int = FRAMES) -> list[NDArray[np.uint8
         InputError: there are none.
         DataError: one of them is not readable.
     """
-    extensions = Image.registered_extensions()
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in extensions and f.is_file())
+    files = pictures(folder.rglob("*"))
     if not files:
         raise InputError(f"{folder} holds no images: --golden takes a folder of real ones, such as the model will see")
     # spread, for the first ones of class folders would all be of one class

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._version import __version__
-from .attack import CLEAN_KEY, AttackInfo, CraftedBatch, Key, check_infos
+from .attack import CLEAN_KEY, AttackInfo, CleanBatch, CraftedBatch, Key, check_infos
 from .backends.base import Backend
 from .bundle import Bundle
 from .device import environment
@@ -50,6 +50,10 @@ class DataInfo:
     split: str
     total: int
     allow_unreadable: bool = False
+
+    def binding(self) -> dict[str, Any]:
+        """What outcomes depend on: unreadable images may be allowed when they turn up, to go on from there."""
+        return {key: value for key, value in asdict(self).items() if key != "allow_unreadable"}
 
 
 class _Labelled(Protocol):
@@ -216,6 +220,22 @@ def check_readable(unreadable: Sequence[str], data: DataInfo) -> None:
         raise DataError(
             f"{data.name}: {len(unreadable)} of {data.total} images are unreadable, e.g. {unreadable[0]}; repair them or pass --allow-unreadable"
         )
+
+
+def readable(batches: Iterable[CleanBatch], unreadable: Sequence[str], data: DataInfo) -> Iterator[CleanBatch]:
+    """``batches``, up to where more images are unreadable than may be: before the hours that their attacks take.
+
+    Args:
+        batches: images that are decoded as they are asked for.
+        unreadable: messages of those that could not be, filled by ``batches``.
+        data: what the images are.
+
+    Raises:
+        DataError: as :func:`check_readable`.
+    """
+    for batch in batches:
+        check_readable(unreadable, data)
+        yield batch
 
 
 def _check_images(n: int, left_out: int, unreadable: Sequence[str], data: DataInfo) -> None:

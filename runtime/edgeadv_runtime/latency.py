@@ -121,7 +121,7 @@ def benchmark(
         done += 1
 
     title = {"title": bundle.manifest["title"]} if "title" in bundle.manifest else {}
-    before = conditions()
+    machine, before = environment(), conditions()
     for i, opener in enumerate(openers):
         with opener() as backend, metering(gpu_index=_gpu_index(backend), processor=_on_processor(backend)) as meter:
             _check_plan(backend, sizes)
@@ -150,7 +150,7 @@ def benchmark(
             after = conditions()
         measured = Bench(
             bundle={"id": bundle.id, "name": bundle.path.resolve().name, **title},
-            environment=environment(),
+            environment=machine,
             conditions={"before": before, "after": after},
             rows=tuple(rows),
             warnings=(*run_warnings(before, after), *notes),

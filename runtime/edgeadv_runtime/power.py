@@ -14,9 +14,7 @@ import ctypes
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -26,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from .children import end_with_parent
 from .device import read_number, read_text
 
 Reading = tuple[int, ...]
@@ -58,11 +57,6 @@ _RAILS = {
     ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"): "the module's six supplies",
 }
 _RAIL = re.compile(r"(?<!\S)([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/\d+(?:mW)?(?:/\d+mW)?(?!\S)")
-
-
-_PR_SET_PDEATHSIG = 1
-# looked up here: a child that was just forked should do as little as it can
-_PRCTL: Any = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 class Meter(ABC):
@@ -195,7 +189,7 @@ class TegrastatsMeter(Meter):
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.DEVNULL,
-                    preexec_fn=_die_with_parent,
+                    preexec_fn=end_with_parent,
                 )
             except OSError:
                 return None
@@ -319,12 +313,6 @@ def parse_tegrastats(line: str) -> dict[str, int]:
     Not seen running: recorded lines have ``VDD_IN 4998mW/4998mW``, older ones ``POM_5V_IN 1234/1234``.
     """
     return {name: int(milliwatts) for name, milliwatts in _RAIL.findall(line)}
-
-
-def _die_with_parent() -> None:
-    """In a child: have the kernel end it with the thread that started it, or it would go on writing when that is killed."""
-    if _PRCTL is not None:
-        _PRCTL(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _library(name: str, signatures: dict[str, tuple[Any, ...]], load: Callable[[str], Any]) -> Any | None:

@@ -7,6 +7,7 @@ representable in 8 bits, and a perturbation of ``eps`` always means pixels in [0
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -30,6 +31,12 @@ _FILTERS = {
 
 # of a resized picture, four bytes each; a picture of 150,000 x 1, 516 bytes as a file, would take ten thousand million of them
 _MOST_PIXELS, _ALWAYS_TAKEN = 1 << 26, 4
+
+
+def pictures(files: Iterable[Path]) -> list[Path]:
+    """Those of ``files`` whose endings are of formats that :func:`decode` reads, sorted; Pillow writes some that it cannot read."""
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    return sorted(file for file in files if file.suffix.lower() in suffixes and file.is_file())
 
 
 def decode(path: Path) -> Image.Image:

@@ -473,23 +473,23 @@ def test_equal_titles_and_file_names_are_told_apart_by_their_folders(tmp_path, r
     assert all(f"({place}/bench.json)" in page.text for place in ("a/x", "b/x", "c"))
 
 
+def refused_with(path, measured, key, value):
+    """Write ``measured`` with another value of ``key``, in the file or in its second row, and see that it is said of the file."""
+    measured.save(path)
+    content = read_json(path, what="measurement")
+    (content if key == "created" else content["rows"][1])[key] = value
+    write_json(path, content)
+    with pytest.raises(SchemaError, match="is not a complete results, bench or guard file"):
+        build_report([path], path.with_suffix(".html"))
+
+
 @pytest.mark.parametrize("value", [True, [], 7, None])
 @pytest.mark.parametrize("key", ["device", "provider", "eps", "created"])
 def test_what_is_no_text_is_said_of_the_file(tmp_path, results, key, value):
-    results().save(tmp_path / "r.json")
-    content = read_json(tmp_path / "r.json", what="results file")
-    (content if key == "created" else content["rows"][1])[key] = value
-    write_json(tmp_path / "r.json", content)
-    with pytest.raises(SchemaError, match="is not a complete results, bench or guard file"):
-        build_report([tmp_path / "r.json"], tmp_path / "report.html")
+    refused_with(tmp_path / "r.json", results(), key, value)
 
 
 @pytest.mark.parametrize("value", [True, [], 7])
 @pytest.mark.parametrize("key", ["device", "mode", "stage", "created"])
 def test_what_is_no_text_in_a_bench_is_said_of_the_file(tmp_path, bench, key, value):
-    bench().save(tmp_path / "b.json")
-    content = read_json(tmp_path / "b.json", what="bench file")
-    (content if key == "created" else content["rows"][1])[key] = value
-    write_json(tmp_path / "b.json", content)
-    with pytest.raises(SchemaError, match="is not a complete results, bench or guard file"):
-        build_report([tmp_path / "b.json"], tmp_path / "report.html")
+    refused_with(tmp_path / "b.json", bench(), key, value)

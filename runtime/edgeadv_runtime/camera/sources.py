@@ -10,15 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..errors import DataError, InputError, SourceError
-from ..preprocess import ColorOrder, decode
+from ..preprocess import ColorOrder, decode, pictures
 from .frames import Frame, Source
 from .video import Camera, Pipeline, Url, VideoFile
 
-# Pillow writes more formats than it reads
-_EXTENSIONS = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 _GSTREAMER = "!"
 _TICK_S = 0.1
 
@@ -143,7 +140,7 @@ class Folder:
             DataError: it holds no pictures.
         """
         self.name = str(path)
-        self._files = sorted(file for file in path.iterdir() if file.suffix.lower() in _EXTENSIONS and file.is_file())
+        self._files = pictures(path.iterdir())
         if not self._files:
             raise DataError(f"{path} holds no pictures")
         self._fps, self._loop = fps, loop

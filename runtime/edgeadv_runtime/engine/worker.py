@@ -17,11 +17,9 @@ or ``{"error": sentence, "kind": name of an EdgeAdvError}``.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -29,13 +27,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..children import end_with_parent
 from ..errors import EdgeAdvError, EngineError, IntegrityError, StorageError
 from ..files import sha256_bytes
 from .library import Library, find_library
 from .messages import Heard, one_line
 from .options import INPUT, OUTPUT, BatchProfile, EngineOptions
 
-_PR_SET_PDEATHSIG = 1
 _MOST_WARNINGS = 20
 Step = Callable[[str, int, int], None]
 
@@ -178,8 +176,7 @@ def _add_profile(builder: Any, config: Any, network: Any, heard: Heard, batch: B
 
 def _die_with(parent: int) -> None:
     """Have the kernel end this process with ``parent``, even if that is killed; elsewhere than on Linux do without."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    end_with_parent()
     if os.getppid() != parent:  # it died before we said so
         os._exit(1)
 
