@@ -29,7 +29,7 @@ import torch
 import torchattacks
 from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
 from art.estimators.classification import PyTorchClassifier
-from levers import PRECISIONS, pulled, tf32
+from levers import PRECISIONS, pulled, settings
 from paired import in_turn, named, ratio, save
 from torch import Tensor, nn
 
@@ -37,42 +37,43 @@ from edgeadv.attacks import attack_copy, cross_entropy, fgsm, pgd
 from edgeadv.data import balanced_subset, batches, open_data
 from edgeadv.models import Architecture, build
 from edgeadv.torch_backend import load_model
-from edgeadv_runtime import Bundle
+from edgeadv_runtime import Bundle, __version__
+from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.preprocess import to_tensor
 
-EPS = 8 / 255
+EPS = "8/255"
 PACKAGES = {"torchattacks": "torchattacks", "foolbox": "foolbox", "art": "adversarial-robustness-toolbox"}
 
 
-def ours(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
+def ours(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int) -> Tensor:
     """One step, or ``steps`` of 2.5 eps / steps."""
     if steps == 1:
-        return fgsm(model, x, y, eps=EPS)[0].x
-    return pgd(model, x, y, eps=EPS, steps=steps, loss=cross_entropy, leave=float("inf")).x
+        return fgsm(model, x, y, eps=eps)[0].x
+    return pgd(model, x, y, eps=eps, steps=steps, loss=cross_entropy, leave=float("inf")).x
 
 
 def peers(
-    model: nn.Module, x: Tensor, y: Tensor, steps: int, side: int, classes: int
+    model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, side: int, classes: int
 ) -> dict[str, Callable[[], Tensor]]:
     """The same attack of each peer."""
-    device, size = x.device, 2.5 * EPS / steps
+    device, size = x.device, 2.5 * eps / steps
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=device)
     art = PyTorchClassifier(
         model, loss=nn.CrossEntropyLoss(), input_shape=(3, side, side), nb_classes=classes, clip_values=(0.0, 1.0), device_type="gpu" if x.is_cuda else "cpu"
     )  # fmt: skip
     one_hot, pixels = np.eye(classes, dtype=np.float32)[y.cpu().numpy()], x.cpu().numpy()
     if steps == 1:
-        theirs: Any = torchattacks.FGSM(model, eps=EPS)
+        theirs: Any = torchattacks.FGSM(model, eps=eps)
         box: Any = foolbox.attacks.LinfFastGradientAttack()
-        evasion: Any = FastGradientMethod(art, norm=np.inf, eps=EPS, batch_size=len(x))
+        evasion: Any = FastGradientMethod(art, norm=np.inf, eps=eps, batch_size=len(x))
     else:
-        theirs = torchattacks.PGD(model, eps=EPS, alpha=size, steps=steps, random_start=False)
+        theirs = torchattacks.PGD(model, eps=eps, alpha=size, steps=steps, random_start=False)
         box = foolbox.attacks.LinfPGD(abs_stepsize=size, steps=steps, random_start=False)
         evasion = ProjectedGradientDescent(
-            art, norm=np.inf, eps=EPS, eps_step=size, max_iter=steps, batch_size=len(x), verbose=False
+            art, norm=np.inf, eps=eps, eps_step=size, max_iter=steps, batch_size=len(x), verbose=False
         )
     return {
-        "torchattacks": lambda: theirs(x, y), "foolbox": lambda: box(wrapped, x, y, epsilons=EPS)[1],
+        "torchattacks": lambda: theirs(x, y), "foolbox": lambda: box(wrapped, x, y, epsilons=eps)[1],
         "art": lambda: torch.from_numpy(evasion.generate(pixels, one_hot)).to(device),
     }  # fmt: skip
 
@@ -81,26 +82,30 @@ def measure(architecture: str, steps: int, options: argparse.Namespace) -> dict[
     """One network and one attack."""
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    classes = 1000
+    classes, eps = 1000, Eps.parse(options.eps).value
     model = build(Architecture.find(architecture, num_classes=classes)).eval().to(device)
     x = torch.rand(options.batch, 3, options.side, options.side, device=device)
     y = torch.randint(classes, (options.batch,), device=device)
     start = time.perf_counter()
-    with tf32(False):
+    with settings("edgeadv"):
         copied = attack_copy(model, x[:2])
     starts = {"edgeadv": time.perf_counter() - start}
     fast = x.contiguous(memory_format=torch.channels_last)
-    attacks = {"edgeadv": lambda: ours(copied, fast, y, steps), **peers(model, x, y, steps, options.side, classes)}
-    exact = {"edgeadv", *(lever for lever in options.levers if "tf32" not in lever)}
+    attacks = {
+        "edgeadv": lambda: ours(copied, fast, y, eps, steps),
+        **peers(model, x, y, eps, steps, options.side, classes),
+    }
+    set_to = dict.fromkeys(attacks, "tf32") | {name: name for name in ("edgeadv", *options.levers)}
     for lever in options.levers:
         start = time.perf_counter()
-        with tf32(lever not in exact):
-            attacks[lever] = functools.partial(ours, pulled(lever, copied, fast, y), fast, y, steps)
+        with settings(lever):
+            given = x if "contiguous" in lever else fast
+            attacks[lever] = functools.partial(ours, pulled(lever, copied, given, y), given, y, eps, steps)
             attacks[lever]()
         starts[lever] = starts["edgeadv"] + time.perf_counter() - start
 
     def crafted(name: str) -> Tensor:
-        with tf32(name not in exact):
+        with settings(set_to[name]):
             return attacks[name]()
 
     def finished(name: str, _: int) -> None:
@@ -109,7 +114,7 @@ def measure(architecture: str, steps: int, options: argparse.Namespace) -> dict[
             torch.cuda.synchronize()
 
     made = {name: crafted(name) for name in attacks}
-    with tf32(False), torch.no_grad():
+    with settings("edgeadv"), torch.no_grad():
         clean = model(x).argmax(dim=1)
         turned = {name: float((model(images).argmax(dim=1) != clean).float().mean()) for name, images in made.items()}
     calls = {name: functools.partial(finished, name) for name in attacks}
@@ -117,7 +122,7 @@ def measure(architecture: str, steps: int, options: argparse.Namespace) -> dict[
     libraries = []
     for name, taken in seconds.items():
         entry = {
-            "library": name, "version": importlib.metadata.version(PACKAGES.get(name, "edgeadv")), "images_per_s": round(options.batch / statistics.median(taken), 2),
+            "library": name, "version": importlib.metadata.version(PACKAGES[name]) if name in PACKAGES else __version__, "images_per_s": round(options.batch / statistics.median(taken), 2),
             "edgeadv_speedup": ratio(taken, seconds["edgeadv"]), "labels_turned": turned[name],
             "same_pixels_1e-4": float(((made[name] - made["torchattacks"]).abs() <= 1e-4).float().mean()),
         }  # fmt: skip
@@ -140,7 +145,7 @@ def measure(architecture: str, steps: int, options: argparse.Namespace) -> dict[
 
 def strength(options: argparse.Namespace) -> dict[str, Any]:
     """Accuracy under FGSM and PGD by the gradients of a network itself and of its copy, on the network itself."""
-    bundle = Bundle.open(options.strength)
+    bundle, eps = Bundle.open(options.strength), Eps.parse(options.eps)
     images = open_data(options.data, split="test").relabel(bundle.classes)
     order = balanced_subset(images.labels, options.limit)
     model = load_model(bundle)
@@ -156,13 +161,13 @@ def strength(options: argparse.Namespace) -> dict[str, Any]:
             followed = {"own": model, "copy": copied, **{lever: pulled(lever, copied, x, y) for lever in changing}}
         for attack, steps in (("fgsm", 1), ("pgd-10", 10)):
             for name, network in followed.items():
-                with tf32(name == "tf32"):
-                    found = ours(network, x, y, steps)
+                with settings(name):
+                    found = ours(network, x, y, eps.value, steps)
                 with torch.no_grad():
                     right = model(found).argmax(dim=1) == y
                 left.setdefault(f"{attack} {name}", []).append(right.cpu().numpy())
     stood = {name: np.concatenate(flags) for name, flags in left.items()}
-    row: dict[str, Any] = {"strength": bundle.manifest["title"], "eps": EPS, "n": len(stood["fgsm own"])}
+    row: dict[str, Any] = {"strength": bundle.manifest["title"], "eps": eps.text, "n": len(stood["fgsm own"])}
     for attack in ("fgsm", "pgd-10"):
         own = stood[f"{attack} own"]
         row[attack] = {"left_own": float(own.mean())}
@@ -176,9 +181,10 @@ def strength(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Measure and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default="regnet_y_400mf", help="comma-separated")
+    parser.add_argument("--arch", default="regnet_y_400mf", help="comma-separated; empty for none")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--eps", default=EPS, help="in L-infinity")
     parser.add_argument("--steps", default="1,10", help="comma-separated; 1 is FGSM")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -191,7 +197,9 @@ def main() -> None:
     options.levers = [lever for lever in options.levers.split(",") if lever]
     torch.set_num_threads(options.threads)
     rows: list[dict[str, Any]] = [] if options.strength is None else [strength(options)]
-    for architecture in options.arch.split(","):
+    if rows:
+        save(options.out, "crafting", vars(options), rows)
+    for architecture in filter(None, options.arch.split(",")):
         for steps in options.steps.split(","):
             rows.append(measure(architecture, int(steps), options))
             save(options.out, "crafting", vars(options), rows)

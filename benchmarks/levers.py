@@ -1,8 +1,9 @@
 """Ways to have a network's gradients sooner that edgeadv does not use, to be measured: each by name, ``+`` between those to combine.
 
-``bfloat16`` and ``float16`` compute in that precision, ``compiled`` is torch.compile for batches of any size, as attacks need it; on a GPU
-``tf32`` lets convolutions round to 10 bits of mantissa, which peers do by PyTorch's default and edgeadv does not, and ``graph`` makes
-CUDA graphs of the forward and the backward pass, for one size of batch.
+``bfloat16`` and ``float16`` compute in that precision, ``compiled`` is torch.compile for batches of any size, as attacks need it,
+``static`` the same for one size, and ``contiguous`` leaves memory in PyTorch's own order. On a GPU ``tf32`` lets convolutions round to
+10 bits of mantissa, which peers do by PyTorch's default and edgeadv does not; ``tuned`` has cuDNN try its algorithms at each new size; and
+``graph`` makes CUDA graphs of the forward and the backward pass, for one size of batch.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from torch import Tensor, nn
 from edgeadv.attacks import cross_entropy, input_gradient
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-LEVERS = (*PRECISIONS, "compiled", "tf32", "graph")
-_ON_A_GPU = ("tf32", "graph")
+LEVERS = (*PRECISIONS, "compiled", "static", "contiguous", "tf32", "tuned", "graph")
+_ON_A_GPU = ("tf32", "tuned", "graph")
 
 
 class _Scaled(torch.autograd.Function):
@@ -75,7 +76,7 @@ def in_precision(network: nn.Module, name: str, x: Tensor, y: Tensor) -> InPreci
 
 
 def pulled(lever: str, network: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
-    """``network`` with what ``lever`` names; ``tf32`` changes nothing in it, for that is a setting of the process.
+    """``network`` with what ``lever`` names; ``tf32`` and ``tuned`` are settings of the process, see :func:`settings`.
 
     Args:
         lever: names of :data:`LEVERS`, joined by ``+``.
@@ -94,11 +95,13 @@ def pulled(lever: str, network: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
     for name in names:
         if name in PRECISIONS:
             made = in_precision(made, name, x, y)
-    if "compiled" in names:
+    if "contiguous" in names:
+        made = copy.deepcopy(made).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    if "compiled" in names or "static" in names:
         # what a first call pays, not the second of a day
         torch._inductor.config.force_disable_caches = True
-        made = torch.compile(made, dynamic=True)
-        for size in (len(x), len(x) - 1):
+        made = torch.compile(made, dynamic="static" not in names)
+        for size in (len(x),) if "static" in names else (len(x), len(x) - 1):
             input_gradient(made, x[:size], y[:size], cross_entropy)
     if "graph" in names:
         made = torch.cuda.make_graphed_callables(made, (x.clone().requires_grad_(),))
@@ -106,11 +109,12 @@ def pulled(lever: str, network: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
 
 
 @contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """Convolutions on a GPU that may round to TF32, or may not: a setting of the process, which is as before afterwards."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = allowed
+def settings(lever: str) -> Iterator[None]:
+    """What ``lever`` sets for the process, on a GPU, and nothing else; as before afterwards."""
+    names = lever.split("+")
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = "tf32" in names, "tuned" in names
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = before

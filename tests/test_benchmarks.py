@@ -118,16 +118,20 @@ def test_a_lever_leaves_the_network_as_it_is(levers: ModuleType) -> None:
     assert torch.equal(network(x), before)
 
 
-@pytest.mark.parametrize("lever", ["int4", "float16+int4", "graph", "tf32"])
+@pytest.mark.parametrize("lever", ["int4", "float16+int4", "graph", "tf32", "tuned"])
 def test_a_lever_that_is_not_there(levers: ModuleType, lever: str) -> None:
     network, x, y = linear(0.1)
     with pytest.raises(ValueError, match="choose from"):
         levers.pulled(lever, network, x, y)
 
 
-def test_rounding_to_tf32_is_as_before_afterwards(levers: ModuleType) -> None:
-    before = torch.backends.cudnn.allow_tf32
-    with pytest.raises(RuntimeError), levers.tf32(not before):
-        assert torch.backends.cudnn.allow_tf32 is not before
+@pytest.mark.parametrize("lever", ["edgeadv", "tf32", "tuned", "tuned+float16"])
+def test_what_a_lever_sets_is_as_before_afterwards(levers: ModuleType, lever: str) -> None:
+    def now() -> tuple[bool, bool]:
+        return torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+
+    before = now()
+    with pytest.raises(RuntimeError), levers.settings(lever):
+        assert now() == ("tf32" in lever, "tuned" in lever)
         raise RuntimeError
-    assert torch.backends.cudnn.allow_tf32 is before
+    assert now() == before
