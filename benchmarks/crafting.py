@@ -3,8 +3,9 @@
 The adversarial images are compared too, and how many labels they turn: speed that costs strength is worthless. All take every step:
 edgeadv's rule that an image which is broken leaves the batch is switched off here, and so is foolbox's and ART's choice of the best.
 What edgeadv does once a model, copying and folding it, is in ``start_s``. On a GPU edgeadv computes without TF32, as its commands do, and the
-peers with what PyTorch allows them. Ways to be faster that edgeadv does not use have rows of their own with ``--levers`` (see
-``levers.py``); of those that compile with the number of gradients after which their start is paid for.
+peers with what PyTorch allows them; torchattacks has a row without it, too. Other ways have rows of their own with ``--levers`` (see
+``levers.py``); of those that compile with the number of gradients after which their start is paid for. ``float16`` is what edgeadv's commands
+follow on a GPU where it proves as strong.
 
 With ``--strength BUNDLE --data FOLDER`` also what is left of the accuracy of a trained network when its own gradients are followed, when
 the copy's are, and when those of the levers that change numbers are, image by image.
@@ -34,15 +35,22 @@ from paired import in_turn, named, ratio, save
 from torch import Tensor, nn
 
 from edgeadv.attacks import attack_copy, cross_entropy, fgsm, pgd
+from edgeadv.attacks.half import HalfCopy
 from edgeadv.data import balanced_subset, batches, open_data
-from edgeadv.models import Architecture, build
+from edgeadv.models import Architecture, PixelModel, build
 from edgeadv.torch_backend import load_model
 from edgeadv_runtime import Bundle, __version__
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.preprocess import to_tensor
 
 EPS = "8/255"
-PACKAGES = {"torchattacks": "torchattacks", "foolbox": "foolbox", "art": "adversarial-robustness-toolbox"}
+EXACT = "torchattacks without TF32"
+PACKAGES = {
+    "torchattacks": "torchattacks",
+    "foolbox": "foolbox",
+    "art": "adversarial-robustness-toolbox",
+    EXACT: "torchattacks",
+}
 
 
 def ours(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int) -> Tensor:
@@ -78,29 +86,44 @@ def peers(
     }  # fmt: skip
 
 
+def quiet(model: nn.Module) -> nn.Module:
+    """``model`` with factors of 1/2 in its BatchNorms: with random weights and factors of 1, a deep one's activations are beyond float16."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.weight, 0.5)
+    return model.eval()
+
+
 def measure(architecture: str, steps: int, options: argparse.Namespace) -> dict[str, Any]:
     """One network and one attack."""
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     classes, eps = 1000, Eps.parse(options.eps).value
-    model = build(Architecture.find(architecture, num_classes=classes)).eval().to(device)
     x = torch.rand(options.batch, 3, options.side, options.side, device=device)
+    model = quiet(build(Architecture.find(architecture, num_classes=classes)).to(device))
     y = torch.randint(classes, (options.batch,), device=device)
     start = time.perf_counter()
     with settings("edgeadv"):
         copied = attack_copy(model, x[:2])
     starts = {"edgeadv": time.perf_counter() - start}
+    assert isinstance(copied, PixelModel)
     fast = x.contiguous(memory_format=torch.channels_last)
     attacks = {
         "edgeadv": lambda: ours(copied, fast, y, eps, steps),
         **peers(model, x, y, eps, steps, options.side, classes),
     }
+    attacks = {name: attack for name, attack in attacks.items() if name in ("edgeadv", *options.peers)}
     set_to = dict.fromkeys(attacks, "tf32") | {name: name for name in ("edgeadv", *options.levers)}
+    if device.type == "cuda":
+        # the same arithmetic as edgeadv's
+        attacks[EXACT], set_to[EXACT] = attacks["torchattacks"], EXACT
+    followed: dict[str, Any] = {}
     for lever in options.levers:
         start = time.perf_counter()
         with settings(lever):
             given = x if "contiguous" in lever else fast
-            attacks[lever] = functools.partial(ours, pulled(lever, copied, given, y), given, y, eps, steps)
+            followed[lever] = pulled(lever, copied, given, y)
+            attacks[lever] = functools.partial(ours, followed[lever], given, y, eps, steps)
             attacks[lever]()
         starts[lever] = starts["edgeadv"] + time.perf_counter() - start
 
@@ -128,9 +151,11 @@ def measure(architecture: str, steps: int, options: argparse.Namespace) -> dict[
         }  # fmt: skip
         if name in options.levers:
             entry["over_torchattacks"] = ratio(seconds["torchattacks"], taken)
+        if isinstance(followed.get(name), HalfCopy):
+            entry["float32_gradients"] = followed[name].repaired
         if name in starts:
             entry["start_s"] = round(starts[name], 2)
-        if "compiled" in name:
+        if "compiled" in name or "static" in name:
             gain = (statistics.median(seconds["edgeadv"]) - statistics.median(taken)) / options.batch / steps
             entry["paid_after_gradients"] = round((starts[name] - starts["edgeadv"]) / gain) if gain > 0 else None
         libraries.append(entry)
@@ -158,6 +183,7 @@ def strength(options: argparse.Namespace) -> dict[str, Any]:
         y = torch.from_numpy(batch.labels).to(device)
         if not followed:
             copied = attack_copy(model, x[:2])
+            assert isinstance(copied, PixelModel)
             followed = {"own": model, "copy": copied, **{lever: pulled(lever, copied, x, y) for lever in changing}}
         for attack, steps in (("fgsm", 1), ("pgd-10", 10)):
             for name, network in followed.items():
@@ -188,12 +214,14 @@ def main() -> None:
     parser.add_argument("--steps", default="1,10", help="comma-separated; 1 is FGSM")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--peers", default="torchattacks,foolbox,art", help="comma-separated, torchattacks among them")
     parser.add_argument("--levers", default="", help="comma-separated, of levers.py")
     parser.add_argument("--strength", type=Path, help="a bundle with trained weights")
     parser.add_argument("--data", help="labelled images for it")
     parser.add_argument("--limit", type=int, default=500, help="so many of them")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    options.peers = options.peers.split(",")
     options.levers = [lever for lever in options.levers.split(",") if lever]
     torch.set_num_threads(options.threads)
     rows: list[dict[str, Any]] = [] if options.strength is None else [strength(options)]

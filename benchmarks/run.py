@@ -37,17 +37,25 @@ SUITE: dict[str, list[str]] = {
     "training_throughput-cpu": ["training_throughput.py", "--images", "640", "--rounds", "5"],
     "footprint-cpu": ["footprint.py", LARGE],
 }  # fmt: skip
-# not run yet: no GPU was at hand
 CUDA_SUITE: dict[str, list[str]] = {
     "crafting-cuda": [
-        "crafting.py", "--arch", "regnet_y_400mf,resnet101,alexnet", "--batch", "256", "--steps", "1", "--rounds", "7", "--levers",
-        "tf32,bfloat16,float16,compiled,compiled+float16,graph",
+        "crafting.py", "--arch", "regnet_y_400mf,resnet101,alexnet", "--batch", "256", "--steps", "1", "--rounds", "5", "--levers",
+        "float16,float16+contiguous,tf32,contiguous",
+    ],
+    "crafting-compiled-cuda": [
+        "crafting.py", "--arch", "regnet_y_400mf,alexnet", "--batch", "256", "--steps", "1", "--rounds", "5", "--peers", "torchattacks",
+        "--levers", "static+float16,float16+tuned,bfloat16",
+    ],
+    "crafting-pgd-cuda": [
+        "crafting.py", "--arch", "regnet_y_400mf", "--batch", "256", "--steps", "10", "--rounds", "5", "--peers", "torchattacks,foolbox",
+        "--levers", "float16",
+    ],
+    "crafting-batch64-cuda": [
+        "crafting.py", "--arch", "regnet_y_400mf", "--batch", "64", "--steps", "1", "--rounds", "15", "--peers", "torchattacks",
+        "--levers", "float16,float16+graph",
     ],
     "torch_latency-regnet_y_400mf-cuda": ["torch_latency.py", LARGE],
     "training_throughput-cuda": ["training_throughput.py", "--images", "3840", "--batch", "128", "--workers", "8", "--rounds", "5"],
-    "crafting-pgd-cuda": [
-        "crafting.py", "--arch", "regnet_y_400mf", "--batch", "256", "--steps", "10", "--rounds", "5", "--levers", "tf32,compiled+float16",
-    ],
 }  # fmt: skip
 
 

@@ -121,13 +121,17 @@ class PixelModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of pixels."""
+        logits: Tensor = self.net(self.prepared(x))
+        return logits
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """What the bare network is given of pixels: normalised and upsampled, float32."""
         x = (x - self.mean) / self.std
         if self.architecture.upsample > 1:
             x = nn.functional.interpolate(
                 x, scale_factor=float(self.architecture.upsample), mode="bilinear", align_corners=False
             )
-        logits: Tensor = self.net(x)
-        return logits
+        return x
 
     @property
     def head(self) -> nn.Linear | nn.Conv2d:

@@ -63,7 +63,7 @@ class Steps:
         return self.ball.project(current + self.step_size * self.ball.steepest(slope.gradient), x)
 
     def keep(self, rows: Tensor) -> None:
-        """Forget the images whose flag in ``rows``, bool (n,), is not set."""
+        """Forget the images whose positions are not in ``rows``, int64 (k,)."""
         self.memory = {name: values[rows] for name, values in self.memory.items()}
 
 
@@ -180,33 +180,56 @@ def ascend(
     best, best_rank = start.clone(), torch.full((n,), float("-inf"), device=x.device)
     zero = torch.zeros(n, dtype=torch.bool, device=x.device)
     broken = torch.zeros_like(zero)
-    row = torch.arange(n, device=x.device)
+    row = _filled(n, x.device)
+    # rows of images in the attack; others only fill up
+    stays = torch.arange(len(row), device=x.device) < n
     current = start
+    if len(row) > n:
+        x, labels, current = x[row], labels[row], current[row]
+        targets = None if targets is None else targets[row]
     for i in range(steps.count + 1):
         last = i == steps.count
         slope = _at(model, current, labels, loss, targets, gradient=not last)
         ranks = rank(slope.logits, labels)
-        better = ranks > best_rank[row]
+        better = stays & (ranks > best_rank[row])
         best[row[better]], best_rank[row[better]] = current[better], ranks[better]
-        leaves = ranks >= leave * slope.logits.abs().amax(dim=1).clamp_min(1e-30)
+        leaves = stays & (ranks >= leave * slope.logits.abs().amax(dim=1).clamp_min(1e-30))
         broken[row[leaves]] = True
         if last:
             break
         flat = no_direction(slope.gradient)
         if i == 0:
             # DLR, for one, is constant where the label has come third: an image that is wrong already needs no gradient
-            zero = flat & (ranks <= 0)
-        stays = ~leaves
-        if not bool(stays.any()):
+            zero = (flat & (ranks <= 0))[:n]
+        stays = stays & ~leaves
+        count = int(stays.sum())
+        if not count:
             break
         # a NaN must never reach a pixel
         gradient = torch.where(_wide(flat), torch.zeros_like(slope.gradient), slope.gradient)
         current = steps.move(i, current, slope._replace(gradient=gradient), x)
-        if not bool(stays.all()):
-            steps.keep(stays)
-            x, labels, row, current = x[stays], labels[stays], row[stays], current[stays]
-            targets = None if targets is None else targets[stays]
+        size = _size(count, x.device)
+        if size < len(row):
+            rows = stays.to(torch.uint8).argsort(descending=True, stable=True)[:size]
+            steps.keep(rows)
+            x, labels, row, current, stays = x[rows], labels[rows], row[rows], current[rows], stays[rows]
+            targets = None if targets is None else targets[rows]
     return Found(best, zero, best_rank, broken)
+
+
+def _size(count: int, device: torch.device) -> int:
+    """How many rows ``count`` images take: on a GPU a power of two, for cuDNN prepares every layer anew for each size of a batch."""
+    return 1 << (count - 1).bit_length() if count and _in_steps(device) else count
+
+
+def _in_steps(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def _filled(count: int, device: torch.device) -> Tensor:
+    """The positions of ``count`` images, and after them the first one's up to the size that they take."""
+    rows = torch.arange(_size(count, device), device=device)
+    return torch.where(rows < count, rows, torch.zeros_like(rows))
 
 
 def again(first: Found, attempt: Callable[[int, Tensor], Found], count: int) -> Found:

@@ -123,5 +123,6 @@ def input_gradient(model: nn.Module, x: Tensor, labels: Tensor, loss: Loss, *, t
 
 def no_direction(gradient: Tensor) -> Tensor:
     """Images whose gradient is all zero or anywhere not finite: bool (n,). A sign step does not attack them."""
-    flat = gradient.flatten(1)
-    return (flat == 0).all(dim=1) | ~torch.isfinite(flat).all(dim=1)
+    # a NaN anywhere is the largest
+    largest = gradient.flatten(1).abs().amax(dim=1)
+    return (largest == 0) | ~torch.isfinite(largest)

@@ -60,6 +60,7 @@ from ._backends import (
     Workspace,
     backend_openers,
 )
+from ._gradients import follow_soonest
 from ._processes import Processes, join
 from ._shared import ALL, image_bar, need, need_pytorch
 from ._table import print_results
@@ -152,6 +153,8 @@ def evaluate(
                     variants=[variant for _, variant in openers], images=limit, target=target, provider=provider,
                     threads=threads, allow_unreadable=allow_unreadable, download=download, root=data_root,
                 )  # fmt: skip
+                begun = store.folder if resume or not team.first else None
+                plan = follow_soonest(plan, opened, target=target, begun=begun, workers=workers)
                 skipped += plan.skipped
                 backends = [stack.enter_context(opener()) for opener in openers.values()]
                 source = crafted(opened, plan, backends, uint8=uint8, workers=workers, state=store.folder)

@@ -1,0 +1,143 @@
+"""Gradients through float16: float32's but for rounding, however small or large they are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgeadv.attacks import attack_copy, cross_entropy, input_gradient, margin
+from edgeadv.attacks.half import HalfCopy
+from edgeadv.models import Architecture, PixelModel, build
+
+SIDE = 64
+FORMATS = [torch.channels_last, torch.contiguous_format]
+
+
+def exact(net: nn.Module | str) -> PixelModel:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    if isinstance(net, str):
+        model = build(Architecture.find(net, num_classes=10))
+        with torch.no_grad():
+            model.train()(torch.rand(16, 3, SIDE, SIDE))
+    else:
+        model = PixelModel(net, Architecture(name="own", source="timm", num_classes=10))
+    made = attack_copy(model.eval(), torch.rand(2, 3, SIDE, SIDE))
+    assert isinstance(made, PixelModel)
+    return made
+
+
+def images(n: int = 6) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.rand(n, 3, SIDE, SIDE), torch.randint(10, (n,))
+
+
+def errors(found: Tensor, expected: Tensor) -> Tensor:
+    """Of each image's gradient, relative to its norm."""
+    return (found - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("name", ["timm/test_resnet", "timm/test_efficientnet", "regnet_y_400mf"])
+def test_logits_and_gradients_are_float32s_but_for_rounding(name, memory_format):
+    model, (x, labels) = exact(name), images()
+    half = HalfCopy(model, x, memory_format=memory_format)
+    ours, theirs = (input_gradient(each, x, labels, margin) for each in (half, model))
+    assert ours.logits.dtype == ours.gradient.dtype == torch.float32
+    assert float((ours.logits - theirs.logits).abs().max()) < 0.01 * float(theirs.logits.abs().max())
+    # a unit at the kink of its ReLU can be on either side of it, and takes a part of a gradient with it
+    assert float(errors(ours.gradient, theirs.gradient).max()) < 0.15
+    assert half.repaired == 0
+    with torch.no_grad():
+        assert torch.equal(half(x), ours.logits)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-10, 1, 1e10, 1e30])
+def test_a_loss_of_any_size_has_the_same_direction(size):
+    model, (x, labels) = exact("timm/test_efficientnet"), images()
+    half = HalfCopy(model, x, memory_format=torch.channels_last)
+
+    def loss(logits: Tensor, y: Tensor) -> Tensor:
+        # each image's of its own size
+        return cross_entropy(logits, y) * size * torch.logspace(-2, 2, len(y))
+
+    ours, theirs = (input_gradient(each, x, labels, loss).gradient for each in (half, model))
+    assert float(errors(ours.double(), theirs.double()).max()) < 0.05
+    assert half.repaired == 0
+
+
+def test_without_a_scale_small_gradients_would_be_lost():
+    model, (x, labels) = exact("timm/test_efficientnet"), images()
+    half = HalfCopy(model, x, memory_format=torch.channels_last)
+
+    class Plain(nn.Module):
+        def forward(self, pixels: Tensor) -> Tensor:
+            logits: Tensor = half.net(model.prepared(pixels).half()).float()
+            return logits
+
+    lost = input_gradient(Plain(), x, labels, lambda logits, y: 1e-10 * cross_entropy(logits, y)).gradient
+    assert not lost.any()
+
+
+def test_no_gradient_is_made_where_the_softmax_has_none():
+    model, (x, labels) = exact("timm/test_efficientnet"), images()
+    half = HalfCopy(model, x, memory_format=torch.channels_last)
+
+    def saturated(logits: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(1e9 * logits, logits.argmax(dim=1))
+
+    assert not input_gradient(half, x, labels, saturated).gradient.any()
+    assert half.repaired == 0
+
+
+class Loud(nn.Module):
+    """Ten sums of the pixels, and where an image is bright, a large part of its brightness on top."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.quiet = nn.Linear(3 * SIDE * SIDE, 10)
+        self.bright = nn.Conv2d(3, 1, SIDE)
+        self.loud, self.louder = nn.Linear(1, 10), nn.Linear(10, 10)
+        with torch.no_grad():
+            self.bright.weight.fill_(1 / (3 * SIDE * SIDE))
+            self.bright.bias.fill_(-2.0)
+            for layer in (self.loud, self.louder):
+                layer.weight.fill_(2e4)
+                layer.bias.zero_()
+            self.louder.weight[::2] *= -1
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = torch.relu(self.bright(x)).flatten(1)
+        # its gradient overflows in float16, its logits do not
+        logits: Tensor = self.quiet(x.flatten(1)) + self.louder(1e-3 * self.loud(1e-4 * bright))
+        return logits
+
+
+def test_an_image_whose_gradient_overflows_has_float32s():
+    model, (x, labels) = exact(Loud()), images()
+    x = 0.5 * x
+    x[2] = 1
+    half = HalfCopy(model, x[[0, 1, 3, 4, 5]], memory_format=torch.contiguous_format)
+    labels[2] = model(x)[2].argmin()
+    # a loss that has the same gradient at slightly other logits
+    ours, theirs = (input_gradient(each, x, labels, margin).gradient for each in (half, model))
+    assert half.repaired == 1
+    assert torch.equal(ours[2], theirs[2])
+    rest = [0, 1, 3, 4, 5]
+    assert float(errors(ours[rest], theirs[rest]).max()) < 0.05
+
+
+def test_gradients_that_overflow_at_every_scale_are_float32s():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 4, bias=False), nn.Linear(4, 10, bias=False))
+    with torch.no_grad():
+        for layer in (net[1], net[2]):
+            layer.weight.mul_(3e4 / layer.weight.abs().max())
+    model, (x, labels) = exact(net), images()
+    half = HalfCopy(model, x, memory_format=torch.contiguous_format)
+    ours, theirs = (
+        input_gradient(each, x, labels, lambda logits, y: logits.sum(dim=1)).gradient for each in (half, model)
+    )
+    assert half.repaired == len(x)
+    assert torch.equal(ours, theirs)
