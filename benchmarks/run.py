@@ -238,7 +238,7 @@ def plot() -> None:
 
     bars = []
     for file in sorted(RESULTS.glob("crafting*.json")):
-        if "levers" in file.name:
+        if "levers" in file.name or "cuda" in file.name:
             continue
         for row in json.loads(file.read_text())["rows"]:
             bars += [

@@ -7,7 +7,7 @@ compared with eager float32. Without a GPU there are no graphs and no float16.
 
     python benchmarks/torch_latency.py m.edgeadv --out benchmarks/results/torch_latency-regnet_y_400mf-cuda.json
 
-**Not run on a GPU yet.**
+On a GPU only float32 was run.
 """
 
 from __future__ import annotations
