@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,20 @@ from edgeadv_runtime.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.variants import VARIANTS
 
 TINY_CLASSES = 10
+
+
+@pytest.fixture(scope="module")
+def passing_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """Makes folders for what takes hundreds of megabytes: they are gone when the tests of a module are over."""
+    made: list[Path] = []
+
+    def make(name: str) -> Path:
+        made.append(tmp_path_factory.mktemp(name))
+        return made[-1]
+
+    yield make
+    for folder in made:
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import venv
 import zipfile
+from collections.abc import Callable
 from email.parser import Parser
 from pathlib import Path
 
@@ -95,9 +96,9 @@ def test_every_extra_that_a_message_names_exists(contents):
 
 
 @pytest.fixture(scope="module")
-def empty(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty(wheel: Path, passing_folder: Callable[[str], Path]) -> Path:
     """The ``bin`` of an environment with the wheel and no extra."""
-    home = tmp_path_factory.mktemp("empty") / "venv"
+    home = passing_folder("empty") / "venv"
     venv.create(home, with_pip=True)
     installed = run(home / "bin" / "python", "-m", "pip", "install", "--quiet", wheel, cwd=home)
     assert installed.returncode == 0, installed.stderr

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,9 @@ def host(*arguments: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def device(tmp_path_factory: pytest.TempPathFactory) -> Device:
+def device(passing_folder: Callable[[str], Path]) -> Device:
     """The wheel with the extra ``ort``, of the host's version of ONNX Runtime, so that only the installation differs."""
-    home = tmp_path_factory.mktemp("device")
+    home = passing_folder("device")
     built = subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(home), str(CHECKOUT)],
         capture_output=True, text=True, check=False,

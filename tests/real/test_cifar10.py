@@ -6,6 +6,7 @@ Few pictures and few epochs: what is asserted is that the line holds together, n
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,11 +45,11 @@ def unpack(archive: Path, folder: Path, per_class: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(passing_folder: Callable[[str], Path]) -> Path:
     """The folder in which all of it was made."""
     # two processes that both take all cores slow each other down tenfold
     torch.set_num_threads(1)
-    work = tmp_path_factory.mktemp("cifar")
+    work = passing_folder("cifar")
     data = work / "cifar10"
     unpack(SHARED / "cifar10-train.zip", data, TRAIN)
     unpack(SHARED / "cifar10-test-dev.zip", data, TEST)

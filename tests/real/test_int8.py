@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +55,10 @@ def score(bundle: Path, data: Path, out: Path) -> Results:
 
 
 @pytest.fixture(scope="module")
-def regnet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Results]:
+def regnet(passing_folder: Callable[[str], Path]) -> tuple[Bundle, Results]:
     """RegNetY-400MF, trained on CIFAR-10 for minutes, with its int8 artefacts."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    work = tmp_path_factory.mktemp("cifar")
+    work = passing_folder("cifar")
     data = cifar10(work / "cifar10")
     train = [
         "train",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,7 +49,9 @@ def export(name: str, folder: Path) -> Path:
 
 @pytest.fixture(scope="module", params=NETWORKS, ids=lambda name: name.partition("/")[2])
 def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, rtx: Library) -> Iterator[Path]:
-    yield export(request.param, tmp_path_factory.mktemp("models"))
+    folder = export(request.param, tmp_path_factory.mktemp("models"))
+    yield folder
+    shutil.rmtree(folder)
     gc.collect()
 
 
