@@ -48,20 +48,21 @@ def pulled(lever: str, network: PixelModel, x: Tensor, y: Tensor) -> nn.Module:
         y: labels, int64 (n,).
 
     Raises:
-        ValueError: a name is unknown, or needs a GPU.
+        ValueError: a name is unknown, needs a GPU, or does not go with another.
     """
     names = lever.split("+")
     for name in names:
         if name not in LEVERS or (name in _ON_A_GPU and not x.is_cuda):
             raise ValueError(f"lever {name!r}: choose from {', '.join(LEVERS)}; {', '.join(_ON_A_GPU)} are a GPU's")
-    memory_format = torch.contiguous_format if "contiguous" in names else torch.channels_last
+    if "contiguous" in names and set(PRECISIONS) & set(names):
+        raise ValueError(f"lever {lever!r}: contiguous is for float32")
     made: nn.Module = network
     if "float16" in names:
-        made = HalfCopy(network, x[:16], memory_format=memory_format)
+        made = HalfCopy(network, x[:16])
     elif "bfloat16" in names:
         made = Bfloat16(network)
     elif "contiguous" in names:
-        made = copy.deepcopy(network).to(memory_format=memory_format)  # type: ignore[call-overload]
+        made = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if "compiled" in names or "static" in names:
         # what a first call pays, not the second of a day
         torch._inductor.config.force_disable_caches = True
@@ -77,7 +78,8 @@ def _inside(network: nn.Module, change: Callable[[nn.Module, Tensor], nn.Module]
     """``network`` after ``change``, which is given what it is called with; of a copy in float16 only what computes in it changes."""
     if not isinstance(network, HalfCopy):
         return change(network, x.clone())
-    network.net = change(network.net, network.exact.prepared(x).half())
+    given = network.exact.prepared(x).to(torch.float16, memory_format=torch.channels_last)
+    network.net = change(network.net, given)
     return network
 
 

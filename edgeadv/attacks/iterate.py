@@ -200,7 +200,7 @@ def ascend(
         flat = no_direction(slope.gradient)
         if i == 0:
             # DLR, for one, is constant where the label has come third: an image that is wrong already needs no gradient
-            zero = (flat & (ranks <= 0))[:n]
+            zero = (flat & ~(ranks > 0))[:n]
         stays = stays & ~leaves
         count = int(stays.sum())
         if not count:

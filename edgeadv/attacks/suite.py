@@ -191,9 +191,20 @@ class GradientAttack:
 
     def craft(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> list[Crafted]:
         """Attack a batch at every budget, in parts whose activations fit into memory; an image does not notice."""
-        part = at_once(x, next(self.model.parameters()).device)
-        parts = [self._craft(*self._tensors(x[i : i + part], y[i : i + part])) for i in range(0, len(x) or 1, part)]
-        return [_joined(results) for results in zip(*parts, strict=True)]
+        part = min(at_once(x, next(self.model.parameters()).device), len(x) or 1)
+        while True:
+            try:
+                parts = [
+                    self._craft(*self._tensors(x[i : i + part], y[i : i + part])) for i in range(0, len(x) or 1, part)
+                ]
+            except torch.OutOfMemoryError:
+                if part == 1:
+                    raise
+            else:
+                return [_joined(results) for results in zip(*parts, strict=True)]
+            # what the failed attempt held is free only now that its frames are gone
+            torch.cuda.empty_cache()
+            part //= 2
 
     def _craft(self, x: Tensor, labels: Tensor) -> list[Adversarial]:
         recipe = _RECIPES[self.method]
@@ -228,8 +239,12 @@ def at_once(x: NDArray[np.float32] | Tensor, device: torch.device) -> int:
         x: the images.
         device: where.
     """
-    large = device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory >= _LARGE_GPU
-    return max(1, (_PIXELS_ON_IT if large else _PIXELS_AT_ONCE) // (x.shape[2] * x.shape[3]))
+    size = x.shape[2] * x.shape[3]
+    if device.type != "cuda":
+        return max(1, _PIXELS_AT_ONCE // size)
+    large = torch.cuda.get_device_properties(device).total_memory >= _LARGE_GPU
+    # a power of two, as batches shrink there
+    return 1 << max(1, (_PIXELS_ON_IT if large else _PIXELS_AT_ONCE) // size).bit_length() - 1
 
 
 def _joined(parts: Sequence[Adversarial]) -> Crafted:

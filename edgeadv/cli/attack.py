@@ -26,7 +26,7 @@ from ._attacks import (
     query_attacks,
 )
 from ._backends import BundlePath, ExpectedHash, Provider, PublicKey
-from ._gradients import follow_soonest
+from ._gradients import SOONEST, GradientsFrom, follow_soonest
 from ._shared import image_bar, need_pytorch
 
 
@@ -43,6 +43,7 @@ def attack(
     ] = False,
     limit: Limit = None,
     target: Target = None,
+    gradients: GradientsFrom = SOONEST,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted pack.")] = False,
     provider: Provider = "cpu",
     workers: Workers = 0,
@@ -62,7 +63,10 @@ def attack(
         opened, data, eps, efforts=efforts, variants=opened.variants, images=limit, target=target, provider=provider,
         allow_unreadable=allow_unreadable, download=download, root=data_root,
     )  # fmt: skip
-    plan = follow_soonest(plan, opened, target=target, begun=partial_of(out) if resume else None, workers=workers)
+    if not out.exists():
+        plan = follow_soonest(
+            plan, opened, asked=gradients, target=target, folder=partial_of(out), resume=resume, workers=workers
+        )
     attacks = [*plan.attacks, *query_attacks(efforts, plan.eps, plan.reference, (), state=partial_of(out))]
     with image_bar("attacking") as progress:
         pack = write_pack(

@@ -60,7 +60,7 @@ from ._backends import (
     Workspace,
     backend_openers,
 )
-from ._gradients import follow_soonest
+from ._gradients import SOONEST, GradientsFrom, follow_soonest
 from ._processes import Processes, join
 from ._shared import ALL, image_bar, need, need_pytorch
 from ._table import print_results
@@ -89,6 +89,7 @@ def evaluate(
     ] = False,
     limit: Limit = None,
     target: Target = None,
+    gradients: GradientsFrom = SOONEST,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted evaluation.")] = False,
     provider: Provider = "cpu",
     threads: Annotated[
@@ -121,7 +122,7 @@ def evaluate(
         team = stack.enter_context(join(own_gpu=provider in ("cuda", "tensorrt") or "tensorrt" in backend))
         with team.in_turn():
             _check_options(
-                data=data, pack=pack, eps=eps, settled=[target, limit, uint8, allow_unreadable], for_data=[workers, data_root, download]
+                data=data, pack=pack, eps=eps, settled=[target, limit, uint8, allow_unreadable, gradients != SOONEST], for_data=[workers, data_root, download]
             )  # fmt: skip
             opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)
             openers, skipped = backend_openers(
@@ -153,8 +154,9 @@ def evaluate(
                     variants=[variant for _, variant in openers], images=limit, target=target, provider=provider,
                     threads=threads, allow_unreadable=allow_unreadable, download=download, root=data_root,
                 )  # fmt: skip
-                begun = store.folder if resume or not team.first else None
-                plan = follow_soonest(plan, opened, target=target, begun=begun, workers=workers)
+                plan = follow_soonest(
+                    plan, opened, asked=gradients, target=target, folder=store.folder, resume=resume, rank=team.rank, workers=workers
+                )  # fmt: skip
                 skipped += plan.skipped
                 backends = [stack.enter_context(opener()) for opener in openers.values()]
                 source = crafted(opened, plan, backends, uint8=uint8, workers=workers, state=store.folder)
@@ -206,7 +208,7 @@ def _check_options(
         return
     if eps is not None or any(value not in (None, False) for value in settled):
         raise InputError(
-            "--eps, --target, --limit, --uint8 and --allow-unreadable were settled with the pack: leave them out"
+            "--eps, --target, --limit, --uint8, --gradients and --allow-unreadable were settled with the pack: leave them out"
         )
     if data is None and any(for_data):
         raise InputError("--workers, --download and --data-root are for --data: leave them out")

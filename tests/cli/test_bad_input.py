@@ -765,6 +765,43 @@ def pack_with_limit(desk):
     return score(desk, "--limit", "10")
 
 
+@case("were settled with the pack")
+def pack_with_gradients(desk):
+    return score(desk, "--gradients", "float32")
+
+
+@case("--gradients 'float8' is not one of float32, soonest")
+def gradients_of_another_precision(desk):
+    return [
+        "evaluate",
+        desk.bundle(),
+        "--data",
+        desk.photos(),
+        "--eps",
+        "8/255",
+        "--gradients",
+        "float8",
+        "--out",
+        "out.json",
+    ]
+
+
+@case("--gradients 'float8' is not one of float32, soonest")
+def pack_to_make_with_gradients_of_another_precision(desk):
+    return [
+        "attack",
+        desk.bundle(),
+        "--data",
+        desk.photos(),
+        "--eps",
+        "8/255",
+        "--gradients",
+        "float8",
+        "--out",
+        "new.pack",
+    ]
+
+
 @case("pgd-margin needs gradients, which were settled with the pack: only square, noise can be added")
 def pack_with_an_attack_that_needs_gradients(desk):
     return score(desk, "--attack", "square,pgd-margin")

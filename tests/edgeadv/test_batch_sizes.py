@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeadv.attacks import apgd, apgd_targeted, cross_entropy, iterate, mi_fgsm, pgd
+from edgeadv.attacks import apgd, apgd_targeted, build_attacks, cross_entropy, iterate, mi_fgsm, pgd
+from edgeadv.attacks.suite import at_once
 from edgeadv.data import batches
+from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.preprocess import to_tensor
+from edgeadv_runtime.suites import Effort
 
 ATTACKS = {
     "pgd": lambda model, x, y: pgd(model, x, y, eps=0.1, steps=8),
@@ -75,3 +82,46 @@ def test_no_image_at_all(network, monkeypatch):
 def test_sizes_on_a_gpu(count, size):
     assert iterate._size(count, torch.device("cuda")) == size
     assert iterate._size(count, torch.device("cpu")) == count
+
+
+class Small(nn.Module):
+    """A network on a device whose memory holds ``most`` images."""
+
+    def __init__(self, model: nn.Module, most: int) -> None:
+        super().__init__()
+        self.model, self.most, self.sizes = model, most, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        logits: Tensor = self.model(x)
+        return logits
+
+
+def test_what_does_not_fit_is_attacked_in_smaller_parts(digits_model, images):
+    x, labels = (tensor.numpy() for tensor in images)
+
+    def made(network: nn.Module) -> Any:
+        effort = {"pgd-margin": Effort(steps=3)}
+        (attack,) = build_attacks(network, [Eps.parse("0.1")], efforts=effort, classes=10, gradients_sha256=None)
+        return attack.craft(x, labels)
+
+    small = Small(digits_model, 12)
+    (found,), (expected,) = made(small), made(digits_model)
+    np.testing.assert_allclose(found.x, expected.x, atol=1e-6)
+    # half as many each time: 44, 22, and 11 fit
+    assert [size for size in small.sizes if size > 12] == [44, 22]
+    with pytest.raises(torch.OutOfMemoryError):
+        made(Small(digits_model, 0))
+
+
+@pytest.mark.parametrize(
+    ("memory_gib", "side", "expected"), [(80, 224, 64), (8, 224, 16), (80, 32, 2048), (8, 2000, 1)]
+)
+def test_a_gpu_attacks_a_power_of_two_at_once(monkeypatch, memory_gib, side, expected):
+    properties = SimpleNamespace(total_memory=memory_gib * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    x = torch.empty(1, 3, 1, 1).expand(1, 3, side, side)
+    assert at_once(x, torch.device("cuda")) == expected
+    assert at_once(torch.empty(1, 3, 1, 1).expand(1, 3, 224, 224), torch.device("cpu")) == 19

@@ -52,13 +52,19 @@ def test_twenty_kills(tiny_bundle: Bundle, rtx: Library, tmp_path: Path) -> None
     whole = sorted(path.name for path in folder.iterdir())
     assert len(whole) == 2
     during = 0
-    for _ in range(KILLS):
+    for _ in range(3 * KILLS):
+        if during == KILLS:
+            break
         for path in folder.iterdir():
             path.unlink()
         process = start(tiny_bundle, folder)
         time.sleep(rng.uniform(0, duration))
         process.kill()
-        during += process.wait() == -9
+        if process.wait() == -9:
+            during += 1
+        else:
+            # the machine is less busy than it was
+            duration *= 0.8
         # at once: the builder that was orphaned may still be dying
         engine = cache.provide(tiny_bundle, "fp32", options, library=rtx, gpu=None)
         assert engine.origin in ("built", "hit")
@@ -69,4 +75,4 @@ def test_twenty_kills(tiny_bundle: Bundle, rtx: Library, tmp_path: Path) -> None
         assert time.monotonic() < deadline, "a builder outlived its parent"
         time.sleep(0.05)
     assert sorted(path.name for path in folder.iterdir()) == whole
-    assert during > KILLS // 2, "most were over before they were killed: nothing was tested"
+    assert during == KILLS, "most were over before they were killed: too little was tested"
