@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..models import PixelModel
 
-# the largest gradient of a logit is scaled to less than two to this power, or to the next that overflows nowhere
+# the largest gradient of a logit is scaled to less than two to this power, or to the next that loses fewer images
 _EXPONENTS = (15, 12, 9, 6, 3, 0, -3)
 # images to come may have gradients that are this power of two times as large as those of the sample
 _HEADROOM = 3
@@ -49,16 +49,19 @@ class HalfCopy(nn.Module):
         self._exponent = self._fitting(sample)
 
     def _fitting(self, sample: Tensor) -> int:
+        # an image whose gradient is too small at any scale must not take the others down with it
+        lost: dict[int, int] = {}
         for self._exponent in _EXPONENTS:
-            before = self.repaired
+            self.repaired = 0
             with torch.enable_grad():
                 x = sample.detach().requires_grad_()
                 top = self(x).topk(2, dim=1).values
                 torch.autograd.grad((top[:, 1] - top[:, 0]).sum(), x)
-            if self.repaired == before:
+            lost[self._exponent] = self.repaired
+            if not self.repaired:
                 break
         self.repaired = 0
-        return self._exponent - _HEADROOM
+        return min(lost, key=lambda exponent: (lost[exponent], -exponent)) - _HEADROOM
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of pixels."""

@@ -195,6 +195,32 @@ def test_gradients_that_are_lost_in_part_are_float32s():
     assert float((ours.sign() == theirs.sign()).float().mean()) > 0.99
 
 
+class Faint(nn.Module):
+    """Ten sums of the pixels, where an image is dark a thousand-millionth of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.sums = nn.Linear(3 * SIDE * SIDE, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dark = (x.mean(dim=(1, 2, 3)) < -1).to(x.dtype)[:, None]
+        logits: Tensor = self.sums(x.flatten(1)) * (1 - dark * (1 - 2.0**-14)) * (1 - dark * (1 - 2.0**-14))
+        return logits
+
+
+def test_an_image_with_a_faint_gradient_does_not_set_the_scale_of_the_others():
+    model, (x, labels) = exact(Faint()), images()
+    x = 0.5 + 0.5 * x
+    bright = HalfCopy(model, x)
+    x[3] = 0.1 * x[3]
+    half = HalfCopy(model, x)
+    assert half._exponent == bright._exponent
+    ours, theirs = (input_gradient(each, x, labels, lambda z, y: z[:, 0] - z[:, 1]).gradient for each in (half, model))
+    assert half.repaired == 1
+    assert float(errors(ours.double(), theirs.double()).max()) < 0.05
+
+
 class NoLogits(nn.Module):
     """A network that answers some images with NaN."""
 
