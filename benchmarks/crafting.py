@@ -30,11 +30,12 @@ import torch
 import torchattacks
 from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
 from art.estimators.classification import PyTorchClassifier
-from levers import PRECISIONS, pulled, settings
+from levers import PRECISIONS, in_order, pulled, settings
 from paired import in_turn, named, ratio, save
 from torch import Tensor, nn
 
 from edgeadv.attacks import attack_copy, cross_entropy, fgsm, pgd
+from edgeadv.attacks.copies import memory_order
 from edgeadv.attacks.half import HalfCopy
 from edgeadv.data import balanced_subset, batches, open_data
 from edgeadv.models import Architecture, PixelModel, build
@@ -107,7 +108,7 @@ def measure(architecture: str, steps: int, options: argparse.Namespace) -> dict[
         copied = attack_copy(model, x[:2])
     starts = {"edgeadv": time.perf_counter() - start}
     assert isinstance(copied, PixelModel)
-    fast = x.contiguous(memory_format=torch.channels_last)
+    fast = x.contiguous(memory_format=memory_order(device))
     attacks = {
         "edgeadv": lambda: ours(copied, fast, y, eps, steps),
         **peers(model, x, y, eps, steps, options.side, classes),
@@ -121,7 +122,7 @@ def measure(architecture: str, steps: int, options: argparse.Namespace) -> dict[
     for lever in options.levers:
         start = time.perf_counter()
         with settings(lever):
-            given = x if "contiguous" in lever else fast
+            given = in_order(lever, fast)
             followed[lever] = pulled(lever, copied, given, y)
             attacks[lever] = functools.partial(ours, followed[lever], given, y, eps, steps)
             attacks[lever]()
@@ -179,7 +180,7 @@ def strength(options: argparse.Namespace) -> dict[str, Any]:
     left: dict[str, list[np.ndarray]] = {}
     followed: dict[str, nn.Module] = {}
     for batch in batches(images, bundle.preprocess, batch_size=options.batch, order=order):
-        x = torch.from_numpy(to_tensor(batch.pixels)).to(device).contiguous(memory_format=torch.channels_last)
+        x = torch.from_numpy(to_tensor(batch.pixels)).to(device).contiguous(memory_format=memory_order(device))
         y = torch.from_numpy(batch.labels).to(device)
         if not followed:
             copied = attack_copy(model, x[:2])

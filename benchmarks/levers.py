@@ -1,8 +1,8 @@
 """Ways to have a network's gradients sooner, to be measured: each by name, ``+`` between those to combine.
 
 ``float16`` is the copy that edgeadv's commands follow on a GPU where it proves as strong, ``bfloat16`` a network rounded to that precision,
-``compiled`` torch.compile for batches of any size, as attacks need it, ``static`` the same for one size, and ``contiguous`` leaves memory in
-PyTorch's own order. On a GPU ``tf32`` lets convolutions round to 10 bits of mantissa, which peers do by PyTorch's default and edgeadv does not;
+``compiled`` torch.compile for batches of any size, as attacks need it, ``static`` the same for one size, and ``contiguous`` and ``channels_last``
+are orders of memory, one of which edgeadv takes by itself. On a GPU ``tf32`` lets convolutions round to 10 bits of mantissa, which peers do by PyTorch's default and edgeadv does not;
 ``tuned`` has cuDNN try its algorithms at each new size; and ``graph`` makes CUDA graphs of the forward and the backward pass, for one size
 of batch.
 """
@@ -21,7 +21,8 @@ from edgeadv.attacks.half import HalfCopy
 from edgeadv.models import PixelModel
 
 PRECISIONS = ("bfloat16", "float16")
-LEVERS = (*PRECISIONS, "compiled", "static", "contiguous", "tf32", "tuned", "graph")
+ORDERS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+LEVERS = (*PRECISIONS, "compiled", "static", *ORDERS, "tf32", "tuned", "graph")
 _ON_A_GPU = ("tf32", "tuned", "graph")
 
 
@@ -54,15 +55,15 @@ def pulled(lever: str, network: PixelModel, x: Tensor, y: Tensor) -> nn.Module:
     for name in names:
         if name not in LEVERS or (name in _ON_A_GPU and not x.is_cuda):
             raise ValueError(f"lever {name!r}: choose from {', '.join(LEVERS)}; {', '.join(_ON_A_GPU)} are a GPU's")
-    if "contiguous" in names and set(PRECISIONS) & set(names):
-        raise ValueError(f"lever {lever!r}: contiguous is for float32")
+    if set(ORDERS) & set(names) and set(PRECISIONS) & set(names):
+        raise ValueError(f"lever {lever!r}: an order of memory is for float32")
     made: nn.Module = network
     if "float16" in names:
         made = HalfCopy(network, x[:16])
     elif "bfloat16" in names:
         made = Bfloat16(network)
-    elif "contiguous" in names:
-        made = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    for name in set(ORDERS) & set(names):
+        made = copy.deepcopy(network).to(memory_format=ORDERS[name])  # type: ignore[call-overload]
     if "compiled" in names or "static" in names:
         # what a first call pays, not the second of a day
         torch._inductor.config.force_disable_caches = True
@@ -72,6 +73,13 @@ def pulled(lever: str, network: PixelModel, x: Tensor, y: Tensor) -> nn.Module:
     if "graph" in names:
         made = _inside(made, lambda net, given: torch.cuda.make_graphed_callables(net, (given.requires_grad_(),)), x)
     return made
+
+
+def in_order(lever: str, x: Tensor) -> Tensor:
+    """``x`` in the order of memory that ``lever`` names, if it names one."""
+    for name in set(ORDERS) & set(lever.split("+")):
+        return x.contiguous(memory_format=ORDERS[name])
+    return x
 
 
 def _inside(network: nn.Module, change: Callable[[nn.Module, Tensor], nn.Module], x: Tensor) -> nn.Module:

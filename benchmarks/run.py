@@ -40,7 +40,7 @@ SUITE: dict[str, list[str]] = {
 CUDA_SUITE: dict[str, list[str]] = {
     "crafting-cuda": [
         "crafting.py", "--arch", "regnet_y_400mf,resnet101,alexnet", "--batch", "256", "--steps", "1", "--rounds", "5", "--levers",
-        "float16,tf32,contiguous",
+        "float16,tf32,channels_last",
     ],
     "crafting-compiled-cuda": [
         "crafting.py", "--arch", "regnet_y_400mf,alexnet", "--batch", "256", "--steps", "1", "--rounds", "5", "--peers", "torchattacks",

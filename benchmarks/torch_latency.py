@@ -62,7 +62,7 @@ def measure(bundle: Bundle, variant: str, batch: int, options: argparse.Namespac
         expected = plain(x).float().cpu().numpy()
     dtype = torch.float16 if variant == "fp16" else torch.float32
     eager, given = copy.deepcopy(plain).to(dtype), x.to(dtype)
-    folded = attack_copy(plain, x).to(dtype)
+    folded = attack_copy(plain, x).to(dtype=dtype, memory_format=torch.channels_last)
     provider = "cuda" if device.type == "cuda" else "cpu"
     on = named(device, torch.get_num_threads())
     rows: list[dict[str, Any]] = []

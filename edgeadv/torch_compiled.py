@@ -57,7 +57,7 @@ class CompiledTorchBackend(Backend):
             self.provider, self.device, self.gpu_index = plain.provider, plain.device, plain.gpu_index
             self.artifact_sha256, self.threads = plain.artifact_sha256, plain.threads
             self.input_shape, self.n_classes = plain.input_shape, plain.n_classes
-            network = plain.attack_model
+            network = plain.attack_model.to(memory_format=torch.channels_last)
         self._device = next(network.parameters()).device
         if variant == "fp16" and self.provider == "cpu":
             raise InputError("torch-compiled computes fp16 on a GPU only: use --provider cuda, or --precision fp32")

@@ -96,7 +96,7 @@ def linear(size: float) -> tuple[PixelModel, Tensor, Tensor]:
     return network.eval().requires_grad_(False), torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
 
 
-@pytest.mark.parametrize("lever", ["bfloat16", "float16", "contiguous"])
+@pytest.mark.parametrize("lever", ["bfloat16", "float16", "contiguous", "channels_last"])
 def test_a_lever_leaves_the_network_as_it_is(levers: ModuleType, lever: str) -> None:
     network, x, y = linear(0.1)
     before = network(x)
@@ -112,7 +112,7 @@ def test_a_lever_leaves_the_network_as_it_is(levers: ModuleType, lever: str) -> 
 @pytest.mark.parametrize("lever", ["int4", "float16+int4", "graph", "tf32", "tuned", "float16+contiguous"])
 def test_a_lever_that_is_not_there(levers: ModuleType, lever: str) -> None:
     network, x, y = linear(0.1)
-    with pytest.raises(ValueError, match=r"choose from|is for float32"):
+    with pytest.raises(ValueError, match=r"choose from|an order of memory is for float32"):
         levers.pulled(lever, network, x, y)
 
 

@@ -32,6 +32,7 @@ from edgeadv_runtime.suites import (
     Effort,
 )
 
+from .copies import memory_order
 from .functions import apgd, apgd_targeted, fgsm, mi_fgsm, pgd
 from .iterate import Adversarial
 from .losses import Loss, cross_entropy, dlr, margin, rescaled_cross_entropy
@@ -227,9 +228,8 @@ class GradientAttack:
 
     def _tensors(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         device = next(self.model.parameters()).device
-        return torch.from_numpy(x).to(device).contiguous(memory_format=torch.channels_last), torch.from_numpy(y).to(
-            device
-        )
+        images = torch.from_numpy(x).to(device).contiguous(memory_format=memory_order(device))
+        return images, torch.from_numpy(y).to(device)
 
 
 def at_once(x: NDArray[np.float32] | Tensor, device: torch.device) -> int:

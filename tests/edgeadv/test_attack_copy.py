@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from edgeadv.attacks import attack_copy, fgsm, input_gradient, margin
+from edgeadv.attacks import attack_copy, copies, fgsm, input_gradient, margin
 from edgeadv.models import Architecture, build
 
 SIDE = 64
@@ -121,3 +121,20 @@ def test_what_is_another_function_when_folded_is_copied_as_it_is() -> None:
     made = attack_copy(model, x[:2])
     assert type(made.norm) is nn.BatchNorm2d
     torch.testing.assert_close(made(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_it_is_in_the_memory_order_of_its_device(monkeypatch: pytest.MonkeyPatch, order: torch.memory_format) -> None:
+    monkeypatch.setattr(copies, "memory_order", lambda device: order)
+    # a model that is trained or scored is in channels-last memory
+    model, (x, labels) = trained("timm/test_resnet").to(memory_format=torch.channels_last), images()
+    made = attack_copy(model, x[:2])
+    wide = [p for p in made.parameters() if p.dim() == 4 and min(p.shape[1:]) > 1]
+    assert wide and all(p.is_contiguous(memory_format=order) for p in wide)
+    ours, theirs = (input_gradient(each, x, labels, margin).gradient for each in (made, model))
+    assert float(((ours - theirs).abs() <= 1e-3 * theirs.abs().max()).float().mean()) > 0.99
+
+
+def test_which_order_that_is() -> None:
+    assert copies.memory_order(torch.device("cpu")) == torch.channels_last
+    assert copies.memory_order(torch.device("cuda")) == torch.contiguous_format
