@@ -20,6 +20,7 @@ from edgeadv_runtime.device import library_versions
 from edgeadv_runtime.errors import DataError, InputError, StorageError
 from edgeadv_runtime.evaluate import DataDigest, DataInfo, check_readable, readable
 from edgeadv_runtime.files import (
+    PLAN_FILE,
     atomic_file,
     begin_partial,
     canonical_json,
@@ -32,8 +33,6 @@ from edgeadv_runtime.outcomes import Artefact
 from edgeadv_runtime.pack import PACK_FILE, SCHEMA_VERSION, SHARD_SIZE, AttackPack, info_to_json, load_shard, save_shard
 
 from .data import ImageSet, balanced_subset, batches
-
-_PLAN_FILE = "plan.json"
 
 
 def clean_batches(
@@ -145,7 +144,7 @@ def write_pack(
     begun = {
         **plan, "data": data.binding(), "images": images_sha256(images, order), "reference": Artefact.of(reference).binding(), "versions": library_versions(),
     }  # fmt: skip
-    begin_partial(partial, _PLAN_FILE, begun, what="pack", resume=resume)
+    begin_partial(partial, PLAN_FILE, begun, what="pack", resume=resume)
     digest = DataDigest()
     unreadable: list[str] = []
     shards: list[dict[str, Any]] = []
@@ -176,5 +175,5 @@ def write_pack(
     scored = sum(shard["n"] for shard in shards)
     made = {**plan, "created": now, "data_sha256": digest.hexdigest(), "n": scored, "shards": shards}
     write_json(partial / PACK_FILE, made)
-    publish(partial, out, _PLAN_FILE)
+    publish(partial, out, PLAN_FILE)
     return AttackPack.open(out, bundle=bundle)

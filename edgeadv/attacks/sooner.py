@@ -14,6 +14,7 @@ from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
 
 from ..models import PixelModel
+from .copies import same_logits
 from .functions import fgsm, pgd
 from .half import HalfCopy
 from .losses import cross_entropy, input_gradient
@@ -87,7 +88,7 @@ def _checked(
         return _exact(
             exact, f"only {int(right.sum())} of {len(x)} images are classified right, too few to check float16's on"
         )
-    if not _agree(exact, half, x[:part]):
+    if not same_logits(exact, half, x[:part], _SAME):
         return _exact(exact, "in float16 its logits are others")
     slow, fast = _race([exact, half], x[:part], labels[:part])
     if slow < _LEAST_GAIN * fast:
@@ -109,12 +110,6 @@ def _checked(
 
 def _exact(model: nn.Module, why: str) -> Gradients:
     return Gradients(model, GRADIENTS, f"gradients are float32's: {why}")
-
-
-def _agree(exact: nn.Module, half: nn.Module, x: Tensor) -> bool:
-    with torch.no_grad():
-        expected, found = exact(x), half(x)
-    return bool((found - expected).abs().max() <= _SAME * expected.abs().max())
 
 
 def _race(models: Sequence[nn.Module], x: Tensor, labels: Tensor, rounds: int = 5) -> list[float]:

@@ -10,12 +10,11 @@ import typer
 
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.errors import InputError, StorageError
-from edgeadv_runtime.files import read_json
+from edgeadv_runtime.files import PLAN_FILE, read_json
 
 from ._attacks import Plan
 
 FLOAT32, SOONEST = "float32", "soonest"
-_PLAN_FILE = "plan.json"
 
 GradientsFrom = Annotated[
     str,
@@ -64,7 +63,7 @@ def follow_soonest(
     followed = _followed(folder) if goes_on else None
     if followed is None and rank > 0:
         raise StorageError(
-            f"{folder} shows this process no {_PLAN_FILE}: processes on several machines need one folder that all of them see"
+            f"{folder} shows this process no {PLAN_FILE}: processes on several machines need one folder that all of them see"
         )
     if followed is not None and HALF not in followed:
         if rank == 0:
@@ -108,7 +107,7 @@ def _soonest(plan: Plan, bundle: Bundle, *, checked: bool, speaks: bool, workers
 
 def _followed(folder: Path) -> set[str] | None:
     """Where the gradients of a job's attacks come from, if it has begun."""
-    file = folder / _PLAN_FILE
+    file = folder / PLAN_FILE
     if not file.exists():
         return None
     listed = read_json(file, what="plan of the job").get("attacks", [])

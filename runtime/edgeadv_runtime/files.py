@@ -188,6 +188,10 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+PLAN_FILE = "plan.json"
+"""Where a job of many parts keeps everything that they depend on."""
+
+
 def begin_partial(folder: Path, plan_file: str, plan: Mapping[str, Any], *, what: str, resume: bool) -> None:
     """Begin long work in ``folder``, or go on with it: only with the same plan.
 

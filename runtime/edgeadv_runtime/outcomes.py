@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from .attack import CLEAN_KEY, AttackInfo, Evidence, Key
 from .backends.base import Backend
 from .errors import BundleError, StorageError
-from .files import atomic_file, begin_partial
+from .files import PLAN_FILE, atomic_file, begin_partial
 from .variants import base_of, takes_uint8
 
-_PLAN_FILE, _REFERENCE = "plan.json", "fp32"
+_REFERENCE = "fp32"
 Hits = Mapping[Key, NDArray[np.bool_]]
 """For the clean images and each attack at each budget, whether the label was found, bool (n,)."""
 
@@ -241,7 +241,7 @@ class OutcomeStore:
             StorageError: there are outcomes and ``resume`` is false, or the folder cannot be written.
             InputError: they belong to another plan.
         """
-        begin_partial(self.folder, _PLAN_FILE, plan, what="evaluation", resume=resume)
+        begin_partial(self.folder, PLAN_FILE, plan, what="evaluation", resume=resume)
 
     def has(self, number: int) -> bool:
         """Whether batch ``number`` is there."""
