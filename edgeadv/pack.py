@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadv_runtime._version import __version__
-from edgeadv_runtime.attack import Attack, CleanBatch, craft, infos
+from edgeadv_runtime.attack import Attack, CleanBatch, infos
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.crafting import craft
 from edgeadv_runtime.device import library_versions
 from edgeadv_runtime.errors import DataError, InputError, StorageError
 from edgeadv_runtime.evaluate import DataDigest, DataInfo, check_readable, readable

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from timm.data import resolve_data_config
 
 from edgeadv_runtime._version import __version__
-from edgeadv_runtime.attack import craft, infos
+from edgeadv_runtime.attack import infos
 from edgeadv_runtime.bundle import Bundle, Classes
+from edgeadv_runtime.crafting import craft
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError, StorageError
 from edgeadv_runtime.evaluate import DataInfo, evaluate

@@ -32,7 +32,7 @@ from edgeadv_runtime.attack import CallableAttack
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError, require
 from edgeadv_runtime.results import CLEAN, WORST_CASE, AttackParams
-from edgeadv_runtime.suites import OPTIONAL, SUITES
+from edgeadv_runtime.suites import OPTIONAL, SUITES, TRANSFER
 
 from ..models import evaluation_mode
 from .suite import GRADIENTS
@@ -42,7 +42,7 @@ Labels = NDArray[np.int64]
 
 _DISTRIBUTIONS = {"torchattacks": "torchattacks", "foolbox": "foolbox", "art": "adversarial-robustness-toolbox"}
 # a name of ours stands for our attack, and the verdict reads evidence by name
-_RESERVED = {CLEAN, WORST_CASE, *SUITES["full"], *OPTIONAL}
+_RESERVED = {CLEAN, WORST_CASE, *SUITES["full"], *OPTIONAL, TRANSFER}
 # eps of these is a Euclidean radius, and they have no ``norm`` to say so
 _EUCLIDEAN = {"PGDL2", "PGDRSL2"}
 # beyond this an attack's eps and the budget are not the same number rounded differently

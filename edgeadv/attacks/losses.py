@@ -106,6 +106,9 @@ class Slope(NamedTuple):
 def input_gradient(model: nn.Module, x: Tensor, labels: Tensor, loss: Loss, *, targets: Tensor | None = None) -> Slope:
     """Gradient of the summed loss, so that an image's gradient does not depend on the batch it is in.
 
+    A network without any path from the logits back to the pixels, such as one that compares them with a threshold, has the
+    gradient 0.
+
     Args:
         model: pixels to logits, in evaluation mode.
         x: float32 (n, 3, H, W).
@@ -117,7 +120,10 @@ def input_gradient(model: nn.Module, x: Tensor, labels: Tensor, loss: Loss, *, t
         x = x.detach().requires_grad_(True)
         logits = model(x).float()
         losses = loss(logits, labels) if targets is None else loss(logits, labels, targets)
-        (gradient,) = torch.autograd.grad(losses.sum(), x)
+        gradient = None
+        if losses.requires_grad:
+            (gradient,) = torch.autograd.grad(losses.sum(), x, allow_unused=True)
+    gradient = torch.zeros_like(x) if gradient is None else gradient
     return Slope(gradient.detach(), losses.detach(), logits.detach())
 
 

@@ -18,7 +18,8 @@ from .copies import same_logits
 from .functions import fgsm, pgd
 from .half import HalfCopy
 from .losses import cross_entropy, input_gradient
-from .suite import GRADIENTS, at_once
+from .parts import at_once
+from .suite import GRADIENTS
 
 HALF = "torch fp16"
 """Where gradients come from, in words, if they are float16's."""

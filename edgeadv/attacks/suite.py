@@ -19,32 +19,39 @@ from edgeadv_runtime.suites import (
     APGD_CE,
     APGD_DLR,
     APGD_TARGETED,
+    CUMULATIVE,
     FGSM,
     FGSM_RANDOM_START,
     FGSM_RESCALED,
     LARGE_EPS,
+    LINEARITY,
     MI_FGSM,
     PGD_CE,
     PGD_L2,
     PGD_MARGIN,
+    PGD_SMOOTHED,
     QUERY_ATTACKS,
     TARGETABLE,
+    TRANSFER,
     Effort,
+    base_name,
 )
 
-from .copies import memory_order
+from .averaged import Averaged
 from .functions import apgd, apgd_targeted, fgsm, mi_fgsm, pgd
 from .iterate import Adversarial
+from .linearity import LinearityControl
 from .losses import Loss, cross_entropy, dlr, margin, rescaled_cross_entropy
 from .norms import EUCLIDEAN, LINF, ball
+from .parts import at_once, device_of, tensors
 
 GRADIENTS = "torch fp32"
 SEED = 0
-# activations of 20 photographs of 224 pixels; on a processor more would take gigabytes and save no time
-_PIXELS_AT_ONCE = 1_000_000
-# on a GPU of 24 GiB all 64 images of a batch: launching a kernel takes as long for few as for many
-_LARGE_GPU, _PIXELS_ON_IT = 20 * 2**30, 3_300_000
 _FEWEST_FOR_DLR = 3
+# an even number: noise comes in pairs of opposite sign
+SMOOTHING_DRAWS = 8
+_SMOOTHING = 0.5
+"""Deviation of the noise that gradients are averaged over, as a share of eps."""
 
 
 class _Job(NamedTuple):
@@ -72,11 +79,19 @@ def _momentum(job: _Job) -> Adversarial:
     )  # fmt: skip
 
 
-def _pgd(job: _Job, norm: str = LINF) -> Adversarial:
+def _pgd(job: _Job, norm: str = LINF, start: Tensor | None = None) -> Adversarial:
+    begin = ball(norm, job.eps).starts(job.x, seed=SEED) - job.x if start is None else start
     return pgd(
-        job.model, job.x, job.labels, eps=job.eps, steps=job.effort.steps, loss=job.loss, norm=norm, seed=SEED,
-        start=ball(norm, job.eps).starts(job.x, seed=SEED) - job.x, restarts=job.effort.restarts,
+        job.model, job.x, job.labels, eps=job.eps, steps=job.effort.steps, loss=job.loss, norm=norm, seed=SEED, start=begin,
+        restarts=job.effort.restarts,
     )  # fmt: skip
+
+
+def _pgd_smoothed(job: _Job) -> Adversarial:
+    smoothed = Averaged(job.model, SMOOTHING_DRAWS, _SMOOTHING * job.eps)
+    # a start of its own: a point that gradients have led to may be one that they cannot leave
+    start = ball(LINF, job.eps).starts(job.x, seed=SEED, restart=1) - job.x
+    return _pgd(job._replace(model=smoothed), start=start)
 
 
 def _pgd_l2(job: _Job) -> Adversarial:
@@ -108,8 +123,7 @@ class _Recipe:
         step_size: in words, with ``{eps}`` and ``{steps}``.
         norm: of the budget.
         random: whether it begins at a random point.
-        onwards: whether an image begins at the worst that was found of it within the next smaller budget. Attacks that the
-            verdict compares, one with another or one budget with the next, do not: each of their figures stands for itself.
+        draws: calls that one gradient is the mean of.
     """
 
     run: Callable[[_Job], Adversarial] | None
@@ -118,7 +132,7 @@ class _Recipe:
     step_size: str
     norm: str = LINF
     random: bool = True
-    onwards: bool = False
+    draws: int | None = None
 
 
 _CE, _MARGIN, _DLR = "cross-entropy", "logit margin", "DLR"
@@ -129,13 +143,15 @@ _RECIPES: Mapping[str, _Recipe] = {
         None, "cross-entropy of logits / max|logit|", rescaled_cross_entropy, "{eps}", random=False
     ),
     FGSM_RANDOM_START: _Recipe(_random_start, _CE, cross_entropy, "{eps}"),
-    MI_FGSM: _Recipe(_momentum, _CE, cross_entropy, "{eps}/{steps}", random=False, onwards=True),
+    MI_FGSM: _Recipe(_momentum, _CE, cross_entropy, "{eps}/{steps}", random=False),
     PGD_CE: _Recipe(_pgd, _CE, cross_entropy, _PGD_STEP),
     PGD_MARGIN: _Recipe(_pgd, _MARGIN, margin, _PGD_STEP),
+    PGD_SMOOTHED: _Recipe(_pgd_smoothed, _MARGIN, margin, _PGD_STEP, draws=SMOOTHING_DRAWS),
+    TRANSFER: _Recipe(_pgd, _MARGIN, margin, _PGD_STEP),
     PGD_L2: _Recipe(_pgd_l2, _MARGIN, margin, _PGD_STEP, norm=EUCLIDEAN),
     APGD_CE: _Recipe(_apgd, _CE, cross_entropy, _AUTO_STEP),
     APGD_DLR: _Recipe(_apgd, _DLR, dlr, _AUTO_STEP),
-    APGD_TARGETED: _Recipe(_apgd_targeted, "targeted DLR", dlr, _AUTO_STEP, onwards=True),
+    APGD_TARGETED: _Recipe(_apgd_targeted, "targeted DLR", dlr, _AUTO_STEP),
     LARGE_EPS: _Recipe(_pgd, _MARGIN, margin, _PGD_STEP),
 }  # fmt: skip
 NAMES = tuple(_RECIPES)
@@ -155,6 +171,7 @@ class GradientAttack:
         target: class position to move towards; None is untargeted.
         suffix: of the name in rows, ``"@int8-u8s8"`` where the model is not the reference.
         gradients: where they come from, in words.
+        draws: answers of a random network that each gradient is the mean of.
     """
 
     model: nn.Module
@@ -167,6 +184,7 @@ class GradientAttack:
     suffix: str = ""
     gradients: str = GRADIENTS
     queried: str | None = None
+    draws: int = 1
 
     @property
     def name(self) -> str:
@@ -188,15 +206,27 @@ class GradientAttack:
             norm=recipe.norm, loss=said, steps=steps, step_size=recipe.step_size.format(eps=eps.text, steps=steps),
             restarts=min(self.effort.targets, self.classes - 1) if targeted else self.effort.restarts,
             seed=SEED if recipe.random else None, target=None if self.target is None else str(self.target),
+            draws=recipe.draws or (self.draws if self.draws > 1 else None),
         )  # fmt: skip
 
     def craft(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> list[Crafted]:
         """Attack a batch at every budget, in parts whose activations fit into memory; an image does not notice."""
-        part = min(at_once(x, next(self.model.parameters()).device), len(x) or 1)
+        return self._in_parts(x, y, None, self.eps)
+
+    def _in_parts(
+        self, x: NDArray[np.float32], y: NDArray[np.int64], start: NDArray[np.float32] | None, eps: Sequence[Eps]
+    ) -> list[Crafted]:
+        device = device_of(self.model)
+        part = min(at_once(x, device), len(x) or 1)
         while True:
             try:
                 parts = [
-                    self._craft(*self._tensors(x[i : i + part], y[i : i + part])) for i in range(0, len(x) or 1, part)
+                    self._craft(
+                        *tensors(x[i : i + part], y[i : i + part], device),
+                        None if start is None else start[i : i + part],
+                        eps,
+                    )
+                    for i in range(0, len(x) or 1, part)
                 ]
             except torch.OutOfMemoryError:
                 if part == 1:
@@ -207,44 +237,40 @@ class GradientAttack:
             torch.cuda.empty_cache()
             part //= 2
 
-    def _craft(self, x: Tensor, labels: Tensor) -> list[Adversarial]:
+    def _craft(
+        self, x: Tensor, labels: Tensor, start: NDArray[np.float32] | None, eps: Sequence[Eps]
+    ) -> list[Adversarial]:
         recipe = _RECIPES[self.method]
+        model = Averaged(self.model, self.draws) if self.draws > 1 else self.model
         if recipe.run is None:
-            budgets = [eps.value for eps in self.eps]
-            if self.target is None:
-                return fgsm(self.model, x, labels, eps=budgets, loss=recipe.loss)
-            aims = torch.full_like(labels, self.target)
-            made = fgsm(self.model, x, aims, eps=budgets, loss=recipe.loss, targeted=True)
-            # towards its own class an image is not attacked, but confirmed
-            own = labels == aims
-            return [Adversarial(torch.where(own[:, None, None, None], x, m.x), m.zero_gradient | own) for m in made]
+            return self._one_step(model, x, labels, recipe.loss)
         loss = margin if recipe.loss is dlr and self.classes < _FEWEST_FOR_DLR else recipe.loss
-        found: list[Adversarial] = []
-        for eps in self.eps:
-            start = found[-1].x - x if recipe.onwards and found else None
-            job = _Job(self.model, x, labels, eps.value, self.effort, loss, start)
-            found.append(recipe.run(job))
-        return found
+        moved = None if start is None else torch.from_numpy(start).to(x.device) - x
+        return [recipe.run(_Job(model, x, labels, budget.value, self.effort, loss, moved)) for budget in eps]
 
-    def _tensors(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        device = next(self.model.parameters()).device
-        images = torch.from_numpy(x).to(device).contiguous(memory_format=memory_order(device))
-        return images, torch.from_numpy(y).to(device)
+    def _one_step(self, model: nn.Module, x: Tensor, labels: Tensor, loss: Loss) -> list[Adversarial]:
+        budgets = [eps.value for eps in self.eps]
+        if self.target is None:
+            return fgsm(model, x, labels, eps=budgets, loss=loss)
+        aims = torch.full_like(labels, self.target)
+        made = fgsm(model, x, aims, eps=budgets, loss=loss, targeted=True)
+        # towards its own class an image is not attacked, but confirmed
+        own = labels == aims
+        return [Adversarial(torch.where(own[:, None, None, None], x, m.x), m.zero_gradient | own) for m in made]
 
 
-def at_once(x: NDArray[np.float32] | Tensor, device: torch.device) -> int:
-    """How many images of ``x``, float32 (n, 3, H, W), are attacked at once, so that their activations fit into memory.
+class CumulativeGradientAttack(GradientAttack):
+    """A :class:`GradientAttack` that runs on what the attacks before it left standing."""
 
-    Args:
-        x: the images.
-        device: where.
-    """
-    size = x.shape[2] * x.shape[3]
-    if device.type != "cuda":
-        return max(1, _PIXELS_AT_ONCE // size)
-    large = torch.cuda.get_device_properties(device).total_memory >= _LARGE_GPU
-    # a power of two, as batches shrink there
-    return 1 << max(1, (_PIXELS_ON_IT if large else _PIXELS_AT_ONCE) // size).bit_length() - 1
+    @property
+    def asked(self) -> None:
+        """Images have to stand on the reference model."""
+        return None
+
+    def craft_from(self, x: NDArray[np.float32], y: NDArray[np.int64], start: NDArray[np.float32], eps: Eps) -> Crafted:
+        """Attack images that stand; MI-FGSM and targeted APGD begin at the worst versions so far."""
+        (made,) = self._in_parts(x, y, start, [eps])
+        return made
 
 
 def _joined(parts: Sequence[Adversarial]) -> Crafted:
@@ -262,6 +288,7 @@ def build_attacks(
     target: int | None = None,
     suffix: str = "",
     gradients: str = GRADIENTS,
+    draws: int = 1,
 ) -> list[Attack]:
     """The gradient attacks among ``efforts``, e.g. ``SUITES["standard"]``; those that only ask the model are left to others.
 
@@ -274,11 +301,12 @@ def build_attacks(
         target: class position to move towards, for attacks that can.
         suffix: of the names in rows, for a model that is not the reference.
         gradients: where they come from, in words.
+        draws: answers that each gradient is the mean of; more than 1 for a network that answers at random.
 
     Raises:
         InputError: a name is unknown, or an attack that was named cannot be targeted.
     """
-    unknown = [name for name in efforts if name not in _RECIPES and name not in QUERY_ATTACKS]
+    unknown = [name for name in efforts if base_name(name) not in (*_RECIPES, *QUERY_ATTACKS, LINEARITY)]
     if unknown or not efforts:
         raise InputError(
             f"unknown attack {', '.join(unknown) or '(none)'}: choose from {', '.join((*NAMES, *QUERY_ATTACKS))}"
@@ -287,9 +315,25 @@ def build_attacks(
     for name, effort in efforts.items():
         if name in QUERY_ATTACKS:
             continue
+        if name == LINEARITY:
+            attacks.append(LinearityControl(model, eps, gradients_sha256, gradients))
+            continue
         own = (Eps.parse("1"),) if name == LARGE_EPS else eps
         aim = target if name in TARGETABLE else None
+        kind = CumulativeGradientAttack if name in CUMULATIVE else GradientAttack
         attacks.append(
-            GradientAttack(model, gradients_sha256, own, name, effort, classes, target=aim, suffix=suffix, gradients=gradients)
-        )  # fmt: skip
-    return attacks
+            kind(
+                model,
+                gradients_sha256,
+                own,
+                name,
+                effort,
+                classes,
+                target=aim,
+                suffix=suffix,
+                gradients=gradients,
+                draws=draws,
+            )
+        )
+    # a control looks at what the attacks have left
+    return sorted(attacks, key=lambda attack: isinstance(attack, LinearityControl))

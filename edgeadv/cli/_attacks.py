@@ -11,6 +11,7 @@ import typer
 
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.crafting import changing
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.evaluate import DataInfo
@@ -26,6 +27,7 @@ from edgeadv_runtime.suites import (
     SQUARE,
     SUITES,
     TARGETABLE,
+    TRANSFER,
     Effort,
 )
 from edgeadv_runtime.variants import INT8, base_of, precision_of
@@ -35,6 +37,7 @@ from ._shared import names
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from edgeadv.data import ImageSet
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 
 STANDARD = "standard"
 _SEED = 0
+RANDOM_DRAWS = 10
+"""Answers of a network that answers at random, that each gradient is the mean of."""
 
 EpsList = Annotated[
     str,
@@ -56,6 +61,14 @@ AttackNames = Annotated[
 ]
 Queries = Annotated[int | None, typer.Option("--queries", min=1, help="Most queries that square makes for an image.")]
 Limit = Annotated[int | None, typer.Option("--limit", help="At most this many images, as many of each class.")]
+TransferFrom = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--transfer-from",
+        help="Another bundle of the same classes, with weights: images made on it are tried too. For a defended network an undefended "
+        "one; may be given several times.",
+    ),
+]
 Target = Annotated[str | None, typer.Option("--target", help="Class id that fgsm and fgsm-rescaled move towards.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that decode images.")]
 Unreadable = Annotated[bool, typer.Option("--allow-unreadable", help="Accept more than 1% of unreadable images.")]
@@ -117,13 +130,17 @@ class Plan:
 def make_plan(
     bundle: Bundle, data: str, eps: str, *, efforts: Mapping[str, Effort], variants: Sequence[str], images: int | None = None,
     target: str | None = None, provider: str = "cpu", threads: int | None = None, allow_unreadable: bool = False,
-    download: bool = False, root: Path | None = None,
+    download: bool = False, root: Path | None = None, transfer_from: Sequence[Path] = (),
 ) -> Plan:  # fmt: skip
     """Open the data, match its labels to the bundle's classes, and make the attacks on its weights, which use ``threads``.
+
+    ``transfer_from`` are bundles on whose weights images are made too.
 
     Those of ``variants`` that are int8 are attacked by their own gradients too, where the bundle holds their surrogates: once
     for the artefact with float input and for that with uint8 input, which is the same function of the pixels.
     """
+    import numpy as np
+
     from edgeadv.attacks import build_attacks
     from edgeadv.data import DEFAULT_ROOT, balanced_subset, open_data
     from edgeadv.surrogate import load_surrogate
@@ -139,10 +156,19 @@ def make_plan(
     reference = open_torch(bundle, provider="cpu" if provider == "cpu" else "cuda", threads=threads)
     assert isinstance(reference, TorchBackend)
     towards = None if target is None else bundle.classes.index(target)
+    frame = np.zeros((2, *bundle.preprocess.input_shape), np.float32)
     made = build_attacks(
-        reference.attack_model, budgets, efforts=efforts, classes=len(bundle.classes), gradients_sha256=bundle.weights_sha256,
+        reference.attack_model,
+        budgets,
+        efforts=efforts,
+        classes=len(bundle.classes),
+        gradients_sha256=bundle.weights_sha256,
         target=towards,
-    )  # fmt: skip
+        draws=RANDOM_DRAWS if changing(reference, frame, reference.infer(frame)).any() else 1,
+    )
+    made += transferred(
+        bundle, transfer_from, budgets, efforts=efforts, device=next(reference.model.parameters()).device
+    )
     on_surrogate = {name: effort for name, effort in efforts.items() if name in ON_SURROGATE}
     skipped: list[dict[str, str]] = []
     attacked: set[str] = set()
@@ -166,11 +192,52 @@ def make_plan(
     return Plan(opened, order, info, budgets, efforts, made, reference, skipped)
 
 
+def transferred(
+    bundle: Bundle, others: Sequence[Path], eps: Sequence[Eps], *, efforts: Mapping[str, Effort], device: torch.device
+) -> list[Attack]:
+    """PGD on the margin of other networks, as hard as ``efforts`` has it.
+
+    Args:
+        bundle: what is attacked.
+        others: bundles with weights.
+        eps: budgets.
+        efforts: of the attacks that run.
+        device: where gradients are computed.
+
+    Raises:
+        InputError: a bundle has other classes or other pixels, or is the one that is attacked.
+        EdgeAdvError: it cannot be opened, or holds no weights.
+    """
+    import torch
+
+    from edgeadv.attacks import attack_copy, build_attacks
+    from edgeadv.torch_backend import load_model
+
+    made: list[Attack] = []
+    for path in others:
+        other = Bundle.open(path)
+        if other.classes.ids != bundle.classes.ids or other.preprocess != bundle.preprocess:
+            raise InputError(f"--transfer-from {path} has other classes or another preprocessing than {bundle.path}")
+        if other.weights_sha256 == bundle.weights_sha256:
+            raise InputError(f"--transfer-from {path} holds the weights that are attacked: name another network")
+        sample = torch.rand(2, *bundle.preprocess.input_shape, generator=torch.Generator().manual_seed(0)).to(device)
+        made += build_attacks(
+            attack_copy(load_model(other, device=device), sample),
+            eps,
+            classes=len(bundle.classes),
+            efforts={TRANSFER: efforts.get(PGD_MARGIN) or SUITES["standard"][PGD_MARGIN]},
+            gradients_sha256=other.weights_sha256,
+            suffix=f"@{other.weights_sha256[:8]}",
+            gradients=f"torch fp32 of {other.manifest['title']}",
+        )
+    return made
+
+
 def query_attacks(
     efforts: Mapping[str, Effort], eps: Sequence[Eps], reference: Backend | None, backends: Sequence[Backend], *,
     state: Path | None = None,
 ) -> list[Attack]:  # fmt: skip
-    """The attacks that need no gradients: noise once, and Square on the reference and on every other artefact.
+    """The attacks that need no gradients: noise once, and Square on every artefact; on the reference where there is none else.
 
     Args:
         efforts: the attacks that run; those with gradients are not looked at.
@@ -179,16 +246,17 @@ def query_attacks(
         backends: the artefacts to be scored, opened.
         state: where Square keeps what it has of a batch that is under way, so that an interruption costs seconds.
     """
-    asked = {} if reference is None else {reference.identity: reference}
-    for backend in backends:
-        asked.setdefault(backend.identity, backend)
+    scored = {backend.identity: backend for backend in backends}
+    if not scored and reference is not None:
+        scored[reference.identity] = reference
     made: list[Attack] = []
     if NOISE in efforts:
         # several draws need somebody who tells which is the strongest
-        made.append(NoiseAttack(eps, queries=efforts[NOISE].queries, seed=_SEED, backend=next(iter(asked.values()))))
+        teller = reference or next(iter(scored.values()))
+        made.append(NoiseAttack(eps, queries=efforts[NOISE].queries, seed=_SEED, backend=teller))
     if SQUARE in efforts:
         queries = efforts[SQUARE].queries
-        made += [SquareAttack(backend, eps, queries, seed=_SEED, state=state) for backend in asked.values()]
+        made += [SquareAttack(backend, eps, queries, seed=_SEED, state=state) for backend in scored.values()]
     return made
 
 

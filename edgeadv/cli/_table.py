@@ -91,7 +91,8 @@ def _strongest(rows: Sequence[Row]) -> str:
         return ""
     # of two that are as strong, the one that met this artefact
     row = min(rows, key=lambda row: (row.correct_top1, row.threat == "transfer"))
-    return f"{_cell(row)} {row.attack} ({row.threat})"
+    after = ", cumulative" if row.params.cumulative else ""
+    return f"{_cell(row)} {row.attack} ({row.threat}{after})"
 
 
 def _cell(row: Row | None) -> str:

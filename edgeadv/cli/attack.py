@@ -19,6 +19,7 @@ from ._attacks import (
     Root,
     Suite,
     Target,
+    TransferFrom,
     Unreadable,
     Workers,
     efforts_of,
@@ -43,6 +44,7 @@ def attack(
     ] = False,
     limit: Limit = None,
     target: Target = None,
+    transfer_from: TransferFrom = None,
     gradients: GradientsFrom = SOONEST,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted pack.")] = False,
     provider: Provider = "cpu",
@@ -61,7 +63,7 @@ def attack(
     opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)
     plan = make_plan(
         opened, data, eps, efforts=efforts, variants=opened.variants, images=limit, target=target, provider=provider,
-        allow_unreadable=allow_unreadable, download=download, root=data_root,
+        allow_unreadable=allow_unreadable, download=download, root=data_root, transfer_from=transfer_from or (),
     )  # fmt: skip
     if not out.exists():
         plan = follow_soonest(

@@ -12,10 +12,11 @@ import numpy as np
 import typer
 
 from edgeadv_runtime import __version__
-from edgeadv_runtime.attack import AttackInfo, CraftedBatch, check_infos, craft, extend, infos
+from edgeadv_runtime.attack import AttackInfo, CraftedBatch, check_infos, infos
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.backends.ort import CPU, PROVIDERS
 from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.crafting import craft, extend
 from edgeadv_runtime.device import library_versions, usable_cores
 from edgeadv_runtime.errors import DataError, InputError
 from edgeadv_runtime.evaluate import DataInfo, check_readable, readable, summarise
@@ -37,6 +38,7 @@ from ._attacks import (
     Root,
     Suite,
     Target,
+    TransferFrom,
     Unreadable,
     Workers,
     efforts_of,
@@ -89,6 +91,7 @@ def evaluate(
     ] = False,
     limit: Limit = None,
     target: Target = None,
+    transfer_from: TransferFrom = None,
     gradients: GradientsFrom = SOONEST,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted evaluation.")] = False,
     provider: Provider = "cpu",
@@ -122,7 +125,7 @@ def evaluate(
         team = stack.enter_context(join(own_gpu=provider in ("cuda", "tensorrt") or "tensorrt" in backend))
         with team.in_turn():
             _check_options(
-                data=data, pack=pack, eps=eps, settled=[target, limit, uint8, allow_unreadable, gradients != SOONEST], for_data=[workers, data_root, download]
+                data=data, pack=pack, eps=eps, settled=[target, limit, uint8, transfer_from, allow_unreadable, gradients != SOONEST], for_data=[workers, data_root, download]
             )  # fmt: skip
             opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)
             openers, skipped = backend_openers(
@@ -153,6 +156,7 @@ def evaluate(
                     opened, data, eps, efforts=efforts_of(suite, attack, queries),
                     variants=[variant for _, variant in openers], images=limit, target=target, provider=provider,
                     threads=threads, allow_unreadable=allow_unreadable, download=download, root=data_root,
+                    transfer_from=transfer_from or (),
                 )  # fmt: skip
                 plan = follow_soonest(
                     plan, opened, asked=gradients, target=target, folder=store.folder, resume=resume, rank=team.rank, workers=workers
@@ -208,7 +212,7 @@ def _check_options(
         return
     if eps is not None or any(value not in (None, False) for value in settled):
         raise InputError(
-            "--eps, --target, --limit, --uint8, --gradients and --allow-unreadable were settled with the pack: leave them out"
+            "--eps, --target, --limit, --uint8, --transfer-from, --gradients and --allow-unreadable were settled with the pack: leave them out"
         )
     if data is None and any(for_data):
         raise InputError("--workers, --download and --data-root are for --data: leave them out")
@@ -278,7 +282,7 @@ def packed(
 
     def read(numbers: Sequence[int], unreadable: list[str]) -> Iterator[CraftedBatch]:
         batches = pack.batches(unreadable, numbers)
-        return extend(batches, added, uint8=pack.uint8) if added else batches
+        return extend(batches, added, pack.infos, uint8=pack.uint8) if added else batches
 
     return Source(read, pack.shards, listed, pack.data, {"pack": sha256_file(pack.path / PACK_FILE)})
 

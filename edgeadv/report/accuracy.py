@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from edgeadv_runtime.results import CLEAN, WORST_CASE, Row, engine_sentence, engines
-from edgeadv_runtime.suites import FGSM
+from edgeadv_runtime.suites import FGSM, base_name
 from edgeadv_runtime.verdict import ORDER
 
 from .inputs import Finding, Inputs, ResultsFile
-from .words import LABELS, base_name
+from .words import LABELS
 
 # of two figures that are alike, the one of the attack that came closest to the artefact
 _CLOSEST = ("white-box", "query", "transfer")

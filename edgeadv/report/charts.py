@@ -13,9 +13,10 @@ from xml.etree import ElementTree
 
 from edgeadv_runtime.bench_file import BenchRow
 from edgeadv_runtime.results import CLEAN, WORST_CASE, Row
+from edgeadv_runtime.suites import base_name
 
 from .accuracy import Group
-from .words import LABELS, attack_label, base_name
+from .words import LABELS, attack_label
 
 _STRIP_HEIGHT = 20
 _WIDTH, _HEIGHT = 548, 330

@@ -11,12 +11,15 @@ from edgeadv_runtime.suites import (
     FGSM_RANDOM_START,
     FGSM_RESCALED,
     LARGE_EPS,
+    LINEARITY,
     MI_FGSM,
     NOISE,
     PGD_CE,
     PGD_L2,
     PGD_MARGIN,
+    PGD_SMOOTHED,
     SQUARE,
+    TRANSFER,
 )
 from edgeadv_runtime.variants import VARIANTS
 
@@ -33,6 +36,9 @@ LABELS = {
     APGD_CE: "APGD-CE",
     APGD_DLR: "APGD-DLR",
     APGD_TARGETED: "APGD-T",
+    PGD_SMOOTHED: "PGD, smoothed gradients",
+    TRANSFER: "transfer",
+    LINEARITY: "linearity",
     LARGE_EPS: "PGD at eps 1",
     NOISE: "noise",
     SQUARE: "Square",
@@ -40,15 +46,15 @@ LABELS = {
 }
 MEANINGS = {
     "UNCHECKED": (
-        "What ran cannot show whether the attacks saw gradients worth following: "
+        "An upper bound: what ran cannot show whether the attacks saw gradients worth following, and "
         "the true robust accuracy may be far lower."
     ),
     "PASS": (
-        "No rule found hidden gradients, so the worst case can be read as measured. "
-        "The check says nothing about how hard the model is to fool; the number does."
+        "Attacks along gradients were compared with noise, with smoothed gradients and with a search that asks the artefact itself, "
+        "and no rule fired. What was not looked for was not found either: a worst case stays an upper bound."
     ),
     "SUSPECT": (
-        "At least one rule found a sign of hidden gradients: "
+        "At least one rule found a sign of hidden or false gradients: "
         "the true robust accuracy may be lower than any number here."
     ),
     "MASKED": (
@@ -63,7 +69,12 @@ RULES = {
     "margin": "the margin against the cross-entropy",
     "one-step": "one step against twenty",
     "steps": "twenty steps against one",
-    "query": "queries against gradients",
+    "query": "noise and queries against gradients",
+    "linearity": "the margin's rise against what its gradient predicts",
+    "noise": "how far noise gets, against gradients",
+    "progress": "how far queries get, against gradients",
+    "smoothed": "gradients of the surroundings against plain ones",
+    "transfer": "another network's gradients against its own",
     "large-eps": "what stands at eps 1",
     "rising": "a larger eps against a smaller",
     "probabilities": "answers that are no logits",
@@ -71,11 +82,6 @@ RULES = {
     "coverage": "what a PASS needs",
 }
 """What each rule of the masking check looks at, in a few words."""
-
-
-def base_name(attack: str) -> str:
-    """The attack's name without what it was bound to: ``pgd-margin`` of ``pgd-margin@int8-u8s8``."""
-    return attack.partition("@")[0]
 
 
 def attack_label(attack: str) -> str:

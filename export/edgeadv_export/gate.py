@@ -23,7 +23,8 @@ from edgeadv.data import ImageSet, batches
 from edgeadv.models import PixelModel
 from edgeadv.pack import write_pack
 from edgeadv.surrogate import Surrogate
-from edgeadv_runtime.attack import Attack, CleanBatch, CraftedBatch, craft
+from edgeadv_runtime.attack import Attack, CleanBatch, CraftedBatch
+from edgeadv_runtime.crafting import craft
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import DataError, ExportError, InputError

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,9 @@ from .backends.base import Backend
 from .eps import Eps
 from .errors import InputError
 from .files import sha256_bytes
-from .perturbation import NORMS, check_crafted, round_to_uint8
-from .preprocess import to_tensor
+from .perturbation import NORMS
 from .results import CLEAN, AttackParams
 
-# of a model that gives probabilities, and of one that answers the same question in two ways
-_SUM_SLACK, _CHANGE = 1e-4, 1e-3
 Key = tuple[str, str]
 """Name of an attack and the text of its eps; ``(CLEAN, "0")`` for the image as it is."""
 CLEAN_KEY: Key = (CLEAN, "0")
@@ -36,10 +33,12 @@ class Crafted:
     Attributes:
         x: float32 (n, 3, H, W) in [0, 1].
         zero_gradient: bool (n,): images without a gradient to follow; None where the attack does not tell.
+        linearity: what the gradients predict against what happens, float32 (n, k); None but of the control that measures it.
     """
 
     x: NDArray[np.float32]
     zero_gradient: NDArray[np.bool_] | None
+    linearity: NDArray[np.float32] | None = None
 
 
 class Attack(Protocol):
@@ -88,6 +87,30 @@ class Attack(Protocol):
 
         Returns:
             One :class:`Crafted` per budget, in the order of :attr:`eps`.
+        """
+        ...
+
+
+@runtime_checkable
+class CumulativeAttack(Attack, Protocol):
+    """An attack that only adds to the worst case: it runs on images that stand after the attacks before it.
+
+    Its row counts what stands after all of them: an image that fell before keeps the version that broke it.
+    """
+
+    @property
+    def asked(self) -> Backend | None:
+        """The artefact on which images have to stand; None is the reference model."""
+        ...
+
+    def craft_from(self, x: NDArray[np.float32], y: NDArray[np.int64], start: NDArray[np.float32], eps: Eps) -> Crafted:
+        """Attack images that stand.
+
+        Args:
+            x: float32 (n, 3, H, W) in [0, 1], n >= 1.
+            y: true labels, int64 (n,).
+            start: of each image the version with the largest margin so far, float32 like ``x``, within ``eps``.
+            eps: one of :attr:`eps`.
         """
         ...
 
@@ -141,6 +164,7 @@ class AttackInfo:
     gradients_sha256: str | None
     queried: str | None = None
     control: bool = False
+    cumulative: bool = False
 
     @property
     def key(self) -> Key:
@@ -183,7 +207,11 @@ class Evidence:
             it gives to the images before they are rounded, int64 (n,).
         zero_gradient: for each key whose attack tells, bool (n,): images without a gradient to follow.
         probabilities: bool (n,): the answer to the clean image lies in [0, 1] and adds up to 1, so these are no logits.
-        unstable: bool (n,): asked again about the same clean images, it gave other logits.
+        unstable: bool (n,): asked again about the clean or the attacked image, it gave other logits.
+        progress: for each key of noise and of a query attack on it, float32 (n,): how far it raised the margin, over how far the best
+            attack that follows gradients within the budget did.
+        linearity: for each key of the control ``linearity``, float32 (n, k): how far the margin rose along the gradient, over
+            what the gradient predicts, 1 for a network that is linear there; NaN where it was not measured.
     """
 
     answers: Mapping[Key, NDArray[np.int64]]
@@ -191,6 +219,8 @@ class Evidence:
     zero_gradient: Mapping[Key, NDArray[np.bool_]]
     probabilities: NDArray[np.bool_]
     unstable: NDArray[np.bool_]
+    progress: Mapping[Key, NDArray[np.float32]] = field(default_factory=dict)
+    linearity: Mapping[Key, NDArray[np.float32]] = field(default_factory=dict)
 
     def select(self, chosen: NDArray[np.bool_]) -> Evidence:
         """That of the images whose flag in ``chosen``, bool (n,), is set."""
@@ -200,6 +230,8 @@ class Evidence:
             {key: flags[chosen] for key, flags in self.zero_gradient.items()},
             self.probabilities[chosen],
             self.unstable[chosen],
+            {key: ratios[chosen] for key, ratios in self.progress.items()},
+            {key: ratios[chosen] for key, ratios in self.linearity.items()},
         )
 
 
@@ -256,9 +288,19 @@ def infos(attacks: Iterable[Attack], *, uint8: bool) -> list[AttackInfo]:
     for attack in attacks:
         for eps in attack.eps:
             params = replace(attack.params(eps), uint8=uint8)
+            cumulative = isinstance(attack, CumulativeAttack)
+            if cumulative and not attack.control:
+                params = replace(params, cumulative=True)
             found.append(
                 AttackInfo(
-                    attack.name, eps, params, attack.gradients, attack.gradients_sha256, attack.queried, attack.control
+                    attack.name,
+                    eps,
+                    params,
+                    attack.gradients,
+                    attack.gradients_sha256,
+                    attack.queried,
+                    attack.control,
+                    cumulative,
                 )
             )
     check_infos(found)
@@ -288,100 +330,3 @@ def check_infos(listed: Iterable[AttackInfo]) -> None:
     if len(norms) > 1:
         both = " and ".join(f"{name} in {norm}" for norm, name in norms.items())
         raise InputError(f"eps means one norm in a run, and {both} is two: run them one after the other")
-
-
-def craft(
-    batches: Iterable[CleanBatch], attacks: Sequence[Attack], reference: Backend, *, uint8: bool
-) -> Iterator[CraftedBatch]:
-    """Attack each batch once, for every artefact that will be scored on it.
-
-    Args:
-        batches: images; one batch at a time is held.
-        attacks: what to run; the images of controls are shown to the reference model and forgotten.
-        reference: the model whose gradients are used, to see what the attacks do to it.
-        uint8: round adversarial images to 8 bits, staying within eps, as :func:`round_to_uint8` does.
-
-    Raises:
-        InputError: an attack broke its contract: shape, range, eps, or values that are not finite.
-    """
-    for batch in batches:
-        x = to_tensor(batch.pixels)
-        if not len(x):
-            yield _nothing(batch, x, attacks)
-            continue
-        adversarial: dict[Key, NDArray[np.float32]] = {}
-        unrounded: dict[Key, NDArray[np.int64]] = {}
-        zero: dict[Key, NDArray[np.bool_]] = {}
-        logits = reference.infer(x)
-        answers: dict[Key, NDArray[np.int64]] = {CLEAN_KEY: logits.argmax(axis=1)}
-        for attack in attacks:
-            # an attack on another artefact says nothing of what rounding costs here
-            ours = reference.artifact_sha256 == attack.gradients_sha256 or reference.identity == attack.queried
-            for key, made, flags, exact in _attacked(attack, batch, x, uint8=uint8):
-                answers[key] = _label(reference, made)
-                if not attack.control:
-                    adversarial[key] = made
-                    if uint8 and ours:
-                        unrounded[key] = _label(reference, exact)
-                if flags is not None:
-                    zero[key] = flags
-        again = np.abs(reference.infer(x) - logits).max(axis=1)
-        unstable = again > _CHANGE * np.abs(logits).max(axis=1)
-        yield CraftedBatch(batch, adversarial, Evidence(answers, unrounded, zero, _are_probabilities(logits), unstable))
-
-
-def extend(batches: Iterable[CraftedBatch], attacks: Sequence[Attack], *, uint8: bool) -> Iterator[CraftedBatch]:
-    """Add attacks to batches that come from a pack, where there is no reference model: it is not asked about them.
-
-    Args:
-        batches: what a pack holds.
-        attacks: attacks that need no gradients and no reference model; none of them a control.
-        uint8: round their images to 8 bits, as those of the pack were.
-
-    Raises:
-        InputError: as :func:`craft`.
-    """
-    for batch in batches:
-        x = to_tensor(batch.clean.pixels)
-        added: dict[Key, NDArray[np.float32]] = {}
-        for attack in attacks:
-            if len(x):
-                added |= {key: made for key, made, _, _ in _attacked(attack, batch.clean, x, uint8=uint8)}
-            else:
-                added |= {(attack.name, eps.text): x for eps in attack.eps}
-        known = {key: partial(batch.adversarial.__getitem__, key) for key in batch.adversarial}
-        new = {key: partial(added.__getitem__, key) for key in added}
-        yield replace(batch, adversarial=LazyImages({**known, **new}))
-
-
-_Attacked = tuple[Key, NDArray[np.float32], NDArray[np.bool_] | None, NDArray[np.float32]]
-"""Key, images as they are scored, images without a gradient, images before they were rounded."""
-
-
-def _attacked(attack: Attack, batch: CleanBatch, x: NDArray[np.float32], *, uint8: bool) -> Iterator[_Attacked]:
-    """What an attack makes of a batch at each budget, checked, and rounded if ``uint8``."""
-    for eps, crafted in zip(attack.eps, attack.craft(x, batch.labels), strict=True):
-        norm = attack.params(eps).norm
-        check_crafted(crafted.x, x, attack.name, eps, norm=norm)
-        made = to_tensor(round_to_uint8(crafted.x, batch.pixels, eps, norm=norm)) if uint8 else crafted.x
-        yield (attack.name, eps.text), made, crafted.zero_gradient, crafted.x
-
-
-def _nothing(batch: CleanBatch, x: NDArray[np.float32], attacks: Sequence[Attack]) -> CraftedBatch:
-    """A batch none of whose images could be decoded."""
-    keys = [((attack.name, eps.text), attack.control) for attack in attacks for eps in attack.eps]
-    labels, flags = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_)
-    answers = dict.fromkeys([CLEAN_KEY, *(key for key, _ in keys)], labels)
-    images = {key: x for key, control in keys if not control}
-    return CraftedBatch(batch, images, Evidence(answers, {}, {}, flags, flags))
-
-
-def _label(backend: Backend, x: NDArray[np.float32]) -> NDArray[np.int64]:
-    labels: NDArray[np.int64] = backend.infer(x).argmax(axis=1)
-    return labels
-
-
-def _are_probabilities(logits: NDArray[np.float32]) -> NDArray[np.bool_]:
-    within = ((logits >= 0) & (logits <= 1)).all(axis=1)
-    found: NDArray[np.bool_] = within & (np.abs(logits.sum(axis=1, dtype=np.float64) - 1) <= _SUM_SLACK)
-    return found

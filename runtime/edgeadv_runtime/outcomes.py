@@ -97,6 +97,8 @@ class BatchOutcome:
         left_out: images of the batch that int8 was calibrated on; they are not among the ``n``.
         unreadable: messages of images that could not be decoded.
         examples: images that the report may show.
+        progress: for each artefact and each key of noise and of a query attack, float32 (n,), as :class:`Evidence` has it.
+        unstable: for each artefact, bool (n,): asked again it gave other logits.
     """
 
     index: NDArray[np.int64]
@@ -108,6 +110,8 @@ class BatchOutcome:
     left_out: int = 0
     unreadable: tuple[str, ...] = ()
     examples: tuple[Example, ...] = ()
+    progress: tuple[Mapping[Key, NDArray[np.float32]], ...] = ()
+    unstable: tuple[NDArray[np.bool_], ...] = ()
 
     @property
     def images(self) -> int:
@@ -118,10 +122,14 @@ class BatchOutcome:
         """Write an ``.npz`` without pickles."""
         evidence = self.evidence
         tables: dict[str, Mapping[Key, NDArray[Any]]] = {
-            "answers": evidence.answers, "unrounded": evidence.unrounded, "zero_gradient": evidence.zero_gradient
-        }  # fmt: skip
-        for k, (first, among5) in enumerate(zip(self.top1, self.top5, strict=True)):
-            tables |= {f"top1_{k}": first, f"top5_{k}": among5}
+            "answers": evidence.answers,
+            "unrounded": evidence.unrounded,
+            "zero_gradient": evidence.zero_gradient,
+            "progress": evidence.progress,
+            "linearity": evidence.linearity,
+        }
+        for k, (first, among5, beyond) in enumerate(zip(self.top1, self.top5, self.progress, strict=True)):
+            tables |= {f"top1_{k}": first, f"top5_{k}": among5, f"progress_{k}": beyond}
         rest = {
             "keys": {name: list(table) for name, table in tables.items()}, "artefacts": len(self.top1), "left_out": self.left_out,
             "hashes": self.hashes, "unreadable": self.unreadable, "examples": [[e.label, e.entry] for e in self.examples],
@@ -130,6 +138,7 @@ class BatchOutcome:
             "index": self.index, "labels": self.labels, "probabilities": evidence.probabilities, "unstable": evidence.unstable,
             "rest": np.frombuffer(json.dumps(rest, allow_nan=False).encode(), dtype=np.uint8),
         }  # fmt: skip
+        arrays |= {f"unstable_{k}": flags for k, flags in enumerate(self.unstable)}
         arrays |= {name: np.stack(list(table.values())) for name, table in tables.items() if table}
         with path.open("wb") as stream:
             np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
@@ -154,22 +163,37 @@ class BatchOutcome:
                     return dict(zip(keys, arrays[name], strict=True)) if keys else {}
 
                 evidence = Evidence(
-                    table("answers"), table("unrounded"), table("zero_gradient"), arrays["probabilities"], arrays["unstable"]
-                )  # fmt: skip
+                    table("answers"),
+                    table("unrounded"),
+                    table("zero_gradient"),
+                    arrays["probabilities"],
+                    arrays["unstable"],
+                    table("progress"),
+                    table("linearity"),
+                )
                 outcome = cls(
-                    arrays["index"], arrays["labels"], tuple(rest["hashes"]),
+                    arrays["index"],
+                    arrays["labels"],
+                    tuple(rest["hashes"]),
                     tuple(table(f"top1_{k}") for k in range(rest["artefacts"])),
                     tuple(table(f"top5_{k}") for k in range(rest["artefacts"])),
-                    evidence, rest["left_out"], tuple(rest["unreadable"]),
+                    evidence,
+                    rest["left_out"],
+                    tuple(rest["unreadable"]),
                     tuple(Example(label, entry) for label, entry in rest["examples"]),
-                )  # fmt: skip
+                    tuple(table(f"progress_{k}") for k in range(rest["artefacts"])),
+                    tuple(arrays[f"unstable_{k}"] for k in range(rest["artefacts"])),
+                )
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BundleError(f"{path} is damaged ({error}): delete {path.parent} and evaluate again") from error
         n, evidence = len(outcome.labels), outcome.evidence
         labels = [outcome.labels, *evidence.answers.values(), *evidence.unrounded.values()]
-        flags = [evidence.probabilities, evidence.unstable, *evidence.zero_gradient.values()]
+        flags: list[NDArray[Any]] = [evidence.probabilities, evidence.unstable, *outcome.unstable]
+        flags += [*evidence.zero_gradient.values(), *evidence.progress.values()]
         flags += [hits for table in (*outcome.top1, *outcome.top5) for hits in table.values()]
+        flags += [ratios for table in outcome.progress for ratios in table.values()]
         fits = len(outcome.hashes) == n and all(array.shape == (n,) for array in (outcome.index, *labels, *flags))
+        fits = fits and all(ratios.ndim == 2 and len(ratios) == n for ratios in evidence.linearity.values())
         if not fits or any(n and not (array.min() >= 0 and array.max() < n_classes) for array in labels):
             raise BundleError(
                 f"{path} is damaged (shapes or labels are wrong): delete {path.parent} and evaluate again"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ def info_to_json(info: AttackInfo) -> dict[str, Any]:
     return {
         "name": info.name, "eps": asdict(info.eps), "params": info.params.to_json(), "gradients": info.gradients,
         "gradients_sha256": info.gradients_sha256, "queried": info.queried, "control": info.control,
+        "cumulative": info.cumulative,
     }  # fmt: skip
 
 
@@ -46,6 +47,7 @@ def info_from_json(value: dict[str, Any]) -> AttackInfo:
     return AttackInfo(
         value["name"], Eps(**value["eps"]), AttackParams.from_json(value["params"]), value["gradients"],
         value["gradients_sha256"], value.get("queried"), value.get("control", False),
+        value.get("cumulative", False),
     )  # fmt: skip
 
 
@@ -66,9 +68,13 @@ def save_shard(
                 np.rint(x_adv.transpose(0, 2, 3, 1) * np.float32(255)).astype(np.uint8) if uint8 else x_adv
             )
         arrays[f"reference_{k}"] = evidence.answers[info.key]
-        for name, table in (("reference_float", evidence.unrounded), ("zero_gradient", evidence.zero_gradient)):
-            if info.key in table:
-                arrays[f"{name}_{k}"] = table[info.key]
+        tables: dict[str, Mapping[Key, NDArray[Any]]] = {
+            "reference_float": evidence.unrounded,
+            "zero_gradient": evidence.zero_gradient,
+            "progress": evidence.progress,
+            "linearity": evidence.linearity,
+        }
+        arrays |= {f"{name}_{k}": table[info.key] for name, table in tables.items() if info.key in table}
     with path.open("wb") as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
@@ -101,7 +107,7 @@ def load_shard(path: Path, infos: list[AttackInfo]) -> tuple[CraftedBatch, tuple
             answers = {info.key: arrays[f"reference_{k}"] for k, info in enumerate(infos)}
             evidence = Evidence(
                 {CLEAN_KEY: arrays["reference_clean"], **answers}, table("reference_float"), table("zero_gradient"),
-                flags("probabilities"), flags("unstable"),
+                flags("probabilities"), flags("unstable"), table("progress"), table("linearity"),
             )  # fmt: skip
             return CraftedBatch(clean, LazyImages(images), evidence), tuple(arrays["unreadable"].tolist())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -211,10 +217,16 @@ class AttackPack:
         clean, evidence = batch.clean, batch.evidence
         n, side, classes = len(clean.labels), self.manifest["preprocess"]["crop"], len(self.manifest["class_ids"])
         labels = [clean.labels, *evidence.answers.values(), *evidence.unrounded.values()]
-        told = [*evidence.zero_gradient.values(), evidence.probabilities, evidence.unstable]
+        told = [
+            *evidence.zero_gradient.values(),
+            *evidence.progress.values(),
+            evidence.probabilities,
+            evidence.unstable,
+        ]
         flags = [clean.index, *labels, *told]
         fits = n == stated and clean.pixels.shape == (n, side, side, 3) and clean.pixels.dtype == np.uint8
         fits = fits and all(array.shape == (n,) for array in flags)
+        fits = fits and all(ratios.ndim == 2 and len(ratios) == n for ratios in evidence.linearity.values())
         if not fits or any(n and not (array.min() >= 0 and array.max() < classes) for array in labels):
             raise BundleError(f"{file} does not fit its pack: shapes or labels are wrong; make the pack again")
         x = to_tensor(clean.pixels)

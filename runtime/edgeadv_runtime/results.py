@@ -28,7 +28,9 @@ SURROGATE = "surrogate"
 class AttackParams:
     """How an attack was run; None where a parameter does not apply.
 
-    ``library`` is a third party's whose attack it is, with its version, in words; None for edgeadv's own.
+    ``library`` is a third party's whose attack it is, with its version, in words; None for edgeadv's own. ``draws``: calls that a
+    gradient is the mean of. ``cumulative``: it ran on what the attacks before it left standing, and its row counts what stands
+    after all of them.
     """
 
     norm: str | None = None
@@ -42,6 +44,8 @@ class AttackParams:
     uint8: bool | None = None
     attacks: tuple[str, ...] | None = None
     library: str | None = None
+    draws: int | None = None
+    cumulative: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The parameters that apply."""

@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from .attack import CLEAN_KEY, AttackInfo, CraftedBatch, Evidence, Key
 from .backends.base import Backend
 from .bundle import Bundle
+from .crafting import changed, changing, logits_of, progress_of
 from .examples import ExamplePicker
+from .margins import margins
 from .outcomes import BatchOutcome, Example
-from .perturbation import round_to_uint8
 from .preprocess import to_tensor
+from .suites import contradicts
 
 TOP = 5
-_Hits = dict[Key, tuple[NDArray[np.bool_], NDArray[np.bool_]]]
+Bools = NDArray[np.bool_]
+_Hits = dict[Key, tuple[Bools, Bools]]
 _T = TypeVar("_T")
 
 
@@ -62,12 +65,22 @@ def score_batches(
         left_out = len(complete.clean.labels) - len(batch.clean.labels)
         if not len(batch.clean.labels):
             return nothing_scored(infos, backends, messages, left_out=left_out)
-        hits, found = _scored(batch, scored, backends, picker)
+        hits, controls, found = _scored(batch, scored, backends, picker)
         top1 = tuple({key: first for key, (first, _) in table.items()} for table in hits)
         top5 = tuple({key: among5 for key, (_, among5) in table.items()} for table in hits)
         clean = batch.clean
         return BatchOutcome(
-            clean.index, clean.labels, clean.hashes, top1, top5, batch.evidence, left_out, messages, found
+            clean.index,
+            clean.labels,
+            clean.hashes,
+            top1,
+            top5,
+            batch.evidence,
+            left_out,
+            messages,
+            found,
+            tuple(progress for progress, _ in controls),
+            tuple(unstable for _, unstable in controls),
         )
 
     def score(position: int, complete: CraftedBatch, messages: tuple[str, ...]) -> BatchOutcome:
@@ -107,20 +120,31 @@ def _beside(calls: Iterator[Callable[[], _T]]) -> Iterator[_T]:
 
 def _scored(
     batch: CraftedBatch, infos: Sequence[AttackInfo], backends: Sequence[Backend], picker: ExamplePicker
-) -> tuple[list[_Hits], tuple[Example, ...]]:
-    """What each artefact is right about in ``batch``, and examples of what the last one makes of it."""
+) -> tuple[list[_Hits], list[tuple[dict[Key, NDArray[np.float32]], Bools]], tuple[Example, ...]]:
+    """What each artefact is right about in ``batch``, its evidence for the verdict, and examples of what the last one makes of it."""
     clean, labels = to_tensor(batch.clean.pixels), batch.clean.labels
     hits: list[_Hits] = []
+    controls: list[tuple[dict[Key, NDArray[np.float32]], Bools]] = []
     found: tuple[Example, ...] = ()
+    budgets = {info.key: info.eps for info in infos}
     for i, backend in enumerate(backends):
         before = backend.infer_pixels(batch.clean.pixels) if backend.takes_uint8 else backend.infer(clean)
         hits.append({CLEAN_KEY: _hits(before, labels)})
+        reached = {CLEAN_KEY: margins(before, labels)}
+        unstable = changing(backend, clean, before)
         for info in infos:
-            after = _attacked(backend, batch, info)
+            x = batch.adversarial[info.key]
+            after = logits_of(backend, x, batch.clean.pixels, info.eps, norm=info.params.norm)
             hits[i][info.key] = _hits(after, labels)
+            reached[info.key] = margins(after, labels)
+            if info is infos[-1]:
+                again = logits_of(backend, x, batch.clean.pixels, info.eps, norm=info.params.norm)
+                unstable |= changed(after, again)
             if i == len(backends) - 1 and info.key == picker.key:
                 found = picker.look(batch, clean, before, after, artefact=f"{backend.name} {backend.variant}")
-    return hits, found
+        progress = {key: progress_of(key, reached, budgets) for key in reached if contradicts(key[0])}
+        controls.append((progress, unstable))
+    return hits, controls, found
 
 
 def check_budgets(infos: Iterable[AttackInfo], backends: Iterable[Backend]) -> None:
@@ -133,14 +157,6 @@ def check_budgets(infos: Iterable[AttackInfo], backends: Iterable[Backend]) -> N
     for info in infos:
         if variant is not None and not info.control and info.params.norm != "l2":
             info.eps.check_8_bits(instead=f"leave out {variant}, which takes such images, with --precision")
-
-
-def _attacked(backend: Backend, batch: CraftedBatch, info: AttackInfo) -> NDArray[np.float32]:
-    """Logits of the adversarial images of ``info``. The backend's own rounding would not know the budget that is to be kept."""
-    x = batch.adversarial[info.key]
-    if not backend.takes_uint8:
-        return backend.infer(x)
-    return backend.infer_pixels(round_to_uint8(x, batch.clean.pixels, info.eps, norm=info.params.norm))
 
 
 def _hits(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -165,4 +181,17 @@ def nothing_scored(
     labels, flags = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_)
     hits = tuple(dict.fromkeys([CLEAN_KEY, *(info.key for info in infos if not info.control)], flags) for _ in backends)
     evidence = Evidence(dict.fromkeys([CLEAN_KEY, *(info.key for info in infos)], labels), {}, {}, flags, flags)
-    return BatchOutcome(labels, labels, (), hits, hits, evidence, left_out, messages)
+    progress = {info.key: flags.astype(np.float32) for info in infos if not info.control and contradicts(info.name)}
+    return BatchOutcome(
+        labels,
+        labels,
+        (),
+        hits,
+        hits,
+        evidence,
+        left_out,
+        messages,
+        (),
+        (progress,) * len(hits),
+        (flags,) * len(hits),
+    )

@@ -169,6 +169,11 @@ class SquareAttack:
         """Identity of the backend that is asked."""
         return self.backend.identity
 
+    @property
+    def asked(self) -> Backend:
+        """The artefact on which images have to stand."""
+        return self.backend
+
     def params(self, eps: Eps) -> AttackParams:
         """How it is run at ``eps``."""
         return AttackParams(norm="linf", loss="logit margin", restarts=1, seed=self.seed, queries=self.queries)
@@ -191,6 +196,18 @@ class SquareAttack:
         for path in states:
             path.unlink(missing_ok=True)
         return [crafted[i] for i in range(len(self.eps))]
+
+    def craft_from(self, x: NDArray[np.float32], y: NDArray[np.int64], start: NDArray[np.float32], eps: Eps) -> Crafted:
+        """Attack images that stand. The search begins at its own stripes: what gradients led to is no part of its evidence.
+
+        Raises:
+            InputError, BundleError, BackendError, StorageError: as :func:`square`.
+        """
+        states: list[Path] = []
+        result = self._run(x, y, eps, states, done=list(self.eps).index(eps))
+        for path in states:
+            path.unlink(missing_ok=True)
+        return Crafted(result.x, None)
 
     def _run(
         self, x: NDArray[np.float32], y: NDArray[np.int64], eps: Eps, states: list[Path], *, done: int

@@ -24,6 +24,11 @@ SQUARE = "square"
 NOISE = "noise"
 LARGE_EPS = "pgd-large-eps"
 """A control: PGD on the margin at eps 1, where nothing can withstand it. Evidence for the verdict, never a row."""
+LINEARITY = "linearity"
+"""A control: how far the margin of a standing image rises along its gradient, against what the gradient predicts."""
+PGD_SMOOTHED = "pgd-smoothed"
+TRANSFER = "transfer"
+"""PGD on another network's gradients; after ``@`` its name."""
 
 SuiteName = Literal["fast", "standard", "full"]
 
@@ -45,22 +50,24 @@ class Effort:
     queries: int = 1
 
 
-_CONTROLS: Mapping[str, Effort] = {LARGE_EPS: Effort(steps=20)}
+_CONTROLS: Mapping[str, Effort] = {LARGE_EPS: Effort(steps=20), LINEARITY: Effort()}
+_DRAWS = 20
+"""Draws of noise: as many as PGD takes steps."""
 _ONE_STEP: Mapping[str, Effort] = {FGSM: Effort(), FGSM_RESCALED: Effort(), FGSM_RANDOM_START: Effort()}
 SUITES: Mapping[SuiteName, Mapping[str, Effort]] = {
     "fast": {
-        **_ONE_STEP, PGD_CE: Effort(steps=20), PGD_MARGIN: Effort(steps=20), NOISE: Effort(queries=1), **_CONTROLS,
+        **_ONE_STEP, PGD_CE: Effort(steps=20), PGD_MARGIN: Effort(steps=20), NOISE: Effort(queries=_DRAWS), **_CONTROLS,
     },
     "standard": {
         **_ONE_STEP, MI_FGSM: Effort(steps=10), PGD_CE: Effort(steps=20), PGD_MARGIN: Effort(steps=20),
         APGD_CE: Effort(steps=50), APGD_DLR: Effort(steps=50), APGD_TARGETED: Effort(steps=50, targets=5),
-        NOISE: Effort(queries=1), SQUARE: Effort(queries=1000), **_CONTROLS,
+        PGD_SMOOTHED: Effort(steps=20), NOISE: Effort(queries=_DRAWS), SQUARE: Effort(queries=1000), **_CONTROLS,
     },
     "full": {
         **_ONE_STEP, MI_FGSM: Effort(steps=20), PGD_CE: Effort(steps=100, restarts=5),
         PGD_MARGIN: Effort(steps=100, restarts=5), APGD_CE: Effort(steps=100, restarts=5),
         APGD_DLR: Effort(steps=100, restarts=5), APGD_TARGETED: Effort(steps=100, targets=9),
-        NOISE: Effort(queries=10), SQUARE: Effort(queries=5000), **_CONTROLS,
+        PGD_SMOOTHED: Effort(steps=100), NOISE: Effort(queries=_DRAWS), SQUARE: Effort(queries=5000), **_CONTROLS,
     },
 }  # fmt: skip
 """``fast`` takes seconds, ``standard`` minutes, ``full`` a night; the first two of each on one device."""
@@ -73,7 +80,24 @@ WHOLE_STEP = (FGSM, FGSM_RESCALED)
 soon as its label is no longer the first, so that it mostly comes second, and their top-5 accuracy says nothing."""
 OPTIONAL = (PGD_L2,)
 """Attacks that no suite runs: they are asked for by name."""
-KNOWN = frozenset(name for suite in SUITES.values() for name in suite) | frozenset(OPTIONAL)
+CUMULATIVE = (MI_FGSM, APGD_TARGETED, PGD_SMOOTHED, TRANSFER, SQUARE)
+"""Those that no rule compares on all images: they run on what the attacks before them left standing."""
+KNOWN = frozenset(name for suite in SUITES.values() for name in suite) | frozenset((*OPTIONAL, TRANSFER))
 """All names of edgeadv's own attacks; a suffix after ``@`` says which artefact one was made for."""
 ON_SURROGATE = (PGD_MARGIN, APGD_DLR)
 """What is run with an int8 surrogate's gradients, of the attacks that run at all: losses that no saturated softmax stops."""
+
+
+def base_name(name: str) -> str:
+    """The attack behind a name in a row: what comes after ``@`` says which artefact it was made for, or with."""
+    return name.partition("@")[0]
+
+
+def contradicts(name: str) -> bool:
+    """Whether it is an attack of ours that needs no gradient: how far it gets can contradict those that follow one."""
+    return base_name(name) in QUERY_ATTACKS
+
+
+def follows_gradients(name: str) -> bool:
+    """Whether it is an attack of ours that follows the plain gradients of what it attacks."""
+    return base_name(name) in KNOWN and base_name(name) not in (*QUERY_ATTACKS, PGD_SMOOTHED, TRANSFER)

@@ -1,18 +1,16 @@
 """The masking verdict: may the robustness figures of these weights, and of what was made of them, be believed?
 
 The evidence on the weights is gathered on the reference model, whose gradients the attacks used, from images that it
-classifies right; on an artefact from the images that the artefact classifies right. Every rule compares the same images
-twice (paired), looks one way only (a stronger attack that happens to do worse is no evidence of anything), and fires on the
-95% one-sided lower bound of what it counts. ``docs/robustness.md`` explains the rules and where their thresholds come from.
+classifies right; on an artefact from the images that the artefact classifies right. The rules are in ``verdict_rules``.
 
-``PASS`` says that no rule fired with the attacks among them that the rules need. It does not say that the model is robust.
+``PASS`` says that no rule fired, with all that the rules need: attacks that follow gradients, controls of these gradients, and a
+search that asks the artefact itself and could have contradicted them. It does not say that the model is robust, and nothing of
+what was not looked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,184 +18,58 @@ from numpy.typing import NDArray
 
 from .attack import CLEAN_KEY, AttackInfo, Evidence, Key
 from .results import Verdict
-from .stats import Z95_ONE_SIDED, paired_difference_lower_bound, wilson_interval
-from .suites import (
-    APGD_CE,
-    APGD_DLR,
-    FGSM,
-    FGSM_RANDOM_START,
-    FGSM_RESCALED,
-    KNOWN,
-    LARGE_EPS,
-    NOISE,
-    PGD_CE,
-    PGD_MARGIN,
-    SQUARE,
+from .suites import LARGE_EPS, LINEARITY, NOISE, PGD_CE, PGD_MARGIN, PGD_SMOOTHED, SQUARE, base_name
+from .verdict_rules import (
+    NEEDED,
+    Bools,
+    Standing,
+    answers,
+    is_ours,
+    large_eps,
+    nonlinear,
+    pairs,
+    queries,
+    rising,
+    zero_gradients,
 )
 
 if TYPE_CHECKING:
     from .outcomes import Artefact, BatchOutcome
 
-Bools = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """A rule fires as ``SUSPECT`` or ``MASKED`` when its lower bound is above these shares of the images."""
-
-    suspect: float
-    masked: float
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """A rule on two attacks at one budget: ``attack`` should not break many images that ``than`` leaves standing.
-
-    ``allowed`` of those that ``than`` leaves standing it may break before anything counts.
-    """
-
-    rule: str
-    attack: str
-    than: str
-    threshold: Threshold
-    allowed: float = 0.0
-
-
-ZERO_GRADIENT = Threshold(suspect=0.02, masked=0.15)
-"""Images without a gradient: an attack that follows it leaves them alone."""
-RESCALED_STRONGER = Threshold(suspect=0.25, masked=0.40)
-"""Dividing all logits by a number changes no decision, so one step should profit little from it."""
-RANDOM_START_STRONGER = Threshold(suspect=0.10, masked=1.0)
-"""One step from a random point against one step from the image: where training on FGSM has bent the loss around the
-images only, leaving them helps (Tramèr et al. 2018). So it does on an honest network at three times the budget that it was
-trained for: FGSM flatters there, and that is all that is said."""
-MARGIN_STRONGER = Threshold(suspect=0.03, masked=0.10)
-"""The same steps from the same point, on the margin instead of the cross-entropy: a difference beyond
-:data:`MARGIN_ALLOWED` is what the softmax hides."""
-MARGIN_ALLOWED = 0.15
-"""Of what the cross-entropy leaves standing, the share that the margin may break. On a network that hides nothing the margin
-is simply the better loss, and the more so the less the network knows; on one that hides gradients it breaks nearly all."""
-ONE_STEP_STRONGER = Threshold(suspect=0.05, masked=0.15)
-"""One step against twenty on the same loss (Athalye et al. 2018, section 3.1: one-step attacks should not do better)."""
-STEPS_STRONGER = Threshold(suspect=0.55, masked=1.0)
-"""Twenty steps against one, on the same loss. Steps explain much: undefended networks showed up to 0.46, at budgets that
-twenty steps have almost used up. Beyond that one step was led astray, by training on it (Wong et al. 2020) or by a budget
-well beyond the one of the training. FGSM flatters in both, but whether gradients are hidden it does not tell."""
-QUERY_STRONGER = Threshold(suspect=0.03, masked=0.15)
-"""An attack without gradients against all with them together (Athalye et al. 2018; Croce and Hein 2020)."""
-LARGE_EPS_STANDS = Threshold(suspect=0.05, masked=0.20)
-"""At eps 1 every image can become every other: what stands beyond the share of the commonest class was not attacked
-(Athalye et al. 2018: unbounded attacks should reach 100%)."""
-RISES = Threshold(suspect=0.05, masked=0.15)
-"""PGD at a larger budget against PGD at the next smaller one; never judged on one-step attacks, which may honestly get worse."""
-PROBABILITIES = Threshold(suspect=0.5, masked=1.0)
-"""Answers that lie in [0, 1] and add up to 1: the cross-entropy was taken of a softmax of a softmax."""
-UNSTABLE = Threshold(suspect=0.01, masked=0.5)
-"""Images for which the same question has two answers: an attack on a random model needs the mean of many answers."""
-
-PAIRS = (
-    _Pair("rescaled-logits", FGSM_RESCALED, FGSM, RESCALED_STRONGER),
-    _Pair("random-start", FGSM_RANDOM_START, FGSM, RANDOM_START_STRONGER),
-    _Pair("margin", PGD_MARGIN, PGD_CE, MARGIN_STRONGER, MARGIN_ALLOWED),
-    _Pair("margin", APGD_DLR, APGD_CE, MARGIN_STRONGER, MARGIN_ALLOWED),
-    _Pair("steps", PGD_CE, FGSM, STEPS_STRONGER),
-    _Pair("one-step", FGSM, PGD_CE, ONE_STEP_STRONGER),
-    _Pair("one-step", FGSM_RANDOM_START, PGD_CE, ONE_STEP_STRONGER),
-)
-NEEDED = (FGSM, FGSM_RESCALED, FGSM_RANDOM_START, PGD_CE, PGD_MARGIN)
-"""What a ``PASS`` needs at every budget, with one of :data:`WITHOUT_GRADIENTS`, and the control at eps 1."""
-WITHOUT_GRADIENTS = (SQUARE, NOISE)
+CONTROLS = (NOISE, PGD_SMOOTHED, LINEARITY)
+"""What a ``PASS`` needs at every budget beside :data:`NEEDED`, and :data:`LARGE_EPS`."""
 FEWEST_IMAGES = 300
 """With fewer images classified right a rule may well stay silent where it should fire, so their silence is no ``PASS``."""
 FEWEST_STEPS = 10
 """Of the attacks with many steps, for a ``PASS``."""
+FEWEST_DRAWS = 20
+"""Of noise, for a ``PASS``."""
+FEWEST_QUERIES = 500
+"""Of Square on the artefact that is judged, for a ``PASS``."""
 BADGES: dict[Verdict, str] = {
-    "UNCHECKED": "masking check: UNCHECKED (not enough evidence)",
-    "PASS": "masking check: PASS (measurement believable)",
-    "SUSPECT": "masking check: SUSPECT (signs of hidden gradients)",
-    "MASKED": "masking check: MASKED (hidden gradients)",
+    "UNCHECKED": "masking check: UNCHECKED (an upper bound: not enough was tried)",
+    "PASS": "masking check: PASS (no sign of hidden or false gradients)",
+    "SUSPECT": "masking check: SUSPECT (signs of hidden or false gradients)",
+    "MASKED": "masking check: MASKED (hidden or false gradients)",
 }
 """How a verdict is printed, everywhere: worded so that ``PASS`` is not taken for robustness."""
 ORDER: tuple[Verdict, ...] = ("PASS", "UNCHECKED", "SUSPECT", "MASKED")
 """From the most to the least believable."""
 
 
-@dataclass(frozen=True)
-class _Standing:
-    """The images that one model gets right, and which of them still stand under each attack.
-
-    Attributes:
-        infos: the attacks, by key.
-        labels: of the images, int64 (n,).
-        stood: by key, bool (n,).
-        whose: whose images these are, in words; empty for the reference model.
-    """
-
-    infos: Mapping[Key, AttackInfo]
-    labels: NDArray[np.int64]
-    stood: Mapping[Key, Bools]
-    whose: str = ""
-
-    @property
-    def n(self) -> int:
-        return len(self.labels)
-
-    def untargeted(self, name: str) -> dict[Key, AttackInfo]:
-        """The runs of attack ``name`` that a rule may compare: a targeted attack aims at something else."""
-        found = {key: info for key, info in self.infos.items() if info.name == name and key in self.stood}
-        return {key: info for key, info in found.items() if info.params.target is None}
-
-    def left_by_gradients(self, eps: float) -> Bools:
-        """Images that stand under every attack with gradients within ``eps``."""
-        standing = np.ones(self.n, dtype=np.bool_)
-        for key, stood in self.stood.items():
-            info = self.infos[key]
-            if info.gradients is not None and not info.control and info.eps.value <= eps:
-                standing &= stood
-        return standing
-
-    def item(
-        self, rule: str, key: Key, value: float, lower: float, threshold: Threshold, text: str, **counts: int
-    ) -> dict[str, Any]:
-        """One piece of evidence, as the results file holds it."""
-        finding = "MASKED" if lower > threshold.masked else "SUSPECT" if lower > threshold.suspect else None
-        about = {"artefact": self.whose} if self.whose else {}
-        return {
-            "rule": rule, "attack": key[0], "eps": key[1], "n": self.n, "value": value, "lower_bound": lower,
-            "suspect_above": threshold.suspect, "masked_above": threshold.masked, "finding": finding, "text": text,
-            **counts, **about,
-        }  # fmt: skip
-
-    def paired(
-        self, rule: str, key: Key, than: Bools, threshold: Threshold, text: str, allowed: float = 0.0
-    ) -> dict[str, Any]:
-        """Evidence of how many images ``key`` broke beyond those that another way, leaving ``than`` standing, did.
-
-        Of ``than`` the share ``allowed`` does not count: an image scores 1 if gained, -1 if lost, less ``allowed`` if it was
-        left standing.
-        """
-        stood = self.stood[key]
-        gained, lost, left = int((than & ~stood).sum()), int((~than & stood).sum()), int(than.sum())
-        lower = paired_difference_lower_bound(gained, lost, self.n, left=left, allowed=allowed)
-        told = text.format(attack=key[0], eps=key[1], gained=gained, n=self.n, lost=lost, left=left)
-        value = (gained - lost - allowed * left) / self.n
-        return self.item(rule, key, value, lower, threshold, told, gained=gained, lost=lost, left=left)
-
-    def counted(self, rule: str, key: Key, flags: Bools, threshold: Threshold, text: str) -> dict[str, Any]:
-        """Evidence of how many images have a flag."""
-        count = int(flags.sum())
-        lower, _ = wilson_interval(count, self.n, z=Z95_ONE_SIDED)
-        told = text.format(attack=key[0], eps=key[1], share=count / self.n, count=count, n=self.n)
-        return self.item(rule, key, count / self.n, lower, threshold, told)
-
-
 class MaskingEvidence:
     """Gathers what the reference model makes of the images, batch by batch, and reads the verdict off it."""
 
-    def __init__(self, infos: Sequence[AttackInfo]) -> None:
-        self._infos = {info.key: info for info in infos if _ours(info)}
-        # a worst case has the budgets of all attacks, those of a third party too
-        self._budgets = {info.eps.value: info.eps.text for info in reversed(infos) if not info.control}
+    def __init__(self, infos: Sequence[AttackInfo], *, reference: str | None = None) -> None:
+        """Name what ran.
+
+        Args:
+            infos: the attacks, controls included.
+            reference: identity of the reference model; None is that of the weights in PyTorch.
+        """
+        self._infos = {info.key: info for info in infos if is_ours(info)}
+        self._reference = reference
+        self.budgets = budgets_of(infos)
         self._batches: list[tuple[NDArray[np.int64], Evidence]] = []
 
     def add(self, labels: NDArray[np.int64], evidence: Evidence) -> None:
@@ -210,149 +82,134 @@ class MaskingEvidence:
         if len(labels):
             self._batches.append((labels, evidence))
 
-    def verdict(self) -> dict[str, Any]:
+    def verdict(self, *, artefact_asked: bool = False) -> dict[str, Any]:
         """``{"verdict", "evidence"}``: one verdict for the weights, the worst finding over all budgets.
+
+        ``artefact_asked``: Square asked an artefact of these weights, so the reference need not have been asked.
 
         Each piece of evidence has ``rule``, ``attack``, ``eps``, ``value`` and ``lower_bound`` (shares of the ``n`` images
         that the reference model classifies right), the thresholds, ``finding`` (``"SUSPECT"``, ``"MASKED"`` or None) and a
         ``text``.
         """
-        standing, zero, odd = self._gather()
+        evidence = self.findings()
+        ours = {key: info for key, info in self._infos.items() if self._knows(key)}
+        if self._reference is None:
+            asked = {key: info for key, info in ours.items() if info.name == SQUARE}
+        else:
+            asked = {key: info for key, info in ours.items() if info.queried == self._reference}
+        missing = None if artefact_asked else unasked(asked, self.budgets)
+        if missing and not any(item["rule"] == "coverage" for item in evidence):
+            evidence.append(
+                {"rule": "coverage", "eps": None, "n": self._gather()[0].n, "finding": None, "text": missing}
+            )
+        return {"verdict": verdict_on(evidence), "evidence": evidence}
+
+    def findings(self) -> list[dict[str, Any]]:
+        """The evidence on the weights' gradients, with what is missing of it; not whether the model was asked itself."""
+        standing, zero, odd, ratios = self._gather()
         evidence: list[dict[str, Any]] = []
         if standing.n:
-            evidence += [*_answers(standing, odd), *_zero_gradients(standing, zero), *_pairs(standing)]
-            evidence += [*_queries(standing, self._infos), *_large_eps(standing), *_rising(standing)]
-        if obstacle := _obstacle(standing, self._budgets):
+            evidence += [*answers(standing, odd), *zero_gradients(standing, zero), *pairs(standing)]
+            evidence += [*nonlinear(standing, ratios), *queries(standing, self._infos)]
+            evidence += [*large_eps(standing), *rising(standing)]
+        if obstacle := _obstacle(standing, self.budgets):
             evidence.append({"rule": "coverage", "eps": None, "n": standing.n, "finding": None, "text": obstacle})
-            found: list[Verdict] = ["UNCHECKED"]
-        else:
-            found = []
-        found += [item["finding"] for item in evidence if item["finding"]]
-        return {"verdict": worst(found), "evidence": evidence}
+        return evidence
 
-    def _gather(self) -> tuple[_Standing, dict[Key, Bools], dict[str, Bools]]:
-        """What stands on the reference model, what had no gradient, and odd answers, of the images that it gets right."""
+    def _knows(self, key: Key) -> bool:
+        return all(key in evidence.answers for _, evidence in self._batches)
+
+    def _gather(self) -> tuple[Standing, dict[Key, Bools], dict[str, Bools], dict[Key, NDArray[np.float32]]]:
+        """Of the images that the reference gets right: what stands, had no gradient, was answered oddly, and was linear."""
         right = [evidence.answers[CLEAN_KEY] == labels for labels, evidence in self._batches]
 
         def kept(parts: Sequence[NDArray[Any]], dtype: type) -> NDArray[Any]:
             chosen = [part[rows] for part, rows in zip(parts, right, strict=True)]
             return np.concatenate(chosen) if chosen else np.empty(0, dtype=dtype)
 
-        stood: dict[Key, Bools] = {}
-        zero: dict[Key, Bools] = {}
-        for key in self._infos:
-            if all(key in evidence.answers for _, evidence in self._batches):
-                stood[key] = kept([evidence.answers[key] == labels for labels, evidence in self._batches], np.bool_)
-            if all(key in evidence.zero_gradient for _, evidence in self._batches):
-                zero[key] = kept([evidence.zero_gradient[key] for _, evidence in self._batches], np.bool_)
-        odd = {
-            "probabilities": kept([evidence.probabilities for _, evidence in self._batches], np.bool_),
-            "unstable": kept([evidence.unstable for _, evidence in self._batches], np.bool_),
-        }
+        def table(name: str) -> dict[Key, NDArray[Any]]:
+            tables = [getattr(evidence, name) for _, evidence in self._batches]
+            keys = [key for key in self._infos if any(key in each for each in tables)]
+            return {
+                key: kept(_filled([each.get(key) for each in tables], [len(rows) for rows in right]), np.bool_)
+                for key in keys
+            }
+
         labels = kept([labels for labels, _ in self._batches], np.int64)
-        return _Standing(self._infos, labels, stood), zero, odd
+        stood = {
+            key: kept([evidence.answers[key] == labels for labels, evidence in self._batches], np.bool_)
+            for key in self._infos
+            if self._knows(key)
+        }
+        odd = {
+            name: kept([getattr(evidence, name) for _, evidence in self._batches], np.bool_)
+            for name in ("probabilities", "unstable")
+        }
+        standing = Standing(self._infos, labels, stood, table("progress"))
+        return standing, table("zero_gradient"), odd, table("linearity")
 
 
-def _answers(standing: _Standing, odd: Mapping[str, Bools]) -> Iterator[dict[str, Any]]:
-    for rule, threshold, text in (
-        ("probabilities", PROBABILITIES, "{share:.1%} of the answers are probabilities, not logits: the attacks "
-         "followed a softmax of a softmax; export the network without its last softmax"),
-        ("unstable", UNSTABLE, "asked twice, the model answers differently for {share:.1%} of the images: figures of a random "
-         "model depend on the throw, and the attacks did not average over it"),
-    ):  # fmt: skip
-        item = standing.counted(rule, CLEAN_KEY, odd[rule], threshold, text)
-        if item["value"]:
-            yield item
+def _filled(parts: Sequence[NDArray[Any] | None], sizes: Sequence[int]) -> list[NDArray[Any]]:
+    """What each batch holds; one in which no image stood holds nothing of a cumulative attack, and nothing was found there."""
+    like = next(part for part in parts if part is not None)
+    empty = np.nan if like.dtype.kind == "f" else False
+    return [
+        np.full((size, *like.shape[1:]), empty, like.dtype) if part is None else part
+        for part, size in zip(parts, sizes, strict=True)
+    ]
 
 
-def _zero_gradients(standing: _Standing, zero: Mapping[Key, Bools]) -> Iterator[dict[str, Any]]:
-    text = (
-        "{attack} at eps {eps}: {share:.1%} of the {n} images that are right without an attack have no gradient to follow and "
-        "were not attacked"
-    )
-    for key, flags in zero.items():
-        info = standing.infos[key]
-        # from another model's gradients, or from far away, nothing follows about these; what has the target's label already was
-        # not attacked either, and hides nothing
-        if not info.control and info.name in NEEDED and info.params.target is None:
-            yield standing.counted("zero-gradient", key, flags, ZERO_GRADIENT, text)
+def budgets_of(infos: Sequence[AttackInfo]) -> dict[float, str]:
+    """The budgets of all attacks, as texts by value: a worst case has those of a third party's too."""
+    return {info.eps.value: info.eps.text for info in reversed(infos) if not info.control}
 
 
-def _pairs(standing: _Standing) -> Iterator[dict[str, Any]]:
-    text = (
-        "at eps {eps}, {attack} broke {gained} of the {left} images (of {n}) that %s left standing; the reverse {lost}"
-    )
-    for pair in PAIRS:
-        others = standing.untargeted(pair.than)
-        for key in standing.untargeted(pair.attack):
-            if (than := (pair.than, key[1])) in others:
-                yield standing.paired(
-                    pair.rule, key, standing.stood[than], pair.threshold, text % pair.than, pair.allowed
-                )
-
-
-def _queries(standing: _Standing, asked: Mapping[Key, AttackInfo]) -> Iterator[dict[str, Any]]:
-    """Attacks without gradients, among ``asked``, against all that have some."""
-    text = "at eps {eps}, {attack} broke {count} of {n} images that every attack with gradients left standing"
-    if not any(info.gradients is not None and not info.control for info in standing.infos.values()):
-        return
-    for key, info in asked.items():
-        if key in standing.stood and info.gradients is None and info.params.target is None:
-            left = standing.left_by_gradients(info.eps.value)
-            # one attack against many: only what it adds counts
-            yield standing.counted("query", key, left & ~standing.stood[key], QUERY_STRONGER, text)
-
-
-def _large_eps(standing: _Standing) -> Iterator[dict[str, Any]]:
-    for key in standing.untargeted(LARGE_EPS):
-        commonest = int(np.bincount(standing.labels).max()) / standing.n
-        share, (lower, _) = standing.stood[key].mean(), wilson_interval(
-            int(standing.stood[key].sum()), standing.n, z=Z95_ONE_SIDED
-        )  # fmt: skip
-        text = (
-            f"at eps 1, where every image can become any other, PGD on the margin left {share:.1%} of {standing.n} images "
-            f"standing; the commonest class is {commonest:.1%} of them"
-        )
-        yield standing.item(
-            "large-eps", key, float(share) - commonest, lower - commonest, LARGE_EPS_STANDS, text
-        )  # fmt: skip
-
-
-def _rising(standing: _Standing) -> Iterator[dict[str, Any]]:
-    runs = sorted(standing.untargeted(PGD_MARGIN).items(), key=lambda run: run[1].eps.value)
-    for (small, _), (large, info) in pairwise(runs):
-        gained = int((~standing.stood[small] & standing.stood[large]).sum())
-        lost = int((standing.stood[small] & ~standing.stood[large]).sum())
-        text = (
-            f"{info.name} at eps {small[1]} broke {gained} of {standing.n} images that it left standing at eps {large[1]}; the "
-            f"reverse {lost}"
-        )
-        lower = paired_difference_lower_bound(gained, lost, standing.n)
-        yield standing.item(
-            "rising", large, (gained - lost) / standing.n, lower, RISES, text, gained=gained, lost=lost
-        )  # fmt: skip
-
-
-def _obstacle(standing: _Standing, budgets: Mapping[float, str]) -> str | None:
-    """Why these attacks cannot earn a ``PASS`` for worst cases at ``budgets``, which are texts by value."""
+def _obstacle(standing: Standing, budgets: Mapping[float, str]) -> str | None:
+    """Why the evidence on the gradients cannot earn a ``PASS`` for worst cases at ``budgets``, which are texts by value."""
     if standing.n < FEWEST_IMAGES:
         return f"only {standing.n} images are classified right without an attack; at least {FEWEST_IMAGES} are needed for a verdict"
     infos = standing.infos
-    for names in (*((name,) for name in NEEDED), WITHOUT_GRADIENTS):
-        ran = [infos[key] for key in standing.stood if key[0] in names]
-        missing = sorted(text for value, text in budgets.items() if value not in {info.eps.value for info in ran})
-        if missing or not budgets:
-            where = f" (missing at {', '.join(missing)})" if missing else ""
-            return f"{' or '.join(names)} did not run at every budget{where}: no PASS without it"
+    for name in (*NEEDED, *CONTROLS):
+        # several draws of noise carry the name of whom they asked
+        ran = [infos[key] for key in standing.stood if (base_name(key[0]) if name == NOISE else key[0]) == name]
+        if missing := _missing(ran, budgets):
+            return f"{name} did not run at every budget{missing}: no PASS without it"
         if any(info.params.target is not None for info in ran):
-            return f"{names[0]} ran with a target: no PASS without the untargeted attack"
-        if any(info.gradients is not None and info.gradients_sha256 is None for info in ran):
-            return f"{names[0]} does not say which weights its gradients belong to: no PASS without that"
-        if names[0] in (PGD_CE, PGD_MARGIN) and any((info.params.steps or 0) < FEWEST_STEPS for info in ran):
-            return f"{names[0]} took fewer than {FEWEST_STEPS} steps: no PASS without them"
+            return f"{name} ran with a target: no PASS without the untargeted attack"
+        if name != NOISE and any(info.gradients_sha256 is None for info in ran):
+            return f"{name} does not say which weights its gradients belong to: no PASS without that"
+        if name in (PGD_CE, PGD_MARGIN, PGD_SMOOTHED) and any((info.params.steps or 0) < FEWEST_STEPS for info in ran):
+            return f"{name} took fewer than {FEWEST_STEPS} steps: no PASS without them"
+        if name == NOISE and any((info.params.queries or 0) < FEWEST_DRAWS for info in ran):
+            return f"noise was drawn fewer than {FEWEST_DRAWS} times: no PASS without that many"
     if not standing.untargeted(LARGE_EPS):
         return f"{LARGE_EPS} did not run: no PASS without it"
     return None
+
+
+def unasked(asked: Mapping[Key, AttackInfo], budgets: Mapping[float, str]) -> str | None:
+    """Why the attacks that ``asked`` an artefact itself cannot earn it a ``PASS``."""
+    ran = [info for info in asked.values() if base_name(info.name) == SQUARE and info.params.target is None]
+    if missing := _missing(ran, budgets):
+        return f"{SQUARE} did not ask the artefact itself at every budget{missing}: its figures are an upper bound, and no PASS"
+    if any((info.params.queries or 0) < FEWEST_QUERIES for info in ran):
+        return (
+            f"{SQUARE} asked fewer than {FEWEST_QUERIES} times: figures are an upper bound, and no PASS without as many"
+        )
+    return None
+
+
+def _missing(ran: Sequence[AttackInfo], budgets: Mapping[float, str]) -> str | None:
+    """At which of ``budgets`` nothing ``ran``, in words; None where it ran at all of them."""
+    missing = sorted(text for value, text in budgets.items() if value not in {info.eps.value for info in ran})
+    if missing or not budgets:
+        return f" (missing at {', '.join(missing)})" if missing else " (there is none)"
+    return None
+
+
+def verdict_on(evidence: Sequence[Mapping[str, Any]]) -> Verdict:
+    """The least believable finding; ``UNCHECKED`` where something is missing and nothing worse was found."""
+    return worst([item["finding"] or "UNCHECKED" for item in evidence if item["finding"] or item["rule"] == "coverage"])
 
 
 def worst(found: Sequence[Verdict]) -> Verdict:
@@ -372,43 +229,57 @@ def verdict_of(
 
     Returns:
         ``masking`` of the file, which is of the weights, with the evidence on the artefacts too; and for each artefact that
-        of its rows: the worse of both verdicts, and as ``evidence`` the sentences of what was found.
+        of its rows: the worse of the evidence on the gradients and of its own, and as ``evidence`` the sentences of what was found.
     """
     gathered = MaskingEvidence(infos)
     for outcome in outcomes:
         gathered.add(outcome.labels, outcome.evidence)
-    masking = gathered.verdict()
-    own = [_on_artefact(k, artefact, infos, outcomes) for k, artefact in enumerate(artefacts)]
+    gradients = gathered.findings()
+    own = [_on_artefact(k, artefact, infos, outcomes, gathered.budgets) for k, artefact in enumerate(artefacts)]
+    masking = gathered.verdict(artefact_asked=any(all(i["rule"] != "coverage" for i in items) for items in own))
     rows = []
     for items in own:
-        told = [item for item in (*masking["evidence"], *items) if item["finding"] or item["rule"] == "coverage"]
-        found = worst([masking["verdict"], *(item["finding"] for item in items if item["finding"])])
-        rows.append({"verdict": found, "evidence": [item["text"] for item in told]})
+        together = [*gradients, *items]
+        told = [item["text"] for item in together if item["finding"] or item["rule"] == "coverage"]
+        rows.append({"verdict": verdict_on(together), "evidence": told})
     return {**masking, "evidence": [*masking["evidence"], *(item for items in own for item in items)]}, rows
 
 
-def _ours(info: AttackInfo) -> bool:
-    """Whether the rules know what this attack is: of a third party's nobody says whether it follows gradients or asks."""
-    return info.name.partition("@")[0] in KNOWN
-
-
 def _on_artefact(
-    k: int, artefact: Artefact, infos: Sequence[AttackInfo], outcomes: Sequence[BatchOutcome]
+    k: int,
+    artefact: Artefact,
+    infos: Sequence[AttackInfo],
+    outcomes: Sequence[BatchOutcome],
+    budgets: Mapping[float, str],
 ) -> list[dict[str, Any]]:
-    """What attacks that asked this very artefact found beyond the gradients that were tried on it."""
-    ours = {info.key: info for info in infos if _ours(info)}
-    asked = {
-        key: info for key, info in ours.items()
-        if info.queried == artefact.identity
+    """What attacks that asked this very artefact found beyond the gradients that were tried on it, and what is missing."""
+    ours = {info.key: info for info in infos if is_ours(info)}
+    asked = {key: info for key, info in ours.items() if info.queried == artefact.identity}
+    whose = f"{artefact.backend} {artefact.variant}"
+    items: list[dict[str, Any]] = []
+    n = 0
+    if outcomes:
+        hits = {key: np.concatenate([o.top1[k][key] for o in outcomes]) for key in outcomes[0].top1[k]}
+        labels, right = np.concatenate([o.labels for o in outcomes]), hits[CLEAN_KEY]
+        n = int(right.sum())
+    if n:
+
+        def of_right(tables: Sequence[Mapping[Key, NDArray[np.float32]]]) -> dict[Key, NDArray[np.float32]]:
+            return {key: np.concatenate([t[key] for t in tables])[right] for key in tables[0] if key in ours}
+
+        stood = {key: flags[right] for key, flags in hits.items() if key in ours}
+        standing = Standing(ours, labels[right], stood, of_right([o.progress[k] for o in outcomes]), whose)
         # what asked the reference is judged with the weights, unless it was added to a pack, where there is no reference
-        and ("@" in info.name or not all(key in o.evidence.answers for o in outcomes))
-    }  # fmt: skip
-    if not asked:
-        return []
-    hits = {key: np.concatenate([o.top1[k][key] for o in outcomes]) for key in outcomes[0].top1[k]}
-    labels, right = np.concatenate([o.labels for o in outcomes]), hits[CLEAN_KEY]
-    if not right.any():
-        return []
-    stood = {key: flags[right] for key, flags in hits.items() if key in ours}
-    standing = _Standing(ours, labels[right], stood, whose=f"{artefact.backend} {artefact.variant}")
-    return list(_queries(standing, asked))
+        new = {
+            key: i for key, i in asked.items() if "@" in i.name or not all(key in o.evidence.answers for o in outcomes)
+        }
+        items += queries(standing, new)
+        unstable = np.concatenate([o.unstable[k] for o in outcomes])[right]
+        if unstable.any():
+            items += answers(standing, {"unstable": unstable})
+    missing = unasked(asked, budgets)
+    if missing is None and n < FEWEST_IMAGES:
+        missing = f"{whose} classifies only {n} images right without an attack; at least {FEWEST_IMAGES} are needed for a verdict"
+    if missing:
+        items.append({"rule": "coverage", "eps": None, "n": n, "finding": None, "text": missing, "artefact": whose})
+    return items

@@ -24,9 +24,10 @@ from edgeadv.attacks.adapters import autoattack, from_art, from_foolbox, from_to
 from edgeadv.data import ImageSet, balanced_subset, batches
 from edgeadv.models import Architecture, PixelModel, build
 from edgeadv.torch_backend import TorchBackend
-from edgeadv_runtime.attack import CallableAttack, CleanBatch, craft, infos
+from edgeadv_runtime.attack import CallableAttack, CleanBatch, infos
 from edgeadv_runtime.backends import Backend, OnnxRuntimeBackend
 from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.crafting import craft
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError, MissingDependencyError
 from edgeadv_runtime.evaluate import DataInfo, evaluate

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeadv.attacks import apgd, apgd_targeted, build_attacks, cross_entropy, iterate, mi_fgsm, pgd
-from edgeadv.attacks.suite import at_once
+from edgeadv.attacks.parts import at_once
 from edgeadv.data import batches
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.preprocess import to_tensor

@@ -20,9 +20,10 @@ from edgeadv.attacks import build_attacks
 from edgeadv.data import ImageSet, open_data
 from edgeadv.pack import clean_batches, write_pack
 from edgeadv.torch_backend import TorchBackend
-from edgeadv_runtime.attack import Attack, CallableAttack, CraftedBatch, craft, infos
+from edgeadv_runtime.attack import Attack, CallableAttack, CraftedBatch, infos
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.crafting import craft
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import BundleError, DataError, InputError, StorageError
 from edgeadv_runtime.evaluate import DataInfo, evaluate

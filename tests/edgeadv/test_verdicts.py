@@ -29,8 +29,9 @@ from edgeadv.objectives import DefensiveDistillation, HardLabels, Objective
 from edgeadv.runs import Run
 from edgeadv.train import accuracy, fit
 from edgeadv.trainer import TrainConfig
-from edgeadv_runtime.attack import CLEAN_KEY, Attack, CleanBatch, craft, infos
+from edgeadv_runtime.attack import CLEAN_KEY, Attack, CleanBatch, infos
 from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.crafting import craft
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.noise import NoiseAttack
 from edgeadv_runtime.suites import (

@@ -245,7 +245,8 @@ def test_the_worst_case_is_that_of_the_evaluation(
     from edgeadv.attacks import build_attacks
     from edgeadv.data import batches
     from edgeadv.surrogate import load_surrogate
-    from edgeadv_runtime.attack import CleanBatch, craft, infos
+    from edgeadv_runtime.attack import CleanBatch, infos
+    from edgeadv_runtime.crafting import craft
     from edgeadv_runtime.evaluate import DataInfo, evaluate
     from edgeadv_runtime.suites import ON_SURROGATE, SUITES
 

@@ -35,7 +35,7 @@ def test_headline_is_the_worst_case_at_the_largest_eps_with_its_verdict(report, 
 
 def test_pass_is_a_word_about_the_measurement(report, undefended):
     page = report(undefended)
-    assert page.text.count("masking check: PASS (measurement believable)") == 2
+    assert page.text.count("masking check: PASS (no sign of hidden or false gradients)") == 2
     assert "says nothing about how hard the model is to fool" in page.text
     assert not re.search(r"(?<!worst-case )\brobust\b(?! accuracy)", page.text)
 

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeadv.cli._table import print_results
-from edgeadv_runtime.attack import AttackInfo, CallableAttack, CleanBatch, CraftedBatch, Evidence, Key, craft, infos
+from edgeadv_runtime.attack import AttackInfo, CallableAttack, CleanBatch, CraftedBatch, Evidence, Key, infos
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle import Bundle, Classes
+from edgeadv_runtime.crafting import craft
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import BackendError, DataError, InputError
 from edgeadv_runtime.evaluate import DataInfo, evaluate, summarise
@@ -28,8 +29,9 @@ from edgeadv_runtime.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.results import AttackParams, Results, Row
 from edgeadv_runtime.scoring import score_batches
 from edgeadv_runtime.stats import paired_difference_interval
-from edgeadv_runtime.suites import FGSM, LARGE_EPS, NOISE, PGD_MARGIN
-from edgeadv_runtime.verdict import FEWEST_IMAGES, NEEDED
+from edgeadv_runtime.suites import FGSM, LARGE_EPS, LINEARITY, NOISE, PGD_MARGIN, PGD_SMOOTHED, SQUARE
+from edgeadv_runtime.verdict import FEWEST_DRAWS, FEWEST_IMAGES, FEWEST_QUERIES
+from edgeadv_runtime.verdict_rules import NEEDED
 
 SMALL, LARGE = Eps.parse("2/255"), Eps.parse("20/255")
 WEIGHTS = "a" * 64
@@ -277,8 +279,10 @@ def test_each_artefact_is_scored_on_the_same_images() -> None:
     assert one(results, "a", "2/255", variant="fp16").correct_top1 == 1
     assert one(results, "worst-case", "2/255", variant="fp16").correct_top1 == 0
     # the verdict belongs to the gradients, not to the artefact; a row carries the sentences of what was found
-    sentences = [item["text"] for item in results.masking["evidence"] if item["rule"] == "coverage"]
+    found = [item for item in results.masking["evidence"] if item["rule"] == "coverage"]
     for row in results.rows:
+        whose = (None, f"{row.backend} {row.variant}")
+        sentences = [item["text"] for item in found if item.get("artefact") in whose]
         assert row.masking == (None if row.attack == "clean" else {"verdict": "UNCHECKED", "evidence": sentences})
 
 
@@ -422,15 +426,20 @@ def test_a_backend_that_fails_is_not_hidden() -> None:
 
 def test_the_verdict_comes_from_the_reference_not_from_the_scored_artefact() -> None:
     control = replace(info(LARGE_EPS, Eps.parse("1")), control=True)
-    noise = replace(info(NOISE, SMALL), gradients=None, gradients_sha256=None)
-    listed = [*(info(name, SMALL) for name in NEEDED), noise, control]
+    asked = FirstPixel().identity
+    noise = replace(
+        info(NOISE, SMALL), gradients=None, gradients_sha256=None, params=AttackParams(queries=FEWEST_DRAWS)
+    )
+    asking = replace(noise, name=SQUARE, params=AttackParams(queries=FEWEST_QUERIES), queried=asked, cumulative=True)
+    bent = replace(info(LINEARITY, SMALL), control=True)
+    listed = [*(info(name, SMALL) for name in (*NEEDED, PGD_SMOOTHED)), noise, asking, control, bent]
     labels = [i % 10 for i in range(FEWEST_IMAGES)]
     other = [(i + 1) % 10 for i in labels]
     answers: dict[Key, Sequence[int]] = {i.key: labels for i in listed}
     crafted = batch(labels, labels, answers | {(PGD_MARGIN, SMALL.text): other, control.key: other})
     masked = score([crafted], listed, [Undecided()])
     assert masked.masking["verdict"] == "MASKED"
-    (sentence,) = one(masked, FGSM, SMALL.text).masking["evidence"]
+    sentence, *_ = one(masked, FGSM, SMALL.text).masking["evidence"]
     assert f"pgd-margin broke {FEWEST_IMAGES} of the {FEWEST_IMAGES} images" in sentence
     blind = replace(
         crafted, evidence=replace(crafted.evidence, answers=crafted.evidence.answers | {(PGD_MARGIN, SMALL.text): np.array(labels)})
@@ -716,7 +725,8 @@ def between_levels(by: float) -> CraftedBatch:
 def test_what_takes_pixels_is_given_rounded_images(by: float, level: int) -> None:
     backend = FirstByte()
     results = score([between_levels(by)], [A], [FirstPixel(), backend])
-    clean, attacked = backend.seen
+    clean, again, attacked, attacked_again = backend.seen
+    assert (clean == again).all() and (attacked == attacked_again).all()
     assert clean[:, 0, 0, 0].tolist() == [5, 6]
     assert attacked[:, 0, 0, 0].tolist() == [5 + level, 6 + level]
     assert one(results, "a", "2/255", variant="fp32-u8in").correct_top1 == (2 if level == 0 else 0)

@@ -7,12 +7,14 @@ import pytest
 
 from edgeadv.data import balanced_subset, batches
 from edgeadv_runtime import NoiseAttack
-from edgeadv_runtime.attack import CleanBatch, check_crafted, craft, infos
+from edgeadv_runtime.attack import CleanBatch, infos
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.ball import image_rng
+from edgeadv_runtime.crafting import craft
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.margins import margins
+from edgeadv_runtime.perturbation import check_crafted
 from edgeadv_runtime.preprocess import to_tensor
 
 EPS = Eps.parse_list("8/255,0.3")

@@ -27,13 +27,18 @@ def outcome(n: int = 5) -> BatchOutcome:
     def flags() -> NDArray[np.bool_]:
         return rng.random(n) < 0.5
 
+    def ratios(*shape: int) -> NDArray[np.float32]:
+        return rng.random(shape, dtype=np.float32)
+
     evidence = Evidence(
-        {CLEAN_KEY: labels(), KEY: labels()}, {KEY: labels()}, {KEY: flags()} if n else {}, flags(), flags()
+        {CLEAN_KEY: labels(), KEY: labels()}, {KEY: labels()}, {KEY: flags()} if n else {}, flags(), flags(),
+        {KEY: ratios(n)}, {KEY: ratios(n, 6)},
     )  # fmt: skip
     top1, top5 = (tuple({CLEAN_KEY: flags(), KEY: flags()} for _ in range(2)) for _ in range(2))
     examples = (Example(3, {"index": 7, "label": "drei, für drei"}),)
     return BatchOutcome(
-        np.arange(n) + 64, labels(), tuple(f"{i:064x}" for i in range(n)), top1, top5, evidence, 2, ("ü.png: leer", "x"), examples
+        np.arange(n) + 64, labels(), tuple(f"{i:064x}" for i in range(n)), top1, top5, evidence, 2, ("ü.png: leer", "x"), examples,
+        ({KEY: ratios(n)}, {KEY: ratios(n)}), (flags(), flags()),
     )  # fmt: skip
 
 
@@ -48,6 +53,8 @@ def assert_same(ours: BatchOutcome, theirs: BatchOutcome) -> None:
         *zip(ours.top1, theirs.top1, strict=True), *zip(ours.top5, theirs.top5, strict=True),
         (ours.evidence.answers, theirs.evidence.answers), (ours.evidence.unrounded, theirs.evidence.unrounded),
         (ours.evidence.zero_gradient, theirs.evidence.zero_gradient),
+        (ours.evidence.progress, theirs.evidence.progress), (ours.evidence.linearity, theirs.evidence.linearity),
+        *zip(ours.progress, theirs.progress, strict=True),
     ]  # fmt: skip
     for mine, other in tables:
         assert list(mine) == list(other)
@@ -55,6 +62,7 @@ def assert_same(ours: BatchOutcome, theirs: BatchOutcome) -> None:
             np.testing.assert_array_equal(mine[key], other[key])
     np.testing.assert_array_equal(ours.evidence.probabilities, theirs.evidence.probabilities)
     np.testing.assert_array_equal(ours.evidence.unstable, theirs.evidence.unstable)
+    np.testing.assert_array_equal(ours.unstable, theirs.unstable)
 
 
 @pytest.mark.parametrize("n", [0, 1, 5])
@@ -89,7 +97,8 @@ def _edited(array: NDArray[Any], name: str) -> NDArray[Any]:
         ("answers", lambda a: a + 10), ("answers", lambda a: a[:, :-1]), ("unrounded", lambda a: a - 10),
         ("zero_gradient", lambda a: a[:, :-1]), ("probabilities", lambda a: a[:-1]), ("unstable", lambda a: a[:-1]),
         ("top1_0", lambda a: a[:, :-1]), ("top5_1", lambda a: a[:, :-1]), ("top1_1", lambda a: a[:-1]),
-        ("rest", lambda a: _edited(a, "rest")),
+        ("progress", lambda a: a[:, :-1]), ("linearity", lambda a: a[:, :-1]), ("linearity", lambda a: a[..., 0]),
+        ("progress_1", lambda a: a[:, :-1]), ("unstable_0", lambda a: a[:-1]), ("rest", lambda a: _edited(a, "rest")),
     ],
 )  # fmt: skip
 def test_arrays_that_do_not_fit_together_are_refused(

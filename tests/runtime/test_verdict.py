@@ -19,47 +19,66 @@ from edgeadv_runtime.results import AttackParams
 from edgeadv_runtime.suites import (
     APGD_CE,
     APGD_DLR,
+    CUMULATIVE,
     FGSM,
     FGSM_RANDOM_START,
     FGSM_RESCALED,
     LARGE_EPS,
+    LINEARITY,
     NOISE,
     PGD_CE,
     PGD_MARGIN,
+    PGD_SMOOTHED,
     SQUARE,
     SUITES,
+    TRANSFER,
+    base_name,
 )
 from edgeadv_runtime.verdict import (
+    FEWEST_DRAWS,
     FEWEST_IMAGES,
+    FEWEST_QUERIES,
     FEWEST_STEPS,
+    MaskingEvidence,
+    verdict_of,
+)
+from edgeadv_runtime.verdict_rules import (
+    FURTHER,
     LARGE_EPS_STANDS,
+    LINEAR,
     MARGIN_ALLOWED,
+    MOST_PROGRESS,
     NEEDED,
+    NOT_LINEAR,
     PAIRS,
     PROBABILITIES,
     QUERY_STRONGER,
     RISES,
     UNSTABLE,
     ZERO_GRADIENT,
-    MaskingEvidence,
     Threshold,
-    verdict_of,
+    breaks_linearity,
 )
 
 N = FEWEST_IMAGES + 100
-ALL = (*NEEDED, NOISE, LARGE_EPS)
-EVERY = (*ALL, APGD_CE, APGD_DLR, SQUARE)
+ALL = (*NEEDED, NOISE, PGD_SMOOTHED, SQUARE, LARGE_EPS, LINEARITY)
+EVERY = (*NEEDED, NOISE, APGD_CE, APGD_DLR, PGD_SMOOTHED, f"{TRANSFER}@other", SQUARE, LARGE_EPS, LINEARITY)
+EVERYWHERE = tuple(name for name in ALL if name != LARGE_EPS)
 E1, E2, ONE = Eps.parse("4/255"), Eps.parse("8/255"), Eps.parse("1")
 
 
 def info(
     name: str, eps: Eps = E1, *, target: str | None = None, steps: int = 20, weights: str | None = "a" * 64
 ) -> AttackInfo:
-    if name == LARGE_EPS:
-        return AttackInfo(name, ONE, AttackParams(steps=steps), "torch fp32", weights, control=True)
+    cumulative = base_name(name) in CUMULATIVE
+    if name in (LARGE_EPS, LINEARITY):
+        own = ONE if name == LARGE_EPS else eps
+        return AttackInfo(name, own, AttackParams(steps=steps), "torch fp32", weights, control=True)
     if name in (NOISE, SQUARE):
-        return AttackInfo(name, eps, AttackParams(target=target), None, None)
-    return AttackInfo(name, eps, AttackParams(target=target, steps=steps), "torch fp32", weights)
+        queries = FEWEST_DRAWS if name == NOISE else FEWEST_QUERIES
+        return AttackInfo(name, eps, AttackParams(target=target, queries=queries), None, None, cumulative=cumulative)
+    params = AttackParams(target=target, steps=steps)
+    return AttackInfo(name, eps, params, "torch fp32", weights, cumulative=cumulative)
 
 
 def batch(
@@ -71,8 +90,13 @@ def batch(
     zero: dict[Key, Sequence[int]] | None = None,
     probabilities: int = 0,
     unstable: int = 0,
+    further: dict[Key, int] | None = None,
+    bent: int = 0,
 ) -> tuple[NDArray[np.int64], Evidence]:
-    """``n`` images of which the model gets ``wrong`` wrong on clean, and under each attack those listed and no others."""
+    """``n`` images of which the model gets ``wrong`` wrong on clean, and under each attack those listed and no others.
+
+    The first images have a margin that an attack raised ``further`` than gradients, or that is ``bent``.
+    """
     labels = np.arange(n) % 10
 
     def answers(indices: Sequence[int]) -> NDArray[np.int64]:
@@ -82,12 +106,23 @@ def batch(
 
     given = {CLEAN_KEY: answers(wrong), **{key: answers(fooled.get(key, ())) for key in keys}}
     flags = {key: np.isin(np.arange(n), list(indices)) for key, indices in (zero or {}).items()}
-    return labels, Evidence(given, {}, flags, np.arange(n) < probabilities, np.arange(n) < unstable)
+    progress = {
+        key: np.where(np.arange(n) < count, MOST_PROGRESS[key[0]] + 0.01, MOST_PROGRESS[key[0]] - 0.01).astype(
+            np.float32
+        )
+        for key, count in (further or {}).items()
+    }
+    ratios = np.where(np.arange(n)[:, None] < bent, 0.0, np.ones((n, 6))).astype(np.float32)
+    linearity = {key: ratios for key in keys if key[0] == LINEARITY}
+    return labels, Evidence(
+        given, {}, flags, np.arange(n) < probabilities, np.arange(n) < unstable, progress, linearity
+    )
 
 
 def verdict(
     fooled: dict[str, Sequence[int]] | None = None, *, names: Sequence[str] = ALL, n: int = N, wrong: Sequence[int] = (),
-    zero: dict[str, Sequence[int]] | None = None, probabilities: int = 0, unstable: int = 0, **changed: AttackInfo,
+    zero: dict[str, Sequence[int]] | None = None, probabilities: int = 0, unstable: int = 0,
+    further: dict[str, int] | None = None, bent: int = 0, **changed: AttackInfo,
 ) -> dict[str, Any]:  # fmt: skip
     """The verdict at one budget; ``changed`` gives attacks run in another way, by their names with underscores.
 
@@ -101,7 +136,10 @@ def verdict(
     flags = {(name, eps[name]): indices for name, indices in (zero or {}).items()}
     keys = [i.key for i in infos]
     evidence.add(
-        *batch(keyed, keys=keys, n=n, wrong=wrong, zero=flags, probabilities=probabilities, unstable=unstable)
+        *batch(
+            keyed, keys=keys, n=n, wrong=wrong, zero=flags, probabilities=probabilities, unstable=unstable, bent=bent,
+            further={(name, eps[name]): count for name, count in (further or {}).items()},
+        )
     )  # fmt: skip
     return evidence.verdict()
 
@@ -127,12 +165,18 @@ def first_above(bound: float, *, lost: int = 0, n: int = N, allowed: float = 0.0
 
 
 def test_nothing_found_with_all_attacks_is_a_pass() -> None:
-    result = verdict({name: range(20) for name in EVERY if name != LARGE_EPS}, names=EVERY, zero={n: [] for n in EVERY})
+    result = verdict(
+        {name: range(20) for name in EVERY if name != LARGE_EPS},
+        names=EVERY,
+        zero={n: [] for n in EVERY},
+        further={NOISE: 0, SQUARE: 0},
+    )
     assert result["verdict"] == "PASS"
     assert all(i["finding"] is None for i in result["evidence"])
     assert {(i["rule"], i["attack"]) for i in result["evidence"]} == {
         *(("zero-gradient", name) for name in NEEDED), *((pair.rule, pair.attack) for pair in PAIRS),
-        ("query", NOISE), ("query", SQUARE), ("large-eps", LARGE_EPS),
+        ("query", NOISE), ("query", SQUARE), ("smoothed", PGD_SMOOTHED), ("transfer", f"{TRANSFER}@other"),
+        ("noise", NOISE), ("progress", SQUARE), ("linearity", LINEARITY), ("large-eps", LARGE_EPS),
     }  # fmt: skip
 
 
@@ -173,8 +217,11 @@ def test_a_paired_rule_fires_just_above_its_threshold(pair: Any, finding: str, l
         assert found["finding"] == expected
 
 
+RULES = {SQUARE: "query", NOISE: "query", PGD_SMOOTHED: "smoothed", f"{TRANSFER}@other": "transfer"}
+
+
 @pytest.mark.parametrize("finding", ["SUSPECT", "MASKED"])
-@pytest.mark.parametrize("name", [SQUARE, NOISE])
+@pytest.mark.parametrize("name", list(RULES))
 def test_a_query_attack_counts_for_what_it_adds_to_all_gradients_together(name: str, finding: str) -> None:
     bound = bound_of(QUERY_STRONGER, finding)
     more = next(k for k in range(N) if wilson(k) > bound)
@@ -183,7 +230,7 @@ def test_a_query_attack_counts_for_what_it_adds_to_all_gradients_together(name: 
         result = verdict({PGD_CE: range(N - 100, N), PGD_MARGIN: range(N - 100, N), FGSM: range(N - 100, N),
                           FGSM_RANDOM_START: range(N - 100, N), FGSM_RESCALED: range(N - 100, N),
                           name: [*range(count), N - 1]}, names=EVERY)  # fmt: skip
-        found = item(result, "query", name)
+        found = item(result, RULES[name], name)
         assert found["value"] == pytest.approx(count / N) and found["finding"] == expected
         assert result["verdict"] == (expected or "PASS")
 
@@ -201,7 +248,7 @@ def test_what_stands_at_eps_1_is_judged_against_the_commonest_class(finding: str
 
 @pytest.mark.parametrize("finding", ["SUSPECT", "MASKED"])
 def test_pgd_that_gets_weaker_with_a_larger_budget_is_found(finding: str) -> None:
-    infos = [info(name, eps) for eps in (E1, E2) for name in ALL if name != LARGE_EPS] + [info(LARGE_EPS)]
+    infos = [info(name, eps) for eps in (E1, E2) for name in EVERYWHERE] + [info(LARGE_EPS)]
     gained = first_above(bound_of(RISES, finding))
     for count, expected in ((gained - 1, BELOW[finding]), (gained, finding)):
         evidence = MaskingEvidence(infos)
@@ -213,7 +260,7 @@ def test_pgd_that_gets_weaker_with_a_larger_budget_is_found(finding: str) -> Non
 
 
 def test_one_step_attacks_may_get_weaker_with_the_budget() -> None:
-    infos = [info(name, eps) for eps in (E1, E2) for name in ALL if name != LARGE_EPS] + [info(LARGE_EPS)]
+    infos = [info(name, eps) for eps in (E1, E2) for name in EVERYWHERE] + [info(LARGE_EPS)]
     evidence = MaskingEvidence(infos)
     strong = {(name, eps.text): range(N) for eps in (E1, E2) for name in (PGD_CE, PGD_MARGIN)}
     one_step = (FGSM, FGSM_RESCALED, FGSM_RANDOM_START)
@@ -342,20 +389,75 @@ def test_only_a_foreign_attack_is_unchecked() -> None:
     assert MaskingEvidence([]).verdict()["verdict"] == "UNCHECKED"
 
 
-def test_noise_or_square_will_do() -> None:
-    assert verdict(names=[*(name for name in ALL if name != NOISE), SQUARE])["verdict"] == "PASS"
+def test_noise_alone_will_not_do() -> None:
+    """One draw, or twenty, contradict nobody: something has to have asked the network itself."""
+    result = verdict(names=[name for name in ALL if name != SQUARE])
+    assert result["verdict"] == "UNCHECKED" and "an upper bound" in result["evidence"][-1]["text"]
 
 
-def test_the_suites_can_earn_a_pass() -> None:
-    for suite in SUITES.values():
-        infos = [info(name, steps=effort.steps) for name, effort in suite.items()]
-        evidence = MaskingEvidence(infos)
-        evidence.add(*batch({(LARGE_EPS, "1"): range(N)}, keys=[i.key for i in infos]))
-        assert evidence.verdict()["verdict"] == "PASS"
+@pytest.mark.parametrize(("suite", "expected"), [("fast", "UNCHECKED"), ("standard", "PASS"), ("full", "PASS")])
+def test_the_suites_can_earn_a_pass_but_for_fast(suite: str, expected: str) -> None:
+    infos = []
+    for name, effort in SUITES[suite].items():  # type: ignore[index]
+        made = info(name, steps=effort.steps)
+        queries = effort.queries if name in (NOISE, SQUARE) else None
+        infos.append(replace(made, params=replace(made.params, queries=queries)))
+    evidence = MaskingEvidence(infos)
+    evidence.add(*batch({(LARGE_EPS, "1"): range(N)}, keys=[i.key for i in infos]))
+    assert evidence.verdict()["verdict"] == expected
+
+
+@pytest.mark.parametrize("finding", ["SUSPECT", "MASKED"])
+@pytest.mark.parametrize(("name", "rule"), [(SQUARE, "progress"), (NOISE, "noise")])
+def test_who_gets_further_than_gradients_is_counted_on_images_that_stand(name: str, rule: str, finding: str) -> None:
+    more = next(k for k in range(N) if wilson(k) > bound_of(FURTHER, finding))
+    for count, expected in ((more - 1, BELOW[finding]), (more, finding)):
+        result = verdict(further={name: count})
+        assert item(result, rule)["finding"] == expected
+        assert item(result, rule)["value"] == pytest.approx(count / N)
+        assert result["verdict"] == (expected or "PASS")
+    # what gradients have broken does not count
+    assert item(verdict({PGD_CE: range(more)}, further={name: more}), rule)["value"] == 0
+
+
+@pytest.mark.parametrize("finding", ["SUSPECT", "MASKED"])
+def test_bent_margins_are_counted_on_images_that_stand(finding: str) -> None:
+    more = next(k for k in range(N) if wilson(k) > bound_of(NOT_LINEAR, finding))
+    for count, expected in ((more - 1, BELOW[finding]), (more, finding)):
+        result = verdict(bent=count)
+        assert item(result, "linearity")["finding"] == expected
+        assert result["verdict"] == (expected or "PASS")
+    assert item(verdict({PGD_CE: range(more)}, bent=more), "linearity")["value"] == 0
+
+
+def test_linearity_needs_one_length_at_the_image_and_one_at_the_worst_version() -> None:
+    low, high = LINEAR
+    kept = [low, 0, 0, 0, high, 9]
+    for ratios, broken in (
+        (kept, False), ([1, 1, 1, low - 0.01, high + 0.01, 0], True), ([0, high + 0.01, -1, 1, 1, 1], True), ([np.nan] * 6, False),
+    ):  # fmt: skip
+        assert breaks_linearity(np.array([ratios], np.float32)).tolist() == [broken]
+
+
+def test_what_the_attacks_before_it_broke_is_no_finding_of_a_cumulative_attack() -> None:
+    """It keeps their versions, so its row has them as broken."""
+    broken = range(100)
+    result = verdict({PGD_SMOOTHED: broken, f"{TRANSFER}@other": broken, SQUARE: broken}, names=EVERY)
+    assert item(result, "smoothed")["value"] == 0.25
+    assert item(result, "transfer")["value"] == item(result, "query", SQUARE)["value"] == 0
+
+
+def test_several_draws_of_noise_and_many_queries_are_needed() -> None:
+    few = replace(info(NOISE), params=AttackParams(queries=FEWEST_DRAWS - 1))
+    result = verdict(noise=few)
+    assert result["verdict"] == "UNCHECKED" and "noise was drawn fewer" in result["evidence"][-1]["text"]
+    few = replace(info(SQUARE), params=AttackParams(queries=FEWEST_QUERIES - 1))
+    result = verdict(square=few)
+    assert result["verdict"] == "UNCHECKED" and f"fewer than {FEWEST_QUERIES}" in result["evidence"][-1]["text"]
 
 
 def test_an_attack_that_ran_at_one_budget_does_not_vouch_for_the_other() -> None:
-    infos = [*(info(name) for name in ALL), *(info(name, E2) for name in NEEDED if name != PGD_MARGIN)]
+    infos = [*(info(name) for name in ALL), *(info(name, E2) for name in EVERYWHERE if name != PGD_MARGIN)]
     evidence = MaskingEvidence(infos)
     evidence.add(*batch({(LARGE_EPS, "1"): range(N)}, keys=[i.key for i in infos]))
     assert evidence.verdict()["verdict"] == "UNCHECKED"
@@ -366,7 +468,7 @@ def test_an_attack_that_ran_at_one_budget_does_not_vouch_for_the_other() -> None
 
 
 def test_the_worst_budget_decides() -> None:
-    infos = [*(info(name, eps) for eps in (E1, E2) for name in ALL if name != LARGE_EPS), info(LARGE_EPS)]
+    infos = [*(info(name, eps) for eps in (E1, E2) for name in EVERYWHERE), info(LARGE_EPS)]
     evidence = MaskingEvidence(infos)
     evidence.add(*batch({(PGD_MARGIN, E2.text): range(N), (LARGE_EPS, "1"): range(N)}, keys=[i.key for i in infos]))
     result = evidence.verdict()
@@ -423,7 +525,7 @@ def test_a_targeted_attack_is_compared_with_nothing() -> None:
 
 
 def test_thresholds_are_in_order() -> None:
-    singles = (ZERO_GRADIENT, QUERY_STRONGER, LARGE_EPS_STANDS, RISES, UNSTABLE)
+    singles = (ZERO_GRADIENT, QUERY_STRONGER, LARGE_EPS_STANDS, RISES, UNSTABLE, FURTHER, NOT_LINEAR)
     for threshold in (*singles, *(pair.threshold for pair in PAIRS)):
         assert isinstance(threshold, Threshold)
         assert 0 < threshold.suspect < threshold.masked <= 1
@@ -443,29 +545,77 @@ INT8 = Artefact("onnxruntime", "int8-u8s8", "b" * 64, "cpu", "here", "onnxruntim
 FP32 = Artefact("onnxruntime", "fp32", "c" * 64, "cpu", "here", "onnxruntime fp32 " + "c" * 64)
 
 
+def asking(artefact: Artefact, queries: int = FEWEST_QUERIES) -> AttackInfo:
+    """Square on an artefact."""
+    name = f"square@{artefact.backend}-{artefact.variant}"
+    return AttackInfo(name, E1, AttackParams(queries=queries), None, None, artefact.identity, cumulative=True)
+
+
+def judge(
+    infos: Sequence[AttackInfo], fooled: dict[Key, Sequence[int]], artefacts: dict[Artefact, dict[Key, int]], *,
+    unasked: Sequence[AttackInfo] = (), progress: dict[Key, int] | None = None, unstable: int = 0,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
+    """The verdict on artefacts, each of which the first so-many images are taken from by each key."""
+    labels, evidence = batch({(LARGE_EPS, "1"): range(N), **fooled}, keys=[i.key for i in infos if i not in unasked])
+    scored = [CLEAN_KEY, *(i.key for i in infos if not i.control)]
+    hits = tuple({key: np.arange(N) >= broken.get(key, 0) for key in scored} for broken in artefacts.values())
+    further = {
+        i.key: np.where(np.arange(N) < (progress or {}).get(i.key, 0), 9, 0).astype(np.float32)
+        for i in infos if base_name(i.name) == SQUARE
+    }  # fmt: skip
+    outcome = BatchOutcome(
+        np.arange(N), labels, ("",) * N, hits, hits, evidence, progress=(further,) * len(hits),
+        unstable=(np.arange(N) < unstable,) * len(hits),
+    )  # fmt: skip
+    return verdict_of(infos, [outcome], list(artefacts))
+
+
 def test_a_query_attack_on_an_artefact_judges_that_artefact_alone() -> None:
     """The gradients were another model's; what Square finds beyond them here says nothing about the weights."""
-    asked = AttackInfo("square@onnxruntime-int8-u8s8", E1, AttackParams(), None, None, INT8.identity)
-    infos = [*(info(name) for name in ALL), asked]
-    labels, evidence = batch({(LARGE_EPS, "1"): range(N)}, keys=[i.key for i in infos if i is not asked])
-    keys = [CLEAN_KEY, *(i.key for i in infos if not i.control)]
-    right = {key: np.ones(N, bool) for key in keys}
-    broken = {**right, asked.key: np.arange(N) >= 40}
-    outcome = BatchOutcome(np.arange(N), labels, ("",) * N, (right, broken), (right, broken), evidence)
-    masking, (fp32, int8) = verdict_of(infos, [outcome], [FP32, INT8])
+    infos = [*(info(name) for name in ALL), asking(INT8), asking(FP32)]
+    artefacts = {FP32: {}, INT8: {asking(INT8).key: 40}}
+    masking, (fp32, int8) = judge(infos, {}, artefacts, unasked=infos[-2:])
     assert masking["verdict"] == fp32["verdict"] == "PASS" and fp32["evidence"] == []
     assert int8["verdict"] == "SUSPECT"
     assert "square@onnxruntime-int8-u8s8 broke 40 of" in int8["evidence"][0]
-    (told,) = [i for i in masking["evidence"] if i.get("artefact")]
-    assert told["artefact"] == "onnxruntime int8-u8s8" and told["value"] == pytest.approx(0.1)
+    told = [i for i in masking["evidence"] if i.get("artefact") == "onnxruntime int8-u8s8"]
+    assert next(i for i in told if i["rule"] == "query")["value"] == pytest.approx(0.1)
+    # getting further counts, though nothing broke
+    _, (fp32, int8) = judge(
+        infos, {}, {FP32: {}, INT8: {}}, unasked=infos[-2:], progress={asking(INT8).key: N // 2}
+    )  # fmt: skip
+    assert fp32["verdict"] == "PASS" and int8["verdict"] == "MASKED"
+
+
+def test_an_artefact_that_nobody_asked_cannot_pass() -> None:
+    infos = [*(info(name) for name in ALL), asking(FP32), asking(INT8, FEWEST_QUERIES - 1)]
+    masking, (fp32, int8) = judge(infos, {}, {FP32: {}, INT8: {}}, unasked=infos[-2:])
+    assert masking["verdict"] == fp32["verdict"] == "PASS"
+    assert int8["verdict"] == "UNCHECKED" and f"fewer than {FEWEST_QUERIES}" in int8["evidence"][0]
+    _, (fp32, int8) = judge(infos[:-1], {}, {FP32: {}, INT8: {}}, unasked=infos[-2:])
+    assert fp32["verdict"] == "PASS"
+    assert int8["verdict"] == "UNCHECKED" and "did not ask the artefact itself" in int8["evidence"][0]
+
+
+def test_a_device_that_asks_needs_the_controls_of_the_pack_and_no_reference() -> None:
+    """The pack brings the evidence on the gradients, and Square runs on the device: both together make a PASS there."""
+    infos = [*(info(name) for name in ALL if name != SQUARE), asking(FP32)]
+    masking, (fp32,) = judge(infos, {}, {FP32: {}}, unasked=infos[-1:])
+    assert (masking["verdict"], fp32["verdict"]) == ("PASS", "PASS")
+    without = [i for i in infos if i.name != LINEARITY]
+    _, (fp32,) = judge(without, {}, {FP32: {}}, unasked=infos[-1:])
+    assert fp32["verdict"] == "UNCHECKED" and "linearity" in fp32["evidence"][0]
+
+
+def test_an_artefact_that_changes_its_answers_is_found() -> None:
+    infos = [*(info(name) for name in ALL), asking(FP32)]
+    _, (fp32,) = judge(infos, {}, {FP32: {}}, unasked=infos[-1:], unstable=N)
+    assert fp32["verdict"] == "MASKED" and "answers differently" in fp32["evidence"][0]
 
 
 def test_a_bad_verdict_on_the_weights_holds_for_every_artefact() -> None:
-    infos = [info(name) for name in ALL]
-    labels, evidence = batch({(PGD_MARGIN, E1.text): range(N), (LARGE_EPS, "1"): range(N)}, keys=[i.key for i in infos])
-    right = {key: np.ones(N, bool) for key in [CLEAN_KEY, *(i.key for i in infos if not i.control)]}
-    outcome = BatchOutcome(np.arange(N), labels, ("",) * N, (right, right), (right, right), evidence)
-    masking, rows = verdict_of(infos, [outcome], [FP32, INT8])
+    infos = [*(info(name) for name in ALL), asking(FP32), asking(INT8)]
+    masking, rows = judge(infos, {(PGD_MARGIN, E1.text): range(N)}, {FP32: {}, INT8: {}}, unasked=infos[-2:])
     assert masking["verdict"] == "MASKED" and [row["verdict"] for row in rows] == ["MASKED", "MASKED"]
     assert all(row["evidence"] for row in rows)
 
@@ -473,8 +623,8 @@ def test_a_bad_verdict_on_the_weights_holds_for_every_artefact() -> None:
 def test_a_third_partys_attack_is_no_evidence_either_way() -> None:
     """Nobody says whether it follows gradients or asks: one with a Square in it would hide what our Square found."""
     theirs = AttackInfo("autoattack-torchattacks", E1, AttackParams(), "torch fp32", "a" * 64)
-    asking = AttackInfo("torchattacks-square", E1, AttackParams(), None, None)
-    for other in (theirs, asking):
+    querying = AttackInfo("torchattacks-square", E1, AttackParams(), None, None)
+    for other in (theirs, querying):
         infos = [*(info(name) for name in EVERY), other]
         evidence = MaskingEvidence(infos)
         broken = {(SQUARE, E1.text): range(200), other.key: range(200), (LARGE_EPS, "1"): range(N)}
@@ -487,13 +637,8 @@ def test_a_third_partys_attack_is_no_evidence_either_way() -> None:
 def test_square_that_was_added_to_a_pack_judges_the_reference_too() -> None:
     """There the reference was not asked while the pack was made: what Square finds on torch counts all the same."""
     torch = Artefact("torch", "fp32", "a" * 64, "cpu", "here", "torch fp32 " + "a" * 64)
-    added = AttackInfo(SQUARE, E1, AttackParams(), None, None, torch.identity)
-    infos = [*(info(name) for name in ALL), added]
-    labels, evidence = batch({(LARGE_EPS, "1"): range(N)}, keys=[i.key for i in infos[:-1]])
-    right = np.ones(N, dtype=np.bool_)
-    hits = dict.fromkeys([CLEAN_KEY, *(i.key for i in infos if not i.control)], right)
-    hits[added.key] = np.arange(N) >= 200
-    outcome = BatchOutcome(np.arange(N), labels, ("",) * N, (hits,), (hits,), evidence)
-    masking, rows = verdict_of(infos, [outcome], [torch])
+    added = replace(info(SQUARE), queried=torch.identity)
+    infos = [*(info(name) for name in ALL if name != SQUARE), added]
+    masking, rows = judge(infos, {}, {torch: {added.key: 200}}, unasked=[added])
     assert masking["verdict"] == "PASS" and rows[0]["verdict"] == "MASKED"
     assert "square broke 200" in rows[0]["evidence"][0]

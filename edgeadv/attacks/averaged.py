@@ -1,0 +1,75 @@
+"""Gradients averaged over draws: of a network that answers at random, and of one whose slopes change from pixel to pixel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_SEED = 0
+
+
+class Averaged(nn.Module):
+    """``model`` with the mean gradient of several calls (Athalye et al. 2018, section 4.2, expectation over transformation).
+
+    With ``deviation`` 0 each call asks the same pixels again, and the logits are the mean of all answers: for a network that
+    answers at random. Above 0 the logits are those of the pixels themselves, and each call of the gradient sees them with other
+    noise: for a network whose own slope says nothing about the next pixel value. The noise is the same for every image and
+    in every call, so an image's result does not depend on its batch.
+
+    Shape:
+        input float32 (n, 3, H, W) in [0, 1]; output float32 (n, classes), logits.
+
+    Attributes:
+        model: pixels in [0, 1] to logits.
+        draws: calls for one gradient, at least 1.
+        deviation: standard deviation of the noise, in pixels of [0, 1].
+    """
+
+    def __init__(self, model: nn.Module, draws: int, deviation: float = 0.0) -> None:
+        super().__init__()
+        self.model, self.draws, self.deviation = model, draws, deviation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, with the mean gradient behind them."""
+        logits: Tensor = _Mean.apply(x, self)
+        return logits
+
+    def noise(self, x: Tensor) -> Tensor:
+        """Noise of each draw, (draws, C, H, W): in pairs of opposite sign, whose mean is 0."""
+        generator = torch.Generator().manual_seed(_SEED)
+        half = torch.randn((self.draws + 1) // 2, *x.shape[1:], generator=generator)
+        return (self.deviation * torch.cat([half, -half])[: self.draws]).to(x)
+
+
+class _Mean(torch.autograd.Function):
+    """Draws are computed one after another, forwards and backwards, so they take the memory of one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, network: Averaged) -> Tensor:
+        ctx.network = network
+        ctx.save_for_backward(x)
+        calls = 1 if network.deviation else network.draws
+        return torch.stack([network.model(x).float() for _ in range(calls)]).mean(dim=0)
+
+    @staticmethod
+    def backward(ctx: Any, given: Tensor) -> tuple[Tensor, None]:
+        network: Averaged = ctx.network
+        (x,) = ctx.saved_tensors
+        total = torch.zeros_like(x)
+        noise = network.noise(x) if network.deviation else [None] * network.draws
+        for moved_by in noise:
+            total += pixel_gradient(network.model, x if moved_by is None else (x + moved_by).clamp(0, 1), given)
+        return total / network.draws, None
+
+
+def pixel_gradient(model: nn.Module, x: Tensor, given: Tensor) -> Tensor:
+    """The gradient of ``(model(x) * given).sum()`` with respect to ``x``; 0 where there is no path for one."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        logits = model(x).float()
+        if not logits.requires_grad:
+            return torch.zeros_like(x)
+        (gradient,) = torch.autograd.grad(logits, x, given, allow_unused=True)
+    return torch.zeros_like(x) if gradient is None else gradient.detach()

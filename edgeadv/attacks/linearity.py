@@ -1,0 +1,96 @@
+"""Do gradients say what happens? The control that compares the margin's rise along its gradient with what that predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeadv_runtime.attack import Crafted
+from edgeadv_runtime.eps import Eps
+from edgeadv_runtime.results import AttackParams
+from edgeadv_runtime.suites import LINEARITY
+
+from .losses import input_gradient, margin
+from .parts import device_of, in_parts
+
+FRACTIONS = (1 / 64, 1 / 16, 1 / 4)
+"""Lengths of the step, as shares of eps: at the image itself, and at the version with the largest margin."""
+
+
+def linearity(model: nn.Module, x: Tensor, labels: Tensor, *, length: float) -> Tensor:
+    """``(m(x') - m(x)) / (g (x' - x))`` for the logit margin m, its gradient g and ``x' = clip(x + length * sign(g))``.
+
+    A first-order expansion (the local linearity measure of Qin et al. 2019, section 4, along the sign of the gradient). 1 where
+    the margin is linear, 0 where the gradient says nothing about it or is zero.
+
+    Args:
+        model: pixels in [0, 1] to logits, in evaluation mode.
+        x: float32 (n, 3, H, W) in [0, 1].
+        labels: int64 (n,).
+        length: of the step, in pixels of [0, 1].
+
+    Returns:
+        float32 (n,).
+    """
+    slope = input_gradient(model, x, labels, margin)
+    gradient = torch.nan_to_num(slope.gradient, nan=0.0, posinf=0.0, neginf=0.0)
+    moved = (x + length * gradient.sign()).clamp(0, 1)
+    with torch.no_grad():
+        rise = margin(model(moved).float(), labels) - slope.losses
+    # in float64: the products of a small gradient are below float32
+    predicted = (gradient.double() * (moved - x).double()).flatten(1).sum(dim=1)
+    ratio = rise.double() / torch.where(predicted > 0, predicted, torch.ones_like(predicted))
+    return torch.where(predicted > 0, ratio, torch.zeros_like(ratio)).float()
+
+
+@dataclass(frozen=True)
+class LinearityControl:
+    """:func:`linearity` of the images that stand, as a control of the evaluation.
+
+    Attributes:
+        model: pixels to logits, on the device to compute on.
+        eps: budgets.
+        gradients_sha256: hash of the artefact that the gradients belong to.
+        gradients: where they come from, in words.
+        name: in the evidence.
+    """
+
+    model: nn.Module
+    eps: Sequence[Eps]
+    gradients_sha256: str | None
+    gradients: str
+    name: str = LINEARITY
+    queried: None = field(default=None, init=False)
+    asked: None = field(default=None, init=False)
+    control: bool = field(default=True, init=False)
+
+    def params(self, eps: Eps) -> AttackParams:
+        """How it is measured."""
+        return AttackParams(norm="linf", loss="logit margin", steps=1)
+
+    def craft(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> list[Crafted]:
+        """At every budget, from the images themselves."""
+        return [self.craft_from(x, y, x, eps) for eps in self.eps]
+
+    def craft_from(self, x: NDArray[np.float32], y: NDArray[np.int64], start: NDArray[np.float32], eps: Eps) -> Crafted:
+        """Measure; the images are left as they are.
+
+        Returns:
+            ``linearity`` float32 (n, 6): for each of :data:`FRACTIONS` at ``x``, then at ``start``.
+        """
+        device = device_of(self.model)
+
+        def column(point: NDArray[np.float32], length: float) -> NDArray[np.float32]:
+            def measured(images: Tensor, labels: Tensor) -> NDArray[np.float32]:
+                ratios: NDArray[np.float32] = linearity(self.model, images, labels, length=length).cpu().numpy()
+                return ratios
+
+            return in_parts(measured, point, y, device)
+
+        columns = [column(point, fraction * eps.value) for point in (x, start) for fraction in FRACTIONS]
+        return Crafted(x, None, linearity=np.stack(columns, axis=1))

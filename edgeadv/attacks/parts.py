@@ -1,0 +1,64 @@
+"""Batches in parts whose activations fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .copies import memory_order
+
+# activations of 20 photographs of 224 pixels; on a processor more would take gigabytes and save no time
+_PIXELS_AT_ONCE = 1_000_000
+# on a GPU of 24 GiB all 64 images of a batch: launching a kernel takes as long for few as for many
+_LARGE_GPU, _PIXELS_ON_IT = 20 * 2**30, 3_300_000
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a network is; the processor, if it has no parameters."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def at_once(x: NDArray[np.float32] | Tensor, device: torch.device) -> int:
+    """How many images of ``x``, float32 (n, 3, H, W), are attacked at once, so that their activations fit into memory.
+
+    Args:
+        x: the images.
+        device: where.
+    """
+    size = x.shape[2] * x.shape[3]
+    if device.type != "cuda":
+        return max(1, _PIXELS_AT_ONCE // size)
+    large = torch.cuda.get_device_properties(device).total_memory >= _LARGE_GPU
+    # a power of two, as batches shrink there
+    return 1 << max(1, (_PIXELS_ON_IT if large else _PIXELS_AT_ONCE) // size).bit_length() - 1
+
+
+def tensors(x: NDArray[np.float32], y: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images and labels on a device, in its order of memory."""
+    images = torch.from_numpy(x).to(device).contiguous(memory_format=memory_order(device))
+    return images, torch.from_numpy(y).to(device)
+
+
+def in_parts(
+    function: Callable[[Tensor, Tensor], NDArray[np.float32]],
+    x: NDArray[np.float32],
+    y: NDArray[np.int64],
+    device: torch.device,
+) -> NDArray[np.float32]:
+    """What ``function`` makes of images and labels, in parts of :func:`at_once`; one value an image.
+
+    Args:
+        function: images float32 (k, 3, H, W) and labels int64 (k,) to an array (k, ...).
+        x: float32 (n, 3, H, W), n >= 1.
+        y: int64 (n,).
+        device: where the images go.
+    """
+    part = at_once(x, device)
+    return np.concatenate(
+        [function(*tensors(x[i : i + part], y[i : i + part], device)) for i in range(0, len(x), part)]
+    )
