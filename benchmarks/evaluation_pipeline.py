@@ -42,7 +42,8 @@ from edgeadv.data import ImageSet, balanced_subset, open_data
 from edgeadv.pack import clean_batches
 from edgeadv.torch_backend import TorchBackend
 from edgeadv_runtime import Bundle, DataInfo, Eps, OnnxRuntimeBackend, evaluate
-from edgeadv_runtime.attack import Attack, craft, infos
+from edgeadv_runtime.attack import Attack, infos
+from edgeadv_runtime.crafting import craft
 from edgeadv_runtime.pack import SHARD_SIZE
 from edgeadv_runtime.preprocess import to_tensor
 from edgeadv_runtime.suites import FGSM, Effort
