@@ -80,6 +80,6 @@ def attack(
         )  # fmt: skip
     size = sum(file.stat().st_size for file in pack.path.iterdir()) / 2**20
     stored = sum(not info.control for info in pack.infos)
-    if said := overlap_sentence(pack.data.training_images, pack.manifest["n"]):
-        typer.echo(said)
+    if known := pack.data.training_images:
+        typer.echo(overlap_sentence(known, pack.manifest["n"]))
     typer.echo(f"{plan.data.total} images, {stored} attacks and budgets, {size:.1f} MiB: {pack.path}")

@@ -92,7 +92,8 @@ def print_summary(bundle: Bundle) -> None:
     if bundle.manifest["left_out"]:
         typer.echo(f"left out           {', '.join(bundle.manifest['left_out'])}")
     known = bundle.training_images
-    typer.echo(f"training images    {'not known' if known is None else f'{len(known)}, known by hash'}")
+    listed = "not known, so evaluate cannot tell them: see export --training-data"
+    typer.echo(f"training images    {listed if known is None else f'{len(known)}, known by hash'}")
     console = wide_console()
     console.print(_table(bundle))
     for variant in bundle.variants:

@@ -353,10 +353,6 @@ def _with_training_data(source: _Source, spec: str | None, root: Path | None, *,
     from edgeadv_export.gate import paced
 
     if spec is None:
-        if source.training_images is None:
-            _say(
-                "the training images are not known, so evaluate cannot tell whether it is given them: see --training-data"
-            )
         return source
     tell = paced(_say, f"hashing the images of {spec}", "images")
     images = named_images(spec, source.preprocess, root=root or DEFAULT_ROOT, workers=workers, progress=tell)

@@ -222,12 +222,12 @@ class ResultsFile:
     def trained_on(self) -> str:
         """What a reader must know of images that were trained on; empty where that is nothing, and of older files."""
         data = self.results.data
-        return overlap_sentence(data["training_images"], data["n"]) if "training_images" in data else ""
+        return overlap_sentence(data["training_images"], data.get("n", 0)) if "training_images" in data else ""
 
     @property
     def flatters(self) -> bool:
         """Whether too many of the images were trained on."""
-        return too_many(self.results.data.get("training_images"), self.results.data["n"])
+        return too_many(self.results.data.get("training_images"), self.results.data.get("n", 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,11 +349,13 @@ def _results_file(path: Path) -> ResultsFile:
     _check_texts(results.created, results.edgeadv_version)
     _check_objects(results.bundle, results.data, results.environment, *results.skipped)
     _check_plans(results.rows)
-    for key in ("calibration_left_out", "training_images"):
-        count = results.data.get(key)
-        if count is not None and (type(count) is not int or count < 0):
+    trained_on = results.data.get("training_images")
+    counts = {"calibration_left_out": results.data.get("calibration_left_out", 0)}
+    if trained_on is not None:
+        counts |= {"training_images": trained_on, "n": results.data["n"]}
+    for key, count in counts.items():
+        if type(count) is not int or count < 0:
             raise ValueError(f"{key} {count!r} is not a number of images")
-    _ = too_many(results.data.get("training_images"), results.data["n"])
     confidence = results.bundle.get("confidence")
     verdict = results.masking["verdict"]
     _check_verdict(verdict)
