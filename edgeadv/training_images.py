@@ -31,24 +31,40 @@ def fed_images(source: Feed, order: NDArray[np.int64]) -> TrainingImages:
     return TrainingImages.of(found)
 
 
-def named_images(
-    spec: str, preprocess: Preprocess, *, root: Path = DEFAULT_ROOT, workers: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> TrainingImages:  # fmt: skip
-    """The images of what ``--training-data`` names, under the ``preprocess`` of the network that was trained on them.
+def training_data(spec: str, *, root: Path = DEFAULT_ROOT) -> ImageSet:
+    """Open what ``--training-data`` names.
 
     Args:
         spec: a name as for ``--data``, of which the training part is read; or a folder: its ``train/`` if it has one, else every
             picture in it, at any depth.
-        preprocess: of the network.
         root: where torchvision keeps its data.
+
+    Raises:
+        DataError: there is no such data, or there are no images in it.
+    """
+    folder = Path(spec).resolve()
+    if not folder.is_dir() or (folder / "train").is_dir():
+        return open_data(spec, split="train", root=root)
+    files = pictures(folder.rglob("*"))
+    if not files:
+        raise DataError(f"--training-data {spec} holds no images: give what the network was trained on")
+    return all_pictures(folder, files, split="train")
+
+
+def hashed(
+    images: ImageSet, preprocess: Preprocess, *, workers: int = 0, progress: Callable[[int, int], None] | None = None
+) -> TrainingImages:
+    """All of ``images`` under the ``preprocess`` of the network that was trained on them; unreadable ones are passed over.
+
+    Args:
+        images: what it was trained on.
+        preprocess: of the network.
         workers: processes that decode.
         progress: called with the images done and the images there are.
 
     Raises:
-        DataError: there is no such data, or no image of it is readable.
+        DataError: no image is readable.
     """
-    images = _opened(spec, root)
     found: list[str] = []
     done = 0
     for batch in batches(images, preprocess, batch_size=_BATCH, workers=workers):
@@ -57,12 +73,5 @@ def named_images(
         if progress is not None:
             progress(done, len(images))
     if not found:
-        raise DataError(f"--training-data {spec} holds no readable image: give what the network was trained on")
+        raise DataError(f"none of the {done} training images of {images.spec} is readable")
     return TrainingImages.of(found)
-
-
-def _opened(spec: str, root: Path) -> ImageSet:
-    folder = Path(spec).resolve()
-    if not folder.is_dir() or (folder / "train").is_dir():
-        return open_data(spec, split="train", root=root)
-    return all_pictures(folder, pictures(folder.rglob("*")), split="train")

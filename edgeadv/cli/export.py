@@ -349,13 +349,14 @@ def _from_run(path: Path, golden: Path | None, data_root: Path | None) -> _Sourc
 def _with_training_data(source: _Source, spec: str | None, root: Path | None, *, workers: int) -> _Source:
     """``source`` with the images that ``--training-data`` names besides those that its run knows."""
     from edgeadv.data import DEFAULT_ROOT
-    from edgeadv.training_images import named_images
+    from edgeadv.training_images import hashed, training_data
     from edgeadv_export.gate import paced
 
     if spec is None:
         return source
-    tell = paced(_say, f"hashing the images of {spec}", "images")
-    images = named_images(spec, source.preprocess, root=root or DEFAULT_ROOT, workers=workers, progress=tell)
+    data = training_data(spec, root=root or DEFAULT_ROOT)
+    tell = paced(_say, f"hashing {len(data)} images of {spec}", "images")
+    images = hashed(data, source.preprocess, workers=workers, progress=tell)
     return replace(source, training_images=images | source.training_images)
 
 
