@@ -90,8 +90,9 @@ def check_images(pack: AttackPack, images: ImageSet, bundle: Bundle, *, workers:
 
 
 def check_training_images(
-    images: ImageSet, bundle: Bundle, order: NDArray[np.int64], *, data: DataInfo, workers: int = 0
-) -> None:
+    images: ImageSet, bundle: Bundle, order: NDArray[np.int64], *, data: DataInfo, workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:  # fmt: skip
     """Look, before the hours that attacks take, whether too many of ``images`` are ones that the bundle was trained on.
 
     Reads every image once, unless the bundle does not know or they are allowed.
@@ -102,6 +103,7 @@ def check_training_images(
         order: positions in ``images`` that are to be scored.
         data: how the images are named, and whether training images are allowed.
         workers: processes that decode.
+        progress: called with the images done and the images there are.
 
     Raises:
         InputError: they are, and that was not allowed.
@@ -111,6 +113,8 @@ def check_training_images(
     overlap = Overlap(bundle.training_images, bundle.calibration_images)
     for batch in clean_batches(images, bundle, order, unreadable=[], workers=workers):
         overlap.add(batch.hashes)
+        if progress is not None:
+            progress(overlap.n, len(order))
     overlap.check(data.name, allowed=False)
 
 

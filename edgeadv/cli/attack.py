@@ -67,7 +67,8 @@ def attack(
         allow_unreadable=allow_unreadable, allow_training_images=allow_training_images, download=download, root=data_root,
     )  # fmt: skip
     if not out.exists():
-        check_training_images(plan.images, opened, plan.order, data=plan.data, workers=workers)
+        with image_bar("looking at the images") as progress:
+            check_training_images(plan.images, opened, plan.order, data=plan.data, workers=workers, progress=progress)
         plan = follow_soonest(
             plan, opened, asked=gradients, target=target, folder=partial_of(out), resume=resume, workers=workers
         )

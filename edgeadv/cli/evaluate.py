@@ -238,7 +238,8 @@ def _check_pack(
 def _check_training_images(plan: Plan, bundle: Bundle, *, workers: int) -> None:
     from edgeadv.pack import check_training_images
 
-    check_training_images(plan.images, bundle, plan.order, data=plan.data, workers=workers)
+    with image_bar("looking at the images") as progress:
+        check_training_images(plan.images, bundle, plan.order, data=plan.data, workers=workers, progress=progress)
 
 
 @dataclass(frozen=True)

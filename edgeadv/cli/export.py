@@ -293,8 +293,9 @@ def _int8_plan(options: _Int8Options, source: _Source, root: Path | None) -> Int
         count=options.calibration_count, seed=options.calibration_seed or 0,
     )  # fmt: skip
     images, order = gate_images(
-        calibration, source.classes, folder=options.gate_data, run_data=source.data, root=root, limit=options.gate_limit
-    )
+        calibration, source.classes, folder=options.gate_data, run_data=source.data, root=root, limit=options.gate_limit,
+        allow_training_images=bool(options.allow_training_images),
+    )  # fmt: skip
     plan = Int8Plan(
         calibration=calibration, images=images, order=order, eps=eps,
         max_drop=MAX_DROP if options.max_drop is None else options.max_drop,

@@ -171,6 +171,7 @@ def gate_images(
     run_data: str | None = None,
     root: Path = DEFAULT_ROOT,
     limit: int | None = None,
+    allow_training_images: bool = False,
 ) -> tuple[ImageSet, NDArray[np.int64]]:
     """The labelled images that int8 is measured on, and which of them.
 
@@ -183,6 +184,7 @@ def gate_images(
         run_data: the ``--data`` of the run; None without a run.
         root: where torchvision keeps its data.
         limit: at most this many, as many of each class.
+        allow_training_images: take a ``folder`` whose name says that its images are for training.
 
     Returns:
         The set, labelled in the order of ``classes``, and positions in it, ascending.
@@ -196,7 +198,7 @@ def gate_images(
         if not folder.is_dir():
             raise InputError(f"--gate-data {folder} is not a folder: give one with a folder of images for each class")
         images = open_data(str(folder), split="test")
-        if images.split == "train":
+        if images.split == "train" and not allow_training_images:
             raise InputError(
                 f"--gate-data {folder} holds training images, on which a network hides what it loses: give test images"
             )

@@ -163,7 +163,7 @@ class Results:
 
     Attributes:
         bundle: id, name, title, weights hash and architecture of what was scored.
-        data: name, split, hash, number scored, unreadable images.
+        data: name, split, hash, number scored, unreadable images, images that the network was trained on.
         environment: device facts and versions.
         masking: the verdict on the weights' gradients: ``{"verdict", "evidence"}``.
         rows: what was measured.

@@ -220,5 +220,5 @@ def test_nothing_to_list(tmp_path: Path) -> None:
         with pytest.raises(DataError):
             training_data(spec)
     (tmp_path / "empty" / "a.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="none of the 1 training images of .*empty is readable"):
+    with pytest.raises(DataError, match=r"none of the 1 training images of .*empty is readable"):
         hashed(training_data(str(tmp_path / "empty")), Preprocess(resize=32, crop=32))

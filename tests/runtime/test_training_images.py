@@ -37,6 +37,7 @@ def test_only_the_first_eight_bytes_are_kept_and_found_again(tmp_path: Path) -> 
     listed.save(tmp_path / "a.npy")
     assert np.load(tmp_path / "a.npy", allow_pickle=False).dtype == np.dtype("<u8")
     assert TrainingImages.load(tmp_path / "a.npy", count=3).hashes.tolist() == expected
+    assert TrainingImages.of([]).count(named(1)) == 0
     both = listed | TrainingImages.of(named(3, 4))
     assert len(both) == 4 and both.count(named(1, 2, 3, 4, 5)) == 4
     assert (listed | None) is listed
