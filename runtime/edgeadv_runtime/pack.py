@@ -167,6 +167,8 @@ class AttackPack:
                     )
             infos = [info_from_json(value) for value in manifest["attacks"]]
             data = DataInfo(**manifest["data"])
+            if not isinstance(data.training_images, int | None):
+                raise TypeError(f"training_images {data.training_images!r}")
             _ = [(entry["backend"], entry["variant"], entry["reason"]) for entry in manifest.get("skipped", [])]
             for shard in manifest["shards"]:
                 if shard["file"] != Path(shard["file"]).name:

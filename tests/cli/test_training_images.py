@@ -188,6 +188,10 @@ def test_a_pack_of_an_older_edgeadv_opens(cli: Any, bundle: Path) -> None:
     assert cli("attack", bundle, "--data", "mnist5k", "--limit", "100", *CRAFT, "--out", "p").status == 0
     manifest = json.loads(Path("p/pack.json").read_text())
     assert manifest["data"]["training_images"] == 0
+    manifest["data"]["training_images"] = "many"
+    Path("p/pack.json").write_text(json.dumps(manifest))
+    damaged = cli("evaluate", bundle, "--pack", "p", "--out", "r.json")
+    assert damaged.status == 2 and "pack.json is damaged" in refusal(damaged.err)
     for key in ("training_images", "allow_training_images"):
         del manifest["data"][key]
     Path("p/pack.json").write_text(json.dumps(manifest))
