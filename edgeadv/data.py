@@ -25,6 +25,8 @@ Split = Literal["train", "test"]
 EMBEDDED = "mnist5k"
 TORCHVISION = ("mnist", "fashion-mnist", "cifar10", "cifar100", "imagenette")
 DEFAULT_ROOT = Path("~/.cache/edgeadv/data").expanduser()
+UNLABELLED = Classes(("", "-"), ("", "-"))
+"""The classes of a folder of pictures without class folders; their labels say nothing."""
 # a folder of pictures no larger than this is used at its own size, as CIFAR is
 _SMALL_SIDE, _LOOKED_AT = 64, 64
 
@@ -224,6 +226,13 @@ def _class_folders(folder: Path, *, spec: str, split: str) -> ImageSet:
         spec, split, Classes(tuple(ids), tuple(ids)), np.asarray(labels, dtype=np.int64),
         [str(p.relative_to(folder)) for p in paths], _folder_preprocess(paths), _Files(paths),
     )  # fmt: skip
+
+
+def all_pictures(folder: Path, files: Sequence[Path], *, split: str) -> ImageSet:
+    """``files`` below ``folder``, whatever folders they lie in, as images without labels."""
+    names = [str(file.relative_to(folder)) for file in files]
+    labels = np.zeros(len(files), dtype=np.int64)
+    return ImageSet(str(folder), split, UNLABELLED, labels, names, Preprocess(resize=None, crop=1), _Files(files))
 
 
 def _folder_preprocess(paths: Sequence[Path]) -> Preprocess:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,9 +20,10 @@ from torch import nn
 
 from edgeadv_runtime._version import __version__
 from edgeadv_runtime.eps import Eps
-from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.errors import EdgeAdvError, InputError
 from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.preprocess import Preprocess
+from edgeadv_runtime.training_images import TRAINING_FILE, TrainingImages
 
 from . import checkpoint
 from .adversarial import AdversarialTraining, Trades
@@ -118,7 +120,20 @@ def train(
         stage="train",
         title=f"{architecture.name}, {'undefended' if defence is None else defence.title}",
         recipe={**about, "start_weights": Path(weights).name, "weights_map": weights_map},
+        seen_before=_images_behind(Path(weights)),
     )
+
+
+def _images_behind(weights: Path) -> TrainingImages | None:
+    """What a weight file that lies in its run was trained on; None of any other file, or of none."""
+    if not weights.is_file() or not (weights.parent / RUN_FILE).is_file():
+        return None
+    # somebody else's folder may look like a run: it is the weights that were asked for
+    with suppress(EdgeAdvError):
+        run = Run.open(weights.parent)
+        if run.info["weights_sha256"] == sha256_file(weights):
+            return run.training_images
+    return None
 
 
 def distill(
@@ -194,7 +209,7 @@ def distill(
     with evaluation_mode(frozen):
         return _train_run(
             task, architecture, lambda: build(architecture), lambda: objective(frozen), out, stage="student",
-            title=f"{architecture.name}, {recipe} T={temperature:g}{budget}", recipe=about,
+            title=f"{architecture.name}, {recipe} T={temperature:g}{budget}", recipe=about, seen_before=teacher.training_images,
         )  # fmt: skip
 
 
@@ -281,8 +296,9 @@ def _finished(out: Path, task: Task, architecture: Architecture, recipe: dict[st
 
 def _train_run(
     task: Task, architecture: Architecture, start: Callable[[], PixelModel], objective: Callable[[], Objective], out: Path, *,
-    stage: str, title: str, recipe: dict[str, Any],
+    stage: str, title: str, recipe: dict[str, Any], seen_before: TrainingImages | None = None,
 ) -> Run:  # fmt: skip
+    """Train and write a run; ``seen_before`` are images that its teacher, or its first weights, were trained on."""
     if (finished := _finished(out, task, architecture, recipe)) is not None:
         if task.team.first:
             checkpoint.remove(out)  # of a training that was killed just before it did so itself
@@ -304,7 +320,7 @@ def _train_run(
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }  # fmt: skip
     if task.team.first:
-        write_run(out, model, info)
+        write_run(out, model, info, TrainingImages.load(out / TRAINING_FILE) | seen_before)
         checkpoint.remove(out)
     task.team.wait()
     return Run.open(out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from edgeadv_runtime.files import (
 )
 from edgeadv_runtime.outcomes import Artefact
 from edgeadv_runtime.pack import PACK_FILE, SCHEMA_VERSION, SHARD_SIZE, AttackPack, info_to_json, load_shard, save_shard
+from edgeadv_runtime.training_images import Overlap
 
 from .data import ImageSet, balanced_subset, batches
 
@@ -89,6 +90,35 @@ def check_images(pack: AttackPack, images: ImageSet, bundle: Bundle, *, workers:
         )
 
 
+def check_training_images(
+    images: ImageSet, bundle: Bundle, order: NDArray[np.int64], *, data: DataInfo, workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:  # fmt: skip
+    """Look, before the hours that attacks take, whether too many of ``images`` are ones that the bundle was trained on.
+
+    Reads every image once, unless the bundle does not know or they are allowed.
+
+    Args:
+        images: relabelled to the bundle's classes.
+        bundle: whose preprocessing is applied.
+        order: positions in ``images`` that are to be scored.
+        data: how the images are named, and whether training images are allowed.
+        workers: processes that decode.
+        progress: called with the images done and the images there are.
+
+    Raises:
+        InputError: they are, and that was not allowed.
+    """
+    if bundle.training_images is None or data.allow_training_images:
+        return
+    overlap = Overlap(bundle.training_images, bundle.calibration_images)
+    for batch in clean_batches(images, bundle, order, unreadable=[], workers=workers):
+        overlap.add(batch.hashes)
+        if progress is not None:
+            progress(overlap.n, len(order))
+    overlap.check(data.name, allowed=False)
+
+
 def partial_of(out: Path) -> Path:
     """Where a pack that will be ``out`` is made."""
     return out.with_name(out.name + ".partial")
@@ -129,7 +159,8 @@ def write_pack(
 
     Raises:
         StorageError: ``out`` exists or cannot be written, or there is an unfinished pack and ``resume`` is false.
-        InputError: the unfinished pack was started with other settings.
+        InputError: the unfinished pack was started with other settings, or too many of the images were trained on and that was not
+            allowed; :func:`check_training_images` says so sooner.
         DataError: more than 1% of the images are unreadable and that was not allowed.
     """
     if out.exists():
@@ -146,7 +177,7 @@ def write_pack(
         **plan, "data": data.binding(), "images": images_sha256(images, order), "reference": Artefact.of(reference).binding(), "versions": library_versions(),
     }  # fmt: skip
     begin_partial(partial, PLAN_FILE, begun, what="pack", resume=resume)
-    digest = DataDigest()
+    digest, overlap = DataDigest(), Overlap(bundle.training_images, bundle.calibration_images)
     unreadable: list[str] = []
     shards: list[dict[str, Any]] = []
     for number, first in enumerate(range(0, len(order), SHARD_SIZE)):
@@ -169,12 +200,15 @@ def write_pack(
             unreadable += messages
             check_readable(unreadable, data)
         digest.add(batch.clean)
+        overlap.add(batch.clean.hashes)
         shards.append({"file": file.name, "sha256": sha256_file(file), "n": len(batch.clean.labels)})
         if progress is not None:
             progress(min(first + SHARD_SIZE, len(order)), len(order))
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     scored = sum(shard["n"] for shard in shards)
-    made = {**plan, "created": now, "data_sha256": digest.hexdigest(), "n": scored, "shards": shards}
+    overlap.check(data.name, allowed=data.allow_training_images)
+    named = asdict(replace(data, training_images=overlap.known))
+    made = {**plan, "data": named, "created": now, "data_sha256": digest.hexdigest(), "n": scored, "shards": shards}
     write_json(partial / PACK_FILE, made)
     publish(partial, out, PLAN_FILE)
     return AttackPack.open(out, bundle=bundle)

@@ -2,8 +2,9 @@
 
 ::
 
-    weights.safetensors   the trained network (export and evaluation read nothing else)
+    weights.safetensors   the trained network
     run.json              every hyper-parameter, data, seed, versions, metrics per epoch
+    training-images.npy   hashes of the images that it was trained on, which export hands on
     state.json, *.bin     what --resume needs; only while the run is unfinished
 """
 
@@ -15,8 +16,9 @@ from typing import Any
 
 from edgeadv_runtime.bundle import Classes
 from edgeadv_runtime.errors import BundleError, InputError, IntegrityError, SchemaError
-from edgeadv_runtime.files import read_json, sha256_file, write_json
+from edgeadv_runtime.files import atomic_file, read_json, sha256_file, write_json
 from edgeadv_runtime.preprocess import Preprocess
+from edgeadv_runtime.training_images import TRAINING_FILE, TrainingImages
 
 from .checkpoint import STATE_FILE
 from .models import Architecture, PixelModel, build, load_state, read_weights, save_weights
@@ -46,7 +48,7 @@ class Run:
         Raises:
             InputError: training did not finish there.
             SchemaError: another version wrote it.
-            IntegrityError: the weights are not the run's.
+            IntegrityError: the weights, or the list of training images, are not the run's.
             BundleError: there is no run, or ``run.json`` is damaged.
         """
         folder = Path(path)
@@ -63,10 +65,12 @@ class Run:
         run = cls(folder, info)
         try:
             _ = run.architecture, run.preprocess, run.classes, run.title, run.data, run.provenance
-            if sha256_file(folder / WEIGHTS_FILE) != info["weights_sha256"]:
-                raise IntegrityError(
-                    f"{folder / WEIGHTS_FILE} is not what this run wrote; train again or copy it again"
-                )
+            written = {WEIGHTS_FILE: info["weights_sha256"]}
+            if "training_images" in info:
+                written[TRAINING_FILE] = info["training_images"]["sha256"]
+            for name, digest in written.items():
+                if sha256_file(folder / name) != digest:
+                    raise IntegrityError(f"{folder / name} is not what this run wrote; train again or copy it again")
         except (KeyError, TypeError, AttributeError, InputError, FileNotFoundError) as error:
             raise BundleError(f"{folder} is a damaged run ({error}); copy it again or train again") from error
         return run
@@ -90,6 +94,16 @@ class Run:
     def data(self) -> str:
         """The ``--data`` it was trained on."""
         return str(self.info["data"]["spec"])
+
+    @property
+    def training_images(self) -> TrainingImages | None:
+        """What it was trained on, and its teacher; None of a run of an edgeadv that kept no list.
+
+        Raises:
+            BundleError: the file is not such a list.
+        """
+        entry = self.info.get("training_images")
+        return None if entry is None else TrainingImages.load(self.path / TRAINING_FILE, count=entry["count"])
 
     @property
     def title(self) -> str:
@@ -116,9 +130,16 @@ class Run:
         return model
 
 
-def write_run(folder: Path, model: PixelModel, info: dict[str, Any]) -> Run:
-    """Write a finished run: weights first, then ``run.json`` that vouches for them."""
+def write_run(folder: Path, model: PixelModel, info: dict[str, Any], images: TrainingImages | None = None) -> Run:
+    """Write a finished run: weights and the list of ``images`` first, then ``run.json`` that vouches for them."""
     save_weights(model, folder / WEIGHTS_FILE)
+    listed: dict[str, Any] = {}
+    if images is not None:
+        with atomic_file(folder / TRAINING_FILE) as temporary:
+            images.save(temporary)
+        listed["training_images"] = {
+            "file": TRAINING_FILE, "sha256": sha256_file(folder / TRAINING_FILE), "count": len(images)
+        }  # fmt: skip
     write_json(
         folder / RUN_FILE,
         {
@@ -126,6 +147,7 @@ def write_run(folder: Path, model: PixelModel, info: dict[str, Any]) -> Run:
             "kind": "run",
             "finished": True,
             **info,
+            **listed,
             "weights_sha256": sha256_file(folder / WEIGHTS_FILE),
         },
     )

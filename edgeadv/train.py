@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError, StorageError, TrainingError
 from edgeadv_runtime.evaluate import MOST_UNREADABLE
-from edgeadv_runtime.files import ensure_writable
+from edgeadv_runtime.files import atomic_file, ensure_writable
 from edgeadv_runtime.preprocess import Preprocess
 from edgeadv_runtime.stats import wilson_interval
+from edgeadv_runtime.training_images import TRAINING_FILE
 
 from .checkpoint import STATE_FILE
 from .data import ImageSet, balanced_subset
@@ -28,6 +29,7 @@ from .objectives import Objective, scale_head
 from .selection import collapse, split_off, standing
 from .team import Team
 from .trainer import OPTIMIZER, TrainConfig, Trainer
+from .training_images import fed_images
 
 _CHECK_EVERY = 20
 
@@ -108,6 +110,8 @@ def fit(
     team: Team | None = None,
 ) -> dict[str, Any]:
     """Train ``model`` in place; after every epoch ``out/state.json`` and its parts hold all that ``resume`` needs.
+
+    When it is over, ``out/training-images.npy`` lists the images that were trained on, or held out to choose the epoch.
 
     Where the objective has a budget the weights are those of the epoch that stood best on held-out training images, and a
     training that collapses ends there.
@@ -206,6 +210,10 @@ def fit(
     if len(trainer.history) < config.epochs and not stopped:
         raise OutOfTimeError(stage, len(trainer.history), config.epochs, _last_duration(trainer) or None)
     trainer.settle()
+    if team.first:
+        with atomic_file(out / TRAINING_FILE) as temporary:
+            # in one pass at the end: a resumed training knows as much as one that was not interrupted
+            fed_images(source, wanted).save(temporary)
     kept = team.tell(len(trainer.history) if trainer.best is None else int(trainer.best["epoch"]))
     last = trainer.history[kept - 1]
     interval = wilson_interval(round(last["test_accuracy"] * last["test_images"]), int(last["test_images"]))

@@ -72,6 +72,13 @@ TransferFrom = Annotated[
 Target = Annotated[str | None, typer.Option("--target", help="Class id that fgsm and fgsm-rescaled move towards.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that decode images.")]
 Unreadable = Annotated[bool, typer.Option("--allow-unreadable", help="Accept more than 1% of unreadable images.")]
+TrainingImagesToo = Annotated[
+    bool,
+    typer.Option(
+        "--allow-training-images",
+        help="Accept more than 1% of images that the network was trained on; every row of the results says so.",
+    ),
+]
 Download = Annotated[bool, typer.Option("--download", help="Let torchvision download the data.")]
 Root = Annotated[Path | None, typer.Option("--data-root", help="Where torchvision keeps its data.")]
 
@@ -130,7 +137,7 @@ class Plan:
 def make_plan(
     bundle: Bundle, data: str, eps: str, *, efforts: Mapping[str, Effort], variants: Sequence[str], images: int | None = None,
     target: str | None = None, provider: str = "cpu", threads: int | None = None, allow_unreadable: bool = False,
-    download: bool = False, root: Path | None = None, transfer_from: Sequence[Path] = (),
+    allow_training_images: bool = False, download: bool = False, root: Path | None = None, transfer_from: Sequence[Path] = (),
 ) -> Plan:  # fmt: skip
     """Open the data, match its labels to the bundle's classes, and make the attacks on its weights, which use ``threads``.
 
@@ -188,7 +195,10 @@ def make_plan(
             surrogate, budgets, efforts=on_surrogate, classes=len(bundle.classes), gradients_sha256=surrogate.sha256,
             target=towards, suffix=f"@{base}", gradients=surrogate.gradients,
         )  # fmt: skip
-    info = DataInfo(name=Path(data).name, split=opened.split, total=len(order), allow_unreadable=allow_unreadable)
+    info = DataInfo(
+        name=Path(data).name, split=opened.split, total=len(order), allow_unreadable=allow_unreadable,
+        allow_training_images=allow_training_images,
+    )  # fmt: skip
     return Plan(opened, order, info, budgets, efforts, made, reference, skipped)
 
 

@@ -18,6 +18,7 @@ from edgeadv_runtime.results import (
     reversed_comparison,
 )
 from edgeadv_runtime.suites import FGSM
+from edgeadv_runtime.training_images import overlap_sentence, too_many
 from edgeadv_runtime.variants import takes_uint8
 from edgeadv_runtime.verdict import BADGES
 
@@ -72,6 +73,10 @@ def print_results(results: Results) -> None:
             else f"not scored: {entry['backend']} {entry['variant']}:"
         )
         console.print(Text(f"{what} {entry['reason']}"))
+    if said := overlap_sentence(results.data.get("training_images"), results.data["n"]):
+        console.print(
+            Text(said, style="bold" if too_many(results.data.get("training_images"), results.data["n"]) else "")
+        )
     if left_out := results.data.get("calibration_left_out"):
         console.print(Text(f"{left_out} images that int8 was calibrated on were left out"))
     if results.data["unreadable"]:

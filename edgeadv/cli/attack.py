@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.training_images import overlap_sentence
 
 from ._attacks import (
     STANDARD,
@@ -19,6 +20,7 @@ from ._attacks import (
     Root,
     Suite,
     Target,
+    TrainingImagesToo,
     TransferFrom,
     Unreadable,
     Workers,
@@ -50,6 +52,7 @@ def attack(
     provider: Provider = "cpu",
     workers: Workers = 0,
     allow_unreadable: Unreadable = False,
+    allow_training_images: TrainingImagesToo = False,
     download: Download = False,
     data_root: Root = None,
     expected_sha256: ExpectedHash = None,
@@ -57,15 +60,18 @@ def attack(
 ) -> None:
     """Attack the bundle's weights with PyTorch's gradients and write a pack that a device can score without PyTorch."""
     need_pytorch()
-    from edgeadv.pack import partial_of, write_pack
+    from edgeadv.pack import check_training_images, partial_of, write_pack
 
     efforts = efforts_of(suite, attack, queries)
     opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)
     plan = make_plan(
         opened, data, eps, efforts=efforts, variants=opened.variants, images=limit, target=target, provider=provider,
-        allow_unreadable=allow_unreadable, download=download, root=data_root, transfer_from=transfer_from or (),
+        allow_unreadable=allow_unreadable, allow_training_images=allow_training_images, download=download, root=data_root,
+        transfer_from=transfer_from or (),
     )  # fmt: skip
     if not out.exists():
+        with image_bar("looking at the images") as progress:
+            check_training_images(plan.images, opened, plan.order, data=plan.data, workers=workers, progress=progress)
         plan = follow_soonest(
             plan, opened, asked=gradients, target=target, folder=partial_of(out), resume=resume, workers=workers
         )
@@ -78,4 +84,6 @@ def attack(
         )  # fmt: skip
     size = sum(file.stat().st_size for file in pack.path.iterdir()) / 2**20
     stored = sum(not info.control for info in pack.infos)
+    if known := pack.data.training_images:
+        typer.echo(overlap_sentence(known, pack.manifest["n"]))
     typer.echo(f"{plan.data.total} images, {stored} attacks and budgets, {size:.1f} MiB: {pack.path}")

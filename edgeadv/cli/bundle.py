@@ -91,6 +91,9 @@ def print_summary(bundle: Bundle) -> None:
     typer.echo(f"manifest sha256    {sha256_file(bundle.path / MANIFEST)}")
     if bundle.manifest["left_out"]:
         typer.echo(f"left out           {', '.join(bundle.manifest['left_out'])}")
+    known = bundle.training_images
+    listed = "not known, so evaluate cannot tell them: see export --training-data"
+    typer.echo(f"training images    {listed if known is None else f'{len(known)}, known by hash'}")
     console = wide_console()
     console.print(_table(bundle))
     for variant in bundle.variants:

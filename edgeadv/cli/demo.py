@@ -94,7 +94,8 @@ def _export(run: Run, out: Path) -> Bundle:
     _say(f"exporting {run.title}")
     return export_bundle(
         run.load_model(), out, classes=run.classes, preprocess=run.preprocess, frames=data_frames(open_data(DATA, split="test")),
-        variants=VARIANTS, title=run.title, provenance=run.provenance, overwrite=True,
+        variants=VARIANTS, title=run.title, provenance=run.provenance, training_images=run.training_images,
+        overwrite=True,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +38,7 @@ from ._attacks import (
     Root,
     Suite,
     Target,
+    TrainingImagesToo,
     TransferFrom,
     Unreadable,
     Workers,
@@ -105,6 +106,7 @@ def evaluate(
     examples: Annotated[int, typer.Option(min=0, help="Images to keep in the file for the report.")] = 6,
     workers: Workers = 0,
     allow_unreadable: Unreadable = False,
+    allow_training_images: TrainingImagesToo = False,
     download: Download = False,
     data_root: Root = None,
     expected_sha256: ExpectedHash = None,
@@ -145,6 +147,10 @@ def evaluate(
                 carried = AttackPack.open(pack, bundle=opened)
                 if data is not None and team.first:
                     _check_pack(carried, data, opened, workers=workers, download=download, root=data_root)
+                allowed = allow_training_images or carried.data.allow_training_images
+                if team.first:
+                    carried.check_training_images(opened, allowed=allowed)
+                carried = replace(carried, data=replace(carried.data, allow_training_images=allowed))
                 scored = {variant for _, variant in openers}
                 skipped += [entry for entry in carried.skipped if entry["variant"] in scored]
                 backends = [stack.enter_context(opener()) for opener in openers.values()]
@@ -155,9 +161,11 @@ def evaluate(
                 plan = make_plan(
                     opened, data, eps, efforts=efforts_of(suite, attack, queries),
                     variants=[variant for _, variant in openers], images=limit, target=target, provider=provider,
-                    threads=threads, allow_unreadable=allow_unreadable, download=download, root=data_root,
-                    transfer_from=transfer_from or (),
+                    threads=threads, allow_unreadable=allow_unreadable, allow_training_images=allow_training_images,
+                    download=download, root=data_root, transfer_from=transfer_from or (),
                 )  # fmt: skip
+                if team.first:
+                    _check_training_images(plan, opened, workers=workers)
                 plan = follow_soonest(
                     plan, opened, asked=gradients, target=target, folder=store.folder, resume=resume, rank=team.rank, workers=workers
                 )  # fmt: skip
@@ -228,6 +236,13 @@ def _check_pack(
 
     images = open_data(data, split="test", root=root or DEFAULT_ROOT, download=download)
     check_images(pack, images.relabel(bundle.classes), bundle, workers=workers)
+
+
+def _check_training_images(plan: Plan, bundle: Bundle, *, workers: int) -> None:
+    from edgeadv.pack import check_training_images
+
+    with image_bar("looking at the images") as progress:
+        check_training_images(plan.images, bundle, plan.order, data=plan.data, workers=workers, progress=progress)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from edgeadv.models import PixelModel
     from edgeadv_export import ConfidencePlan, GuardPlan, Int8Plan
+    from edgeadv_runtime.training_images import TrainingImages
 
 IMAGENET = "imagenet1k"
 
@@ -40,6 +41,7 @@ class _Source:
     title: str
     provenance: dict[str, Any]
     data: str | None = None  # of the run
+    training_images: TrainingImages | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ class _Int8Options:
     gate_data: Path | None
     gate_limit: int | None
     gate_eps: str | None
+    allow_training_images: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +127,13 @@ def export(
         int | None,
         typer.Option(help="Without a run: whole factor by which the model enlarges its input."),
     ] = None,
+    training_data: Annotated[
+        str | None,
+        typer.Option(
+            help="What the network was trained on, a name as for --data or a folder of images, so that evaluate can tell; a run knows its own."
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode the images of --training-data.")] = 0,
     calibration_data: Annotated[
         str | None,
         typer.Option(help="int8: a folder of images, or train for those of the run (default); never test images."),
@@ -145,6 +155,12 @@ def export(
     gate_eps: Annotated[
         str | None, typer.Option(help="int8: also measure the worst case under attack at this budget, e.g. 8/255.")
     ] = None,
+    allow_training_images: Annotated[
+        bool,
+        typer.Option(
+            "--allow-training-images", help="int8: measure it on more than 1% of images that were trained on."
+        ),
+    ] = False,
     confidence_data: Annotated[
         str | None,
         typer.Option(
@@ -179,6 +195,7 @@ def export(
     int8_options = _Int8Options(
         calibration_data=calibration_data, calibration_count=calibration_count, calibration_seed=calibration_seed,
         max_drop=max_drop, gate_data=gate_data, gate_limit=gate_limit, gate_eps=gate_eps,
+        allow_training_images=allow_training_images or None,
     )  # fmt: skip
     confidence_options = _ConfidenceOptions(
         confidence_data=confidence_data, confidence_limit=confidence_limit, coverage=coverage,
@@ -210,12 +227,13 @@ def export(
             upsample=1 if upsample is None else upsample,
         )  # fmt: skip
     check_replaceable(out)
+    source = _with_training_data(source, training_data, data_root, workers=workers)
     confidence = _confidence_plan(confidence_options, guard, source, data_root)
     int8 = _int8_plan(int8_options, source, data_root) if wants_int8 else None
     bundle = edgeadv_export.export_bundle(
         source.model, out, classes=source.classes, preprocess=source.preprocess, frames=source.frames,
         variants=variants, title=source.title, provenance=source.provenance, int8=int8, confidence=confidence,
-        overwrite=overwrite, progress=_say,
+        training_images=source.training_images, overwrite=overwrite, progress=_say,
     )  # fmt: skip
     print_summary(bundle)
 
@@ -233,7 +251,8 @@ def export_run(run: Path, out: Path, *, data_root: Path | None) -> None:
     def export(*variants: str) -> Bundle:
         return edgeadv_export.export_bundle(
             source.model, out, classes=source.classes, preprocess=source.preprocess, frames=source.frames,
-            variants=list(variants), title=source.title, provenance=source.provenance, progress=_say,
+            variants=list(variants), title=source.title, provenance=source.provenance,
+            training_images=source.training_images, progress=_say,
         )  # fmt: skip
 
     try:
@@ -274,11 +293,13 @@ def _int8_plan(options: _Int8Options, source: _Source, root: Path | None) -> Int
         count=options.calibration_count, seed=options.calibration_seed or 0,
     )  # fmt: skip
     images, order = gate_images(
-        calibration, source.classes, folder=options.gate_data, run_data=source.data, root=root, limit=options.gate_limit
-    )
+        calibration, source.classes, folder=options.gate_data, run_data=source.data, root=root, limit=options.gate_limit,
+        allow_training_images=bool(options.allow_training_images),
+    )  # fmt: skip
     plan = Int8Plan(
         calibration=calibration, images=images, order=order, eps=eps,
         max_drop=MAX_DROP if options.max_drop is None else options.max_drop,
+        allow_training_images=bool(options.allow_training_images),
     )  # fmt: skip
     if calibration.unreadable:
         n = len(calibration.unreadable)
@@ -322,7 +343,22 @@ def _from_run(path: Path, golden: Path | None, data_root: Path | None) -> _Sourc
     return _Source(
         model=run.load_model(), classes=run.classes, preprocess=run.preprocess, frames=frames, title=run.title,
         provenance={**run.provenance, "frames": {"origin": origin, "count": len(frames)}}, data=run.data,
+        training_images=run.training_images,
     )  # fmt: skip
+
+
+def _with_training_data(source: _Source, spec: str | None, root: Path | None, *, workers: int) -> _Source:
+    """``source`` with the images that ``--training-data`` names besides those that its run knows."""
+    from edgeadv.data import DEFAULT_ROOT
+    from edgeadv.training_images import hashed, training_data
+    from edgeadv_export.gate import paced
+
+    if spec is None:
+        return source
+    data = training_data(spec, root=root or DEFAULT_ROOT)
+    tell = paced(_say, f"hashing {len(data)} images of {spec}", "images")
+    images = hashed(data, source.preprocess, workers=workers, progress=tell)
+    return replace(source, training_images=images | source.training_images)
 
 
 def _from_weights(

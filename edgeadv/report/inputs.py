@@ -18,6 +18,7 @@ from edgeadv_runtime.guard_file import GuardFile
 from edgeadv_runtime.perturbation import NORMS
 from edgeadv_runtime.results import CLEAN, Results, Row, Verdict, engine_sentence, engines, read_measurement
 from edgeadv_runtime.stats import mcnemar_p, paired_difference_interval
+from edgeadv_runtime.training_images import overlap_sentence, too_many
 
 from .confidence import Calibrated
 
@@ -217,6 +218,17 @@ class ResultsFile:
     comparisons: tuple[Paired, ...]
     calibrated: Calibrated | None
 
+    @property
+    def trained_on(self) -> str:
+        """What a reader must know of images that were trained on; empty where that is nothing, and of older files."""
+        data = self.results.data
+        return overlap_sentence(data["training_images"], data.get("n", 0)) if "training_images" in data else ""
+
+    @property
+    def flatters(self) -> bool:
+        """Whether too many of the images were trained on."""
+        return too_many(self.results.data.get("training_images"), self.results.data.get("n", 0))
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchFile:
@@ -337,9 +349,13 @@ def _results_file(path: Path) -> ResultsFile:
     _check_texts(results.created, results.edgeadv_version)
     _check_objects(results.bundle, results.data, results.environment, *results.skipped)
     _check_plans(results.rows)
-    left_out = results.data.get("calibration_left_out", 0)
-    if type(left_out) is not int or left_out < 0:
-        raise ValueError(f"calibration_left_out {left_out!r} is not a number of images")
+    trained_on = results.data.get("training_images")
+    counts = {"calibration_left_out": results.data.get("calibration_left_out", 0)}
+    if trained_on is not None:
+        counts |= {"training_images": trained_on, "n": results.data["n"]}
+    for key, count in counts.items():
+        if type(count) is not int or count < 0:
+            raise ValueError(f"{key} {count!r} is not a number of images")
     confidence = results.bundle.get("confidence")
     verdict = results.masking["verdict"]
     _check_verdict(verdict)

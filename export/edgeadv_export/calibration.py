@@ -10,18 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadv.data import DEFAULT_ROOT, ImageSet, balanced_subset, batches, open_data
+from edgeadv.data import DEFAULT_ROOT, UNLABELLED, ImageSet, all_pictures, balanced_subset, batches, open_data
 from edgeadv_runtime.bundle import Classes
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.files import sha256_bytes
-from edgeadv_runtime.preprocess import Preprocess, decode, pictures, to_tensor
+from edgeadv_runtime.preprocess import Preprocess, pictures, to_tensor
 
 from .int8 import METHOD
 
 DEFAULT_COUNT, FEWEST, ADVISED = 512, 32, 300
 TRAIN = "train"
-UNLABELLED = Classes(("", "-"), ("", "-"))
-"""The classes of a folder of pictures without class folders; their labels say nothing."""
 _TEST_PARTS = ("test", "val")
 # a stream of its own: a --limit of the same seed would otherwise choose the very images that were calibrated on
 _STREAM = 0xCA11B
@@ -155,11 +153,7 @@ def calibration_images(spec: str | None, *, run_data: str | None = None, root: P
         raise InputError(f"--calibration-data {spec} holds no images: give a folder of such as the model will see")
     if len(below) > 1 and {file.parent.parent for file in files} == {folder}:
         return open_data(str(folder), split="test")  # class folders, all of them
-    names = [str(file.relative_to(folder)) for file in files]
-    return ImageSet(
-        str(folder), "all", UNLABELLED, np.zeros(len(files), dtype=np.int64), names,
-        Preprocess(resize=None, crop=1), lambda i: decode(files[i]),
-    )  # fmt: skip
+    return all_pictures(folder, files, split="all")
 
 
 def _test_images(spec: str) -> InputError:
@@ -177,6 +171,7 @@ def gate_images(
     run_data: str | None = None,
     root: Path = DEFAULT_ROOT,
     limit: int | None = None,
+    allow_training_images: bool = False,
 ) -> tuple[ImageSet, NDArray[np.int64]]:
     """The labelled images that int8 is measured on, and which of them.
 
@@ -189,6 +184,7 @@ def gate_images(
         run_data: the ``--data`` of the run; None without a run.
         root: where torchvision keeps its data.
         limit: at most this many, as many of each class.
+        allow_training_images: take a ``folder`` whose name says that its images are for training.
 
     Returns:
         The set, labelled in the order of ``classes``, and positions in it, ascending.
@@ -202,7 +198,7 @@ def gate_images(
         if not folder.is_dir():
             raise InputError(f"--gate-data {folder} is not a folder: give one with a folder of images for each class")
         images = open_data(str(folder), split="test")
-        if images.split == "train":
+        if images.split == "train" and not allow_training_images:
             raise InputError(
                 f"--gate-data {folder} holds training images, on which a network hides what it loses: give test images"
             )

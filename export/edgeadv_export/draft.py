@@ -10,6 +10,7 @@ from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle import Bundle, Classes
 from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.preprocess import Preprocess
+from edgeadv_runtime.training_images import TrainingImages
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class Draft:
         classes: ids and names in logit order.
         preprocess: how a frame becomes the model's input.
         weights_sha256: hash of the weights that the graphs are made from.
+        training_images: what these were trained on; None where that is not known.
     """
 
     folder: Path
     classes: Classes
     preprocess: Preprocess
     weights_sha256: str = ""
+    training_images: TrainingImages | None = None
 
     def path(self, variant: str) -> Path:
         """The file of ``variant``."""

@@ -24,8 +24,8 @@ from edgeadv.models import PixelModel
 from edgeadv.pack import write_pack
 from edgeadv.surrogate import Surrogate
 from edgeadv_runtime.attack import Attack, CleanBatch, CraftedBatch
-from edgeadv_runtime.crafting import craft
 from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.crafting import craft
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import DataError, ExportError, InputError
 from edgeadv_runtime.evaluate import MOST_UNREADABLE, DataDigest, DataInfo
@@ -35,6 +35,7 @@ from edgeadv_runtime.pack import AttackPack
 from edgeadv_runtime.preprocess import to_tensor
 from edgeadv_runtime.stats import paired_difference_interval
 from edgeadv_runtime.suites import ON_SURROGATE, SUITES, SuiteName
+from edgeadv_runtime.training_images import Overlap
 from edgeadv_runtime.variants import U8S8, is_x86
 from edgeadv_runtime.verdict import MaskingEvidence
 
@@ -63,6 +64,7 @@ class Int8Plan:
         order: int64, positions in ``images``; calibration images among them are left out when they are met.
         max_drop: the largest accepted loss of top-1, in points.
         eps: also measure the worst case at this budget.
+        allow_training_images: measure on more than 1% of images that the network was trained on.
     """
 
     calibration: Calibration
@@ -70,6 +72,7 @@ class Int8Plan:
     order: NDArray[np.int64]
     max_drop: float = MAX_DROP
     eps: Eps | None = None
+    allow_training_images: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.max_drop) and 0 <= self.max_drop <= 100):
@@ -172,6 +175,7 @@ class Gate:
 
         Raises:
             DataError: no image is left to measure on, or more than 1% of them are unreadable.
+            InputError: more than 1% of them are training images and that was not allowed, or they are too few.
         """
         self._plan = plan
         self._calibration = frozenset(plan.calibration.hashes)
@@ -180,7 +184,7 @@ class Gate:
         self._progress = progress
         self._pack: AttackPack | None = None
         progress(f"measuring fp32 on {len(plan.order)} images of {self._name}")
-        self._score_fp32(fp32)
+        self._score_fp32(fp32, Overlap(draft.training_images))
         if plan.eps is not None:
             self._pack = self._craft(plan.eps, fp32, draft, model, progress)
             evidence = MaskingEvidence(self._pack.infos)
@@ -189,8 +193,8 @@ class Gate:
             self.verdict = str(evidence.verdict()["verdict"])
             self._fp32_worst = self._worst(fp32, self._pack)
 
-    def _score_fp32(self, fp32: Backend) -> None:
-        """Find the images that may be scored, and those that fp32 is right about."""
+    def _score_fp32(self, fp32: Backend, overlap: Overlap) -> None:
+        """Find the images that may be scored, those that fp32 is right about, and how many it was trained on."""
         total, left_out = len(self._plan.order), Counter[str]()
         unreadable: list[str] = []
         digest = DataDigest()
@@ -198,6 +202,7 @@ class Gate:
         right: list[NDArray[np.bool_]] = []
         for batch in self._batches(self._plan.order, unreadable, left_out):
             digest.add(batch)
+            overlap.add(batch.hashes)
             index.append(batch.index)
             right.append(_right(fp32, to_tensor(batch.pixels), batch.labels))
         if len(unreadable) > MOST_UNREADABLE * total:
@@ -206,6 +211,7 @@ class Gate:
             )
         if not index:
             raise DataError(f"int8 was calibrated on all {total} images of {self._name}: give others to measure it on")
+        overlap.check(f"int8 is measured on {self._name}", allowed=self._plan.allow_training_images)
         self._index, self._fp32 = np.concatenate(index), np.concatenate(right)
         needed = math.ceil(FEWEST / max(self._plan.max_drop, 1.0))
         if len(self._index) < needed:
@@ -216,6 +222,7 @@ class Gate:
         self.data = {
             "name": self._name, "split": self._plan.images.split, "n": len(self._index), "sha256": digest.hexdigest(),
             "calibration_left_out": left_out["calibration"], "unreadable": len(unreadable),
+            "training_images": overlap.known,
             "runtime": f"onnxruntime {onnxruntime.__version__}, {fp32.provider}",
         }  # fmt: skip
 
@@ -297,7 +304,7 @@ class Gate:
         tell = paced(progress, f"attacking {len(self._index)} images at eps {eps.text}", "images")
         return write_pack(
             draft.folder / "gate.pack", bundle=draft.bundle(), images=images, order=self._index, attacks=attacks, reference=fp32,
-            data=data, uint8=_in_8_bits(eps), progress=tell,
+            data=data, uint8=eps.fits_8_bits, progress=tell,
         )  # fmt: skip
 
     def _worst(self, backend: Backend, pack: AttackPack, own: Sequence[Attack] = ()) -> NDArray[np.bool_]:
@@ -312,15 +319,10 @@ class Gate:
         for batch in pack.batches([]):
             right = _all_right(backend, batch)
             if own and right.any():
-                (crafted,) = craft([batch.clean.select(right)], own, backend, uint8=_in_8_bits(own[0].eps[0]))
+                (crafted,) = craft([batch.clean.select(right)], own, backend, uint8=own[0].eps[0].fits_8_bits)
                 right[right] = _all_right(backend, crafted)
             found.append(right)
         return np.concatenate(found)
-
-
-def _in_8_bits(eps: Eps) -> bool:
-    """Whether adversarial images at ``eps`` can be stored as pixels."""
-    return eps.fits_8_bits
 
 
 def _all_right(backend: Backend, batch: CraftedBatch) -> NDArray[np.bool_]:

@@ -31,6 +31,7 @@ from edgeadv_runtime.bundle import (
 from edgeadv_runtime.errors import ExportError, InputError
 from edgeadv_runtime.files import atomic_folder, canonical_json, sha256_file, write_json
 from edgeadv_runtime.preprocess import Preprocess, to_tensor
+from edgeadv_runtime.training_images import TRAINING_FILE, TrainingImages
 from edgeadv_runtime.variants import INT8, U8IN, VARIANTS, base_of, precision_of, takes_uint8
 
 from .confidence import ConfidencePlan
@@ -59,6 +60,7 @@ def export_bundle(
     provenance: Mapping[str, Any],
     int8: Int8Plan | None = None,
     confidence: ConfidencePlan | None = None,
+    training_images: TrainingImages | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Bundle:
@@ -81,6 +83,7 @@ def export_bundle(
         provenance: where the weights come from; a JSON object.
         int8: calibration images, labelled images and limits; needed for int8 variants, and for nothing else.
         confidence: labelled images for the temperature and the rejection threshold; None ships neither.
+        training_images: what ``model`` was trained on, under ``preprocess``, so that evaluation can tell; None where that is not known.
         overwrite: replace a bundle that is at ``out``.
         progress: told in a few words what begins.
 
@@ -88,7 +91,7 @@ def export_bundle(
         The opened bundle.
 
     Raises:
-        InputError: an argument does not fit, or a weight is NaN or infinite.
+        InputError: an argument does not fit, a weight is NaN or infinite, or int8 was to be measured on training images.
         ExportError: the model cannot be exported, or a variant is not the model; no bundle is left then.
         StorageError: ``out`` cannot be written, or is something else than a bundle.
     """
@@ -101,7 +104,7 @@ def export_bundle(
     tell = progress or (lambda _: None)
     measured = {} if confidence is None else confidence.measure(reference, preprocess, progress=tell)
     with atomic_folder(out, overwrite=overwrite) as folder:
-        writer = _Writer(folder, reference, classes, preprocess, pixels, int8, measured, tell)
+        writer = _Writer(folder, reference, classes, preprocess, pixels, int8, measured, training_images, tell)
         writer.write(variants, title=title, provenance=dict(provenance), frames=frames, golden=golden)
     return Bundle.open(out)
 
@@ -117,6 +120,7 @@ class _Writer:
     pixels: NDArray[np.uint8]
     int8: Int8Plan | None
     measured: dict[str, dict[str, Any]]
+    training_images: TrainingImages | None
     progress: Callable[[str], None]
 
     def write(
@@ -177,13 +181,17 @@ class _Writer:
         }  # fmt: skip
         if self.int8 is not None:
             manifest["calibration"] = self.int8.calibration.to_json()
+        if self.training_images is not None:
+            self.training_images.save(self.folder / TRAINING_FILE)
+            count = len(self.training_images)
+            manifest["training_images"] = {**self._entry(TRAINING_FILE, size=False), "count": count}
         manifest |= self.measured
         write_json(self.folder / MANIFEST, {"bundle_id": bundle_id(manifest), **manifest})
 
     def _fitter(self, plan: Int8Plan, fp32: Any, expected: NDArray[np.float32], stack: ExitStack) -> Fitter:
         """Get ready for int8, in a folder that is gone with ``stack``: fp32 must be the model, shipped or not."""
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self.folder)))
-        draft = Draft(scratch, self.classes, self.preprocess, sha256_file(self.folder / WEIGHTS))
+        draft = Draft(scratch, self.classes, self.preprocess, sha256_file(self.folder / WEIGHTS), self.training_images)
         fitter = stack.enter_context(Fitter.open(fp32, plan, draft, self.model, progress=self.progress))
         self._compare(fitter.fp32, expected)
         return fitter

@@ -6,6 +6,7 @@ A folder with a ``manifest.json`` and the files it names::
     weights.safetensors    the same weights, for the side that needs gradients
     golden.npz             real frames with the tensors and logits they must give
     surrogate.<variant>.safetensors   an int8 graph for the side that needs gradients
+    training-images.npy    hashes of the images that the network was trained on, where they are known
 
 The manifest always names every file of the full bundle with its hash; ``left_out`` names those that a slim copy does
 not carry. ``bundle_id`` is the SHA-256 of the manifest without ``left_out`` and itself, so a slim bundle keeps the id.
@@ -35,6 +36,7 @@ from .confidence import Confidence
 from .errors import BundleError, InputError, IntegrityError, SchemaError, StorageError
 from .files import atomic_folder, canonical_json, sha256_bytes, sha256_file, write_json
 from .preprocess import Preprocess
+from .training_images import TrainingImages
 from .variants import INT8, precision_of
 
 SCHEMA_VERSION = 1
@@ -227,6 +229,7 @@ class Bundle:
             entries = {"architecture": [self.manifest["architecture"]], "variants": self.manifest["variants"].values()}
             _ = [self.manifest[key] for key in _KEYS], self.manifest["weights"]["bytes"], self.calibration_images
             _ = [float(entry["tolerance"]) for entry in self.manifest["variants"].values()]
+            _ = [int(entry["count"]) for entry in self._training_entry]
             if odd := [name for name in self.manifest["variants"] if not _VARIANT.fullmatch(name)]:
                 # it becomes part of file names
                 raise ValueError(f"variant {odd[0]!r}")
@@ -249,9 +252,7 @@ class Bundle:
             if sha256_file(file) != digest:
                 raise IntegrityError(f"{file} is damaged: its SHA-256 is not the manifest's; copy the bundle again")
         # the id does not cover left_out: it must not hide a file that is read all the same
-        if not isinstance(self.manifest["left_out"], list) or not left_out <= set(files) - {
-            self.manifest["golden"]["file"]
-        }:
+        if not isinstance(self.manifest["left_out"], list) or not left_out <= set(files) - self._always:
             raise BundleError(
                 f"{self.path / MANIFEST} is damaged: left_out is not a list of files to leave out; copy the bundle again"
             )
@@ -284,8 +285,17 @@ class Bundle:
         """Name and SHA-256 of every file of the full bundle."""
         variants = list(self.manifest["variants"].values())
         surrogates = [entry["surrogate"] for entry in variants if "file" in entry.get("surrogate", {}).keys()]  # noqa: SIM118
-        entries = [*variants, *surrogates, self.manifest["weights"], self.manifest["golden"]]
+        entries = [*variants, *surrogates, self.manifest["weights"], self.manifest["golden"], *self._training_entry]
         return {entry["file"]: entry["sha256"] for entry in entries}
+
+    @property
+    def _training_entry(self) -> list[dict[str, Any]]:
+        return [self.manifest["training_images"]] if "training_images" in self.manifest else []
+
+    @property
+    def _always(self) -> set[str]:
+        """Files that every copy carries."""
+        return {str(entry["file"]) for entry in (self.manifest["golden"], *self._training_entry)}
 
     @cached_property
     def preprocess(self) -> Preprocess:
@@ -309,6 +319,18 @@ class Bundle:
         if not isinstance(images, list) or not all(isinstance(image, str) and len(image) == 64 for image in images):
             raise ValueError("calibration names its images by something else than hashes")
         return frozenset(images)
+
+    @cached_property
+    def training_images(self) -> TrainingImages | None:
+        """Images that the network was trained on, under :attr:`preprocess`; None where the export was given none.
+
+        Raises:
+            BundleError: the file is not such a list.
+        """
+        listed = [
+            TrainingImages.load(self.path / entry["file"], count=entry["count"]) for entry in self._training_entry
+        ]
+        return listed[0] if listed else None
 
     @cached_property
     def confidence(self) -> Confidence | None:
@@ -400,7 +422,7 @@ class Bundle:
         """
         if not variants:
             raise InputError("a slim bundle needs at least one variant")
-        keep = {self.onnx_path(variant).name for variant in variants} | {str(self.manifest["golden"]["file"])}
+        keep = {self.onnx_path(variant).name for variant in variants} | self._always
         if weights:
             keep.add(self.weights_path.name)
             surrogates = {self.manifest["variants"][variant].get("surrogate", {}).get("file") for variant in variants}

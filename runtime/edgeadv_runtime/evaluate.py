@@ -29,6 +29,7 @@ from .results import CLEAN, WORST_CASE, AttackParams, Results, Row, Threat
 from .scoring import TOP, nothing_scored, score_batches
 from .stats import mcnemar_p, paired_difference_interval
 from .suites import NOISE, WHOLE_STEP
+from .training_images import Overlap, check_overlap
 from .verdict import verdict_of
 
 MOST_UNREADABLE = 0.01
@@ -44,16 +45,20 @@ class DataInfo:
         split: which part.
         total: images asked for, unreadable ones included.
         allow_unreadable: accept more than 1% of unreadable images.
+        allow_training_images: accept more than 1% of images that the network was trained on.
+        training_images: how many of them are, as who made a pack of them counted; None where nobody did.
     """
 
     name: str
     split: str
     total: int
     allow_unreadable: bool = False
+    allow_training_images: bool = False
+    training_images: int | None = None
 
     def binding(self) -> dict[str, Any]:
-        """What outcomes depend on: unreadable images may be allowed when they turn up, to go on from there."""
-        return {key: value for key, value in asdict(self).items() if key != "allow_unreadable"}
+        """What outcomes depend on: what was wrong with the images may be allowed when it turns up, to go on from there."""
+        return {key: value for key, value in asdict(self).items() if key in ("name", "split", "total")}
 
 
 class _Labelled(Protocol):
@@ -118,7 +123,7 @@ def evaluate(
         DataError: no image could be scored, all were calibrated on, or more than 1% were unreadable and that was not
             allowed.
         InputError: two attacks share a name and a budget, or are measured in different norms, or a budget is too small for an
-            artefact that takes 8-bit pixels.
+            artefact that takes 8-bit pixels; or more than 1% of the images are training images and that was not allowed.
         EdgeAdvError: whatever a backend or an attack raises.
     """
     check_infos(infos)
@@ -172,12 +177,15 @@ def summarise(
         DataError, InputError: as :func:`evaluate`.
     """
     check_infos(infos)
-    digest = DataDigest()
+    digest, overlap = DataDigest(), Overlap(bundle.training_images)
     for outcome in outcomes:
         digest.add(outcome)
+        overlap.add(outcome.hashes)
     n, left_out = sum(len(o.labels) for o in outcomes), sum(o.left_out for o in outcomes)
     unreadable = [message for o in outcomes for message in o.unreadable]
     _check_images(n, left_out, unreadable, data)
+    trained_on = data.training_images if overlap.known is None else overlap.known
+    check_overlap(trained_on, n, name=data.name, allowed=data.allow_training_images)
     scored = [info for info in infos if not info.control]
     budgets = sorted({info.eps for info in scored}, key=lambda eps: (eps.value, eps.text))
     table = [_gathered(k, artefact, outcomes, scored, budgets) for k, artefact in enumerate(artefacts)]
@@ -186,7 +194,8 @@ def summarise(
     rows: list[Row] = []
     for k, (entry, verdict) in enumerate(zip(table, of_rows, strict=True)):
         lost = rounding_lost(k, artefacts, scored, outcomes)
-        rows += _rows(entry, scored, budgets, shares, lost, verdict, top5=len(bundle.classes) > TOP)
+        made = _rows(entry, scored, budgets, shares, lost, verdict, top5=len(bundle.classes) > TOP)
+        rows += [replace(row, training_images=trained_on) for row in made]
     return Results(
         bundle={
             "id": bundle.id, "name": bundle.path.name, "title": bundle.manifest["title"], "weights_sha256": bundle.weights_sha256,
@@ -195,7 +204,8 @@ def summarise(
         },
         data={
             "name": data.name, "split": data.split, "n": n, "sha256": digest.hexdigest(), "unreadable": unreadable,
-            "calibration_left_out": left_out, "classes": len(bundle.classes),
+            "calibration_left_out": left_out, "classes": len(bundle.classes), "training_images": trained_on,
+            "allow_training_images": data.allow_training_images,
         },
         environment=environment(), masking=masking, rows=tuple(rows), skipped=tuple(skipped),
         examples=first_examples((example for o in outcomes for example in o.examples), examples),

@@ -27,10 +27,12 @@ from .files import read_json, sha256_file
 from .perturbation import check_crafted
 from .preprocess import to_tensor
 from .results import AttackParams
+from .training_images import Overlap, check_overlap
 
 SCHEMA_VERSION = 1
 PACK_FILE = "pack.json"
 SHARD_SIZE = 64
+_NO_SHARD = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def info_to_json(info: AttackInfo) -> dict[str, Any]:
@@ -110,8 +112,21 @@ def load_shard(path: Path, infos: list[AttackInfo]) -> tuple[CraftedBatch, tuple
                 flags("probabilities"), flags("unstable"), table("progress"), table("linearity"),
             )  # fmt: skip
             return CraftedBatch(clean, LazyImages(images), evidence), tuple(arrays["unreadable"].tolist())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise BundleError(f"{path} is not a shard of an attack pack ({error}); make or copy the pack again") from error
+    except _NO_SHARD as error:
+        raise _no_shard(path, error) from error
+
+
+def _no_shard(path: Path, error: Exception) -> BundleError:
+    return BundleError(f"{path} is not a shard of an attack pack ({error}); make or copy the pack again")
+
+
+def _hashes(path: Path) -> tuple[str, ...]:
+    """Hex SHA-256 of the pixels of each image of a shard, without reading what was made of them."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return CleanBatch(arrays["index"], arrays["pixels"], arrays["labels"]).hashes
+    except _NO_SHARD as error:
+        raise _no_shard(path, error) from error
 
 
 @dataclass(frozen=True)
@@ -158,6 +173,8 @@ class AttackPack:
                     )
             infos = [info_from_json(value) for value in manifest["attacks"]]
             data = DataInfo(**manifest["data"])
+            if not isinstance(data.training_images, int | None):
+                raise TypeError(f"training_images {data.training_images!r}")
             _ = [(entry["backend"], entry["variant"], entry["reason"]) for entry in manifest.get("skipped", [])]
             for shard in manifest["shards"]:
                 if shard["file"] != Path(shard["file"]).name:
@@ -211,6 +228,31 @@ class AttackPack:
             self._check(batch, file, shard["n"])
             unreadable += messages
             yield batch
+
+    def check_training_images(self, bundle: Bundle, *, allowed: bool) -> None:
+        """Look, before hours of scoring, whether too many of the images are ones that ``bundle`` was trained on.
+
+        A bundle that knows its training images is asked, for a pack may be made by anybody; else the pack is believed.
+
+        Args:
+            bundle: what is to be scored.
+            allowed: they may be.
+
+        Raises:
+            InputError: they are, and that was not allowed.
+            BundleError: a shard cannot be read.
+        """
+        if allowed:
+            return
+        if bundle.training_images is None:
+            check_overlap(
+                self.data.training_images, self.manifest.get("n", self.data.total), name=str(self.path), allowed=False
+            )
+            return
+        overlap = Overlap(bundle.training_images, bundle.calibration_images)
+        for shard in self.manifest["shards"]:
+            overlap.add(_hashes(self.path / shard["file"]))
+        overlap.check(str(self.path), allowed=False)
 
     def _check(self, batch: CraftedBatch, file: Path, stated: int) -> None:
         """Refuse a shard whose arrays do not fit together, or whose images are not within their eps."""

@@ -89,6 +89,8 @@ class Row:
         engine: the plan that ran, as :attr:`~edgeadv_runtime.Backend.engine_info` has it; None for a backend without one.
         rounding_lost: images that the attack broke before they were rounded to 8 bits and not afterwards; None where nothing
             was rounded or it cannot be told. ``docs/results.md`` says on which model.
+        training_images: of the ``n`` images, those that the network was trained on; None where that is not known. More than 1%,
+            and the row flatters: it is there only because that was allowed.
     """
 
     variant: str
@@ -109,6 +111,7 @@ class Row:
     masking: dict[str, Any] | None
     engine: dict[str, Any] | None = None
     rounding_lost: int | None = None
+    training_images: int | None = None
 
     @property
     def top1(self) -> float:
@@ -139,7 +142,7 @@ class Row:
             "correct_top1": self.correct_top1, "top1": self.top1, "top1_ci95": self.top1_ci95,
             "correct_top5": self.correct_top5, "top5": self.top5, "top5_ci95": self.top5_ci95,
             "zero_gradient_share": self.zero_gradient_share, "masking": self.masking, "engine": self.engine,
-            "rounding_lost": self.rounding_lost,
+            "rounding_lost": self.rounding_lost, "training_images": self.training_images,
         }  # fmt: skip
 
     @classmethod
@@ -164,7 +167,7 @@ class Results:
 
     Attributes:
         bundle: id, name, title, weights hash and architecture of what was scored.
-        data: name, split, hash, number scored, unreadable images.
+        data: name, split, hash, number scored, unreadable images, images that the network was trained on.
         environment: device facts and versions.
         masking: the verdict on the weights' gradients: ``{"verdict", "evidence"}``.
         rows: what was measured.

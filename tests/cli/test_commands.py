@@ -75,7 +75,7 @@ def saved_state(folder):
 
 
 def test_train_leaves_a_run_and_nothing_else(digits):
-    assert sorted(file.name for file in digits.iterdir()) == ["run.json", "weights.safetensors"]
+    assert sorted(file.name for file in digits.iterdir()) == ["run.json", "training-images.npy", "weights.safetensors"]
     run = Run.open(digits)
     assert run.title == "test_resnet, undefended"
     assert run.info["config"]["limit"] == 256
@@ -199,7 +199,7 @@ def test_an_interrupted_training_cannot_go_on_as_another_one(cli, split, monkeyp
         interrupt_before_the_end(patch)
         assert cli(*command).status == 130
     held = {file.name: file.read_bytes() for file in Path("student/teacher").iterdir()}
-    assert {name.partition("-")[0] for name in held} == {"state.json", "state"}
+    assert {name.partition("-")[0] for name in held} == {"state.json", "state", "training"}
     refused = cli(*command, *other, "--resume")
     assert refused.status == 2
     assert "started with other settings" in refused.err and named in refused.err
@@ -292,6 +292,7 @@ def test_export_verify_show_and_slim_agree_on_what_the_bundle_is(cli, bundle, di
         "golden.npz",
         "manifest.json",
         "model.fp16.onnx",
+        "training-images.npy",
     ]
     checked = cli(
         "verify", "slim.edgeadv", "--expected-sha256", sha256_file(Path("slim.edgeadv/manifest.json")).upper()

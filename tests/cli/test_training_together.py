@@ -97,7 +97,11 @@ def test_two_processes_train_as_one(pictures: Path, alone: Path, tmp_path: Path)
     # one of them speaks
     assert outcome.stdout.count("test accuracy") == 1
     assert json.loads((tmp_path / "run" / "run.json").read_text())["stages"][0]["processes"] == 2
-    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["run.json", "weights.safetensors"]
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == [
+        "run.json",
+        "training-images.npy",
+        "weights.safetensors",
+    ]
 
 
 def wait_for_epoch(process: subprocess.Popen[str], state: Path) -> None:

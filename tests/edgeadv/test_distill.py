@@ -130,8 +130,13 @@ def test_a_run_says_how_it_was_distilled(finished: Run, architecture: Architectu
     assert finished.architecture == teacher.architecture == architecture
     # teacher and student start from different weights
     assert teacher.info["config"]["seed"] != finished.info["config"]["seed"]
-    assert sorted(f.name for f in finished.path.iterdir()) == ["run.json", TEACHER_FOLDER, "weights.safetensors"]
-    assert sorted(f.name for f in teacher.path.iterdir()) == ["run.json", "weights.safetensors"]
+    assert sorted(f.name for f in finished.path.iterdir()) == [
+        "run.json",
+        TEACHER_FOLDER,
+        "training-images.npy",
+        "weights.safetensors",
+    ]
+    assert sorted(f.name for f in teacher.path.iterdir()) == ["run.json", "training-images.npy", "weights.safetensors"]
 
 
 def test_the_student_is_what_the_paper_says(tmp_path: Path, digits: Digits) -> None:

@@ -96,7 +96,7 @@ def test_twenty_kills_at_random(tmp_path: Path) -> None:
     print(f"\n{len(lost)} kills, {survived} of {EPOCHS} epochs kept at the last; epochs lost at each: {lost}")
     finished = training(out, tmp_path / "last.log")
     assert lines(tmp_path / "last.log")[0][0] == survived + 1
-    assert sorted(file.name for file in out.iterdir()) == ["run.json", "weights.safetensors"]
+    assert sorted(file.name for file in out.iterdir()) == ["run.json", "training-images.npy", "weights.safetensors"]
     ours, theirs = (read_weights(run.path / "weights.safetensors") for run in (finished, whole))
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 

@@ -122,7 +122,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, digits: tuple[ImageSet, I
 
 
 def test_a_run_keeps_what_it_was(finished: Run, digits: tuple[ImageSet, ImageSet], bn: Architecture) -> None:
-    assert sorted(f.name for f in finished.path.iterdir()) == ["run.json", "weights.safetensors"]
+    assert sorted(f.name for f in finished.path.iterdir()) == ["run.json", "training-images.npy", "weights.safetensors"]
     assert (
         finished.architecture == bn
         and finished.preprocess == digits[0].preprocess

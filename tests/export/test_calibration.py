@@ -65,6 +65,8 @@ def test_training_images_are_no_measure(folder: Path, tmp_path: Path) -> None:
     gate_images(chosen, CLASSES, folder=tmp_path / "split")
     with pytest.raises(InputError, match="holds training images"):
         gate_images(chosen, CLASSES, folder=tmp_path / "split" / "train")
+    allowed, _ = gate_images(chosen, CLASSES, folder=tmp_path / "split" / "train", allow_training_images=True)
+    assert allowed.split == "train"
 
 
 def test_without_a_count_all_of_a_small_set_are_taken(folder: Path) -> None:

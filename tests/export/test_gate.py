@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgeadv.cli import main
-from edgeadv.data import ImageSet
+from edgeadv.data import ImageSet, batches
 from edgeadv.models import PixelModel
 from edgeadv_export import TOLERANCES, Int8Plan, choose_calibration, data_frames, export_bundle
 from edgeadv_export.gate import ROUNDS, Paired, paced
@@ -24,8 +24,10 @@ from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle import Bundle
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import DataError, ExportError, InputError
+from edgeadv_runtime.files import sha256_bytes
 from edgeadv_runtime.preprocess import to_tensor
 from edgeadv_runtime.stats import paired_difference_interval
+from edgeadv_runtime.training_images import TrainingImages
 from edgeadv_runtime.variants import is_x86
 from edgeadv_runtime.verify import verify
 
@@ -243,7 +245,6 @@ def test_the_worst_case_is_that_of_the_evaluation(
 ) -> None:
     """The attacks once more through the evaluation loop, which keeps counts only; int8's own from the surrogate that ships."""
     from edgeadv.attacks import build_attacks
-    from edgeadv.data import batches
     from edgeadv.surrogate import load_surrogate
     from edgeadv_runtime.attack import CleanBatch, infos
     from edgeadv_runtime.crafting import craft
@@ -371,3 +372,38 @@ def test_logits_are_not_rounded(bundle: Bundle, digits_test: ImageSet) -> None:
         with OnnxRuntimeBackend(bundle, variant=variant, threads=1) as backend:
             found = backend.infer(to_tensor(pixels))
         assert len(np.unique(found)) > 0.9 * found.size
+
+
+# --- images that the network was trained on
+
+
+def test_training_images_are_no_gate_whatever_they_are_called(
+    tmp_path: Path, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
+) -> None:
+    """It is calibrated on training images, as it should be, and is not to be measured on others of them."""
+    calibration = choose_calibration(digits_train, digits_train.preprocess, count=64)
+    known = TrainingImages.of([*calibration.hashes, *_hashes(digits_test, np.arange(0, 1000, 5))])
+    order = np.arange(0, 1000, 2)
+    int8 = plan(digits_train, digits_test, order=order)
+    with pytest.raises(InputError, match=r"mnist5k: 100 of 500 images were trained on.*--allow-training-images"):
+        export(digits_model, tmp_path / "x.edgeadv", int8, variants=["int8-u8s8"], training_images=known)
+    assert list(tmp_path.iterdir()) == []
+    allowed = plan(digits_train, digits_test, order=order, allow_training_images=True)
+    bundle = export(digits_model, tmp_path / "x.edgeadv", allowed, variants=["int8-u8s8"], training_images=known)
+    assert bundle.manifest["variants"]["int8-u8s8"]["gate"]["data"]["training_images"] == 100
+    assert bundle.training_images is not None and len(bundle.training_images) == 264
+
+
+def test_a_gate_without_training_images_counts_none_and_one_that_does_not_know_says_so(
+    tmp_path: Path, bundle: Bundle, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
+) -> None:
+    assert bundle.manifest["variants"]["int8-u8s8"]["gate"]["data"]["training_images"] is None
+    int8 = plan(digits_train, digits_test, order=np.arange(0, 1000, 5))
+    known = TrainingImages.of(int8.calibration.hashes)
+    told = export(digits_model, tmp_path / "x.edgeadv", int8, variants=["int8-u8s8"], training_images=known)
+    assert told.manifest["variants"]["int8-u8s8"]["gate"]["data"]["training_images"] == 0
+
+
+def _hashes(images: ImageSet, order: NDArray[np.int64]) -> list[str]:
+    found = batches(images, images.preprocess, batch_size=100, order=order)
+    return [sha256_bytes(pixels.tobytes()) for batch in found for pixels in batch.pixels]

@@ -189,6 +189,25 @@ def test_images_left_out_for_calibration_are_counted_where_the_data_is(report, r
             report(results(data=data | {"calibration_left_out": broken}))
 
 
+def test_training_images_among_the_data_are_told_where_the_figures_are(report, results, undefended):
+    data = results().data
+    n = data["n"]
+    page = report(results(data=data | {"training_images": n // 2}), undefended)
+    said = f"{n // 2} of {n} images were trained on: these figures flatter."
+    assert page.text.count(said) == 2 and f"regnet_y_400mf, papernot T=40: {said}" in page.text
+    few = report(results(data=data | {"training_images": 1})).text
+    assert f"1 of {n} images were trained on." in few and "these figures flatter" not in few
+    assert "trained on" not in report(results(data=data | {"training_images": 0})).text
+    assert (
+        "whether the images were trained on is not known" in report(results(data=data | {"training_images": None})).text
+    )
+    # an older file does not tell
+    assert "trained on" not in report(results()).text
+    for broken in ("many", -1, True, 0.5):
+        with pytest.raises(SchemaError, match="not a complete"):
+            report(results(data=data | {"training_images": broken}))
+
+
 def test_one_device_in_two_states_is_refused_and_two_devices_are_not(report, bench, tmp_path):
     def run(mode, processor="ARMv8"):
         state = {"power_mode": mode}
