@@ -83,14 +83,17 @@ class WinnersTakeAll(nn.Module):
 class Thermometer(nn.Module):
     """Each pixel as ten comparisons (Buckman et al. 2018): there is no path for a gradient."""
 
+    slope = float("inf")
+
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        levels = torch.arange(10, device=x.device).view(1, 10, 1, 1, 1) / 10
-        logits: Tensor = self.net((x[:, None] > levels).float().flatten(1, 2))
+        above = x[:, None] - torch.arange(10, device=x.device).view(1, 10, 1, 1, 1) / 10
+        coded = (above > 0).float() if self.slope == float("inf") else torch.sigmoid(self.slope * above)
+        logits: Tensor = self.net(coded.flatten(1, 2))
         return logits
 
 
@@ -457,11 +460,11 @@ class Weights:
         return (bare if network.trick is None else network.trick(bare)), [bare, *self._smoother(network)]
 
     def _smoother(self, network: Network) -> list[nn.Module]:
-        """The same weights behind gentler activations, where the network's own are steep."""
+        """The same weights behind gentler activations, where the network's own are steep or have no slope."""
         found: list[nn.Module] = []
-        for slope in (1.0, 3.0):
+        for slope in (1.0, 3.0, 10.0, 30.0):
             model = self.load(network.weights)
-            steep = [module for module in model.modules() if isinstance(module, SteepTanh)]
+            steep = [module for module in model.modules() if isinstance(module, (SteepTanh, Thermometer))]
             for module in steep:
                 module.slope = slope
             found += [model] if steep else []

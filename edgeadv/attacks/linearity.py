@@ -18,8 +18,8 @@ from edgeadv_runtime.suites import LINEARITY
 from .losses import input_gradient, margin
 from .parts import device_of, in_parts
 
-FRACTIONS = (1 / 64, 1 / 16, 1 / 4)
-"""Lengths of the step, as shares of eps: at the image itself, and at the version with the largest margin."""
+AT_IMAGE, AT_WORST = (1 / 16, 1 / 4), (1 / 64, 1 / 16)
+"""Lengths of the step, as shares of eps: at the image itself, and at the version with the largest margin, where networks bend more."""
 
 
 def linearity(model: nn.Module, x: Tensor, labels: Tensor, *, length: float) -> Tensor:
@@ -81,7 +81,7 @@ class LinearityControl:
         """Measure; the images are left as they are.
 
         Returns:
-            ``linearity`` float32 (n, 6): for each of :data:`FRACTIONS` at ``x``, then at ``start``.
+            ``linearity`` float32 (n, 4): for each of :data:`AT_IMAGE` at ``x``, then of :data:`AT_WORST` at ``start``.
         """
         device = device_of(self.model)
 
@@ -92,5 +92,6 @@ class LinearityControl:
 
             return in_parts(measured, point, y, device)
 
-        columns = [column(point, fraction * eps.value) for point in (x, start) for fraction in FRACTIONS]
+        columns = [column(x, fraction * eps.value) for fraction in AT_IMAGE]
+        columns += [column(start, fraction * eps.value) for fraction in AT_WORST]
         return Crafted(x, None, linearity=np.stack(columns, axis=1))

@@ -27,6 +27,7 @@ from .perturbation import check_crafted, round_to_uint8
 from .preprocess import to_tensor
 from .suites import contradicts, follows_gradients
 
+Bools = NDArray[np.bool_]
 # of a model that gives probabilities, and of one that answers the same question in two ways
 _SUM_SLACK, _CHANGE = 1e-4, 1e-3
 
@@ -80,12 +81,28 @@ class Standing:
 
     def worst(self, eps: Eps) -> NDArray[np.float32]:
         """The versions with the largest margin within ``eps``, float32 (n, 3, H, W)."""
+        return self._worst(eps)[0]
+
+    def improves(self, eps: Eps, rows: Bools, x: NDArray[np.float32]) -> Bools:
+        """Of the images ``rows`` those whose new version ``x``, (rows, 3, H, W), is to be kept: bool (n,).
+
+        All but those whose worst version is just across the boundary, where the new one has to be worse: what counts is what stands.
+        """
+        kept = rows.copy()
+        _, largest = self._worst(eps)
+        just = rows & (largest >= 0)
+        if just.any():
+            logits = logits_of(self.backend, x[just[rows]], self.batch.pixels[just], eps)
+            kept[just] = margins(logits, self.batch.labels[just]) > largest[just]
+        return kept
+
+    def _worst(self, eps: Eps) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         best, largest = self.clean.copy(), self._clean_margin.copy()
         for value, x, margin, _ in self._tried:
             if value <= eps.value:
                 better = margin > largest
                 best[better], largest[better] = x[better], margin[better]
-        return best
+        return best, largest
 
 
 def logits_of(
@@ -310,8 +327,9 @@ def _on_standing(attack: CumulativeAttack, eps: Eps, standing: Standing, *, uint
         x = standing.clean[rows]
         crafted = attack.craft_from(x, batch.labels[rows], made[rows], eps)
         check_crafted(crafted.x, x, attack.name, eps)
-        exact[rows] = crafted.x
-        made[rows] = to_tensor(round_to_uint8(crafted.x, batch.pixels[rows], eps)) if uint8 else crafted.x
+        new = to_tensor(round_to_uint8(crafted.x, batch.pixels[rows], eps)) if uint8 else crafted.x
+        better = standing.improves(eps, rows, new)
+        exact[better], made[better] = crafted.x[better[rows]], new[better[rows]]
         if crafted.zero_gradient is not None:
             zero = np.zeros(len(rows), np.bool_)
             zero[rows] = crafted.zero_gradient

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeadv.attacks import build_attacks
-from edgeadv.attacks.linearity import FRACTIONS, LinearityControl, linearity
+from edgeadv.attacks.linearity import AT_IMAGE, AT_WORST, LinearityControl, linearity
 from edgeadv_runtime.attack import CumulativeAttack, infos
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.suites import LINEARITY, SUITES
@@ -71,10 +71,10 @@ def test_the_control_measures_at_the_image_and_at_its_worst_version() -> None:
     assert isinstance(control, CumulativeAttack) and control.control and control.params(EPS).norm == "linf"
     start = X + 0.1
     made = control.craft_from(X.numpy(), LABELS.numpy(), start.numpy(), EPS)
-    assert made.linearity is not None and made.linearity.shape == (2, 6) and made.linearity.dtype == np.float32
-    for i, fraction in enumerate(FRACTIONS):
-        for column, s in ((i, 1.0), (i + 3, 1.4)):
-            assert made.linearity[0, column] == pytest.approx(1 + 2 * fraction * EPS.value / s, rel=1e-3)
+    assert made.linearity is not None and made.linearity.shape == (2, 4) and made.linearity.dtype == np.float32
+    points = [*((fraction, 1.0) for fraction in AT_IMAGE), *((fraction, 1.4) for fraction in AT_WORST)]
+    for found, (fraction, s) in zip(made.linearity[0], points, strict=True):
+        assert found == pytest.approx(1 + 2 * fraction * EPS.value / s, rel=1e-3)
 
 
 def test_it_is_the_last_of_a_suite_and_no_row() -> None:

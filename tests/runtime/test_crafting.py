@@ -92,6 +92,24 @@ def test_it_runs_on_what_stands_from_the_worst_version_so_far() -> None:
     assert all(info.cumulative == info.params.cumulative is True for info in infos([adding], uint8=False))
 
 
+def test_a_version_that_is_wrong_already_is_not_lost_to_a_weaker_one() -> None:
+    """Just across the boundary an image stays in, for an artefact may see it otherwise; what fails on it changes nothing."""
+
+    class Loud(Bright):
+        n_classes = 3
+
+        def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+            return np.pad(super()._infer(x), ((0, 0), (0, 1)), constant_values=-1)
+
+    images, reference = batch(120, 60), Loud()
+    plain = CallableAttack(brighter(SMALL.value), "plain", SMALL)
+    weaker, stronger = Adding(0.1, eps=(SMALL,)), Adding(1.0, name="stronger", eps=(SMALL,))
+    (crafted,) = craft([images], [plain, weaker, stronger], reference, uint8=False)
+    answers = crafted.evidence.answers
+    assert len(weaker.given[0][1]) == 2
+    assert [answers[name, "10/255"].tolist() for name in ("plain", "adding", "stronger")] == [[1, 0]] * 3
+
+
 def test_an_artefact_is_asked_which_images_stand_on_it() -> None:
     """What breaks the reference may leave another artefact standing, and there Square has to look."""
     images, reference, other = batch(100, 60), Bright(), Bright(0.9, "int8-u8s8")

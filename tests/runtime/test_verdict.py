@@ -112,7 +112,7 @@ def batch(
         )
         for key, count in (further or {}).items()
     }
-    ratios = np.where(np.arange(n)[:, None] < bent, 0.0, np.ones((n, 6))).astype(np.float32)
+    ratios = np.where(np.arange(n)[:, None] < bent, 0.0, np.ones((n, 4))).astype(np.float32)
     linearity = {key: ratios for key in keys if key[0] == LINEARITY}
     return labels, Evidence(
         given, {}, flags, np.arange(n) < probabilities, np.arange(n) < unstable, progress, linearity
@@ -430,11 +430,11 @@ def test_bent_margins_are_counted_on_images_that_stand(finding: str) -> None:
     assert item(verdict({PGD_CE: range(more)}, bent=more), "linearity")["value"] == 0
 
 
-def test_linearity_needs_one_length_at_the_image_and_one_at_the_worst_version() -> None:
+def test_linearity_needs_every_length_at_the_image_and_one_at_the_worst_version() -> None:
     low, high = LINEAR
-    kept = [low, 0, 0, 0, high, 9]
     for ratios, broken in (
-        (kept, False), ([1, 1, 1, low - 0.01, high + 0.01, 0], True), ([0, high + 0.01, -1, 1, 1, 1], True), ([np.nan] * 6, False),
+        ([low, high, 0, high], False), ([low, 1, low, 9], False), ([low - 0.01, 1, 1, 1], True), ([1, high + 0.01, 1, 1], True),
+        ([1, 1, -1, high + 0.01], True), ([np.nan] * 4, False),
     ):  # fmt: skip
         assert breaks_linearity(np.array([ratios], np.float32)).tolist() == [broken]
 
