@@ -46,6 +46,8 @@ class Effort:
 
 
 _CONTROLS: Mapping[str, Effort] = {LARGE_EPS: Effort(steps=20)}
+CONTROLS = frozenset(_CONTROLS)
+"""Attacks of the suites that are evidence for the verdict and have no row."""
 _ONE_STEP: Mapping[str, Effort] = {FGSM: Effort(), FGSM_RESCALED: Effort(), FGSM_RANDOM_START: Effort()}
 SUITES: Mapping[SuiteName, Mapping[str, Effort]] = {
     "fast": {
