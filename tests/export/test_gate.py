@@ -29,6 +29,7 @@ from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import DataError, ExportError, InputError
 from edgeadv_runtime.preprocess import to_tensor
 from edgeadv_runtime.stats import paired_difference_interval
+from edgeadv_runtime.suites import SQUARE, SUITES, Effort
 from edgeadv_runtime.variants import is_x86
 from edgeadv_runtime.verify import verify
 
@@ -230,23 +231,40 @@ def test_without_fp32_in_the_bundle_it_is_compared_all_the_same(
 
 # --- under attack
 
+QUERIES = 40
+"""Enough for a verdict, and no more: exact int8 arithmetic is slow on an x86 processor."""
 
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every attack of the suite, with less effort."""
+    less = {
+        name: replace(
+            effort, steps=min(effort.steps, 10), targets=min(effort.targets, 2), queries=min(effort.queries, QUERIES)
+        )
+        for name, effort in SUITES[GATE_SUITE].items()
+    }
+    monkeypatch.setattr("edgeadv_export.attacked.SUITES", {**SUITES, GATE_SUITE: less})
+
+
+@pytest.mark.usefixtures("quick")
 def test_the_worst_case_is_judged_where_it_can_be_believed(
     tmp_path: Path, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
 ) -> None:
     """Enough images for a verdict, at a budget that is no whole number of grey levels."""
-    order = np.linspace(0, 999, 400).astype(np.int64)
+    order = np.linspace(0, 999, 350).astype(np.int64)
     int8 = plan(digits_train, digits_test, order=order, eps=Eps.parse("0.1"), max_drop=8.0)
     bundle = export(digits_model, tmp_path / "x.edgeadv", int8, variants=["int8-s8s8"])
     gate = bundle.manifest["variants"]["int8-s8s8"]["gate"]
     worst, clean = gate["worst_case"], gate["clean"]
-    assert (worst["eps"], worst["threat"], worst["n"], worst["suite"]) == ("0.1", "white-box", 400, GATE_SUITE)
+    assert (worst["eps"], worst["threat"], worst["n"], worst["suite"]) == ("0.1", "white-box", 350, GATE_SUITE)
     assert (worst["verdict"], worst["judged"]) == ("PASS", True)
     assert worst["fp32_correct"] < clean["fp32_correct"] and worst["drop_upper"] <= 8.0
     assert worst["fp32_correct"] - worst["lost"] + worst["gained"] == worst["int8_correct"]
     assert not [p for p in bundle.path.iterdir() if p.is_dir()]
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_worst_case_that_may_not_be_believed_ends_the_export(
     tmp_path: Path, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
 ) -> None:
@@ -259,7 +277,7 @@ def test_a_worst_case_that_may_not_be_believed_ends_the_export(
     with torch.no_grad():
         for parameter in head.parameters():
             parameter *= 1000
-    order = np.linspace(0, 999, 400).astype(np.int64)
+    order = np.linspace(0, 999, 350).astype(np.int64)
     int8 = plan(digits_train, digits_test, order=order, eps=Eps.parse("24/255"), max_drop=50.0)
     with pytest.raises(ExportError, match=r"verdict MASKED \(.*leave --gate-eps out.*No bundle was written"):
         export(masked, tmp_path / "x.edgeadv", int8, variants=["int8-s8s8"])
@@ -268,6 +286,7 @@ def test_a_worst_case_that_may_not_be_believed_ends_the_export(
     export(masked, tmp_path / "x.edgeadv", replace(int8, eps=None), variants=["int8-s8s8"])
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("variant", INT8)
 def test_the_worst_case_is_that_of_the_evaluation(
     tmp_path: Path, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet, variant: str
@@ -276,10 +295,10 @@ def test_the_worst_case_is_that_of_the_evaluation(
     from edgeadv.data import batches
     from edgeadv.surrogate import load_surrogate
     from edgeadv_runtime.attack import CleanBatch, craft, infos
-    from edgeadv_runtime.effort import effort_of
+    from edgeadv_runtime.effort import lacking
     from edgeadv_runtime.evaluate import DataInfo, evaluate
 
-    order, eps = np.linspace(0, 999, 360).astype(np.int64), Eps.parse("24/255")
+    order, eps = np.linspace(0, 999, 350).astype(np.int64), Eps.parse("24/255")
     int8 = plan(digits_train, digits_test, order=order, eps=eps, max_drop=50.0)
     bundle = export(digits_model, tmp_path / "x.edgeadv", int8, variants=["fp32", variant])
     surrogate = load_surrogate(bundle, variant, device=torch.device("cpu"))
@@ -305,8 +324,9 @@ def test_the_worst_case_is_that_of_the_evaluation(
     for scored, correct in (("fp32", worst["fp32_correct"]), (variant, worst["int8_correct"])):
         (row,) = results.select(variant=scored, attack="worst-case")
         assert row.correct_top1 == correct and row.masking is not None and row.masking["verdict"] == worst["verdict"]
-        # what the release gate asks for
-        assert effort_of(row, results.rows, classes=10) == worst["suite"] == "standard"
+        # all that the release gate asks for ran, if with less effort here
+        missing = lacking(row, results.rows, GATE_SUITE, classes=10)
+        assert not any("did not" in text for text in missing), missing
 
 
 def test_an_int8_that_only_hides_from_the_gradients_of_fp32_does_not_pass(
@@ -318,10 +338,11 @@ def test_an_int8_that_only_hides_from_the_gradients_of_fp32_does_not_pass(
 ) -> None:
     """With coarse steps, images that were made on fp32 leave more of it standing than those that were made on itself."""
     monkeypatch.setattr("edgeadv_export.int8._IMAGES_IN_RANGE", 100.0)
+    # with few attacks of float32: what many of them break leaves less to tell the two apart
+    few = {**SUITES["fast"], SQUARE: Effort(queries=QUERIES)}
+    monkeypatch.setattr("edgeadv_export.attacked.SUITES", {GATE_SUITE: few})
     order = np.arange(0, 1000, 2)
     int8 = plan(digits_train, digits_test, order=order, eps=Eps.parse("12/255"), max_drop=100.0)
-    # by gradients alone: Square would find some of what the blind one leaves
-    monkeypatch.setattr("edgeadv_export.attacked.GATE_SUITE", "fast")
     whole = export(digits_model, tmp_path / "x.edgeadv", int8, variants=["int8-s8s8"])
     own = whole.manifest["variants"]["int8-s8s8"]["gate"]["worst_case"]
 
@@ -351,9 +372,9 @@ def test_paired_counts() -> None:
 
 def test_a_drop_is_judged_at_the_upper_end() -> None:
     """On both sides of the limit, clean and in the worst case."""
-    for lost, gained, holds in ((0, 0, True), (4, 0, True), (5, 0, False), (12, 9, True), (12, 8, False)):
+    for lost, gained, holds in ((0, 0, True), (4, 0, True), (5, 0, False), (10, 9, True), (11, 9, False)):
         paired = Paired(1000, 900, lost, gained)
-        assert (paired.upper(1) <= 1.0) is holds and paired.upper(1) == paired.interval[1]
+        assert (paired.upper(1) <= 1.0) is holds and paired.upper(1) == pytest.approx(paired.interval[1])
         assert Measured(paired, None, 1.0).holds is holds
         assert Measured(Paired(1000, 900, 0, 0), paired, 1.0).holds is holds
     # a drop of exactly one point is not shown to be at most one
