@@ -40,8 +40,10 @@ class _RobustDistillation(Perturbed):
 class Ard(_RobustDistillation):
     """Adversarially robust distillation (Goldblum et al. 2020, "Adversarially Robust Distillation", eq. 3 and alg. 1).
 
-    ``alpha * T**2 * KL(teacher(x) || student(x')) + (1 - alpha) * CE(student(x), y)``, both softmaxes of the first term at T,
-    where ``x'`` maximises the student's cross-entropy within eps. The teacher sees clean images.
+    ``alpha * T**2 * KL(teacher(x) || student(x')) / classes + (1 - alpha) * CE(student(x), y)``, both softmaxes of the first
+    term at T, where ``x'`` maximises the student's cross-entropy within eps. The teacher sees clean images. The paper's equation
+    does not divide by the number of classes; the authors' code does, for PyTorch's ``KLDivLoss()`` is a mean over images and
+    classes.
 
     Attributes:
         teacher: frozen, in evaluation mode.
@@ -67,7 +69,8 @@ class Ard(_RobustDistillation):
         """Mean loss over the batch; BatchNorm sees perturbed images, and clean ones only where their loss counts."""
         soft = soft_labels(self.teacher, x, self.temperature)
         perturbed = logits_of(model, self.perturbation(model, x, labels, draws))
-        loss = self.alpha * self.temperature**2 * divergence(perturbed / self.temperature, soft).mean()
+        apart = divergence(perturbed / self.temperature, soft).mean() / soft.shape[1]
+        loss = self.alpha * self.temperature**2 * apart
         if self.alpha < 1:
             loss = loss + (1 - self.alpha) * functional.cross_entropy(logits_of(model, x), labels)
         return Outcome(loss, perturbed)

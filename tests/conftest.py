@@ -161,7 +161,7 @@ def digits_bundle(
     from edgeadv_export import Int8Plan, choose_calibration, data_frames, export_bundle
 
     calibration = choose_calibration(digits_train, digits_train.preprocess, count=64)
-    plan = Int8Plan(calibration=calibration, images=digits_test, order=np.arange(500))
+    plan = Int8Plan(calibration=calibration, images=digits_test, order=np.arange(500), max_drop=5.0)
     return export_bundle(
         digits_model, tmp_path_factory.mktemp("bundles") / "digits.edgeadv", classes=digits_test.classes,
         preprocess=digits_test.preprocess, frames=data_frames(digits_test), variants=VARIANTS, title="digits",

@@ -161,7 +161,7 @@ def _gate(gate: dict[str, Any], float_layers: list[str]) -> list[str]:
     loss = f"on {gate['clean']['n']} images of {gate['data']['name']}: {_loss(gate['clean'])}, {gate['max_drop']:g} allowed"
     if "drop" in worst:
         judged = f"{gate['max_drop']:g} allowed" if worst["judged"] else f"not judged: verdict {worst['verdict']}"
-        own = " and on itself" if worst["threat"] == "white-box" else ""
+        own = "" if worst["threat"] == "transfer" else " and on itself"
         under_attack = f"worst case of attacks on fp32{own} at eps {worst['eps']}: {_loss(worst)}, {judged}"
         if "no_own_gradients" in worst:
             under_attack += f"; not attacked by its own gradients: {worst['no_own_gradients']}"
@@ -183,7 +183,9 @@ def _gate(gate: dict[str, Any], float_layers: list[str]) -> list[str]:
 
 def _loss(paired: dict[str, Any]) -> str:
     n, (low, high) = paired["n"], paired["drop_ci95"]
+    # bundles of an older edgeadv were judged at the drop itself
+    judged = f", judged at {paired['drop_upper']:.2f}" if "drop_upper" in paired else ""
     return (
         f"top-1 {paired['int8_correct'] / n:.1%} against {paired['fp32_correct'] / n:.1%} of fp32, drop {paired['drop']:.2f} points "
-        f"[{low:.2f}, {high:.2f}]"
+        f"[{low:.2f}, {high:.2f}]{judged}"
     )

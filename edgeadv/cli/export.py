@@ -143,7 +143,10 @@ def export(
     ] = None,
     calibration_seed: Annotated[int | None, typer.Option(help="int8: seed of their choice; default 0.")] = None,
     max_drop: Annotated[
-        float | None, typer.Option(help="int8: points of top-1 that may be lost against fp32; default 1.")
+        float | None,
+        typer.Option(
+            help="int8: points of top-1 that may be lost against fp32, judged at the interval's upper end; default 1."
+        ),
     ] = None,
     gate_data: Annotated[
         Path | None,
@@ -153,7 +156,7 @@ def export(
     ] = None,
     gate_limit: Annotated[int | None, typer.Option(help="int8: at most this many of them, balanced.")] = None,
     gate_eps: Annotated[
-        str | None, typer.Option(help="int8: also measure the worst case under attack at this budget, e.g. 8/255.")
+        str | None, typer.Option(help="int8: hold the worst case under attack at this budget to it too, e.g. 8/255.")
     ] = None,
     allow_training_images: Annotated[
         bool,
@@ -185,8 +188,8 @@ def export(
 ) -> None:
     """Export to ONNX, compare every artefact with PyTorch on real images, and write the bundle only if they agree.
 
-    Give a RUN, or --arch with --weights, --classes, --preprocess and --golden. int8 is written only if it loses no more
-    accuracy than --max-drop; its most sensitive layers stay in float32 where that helps.
+    Give a RUN, or --arch with --weights, --classes, --preprocess and --golden. int8 is written only if it is shown
+    to lose no more accuracy than --max-drop; its most sensitive layers stay in float32 where that helps.
     """
     need("export")
     import edgeadv_export

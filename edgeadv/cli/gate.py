@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from edgeadv_runtime.eps import Eps
-from edgeadv_runtime.gate import BASELINE, Gate
+from edgeadv_runtime.errors import EdgeAdvError, InputError
+from edgeadv_runtime.files import ensure_file_writable
+from edgeadv_runtime.gate import BASELINE, SUITE, Gate
+from edgeadv_runtime.gate_output import write_outcome
 from edgeadv_runtime.results import Results
+from edgeadv_runtime.suites import SUITES, SuiteName
 from edgeadv_runtime.verdict import ORDER
 
 from ._shared import names, nobody_reads
@@ -53,23 +57,50 @@ def gate(
     ] = None,
     eps: Annotated[
         str | None,
-        typer.Option("--eps", help="Budget of the robust rules, e.g. 8/255; by default the largest in the file."),
+        typer.Option("--eps", help="Budget of the robust rules, e.g. 8/255; needed where the file has several."),
     ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Least that must have attacked an artefact for a robust rule, of {', '.join(SUITES)}; {SUITE} by default. "
+            "Read off the attacks in the file."
+        ),
+    ] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Also write the outcome as JUnit XML.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Also write the outcome and its figures as JSON.")] = None,
 ) -> None:
     """Judge a results file, for a release or a CI job: one line for each rule.
 
     Every artefact in the file must keep to every rule. The exit status is 0 if all passed, 1 if a rule failed, and 2 if
     the file has nothing to judge.
     """
-    judged = Results.load(results)
-    norm = next((row.params.norm for row in judged.rows if row.params.norm is not None), "linf")
-    asked = Gate(
-        min_clean=min_clean, min_robust=min_robust, max_drop_clean=max_drop_clean, max_drop_robust=max_drop_robust,
-        verdict=verdict, baseline=baseline, eps=None if eps is None else Eps.parse(eps, norm=norm),
-        variants=() if variant is None else tuple(names(variant, option="--variant")),
-        backends=() if backend is None else tuple(names(backend, option="--backend")),
-    )  # fmt: skip
-    rulings = asked.judge(judged)
+    outputs = [path for path in (junit, json) if path is not None]
+    if len({path.resolve() for path in (results, *outputs)}) <= len(outputs):
+        raise InputError("--junit, --json and the results file must be three different files")
+    for path in outputs:
+        ensure_file_writable(path)
+    judged: Results | None = None
+    try:
+        judged = Results.load(results)
+        norm = next((row.params.norm for row in judged.rows if row.params.norm is not None), "linf")
+        asked = Gate(
+            min_clean=min_clean,
+            min_robust=min_robust,
+            max_drop_clean=max_drop_clean,
+            max_drop_robust=max_drop_robust,
+            verdict=verdict,
+            baseline=baseline,
+            eps=None if eps is None else Eps.parse(eps, norm=norm),
+            suite=cast("SuiteName | None", suite),
+            variants=() if variant is None else tuple(names(variant, option="--variant")),
+            backends=() if backend is None else tuple(names(backend, option="--backend")),
+        )
+        rulings = asked.judge(judged)
+    except EdgeAdvError as error:
+        # a pipeline that reads no exit status must not take an older file for today's
+        write_outcome(results, judged, [], error=" ".join(str(error).split()), junit=junit, json=json)
+        raise
+    write_outcome(results, judged, rulings, junit=junit, json=json)
     failed = not all(ruling.passed for ruling in rulings)
     try:
         for ruling in rulings:

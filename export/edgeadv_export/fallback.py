@@ -14,8 +14,10 @@ from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.errors import BackendError, ExportError
 
 from .draft import Draft
-from .gate import Gate, Int8Plan, Measured, Progress, gain, paced
+from .gain import gain
+from .gate import Gate, Int8Plan, Progress, paced
 from .int8 import Calibrated, calibrate
+from .paired import Measured, images_needed
 
 SAMPLE = 32
 """Calibration images on which the sensitivity of a layer is taken, at most."""
@@ -92,40 +94,64 @@ class Fitter:
     def fit(self, variant: str) -> Fitted:
         """Quantise, measure, and leave the most sensitive layers in float32 one by one until the gate holds.
 
+        Which layer comes next was measured on calibration images, before. Each graph is one more look at the gate's images and
+        is judged the more strictly for it, until there are too few of them for another.
+
         Raises:
-            ExportError: it does not hold with a quarter of the layers in float32.
+            ExportError: it does not hold with a quarter of the layers in float32, or as far as the images allow; or the worst
+                case of a graph may not be believed.
         """
-        name, tried = self.calibrated.name, [self._try(variant, [])]
-        measured, proto = tried[0]
+        whole, proto = self._try(variant, [], look=1)
+        measured = whole
         kept: dict[str, float] = {}
         steps: list[dict[str, Any]] = []
         if not measured.holds:
-            self.progress(f"{variant} of {name} loses {measured}: looking for the layers that it comes from")
+            self.progress(
+                f"{variant} of {self.calibrated.name} loses {measured}: looking for the layers that it comes from"
+            )
             most = max(1, len(self.calibrated.layers(variant)) // MOST_FLOAT)
-            for layer, error in self._sensitivities(variant)[:most]:
+            for look, (layer, error) in enumerate(self._sensitivities(variant)[:most], start=2):
+                needed = images_needed(self.plan.max_drop, look)
+                if needed is None or measured.clean.n < needed:
+                    self.progress(
+                        f"{measured.clean.n} images are too few for look {look} at them, which takes {needed}"
+                    )
+                    break
                 kept[layer] = error
-                measured, proto = self._try(variant, list(kept))
-                steps.append({"layer": layer, "sensitivity": error, "drop": measured.clean.drop})
+                measured, proto = self._try(variant, list(kept), look=look)
+                upper = measured.clean.upper(look)
+                steps.append({"layer": layer, "sensitivity": error, "drop": measured.clean.drop, "drop_upper": upper})
                 self.progress(f"{variant} with {layer} in float32 too ({len(kept)} of at most {most}) loses {measured}")
                 if measured.holds:
                     break
-            else:
-                raise ExportError(
-                    f"{variant} of {name} loses {tried[0][0]}, and still {measured} with its {len(kept)} most sensitive layers in "
-                    f"float32 ({', '.join(list(kept)[:3])}, ...); {self.plan.max_drop:g} may be lost. fp32 is right on "
-                    f"{measured.clean.fp32_correct / measured.clean.n:.1%}: a network that has learned little loses much. Train longer, give "
-                    "more or other calibration images, a larger --max-drop, or export without it: --precision fp32,fp16. No bundle was written"
-                )
-        if measured.clean.interval[1] > self.plan.max_drop:
-            self.progress(
-                f"{variant}: the interval of the drop reaches {measured.clean.interval[1]:.2f} points; more labelled images would tell"
-            )
+        if not measured.holds:
+            raise ExportError(self._too_much(variant, whole, measured, list(kept)))
         gains = gain(self.draft, variant, self.plan.calibration.sample(SAMPLE))
-        whole = tried[0][0].clean.to_json()
-        judged = {**self.gate.to_json(measured), "fully_quantised": whole, "fallback": steps, "gain": gains}
-        return Fitted(proto, tuple(kept), judged)
+        about = {"fully_quantised": whole.clean.to_json(whole.look), "fallback": steps, "gain": gains}
+        return Fitted(proto, tuple(kept), {**self.gate.to_json(measured), **about})
 
-    def _try(self, variant: str, float_layers: list[str]) -> tuple[Measured, Any]:
+    def _too_much(self, variant: str, whole: Measured, last: Measured, kept: list[str]) -> str:
+        """Why nothing is written, and what would help."""
+        still = ""
+        if kept:
+            listed = ", ".join(kept[:3])
+            still = f", and still {last} with its {len(kept)} most sensitive layers in float32 ({listed}, ...)"
+        # at the same rates; the worst of the two decides
+        needed = [images_needed(self.plan.max_drop, like=paired) for paired in whole.judged]
+        images = [n for n in needed if n is not None and n > whole.clean.n]
+        more = (
+            f"{max(images)} labelled images would show it if they lose and gain as these do. "
+            if images and None not in needed
+            else ""
+        )
+        return (
+            f"{variant} of {self.calibrated.name} loses {whole}{still}; the upper end of the interval may be "
+            f"{self.plan.max_drop:g}. {more}fp32 is right on {whole.clean.fp32_correct / whole.clean.n:.1%}: a network that has learned "
+            "little loses much. Train longer, give more labelled images (--gate-data, --gate-limit), more or other calibration images, a "
+            "larger --max-drop, or export without it: --precision fp32,fp16. No bundle was written"
+        )
+
+    def _try(self, variant: str, float_layers: list[str], *, look: int) -> tuple[Measured, Any]:
         """Quantise and measure."""
         if not float_layers:
             self.progress(f"measuring {variant} against fp32 on {self.gate.data['n']} images")
@@ -133,7 +159,7 @@ class Fitter:
         self.draft.write(variant, proto)
         try:
             with self.draft.backend(variant) as backend:
-                return self.gate.measure(backend, proto), proto
+                return self.gate.measure(backend, proto, look=look), proto
         except BackendError as error:
             raise ExportError(f"{variant} of {self.calibrated.name} does not run: {error}") from error
 

@@ -1,25 +1,43 @@
 """The gate: does a results file hold what a release asks for?
 
 Rules compare counts with the limit as it was written, so 400 of 1000 pass a limit of 0.40. Point estimates are judged; the
-95% interval is printed beside them. ``docs/gate.md`` explains the rules.
+95% interval is printed beside them. ``docs/gate.md`` explains the rules, :mod:`edgeadv_runtime.gate_output` writes them for a
+pipeline.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Any
 
+from .effort import effort_of, lacking, only_transferred
 from .eps import Eps
 from .errors import InputError, SchemaError
+from .gate_figures import (
+    Drop,
+    artefact_of,
+    budget_of,
+    classes_of,
+    figure_of,
+    key_of,
+    name_of,
+    rank_of,
+    row_json,
+    scope_of,
+    share_of,
+    standing_of,
+    trained_on,
+)
 from .results import CLEAN, WORST_CASE, Results, Row
-from .stats import mcnemar_p, paired_difference_interval
+from .suites import SQUARE, SUITES, SuiteName
 from .variants import expanded
 from .verdict import ORDER
 
 BASELINE = "fp32"
-_KEY = ("backend", "variant", "artifact_sha256")
+SUITE: SuiteName = "standard"
 
 
 @dataclass(frozen=True)
@@ -30,14 +48,19 @@ class Ruling:
         rule: its name with its limit, ``"min-clean 0.8"``.
         passed: whether every artefact keeps to it.
         text: the artefact that is worst by it, with its figures.
+        scope: data set, split and number of images; of attacked ones also the suite, or the attacks.
+        figures: what ``text`` says, as a JSON object.
     """
 
     rule: str
     passed: bool
     text: str
+    scope: str = ""
+    figures: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
-        return f"{'passed' if self.passed else 'FAILED'} {self.rule}: {self.text}"
+        scope = f" ({self.scope})" if self.scope else ""
+        return f"{'passed' if self.passed else 'FAILED'} {self.rule}{scope}: {self.text}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +68,8 @@ class Gate:
     """What is asked of a results file; at least one rule.
 
     A rule on robust accuracy also fails where the masking verdict of a figure that it needs is worse than ``verdict``:
-    a figure that may not be believed passes no gate.
+    a figure that may not be believed passes no gate. It refuses to judge where less than ``suite`` attacked an artefact at the
+    budget, or nothing that was made for it: that is an upper bound.
 
     Attributes:
         min_clean: least clean top-1 accuracy, a share in [0, 1].
@@ -59,11 +83,12 @@ class Gate:
         variants: those to judge, ``"int8"`` for either int8 variant, ``"int8-u8in"`` for either of these with uint8 input; empty
             for all in the file.
         backends: likewise.
-        eps: the budget of the robust rules and of ``verdict``; None is the largest in the file.
+        eps: the budget of the robust rules and of ``verdict``; None is the only one in the file.
+        suite: the least that rules on robust accuracy accept, of :data:`~edgeadv_runtime.suites.SUITES`; None is ``"standard"``.
 
     Raises:
-        InputError: no rule, a limit that is not a share, an unknown verdict, or ``baseline`` or ``eps`` without a rule that
-            needs it.
+        InputError: no rule, a limit that is not a share, an unknown verdict or suite, or ``baseline``, ``eps`` or ``suite``
+            without a rule that needs it.
     """
 
     min_clean: float | None = None
@@ -75,6 +100,7 @@ class Gate:
     variants: tuple[str, ...] = ()
     backends: tuple[str, ...] = ()
     eps: Eps | None = None
+    suite: SuiteName | None = None
 
     def __post_init__(self) -> None:
         drops = {"--max-drop-clean": self.max_drop_clean, "--max-drop-robust": self.max_drop_robust}
@@ -90,12 +116,17 @@ class Gate:
             raise InputError(f"--baseline needs a rule that compares with it: {' or '.join(drops)}")
         if self.eps is not None and all(v is None for v in (self.min_robust, self.max_drop_robust, self.verdict)):
             raise InputError("--eps needs a rule on attacked images: --min-robust, --max-drop-robust or --verdict")
+        if self.suite is not None and self.suite not in SUITES:
+            raise InputError(f"--suite {self.suite!r} is not one of {', '.join(SUITES)}")
+        if self.suite is not None and self.min_robust is None and self.max_drop_robust is None:
+            raise InputError("--suite needs a rule on robust accuracy: --min-robust or --max-drop-robust")
 
     def judge(self, results: Results) -> list[Ruling]:
         """Apply every rule; each has one ruling, in the order of the attributes.
 
         Raises:
-            InputError: the file has nothing that a rule could judge: no such artefact, attack, budget or comparison.
+            InputError: the file has nothing that a rule could judge: no such artefact, attack, budget or comparison, several
+                budgets and none was named, or too little attacked an artefact.
             SchemaError: the file is damaged, or its comparisons contradict its rows.
         """
         with _complete(results):
@@ -103,50 +134,82 @@ class Gate:
                 _ = row.top1_ci95  # counts that are not a share are found here, whether a rule needs them or not
             rulings = []
             if self.min_clean is not None:
-                rulings.append(self._least("min-clean", self.min_clean, self._rows(results, CLEAN)))
+                rulings.append(self._least("min-clean", self.min_clean, results, CLEAN))
             if self.min_robust is not None:
-                rulings.append(self._least("min-robust", self.min_robust, self._rows(results, WORST_CASE)))
+                rulings.append(self._least("min-robust", self.min_robust, results, WORST_CASE))
             if self.max_drop_clean is not None:
                 rulings.append(self._drop("max-drop-clean", self.max_drop_clean, results, CLEAN))
             if self.max_drop_robust is not None:
                 rulings.append(self._drop("max-drop-robust", self.max_drop_robust, results, WORST_CASE))
             if self.verdict is not None:
-                rulings.append(self._believable(self._rows(results, WORST_CASE)))
+                rulings.append(self._believable(results))
+            if (flaw := trained_on(results)) is not None:
+                rulings = [replace(ruling, passed=False, text=f"{ruling.text}; {flaw}") for ruling in rulings]
             return rulings
 
-    def _least(self, rule: str, limit: float, rows: Sequence[Row]) -> Ruling:
-        lowest = min(rows, key=_share)
+    def _least(self, rule: str, limit: float, results: Results, attack: str) -> Ruling:
+        rows = self._rows(results, attack)
+        self._check_attacked(results, rows)
+        lowest = min(rows, key=share_of)
         doubt = self._doubt(lowest, *rows)
-        passed = _share(lowest) >= _exactly(limit) and doubt is None
-        return Ruling(f"{rule} {limit:g}", passed, f"lowest is {_figure(lowest)}{doubt or ''}")
+        passed = share_of(lowest) >= _exactly(limit) and doubt is None
+        text = f"lowest is {figure_of(lowest)}{doubt or ''}"
+        figures = {"limit": limit, **row_json(results, lowest)}
+        return Ruling(f"{rule} {limit:g}", passed, text, scope_of(results, lowest), figures)
 
     def _drop(self, rule: str, limit: float, results: Results, attack: str) -> Ruling:
         rows = self._rows(results, attack)
-        drops = [_Drop.of(results, row, base) for row in rows if (base := self._base(results, row)) is not None]
+        drops = [Drop.of(results, row, base) for row in rows if (base := self._base(results, row)) is not None]
         if not drops:
             raise InputError(
-                f"{_name(results)} has nothing to compare with {self._baseline}: evaluate other variants with it in one run, "
+                f"{name_of(results)} has nothing to compare with {self._baseline}: evaluate other variants with it in one run, "
                 "or name another --baseline"
             )
         largest = max(drops, key=lambda drop: drop.share)
         judged = [row for drop in drops for row in (drop.row, drop.base)]
+        self._check_attacked(results, judged)
         doubt = self._doubt(largest.row, *judged)
         passed = largest.share <= _exactly(limit) and doubt is None
-        return Ruling(f"{rule} {limit:g}", passed, f"largest is {largest}{doubt or ''}")
+        text = f"largest is {largest}{doubt or ''}"
+        figures = {"limit": limit, **row_json(results, largest.row), **largest.to_json()}
+        return Ruling(f"{rule} {limit:g}", passed, text, scope_of(results, largest.row), figures)
 
-    def _believable(self, rows: Sequence[Row]) -> Ruling:
-        worst = max(rows, key=_rank)
-        text = f"worst is {_artefact(worst)} {_at(worst)}: {_standing(worst)}"
-        return Ruling(f"verdict {self._least_verdict}", _rank(worst) <= ORDER.index(self._least_verdict), text)
+    def _believable(self, results: Results) -> Ruling:
+        worst = max(self._rows(results, WORST_CASE), key=rank_of)
+        text = f"worst is {artefact_of(worst)} {budget_of(worst)}: {standing_of(worst)}"
+        passed = rank_of(worst) <= ORDER.index(self._least_verdict)
+        figures = {"limit": self._least_verdict, **row_json(results, worst)}
+        return Ruling(f"verdict {self._least_verdict}", passed, text, scope_of(results, worst), figures)
+
+    def _check_attacked(self, results: Results, rows: Sequence[Row]) -> None:
+        """Refuse what is an upper bound only: rows whose artefacts met nothing of their own, or less than the suite."""
+        suite, classes = self.suite or SUITE, classes_of(results)
+        for row in rows:
+            if row.attack == CLEAN:
+                continue
+            who = f"{name_of(results)}: {artefact_of(row)} {budget_of(row)}"
+            if only_transferred(row, results.rows):
+                raise InputError(
+                    f"{who} met only transferred attacks: an upper bound; evaluate it with --attack {SQUARE} on the device, or "
+                    "attack it by its own gradients"
+                )
+            if missing := lacking(row, results.rows, suite, classes=classes):
+                less = effort_of(row, results.rows, classes=classes)
+                packed = f", of a pack with --attack {SQUARE}" if any(SQUARE in text for text in missing) else ""
+                accept = "" if less is None else f", or accept less: --suite {less}"
+                raise InputError(
+                    f"{who} was attacked by less than the suite {suite}: {'; '.join(missing)}. Evaluate it with edgeadv "
+                    f"evaluate ... --eps {row.eps} --suite {suite}{packed}{accept}"
+                )
 
     def _doubt(self, *rows: Row) -> str | None:
         """Which of ``rows`` may not be believed, and why; the first one's reason is in its figure already."""
         if rows[0].attack == CLEAN:
             return None
-        worst = max(rows, key=_rank)
-        if _rank(worst) <= ORDER.index(self._least_verdict):
+        worst = max(rows, key=rank_of)
+        if rank_of(worst) <= ORDER.index(self._least_verdict):
             return None
-        who = "" if worst is rows[0] else f"{_artefact(worst)} has {_standing(worst)}, "
+        who = "" if worst is rows[0] else f"{artefact_of(worst)} has {standing_of(worst)}, "
         return f"; {who}the verdict asked for is {self._least_verdict}"
 
     def _rows(self, results: Results, attack: str) -> list[Row]:
@@ -159,20 +222,20 @@ class Gate:
         idle = [name for name in self.variants if not any(_named(variant, (name,)) for variant in variants)]
         idle += [name for name in self.backends if name not in backends]
         if idle or not chosen:
-            have = ", ".join(dict.fromkeys(_artefact(row) for row in results.rows)) or "no rows"
+            have = ", ".join(dict.fromkeys(artefact_of(row) for row in results.rows)) or "no rows"
             what = f"no {' and no '.join(idle)}" if idle else "no artefact that was chosen"
-            raise InputError(f"{_name(results)} has {what}; it has {have}")
+            raise InputError(f"{name_of(results)} has {what}; it has {have}")
         if attack == CLEAN:
             found = [row for row in chosen if row.attack == CLEAN]
         else:
             eps = self._budget(results)
             found = [row for row in chosen if row.attack == attack and row.eps_value == eps.value]
-        scored = {_key(row) for row in found}
+        scored = {key_of(row) for row in found}
         for row in chosen:
-            if _key(row) not in scored:
+            if key_of(row) not in scored:
                 at = "" if attack == CLEAN else f" at eps {eps.text}"
                 raise InputError(
-                    f"{_name(results)} has no {attack} row of {_artefact(row)}{at}: evaluate it again, or choose others "
+                    f"{name_of(results)} has no {attack} row of {artefact_of(row)}{at}: evaluate it again, or choose others "
                     "with --variant and --backend"
                 )
         return found
@@ -181,13 +244,16 @@ class Gate:
         budgets = {row.eps_value: Eps(row.eps, row.eps_value) for row in results.rows if row.attack == WORST_CASE}
         if not budgets:
             raise InputError(
-                f"{_name(results)} has no attacked images: evaluate with --eps, or gate clean accuracy only"
+                f"{name_of(results)} has no attacked images: evaluate with --eps, or gate clean accuracy only"
             )
+        have = ", ".join(budgets[value].text for value in sorted(budgets))
         if self.eps is None:
-            return budgets[max(budgets)]
+            if len(budgets) > 1:
+                raise InputError(f"{name_of(results)} was attacked at {have}: say with --eps which of them is judged")
+            (only,) = budgets.values()
+            return only
         if self.eps.value not in budgets:
-            have = ", ".join(budgets[value].text for value in sorted(budgets))
-            raise InputError(f"{_name(results)} was not attacked at eps {self.eps.text}; it was at {have}")
+            raise InputError(f"{name_of(results)} was not attacked at eps {self.eps.text}; it was at {have}")
         return budgets[self.eps.value]
 
     def _base(self, results: Results, row: Row) -> Row | None:
@@ -199,7 +265,7 @@ class Gate:
         if not found:
             have = ", ".join(dict.fromkeys(row.variant for row in results.rows))
             raise InputError(
-                f"{_name(results)} has no {self._baseline} to compare with, but {have}: evaluate it in the same run, or name "
+                f"{name_of(results)} has no {self._baseline} to compare with, but {have}: evaluate it in the same run, or name "
                 "another --baseline"
             )
         if row.variant == self._baseline:
@@ -215,61 +281,12 @@ class Gate:
         return self.verdict or ORDER[0]
 
 
-@dataclass(frozen=True)
-class _Drop:
-    """What ``row`` loses against ``base``, image by image."""
-
-    row: Row
-    base: Row
-    lost: int
-    gained: int
-
-    @classmethod
-    def of(cls, results: Results, row: Row, base: Row) -> _Drop:
-        """Look the pair up; its counts are turned round if the file has it the other way."""
-        for entry in results.comparisons:
-            if (entry["attack"], entry["eps"]) != (row.attack, row.eps):
-                continue
-            ends = [tuple(entry[end][key] for key in _KEY) for end in ("baseline", "artefact")]
-            if ends in ([_key(base), _key(row)], [_key(row), _key(base)]):
-                lost, gained = entry["lost"], entry["gained"]
-                if ends[0] == _key(row):
-                    lost, gained = gained, lost
-                if entry["n"] != row.n or lost - gained != base.correct_top1 - row.correct_top1:
-                    raise ValueError(f"the comparison of {_artefact(row)} with {_artefact(base)} contradicts the rows")
-                return cls(row, base, lost, gained)
-        raise InputError(
-            f"{_name(results)} has no paired comparison of {_artefact(row)} with {_artefact(base)}, as files of an older "
-            "edgeadv have none: evaluate both again in one run"
-        )
-
-    @property
-    def share(self) -> Fraction:
-        return Fraction(self.lost - self.gained, self.row.n)
-
-    def __str__(self) -> str:
-        low, high = paired_difference_interval(self.lost, self.gained, self.row.n)
-        figure = (
-            f"{float(100 * self.share):.2f} points ({self.lost} lost, {self.gained} gained of {self.row.n}, 95% interval "
-            f"{100 * low:.2f} to {100 * high:.2f}, McNemar p {mcnemar_p(self.lost, self.gained):.2g})"
-        )
-        if self.row.attack == CLEAN:
-            return f"{_artefact(self.row)} against {_artefact(self.base)}: {figure}"
-        # an artefact that only transferred attacks met looks better against one that met its own gradients than it is
-        who = f"{_artefact(self.row)} ({self.row.threat}) against {_artefact(self.base)} ({self.base.threat})"
-        return f"{who} {_at(self.row)}: {figure}, {_standing(self.row)}"
-
-
-def _key(row: Row) -> tuple[str, ...]:
-    return (row.backend, row.variant, row.artifact_sha256)
-
-
 @contextmanager
 def _complete(results: Results) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise SchemaError(f"{_name(results)} is not a complete results file ({error!r}); measure again") from error
+        raise SchemaError(f"{name_of(results)} is not a complete results file ({error!r}); measure again") from error
 
 
 def _check_share(option: str, value: float, *, whole: bool) -> None:
@@ -290,45 +307,3 @@ def _exactly(limit: float) -> Fraction:
 
 def _named(variant: str, names: Sequence[str]) -> bool:
     return not names or variant in expanded(list(names), (variant,))
-
-
-def _share(row: Row) -> Fraction:
-    return Fraction(row.correct_top1, row.n)
-
-
-def _rank(row: Row) -> int:
-    """Place of the row's verdict in :data:`ORDER`; the larger, the less believable."""
-    return ORDER.index((row.masking or {})["verdict"])
-
-
-def _standing(row: Row) -> str:
-    """The row's verdict, with its first reason unless it is ``PASS``."""
-    masking = row.masking or {}
-    if masking["verdict"] == ORDER[0]:
-        return f"verdict {ORDER[0]}"
-    reason = next(iter(masking.get("evidence") or ()), "the file does not say why")
-    return f"verdict {masking['verdict']} ({reason})"
-
-
-def _figure(row: Row) -> str:
-    low, high = row.top1_ci95
-    counted = f"({row.correct_top1} of {row.n}, 95% interval {low:.1%} to {high:.1%})"
-    if row.attack == CLEAN:
-        return f"{_artefact(row)} with {row.top1:.1%} {counted}"
-    # what was not attacked with its own gradients, or not believed, is a bound
-    bound = "at most " if row.correct_top1 and (_rank(row) or row.threat != "white-box") else ""
-    return f"{_artefact(row)} {_at(row)} with {bound}{row.top1:.1%} {counted}, {row.threat}, {_standing(row)}"
-
-
-def _at(row: Row) -> str:
-    """The budget; in L2 the same number is a far smaller one, so that is said."""
-    norm = row.params.norm or "linf"
-    return f"at eps {row.eps}" if norm == "linf" else f"at eps {row.eps} in {norm}"
-
-
-def _artefact(row: Row) -> str:
-    return f"{row.backend} {row.variant}"
-
-
-def _name(results: Results) -> str:
-    return str(results.path or "the results")

@@ -78,9 +78,42 @@ def paired_difference_interval(gained: int, lost: int, n: int, *, z: float = Z95
         ValueError: the counts do not fit.
     """
     _check_pairs(gained, lost, n)
+    return _paired(gained, lost, n, z)
+
+
+def _paired(gained: float, lost: float, n: int, z: float) -> tuple[float, float]:
+    """:func:`paired_difference_interval` of counts that need not be whole."""
     p, q = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     half = z * sqrt((p + q - (p - q) ** 2) / (n + 2))
     return max(-1.0, p - q - half), min(1.0, p - q + half)
+
+
+def pairs_needed(
+    limit: float, *, gained: float = 0.0, lost: float = 0.0, z: float = Z95_TWO_SIDED, most: int = 10_000_000
+) -> int | None:
+    """Fewest pairs with which :func:`paired_difference_interval` ends at or below ``limit``.
+
+    Args:
+        limit: of the difference, a share.
+        gained: share of the pairs in which only the first outcome happens; 0 asks for the best that can be.
+        lost: share of those in which only the second happens.
+        z: quantile of the standard normal distribution.
+        most: where to stop looking.
+
+    Returns:
+        A number of pairs, or None: more than ``most``, or no number would do, as ``gained - lost`` is not below ``limit``.
+    """
+
+    def holds(n: int) -> bool:
+        return _paired(gained * n, lost * n, n, z)[1] <= limit
+
+    if not holds(most):
+        return None
+    few, enough = 0, most
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if holds(middle) else (middle, enough)
+    return enough
 
 
 def mcnemar_p(lost: int, gained: int) -> float:

@@ -51,6 +51,8 @@ class Effort:
 
 
 _CONTROLS: Mapping[str, Effort] = {LARGE_EPS: Effort(steps=20), LINEARITY: Effort()}
+CONTROLS = frozenset(_CONTROLS)
+"""Attacks of the suites that are evidence for the verdict and have no row."""
 _DRAWS = 20
 """Draws of noise: as many as PGD takes steps."""
 _ONE_STEP: Mapping[str, Effort] = {FGSM: Effort(), FGSM_RESCALED: Effort(), FGSM_RANDOM_START: Effort()}

@@ -9,24 +9,43 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
+from edgeadv_runtime.gate import Ruling
+from edgeadv_runtime.gate_output import gate_junit
 from edgeadv_runtime.results import AttackParams, Results, Row
 from edgeadv_runtime.stats import mcnemar_p, paired_difference_interval
+from edgeadv_runtime.suites import CONTROLS, SQUARE, SUITES
 
 N = 1000
 WHY = "at eps 8/255, pgd-margin broke 600 of 950 images that plain FGSM left standing; the reverse 0"
 ALL_RULES = ("--min-clean", "0.80", "--min-robust", "0.40", "--max-drop-clean", "0.01", "--max-drop-robust", "0.01")
 
 
+STANDARD = {name: effort for name, effort in SUITES["standard"].items() if name not in CONTROLS}
+SCOPE = "d test, 1000 images"
+
+
+def behind(variant: str, verdict: str = "PASS") -> list[Row]:
+    """The attacks of ``standard``, Square on the artefact itself."""
+    rows = []
+    for name, effort in STANDARD.items():
+        params = AttackParams(steps=effort.steps, restarts=max(effort.restarts, effort.targets), queries=effort.queries)
+        made = row(variant, name, 650, verdict)
+        rows.append(dataclasses.replace(made, params=params, threat="query" if name == SQUARE else "transfer"))
+    return rows
+
+
 def row(variant: str, attack: str, correct: int, verdict: str = "PASS") -> Row:
     attacked = attack != "clean"
+    params = AttackParams(attacks=("clean", *STANDARD)) if attack == "worst-case" else AttackParams()
     masking = {"verdict": verdict, "evidence": [] if verdict == "PASS" else [WHY]}
     return Row(
         variant=variant, artifact_sha256=variant.ljust(64, "0"), backend="onnxruntime", provider="cpu", device="a CPU",
-        attack=attack, params=AttackParams(), eps="8/255" if attacked else "0", eps_value=8 / 255 if attacked else 0.0,
-        threat="transfer" if attacked else None, gradients="torch fp32" if attacked else None, n=N, correct_top1=correct,
+        attack=attack, params=params, eps="8/255" if attacked else "0", eps_value=8 / 255 if attacked else 0.0,
+        threat="query" if attacked else None, gradients="torch fp32" if attacked else None, n=N, correct_top1=correct,
         correct_top5=None, zero_gradient_share=None, masking=masking if attacked else None,
     )  # fmt: skip
 
@@ -44,10 +63,10 @@ def compared(attack: str, eps: str, lost: int, gained: int) -> dict[str, Any]:
 
 
 def results(verdict: str = "PASS") -> Results:
-    """fp32 and int8 with 65% right under FGSM and 45% in the worst case; int8 loses 6 clean images and 9 attacked ones."""
+    """fp32 and int8 with 65% right under each attack and 45% in the worst case; int8 loses 6 clean images and 9 attacked ones."""
     rows = [
-        row("fp32", "clean", 950), row("fp32", "fgsm", 650, verdict), row("fp32", "worst-case", 450, verdict),
-        row("int8-u8s8", "clean", 944), row("int8-u8s8", "fgsm", 648, verdict), row("int8-u8s8", "worst-case", 441, verdict),
+        row("fp32", "clean", 950), *behind("fp32", verdict), row("fp32", "worst-case", 450, verdict),
+        row("int8-u8s8", "clean", 944), *behind("int8-u8s8", verdict), row("int8-u8s8", "worst-case", 441, verdict),
     ]  # fmt: skip
     return Results(
         bundle={"id": "b" * 64, "name": "x.edgeadv", "title": "x"}, data={"name": "d", "split": "test", "n": N, "unreadable": []},
@@ -57,15 +76,18 @@ def results(verdict: str = "PASS") -> Results:
 
 
 def test_a_budget_in_l2_may_be_above_1(cli, tmp_path: Path) -> None:
+    """No suite attacks in L2, so its robust accuracy is not ruled on."""
     measured = results()
     rows = [
         r if r.eps == "0" else dataclasses.replace(r, eps="2.5", eps_value=2.5, params=AttackParams(norm="l2"))
         for r in measured.rows
     ]  # fmt: skip
     dataclasses.replace(measured, rows=tuple(rows), comparisons=()).save(tmp_path / "l2.json")
-    judged = cli("gate", "l2.json", "--min-robust", "0.40", "--eps", "2.5")
+    judged = cli("gate", "l2.json", "--verdict", "PASS", "--eps", "2.5")
     assert judged.status == 0, judged.err
-    assert "in l2" in judged.out
+    assert "at eps 2.5 in l2" in judged.out
+    refused = cli("gate", "l2.json", "--min-robust", "0.40", "--eps", "2.5", "--suite", "fast")
+    assert refused.status == 2 and "at eps 2.5 in l2 met only transferred attacks" in refused.err
     measured.save(tmp_path / "linf.json")
     refused = cli("gate", "linf.json", "--min-robust", "0.40", "--eps", "2.5")
     assert refused.status == 2 and "not in (0, 1]" in refused.err
@@ -87,24 +109,24 @@ def test_every_rule_passed_is_0(cli, good):
     outcome = cli("gate", good, *ALL_RULES, "--baseline", "fp32", "--verdict", "PASS")
     assert outcome.status == 0 and outcome.err == ""
     assert outcome.out.splitlines() == [
-        "passed min-clean 0.8: lowest is onnxruntime int8-u8s8 with 94.4% (944 of 1000, 95% interval 92.8% to 95.7%)",
-        "passed min-robust 0.4: lowest is onnxruntime int8-u8s8 at eps 8/255 with at most 44.1% (441 of 1000, 95% interval "
-        "41.1% to 47.2%), transfer, verdict PASS",
-        "passed max-drop-clean 0.01: largest is onnxruntime int8-u8s8 against onnxruntime fp32: 0.60 points (10 lost, 4 "
+        f"passed min-clean 0.8 ({SCOPE}): lowest is onnxruntime int8-u8s8 with 94.4% (944 of 1000, 95% interval 92.8% to 95.7%)",
+        f"passed min-robust 0.4 ({SCOPE}, suite standard): lowest is onnxruntime int8-u8s8 at eps 8/255 with at most 44.1% (441 of "
+        "1000, 95% interval 41.1% to 47.2%), query, verdict PASS",
+        f"passed max-drop-clean 0.01 ({SCOPE}): largest is onnxruntime int8-u8s8 against onnxruntime fp32: 0.60 points (10 lost, 4 "
         "gained of 1000, 95% interval -0.18 to 1.38, McNemar p 0.18)",
-        "passed max-drop-robust 0.01: largest is onnxruntime int8-u8s8 (transfer) against onnxruntime fp32 (transfer) at "
+        f"passed max-drop-robust 0.01 ({SCOPE}, suite standard): largest is onnxruntime int8-u8s8 (query) against onnxruntime fp32 (query) at "
         "eps 8/255: 0.90 points (16 lost, 7 gained of 1000, 95% interval -0.08 to 1.87, McNemar p 0.093), verdict PASS",
-        "passed verdict PASS: worst is onnxruntime fp32 at eps 8/255: verdict PASS",
+        f"passed verdict PASS ({SCOPE}, suite standard): worst is onnxruntime fp32 at eps 8/255: verdict PASS",
     ]
 
 
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (("--min-clean", "0.945"), "FAILED min-clean 0.945: lowest is onnxruntime int8-u8s8 with 94.4%"),
-        (("--min-robust", "0.45"), "FAILED min-robust 0.45: lowest is onnxruntime int8-u8s8 at eps 8/255 with at most 44.1%"),
-        (("--max-drop-clean", "0.005"), "FAILED max-drop-clean 0.005: largest is onnxruntime int8-u8s8 against"),
-        (("--max-drop-robust", "0.0089"), "FAILED max-drop-robust 0.0089: largest is onnxruntime int8-u8s8 (transfer)"),
+        (("--min-clean", "0.945"), f"FAILED min-clean 0.945 ({SCOPE}): lowest is onnxruntime int8-u8s8 with 94.4%"),
+        (("--min-robust", "0.45"), f"FAILED min-robust 0.45 ({SCOPE}, suite standard): lowest is onnxruntime int8-u8s8 at eps 8/255 with at most 44.1%"),
+        (("--max-drop-clean", "0.005"), f"FAILED max-drop-clean 0.005 ({SCOPE}): largest is onnxruntime int8-u8s8 against"),
+        (("--max-drop-robust", "0.0089"), f"FAILED max-drop-robust 0.0089 ({SCOPE}, suite standard): largest is onnxruntime int8-u8s8 (query)"),
     ],
 )  # fmt: skip
 def test_a_rule_that_failed_is_1_and_the_others_are_said_all_the_same(cli, good, options, line):
@@ -121,8 +143,8 @@ def test_65_percent_under_fgsm_is_nothing_where_gradients_are_hidden(cli, masked
     outcome = cli("gate", masked, "--min-robust", "0.40")
     assert outcome.status == 1
     assert outcome.out.splitlines() == [
-        "FAILED min-robust 0.4: lowest is onnxruntime int8-u8s8 at eps 8/255 with at most 44.1% (441 of 1000, 95% interval "
-        f"41.1% to 47.2%), transfer, verdict MASKED ({WHY}); the verdict asked for is PASS"
+        f"FAILED min-robust 0.4 ({SCOPE}, suite standard): lowest is onnxruntime int8-u8s8 at eps 8/255 with at most 44.1% (441 of 1000, 95% interval "
+        f"41.1% to 47.2%), query, verdict MASKED ({WHY}); the verdict asked for is PASS"
     ]
     assert "65.0%" not in outcome.out
     # not even where 65% is all that there is
@@ -156,6 +178,12 @@ def test_what_is_judged_can_be_narrowed(cli, good):
         (("--min-robust", "0.4", "--eps", "8"), "did you mean 8/255?"),
         (("--min-robust", "0.4", "--eps", "4/255"), "was not attacked at eps 4/255; it was at 8/255"),
         (("--min-clean", "0.4", "--eps", "8/255"), "--eps needs a rule on attacked images"),
+        (("--min-clean", "0.4", "--suite", "full"), "--suite needs a rule on robust accuracy"),
+        (("--min-robust", "0.4", "--suite", "hard"), "--suite 'hard' is not one of fast, standard, full"),
+        (("--min-robust", "0.4", "--suite", "full"), "less than the suite full: mi-fgsm ran with less than 20 steps; pgd-ce"),
+        (("--min-clean", "0.4", "--json", "results.json"), "must be three different files"),
+        (("--min-clean", "0.4", "--json", "a", "--junit", "a"), "must be three different files"),
+        (("--min-clean", "0.4", "--junit", "."), "is a folder"),
         (("--min-clean", "0.4", "--baseline", "fp32"), "--baseline needs a rule that compares with it"),
         (("--max-drop-clean", "0.1", "--baseline", "fp16"), "has no fp16 to compare with, but fp32, int8-u8s8"),
         (("--min-clean", "0.4", "--variant", "fp16"), "has no fp16; it has onnxruntime fp32, onnxruntime int8-u8s8"),
@@ -195,18 +223,106 @@ def test_files_that_cannot_be_judged_are_2(cli, good, tmp_path):
     assert cli("gate", "nowhere.json", "--min-clean", "0.8").status == 2
 
 
-def test_a_real_evaluation_can_be_judged(cli, tiny_bundle, pack):
-    """72 images are too few for a verdict: their robust accuracy passes nothing unless that is accepted."""
-    assert cli("evaluate", tiny_bundle.path, "--pack", pack, "--out", "results.json").status == 0
+def test_a_real_evaluation_can_be_judged(cli, tiny_bundle, photos):
+    """12 images are too few for a verdict: their robust accuracy passes nothing unless that is accepted."""
+    some = ("--data", photos, "--limit", "12", "--eps", "2/255,8/255")
+    command = ("evaluate", tiny_bundle.path, *some, "--precision", "fp32")
+    assert cli(*command, "--out", "results.json").status == 0
     measured = Results.load("results.json")
     lowest = min(r.correct_top1 for r in measured.select(attack="worst-case", eps="8/255"))
-    outcome = cli("gate", "results.json", "--min-clean", "0.80", "--min-robust", "0")
-    assert outcome.status == 1
+    outcome = cli("gate", "results.json", "--min-clean", "0.50", "--min-robust", "0", "--eps", "8/255")
+    assert outcome.status == 1, outcome.err
     clean, robust = outcome.out.splitlines()
-    assert clean.startswith("passed min-clean 0.8: lowest is onnxruntime fp")
-    assert robust.startswith("FAILED min-robust 0: ") and f"({lowest} of 72, " in robust and "at eps 8/255" in robust
+    assert clean.startswith(f"passed min-clean 0.5 ({photos.name} all, 12 images): lowest is ")
+    assert robust.startswith(f"FAILED min-robust 0 ({photos.name} all, 12 images, suite standard): ")
+    assert f"({lowest} of 12, " in robust and "at eps 8/255" in robust
     assert "verdict UNCHECKED (only " in robust and "images are classified right without an attack" in robust
-    assert cli("gate", "results.json", "--min-robust", "0", "--verdict", "UNCHECKED").status == 0
+    accepted = ("--min-robust", "0", "--verdict", "UNCHECKED")
+    assert cli("gate", "results.json", *accepted, "--eps", "8/255").status == 0
+    outcome = cli("gate", "results.json", *accepted)
+    assert outcome.status == 2 and "was attacked at 2/255, 8/255: say with --eps" in outcome.err
+    # one attack of the suite tried less hard
+    assert cli(*command, "--queries", "10", "--out", "less.json").status == 0
+    outcome = cli("gate", "less.json", *accepted, "--eps", "8/255")
+    assert (
+        outcome.status == 2
+        and "square ran with less than 1000 queries" in outcome.err
+        and "--suite fast" in outcome.err
+    )
+    assert cli("gate", "less.json", *accepted, "--eps", "8/255", "--suite", "fast").status == 0
+
+
+def test_a_pack_is_judged_once_the_artefact_itself_was_asked(cli, tiny_bundle, photos):
+    """The pack's Square asked the weights: on the device it is transferred."""
+    some = ("--data", photos, "--limit", "12", "--eps", "8/255")
+    assert cli("attack", tiny_bundle.path, *some, "--out", "p.pack").status == 0
+    evaluate = ("evaluate", tiny_bundle.path, "--pack", "p.pack", "--precision", "fp32", "--out")
+    assert cli(*evaluate, "pack.json").status == 0
+    gate = ("--min-robust", "0", "--verdict", "UNCHECKED")
+    for suite in ("fast", "standard"):
+        outcome = cli("gate", "pack.json", *gate, "--suite", suite)
+        assert outcome.status == 2 and "met only transferred attacks: an upper bound" in outcome.err
+        assert "--attack square on the device" in outcome.err
+    assert cli(*evaluate, "asked.json", "--attack", "square").status == 0
+    outcome = cli("gate", "asked.json", *gate)
+    assert outcome.status == 0, outcome.err
+    assert "suite standard): lowest is onnxruntime fp32 at eps 8/255" in outcome.out
+
+
+# For a pipeline
+
+
+def outcome_of(cli, *arguments: object) -> tuple[int, Any, ElementTree.Element]:
+    """Exit status, the JSON, and the JUnit's one suite."""
+    status = cli("gate", *arguments, "--json", "out.json", "--junit", "out.xml").status
+    root = ElementTree.parse("out.xml").getroot()
+    assert root.tag == "testsuites" and len(root) == 1
+    assert {k: root.get(k) for k in ("tests", "failures", "errors")} == {
+        k: root[0].get(k) for k in ("tests", "failures", "errors")
+    }
+    return status, json.loads(Path("out.json").read_text()), root[0]
+
+
+def test_every_ruling_is_in_both_files(cli, good):
+    status, value, suite = outcome_of(cli, good, *ALL_RULES)
+    assert status == 0 and (value["kind"], value["status"], value["error"]) == ("gate", "passed", None)
+    assert value["file"] == "results.json" and value["data"]["name"] == "d" and value["bundle_id"] == "b" * 64
+    assert [ruling["rule"] for ruling in value["rulings"]] == [case.get("name") for case in suite]
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("4", "0", "0")
+    lines = cli("gate", good, *ALL_RULES).out.splitlines()
+    assert [case.findtext("system-out") for case in suite] == lines
+    assert [f"passed {r['rule']} ({r['scope']}): {r['text']}" for r in value["rulings"]] == lines
+    assert value["rulings"][3]["figures"]["lost"] == 16 and value["rulings"][3]["figures"]["suite"] == "standard"
+
+
+def test_a_rule_that_failed_is_a_failure(cli, masked):
+    status, value, suite = outcome_of(cli, masked, "--min-clean", "0.8", "--min-robust", "0.4")
+    assert status == 1 and value["status"] == "failed"
+    assert [ruling["passed"] for ruling in value["rulings"]] == [True, False]
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "0")
+    (failure,) = suite.iter("failure")
+    assert failure.get("message").startswith("FAILED min-robust 0.4") and "verdict MASKED" in failure.text
+
+
+def test_where_nothing_was_judged_the_pipeline_sees_an_error(cli, good):
+    for arguments, says in (
+        ((good, "--min-robust", "0.4", "--suite", "full"), "less than the suite full"),
+        ((good,), "the gate has no rule"),
+        (("nowhere.json", "--min-clean", "0.1"), "nowhere.json"),
+    ):
+        # of an earlier call, which passed
+        assert cli("gate", good, "--min-clean", "0.1", "--json", "out.json", "--junit", "out.xml").status == 0
+        status, value, suite = outcome_of(cli, *arguments)
+        assert status == 2 and value["status"] == "error" and says in value["error"] and value["rulings"] == []
+        assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("1", "0", "1")
+        (error,) = suite.iter("error")
+        assert error.get("message") == error.text == value["error"]
+
+
+def test_what_xml_cannot_hold_is_replaced(tmp_path):
+    ruling = Ruling("min-clean 0.8", False, "named \x00\x1b\ufffe <&>\u00fc")
+    root = ElementTree.fromstring(gate_junit(tmp_path / "r.json", [ruling]))
+    assert next(root.iter("failure")).text == "FAILED min-clean 0.8: named ??? <&>\u00fc"
 
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -148,7 +148,7 @@ def bundle(
     return export_bundle(
         trained, tmp_path_factory.mktemp("bundles") / "digits.edgeadv", classes=digits_test.classes,
         preprocess=digits_test.preprocess, frames=data_frames(digits_test), variants=("fp32", "int8-u8s8"), title="digits",
-        provenance={"data": "mnist5k"}, int8=Int8Plan(calibration=calibration, images=digits_test, order=np.arange(300)),
+        provenance={"data": "mnist5k"}, int8=Int8Plan(calibration=calibration, images=digits_test, order=np.arange(300), max_drop=5.0),
     )  # fmt: skip
 
 

