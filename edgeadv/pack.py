@@ -209,6 +209,8 @@ def write_pack(
     overlap.check(data.name, allowed=data.allow_training_images)
     named = asdict(replace(data, training_images=overlap.known))
     made = {**plan, "data": named, "created": now, "data_sha256": digest.hexdigest(), "n": scored, "shards": shards}
+    for left_over in partial.glob("square-*.npz"):
+        left_over.unlink()
     write_json(partial / PACK_FILE, made)
     publish(partial, out, PLAN_FILE)
     return AttackPack.open(out, bundle=bundle)

@@ -15,8 +15,9 @@ from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.results import AttackParams
 from edgeadv_runtime.suites import LINEARITY
 
+from ..models import evaluation_mode
 from .losses import input_gradient, margin
-from .parts import device_of, in_parts
+from .parts import device_of, in_parts, tensors
 
 AT_IMAGE, AT_WORST = (1 / 16, 1 / 4), (1 / 64, 1 / 16)
 """Lengths of the step, as shares of eps: at the image itself, and at the version with the largest margin, where networks bend more."""
@@ -37,15 +38,17 @@ def linearity(model: nn.Module, x: Tensor, labels: Tensor, *, length: float) -> 
     Returns:
         float32 (n,).
     """
-    slope = input_gradient(model, x, labels, margin)
-    gradient = torch.nan_to_num(slope.gradient, nan=0.0, posinf=0.0, neginf=0.0)
-    moved = (x + length * gradient.sign()).clamp(0, 1)
-    with torch.no_grad():
-        rise = margin(model(moved).float(), labels) - slope.losses
+    with evaluation_mode(model):
+        slope = input_gradient(model, x, labels, margin)
+        gradient = torch.nan_to_num(slope.gradient, nan=0.0, posinf=0.0, neginf=0.0)
+        moved = (x + length * gradient.sign()).clamp(0, 1)
+        with torch.no_grad():
+            rise = margin(model(moved).float(), labels) - slope.losses
     # in float64: the products of a small gradient are below float32
     predicted = (gradient.double() * (moved - x).double()).flatten(1).sum(dim=1)
     ratio = rise.double() / torch.where(predicted > 0, predicted, torch.ones_like(predicted))
-    return torch.where(predicted > 0, ratio, torch.zeros_like(ratio)).float()
+    # what is not finite there is not what the gradient predicts
+    return torch.where((predicted > 0) & ratio.isfinite(), ratio, torch.zeros_like(ratio)).float()
 
 
 @dataclass(frozen=True)
@@ -83,15 +86,13 @@ class LinearityControl:
         Returns:
             ``linearity`` float32 (n, 4): for each of :data:`AT_IMAGE` at ``x``, then of :data:`AT_WORST` at ``start``.
         """
-        device = device_of(self.model)
+        points = [(x, fraction) for fraction in AT_IMAGE] + [(start, fraction) for fraction in AT_WORST]
 
-        def column(point: NDArray[np.float32], length: float) -> NDArray[np.float32]:
-            def measured(images: Tensor, labels: Tensor) -> NDArray[np.float32]:
-                ratios: NDArray[np.float32] = linearity(self.model, images, labels, length=length).cpu().numpy()
-                return ratios
+        def measured(part: slice) -> NDArray[np.float32]:
+            columns = []
+            for point, fraction in points:
+                images, labels = tensors(point[part], y[part], device_of(self.model))
+                columns.append(linearity(self.model, images, labels, length=fraction * eps.value).cpu().numpy())
+            return np.stack(columns, axis=1)
 
-            return in_parts(measured, point, y, device)
-
-        columns = [column(x, fraction * eps.value) for fraction in AT_IMAGE]
-        columns += [column(start, fraction * eps.value) for fraction in AT_WORST]
-        return Crafted(x, None, linearity=np.stack(columns, axis=1))
+        return Crafted(x, None, linearity=np.concatenate(in_parts(measured, x, device_of(self.model))))

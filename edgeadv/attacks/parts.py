@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from .copies import memory_order
 
+T = TypeVar("T")
 # activations of 20 photographs of 224 pixels; on a processor more would take gigabytes and save no time
 _PIXELS_AT_ONCE = 1_000_000
 # on a GPU of 24 GiB all 64 images of a batch: launching a kernel takes as long for few as for many
@@ -44,21 +46,21 @@ def tensors(x: NDArray[np.float32], y: NDArray[np.int64], device: torch.device) 
     return images, torch.from_numpy(y).to(device)
 
 
-def in_parts(
-    function: Callable[[Tensor, Tensor], NDArray[np.float32]],
-    x: NDArray[np.float32],
-    y: NDArray[np.int64],
-    device: torch.device,
-) -> NDArray[np.float32]:
-    """What ``function`` makes of images and labels, in parts of :func:`at_once`; one value an image.
+def in_parts(function: Callable[[slice], T], x: NDArray[np.float32], device: torch.device) -> list[T]:
+    """What ``function`` makes of each part of a batch; the parts are halved where memory runs out.
 
     Args:
-        function: images float32 (k, 3, H, W) and labels int64 (k,) to an array (k, ...).
-        x: float32 (n, 3, H, W), n >= 1.
-        y: int64 (n,).
-        device: where the images go.
+        function: positions of a part to whatever is made of it.
+        x: the images, float32 (n, 3, H, W).
+        device: where they are attacked.
     """
-    part = at_once(x, device)
-    return np.concatenate(
-        [function(*tensors(x[i : i + part], y[i : i + part], device)) for i in range(0, len(x), part)]
-    )
+    part = min(at_once(x, device), len(x) or 1)
+    while True:
+        try:
+            return [function(slice(i, i + part)) for i in range(0, len(x) or 1, part)]
+        except torch.OutOfMemoryError:
+            if part == 1:
+                raise
+        # what the failed attempt held is free only now that its frames are gone
+        torch.cuda.empty_cache()
+        part //= 2

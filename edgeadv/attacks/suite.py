@@ -43,7 +43,7 @@ from .iterate import Adversarial
 from .linearity import LinearityControl
 from .losses import Loss, cross_entropy, dlr, margin, rescaled_cross_entropy
 from .norms import EUCLIDEAN, LINF, ball
-from .parts import at_once, device_of, tensors
+from .parts import device_of, in_parts, tensors
 
 GRADIENTS = "torch fp32"
 SEED = 0
@@ -206,7 +206,7 @@ class GradientAttack:
             norm=recipe.norm, loss=said, steps=steps, step_size=recipe.step_size.format(eps=eps.text, steps=steps),
             restarts=min(self.effort.targets, self.classes - 1) if targeted else self.effort.restarts,
             seed=SEED if recipe.random else None, target=None if self.target is None else str(self.target),
-            draws=recipe.draws or (self.draws if self.draws > 1 else None),
+            draws=None if recipe.draws is None and self.draws == 1 else (recipe.draws or 1) * self.draws,
         )  # fmt: skip
 
     def craft(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> list[Crafted]:
@@ -217,25 +217,11 @@ class GradientAttack:
         self, x: NDArray[np.float32], y: NDArray[np.int64], start: NDArray[np.float32] | None, eps: Sequence[Eps]
     ) -> list[Crafted]:
         device = device_of(self.model)
-        part = min(at_once(x, device), len(x) or 1)
-        while True:
-            try:
-                parts = [
-                    self._craft(
-                        *tensors(x[i : i + part], y[i : i + part], device),
-                        None if start is None else start[i : i + part],
-                        eps,
-                    )
-                    for i in range(0, len(x) or 1, part)
-                ]
-            except torch.OutOfMemoryError:
-                if part == 1:
-                    raise
-            else:
-                return [_joined(results) for results in zip(*parts, strict=True)]
-            # what the failed attempt held is free only now that its frames are gone
-            torch.cuda.empty_cache()
-            part //= 2
+
+        def made(part: slice) -> list[Adversarial]:
+            return self._craft(*tensors(x[part], y[part], device), None if start is None else start[part], eps)
+
+        return [_joined(results) for results in zip(*in_parts(made, x, device), strict=True)]
 
     def _craft(
         self, x: Tensor, labels: Tensor, start: NDArray[np.float32] | None, eps: Sequence[Eps]
@@ -304,12 +290,17 @@ def build_attacks(
         draws: answers that each gradient is the mean of; more than 1 for a network that answers at random.
 
     Raises:
-        InputError: a name is unknown, or an attack that was named cannot be targeted.
+        InputError: a name is unknown, or the linearity of another norm was asked for.
     """
     unknown = [name for name in efforts if base_name(name) not in (*_RECIPES, *QUERY_ATTACKS, LINEARITY)]
     if unknown or not efforts:
         raise InputError(
             f"unknown attack {', '.join(unknown) or '(none)'}: choose from {', '.join((*NAMES, *QUERY_ATTACKS))}"
+        )
+    norms = {_RECIPES[name].norm for name in efforts if name in _RECIPES and name != LARGE_EPS}
+    if LINEARITY in efforts and norms - {LINF}:
+        raise InputError(
+            f"{LINEARITY} is measured in {LINF}: leave it out of a run in {', '.join(sorted(norms - {LINF}))}"
         )
     attacks: list[Attack] = []
     for name, effort in efforts.items():

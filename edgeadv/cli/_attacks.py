@@ -16,6 +16,7 @@ from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.evaluate import DataInfo
 from edgeadv_runtime.noise import NoiseAttack
+from edgeadv_runtime.preprocess import to_tensor
 from edgeadv_runtime.results import SURROGATE
 from edgeadv_runtime.square import SquareAttack
 from edgeadv_runtime.suites import (
@@ -24,6 +25,7 @@ from edgeadv_runtime.suites import (
     OPTIONAL,
     PGD_MARGIN,
     QUERY_ATTACKS,
+    RANDOM_DRAWS,
     SQUARE,
     SUITES,
     TARGETABLE,
@@ -45,8 +47,8 @@ if TYPE_CHECKING:
 
 STANDARD = "standard"
 _SEED = 0
-RANDOM_DRAWS = 10
-"""Answers of a network that answers at random, that each gradient is the mean of."""
+# images that show whether the network answers at random
+_PROBED = 8
 
 EpsList = Annotated[
     str,
@@ -150,6 +152,7 @@ def make_plan(
 
     from edgeadv.attacks import build_attacks
     from edgeadv.data import DEFAULT_ROOT, balanced_subset, open_data
+    from edgeadv.pack import clean_batches
     from edgeadv.surrogate import load_surrogate
     from edgeadv.torch_backend import TorchBackend
 
@@ -163,7 +166,9 @@ def make_plan(
     reference = open_torch(bundle, provider="cpu" if provider == "cpu" else "cuda", threads=threads)
     assert isinstance(reference, TorchBackend)
     towards = None if target is None else bundle.classes.index(target)
-    frame = np.zeros((2, *bundle.preprocess.input_shape), np.float32)
+    some = next(iter(clean_batches(opened, bundle, order[:_PROBED], unreadable=[])), None)
+    x = np.empty(0, np.float32) if some is None else to_tensor(some.pixels)
+    random = bool(len(x)) and changing(reference, x, reference.infer(x)).any()
     made = build_attacks(
         reference.attack_model,
         budgets,
@@ -171,7 +176,7 @@ def make_plan(
         classes=len(bundle.classes),
         gradients_sha256=bundle.weights_sha256,
         target=towards,
-        draws=RANDOM_DRAWS if changing(reference, frame, reference.infer(frame)).any() else 1,
+        draws=RANDOM_DRAWS if random else 1,
     )
     made += transferred(
         bundle, transfer_from, budgets, efforts=efforts, device=next(reference.model.parameters()).device

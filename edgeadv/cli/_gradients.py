@@ -77,6 +77,7 @@ def _soonest(plan: Plan, bundle: Bundle, *, checked: bool, speaks: bool, workers
     import torch
 
     from edgeadv.attacks import GradientAttack
+    from edgeadv.attacks.linearity import LinearityControl
     from edgeadv.attacks.sooner import CHECKED, soonest
     from edgeadv.data import balanced_subset
     from edgeadv.models import PixelModel
@@ -98,7 +99,7 @@ def _soonest(plan: Plan, bundle: Bundle, *, checked: bool, speaks: bool, workers
         typer.echo(made.said)
     attacks = [
         replace(attack, model=made.model, gradients=made.words)
-        if isinstance(attack, GradientAttack) and attack.model is exact
+        if isinstance(attack, (GradientAttack, LinearityControl)) and attack.model is exact
         else attack
         for attack in plan.attacks
     ]

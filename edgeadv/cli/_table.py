@@ -62,7 +62,7 @@ def print_results(results: Results) -> None:
     lines += _compared(results) + _rounding(results)
     for line in lines:
         console.print(Text(line))
-    console.print(Text(BADGES[results.masking["verdict"]], style="bold"))
+    console.print(Text(BADGES[results.verdict], style="bold"))
     for item in results.masking["evidence"]:
         if item["finding"] or item["rule"] == "coverage":
             console.print(Text(f"  {item['finding'] or 'note'}: {item['text']}"))

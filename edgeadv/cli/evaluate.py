@@ -68,6 +68,9 @@ from ._processes import Processes, join
 from ._shared import ALL, image_bar, need, need_pytorch
 from ._table import print_results
 
+DISTILLED = ("papernot", "soft-label")
+"""Recipes whose runs keep a teacher that is not defended."""
+
 
 def evaluate(
     bundle: BundlePath,
@@ -205,7 +208,24 @@ def evaluate(
     gates = [entry.get("gate", {}).get("data", {}).get("sha256") for entry in opened.manifest["variants"].values()]
     if results.data["sha256"] in gates:
         typer.echo("int8 was let through on these very images: quote its accuracy on others")
+    if pack is None and not transfer_from and (advice := _advice(opened)):
+        typer.echo(advice)
     typer.echo(f"written: {out}")
+
+
+def _advice(bundle: Bundle) -> str | None:
+    """What else to try on a network that was trained to withstand attacks; None for any other."""
+    provenance = bundle.manifest["provenance"]
+    about = provenance.get("recipe") if isinstance(provenance, dict) else None
+    recipe = about.get("recipe", "undefended") if isinstance(about, dict) else "undefended"
+    if recipe in ("undefended", "teacher"):
+        return None
+    whose = (
+        "its teacher, exported from RUN/teacher, or any undefended one" if recipe in DISTILLED else "an undefended one"
+    )
+    return (
+        f"trained by {recipe}: try images that break {whose} of these classes too, with --transfer-from OTHER.edgeadv"
+    )
 
 
 def _check_options(

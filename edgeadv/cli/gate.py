@@ -12,9 +12,8 @@ from edgeadv_runtime.errors import EdgeAdvError, InputError
 from edgeadv_runtime.files import ensure_file_writable
 from edgeadv_runtime.gate import BASELINE, SUITE, Gate
 from edgeadv_runtime.gate_output import write_outcome
-from edgeadv_runtime.results import Results
+from edgeadv_runtime.results import ORDER, Results
 from edgeadv_runtime.suites import SUITES, SuiteName
-from edgeadv_runtime.verdict import ORDER
 
 from ._shared import names, nobody_reads
 

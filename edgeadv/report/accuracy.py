@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from edgeadv_runtime.results import CLEAN, WORST_CASE, Row, engine_sentence, engines
+from edgeadv_runtime.results import CLEAN, ORDER, WORST_CASE, Row, engine_sentence, engines
 from edgeadv_runtime.suites import FGSM, base_name
-from edgeadv_runtime.verdict import ORDER
 
 from .inputs import Finding, Inputs, ResultsFile
 from .words import LABELS

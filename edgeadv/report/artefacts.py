@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from edgeadv_runtime.bench_file import BenchRow
-from edgeadv_runtime.results import CLEAN, WORST_CASE, Row
-from edgeadv_runtime.verdict import ORDER
+from edgeadv_runtime.results import CLEAN, ORDER, WORST_CASE, Row
 
 from .accuracy import Artefact, Group, Model, upper_bound
 from .inputs import BenchFile, Paired, Side

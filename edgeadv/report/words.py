@@ -36,7 +36,7 @@ LABELS = {
     APGD_CE: "APGD-CE",
     APGD_DLR: "APGD-DLR",
     APGD_TARGETED: "APGD-T",
-    PGD_SMOOTHED: "PGD, smoothed gradients",
+    PGD_SMOOTHED: "PGD smoothed",
     TRANSFER: "transfer",
     LINEARITY: "linearity",
     LARGE_EPS: "PGD at eps 1",
@@ -51,7 +51,8 @@ MEANINGS = {
     ),
     "PASS": (
         "Attacks along gradients were compared with noise, with smoothed gradients and with a search that asks the artefact itself, "
-        "and no rule fired. What was not looked for was not found either: a worst case stays an upper bound."
+        "and no rule fired. What was not looked for was not found either. "
+        "The check says nothing about how hard the model is to fool; the number does."
     ),
     "SUSPECT": (
         "At least one rule found a sign of hidden or false gradients: "
@@ -73,6 +74,7 @@ RULES = {
     "linearity": "the margin's rise against what its gradient predicts",
     "noise": "how far noise gets, against gradients",
     "progress": "how far queries get, against gradients",
+    "together": "all that need no gradients of its own, together",
     "smoothed": "gradients of the surroundings against plain ones",
     "transfer": "another network's gradients against its own",
     "large-eps": "what stands at eps 1",

@@ -33,8 +33,8 @@ from edgeadv_runtime.evaluate import MOST_UNREADABLE, DataDigest, DataInfo
 from edgeadv_runtime.files import sha256_bytes
 from edgeadv_runtime.pack import AttackPack
 from edgeadv_runtime.preprocess import to_tensor
+from edgeadv_runtime.results import ORDER
 from edgeadv_runtime.training_images import Overlap
-from edgeadv_runtime.verdict import ORDER
 
 from .attacked import GATE_SUITE, Attacked, attacks_for_gate, score_attacked
 from .calibration import Calibration

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,11 +25,12 @@ from .eps import Eps
 from .margins import clearly_broken, margins
 from .perturbation import check_crafted, round_to_uint8
 from .preprocess import to_tensor
-from .suites import contradicts, follows_gradients
+from .suites import contradicts, follows_gradients, is_ours, order_of
 
 Bools = NDArray[np.bool_]
 # of a model that gives probabilities, and of one that answers the same question in two ways
 _SUM_SLACK, _CHANGE = 1e-4, 1e-3
+_SMALLEST = np.float32(1e-30)
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class _Made:
     linearity: NDArray[np.float32] | None
 
 
-class Standing:
+class WorstVersions:
     """Of each image of a batch the version that one artefact is most wrong about so far, within each budget.
 
     Args:
@@ -145,7 +146,9 @@ def changing(backend: Backend, x: NDArray[np.float32], logits: NDArray[np.float3
 
 def changed(logits: NDArray[np.float32], again: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Images whose logits differ between two answers to the same question, both float32 (n, classes): bool (n,)."""
-    differs: NDArray[np.bool_] = np.abs(again - logits).max(axis=1) > _CHANGE * np.abs(logits).max(axis=1)
+    # against the distance of the logits: a constant on all of them decides nothing
+    spread = np.ptp(logits, axis=1) + _SMALLEST
+    differs: NDArray[np.bool_] = np.abs(again - logits).max(axis=1) > _CHANGE * spread
     return differs
 
 
@@ -154,7 +157,8 @@ def craft(
 ) -> Iterator[CraftedBatch]:
     """Attack each batch once, for every artefact that will be scored on it.
 
-    Cumulative attacks run after the others, in the order given, on images that stand.
+    They run in the order of :func:`~edgeadv_runtime.suites.order_of`. A cumulative attack runs on images that stand; what an attack of
+    another library breaks stands for it: nobody says whether that asks or follows gradients, so it must hide no evidence of either.
 
     Args:
         batches: images; one batch at a time is held.
@@ -165,7 +169,7 @@ def craft(
     Raises:
         InputError: an attack broke its contract: shape, range, eps, or values that are not finite.
     """
-    ordered = sorted(attacks, key=lambda attack: isinstance(attack, CumulativeAttack))
+    ordered = sorted(attacks, key=lambda attack: order_of(attack.name, cumulative=isinstance(attack, CumulativeAttack)))
     for batch in batches:
         if len(batch.labels):
             yield _Crafting(batch, reference, uint8=uint8).run(ordered)
@@ -188,7 +192,7 @@ class _Crafting:
         self.budgets: dict[Key, Eps] = {}
         self.margins = {CLEAN_KEY: margins(self.logits, batch.labels)}
         self.attacked: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
-        self.standing = {reference.identity: Standing(reference, batch, self.logits)}
+        self.standing = {reference.identity: WorstVersions(reference, batch, self.logits)}
 
     def run(self, attacks: Sequence[Attack]) -> CraftedBatch:
         """All attacks, and what the reference says of them."""
@@ -213,12 +217,13 @@ class _Crafting:
         )
         return CraftedBatch(self.batch, self.adversarial, evidence)
 
-    def _standing_on(self, asked: Backend | None) -> Standing:
+    def _standing_on(self, asked: Backend | None) -> WorstVersions:
         backend = asked or self.reference
         if backend.identity not in self.standing:
-            found = self.standing[backend.identity] = Standing(backend, self.batch)
+            found = self.standing[backend.identity] = WorstVersions(backend, self.batch)
             for key, images in self.adversarial.items():
-                found.add(self.budgets[key], images)
+                if is_ours(key[0]):
+                    found.add(self.budgets[key], images)
         return self.standing[backend.identity]
 
     def _take(self, attack: Attack, eps: Eps, made: _Made) -> None:
@@ -234,7 +239,7 @@ class _Crafting:
             return
         self.adversarial[key], self.budgets[key] = made.x, eps
         self.margins[key], self.attacked = margins(logits, labels), (made.x, logits)
-        for identity, standing in self.standing.items():
+        for identity, standing in self.standing.items() if is_ours(attack.name) else ():
             standing.add(eps, made.x, logits if identity == self.reference.identity else None)
         # an attack on another artefact says nothing of what rounding costs here
         ours = self.reference.artifact_sha256 == attack.gradients_sha256 or self.reference.identity == attack.queried
@@ -247,7 +252,10 @@ class _Crafting:
 
 
 def progress_of(
-    key: Key, reached: Mapping[Key, NDArray[np.float32]], budgets: Mapping[Key, Eps]
+    key: Key,
+    reached: Mapping[Key, NDArray[np.float32]],
+    budgets: Mapping[Key, Eps],
+    own: Callable[[Key], bool] = lambda key: "@" not in key[0],
 ) -> NDArray[np.float32]:
     """How far ``key`` raised the margin of each image, over how far the best attack that follows gradients within its budget did.
 
@@ -255,6 +263,7 @@ def progress_of(
         key: a query attack, or noise.
         reached: margins of the clean images and under each attack, float32 (n,).
         budgets: of each attack.
+        own: which of the attacks that follow gradients follow those of the model; by default those that were made for no other.
 
     Returns:
         float32 (n,), at least 0; infinite where gradients raised nothing.
@@ -262,7 +271,7 @@ def progress_of(
     clean = reached[CLEAN_KEY]
     by_gradients = np.zeros_like(clean)
     for other, margin in reached.items():
-        if follows_gradients(other[0]) and budgets[other].value <= budgets[key].value:
+        if follows_gradients(other[0]) and own(other) and budgets[other].value <= budgets[key].value:
             by_gradients = np.maximum(by_gradients, margin - clean)
     gain = np.maximum(reached[key] - clean, 0)
     ratio = np.where(gain > 0, np.float32(np.inf), np.float32(0))
@@ -288,24 +297,34 @@ def extend(
     for batch in batches:
         x = to_tensor(batch.clean.pixels)
         added: dict[Key, NDArray[np.float32]] = {}
-        for attack in attacks:
-            if not len(x):
-                added |= {(attack.name, eps.text): x for eps in attack.eps}
-            elif isinstance(attack, CumulativeAttack):
+        worst: dict[str, WorstVersions] = {}
+        for attack in attacks if len(x) else ():
+            if isinstance(attack, CumulativeAttack):
                 assert attack.asked is not None
-                standing = Standing(attack.asked, batch.clean)
-                for key, images in batch.adversarial.items():
-                    standing.add(budgets[key], images)
-                for eps in attack.eps:
-                    made = _on_standing(attack, eps, standing, uint8=uint8)
-                    standing.add(eps, made.x)
-                    added[attack.name, eps.text] = made.x
+                if attack.asked.identity not in worst:
+                    worst[attack.asked.identity] = _of_pack(attack.asked, batch, budgets)
+                made_at: Iterable[_Made] = (
+                    _on_standing(attack, eps, worst[attack.asked.identity], uint8=uint8) for eps in attack.eps
+                )
             else:
-                made_at = zip(attack.eps, _attacked(attack, batch.clean, x, uint8=uint8), strict=True)
-                added |= {(attack.name, eps.text): made.x for eps, made in made_at}
+                made_at = _attacked(attack, batch.clean, x, uint8=uint8)
+            for eps, made in zip(attack.eps, made_at, strict=True):
+                added[attack.name, eps.text] = made.x
+                for standing in worst.values():
+                    standing.add(eps, made.x)
+        if not len(x):
+            added = {(attack.name, eps.text): x for attack in attacks for eps in attack.eps}
         known = {key: partial(batch.adversarial.__getitem__, key) for key in batch.adversarial}
         new = {key: partial(added.__getitem__, key) for key in added}
         yield replace(batch, adversarial=LazyImages({**known, **new}))
+
+
+def _of_pack(backend: Backend, batch: CraftedBatch, budgets: Mapping[Key, Eps]) -> WorstVersions:
+    found = WorstVersions(backend, batch.clean)
+    for key, images in batch.adversarial.items():
+        if is_ours(key[0]):
+            found.add(budgets[key], images)
+    return found
 
 
 def _attacked(attack: Attack, batch: CleanBatch, x: NDArray[np.float32], *, uint8: bool) -> Iterator[_Made]:
@@ -317,7 +336,7 @@ def _attacked(attack: Attack, batch: CleanBatch, x: NDArray[np.float32], *, uint
         yield _Made(made, crafted.x, crafted.zero_gradient, crafted.linearity)
 
 
-def _on_standing(attack: CumulativeAttack, eps: Eps, standing: Standing, *, uint8: bool) -> _Made:
+def _on_standing(attack: CumulativeAttack, eps: Eps, standing: WorstVersions, *, uint8: bool) -> _Made:
     """What an attack makes of the images that stand; of the others the version that broke them."""
     rows, made = standing.rows(eps), standing.worst(eps)
     exact, batch = made.copy(), standing.batch
@@ -328,7 +347,7 @@ def _on_standing(attack: CumulativeAttack, eps: Eps, standing: Standing, *, uint
         crafted = attack.craft_from(x, batch.labels[rows], made[rows], eps)
         check_crafted(crafted.x, x, attack.name, eps)
         new = to_tensor(round_to_uint8(crafted.x, batch.pixels[rows], eps)) if uint8 else crafted.x
-        better = standing.improves(eps, rows, new)
+        better = rows if attack.control else standing.improves(eps, rows, new)
         exact[better], made[better] = crafted.x[better[rows]], new[better[rows]]
         if crafted.zero_gradient is not None:
             zero = np.zeros(len(rows), np.bool_)

@@ -107,7 +107,7 @@ def evaluate(
     artefact is given is rounded to 8 bits within eps before, and its rows say so.
 
     Args:
-        batches: what :func:`edgeadv_runtime.attack.craft` or a pack yields.
+        batches: what :func:`edgeadv_runtime.crafting.craft` or a pack yields.
         infos: what each of their keys is, and which controls ran.
         bundle: what is scored.
         backends: the artefacts, opened.

@@ -31,10 +31,9 @@ from .gate_figures import (
     standing_of,
     trained_on,
 )
-from .results import CLEAN, WORST_CASE, Results, Row
+from .results import CLEAN, ORDER, WORST_CASE, Results, Row
 from .suites import SQUARE, SUITES, SuiteName
 from .variants import expanded
-from .verdict import ORDER
 
 BASELINE = "fp32"
 SUITE: SuiteName = "standard"

@@ -8,9 +8,8 @@ from typing import Any
 
 from .effort import effort_of
 from .errors import InputError
-from .results import CLEAN, Results, Row
+from .results import CLEAN, ORDER, Results, Row
 from .stats import mcnemar_p, paired_difference_interval
-from .verdict import ORDER
 
 _KEY = ("backend", "variant", "artifact_sha256")
 MOST_TRAINED = Fraction(1, 100)

@@ -17,6 +17,8 @@ from .stats import wilson_interval
 
 SCHEMA_VERSION = 1
 Verdict = Literal["UNCHECKED", "PASS", "SUSPECT", "MASKED"]
+ORDER: tuple[Verdict, ...] = ("PASS", "UNCHECKED", "SUSPECT", "MASKED")
+"""From the most to the least believable."""
 Threat = Literal["white-box", "transfer", "query"]
 CLEAN = "clean"
 WORST_CASE = "worst-case"
@@ -190,6 +192,12 @@ class Results:
     created: str = ""
     edgeadv_version: str = ""
     path: Path | None = field(default=None, compare=False)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The least believable verdict of the file: on the weights, or on any artefact that was attacked."""
+        found = [self.masking["verdict"], *(row.masking["verdict"] for row in self.rows if row.masking)]
+        return max(found, key=ORDER.index)
 
     def select(self, **conditions: Any) -> list[Row]:
         """Rows whose attributes equal ``conditions``, e.g. ``select(backend="torch", attack="clean")``."""

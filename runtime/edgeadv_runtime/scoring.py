@@ -142,7 +142,10 @@ def _scored(
                 unstable |= changed(after, again)
             if i == len(backends) - 1 and info.key == picker.key:
                 found = picker.look(batch, clean, before, after, artefact=f"{backend.name} {backend.variant}")
-        progress = {key: progress_of(key, reached, budgets) for key in reached if contradicts(key[0])}
+        ours = {info.key for info in infos if "@" not in info.name or backend.has_gradients(info.gradients_sha256)}
+        progress = {
+            key: progress_of(key, reached, budgets, ours.__contains__) for key in reached if contradicts(key[0])
+        }
         controls.append((progress, unstable))
     return hits, controls, found
 

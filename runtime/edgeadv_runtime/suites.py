@@ -82,6 +82,8 @@ WHOLE_STEP = (FGSM, FGSM_RESCALED)
 soon as its label is no longer the first, so that it mostly comes second, and their top-5 accuracy says nothing."""
 OPTIONAL = (PGD_L2,)
 """Attacks that no suite runs: they are asked for by name."""
+RANDOM_DRAWS = 10
+"""Answers that each gradient is the mean of, for a network that answers at random."""
 CUMULATIVE = (MI_FGSM, APGD_TARGETED, PGD_SMOOTHED, TRANSFER, SQUARE)
 """Those that no rule compares on all images: they run on what the attacks before them left standing."""
 KNOWN = frozenset(name for suite in SUITES.values() for name in suite) | frozenset((*OPTIONAL, TRANSFER))
@@ -95,11 +97,31 @@ def base_name(name: str) -> str:
     return name.partition("@")[0]
 
 
+def is_ours(name: str) -> bool:
+    """Whether it is an attack of edgeadv's own: of a third party's nobody says whether it follows gradients or asks."""
+    return base_name(name) in KNOWN
+
+
 def contradicts(name: str) -> bool:
     """Whether it is an attack of ours that needs no gradient: how far it gets can contradict those that follow one."""
     return base_name(name) in QUERY_ATTACKS
 
 
 def follows_gradients(name: str) -> bool:
-    """Whether it is an attack of ours that follows the plain gradients of what it attacks."""
-    return base_name(name) in KNOWN and base_name(name) not in (*QUERY_ATTACKS, PGD_SMOOTHED, TRANSFER)
+    """Whether it is an attack of ours that follows the plain gradients of what it was made for."""
+    return is_ours(name) and base_name(name) not in (*QUERY_ATTACKS, *CONTROLS, PGD_SMOOTHED, TRANSFER)
+
+
+def order_of(name: str, *, cumulative: bool) -> int:
+    """The place of an attack in a run, so that none hides what another would have found.
+
+    First all that follow the reference's own gradients, the cumulative ones after the others; then the control that looks at what
+    these left; then what contradicts them; last those of other libraries, of which nobody knows what they do.
+    """
+    if not is_ours(name):
+        return 4
+    if base_name(name) == LINEARITY:
+        return 2
+    if "@" in name or not (follows_gradients(name) or name == LARGE_EPS):
+        return 3
+    return 1 if cumulative else 0

@@ -17,14 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .attack import CLEAN_KEY, AttackInfo, Evidence, Key
-from .results import Verdict
-from .suites import LARGE_EPS, LINEARITY, NOISE, PGD_CE, PGD_MARGIN, PGD_SMOOTHED, SQUARE, base_name
+from .results import ORDER, Verdict
+from .suites import LARGE_EPS, LINEARITY, NOISE, PGD_CE, PGD_MARGIN, PGD_SMOOTHED, SQUARE, base_name, is_ours
 from .verdict_rules import (
     NEEDED,
     Bools,
     Standing,
     answers,
-    is_ours,
     large_eps,
     nonlinear,
     pairs,
@@ -36,7 +35,7 @@ from .verdict_rules import (
 if TYPE_CHECKING:
     from .outcomes import Artefact, BatchOutcome
 
-CONTROLS = (NOISE, PGD_SMOOTHED, LINEARITY)
+NEEDED_CONTROLS = (NOISE, PGD_SMOOTHED, LINEARITY)
 """What a ``PASS`` needs at every budget beside :data:`NEEDED`, and :data:`LARGE_EPS`."""
 FEWEST_IMAGES = 300
 """With fewer images classified right a rule may well stay silent where it should fire, so their silence is no ``PASS``."""
@@ -53,8 +52,6 @@ BADGES: dict[Verdict, str] = {
     "MASKED": "masking check: MASKED (hidden or false gradients)",
 }
 """How a verdict is printed, everywhere: worded so that ``PASS`` is not taken for robustness."""
-ORDER: tuple[Verdict, ...] = ("PASS", "UNCHECKED", "SUSPECT", "MASKED")
-"""From the most to the least believable."""
 
 
 class MaskingEvidence:
@@ -67,7 +64,7 @@ class MaskingEvidence:
             infos: the attacks, controls included.
             reference: identity of the reference model; None is that of the weights in PyTorch.
         """
-        self._infos = {info.key: info for info in infos if is_ours(info)}
+        self._infos = {info.key: info for info in infos if _ours(info)}
         self._reference = reference
         self.budgets = budgets_of(infos)
         self._batches: list[tuple[NDArray[np.int64], Evidence]] = []
@@ -112,7 +109,7 @@ class MaskingEvidence:
             evidence += [*answers(standing, odd), *zero_gradients(standing, zero), *pairs(standing)]
             evidence += [*nonlinear(standing, ratios), *queries(standing, self._infos)]
             evidence += [*large_eps(standing), *rising(standing)]
-        if obstacle := _obstacle(standing, self.budgets):
+        if obstacle := _obstacle(standing, self.budgets) or _untold(standing, zero, ratios):
             evidence.append({"rule": "coverage", "eps": None, "n": standing.n, "finding": None, "text": obstacle})
         return evidence
 
@@ -169,7 +166,8 @@ def _obstacle(standing: Standing, budgets: Mapping[float, str]) -> str | None:
     if standing.n < FEWEST_IMAGES:
         return f"only {standing.n} images are classified right without an attack; at least {FEWEST_IMAGES} are needed for a verdict"
     infos = standing.infos
-    for name in (*NEEDED, *CONTROLS):
+    hashes: set[str | None] = set()
+    for name in (*NEEDED, *NEEDED_CONTROLS):
         # several draws of noise carry the name of whom they asked
         ran = [infos[key] for key in standing.stood if (base_name(key[0]) if name == NOISE else key[0]) == name]
         if missing := _missing(ran, budgets):
@@ -178,13 +176,36 @@ def _obstacle(standing: Standing, budgets: Mapping[float, str]) -> str | None:
             return f"{name} ran with a target: no PASS without the untargeted attack"
         if name != NOISE and any(info.gradients_sha256 is None for info in ran):
             return f"{name} does not say which weights its gradients belong to: no PASS without that"
+        if name != NOISE and len(hashes := hashes | {info.gradients_sha256 for info in ran}) > 1:
+            return f"{name} follows the gradients of other weights than the attacks before it: no PASS for either"
         if name in (PGD_CE, PGD_MARGIN, PGD_SMOOTHED) and any((info.params.steps or 0) < FEWEST_STEPS for info in ran):
             return f"{name} took fewer than {FEWEST_STEPS} steps: no PASS without them"
         if name == NOISE and any((info.params.queries or 0) < FEWEST_DRAWS for info in ran):
             return f"noise was drawn fewer than {FEWEST_DRAWS} times: no PASS without that many"
-    if not standing.untargeted(LARGE_EPS):
-        return f"{LARGE_EPS} did not run: no PASS without it"
+    at_one = standing.untargeted(LARGE_EPS).values()
+    if not any((info.params.steps or 0) >= FEWEST_STEPS and info.gradients_sha256 in hashes for info in at_one):
+        return f"{LARGE_EPS} did not run with at least {FEWEST_STEPS} steps: no PASS without it"
     return None
+
+
+def _untold(standing: Standing, zero: Mapping[Key, Bools], ratios: Mapping[Key, NDArray[np.float32]]) -> str | None:
+    """What the attacks that ran do not tell, as those of an incomplete pack: silence is no ``PASS``."""
+    for key in standing.stood:
+        name, eps = key[0], standing.infos[key].eps.value
+        left = standing.left_by_gradients(eps)
+        untold = (
+            (name in NEEDED and key not in zero)
+            or (base_name(name) in (NOISE, SQUARE) and key not in standing.progress)
+            or (name == LINEARITY and left.any() and (key not in ratios or np.isnan(ratios[key][left]).any()))
+        )
+        if untold:
+            return f"{name} at eps {key[1]} does not tell all that a verdict needs: make the pack again"
+    return None
+
+
+def _ours(info: AttackInfo) -> bool:
+    """Whether the rules know what an attack does: not one of another library, whatever it is called."""
+    return is_ours(info.name) and info.params.library is None
 
 
 def unasked(asked: Mapping[Key, AttackInfo], budgets: Mapping[float, str]) -> str | None:
@@ -237,6 +258,15 @@ def verdict_of(
     gradients = gathered.findings()
     own = [_on_artefact(k, artefact, infos, outcomes, gathered.budgets) for k, artefact in enumerate(artefacts)]
     masking = gathered.verdict(artefact_asked=any(all(i["rule"] != "coverage" for i in items) for items in own))
+    # what was found on the weights themselves is theirs, whoever asked
+    weights = {info.gradients_sha256 for info in infos if info.name in NEEDED}
+    same = [
+        item
+        for artefact, items in zip(artefacts, own, strict=True)
+        if artefact.artifact_sha256 in weights
+        for item in items
+    ]
+    masking["verdict"] = worst([masking["verdict"], *(item["finding"] for item in same if item["finding"])])
     rows = []
     for items in own:
         together = [*gradients, *items]
@@ -253,7 +283,7 @@ def _on_artefact(
     budgets: Mapping[float, str],
 ) -> list[dict[str, Any]]:
     """What attacks that asked this very artefact found beyond the gradients that were tried on it, and what is missing."""
-    ours = {info.key: info for info in infos if is_ours(info)}
+    ours = {info.key: info for info in infos if _ours(info)}
     asked = {key: info for key, info in ours.items() if info.queried == artefact.identity}
     whose = f"{artefact.backend} {artefact.variant}"
     items: list[dict[str, Any]] = []
@@ -268,7 +298,9 @@ def _on_artefact(
             return {key: np.concatenate([t[key] for t in tables])[right] for key in tables[0] if key in ours}
 
         stood = {key: flags[right] for key, flags in hits.items() if key in ours}
-        standing = Standing(ours, labels[right], stood, of_right([o.progress[k] for o in outcomes]), whose)
+        gradients = frozenset({artefact.artifact_sha256, artefact.float_sha256} - {None})
+        progress = of_right([o.progress[k] for o in outcomes])
+        standing = Standing(ours, labels[right], stood, progress, whose, gradients)
         # what asked the reference is judged with the weights, unless it was added to a pack, where there is no reference
         new = {
             key: i for key, i in asked.items() if "@" in i.name or not all(key in o.evidence.answers for o in outcomes)

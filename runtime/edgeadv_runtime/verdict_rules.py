@@ -23,7 +23,6 @@ from .suites import (
     FGSM,
     FGSM_RANDOM_START,
     FGSM_RESCALED,
-    KNOWN,
     LARGE_EPS,
     NOISE,
     PGD_CE,
@@ -34,6 +33,7 @@ from .suites import (
     base_name,
     contradicts,
     follows_gradients,
+    order_of,
 )
 
 Bools = NDArray[np.bool_]
@@ -128,6 +128,7 @@ class Standing:
         stood: by key, bool (n,).
         progress: by key of noise and query attacks, float32 (n,): how far they raised the margin, over how far gradients did.
         whose: whose images these are, in words; empty for the reference model.
+        gradients: hashes of artefacts whose gradients are the model's own, beside those of attacks made for no other.
     """
 
     infos: Mapping[Key, AttackInfo]
@@ -135,6 +136,7 @@ class Standing:
     stood: Mapping[Key, Bools]
     progress: Mapping[Key, NDArray[np.float32]] = field(default_factory=dict)
     whose: str = ""
+    gradients: frozenset[str | None] = frozenset()
 
     @property
     def n(self) -> int:
@@ -146,24 +148,30 @@ class Standing:
         found = {key: info for key, info in self.infos.items() if info.name == name and key in self.stood}
         return {key: info for key, info in found.items() if info.params.target is None}
 
+    def follows_own(self, info: AttackInfo) -> bool:
+        """Whether an attack follows the model's own gradients: another's may break what they leave."""
+        own = "@" not in info.name or info.gradients_sha256 in self.gradients
+        return follows_gradients(info.name) and own
+
     def left_by_gradients(self, eps: float) -> Bools:
         """Images that stand under every attack with the model's own gradients within ``eps``."""
-        return self._left(
-            key for key, info in self.infos.items() if follows_gradients(info.name) and info.eps.value <= eps
-        )
+        return self._left(key for key, info in self.infos.items() if self.follows_own(info) and info.eps.value <= eps)
 
     def left_before(self, key: Key) -> Bools:
-        """Images that stand under all that ``key`` is compared with: of a cumulative attack all that ran before it."""
-        info = self.infos[key]
+        """Images that stand under the model's gradients, and under what contradicts them and ran before ``key``.
+
+        What a query attack found on another artefact is left out: each artefact is asked itself.
+        """
+        info, listed = self.infos[key], list(self.infos)
+        left = self.left_by_gradients(info.eps.value)
         if not info.cumulative:
-            return self.left_by_gradients(info.eps.value)
-        listed = list(self.infos)
-        return self._left(
+            return left
+        return left & self._left(
             other
             for other, by in self.infos.items()
             if by.eps.value <= info.eps.value
-            and by.name != info.name
-            and is_ours(by)
+            and base_name(by.name) != SQUARE
+            and order_of(by.name, cumulative=by.cumulative) == order_of(info.name, cumulative=True)
             and (not by.cumulative or listed.index(other) < listed.index(key))
         )
 
@@ -218,11 +226,6 @@ class Standing:
         return self.item(rule, key, count / self.n, lower, threshold, told)
 
 
-def is_ours(info: AttackInfo) -> bool:
-    """Whether the rules know what this attack is: of a third party's nobody says whether it follows gradients or asks."""
-    return base_name(info.name) in KNOWN
-
-
 def answers(standing: Standing, odd: Mapping[str, Bools]) -> Iterator[dict[str, Any]]:
     """Answers that are probabilities, and answers that change; ``odd`` has the flags of either rule, bool (n,)."""
     for rule, threshold, text in (
@@ -264,29 +267,37 @@ def pairs(standing: Standing) -> Iterator[dict[str, Any]]:
 
 
 def queries(standing: Standing, asked: Mapping[Key, AttackInfo]) -> Iterator[dict[str, Any]]:
-    """Attacks ``asked`` that do not follow the network's own gradients, against all that do."""
-    broke = "at eps {eps}, {attack} broke {count} of {n} images that every attack %s left standing"
+    """Attacks ``asked`` that do not follow the network's own gradients, against all that do: each by itself, and all together."""
+    text = "at eps {eps}, {attack} broke {count} of {n} images that every attack %s left standing"
     further = (
         "at eps {eps}, {attack} raised the margin of {count} of {n} images by more than %g of what gradients did, of images that these "
         "left standing"
     )
-    if not any(follows_gradients(name) for name, _ in standing.stood):
+    if not any(standing.follows_own(standing.infos[key]) for key in standing.stood):
         return
+    together: dict[float, tuple[Key, Bools]] = {}
     for key, info in asked.items():
         base = base_name(info.name)
-        if key not in standing.stood or info.params.target is not None or not (contradicts(base) or base in _RULES):
+        # the gradients of an int8 artefact, say, are another network's
+        rule = _RULES.get(base, "transfer" if follows_gradients(base) and not standing.follows_own(info) else None)
+        if key not in standing.stood or info.params.target is not None or rule is None:
             continue
         left = standing.left_before(key)
         # one attack against many: only what it adds counts
-        flags, before = left & ~standing.stood[key], "before it" if info.cumulative else "with gradients"
-        yield standing.counted(_RULES.get(base, "query"), key, flags, QUERY_STRONGER, broke % before)
+        broke, before = left & ~standing.stood[key], "before it" if info.cumulative else "with gradients"
+        yield standing.counted(rule, key, broke, QUERY_STRONGER, text % before)
+        _, union = together.get(info.eps.value, (key, np.zeros(standing.n, dtype=np.bool_)))
+        together[info.eps.value] = (key, union | (standing.left_by_gradients(info.eps.value) & ~standing.stood[key]))
         if contradicts(base) and key in standing.progress:
             most = MOST_PROGRESS[base]
             flags = left & (standing.progress[key] > most)
             yield standing.counted("noise" if base == NOISE else "progress", key, flags, FURTHER, further % most)
+    text = "at eps {eps}, attacks without the network's own gradients broke {count} of {n} images that every attack with them left standing"
+    for key, union in together.values():
+        yield standing.counted("together", key, union, QUERY_STRONGER, text)
 
 
-_RULES = {PGD_SMOOTHED: "smoothed", TRANSFER: "transfer"}
+_RULES = {NOISE: "query", SQUARE: "query", PGD_SMOOTHED: "smoothed", TRANSFER: "transfer"}
 
 
 def nonlinear(standing: Standing, ratios: Mapping[Key, NDArray[np.float32]]) -> Iterator[dict[str, Any]]:

@@ -131,8 +131,12 @@ def test_every_count_of_the_device_is_the_host_s(measured):
 
 def test_the_verdict_travels_with_the_pack(measured):
     on_host, on_device = measured
-    assert on_device["masking"] == on_host["masking"]
-    assert on_device["masking"]["verdict"] in ("PASS", "SUSPECT", "MASKED")
+    of_weights = [
+        [item for item in results["masking"]["evidence"] if "artefact" not in item] for results in (on_device, on_host)
+    ]
+    assert of_weights[0] == of_weights[1] and len(of_weights[0]) > 10
+    # the suite fast is an upper bound
+    assert on_device["masking"]["verdict"] == on_host["masking"]["verdict"] != "PASS"
     assert on_device["data"] | {"name": ""} == on_host["data"] | {"name": ""}
     assert on_device["data"]["sha256"] == on_host["data"]["sha256"]
     assert on_device["bundle"]["id"] == on_host["bundle"]["id"]

@@ -34,6 +34,7 @@ from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.crafting import craft
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.noise import NoiseAttack
+from edgeadv_runtime.square import SquareAttack
 from edgeadv_runtime.suites import (
     FGSM,
     FGSM_RANDOM_START,
@@ -42,9 +43,12 @@ from edgeadv_runtime.suites import (
     NOISE,
     PGD_CE,
     PGD_MARGIN,
+    PGD_SMOOTHED,
     SUITES,
+    TRANSFER,
+    Effort,
 )
-from edgeadv_runtime.verdict import MaskingEvidence
+from edgeadv_runtime.verdict import FEWEST_QUERIES, MaskingEvidence
 
 pytestmark = pytest.mark.slow
 
@@ -92,10 +96,16 @@ def louder(model: nn.Module) -> Changed:
     return Changed(model, logits=lambda logits: logits * FACTOR)
 
 
-def fast_suite(model: nn.Module, eps: Sequence[Eps], sha256: str = SHA256) -> list[Attack]:
-    """All that the suite ``fast`` runs."""
-    attacks = build_attacks(model, eps, efforts=SUITES["fast"], classes=10, gradients_sha256=sha256)
-    return [*attacks, NoiseAttack(eps)]
+EFFORTS = {**SUITES["fast"], PGD_SMOOTHED: Effort(steps=10)}
+
+
+def attacks_on(
+    model: nn.Module, eps: Sequence[Eps], reference: Backend, sha256: str = SHA256, draws: int = 1
+) -> list[Attack]:
+    """All that a verdict needs, and no more."""
+    attacks = build_attacks(model, eps, efforts=EFFORTS, classes=10, gradients_sha256=sha256, draws=draws)
+    noise = NoiseAttack(eps, queries=EFFORTS[NOISE].queries, backend=reference)
+    return [*attacks, noise, SquareAttack(reference, eps, FEWEST_QUERIES)]
 
 
 @dataclass(frozen=True)
@@ -144,14 +154,22 @@ def clean(digits: tuple[ImageSet, ImageSet]) -> list[CleanBatch]:
 
 @pytest.fixture(scope="module")
 def measure(clean: list[CleanBatch]) -> Callable[..., Measured]:
-    """Runs the fast suite on a model."""
+    """Runs on a model what a verdict needs."""
 
-    def run(model: nn.Module, title: str, *, eps: Sequence[Eps] = EPS) -> Measured:
+    def run(
+        model: nn.Module, title: str, *, eps: Sequence[Eps] = EPS, other: nn.Module | None = None, draws: int = 1
+    ) -> Measured:
         model.eval()
-        attacks = fast_suite(model, eps)
+        reference = Reference(model)
+        attacks = attacks_on(model, eps, reference, draws=draws)
+        if other is not None:
+            efforts = {TRANSFER: Effort(steps=20)}
+            attacks += build_attacks(
+                other, eps, efforts=efforts, classes=10, gradients_sha256="b" * 64, suffix="@other"
+            )
         listed = infos(attacks, uint8=False)
         evidence = MaskingEvidence(listed)
-        crafted = list(craft(clean, attacks, Reference(model), uint8=False))
+        crafted = list(craft(clean, attacks, reference, uint8=False))
         for batch in crafted:
             evidence.add(batch.clean.labels, batch.evidence)
         labels = np.concatenate([b.labels for b in clean])
@@ -433,6 +451,85 @@ def test_a_network_that_throws_dice_is_found(
     assert measured.verdict == "MASKED"
 
 
+# Gradients that are there and lie: each rule fires on a network that does, and is silent on one that does so little
+
+
+def waves(x: Tensor) -> Tensor:
+    """A wave of each class along a random direction, far shorter than any budget."""
+    size = x[0].numel()
+    w = torch.randn(size, 10, generator=torch.Generator().manual_seed(0)) / size**0.5
+    return torch.sin(3000 * x.flatten(1) @ w)
+
+
+class Waved(nn.Module):
+    """A network with waves on its logits: at 0.3 their slope is a hundred times its own, and they change no decision."""
+
+    def __init__(self, model: nn.Module, amplitude: float) -> None:
+        super().__init__()
+        self.model, self.amplitude = model, amplitude
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)
+        return logits + self.amplitude * waves(x)
+
+
+LYING_EPS = (Eps.parse("0.05"),)
+
+
+@pytest.fixture(scope="module")
+def lying(undefended_cnn: PixelModel, measure: Callable[..., Measured]) -> Measured:
+    return measure(Waved(undefended_cnn, 0.3), "cnn under waves", eps=LYING_EPS, other=undefended_cnn)
+
+
+@pytest.fixture(scope="module")
+def faint(undefended_cnn: PixelModel, measure: Callable[..., Measured]) -> Measured:
+    return measure(Waved(undefended_cnn, 1e-4), "cnn under faint waves", eps=LYING_EPS, other=undefended_cnn)
+
+
+@pytest.mark.parametrize("rule", ["linearity", "progress", "noise", "transfer"])
+def test_a_lying_gradient_is_found_and_a_faint_lie_is_none(rule: str, lying: Measured, faint: Measured) -> None:
+    assert lying.verdict == "MASKED" and faint.verdict == "PASS"
+    assert rule in {name for name, _ in lying.found}
+    # a restart more may find an image more
+    assert faint.lower_bound(rule) <= 0.005
+    # its own gradients leave far more standing than images of the network without the waves
+    assert lying.standing[PGD_MARGIN, "0.05"] > faint.standing[PGD_MARGIN, "0.05"] + 0.05 * N
+
+
+@pytest.mark.parametrize(("amplitude", "finding"), [(0.02, True), (0.0005, False)])
+def test_gradients_of_the_surroundings_see_through_shattered_ones(
+    amplitude: float, finding: bool, undefended_cnn: PixelModel, measure: Callable[..., Measured]
+) -> None:
+    shattered = Changed(undefended_cnn, images=lambda x: x + amplitude * torch.sin(250 * x))
+    measured = measure(shattered, f"cnn, pixels in waves of {amplitude}", eps=EPS[:1])
+    assert ("smoothed" in {name for name, _ in measured.found}) == finding
+    assert (measured.verdict == "PASS") == (not finding)
+
+
+@pytest.mark.parametrize("levels", [4, 100_000])
+def test_without_a_path_for_gradients_queries_tell(
+    levels: int, undefended_cnn: PixelModel, measure: Callable[..., Measured]
+) -> None:
+    """Comparisons have none: zero gradients end MASKED, and Square finds what they left."""
+    coarse = Changed(undefended_cnn, images=lambda x: torch.round(x * levels) / levels)
+    measured = measure(coarse, f"cnn, {levels} levels", eps=EPS[1:2])
+    assert {("zero-gradient", "MASKED"), ("linearity", "MASKED")} <= measured.found and measured.verdict == "MASKED"
+    assert "query" in {name for name, _ in measured.found}
+    assert measured.worst["0.2"] < measured.standing[PGD_MARGIN, "0.2"] - 0.1 * N
+
+
+def test_gradients_of_a_random_network_are_averaged(
+    undefended_cnn: PixelModel, measure: Callable[..., Measured]
+) -> None:
+    """The mean of ten draws breaks what single ones leave; the verdict still says that figures depend on the throw."""
+    torch.manual_seed(0)
+    noisy = Changed(undefended_cnn, images=lambda x: x + 0.3 * torch.randn_like(x))
+    single = measure(noisy, "cnn in noise, one draw", eps=EPS[:1])
+    averaged = measure(noisy, "cnn in noise, ten draws", eps=EPS[:1], draws=10)
+    assert averaged.standing[FGSM, "0.1"] < single.standing[FGSM, "0.1"]
+    assert averaged.verdict == "MASKED" and ("unstable", "MASKED") in averaged.found
+
+
 # What a figure depends on
 
 
@@ -460,7 +557,7 @@ def test_the_bundle_of_a_run_gives_the_same_verdict(
         frames=frames, title=distilled_run.title, provenance=distilled_run.provenance, variants=["fp32"],
     )  # fmt: skip
     with TorchBackend(bundle, device=CPU, threads=1) as backend:
-        attacks = fast_suite(backend.model, EPS[:1], bundle.weights_sha256)
+        attacks = attacks_on(backend.model, EPS[:1], backend, bundle.weights_sha256)
         results = evaluate(
             craft(clean, attacks, backend, uint8=False), infos(attacks, uint8=False), bundle=bundle, backends=[backend],
             data=DataInfo("mnist5k", "test", N),

@@ -30,9 +30,10 @@ from edgeadv_runtime.errors import DataError, ExportError, InputError
 from edgeadv_runtime.files import sha256_bytes
 from edgeadv_runtime.preprocess import to_tensor
 from edgeadv_runtime.stats import paired_difference_interval
-from edgeadv_runtime.suites import SQUARE, SUITES, Effort
+from edgeadv_runtime.suites import PGD_SMOOTHED, SQUARE, SUITES, Effort
 from edgeadv_runtime.training_images import TrainingImages
 from edgeadv_runtime.variants import is_x86
+from edgeadv_runtime.verdict import FEWEST_QUERIES
 from edgeadv_runtime.verify import verify
 
 INT8 = ("int8-s8s8", "int8-u8s8")
@@ -233,7 +234,7 @@ def test_without_fp32_in_the_bundle_it_is_compared_all_the_same(
 
 # --- under attack
 
-QUERIES = 40
+QUERIES = FEWEST_QUERIES
 """Enough for a verdict, and no more: exact int8 arithmetic is slow on an x86 processor."""
 
 
@@ -342,7 +343,7 @@ def test_an_int8_that_only_hides_from_the_gradients_of_fp32_does_not_pass(
     """With coarse steps, images that were made on fp32 leave more of it standing than those that were made on itself."""
     monkeypatch.setattr("edgeadv_export.int8._IMAGES_IN_RANGE", 100.0)
     # with few attacks of float32: what many of them break leaves less to tell the two apart
-    few = {**SUITES["fast"], SQUARE: Effort(queries=QUERIES)}
+    few = {**SUITES["fast"], PGD_SMOOTHED: Effort(steps=10), SQUARE: Effort(queries=QUERIES)}
     monkeypatch.setattr("edgeadv_export.attacked.SUITES", {GATE_SUITE: few})
     order = np.arange(0, 1000, 2)
     int8 = plan(digits_train, digits_test, order=order, eps=Eps.parse("12/255"), max_drop=100.0)
@@ -519,7 +520,7 @@ def test_a_gate_without_training_images_counts_none_and_one_that_does_not_know_s
     tmp_path: Path, bundle: Bundle, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
 ) -> None:
     assert bundle.manifest["variants"]["int8-u8s8"]["gate"]["data"]["training_images"] is None
-    int8 = plan(digits_train, digits_test, order=np.arange(0, 1000, 5))
+    int8 = plan(digits_train, digits_test, order=np.arange(0, 1000, 3))
     known = TrainingImages.of(int8.calibration.hashes)
     told = export(digits_model, tmp_path / "x.edgeadv", int8, variants=["int8-u8s8"], training_images=known)
     assert told.manifest["variants"]["int8-u8s8"]["gate"]["data"]["training_images"] == 0

@@ -137,8 +137,9 @@ def test_the_worst_case_is_no_better_than_any_attack_and_attacks_work(results):
 
 def test_threats_are_labelled_by_whose_gradients_they_are(results):
     for row in results.rows:
-        own = row.backend == "torch" and row.attack != "noise"
-        assert row.threat == (None if row.attack == "clean" else "white-box" if own else "transfer")
+        # of twenty draws of noise the model in PyTorch says which is the worst
+        own = ("query" if row.attack == "noise" else "white-box") if row.backend == "torch" else "transfer"
+        assert row.threat == (None if row.attack == "clean" else own)
         assert row.gradients == (None if row.attack in ("clean", "noise") else "torch fp32")
 
 
@@ -152,7 +153,7 @@ def test_there_is_a_verdict_and_so_few_right_answers_earn_no_pass(results):
     verdict = results.masking["verdict"]
     assert verdict in ("UNCHECKED", "SUSPECT", "MASKED")
     assert {row.masking["verdict"] for row in results.rows if row.masking is not None} == {verdict}
-    evidence = {item["rule"]: item["text"] for item in results.masking["evidence"]}
+    evidence = {item["rule"]: item["text"] for item in reversed(results.masking["evidence"])}
     (clean,) = results.select(backend="torch", attack="clean")
     assert f"only {clean.correct_top1} images are classified right" in evidence["coverage"]
     assert len(evidence) > 3 and all(evidence.values())

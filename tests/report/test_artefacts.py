@@ -13,7 +13,7 @@ from edgeadv.report.accuracy import Line, models
 from edgeadv.report.charts import attack_classes, curves
 from edgeadv.report.inputs import load_inputs
 from edgeadv.report.words import LABELS, RULES, attack_label
-from edgeadv_runtime import suites, verdict
+from edgeadv_runtime import suites, verdict_rules
 from edgeadv_runtime.errors import SchemaError
 from edgeadv_runtime.files import write_json
 from edgeadv_runtime.results import CLEAN, WORST_CASE
@@ -258,8 +258,8 @@ def test_every_attack_of_the_suites_has_a_label_and_a_suffix_is_said():
 
 
 def test_every_rule_of_the_check_is_explained():
-    rules = {pair.rule for pair in verdict.PAIRS} | {
-        "zero-gradient", "query", "large-eps", "rising", "probabilities", "unstable", "coverage",
+    rules = {pair.rule for pair in verdict_rules.PAIRS} | {
+        "zero-gradient", "linearity", "noise", "progress", "query", "together", "smoothed", "transfer", "large-eps", "rising", "probabilities", "unstable", "coverage",
     }  # fmt: skip
     assert rules == set(RULES)
 

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from edgeadv_runtime.attack import CLEAN_KEY, CallableAttack, CleanBatch, Crafted, CumulativeAttack, infos
 from edgeadv_runtime.backends import Backend
-from edgeadv_runtime.crafting import Standing, answers_of, craft, extend, progress_of
+from edgeadv_runtime.crafting import WorstVersions, answers_of, craft, extend, progress_of
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.preprocess import to_tensor
 from edgeadv_runtime.results import AttackParams
+from edgeadv_runtime.suites import CUMULATIVE, QUERY_ATTACKS, SUITES, base_name, order_of
 
 SMALL, LARGE = Eps.parse("10/255"), Eps.parse("40/255")
 
@@ -43,7 +44,7 @@ class Adding:
     """A cumulative attack that makes what it is given brighter, and remembers what it was given."""
 
     by: float
-    name: str = "adding"
+    name: str = "mi-fgsm"
     eps: tuple[Eps, ...] = (SMALL, LARGE)
     asked: Backend | None = None
     control: bool = False
@@ -72,7 +73,10 @@ def batch(*levels: int) -> CleanBatch:
 def test_it_runs_on_what_stands_from_the_worst_version_so_far() -> None:
     # image 0 is wrong as it is, 1 falls at the small budget, 2 at the large one, 3 and 4 stand
     images, reference = batch(200, 125, 100, 60, 10), Bright()
-    plain = CallableAttack(brighter(SMALL.value), "plain", SMALL), CallableAttack(brighter(LARGE.value), "plain", LARGE)
+    plain = (
+        CallableAttack(brighter(SMALL.value), "pgd-ce", SMALL),
+        CallableAttack(brighter(LARGE.value), "pgd-ce", LARGE),
+    )
     adding = Adding(0.5)
     (crafted,) = craft([images], [adding, *plain], reference, uint8=False)
     x = to_tensor(images.pixels)[:, 0, 0, 0].round(3)
@@ -82,13 +86,13 @@ def test_it_runs_on_what_stands_from_the_worst_version_so_far() -> None:
         assert text == eps.text
         np.testing.assert_allclose(clean, x[first:], atol=2e-3)
         np.testing.assert_allclose(start, x[first:] + eps.value, atol=2e-3)
-    made = crafted.adversarial["adding", "10/255"][:, 0, 0, 0]
+    made = crafted.adversarial["mi-fgsm", "10/255"][:, 0, 0, 0]
     # what fell keeps the version that broke it, the wrong one itself; the others have the attack's own
     expected = [x[0] + SMALL.value, x[1] + SMALL.value, *(x[2:] + SMALL.value / 2)]
     np.testing.assert_allclose(made, expected, atol=1e-3)
     answers = crafted.evidence.answers
-    assert (answers["adding", "10/255"] == 0).tolist() == [False, False, True, True, True]
-    assert crafted.evidence.zero_gradient["adding", "40/255"].tolist() == [False, False, False, True, True]
+    assert (answers["mi-fgsm", "10/255"] == 0).tolist() == [False, False, True, True, True]
+    assert crafted.evidence.zero_gradient["mi-fgsm", "40/255"].tolist() == [False, False, False, True, True]
     assert all(info.cumulative == info.params.cumulative is True for info in infos([adding], uint8=False))
 
 
@@ -102,19 +106,19 @@ def test_a_version_that_is_wrong_already_is_not_lost_to_a_weaker_one() -> None:
             return np.pad(super()._infer(x), ((0, 0), (0, 1)), constant_values=-1)
 
     images, reference = batch(120, 60), Loud()
-    plain = CallableAttack(brighter(SMALL.value), "plain", SMALL)
-    weaker, stronger = Adding(0.1, eps=(SMALL,)), Adding(1.0, name="stronger", eps=(SMALL,))
+    plain = CallableAttack(brighter(SMALL.value), "pgd-ce", SMALL)
+    weaker, stronger = Adding(0.1, eps=(SMALL,)), Adding(1.0, name="apgd-t", eps=(SMALL,))
     (crafted,) = craft([images], [plain, weaker, stronger], reference, uint8=False)
     answers = crafted.evidence.answers
     assert len(weaker.given[0][1]) == 2
-    assert [answers[name, "10/255"].tolist() for name in ("plain", "adding", "stronger")] == [[1, 0]] * 3
+    assert [answers[name, "10/255"].tolist() for name in ("pgd-ce", "mi-fgsm", "apgd-t")] == [[1, 0]] * 3
 
 
 def test_an_artefact_is_asked_which_images_stand_on_it() -> None:
     """What breaks the reference may leave another artefact standing, and there Square has to look."""
     images, reference, other = batch(100, 60), Bright(), Bright(0.9, "int8-u8s8")
-    plain = CallableAttack(brighter(LARGE.value), "plain", LARGE)
-    adding = Adding(1.0, name="adding@other", eps=(LARGE,), asked=other, queried=other.identity)
+    plain = CallableAttack(brighter(LARGE.value), "pgd-ce", LARGE)
+    adding = Adding(1.0, name="square@other", eps=(LARGE,), asked=other, queried=other.identity)
     list(craft([images], [plain, adding], reference, uint8=False))
     assert len(adding.given[0][1]) == 2
     # and what has fallen on it already is not asked about again
@@ -124,21 +128,34 @@ def test_an_artefact_is_asked_which_images_stand_on_it() -> None:
     assert adding.given == []
 
 
+def test_what_other_libraries_break_hides_nothing_from_ours() -> None:
+    """They run last, and on a device too their images do not keep Square from asking."""
+    images, reference = batch(100, 60), Bright()
+    theirs = CallableAttack(brighter(LARGE.value), "theirs", LARGE)
+    adding = Adding(0.1, eps=(LARGE,))
+    (crafted,) = craft([images], [theirs, adding], reference, uint8=False)
+    assert len(adding.given[0][1]) == 2 and list(crafted.adversarial) == [("mi-fgsm", "40/255"), ("theirs", "40/255")]
+    device, asking = Bright(variant="fp16"), Adding(0.1, name="square", eps=(LARGE,))
+    asking.asked = device
+    list(extend([crafted], [asking], infos([theirs, adding], uint8=False), uint8=False))
+    assert len(asking.given[0][1]) == 2
+
+
 def test_where_nothing_stands_nobody_is_asked() -> None:
     adding = Adding(1.0)
     (crafted,) = craft([batch(250, 200)], [adding], Bright(), uint8=True)
-    assert adding.given == [] and crafted.adversarial["adding", "40/255"].shape == (2, 3, 2, 2)
-    assert ("adding", "40/255") not in crafted.evidence.zero_gradient
+    assert adding.given == [] and crafted.adversarial["mi-fgsm", "40/255"].shape == (2, 3, 2, 2)
+    assert ("mi-fgsm", "40/255") not in crafted.evidence.zero_gradient
 
 
 def test_images_of_a_pack_are_attacked_where_they_stand_on_the_device() -> None:
     images, device = batch(125, 100, 10), Bright(variant="fp16")
-    plain = CallableAttack(brighter(SMALL.value), "plain", SMALL)
+    plain = CallableAttack(brighter(SMALL.value), "pgd-ce", SMALL)
     packed = list(craft([images], [plain], Bright(), uint8=True))
     adding = Adding(0.5, eps=(SMALL,), asked=device)
     (found,) = extend(packed, [adding], infos([plain], uint8=True), uint8=True)
-    assert len(adding.given[0][1]) == 2 and set(found.adversarial) == {("plain", "10/255"), ("adding", "10/255")}
-    np.testing.assert_array_equal(found.adversarial["adding", "10/255"][0], found.adversarial["plain", "10/255"][0])
+    assert len(adding.given[0][1]) == 2 and set(found.adversarial) == {("pgd-ce", "10/255"), ("mi-fgsm", "10/255")}
+    np.testing.assert_array_equal(found.adversarial["mi-fgsm", "10/255"][0], found.adversarial["pgd-ce", "10/255"][0])
 
 
 def test_ties_go_against_the_model() -> None:
@@ -167,14 +184,14 @@ def test_answers_that_change_under_attack_are_noticed(change: float) -> None:
             logits[moved] += np.float32(change * len(self.asked))
             return logits
 
-    plain = CallableAttack(brighter(SMALL.value), "plain", SMALL)
+    plain = CallableAttack(brighter(SMALL.value), "pgd-ce", SMALL)
     (crafted,) = craft([batch(100, 60)], [plain], Moody(), uint8=False)
     assert crafted.evidence.unstable.all() == (change > 0)
 
 
 def test_the_worst_version_is_that_with_the_largest_margin_within_the_budget() -> None:
     images, reference = batch(100), Bright()
-    standing = Standing(reference, images)
+    standing = WorstVersions(reference, images)
     for eps, by in ((SMALL, 0.01), (SMALL, 0.03), (LARGE, 0.02), (LARGE, 0.1)):
         moved = standing.clean + np.float32(by)
         standing.add(eps, moved)
@@ -183,3 +200,17 @@ def test_the_worst_version_is_that_with_the_largest_margin_within_the_budget() -
     assert standing.worst(LARGE)[0, 0, 0, 0] == pytest.approx(first + 0.1)
     assert standing.rows(LARGE).all()
     assert isinstance(Adding(1.0), CumulativeAttack)
+
+
+def test_no_attack_hides_what_another_would_find() -> None:
+    """Attacks that go on from the worst version run before noise and queries, and the control looks at what gradients left."""
+    names = [name for name in SUITES["full"] if name not in QUERY_ATTACKS]
+    names += ["noise", "square", "transfer@0a1b2c3d", "pgd-margin@int8-u8s8", "theirs"]
+    ordered = sorted(names, key=lambda name: order_of(name, cumulative=base_name(name) in CUMULATIVE))
+    place = {name: ordered.index(name) for name in ordered}
+    for earlier, later in (
+        ("apgd-dlr", "mi-fgsm"), ("apgd-t", "linearity"), ("mi-fgsm", "linearity"), ("pgd-large-eps", "mi-fgsm"), ("linearity", "noise"),
+        ("linearity", "pgd-smoothed"), ("linearity", "square"), ("linearity", "transfer@0a1b2c3d"),
+        ("linearity", "pgd-margin@int8-u8s8"), ("square", "theirs"),
+    ):  # fmt: skip
+        assert place[earlier] < place[later], (earlier, later)

@@ -437,6 +437,13 @@ def test_the_verdict_comes_from_the_reference_not_from_the_scored_artefact() -> 
     other = [(i + 1) % 10 for i in labels]
     answers: dict[Key, Sequence[int]] = {i.key: labels for i in listed}
     crafted = batch(labels, labels, answers | {(PGD_MARGIN, SMALL.text): other, control.key: other})
+    none = np.zeros(FEWEST_IMAGES)
+    told = replace(
+        crafted.evidence, zero_gradient={(name, SMALL.text): none > 0 for name in NEEDED},
+        progress={i.key: none.astype(np.float32) for i in (noise, asking)},
+        linearity={bent.key: np.ones((FEWEST_IMAGES, 4), np.float32)},
+    )  # fmt: skip
+    crafted = replace(crafted, evidence=told)
     masked = score([crafted], listed, [Undecided()])
     assert masked.masking["verdict"] == "MASKED"
     sentence, *_ = one(masked, FGSM, SMALL.text).masking["evidence"]

@@ -13,19 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeadv_runtime.attack import (
-    CLEAN_KEY,
-    AttackInfo,
-    CallableAttack,
-    CleanBatch,
-    CraftedBatch,
-    Evidence,
-    craft,
-    extend,
-    infos,
-)
+from edgeadv_runtime.attack import CLEAN_KEY, AttackInfo, CallableAttack, CleanBatch, CraftedBatch, Evidence, infos
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.crafting import craft, extend
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import BundleError, InputError, IntegrityError, SchemaError
 from edgeadv_runtime.files import sha256_file
@@ -176,7 +167,7 @@ def test_attacks_can_be_added_to_a_pack(pack: Path, tiny_bundle: Bundle) -> None
     """Those that know nothing of the reference, which is not asked: there is none."""
     half = CallableAttack(lambda x, y: np.maximum(x - np.float32(EPS.value / 2), 0), "darken", EPS)
     opened = AttackPack.open(pack, bundle=tiny_bundle)
-    plain, added = list(opened.batches([])), list(extend(opened.batches([]), [half], uint8=True))
+    plain, added = list(opened.batches([])), list(extend(opened.batches([]), [half], opened.infos, uint8=True))
     for before, after in zip(plain, added, strict=True):
         assert list(after.adversarial) == [("brighten", EPS.text), ("darken", EPS.text)]
         np.testing.assert_array_equal(after.adversarial["brighten", EPS.text], before.adversarial["brighten", EPS.text])
@@ -185,7 +176,7 @@ def test_attacks_can_be_added_to_a_pack(pack: Path, tiny_bundle: Bundle) -> None
         np.testing.assert_array_equal(grey, np.maximum(before.clean.pixels.astype(int) - 4, 0))
     too_far = CallableAttack(lambda x, y: np.zeros_like(x), "dark", EPS)
     with pytest.raises(InputError, match="attack dark moved a pixel"):
-        list(extend(opened.batches([]), [too_far], uint8=True))
+        list(extend(opened.batches([]), [too_far], opened.infos, uint8=True))
 
 
 def test_shards_can_be_read_by_number(pack: Path, tiny_bundle: Bundle) -> None:

@@ -201,6 +201,8 @@ def test_params_keep_only_what_applies() -> None:
         uint8=False,
         attacks=("a", "b"),
         library="theirs 1.0",
+        draws=8,
+        cumulative=True,
     )
     assert AttackParams.from_json(full.to_json()) == full
     # 0 and False are settings, not absence

@@ -19,12 +19,14 @@ from edgeadv_runtime.results import AttackParams
 from edgeadv_runtime.suites import (
     APGD_CE,
     APGD_DLR,
+    APGD_TARGETED,
     CUMULATIVE,
     FGSM,
     FGSM_RANDOM_START,
     FGSM_RESCALED,
     LARGE_EPS,
     LINEARITY,
+    MI_FGSM,
     NOISE,
     PGD_CE,
     PGD_MARGIN,
@@ -62,7 +64,19 @@ from edgeadv_runtime.verdict_rules import (
 
 N = FEWEST_IMAGES + 100
 ALL = (*NEEDED, NOISE, PGD_SMOOTHED, SQUARE, LARGE_EPS, LINEARITY)
-EVERY = (*NEEDED, NOISE, APGD_CE, APGD_DLR, PGD_SMOOTHED, f"{TRANSFER}@other", SQUARE, LARGE_EPS, LINEARITY)
+EVERY = (
+    *NEEDED,
+    NOISE,
+    APGD_CE,
+    APGD_DLR,
+    MI_FGSM,
+    APGD_TARGETED,
+    PGD_SMOOTHED,
+    f"{TRANSFER}@other",
+    SQUARE,
+    LARGE_EPS,
+    LINEARITY,
+)
 EVERYWHERE = tuple(name for name in ALL if name != LARGE_EPS)
 E1, E2, ONE = Eps.parse("4/255"), Eps.parse("8/255"), Eps.parse("1")
 
@@ -105,12 +119,14 @@ def batch(
         return given
 
     given = {CLEAN_KEY: answers(wrong), **{key: answers(fooled.get(key, ())) for key in keys}}
-    flags = {key: np.isin(np.arange(n), list(indices)) for key, indices in (zero or {}).items()}
+    no_gradient = {**{key: () for key in keys if key[0] in NEEDED}, **(zero or {})}
+    flags = {key: np.isin(np.arange(n), list(indices)) for key, indices in no_gradient.items()}
+    counts = {**{key: 0 for key in keys if key[0] in MOST_PROGRESS}, **(further or {})}
     progress = {
         key: np.where(np.arange(n) < count, MOST_PROGRESS[key[0]] + 0.01, MOST_PROGRESS[key[0]] - 0.01).astype(
             np.float32
         )
-        for key, count in (further or {}).items()
+        for key, count in counts.items()
     }
     ratios = np.where(np.arange(n)[:, None] < bent, 0.0, np.ones((n, 4))).astype(np.float32)
     linearity = {key: ratios for key in keys if key[0] == LINEARITY}
@@ -174,7 +190,7 @@ def test_nothing_found_with_all_attacks_is_a_pass() -> None:
     assert result["verdict"] == "PASS"
     assert all(i["finding"] is None for i in result["evidence"])
     assert {(i["rule"], i["attack"]) for i in result["evidence"]} == {
-        *(("zero-gradient", name) for name in NEEDED), *((pair.rule, pair.attack) for pair in PAIRS),
+        *(("zero-gradient", name) for name in NEEDED), *((pair.rule, pair.attack) for pair in PAIRS), ("together", SQUARE),
         ("query", NOISE), ("query", SQUARE), ("smoothed", PGD_SMOOTHED), ("transfer", f"{TRANSFER}@other"),
         ("noise", NOISE), ("progress", SQUARE), ("linearity", LINEARITY), ("large-eps", LARGE_EPS),
     }  # fmt: skip
@@ -439,6 +455,56 @@ def test_linearity_needs_every_length_at_the_image_and_one_at_the_worst_version(
         assert breaks_linearity(np.array([ratios], np.float32)).tolist() == [broken]
 
 
+def test_what_many_break_a_little_each_counts_together() -> None:
+    """Each by itself stays below the threshold, and all of them are beyond it."""
+    few = next(k for k in range(N) if wilson(k) > QUERY_STRONGER.suspect) - 1
+    parts = {PGD_SMOOTHED: range(few), f"{TRANSFER}@other": range(2 * few), SQUARE: range(3 * few)}
+    result = verdict(parts, names=EVERY)
+    assert {i["finding"] for i in result["evidence"] if i["rule"] in ("smoothed", "transfer", "query")} == {None}
+    assert item(result, "together")["value"] == pytest.approx(3 * few / N)
+    assert item(result, "together")["finding"] == result["verdict"] == "SUSPECT"
+
+
+def test_what_noise_breaks_is_seen_beside_attacks_that_go_on_from_it() -> None:
+    """MI-FGSM and targeted APGD run before noise: what they keep is their own."""
+    result = verdict({NOISE: range(N), PGD_SMOOTHED: range(N), SQUARE: range(N)}, names=EVERY, further={NOISE: N})
+    assert result["verdict"] == "MASKED"
+    assert item(result, "query", NOISE)["value"] == item(result, "noise")["value"] == 1
+
+
+@pytest.mark.parametrize("table", ["zero_gradient", "progress", "linearity"])
+def test_evidence_that_is_missing_is_no_silence(table: str) -> None:
+    infos = [info(name) for name in ALL]
+    labels, whole = batch({(LARGE_EPS, "1"): range(N)}, keys=[i.key for i in infos])
+    for evidence, expected in ((whole, "PASS"), (replace(whole, **{table: {}}), "UNCHECKED")):
+        gathered = MaskingEvidence(infos)
+        gathered.add(labels, evidence)
+        assert gathered.verdict()["verdict"] == expected
+    holes = np.ones((N, 4), np.float32)
+    holes[5] = np.nan
+    gathered = MaskingEvidence(infos)
+    gathered.add(labels, replace(whole, linearity={(LINEARITY, E1.text): holes}))
+    assert gathered.verdict()["verdict"] == "UNCHECKED"
+
+
+def test_gradients_of_other_weights_are_none_of_the_models() -> None:
+    """An attack made for an int8 artefact that breaks what the weights' own left is a finding, and hides none."""
+    theirs = replace(info(f"{PGD_MARGIN}@int8-u8s8", weights="b" * 64))
+    infos = [*(info(name) for name in ALL), theirs]
+    gathered = MaskingEvidence(infos)
+    gathered.add(*batch({theirs.key: range(40), (LARGE_EPS, "1"): range(N)}, keys=[i.key for i in infos], bent=40))
+    result = gathered.verdict()
+    assert item(result, "transfer")["value"] == item(result, "linearity")["value"] == pytest.approx(0.1)
+    mixed = {"pgd_smoothed": info(PGD_SMOOTHED, weights="b" * 64)}
+    assert verdict(**mixed)["verdict"] == "UNCHECKED"
+    assert verdict(pgd_large_eps=info(LARGE_EPS, steps=1))["verdict"] == "UNCHECKED"
+
+
+def test_controls_alone_accuse_nobody() -> None:
+    result = verdict({SQUARE: range(N)}, names=[SQUARE, LARGE_EPS, LINEARITY])
+    assert result["verdict"] == "UNCHECKED" and [i["rule"] for i in result["evidence"] if i["finding"]] == []
+
+
 def test_what_the_attacks_before_it_broke_is_no_finding_of_a_cumulative_attack() -> None:
     """It keeps their versions, so its row has them as broken."""
     broken = range(100)
@@ -561,7 +627,7 @@ def judge(
     hits = tuple({key: np.arange(N) >= broken.get(key, 0) for key in scored} for broken in artefacts.values())
     further = {
         i.key: np.where(np.arange(N) < (progress or {}).get(i.key, 0), 9, 0).astype(np.float32)
-        for i in infos if base_name(i.name) == SQUARE
+        for i in infos if base_name(i.name) in (SQUARE, NOISE)
     }  # fmt: skip
     outcome = BatchOutcome(
         np.arange(N), labels, ("",) * N, hits, hits, evidence, progress=(further,) * len(hits),
@@ -585,6 +651,14 @@ def test_a_query_attack_on_an_artefact_judges_that_artefact_alone() -> None:
         infos, {}, {FP32: {}, INT8: {}}, unasked=infos[-2:], progress={asking(INT8).key: N // 2}
     )  # fmt: skip
     assert fp32["verdict"] == "PASS" and int8["verdict"] == "MASKED"
+
+
+def test_each_of_two_artefacts_has_its_own_finding() -> None:
+    """What Square on one of them breaks on the other too is no excuse for that one."""
+    infos = [*(info(name) for name in ALL), asking(FP32), asking(INT8)]
+    both = {asking(FP32).key: 60, asking(INT8).key: 60}
+    _, rows = judge(infos, {}, {FP32: both, INT8: both}, unasked=infos[-2:])
+    assert [row["verdict"] for row in rows] == ["SUSPECT", "SUSPECT"]
 
 
 def test_an_artefact_that_nobody_asked_cannot_pass() -> None:
@@ -640,5 +714,6 @@ def test_square_that_was_added_to_a_pack_judges_the_reference_too() -> None:
     added = replace(info(SQUARE), queried=torch.identity)
     infos = [*(info(name) for name in ALL if name != SQUARE), added]
     masking, rows = judge(infos, {}, {torch: {added.key: 200}}, unasked=[added])
-    assert masking["verdict"] == "PASS" and rows[0]["verdict"] == "MASKED"
+    # torch fp32 is the weights
+    assert masking["verdict"] == rows[0]["verdict"] == "MASKED"
     assert "square broke 200" in rows[0]["evidence"][0]

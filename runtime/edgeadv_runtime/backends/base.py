@@ -50,6 +50,10 @@ class Backend(ABC):
         """Which artefact this is, in one line: what a query attack says that it asked."""
         return f"{self.name} {self.variant} {self.artifact_sha256}"
 
+    def has_gradients(self, sha256: str | None) -> bool:
+        """Whether the gradients that belong to the artefact with this hash are its own; None is nobody's."""
+        return sha256 is not None and sha256 in (self.artifact_sha256, self.float_sha256)
+
     @property
     def engine_info(self) -> dict[str, Any] | None:
         """The compiled plan behind the figures, as files of figures keep it; None for a backend that runs the artefact itself.
