@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,17 @@ from verdict_networks import NETWORKS, Network, Weights, chosen
 from edgeadv.attacks import build_attacks
 from edgeadv.attacks.averaged import Averaged
 from edgeadv.attacks.functions import apgd_targeted, pgd
-from edgeadv.cli._attacks import RANDOM_DRAWS
 from edgeadv.data import balanced_subset, batches
 from edgeadv_runtime import Backend, Eps
-from edgeadv_runtime.attack import CLEAN_KEY, Attack, AttackInfo, CleanBatch, CraftedBatch, infos
+from edgeadv_runtime.attack import CLEAN_KEY, Attack, CleanBatch, CraftedBatch, infos
 from edgeadv_runtime.crafting import answers_of, changing, craft
 from edgeadv_runtime.device import environment
 from edgeadv_runtime.files import read_json, write_json
 from edgeadv_runtime.noise import NoiseAttack
 from edgeadv_runtime.preprocess import to_tensor
 from edgeadv_runtime.square import SquareAttack
-from edgeadv_runtime.suites import NOISE, SQUARE, SUITES
-from edgeadv_runtime.verdict import MaskingEvidence
+from edgeadv_runtime.suites import NOISE, ON_SURROGATE, RANDOM_DRAWS, SQUARE, SUITES, Effort
+from edgeadv_runtime.verdict import MaskingEvidence, verdict_of
 
 BATCH = 100
 HONEST, DISHONEST = 0.02, 0.05
@@ -58,30 +57,83 @@ class Reference(Backend):
 
 @dataclass(frozen=True)
 class Judged:
-    """What is judged: where gradients come from, what answers, and the network without its trick."""
+    """What is judged: where gradients come from, what answers, and networks to make images on that bound what it stands."""
 
     gradients: nn.Module
     backend: Backend
     bare: Sequence[nn.Module]
 
 
-def judged(network: Network, weights: Weights, work: Path) -> Judged:
-    """Open a network; an int8 one is exported and answers in ONNX Runtime."""
+def judged(network: Network, weights: Weights) -> Judged:
+    """A network in PyTorch, as a backend, and without its trick."""
     shown, bare = weights.judged(network)
-    shape = (3, 32, 32)
-    if network.int8 is None:
-        return Judged(shown.eval(), Reference(shown.eval(), shape), bare)
+    return Judged(shown.eval(), Reference(shown.eval(), (3, 32, 32)), bare)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a suite made of a network: which images stand, the verdict, and its evidence."""
+
+    clean: NDArray[np.bool_]
+    standing: NDArray[np.bool_]
+    verdict: str
+    evidence: Sequence[Mapping[str, Any]]
+    attacks: dict[str, int]
+
+
+def run_suite(it: Judged, attacks: list[Attack], clean: Sequence[CleanBatch]) -> Outcome:
+    """Attack a network in PyTorch, and read the verdict off."""
+    listed = infos(attacks, uint8=False)
+    evidence = MaskingEvidence(listed, reference=it.backend.identity)
+    parts: list[CraftedBatch] = []
+    for batch in craft(clean, attacks, it.backend, uint8=False):
+        evidence.add(batch.clean.labels, batch.evidence)
+        parts.append(batch)
+    stands = {key: _stands(parts, key) for key in [CLEAN_KEY, *(info.key for info in listed)]}
+    standing = np.all([stands[key] for key in [CLEAN_KEY, *(i.key for i in listed if not i.control)]], axis=0)
+    found = evidence.verdict()
+    counts = {f"{key[0]} {key[1]}": int(flags.sum()) for key, flags in stands.items()}
+    return Outcome(stands[CLEAN_KEY], standing, found["verdict"], found["evidence"], counts)
+
+
+def run_int8(
+    network: Network, weights: Weights, work: Path, eps: Eps, suite: str, clean: Sequence[CleanBatch]
+) -> tuple[Judged, Outcome]:
+    """The int8 artefact in ONNX Runtime: attacked by the weights' gradients, by its own, and by queries, as ``evaluate`` does."""
     from edgeadv.surrogate import load_surrogate
     from edgeadv_runtime.backends import OnnxRuntimeBackend
     from edgeadv_runtime.bundle import Bundle
+    from edgeadv_runtime.outcomes import Artefact
+    from edgeadv_runtime.scoring import score_batches
 
     folder = work / f"{network.name}.edgeadv"
     if not folder.exists():
         _export_int8(network, weights, folder)
     bundle = Bundle.open(folder)
-    backend = OnnxRuntimeBackend(bundle, variant=network.int8, threads=1)
-    surrogate = load_surrogate(bundle, network.int8)
-    return Judged(surrogate, backend, [surrogate, *bare])
+    assert network.int8 is not None
+    artefact = OnnxRuntimeBackend(bundle, variant=network.int8, threads=1)
+    surrogate, it = load_surrogate(bundle, network.int8), judged(network, weights)
+    attacks = suite_on(it, eps, suite, None, to_tensor(clean[0].pixels[:8]))
+    own = {name: effort for name, effort in SUITES[suite].items() if name in ON_SURROGATE}  # type: ignore[index]
+    made = build_attacks(
+        surrogate,
+        [eps],
+        efforts=own,
+        classes=10,
+        gradients_sha256=surrogate.sha256,
+        suffix=f"@{network.int8}",
+        gradients=surrogate.gradients,
+    )
+    query = SquareAttack(artefact, [eps], SUITES[suite][SQUARE].queries)  # type: ignore[index]
+    attacks = [*(attack for attack in attacks if attack.name != SQUARE), *made, query]
+    listed = infos(attacks, uint8=False)
+    crafted = craft(clean, attacks, it.backend, uint8=False)
+    outcomes = list(score_batches(crafted, listed, bundle=bundle, backends=[artefact], unreadable=[], examples=0))
+    masking, (row,) = verdict_of(listed, outcomes, [Artefact.of(artefact)])
+    hits = {key: np.concatenate([o.top1[0][key] for o in outcomes]) for key in outcomes[0].top1[0]}
+    counts = {f"{key[0]} {key[1]}": int(flags.sum()) for key, flags in hits.items()}
+    outcome = Outcome(hits[CLEAN_KEY], np.all([*hits.values()], axis=0), row["verdict"], masking["evidence"], counts)
+    return Judged(surrogate, artefact, [surrogate, *it.bare]), outcome
 
 
 def _export_int8(network: Network, weights: Weights, folder: Path) -> None:
@@ -108,9 +160,11 @@ def _export_int8(network: Network, weights: Weights, folder: Path) -> None:
     )
 
 
-def suite_on(it: Judged, eps: Eps, suite: str, frame: NDArray[np.float32]) -> list[Attack]:
+def suite_on(it: Judged, eps: Eps, suite: str, queries: int | None, frame: NDArray[np.float32]) -> list[Attack]:
     """All that a suite runs on a network."""
-    efforts = SUITES[suite]  # type: ignore[index]
+    efforts = dict(SUITES[suite])  # type: ignore[index]
+    if queries is not None:
+        efforts[SQUARE] = Effort(queries=queries)
     random = changing(it.backend, frame, it.backend.infer(frame)).any()
     made = build_attacks(
         it.gradients, [eps], efforts=efforts, classes=10, gradients_sha256=SHA256, draws=RANDOM_DRAWS if random else 1
@@ -131,8 +185,8 @@ def bound(
         # an image does not leave when the bare network is wrong: a trick moves the boundary
         lambda m, a, b: pgd(m, a, b, eps=eps.value, steps=50, leave=float("inf")).x,
         lambda m, a, b: pgd(m, a, b, eps=eps.value, steps=100, restarts=2).x,
-        lambda m, a, b: pgd(Averaged(m, 16, eps.value / 4), a, b, eps=eps.value, steps=40, start=torch.zeros_like(a)).x,
-        lambda m, a, b: apgd_targeted(m, a, b, eps=eps.value, steps=50, targets=9).x,
+        lambda m, a, b: pgd(Averaged(m, 8, eps.value / 4), a, b, eps=eps.value, steps=20, start=torch.zeros_like(a)).x,
+        lambda m, a, b: apgd_targeted(m, a, b, eps=eps.value, steps=50, targets=6).x,
     )
     for model in it.bare:
         for attempt in attempts:
@@ -143,48 +197,42 @@ def bound(
     return left
 
 
-def measure(network: Network, weights: Weights, work: Path, *, n: int, suite: str) -> dict[str, Any]:
+def measure(
+    network: Network, weights: Weights, work: Path, *, n: int, suite: str, queries: int | None
+) -> dict[str, Any]:
     """Figures and verdict of one network."""
-    start = time.monotonic()
-    it, eps = judged(network, weights, work), Eps.parse(network.eps)
+    start, eps = time.monotonic(), Eps.parse(network.eps)
     images = weights.images(network.data, "test")
     order = balanced_subset(images.labels, n)
     clean = [
         CleanBatch(b.index, b.pixels, b.labels)
         for b in batches(images, images.preprocess, batch_size=BATCH, order=order)
     ]
-    attacks = suite_on(it, eps, suite, to_tensor(clean[0].pixels[:8]))
-    listed = infos(attacks, uint8=False)
-    evidence = MaskingEvidence(listed, reference=it.backend.identity)
-    parts: list[CraftedBatch] = []
-    for batch in craft(clean, attacks, it.backend, uint8=False):
-        evidence.add(batch.clean.labels, batch.evidence)
-        parts.append(batch)
+    if network.int8 is None:
+        it = judged(network, weights)
+        found = run_suite(it, suite_on(it, eps, suite, queries, to_tensor(clean[0].pixels[:8])), clean)
+    else:
+        it, found = run_int8(network, weights, work, eps, suite, clean)
     seconds = time.monotonic() - start
     labels = np.concatenate([b.labels for b in clean])
-    stands = {key: _stands(parts, key) for key in [CLEAN_KEY, *(info.key for info in listed)]}
-    standing = np.all([stands[key] for key in [CLEAN_KEY, *(i.key for i in listed if not i.control)]], axis=0)
-    pixels = np.concatenate([to_tensor(b.pixels) for b in clean])
-    truth = bound(it, pixels, labels, eps, standing)
-    verdict = evidence.verdict()
+    truth = bound(it, np.concatenate([to_tensor(b.pixels) for b in clean]), labels, eps, found.standing)
+    gap = _share(found.standing) - _share(truth)
     return {
         "name": network.name,
         "meant": network.meant,
         "data": network.data,
         "eps": network.eps,
-        "suite": suite,
         "n": len(labels),
-        "clean": _share(stands[CLEAN_KEY]),
-        "worst_case": _share(standing),
+        "clean": _share(found.clean),
+        "worst_case": _share(found.standing),
         "truth": _share(truth),
+        "gap": gap,
+        "is": _is(gap),
+        "verdict": found.verdict,
+        "findings": _found(found.evidence),
+        "bounds": _bounds(found.evidence),
+        "attacks": found.attacks,
         "seconds": round(seconds, 1),
-        "gap": _share(standing) - _share(truth),
-        "is": _is(_share(standing) - _share(truth)),
-        "verdict": verdict["verdict"],
-        "without_square": _alone(listed, parts, {SQUARE}),
-        "findings": _found(verdict),
-        "bounds": _bounds(verdict),
-        "attacks": {f"{key[0]} {key[1]}": int(flags.sum()) for key, flags in stands.items()},
     }
 
 
@@ -200,31 +248,21 @@ def _is(gap: float) -> str:
     return "honest" if gap <= HONEST else "dishonest" if gap > DISHONEST else "between"
 
 
-def _found(verdict: dict[str, Any]) -> dict[str, str]:
+def _found(evidence: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The worst finding of each rule."""
     found: dict[str, str] = {}
-    for item in verdict["evidence"]:
-        if item["finding"] and found.get(item["rule"]) != "MASKED":
+    for item in evidence:
+        if item["rule"] == "coverage":
+            found["coverage"] = "UNCHECKED"
+        elif item["finding"] and found.get(item["rule"]) != "MASKED":
             found[item["rule"]] = item["finding"]
-    if any(item["rule"] == "coverage" for item in verdict["evidence"]):
-        found["coverage"] = "UNCHECKED"
     return found
 
 
-def _alone(listed: Sequence[AttackInfo], parts: Sequence[CraftedBatch], without: set[str]) -> str:
-    """The verdict, had those attacks found nothing: what the rest would say."""
-    rest = [info for info in listed if info.name not in without]
-    evidence = MaskingEvidence(rest)
-    for part in parts:
-        evidence.add(part.clean.labels, part.evidence)
-    items = [item for item in evidence.findings() if item["finding"]]
-    return max((item["finding"] for item in items), key=("SUSPECT", "MASKED").index, default="PASS")
-
-
-def _bounds(verdict: dict[str, Any]) -> dict[str, float]:
+def _bounds(evidence: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The largest lower bound of each rule."""
     bounds: dict[str, float] = {}
-    for item in verdict["evidence"]:
+    for item in evidence:
         if "lower_bound" in item:
             bounds[item["rule"]] = round(max(bounds.get(item["rule"], -1.0), item["lower_bound"]), 4)
     return bounds
@@ -242,6 +280,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--suite", choices=list(SUITES), default="standard")
     parser.add_argument("--n", type=int, default=400)
+    parser.add_argument("--queries", type=int, help="Of Square, instead of the suite's.")
     parser.add_argument("--cifar10", type=Path, help="Class folders of CIFAR-10; its networks are left out without.")
     parser.add_argument("--work", type=Path, default=Path("build/verdict"))
     parser.add_argument("--out", type=Path, required=True)
@@ -249,7 +288,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     weights = Weights(options.work, cifar10=options.cifar10)
-    settings = {"suite": options.suite, "n": options.n}
+    settings = {"suite": options.suite, "n": options.n, "queries": options.queries}
     rows: list[dict[str, Any]] = []
     if options.out.exists():
         found = read_json(options.out, what="calibration")
@@ -260,7 +299,7 @@ def main() -> None:
         if not weights.has(network):
             print(f"{network.name}: left out, it needs --cifar10", flush=True)
             continue
-        row = measure(network, weights, options.work, n=options.n, suite=options.suite)
+        row = measure(network, weights, options.work, n=options.n, suite=options.suite, queries=options.queries)
         rows.append(row)
         print(
             f"{row['name']:20s} {row['meant']:9s} clean {row['clean']:.3f} worst {row['worst_case']:.3f} truth {row['truth']:.3f} "
