@@ -34,7 +34,6 @@ from edgeadv_runtime.suites import (
     TARGETABLE,
     TRANSFER,
     Effort,
-    base_name,
 )
 
 from .averaged import Averaged
@@ -292,7 +291,7 @@ def build_attacks(
     Raises:
         InputError: a name is unknown, or the linearity of another norm was asked for.
     """
-    unknown = [name for name in efforts if base_name(name) not in (*_RECIPES, *QUERY_ATTACKS, LINEARITY)]
+    unknown = [name for name in efforts if name not in (*_RECIPES, *QUERY_ATTACKS, LINEARITY)]
     if unknown or not efforts:
         raise InputError(
             f"unknown attack {', '.join(unknown) or '(none)'}: choose from {', '.join((*NAMES, *QUERY_ATTACKS))}"

@@ -28,7 +28,7 @@ from .outcomes import Artefact, BatchOutcome, rounding_lost
 from .results import CLEAN, WORST_CASE, AttackParams, Results, Row, Threat
 from .scoring import TOP, nothing_scored, score_batches
 from .stats import mcnemar_p, paired_difference_interval
-from .suites import NOISE, WHOLE_STEP
+from .suites import NOISE, WHOLE_STEP, base_name
 from .training_images import Overlap, check_overlap
 from .verdict import verdict_of
 
@@ -325,7 +325,7 @@ def _rows(
 
 def _tells_top5(info: AttackInfo) -> bool:
     """Whether the attack is not content with an image whose label has become the second; of a third party's nobody knows."""
-    name = info.name.partition("@")[0]
+    name = base_name(info.name)
     return name in WHOLE_STEP or (name == NOISE and info.params.queries == 1)
 
 

@@ -10,10 +10,9 @@ from .effort import effort_of
 from .errors import InputError
 from .results import CLEAN, ORDER, Results, Row
 from .stats import mcnemar_p, paired_difference_interval
+from .training_images import MOST_PERCENT, too_many
 
 _KEY = ("backend", "variant", "artifact_sha256")
-MOST_TRAINED = Fraction(1, 100)
-"""Share of the scored images that may be training images: of those a network has learned the answers."""
 
 
 @dataclass(frozen=True)
@@ -189,9 +188,9 @@ def trained_on(results: Results) -> str | None:
     Files that do not say how many there were are not held to it.
     """
     trained = results.data.get("training_images")
-    if trained is None or trained <= MOST_TRAINED * results.data["n"]:
+    if not too_many(trained, results.data["n"]):
         return None
     return (
         f"{trained} of the {results.data['n']} images are training images, and at most "
-        f"{float(100 * MOST_TRAINED):g}% may be: evaluate on others"
+        f"{MOST_PERCENT}% may be: evaluate on others"
     )

@@ -88,7 +88,10 @@ class MaskingEvidence:
         that the reference model classifies right), the thresholds, ``finding`` (``"SUSPECT"``, ``"MASKED"`` or None) and a
         ``text``.
         """
-        evidence = self.findings()
+        return self.concluded(self.findings(), artefact_asked=artefact_asked)
+
+    def concluded(self, evidence: list[dict[str, Any]], *, artefact_asked: bool) -> dict[str, Any]:
+        """:meth:`verdict`, from what :meth:`findings` has found."""
         ours = {key: info for key, info in self._infos.items() if self._knows(key)}
         if self._reference is None:
             asked = {key: info for key, info in ours.items() if info.name == SQUARE}
@@ -96,9 +99,8 @@ class MaskingEvidence:
             asked = {key: info for key, info in ours.items() if info.queried == self._reference}
         missing = None if artefact_asked else unasked(asked, self.budgets)
         if missing and not any(item["rule"] == "coverage" for item in evidence):
-            evidence.append(
-                {"rule": "coverage", "eps": None, "n": self._gather()[0].n, "finding": None, "text": missing}
-            )
+            n = sum(int((batch.answers[CLEAN_KEY] == labels).sum()) for labels, batch in self._batches)
+            evidence = [*evidence, {"rule": "coverage", "eps": None, "n": n, "finding": None, "text": missing}]
         return {"verdict": verdict_on(evidence), "evidence": evidence}
 
     def findings(self) -> list[dict[str, Any]]:
@@ -257,7 +259,8 @@ def verdict_of(
         gathered.add(outcome.labels, outcome.evidence)
     gradients = gathered.findings()
     own = [_on_artefact(k, artefact, infos, outcomes, gathered.budgets) for k, artefact in enumerate(artefacts)]
-    masking = gathered.verdict(artefact_asked=any(all(i["rule"] != "coverage" for i in items) for items in own))
+    asked = any(all(item["rule"] != "coverage" for item in items) for items in own)
+    masking = gathered.concluded(gradients, artefact_asked=asked)
     # what was found on the weights themselves is theirs, whoever asked
     weights = {info.gradients_sha256 for info in infos if info.name in NEEDED}
     same = [
