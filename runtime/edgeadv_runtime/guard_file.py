@@ -1,4 +1,4 @@
-"""The guard file: what a guard flags and what gets past it. ``docs/confidence-and-guard.md`` describes every key.
+"""The guard file: what a guard flags and what gets past it. ``docs/confidence.md`` describes every key.
 
 Readers ignore keys that they do not know.
 """
