@@ -15,7 +15,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 PUBLIC = {
     "edgeadv_runtime": [
         "Attack", "AttackPack", "Backend", "BatchProfile", "Bundle", "CallableAttack", "Classifier", "Crafted", "DataInfo",
-        "EdgeAdvError", "EngineCache", "EngineOptions", "Eps", "Guard", "Label", "NoiseAttack", "OnnxRuntimeBackend", "Preprocess", "Results", "Row",
+        "EdgeAdvError", "EngineCache", "EngineOptions", "Eps", "Label", "NoiseAttack", "OnnxRuntimeBackend", "Preprocess", "Results", "Row",
         "Smoother", "SquareAttack", "TensorRTBackend", "__version__", "evaluate", "square",
     ],
     "edgeadv.attacks": [
@@ -24,7 +24,7 @@ PUBLIC = {
         "mi_fgsm", "no_direction", "pgd", "rescaled_cross_entropy", "targeted_dlr", "targeted_margin", "towards",
     ],
     "edgeadv_export": [
-        "TOLERANCES", "Calibration", "ConfidencePlan", "GuardPlan", "Int8Plan", "calibration_images", "choose_calibration", "confidence_images",
+        "TOLERANCES", "Calibration", "ConfidencePlan", "Int8Plan", "calibration_images", "choose_calibration", "confidence_images",
         "data_frames", "export_bundle", "folder_frames", "gate_images", "imagenet_classes", "read_classes",
     ],
     "edgeadv.report": ["build_report"],

@@ -29,7 +29,6 @@ _SUMMARIES = {
     "attack": "Attack the bundle's weights with PyTorch's gradients and write a pack that a device can score without PyTorch.",
     "evaluate": "Clean and adversarial accuracy of the artefacts in a bundle, all on the same images.",
     "study": "Top-1 and top-5 error of pre-trained ImageNet classifiers, without attack and under FGSM.",
-    "guard": "False alarms of a bundle's guard, detection of fgsm, pgd-ce and pgd-margin, and an attack that knows the guard.",
     "bench": "Measure preprocessing, inference and both together: p50, p90, p99 and the slowest call, none of them trimmed.",
     "camera": "Classify live frames: one line in the terminal, and a page if asked for. Ctrl-C stops and prints where all frames went.",
     "perturbation": "Make one perturbation that is added to every frame by the slider of `edgeadv camera --serve`. It is a demonstration.",

@@ -104,17 +104,6 @@ def print_summary(bundle: Bundle) -> None:
             typer.echo(f"{variant:<18} no surrogate: {why}")
     if (confidence := bundle.manifest.get("confidence")) is not None:
         typer.echo(f"confidence         {_confidence(confidence)}")
-    if (guard := bundle.manifest.get("guard")) is not None:
-        typer.echo(f"guard              {_guard(guard)}")
-
-
-def _guard(entry: dict[str, Any]) -> str:
-    low, high = entry["flagged_ci95"]
-    return (
-        f"{', '.join(entry['squeezers'])}: flags scores above {entry['threshold']:.4f}, set for {entry['false_alarms']:.1%} false alarms on "
-        f"{entry['n']} clean images; {entry['flagged'] / entry['n_held_out']:.1%} [{low:.1%}, {high:.1%}] on {entry['n_held_out']} others. "
-        "No robustness: edgeadv guard says how often an attacker who knows it gets past"
-    )
 
 
 def _confidence(entry: dict[str, Any]) -> str:

@@ -22,7 +22,6 @@ from edgeadv_runtime.camera.serve import PageServer, View
 from edgeadv_runtime.camera.sources import Folder
 from edgeadv_runtime.classifier import Classifier
 from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.guard import Guard
 from edgeadv_runtime.smoothing import Smoother
 
 from ._backends import BundlePath, ExpectedHash, Provider, PublicKey
@@ -68,9 +67,6 @@ def camera(
     perturbation: Annotated[
         Path | None, typer.Option("--perturbation", help="What the page's slider adds, made by edgeadv perturbation.")
     ] = None,
-    guard: Annotated[
-        bool, typer.Option("--guard", help="Check each frame with the bundle's guard: an alarm, and no robustness.")
-    ] = False,
     smooth: Annotated[
         int,
         typer.Option(
@@ -100,10 +96,8 @@ def camera(
             view = View(title=title, eps=None if stored is None else stored.eps.text)
         frames = open_source(source, fps=fps, loop=loop)
         line = _Line(console, frames.name, view)
-        recognizer = Recognizer(
-            classifier, guard=Guard.of(classifier.bundle) if guard else None, smoother=None if smooth == 1 else _smoother(classifier, smooth),
-            perturbation=stored, view=view,
-        )  # fmt: skip
+        smoother = None if smooth == 1 else _smoother(classifier, smooth)
+        recognizer = Recognizer(classifier, smoother=smoother, perturbation=stored, view=view)
 
         def happened(event: Event) -> None:
             line.happened(event)
@@ -213,8 +207,7 @@ class _Line:
         if self._last is None:
             return None
         result = self._last.result
-        shown = "unknown" if result.label is None else f"{result.label.name} {result.label.probability:.1%}"
-        return shown + ("  FLAGGED by the guard" if result.flagged else "")
+        return "unknown" if result.label is None else f"{result.label.name} {result.label.probability:.1%}"
 
     def _text(self) -> str:
         counts = self.stream.counts()
@@ -224,8 +217,7 @@ class _Line:
         result = answer.result
         return {
             "label": "unknown" if result.label is None else result.label.name, "unknown": result.label is None,
-            "guard": "The guard finds this frame suspicious." if result.flagged else None, "levels": result.levels,
-            "labels": [{"name": label.name, "probability": label.probability} for label in result.labels],
+            "levels": result.levels, "labels": [{"name": label.name, "probability": label.probability} for label in result.labels],
             "age_ms": round(1000 * answer.age_s, 3),
         }  # fmt: skip
 

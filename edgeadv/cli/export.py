@@ -12,7 +12,6 @@ from edgeadv_runtime.bundle import Bundle, Classes, check_replaceable
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import ExportError, InputError
 from edgeadv_runtime.files import sha256_file
-from edgeadv_runtime.guard import DEFAULT_SQUEEZERS
 from edgeadv_runtime.preprocess import Preprocess
 from edgeadv_runtime.variants import INT8, VARIANTS, expanded, precision_of
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgeadv.models import PixelModel
-    from edgeadv_export import ConfidencePlan, GuardPlan, Int8Plan
+    from edgeadv_export import ConfidencePlan, Int8Plan
     from edgeadv_runtime.training_images import TrainingImages
 
 IMAGENET = "imagenet1k"
@@ -60,36 +59,22 @@ class _Int8Options:
 
 @dataclass(frozen=True, kw_only=True)
 class _ConfidenceOptions:
-    """What the command line says of temperature, threshold and guard; None is not given."""
+    """What the command line says of temperature and threshold; None is not given."""
 
     confidence_data: str | None
     confidence_limit: int | None
     coverage: float | None
-    guard_false_alarms: float | None
-    guard_squeezers: str | None
 
-    def guard(self) -> GuardPlan | None:
-        """The guard that is asked for, once the options are known to go together.
+    def check(self) -> None:
+        """Refuse options that do not go together.
 
         Raises:
-            InputError: they do not, or one is out of range.
+            InputError: they do not.
         """
-        from edgeadv_export import GuardPlan
-
         others = {name: value for name, value in vars(self).items() if name != "confidence_data"}
         if self.confidence_data is None and (given := [name for name, value in others.items() if value is not None]):
             listed = ", ".join("--" + name.replace("_", "-") for name in given)
             raise InputError(f"{listed} needs --confidence-data: name labelled images that were not trained on")
-        if self.guard_false_alarms is None:
-            if self.guard_squeezers is not None:
-                raise InputError(
-                    "--guard-squeezers needs --guard-false-alarms: the share of clean frames that may be flagged"
-                )
-            return None
-        chosen: tuple[str, ...] = DEFAULT_SQUEEZERS
-        if self.guard_squeezers is not None:
-            chosen = tuple(names(self.guard_squeezers, option="--guard-squeezers"))
-        return GuardPlan(false_alarms=self.guard_false_alarms, squeezers=chosen)
 
 
 def export(
@@ -177,14 +162,6 @@ def export(
     coverage: Annotated[
         float | None, typer.Option(help="Share of clean images that the rejection threshold answers; default 0.95.")
     ] = None,
-    guard_false_alarms: Annotated[
-        float | None,
-        typer.Option(help="Also set a guard on these images: the share of clean frames that it may flag, e.g. 0.05."),
-    ] = None,
-    guard_squeezers: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated, of bits-1 to bits-7, median-2, median-3; default bits-5,median-2."),
-    ] = None,
 ) -> None:
     """Export to ONNX, compare every artefact with PyTorch on real images, and write the bundle only if they agree.
 
@@ -201,10 +178,9 @@ def export(
         allow_training_images=allow_training_images or None,
     )  # fmt: skip
     confidence_options = _ConfidenceOptions(
-        confidence_data=confidence_data, confidence_limit=confidence_limit, coverage=coverage,
-        guard_false_alarms=guard_false_alarms, guard_squeezers=guard_squeezers,
-    )  # fmt: skip
-    guard = confidence_options.guard()
+        confidence_data=confidence_data, confidence_limit=confidence_limit, coverage=coverage
+    )
+    confidence_options.check()
     wants_int8 = any(precision_of(variant) == INT8 for variant in variants)
     if not wants_int8 and (given := [name for name, value in vars(int8_options).items() if value is not None]):
         listed = ", ".join("--" + name.replace("_", "-") for name in given)
@@ -231,7 +207,7 @@ def export(
         )  # fmt: skip
     check_replaceable(out)
     source = _with_training_data(source, training_data, data_root, workers=workers)
-    confidence = _confidence_plan(confidence_options, guard, source, data_root)
+    confidence = _confidence_plan(confidence_options, source, data_root)
     int8 = _int8_plan(int8_options, source, data_root) if wants_int8 else None
     bundle = edgeadv_export.export_bundle(
         source.model, out, classes=source.classes, preprocess=source.preprocess, frames=source.frames,
@@ -314,10 +290,8 @@ def _int8_plan(options: _Int8Options, source: _Source, root: Path | None) -> Int
     return plan
 
 
-def _confidence_plan(
-    options: _ConfidenceOptions, guard: GuardPlan | None, source: _Source, root: Path | None
-) -> ConfidencePlan | None:
-    """Choose the images for temperature, threshold and guard; None where none were named."""
+def _confidence_plan(options: _ConfidenceOptions, source: _Source, root: Path | None) -> ConfidencePlan | None:
+    """Choose the images for temperature and threshold; None where none were named."""
     from edgeadv.data import DEFAULT_ROOT
     from edgeadv_export import ConfidencePlan, confidence_images
     from edgeadv_export.confidence import COVERAGE
@@ -329,7 +303,7 @@ def _confidence_plan(
         limit=options.confidence_limit,
     )  # fmt: skip
     coverage = COVERAGE if options.coverage is None else options.coverage
-    return ConfidencePlan(images=images, order=order, coverage=coverage, guard=guard)
+    return ConfidencePlan(images=images, order=order, coverage=coverage)
 
 
 def _from_run(path: Path, golden: Path | None, data_root: Path | None) -> _Source:

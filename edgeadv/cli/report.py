@@ -1,4 +1,4 @@
-"""``edgeadv report``: results, bench and guard files as one HTML page."""
+"""``edgeadv report``: results and bench files as one HTML page."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from edgeadv.report import build_report
 
 
 def report(
-    files: Annotated[
-        list[Path], typer.Argument(help="Results, bench and guard files, in the order the page shows them.")
-    ],
+    files: Annotated[list[Path], typer.Argument(help="Results and bench files, in the order the page shows them.")],
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
 ) -> None:
     """Write one self-contained HTML page: the worst case first, with its masking verdict, then all the rest."""

@@ -1,4 +1,4 @@
-"""The report: results, bench and guard files on one HTML page.
+"""The report: results and bench files on one HTML page.
 
 The page shows only what the files say and adds up nothing of its own. What counts comes first: the worst case of every
 model at the largest eps, with the verdict on whether the measurement can be believed.
@@ -22,13 +22,13 @@ def build_report(files: Sequence[Path], out: Path) -> None:
     """Write a self-contained HTML page about ``files``: no script, no network, the same bytes for the same files.
 
     Args:
-        files: results, bench and guard files, in the order in which the page shows them.
+        files: results and bench files, in the order in which the page shows them.
         out: the page; a file that is there is replaced.
 
     Raises:
         InputError: no file, a file named twice, ``out`` is one of ``files``, or bench files of one device were measured in
             different power modes or other states that do not compare.
-        SchemaError: a file is no results, bench or guard file of this version, or it is incomplete.
+        SchemaError: a file is no results or bench file of this version, or it is incomplete.
         BundleError: a file is not readable.
         MissingDependencyError: the extra ``report`` is not installed.
         StorageError: ``out`` cannot be written.

@@ -14,7 +14,6 @@ from typing import Any, TypeVar, get_args
 from edgeadv_runtime.bench_file import Bench, BenchRow
 from edgeadv_runtime.conditions import check_comparable
 from edgeadv_runtime.errors import InputError, SchemaError
-from edgeadv_runtime.guard_file import GuardFile
 from edgeadv_runtime.perturbation import NORMS
 from edgeadv_runtime.results import CLEAN, Results, Row, Verdict, engine_sentence, engines, read_measurement
 from edgeadv_runtime.stats import mcnemar_p, paired_difference_interval
@@ -239,18 +238,7 @@ class BenchFile:
     title: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class GuardInput:
-    """A guard file, the title of what it is about, the false alarms stated, and how many images set the threshold."""
-
-    path: Path
-    guard: GuardFile
-    title: str
-    stated: float
-    fitted: int
-
-
-_File = TypeVar("_File", ResultsFile, BenchFile, GuardInput)
+_File = TypeVar("_File", ResultsFile, BenchFile)
 
 
 @dataclass(frozen=True)
@@ -259,7 +247,6 @@ class Inputs:
 
     results: tuple[ResultsFile, ...]
     benches: tuple[BenchFile, ...]
-    guards: tuple[GuardInput, ...] = ()
 
     @property
     def norm(self) -> str:
@@ -268,7 +255,7 @@ class Inputs:
 
 
 def load_inputs(files: Sequence[Path]) -> Inputs:
-    """Read results, bench and guard files.
+    """Read results and bench files.
 
     Args:
         files: in the order in which the page shows them.
@@ -276,15 +263,14 @@ def load_inputs(files: Sequence[Path]) -> Inputs:
     Raises:
         InputError: no file, one named twice, results whose budgets are in different norms, or bench files of one device in
             different states.
-        SchemaError: a file is no results, bench or guard file of this version, or it is incomplete.
+        SchemaError: a file is no results or bench file of this version, or it is incomplete.
         BundleError: a file is not readable.
     """
     if not files:
-        raise InputError("a report needs at least one file: name what evaluate, bench and guard wrote")
+        raise InputError("a report needs at least one file: name what evaluate and bench wrote")
     seen: set[Path] = set()
     results: list[ResultsFile] = []
     benches: list[BenchFile] = []
-    guards: list[GuardInput] = []
     for path in files:
         if path.resolve() in seen:
             raise InputError(f"{path} is named twice: name every file once")
@@ -293,16 +279,14 @@ def load_inputs(files: Sequence[Path]) -> Inputs:
         with _complete(path):
             if kind == "results":
                 results.append(_results_file(path))
-            elif kind == "bench":
-                benches.append(_bench_file(path))
             else:
-                guards.append(_guard_file(path))
+                benches.append(_bench_file(path))
     check_comparable([file.bench for file in benches])
     if len(norms := _norms(results)) > 1:
         raise InputError(
             f"eps is measured in {' in some of these results, and in '.join(norms)} in others: make a report of each"
         )
-    return Inputs(_told_apart(results), _told_apart(benches), _told_apart(guards))
+    return Inputs(_told_apart(results), _told_apart(benches))
 
 
 def _norms(results: Sequence[ResultsFile]) -> list[str]:
@@ -329,9 +313,7 @@ def _complete(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SchemaError(
-            f"{path} is not a complete results, bench or guard file ({error!r}); measure again"
-        ) from error
+        raise SchemaError(f"{path} is not a complete results or bench file ({error!r}); measure again") from error
 
 
 def _results_file(path: Path) -> ResultsFile:
@@ -385,16 +367,6 @@ def _bench_file(path: Path) -> BenchFile:
     _check_objects(bench.bundle, bench.environment, bench.conditions, *bench.skipped)
     _check_plans(bench.rows)
     return BenchFile(path=path, bench=bench, title=_title(bench.bundle))
-
-
-def _guard_file(path: Path) -> GuardInput:
-    guard = GuardFile.load(path)
-    stated, fitted = guard.guard["false_alarms"], guard.guard["n"]
-    if not 0 < stated < 1 or type(fitted) is not int:
-        raise ValueError(f"false alarms of {stated!r} on {fitted!r} images are not a share of images")
-    if any(row.eps_value <= 0 for row in guard.rows):
-        raise ValueError("an eps is not above 0")
-    return GuardInput(path=path, guard=guard, title=_title(guard.bundle), stated=stated, fitted=fitted)
 
 
 def _check_verdict(verdict: Any) -> None:

@@ -104,13 +104,11 @@ def render(inputs: Inputs) -> str:
         models=shown,
         subjects=[model.file.title for model in shown],
         benches=inputs.benches,
-        guards=inputs.guards,
-        title="Robustness report" if shown else "Latency report" if inputs.benches else "Guard report",
+        title="Robustness report" if shown else "Latency report",
         created=max(
             (
                 *(m.file.results.created for m in shown),
                 *(b.bench.created for b in inputs.benches),
-                *(g.guard.created for g in inputs.guards),
             ),
             default="",
         ),

@@ -3,13 +3,13 @@
 from edgeadv.data import imagenet_classes
 
 from .calibration import Calibration, calibration_images, choose_calibration, gate_images
-from .confidence import ConfidencePlan, GuardPlan, confidence_images
+from .confidence import ConfidencePlan, confidence_images
 from .gate import Int8Plan
 from .inputs import data_frames, folder_frames, read_classes
 from .package import export_bundle
 from .parity import TOLERANCES
 
 __all__ = [
-    "TOLERANCES", "Calibration", "ConfidencePlan", "GuardPlan", "Int8Plan", "calibration_images", "choose_calibration", "confidence_images",
+    "TOLERANCES", "Calibration", "ConfidencePlan", "Int8Plan", "calibration_images", "choose_calibration", "confidence_images",
     "data_frames", "export_bundle", "folder_frames", "gate_images", "imagenet_classes", "read_classes",
 ]  # fmt: skip

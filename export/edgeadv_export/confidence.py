@@ -1,4 +1,4 @@
-"""Temperature, rejection threshold and guard at export: fitted on one half of labelled images, measured on the other."""
+"""Temperature and rejection threshold at export: fitted on one half of labelled images, measured on the other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from edgeadv.data import DEFAULT_ROOT, ImageSet, balanced_subset, batches, open_data
@@ -28,14 +27,12 @@ from edgeadv_runtime.confidence import (
 )
 from edgeadv_runtime.errors import DataError, InputError
 from edgeadv_runtime.evaluate import MOST_UNREADABLE, DataDigest
-from edgeadv_runtime.guard import DEFAULT_SQUEEZERS, Guard, check_squeezers, fit_threshold
-from edgeadv_runtime.preprocess import Preprocess, to_tensor
+from edgeadv_runtime.preprocess import Preprocess
 from edgeadv_runtime.stats import wilson_interval
 
 from .parity import torch_logits
 
 METHOD = "temperature scaling of the float32 logits (Guo et al. 2017)"
-GUARD_METHOD = "feature squeezing (Xu et al. 2018): largest L1 distance of probabilities; no robustness"
 FEWEST, DEFAULT_LIMIT, COVERAGE = 100, 2000, 0.95
 """Images to fit on, all images by default, and the share of them that the threshold lets be answered."""
 TEST = "test"
@@ -46,74 +43,24 @@ _BATCH = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuardPlan:
-    """What the guard of a bundle is to be; see :mod:`edgeadv_runtime.guard`.
-
-    Attributes:
-        false_alarms: the share of clean frames that may be flagged, in (0, 1).
-        squeezers: names of what the frames are compared after.
-    """
-
-    false_alarms: float
-    squeezers: tuple[str, ...] = DEFAULT_SQUEEZERS
-
-    def __post_init__(self) -> None:
-        check_squeezers(self.squeezers)
-        if not 0 < self.false_alarms < 1:
-            raise InputError(
-                f"--guard-false-alarms is a share of the frames in (0, 1), such as 0.05, not {self.false_alarms:g}"
-            )
-
-    def measure(self, model: PixelModel, fit: CleanBatch, held_out: CleanBatch, temperature: float) -> dict[str, Any]:
-        """Set the threshold on the scores of ``fit`` and count false alarms in ``held_out``; what the manifest says of it.
-
-        Raises:
-            InputError: the images to fit on are too few for the rate.
-        """
-        open_guard = Guard(self.squeezers, threshold=0.0, temperature=temperature)
-        threshold = fit_threshold(_scores(open_guard, model, fit.pixels), false_alarms=self.false_alarms)
-        flagged = int((_scores(open_guard, model, held_out.pixels) > threshold).sum())
-        n = len(held_out.labels)
-        return {
-            "method": GUARD_METHOD, "squeezers": list(self.squeezers), "threshold": threshold, "temperature": temperature,
-            "false_alarms": self.false_alarms, "n": len(fit.labels), "n_held_out": n, "flagged": flagged,
-            "flagged_ci95": list(wilson_interval(flagged, n)),
-        }  # fmt: skip
-
-
-def _scores(guard: Guard, model: PixelModel, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    def infer(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            logits: NDArray[np.float32] = model(torch.from_numpy(x)).numpy()
-        return logits
-
-    parts = [guard.judge(infer, to_tensor(pixels[i : i + _BATCH])).scores for i in range(0, len(pixels), _BATCH)]
-    return np.concatenate(parts)
-
-
-@dataclass(frozen=True, kw_only=True)
 class ConfidencePlan:
-    """What temperature and thresholds are made from.
+    """What temperature and threshold are made from.
 
     Attributes:
         images: labelled images that were not trained on, in the order of the model's classes.
         order: int64, positions in ``images``; half of them is fitted on.
         coverage: the share of images that the rejection threshold is to let through, in (0, 1].
-        guard: also set a guard on the same images.
     """
 
     images: ImageSet
     order: NDArray[np.int64]
     coverage: float = COVERAGE
-    guard: GuardPlan | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.coverage) and 0 < self.coverage <= 1):
             raise InputError(f"--coverage is a share of the images in (0, 1], such as 0.95, not {self.coverage:g}")
 
-    def measure(
-        self, model: PixelModel, preprocess: Preprocess, *, progress: Callable[[str], None]
-    ) -> dict[str, dict[str, Any]]:
+    def measure(self, model: PixelModel, preprocess: Preprocess, *, progress: Callable[[str], None]) -> dict[str, Any]:
         """Fit on one half and measure on the other.
 
         Args:
@@ -123,7 +70,7 @@ class ConfidencePlan:
             progress: told in a few words what begins.
 
         Returns:
-            What the manifest gets, by key.
+            What the manifest says under ``confidence``.
 
         Raises:
             DataError: images are too few or unreadable, or have no temperature.
@@ -138,7 +85,7 @@ class ConfidencePlan:
         other = torch_logits(model, held_out.pixels, model.architecture.name)
         digest = DataDigest()
         digest.add(fit)
-        entry = {
+        return {
             "method": METHOD, "temperature": temperature, "n": len(fit.labels), "n_held_out": len(held_out.labels),
             **_calibration(other, held_out.labels, temperature),
             "rejection": _rejection(other, held_out.labels, temperature, threshold, self.coverage),
@@ -147,11 +94,6 @@ class ConfidencePlan:
             },
             "images": list(fit.hashes),
         }  # fmt: skip
-        found = {"confidence": entry}
-        if self.guard is not None:
-            progress(f"setting the guard on the same {len(fit.labels)} images")
-            found["guard"] = self.guard.measure(model, fit, held_out, temperature)
-        return found
 
     def _halves(self, preprocess: Preprocess) -> tuple[CleanBatch, CleanBatch, int]:
         """The images to fit on, the images to measure on, and how many could not be read."""
@@ -169,7 +111,7 @@ class ConfidencePlan:
             )
         every = CleanBatch(np.concatenate(index), np.concatenate(pixels), np.concatenate(labels))
         n = len(every.labels)
-        # blindly: only then are the halves images of one kind, which the ranks of the thresholds rest on; as many of each class
+        # blindly: only then are the halves images of one kind, which the rank of the threshold rests on; as many of each class
         # would leave none of a rare class to measure
         chosen = np.zeros(n, dtype=np.bool_)
         chosen[np.random.default_rng((_SEED, _HALVES)).permutation(n)[: n // 2]] = True

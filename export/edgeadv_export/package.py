@@ -102,7 +102,7 @@ def export_bundle(
     reference = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval().requires_grad_(False)
     check_input_size(reference, preprocess.crop)
     tell = progress or (lambda _: None)
-    measured = {} if confidence is None else confidence.measure(reference, preprocess, progress=tell)
+    measured = None if confidence is None else confidence.measure(reference, preprocess, progress=tell)
     with atomic_folder(out, overwrite=overwrite) as folder:
         writer = _Writer(folder, reference, classes, preprocess, pixels, int8, measured, training_images, tell)
         writer.write(variants, title=title, provenance=dict(provenance), frames=frames, golden=golden)
@@ -119,7 +119,7 @@ class _Writer:
     preprocess: Preprocess
     pixels: NDArray[np.uint8]
     int8: Int8Plan | None
-    measured: dict[str, dict[str, Any]]
+    confidence: dict[str, Any] | None
     training_images: TrainingImages | None
     progress: Callable[[str], None]
 
@@ -185,7 +185,8 @@ class _Writer:
             self.training_images.save(self.folder / TRAINING_FILE)
             count = len(self.training_images)
             manifest["training_images"] = {**self._entry(TRAINING_FILE, size=False), "count": count}
-        manifest |= self.measured
+        if self.confidence is not None:
+            manifest["confidence"] = self.confidence
         write_json(self.folder / MANIFEST, {"bundle_id": bundle_id(manifest), **manifest})
 
     def _fitter(self, plan: Int8Plan, fp32: Any, expected: NDArray[np.float32], stack: ExitStack) -> Fitter:

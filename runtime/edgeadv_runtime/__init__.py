@@ -9,7 +9,6 @@ from .engine import BatchProfile, EngineCache, EngineOptions
 from .eps import Eps
 from .errors import EdgeAdvError
 from .evaluate import DataInfo, evaluate
-from .guard import Guard
 from .noise import NoiseAttack
 from .pack import AttackPack
 from .preprocess import Preprocess
@@ -19,6 +18,6 @@ from .square import SquareAttack, square
 
 __all__ = [
     "Attack", "AttackPack", "Backend", "BatchProfile", "Bundle", "CallableAttack", "Classifier", "Crafted", "DataInfo",
-    "EdgeAdvError", "EngineCache", "EngineOptions", "Eps", "Guard", "Label", "NoiseAttack", "OnnxRuntimeBackend", "Preprocess", "Results", "Row",
+    "EdgeAdvError", "EngineCache", "EngineOptions", "Eps", "Label", "NoiseAttack", "OnnxRuntimeBackend", "Preprocess", "Results", "Row",
     "Smoother", "SquareAttack", "TensorRTBackend", "__version__", "evaluate", "square",
 ]  # fmt: skip

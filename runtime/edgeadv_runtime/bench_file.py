@@ -14,10 +14,11 @@ from .files import write_json
 from .results import SCHEMA_VERSION, read_measurement
 
 Mode = Literal["back-to-back", "paced"]
-Stage = Literal["preprocess", "inference", "end-to-end", "guarded", "copy-in", "compute", "copy-out"]
+Stage = Literal["preprocess", "inference", "end-to-end", "copy-in", "compute", "copy-out"]
 STAGES: tuple[Stage, ...] = ("preprocess", "inference", "end-to-end")
-GUARDED: Stage = "guarded"
 SPLIT_STAGES: tuple[Stage, ...] = ("copy-in", "compute", "copy-out")
+# a stage that only older files have, of a check that this version does not make
+_IGNORED = "guarded"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,8 @@ class BenchRow:
         batch: images in a call.
         mode: ``"back-to-back"``: the next call at once; ``"paced"``: a call at every tick of ``rate_hz``.
         rate_hz: ticks per second; None for back-to-back.
-        stage: ``"preprocess"``, ``"inference"`` or ``"end-to-end"``; of a bundle with a guard also ``"guarded"``, and of a
-            backend that times the parts of a call on the device ``"copy-in"``, ``"compute"`` and ``"copy-out"``.
+        stage: ``"preprocess"``, ``"inference"`` or ``"end-to-end"``; of a backend that times the parts of a call on the
+            device also ``"copy-in"``, ``"compute"`` and ``"copy-out"``.
         n: timed calls; every one of them is in the figures.
         warm_up: calls before them that were not timed.
         p50_ms: median time of a call, of the whole batch.
@@ -133,7 +134,7 @@ class Bench:
 
     @classmethod
     def load(cls, path: str | Path) -> Bench:
-        """Read a bench file.
+        """Read a bench file. Rows of the stage ``guarded``, which older files may have, are left out.
 
         Raises:
             SchemaError: another kind or version, or a key is missing.
@@ -143,7 +144,7 @@ class Bench:
         try:
             return cls(
                 bundle=value["bundle"], environment=value["environment"], conditions=value["conditions"],
-                rows=tuple(BenchRow.from_json(row) for row in value["rows"]),
+                rows=tuple(BenchRow.from_json(row) for row in value["rows"] if row["stage"] != _IGNORED),
                 warnings=tuple(str(text) for text in value.get("warnings", ())), skipped=tuple(value["skipped"]),
                 created=value["created"], edgeadv_version=value["edgeadv_version"], path=Path(path),
             )  # fmt: skip

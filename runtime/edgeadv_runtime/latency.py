@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 
 from ._version import __version__
 from .backends.base import Backend
-from .bench_file import GUARDED, SPLIT_STAGES, STAGES, Bench, BenchRow, Mode, Stage
+from .bench_file import SPLIT_STAGES, STAGES, Bench, BenchRow, Mode, Stage
 from .bundle import Bundle
 from .conditions import run_warnings
 from .device import conditions, environment
 from .errors import BundleError, InputError
-from .guard import Guard
 from .power import Meter, metering
 from .preprocess import Preprocess, to_tensor
 from .timing import Series, back_to_back, paced, split
@@ -43,7 +42,6 @@ INCLUDES: dict[Stage, str] = {
     "preprocess": "decoded RGB frames in memory to a float32 NCHW array: resize, crop, scale; no capture or decoding",
     "inference": "Backend.infer, a float32 array in memory to logits in memory: with its checks and any device copies",
     "end-to-end": "preprocess and inference in one timed call, decoded RGB frames to logits; no capture or decoding",
-    GUARDED: "end-to-end with the bundle's guard: preprocess, squeeze, all versions of the batch in one Backend.infer, the score",
     "copy-in": f"the input from the backend's own buffer in host memory to the device: {_SPLIT}",
     "compute": f"the model alone, its input and its logits in memory of the device: {_SPLIT}",
     "copy-out": f"the logits from the device to the backend's own buffer in host memory: {_SPLIT}",
@@ -81,8 +79,8 @@ def benchmark(
 
     Backends are opened, measured and closed one after another, so that none shares memory or cores with the next. All
     are opened once before that: what cannot be opened shows in seconds, not after the minutes of the others, and so does a
-    plan that would cut or pad a batch (of the guard, which asks for several versions of each image at once, it may). Where
-    the machine counts energy each series has its own, see :mod:`~edgeadv_runtime.power`.
+    plan that would cut or pad a batch. Where the machine counts energy each series has its own, see
+    :mod:`~edgeadv_runtime.power`.
 
     Args:
         bundle: an opened bundle.
@@ -96,8 +94,8 @@ def benchmark(
         keep: given what there is as soon as a backend has been measured, for those that come after it may fail or be interrupted.
 
     Returns:
-        Three rows, one for each stage, of each backend and batch, and of each backend's paced series; of a bundle with a
-        guard one more of each batch; three more of each batch of a backend that can :class:`split <Splits>` a call.
+        Three rows, one for each stage, of each backend and batch, and of each backend's paced series; three more of each
+        batch of a backend that can :class:`split <Splits>` a call.
 
     Raises:
         InputError: an argument is out of range, or a plan does not serve a batch size.
@@ -115,8 +113,7 @@ def benchmark(
     def report(text: str) -> None:
         nonlocal done
         if progress is not None:
-            stages = len(STAGES) + (frames.guard is not None)
-            alike = len(openers) * (stages * len(batches) + (rate_hz is not None))
+            alike = len(openers) * (len(STAGES) * len(batches) + (rate_hz is not None))
             progress(done, alike + len(batches) * sum(splits), text)
         done += 1
 
@@ -236,7 +233,6 @@ class _Frames:
 
     frames: list[NDArray[np.uint8]]
     preprocess: Preprocess
-    guard: Guard | None
 
     @classmethod
     def of(cls, bundle: Bundle) -> _Frames:
@@ -244,7 +240,7 @@ class _Frames:
         frames = bundle.golden().frames
         if not frames:
             raise BundleError(f"{bundle.path} has no golden frames to measure with; export the bundle again")
-        return cls(frames, bundle.preprocess, Guard.of(bundle) if "guard" in bundle.manifest else None)
+        return cls(frames, bundle.preprocess)
 
     def pixels(self, i: int, batch: int = 1) -> NDArray[np.uint8]:
         """The ``i``-th batch, preprocessed now, for an artefact that takes pixels."""
@@ -273,14 +269,11 @@ class _Frames:
     def calls(self, backend: Backend, batch: int) -> dict[Stage, Callable[[int], object]]:
         """What is timed, by stage."""
         window, (prepare, infer) = self.windows(backend, batch), self.steps(backend)
-        timed: dict[Stage, Callable[[int], object]] = {
+        return {
             "preprocess": lambda i: prepare(i, batch),
             "inference": lambda i: infer(window(i)),
             "end-to-end": lambda i: infer(prepare(i, batch)),
         }
-        if (guard := self.guard) is not None:
-            timed[GUARDED] = lambda i: guard.check(backend, self.tensor(i, batch))
-        return timed
 
 
 def _check(openers: Sequence[Opener], batches: Sequence[int], runs: int, warm_up: int, rate_hz: float | None) -> None:

@@ -242,22 +242,20 @@ class Results:
             ) from error
 
 
-def read_measurement(
-    path: str | Path, *, kind: Literal["results", "bench", "guard", "study"] | None = None
-) -> dict[str, Any]:
-    """Read a results, bench, guard or study file, checking its kind and schema version.
+def read_measurement(path: str | Path, *, kind: Literal["results", "bench", "study"] | None = None) -> dict[str, Any]:
+    """Read a results, bench or study file, checking its kind and schema version.
 
     Args:
         path: the file.
-        kind: the kind it must be; None takes results, bench or guard.
+        kind: the kind it must be; None takes results or bench.
 
     Raises:
         SchemaError: another kind or version.
         BundleError: not readable.
     """
-    what = f"{kind or 'results, bench or guard'} file"
+    what = f"{kind or 'results or bench'} file"
     value = read_json(Path(path), what=what)
-    kinds = (kind,) if kind else ("results", "bench", "guard")
+    kinds = (kind,) if kind else ("results", "bench")
     if value.get("kind") not in kinds or value.get("schema_version") != SCHEMA_VERSION:
         raise SchemaError(
             f"{path} is a {value.get('kind')!r} of schema version {value.get('schema_version')!r}, not a {what} of version "

@@ -37,7 +37,7 @@ class Smoothed:
 class Smoother:
     """A vote over the last ``window`` answers; not for several threads at once, one for each camera.
 
-    Every frame votes for its first label, or for unknown where that is less probable than ``threshold`` or the frame was flagged.
+    Every frame votes for its first label, or for unknown where that is less probable than ``threshold``.
     The answer shown, unknown at first, changes only when one answer has at least ``margin`` votes more than every other,
     the one that is shown included.
 
@@ -93,12 +93,11 @@ class Smoother:
         self._shown: int | None = None
         self._labels: dict[int, Label] = {}
 
-    def update(self, labels: Sequence[Label], *, flagged: bool = False) -> Smoothed:
+    def update(self, labels: Sequence[Label]) -> Smoothed:
         """Let one frame vote.
 
         Args:
             labels: what :meth:`~edgeadv_runtime.Classifier.classify` gave, most probable first.
-            flagged: let the frame vote for unknown, whatever it says, as when the guard flagged it.
 
         Raises:
             InputError: there are no labels.
@@ -106,7 +105,7 @@ class Smoother:
         if not labels:
             raise InputError("a frame votes with the labels that classify gave, and there are none")
         best = labels[0]
-        vote = None if flagged or best.probability < self.threshold else best.index
+        vote = None if best.probability < self.threshold else best.index
         self._votes.append(vote)
         if vote is not None:
             self._labels[vote] = best

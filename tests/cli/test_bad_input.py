@@ -1170,7 +1170,7 @@ def report_on_nothing(desk):
     return ["report", "--out", "page.html"]
 
 
-@case("results, bench or guard file there")
+@case("results or bench file there")
 def report_on_a_missing_file(desk):
     return ["report", "nowhere.json", "--out", "page.html"]
 
@@ -1185,6 +1185,11 @@ def report_on_a_bundle(desk):
     return ["report", desk.bundle() / "manifest.json", "--out", "page.html"]
 
 
+@case("is a 'guard' of schema version 1, not a results or bench file")
+def report_on_a_measurement_of_another_kind(desk):
+    return ["report", desk.file("g.json", '{"kind": "guard", "schema_version": 1}'), "--out", "page.html"]
+
+
 @case("is a 'results' of schema version 2")
 def results_of_another_version(desk):
     return ["report", desk.file("r.json", '{"kind": "results", "schema_version": 2}'), "--out", "page.html"]
@@ -1195,7 +1200,7 @@ def results_without_rows(desk):
     return ["report", desk.file("r.json", '{"kind": "results", "schema_version": 1}'), "--out", "page.html"]
 
 
-@case("not a readable results, bench or guard file")
+@case("not a readable results or bench file")
 def report_on_a_picture(desk):
     return ["report", min(desk.photos().rglob("*.png")), "--out", "page.html"]
 

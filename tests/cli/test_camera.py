@@ -131,7 +131,6 @@ def bad(cli, *arguments):
         (("--source", "0", "--serve", "here"), "is not an address and a port"),
         (("--source", "0", "--serve", "127.0.0.1:0", "--perturbation", "none.npz"), "none.npz does not exist"),
         (("--source", "0", "--precision", "int4"), "int4"),
-        (("--source", "0", "--guard"), "has no guard"),
         (("--source", "0", "--provider", "npu"), "npu"),
     ],
 )

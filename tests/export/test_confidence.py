@@ -11,10 +11,14 @@ from edgeadv.data import balanced_subset, batches
 from edgeadv.runs import write_run
 from edgeadv_export import ConfidencePlan, confidence_images, data_frames, export_bundle
 from edgeadv_runtime.bundle import Bundle, Classes
+from edgeadv_runtime.camera import Frame
+from edgeadv_runtime.camera.recognizer import Recognizer
+from edgeadv_runtime.classifier import Classifier
 from edgeadv_runtime.confidence import ece, first_is_right, nll, reliability, softmax
 from edgeadv_runtime.errors import DataError, InputError
 from edgeadv_runtime.files import sha256_bytes
 from edgeadv_runtime.preprocess import to_tensor
+from edgeadv_runtime.smoothing import Smoother
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +108,30 @@ def cli_run(tmp_path, digits_model, digits_test, monkeypatch):
     )  # fmt: skip
     monkeypatch.setattr("edgeadv.runs.Run.load_model", lambda self: digits_model)
     return run.path
+
+
+def test_a_camera_votes_and_forgets_after_an_outage(calibrated, digits_test):
+    five, nought = (np.asarray(digits_test.image(i).convert("RGB")) for i in (500, 0))
+    with Classifier.open(calibrated.path) as classifier:
+        recognizer = Recognizer(classifier, smoother=Smoother.of(calibrated, window=5))
+
+        def shown(pixels: np.ndarray) -> str | None:
+            label = recognizer(Frame(pixels, "rgb", 0.0, 0)).label
+            return None if label is None else label.name
+
+        # two votes more than any other answer
+        assert [shown(five) for _ in range(4)] == [None, "5", "5", "5"]
+        assert [shown(nought) for _ in range(4)] == ["5", "5", "5", "0"]
+        recognizer.restart()
+        assert [shown(five) for _ in range(2)] == [None, "5"]
+
+
+def test_the_camera_command_votes(calibrated, digits_test, tmp_path, capsys):
+    for i in range(8):
+        digits_test.image(500).convert("RGB").save(tmp_path / f"{i}.png")
+    assert main(["camera", str(calibrated.path), "--source", str(tmp_path), "--policy", "every", "--smooth", "5"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("last: 5 ") and "8 frames captured = 8 classified + 0 dropped" in told
 
 
 def test_training_images_and_a_missing_run_are_refused(tmp_path, digits_test):

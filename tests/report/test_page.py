@@ -450,7 +450,7 @@ def test_confidence_is_shown_with_its_table(report, results):
 )  # fmt: skip
 def test_a_confidence_that_does_not_fit_together_is_refused(report, results, value):
     plain = results()
-    with pytest.raises(SchemaError, match="not a complete results, bench or guard file"):
+    with pytest.raises(SchemaError, match="not a complete results or bench file"):
         report(replace(plain, bundle={**plain.bundle, "confidence": value}))
 
 
@@ -498,7 +498,7 @@ def refused_with(path, measured, key, value):
     content = read_json(path, what="measurement")
     (content if key == "created" else content["rows"][1])[key] = value
     write_json(path, content)
-    with pytest.raises(SchemaError, match="is not a complete results, bench or guard file"):
+    with pytest.raises(SchemaError, match="is not a complete results or bench file"):
         build_report([path], path.with_suffix(".html"))
 
 

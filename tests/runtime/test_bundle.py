@@ -143,6 +143,12 @@ def test_a_key_of_another_type(copy: Path, key: str, value: Any) -> None:
         Bundle.open(copy)
 
 
+def test_a_key_that_nothing_reads_does_no_harm(rewritten: Callable[..., Path]) -> None:
+    """Such as the ``guard`` of bundles that were exported with one: it only describes."""
+    guard = {"squeezers": ["bits-5", "median-2"], "threshold": 0.5, "temperature": 1.2, "n": 500}
+    assert Bundle.open(rewritten(guard=guard)).manifest["guard"] == guard
+
+
 @pytest.mark.parametrize("images", ["a" * 64, ["a"], [["a" * 64]], {"a" * 64: 1}, None])
 def test_calibration_images_that_are_no_hashes(copy: Path, images: Any) -> None:
     """Else evaluation would leave none of them out, and say nothing."""

@@ -23,7 +23,6 @@ from edgeadv_runtime.bench_file import SPLIT_STAGES, STAGES, Bench, BenchRow
 from edgeadv_runtime.bundle import Bundle, Golden
 from edgeadv_runtime.errors import BackendError, BundleError, InputError, SchemaError, StorageError
 from edgeadv_runtime.files import read_json, write_json
-from edgeadv_runtime.guard import squeeze
 from edgeadv_runtime.latency import Splits, back_to_back, benchmark, paced
 from edgeadv_runtime.preprocess import to_tensor
 
@@ -211,33 +210,6 @@ def test_parts_of_a_call_are_rows_of_a_series_of_their_own(tiny_bundle):
     assert len(backend.batches) == 2 * 3 * 5 + 5
     for i, got in enumerate(backend.batches[10:15]):
         np.testing.assert_array_equal(got, golden[[i % len(golden)]])
-
-
-@pytest.mark.parametrize("batches", [(1,), (2, 1)])
-def test_a_bundle_with_a_guard_has_one_more_stage(rewritten, batches):
-    guard = {"squeezers": ["bits-3", "median-2"], "threshold": 0.01, "temperature": 1.0}
-    bundle = Bundle.open(rewritten(guard=guard))
-    backends, told = [], []
-
-    def open_recorded():
-        backends.append(Recorded(bundle, threads=1))
-        return backends[-1]
-
-    progress = lambda done, total, text: told.append((done, total))  # noqa: E731
-    bench = benchmark(bundle, [open_recorded], batches=batches, runs=4, warm_up=1, rate_hz=1000, progress=progress)
-    assert told == [(i, 4 * len(batches) + 1) for i in range(4 * len(batches) + 2)]
-    assert [(row.mode, row.batch, row.stage) for row in bench.rows] == [
-        *(("back-to-back", batch, stage) for batch in batches for stage in (*STAGES, "guarded")),
-        *(("paced", 1, stage) for stage in STAGES),
-    ]
-    golden = to_tensor(bundle.golden().pixels)
-    calls = [x for x in backends[0].batches if len(x) % 3 == 0]
-    assert len(calls) == 5 * len(batches)
-    for i, x in enumerate(calls[:5]):
-        n = batches[0]
-        frames = golden[[(i * n + k) % len(golden) for k in range(n)]]
-        assert np.array_equal(x, np.concatenate([frames, squeeze(frames, "bits-3"), squeeze(frames, "median-2")]))
-    assert all(row.includes == latency.INCLUDES["guarded"] for row in bench.select(stage="guarded"))
 
 
 def test_progress_counts_the_series_of_parts_where_there_are_any(tiny_bundle):
@@ -496,6 +468,14 @@ def test_files_from_before_energy_warnings_and_plans_still_load(tiny_bundle, tmp
     old = Bench.load(tmp_path / "old.json")
     without = tuple(replace(row, energy_mj_per_image=None, energy_source=None) for row in bench.rows)
     assert old == replace(bench, rows=without, warnings=())
+
+
+def test_rows_of_a_check_that_older_files_timed_are_left_out(tiny_bundle, tmp_path):
+    bench = benchmark(tiny_bundle, [opener(tiny_bundle)], runs=2, warm_up=0)
+    value = bench.to_json()
+    value["rows"].append({**value["rows"][-1], "stage": "guarded"})
+    write_json(tmp_path / "old.json", value)
+    assert Bench.load(tmp_path / "old.json") == bench
 
 
 @pytest.mark.parametrize("change", [{"kind": "results"}, {"schema_version": 2}, {"rows": [{}]}, {"rows": None}])

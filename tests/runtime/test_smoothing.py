@@ -77,12 +77,6 @@ def test_a_threshold_is_not_below_itself():
     assert Smoother(threshold=0, window=1, margin=1).update(said("a", 0.0)).label is not None
 
 
-def test_a_flagged_frame_votes_for_unknown():
-    smoother = Smoother(threshold=0, window=1, margin=1)
-    assert smoother.update(said("a"), flagged=True).label is None
-    assert smoother.update(said("a")).label == said("a")[0]
-
-
 def test_after_a_reset_nothing_is_left():
     smoother = Smoother(threshold=0.5, window=5, margin=2)
     first = run(smoother, "aaabbb")

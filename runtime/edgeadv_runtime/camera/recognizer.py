@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..classifier import Classifier, Label
-from ..guard import Guard
-from ..preprocess import to_tensor
 from ..smoothing import Smoothed, Smoother
 from .demonstration import StoredPerturbation
 from .frames import Frame
@@ -25,14 +23,12 @@ class Recognition:
         labels: most probable first.
         pixels: what the model saw, uint8 (crop, crop, 3) RGB.
         levels: grey levels by which a demonstration has moved them at most.
-        flagged: whether the guard finds the frame suspicious, None without one. One that is not flagged is not thereby safe.
         smoothed: what the vote over the last frames shows, None without one.
     """
 
     labels: list[Label]
     pixels: NDArray[np.uint8]
     levels: int
-    flagged: bool | None = None
     smoothed: Smoothed | None = None
 
     @property
@@ -42,16 +38,13 @@ class Recognition:
 
 
 class Recognizer:
-    """Classifies frames of one camera, in order: with a stored perturbation added if a view's slider says so, checked by a guard,
-    and put to a vote.
-    """
+    """Classifies frames of one camera, in order: with a stored perturbation added if a view's slider says so, and put to a vote."""
 
     def __init__(
         self,
         classifier: Classifier,
         *,
         top: int = 5,
-        guard: Guard | None = None,
         smoother: Smoother | None = None,
         perturbation: StoredPerturbation | None = None,
         view: View | None = None,
@@ -61,13 +54,12 @@ class Recognizer:
         Args:
             classifier: what classifies.
             top: how many labels to give at most.
-            guard: checks each frame; it costs an inference for each of its squeezers.
-            smoother: lets the last frames vote; a frame that is flagged votes for unknown.
+            smoother: lets the last frames vote.
             perturbation: what the slider adds.
             view: where the slider is.
         """
         self._classifier, self._top, self._perturbation, self._view = classifier, top, perturbation, view
-        self._guard, self._smoother = guard, smoother
+        self._smoother = smoother
         self._again = threading.Event()
 
     def restart(self) -> None:
@@ -86,16 +78,11 @@ class Recognizer:
         if self._perturbation is not None and self._view is not None:
             strength = self._view.strength
             levels, pixels = self._perturbation.levels(strength), self._perturbation.applied(pixels, strength)
-        flagged = None
-        if self._guard is None:
-            labels = self._classifier.classify_pixels(pixels, top=self._top)
-        else:
-            checked = self._guard.check(self._classifier.backend, to_tensor(pixels[None]))
-            labels, flagged = self._classifier.rank(checked.logits[0], top=self._top), bool(checked.flagged[0])
+        labels = self._classifier.classify_pixels(pixels, top=self._top)
         smoothed = None
         if self._smoother is not None:
             if self._again.is_set():
                 self._again.clear()
                 self._smoother.reset()
-            smoothed = self._smoother.update(labels, flagged=bool(flagged))
-        return Recognition(labels, pixels, levels, flagged, smoothed)
+            smoothed = self._smoother.update(labels)
+        return Recognition(labels, pixels, levels, smoothed)

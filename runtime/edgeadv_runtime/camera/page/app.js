@@ -60,8 +60,6 @@ function show(state, now) {
   }
   byId("label").textContent = state.label;
   byId("label").classList.toggle("unknown", state.unknown);
-  byId("guard").hidden = !state.guard;
-  byId("guard").textContent = state.guard ?? "";
   byId("labels").replaceChildren(...state.labels.map(({ name, probability }) => {
     const item = document.createElement("li");
     item.textContent = `${name} ${(100 * probability).toFixed(1)}%`;
