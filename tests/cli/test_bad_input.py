@@ -767,39 +767,31 @@ def pack_with_limit(desk):
 
 @case("were settled with the pack")
 def pack_with_gradients(desk):
-    return score(desk, "--gradients", "float32")
+    return score(desk, "--gradients", "float16")
 
 
-@case("--gradients 'float8' is not one of float32, soonest")
+def in_precision(desk, command, precision):
+    return [command, desk.bundle(), "--data", desk.photos(), "--eps", "8/255", "--gradients", precision, "--out", "new"]
+
+
+@case("--gradients 'float8' is not one of float32, float16")
 def gradients_of_another_precision(desk):
-    return [
-        "evaluate",
-        desk.bundle(),
-        "--data",
-        desk.photos(),
-        "--eps",
-        "8/255",
-        "--gradients",
-        "float8",
-        "--out",
-        "out.json",
-    ]
+    return in_precision(desk, "evaluate", "float8")
 
 
-@case("--gradients 'float8' is not one of float32, soonest")
+@case("--gradients 'float8' is not one of float32, float16")
 def pack_to_make_with_gradients_of_another_precision(desk):
-    return [
-        "attack",
-        desk.bundle(),
-        "--data",
-        desk.photos(),
-        "--eps",
-        "8/255",
-        "--gradients",
-        "float8",
-        "--out",
-        "new.pack",
-    ]
+    return in_precision(desk, "attack", "float8")
+
+
+@case("--gradients float16 needs a GPU: add --provider cuda, or leave it out")
+def float16_without_a_gpu(desk):
+    return in_precision(desk, "evaluate", "float16")
+
+
+@case("--gradients float16 needs a GPU: add --provider cuda, or leave it out")
+def pack_to_make_in_float16_without_a_gpu(desk):
+    return in_precision(desk, "attack", "float16")
 
 
 @case("pgd-margin needs gradients, which were settled with the pack: only square, noise can be added")
