@@ -1038,7 +1038,7 @@ def export_of_a_folder_without_a_run(desk):
 
 @case("is not finished: continue it with --resume")
 def export_of_an_unfinished_run(desk):
-    (desk.run() / "run.json").rename(desk.run() / "state.json")
+    (desk.run() / "run.json").rename(desk.run() / "state.bin")
     return ["export", desk.run(), "--out", "out.edgeadv"]
 
 
@@ -1150,7 +1150,14 @@ def run_whose_preprocessing_is_a_list(desk):
 @case("is damaged and cannot be resumed")
 def state_that_is_garbage(desk):
     (desk.home / "out").mkdir()
-    desk.file("out/state.json", b"garbage")
+    desk.file("out/state.bin", b"garbage")
+    return train(desk, "--resume")
+
+
+@case("state.json was written by another version of edgeadv and cannot be resumed: start again in another --out")
+def state_in_parts(desk):
+    (desk.home / "out").mkdir()
+    desk.file("out/state.json", b"{}")
     return train(desk, "--resume")
 
 
