@@ -5,7 +5,7 @@ edgeadv's rule that an image which is broken leaves the batch is switched off he
 What edgeadv does once a model, copying and folding it, is in ``start_s``. On a GPU edgeadv computes without TF32, as its commands do, and the
 peers with what PyTorch allows them; torchattacks has a row without it, too. Other ways have rows of their own with ``--levers`` (see
 ``levers.py``); of those that compile with the number of gradients after which their start is paid for. ``float16`` is what edgeadv's commands
-follow on a GPU where it proves as strong.
+follow on a GPU with ``--gradients float16``.
 
 With ``--strength BUNDLE --data FOLDER`` also what is left of the accuracy of a trained network when its own gradients are followed, when
 the copy's are, and when those of the levers that change numbers are, image by image.

@@ -1,6 +1,6 @@
 """Ways to have a network's gradients sooner, to be measured: each by name, ``+`` between those to combine.
 
-``float16`` is the copy that edgeadv's commands follow on a GPU where it proves as strong, ``bfloat16`` a network rounded to that precision,
+``float16`` is the copy that edgeadv's commands follow on a GPU with ``--gradients float16``, ``bfloat16`` a network rounded to that precision,
 ``compiled`` torch.compile for batches of any size, as attacks need it, ``static`` the same for one size, and ``contiguous`` and ``channels_last``
 are orders of memory, one of which edgeadv takes by itself. On a GPU ``tf32`` lets convolutions round to 10 bits of mantissa, which peers do by PyTorch's default and edgeadv does not;
 ``tuned`` has cuDNN try its algorithms at each new size; and ``graph`` makes CUDA graphs of the forward and the backward pass, for one size

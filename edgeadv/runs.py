@@ -5,7 +5,7 @@
     weights.safetensors   the trained network
     run.json              every hyper-parameter, data, seed, versions, metrics per epoch
     training-images.npy   hashes of the images that it was trained on, which export hands on
-    state.json, *.bin     what --resume needs; only while the run is unfinished
+    state.bin             what --resume needs; only while the run is unfinished
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from edgeadv_runtime.preprocess import Preprocess
 from edgeadv_runtime.stats import wilson_interval
 from edgeadv_runtime.training_images import TRAINING_FILE
 
-from .checkpoint import STATE_FILE
+from . import checkpoint
 from .data import ImageSet, balanced_subset
 from .feed import Feed, Waiting, feed, to_model_input
 from .models import PixelModel, check_input_size, evaluation_mode
@@ -109,7 +109,7 @@ def fit(
     deadline: float | None = None,
     team: Team | None = None,
 ) -> dict[str, Any]:
-    """Train ``model`` in place; after every epoch ``out/state.json`` and its parts hold all that ``resume`` needs.
+    """Train ``model`` in place; after every epoch ``out/state.bin`` holds all that ``resume`` needs.
 
     When it is over, ``out/training-images.npy`` lists the images that were trained on, or held out to choose the epoch.
 
@@ -180,7 +180,7 @@ def fit(
         "preprocess": preprocess.to_json(),
     }
     trainer = Trainer(model, objective, config, device, steps, {**about, **(settings or {})}, team)
-    if (out / STATE_FILE).exists():
+    if checkpoint.exists(out):
         if not resume:
             raise StorageError(
                 f"{out} holds an unfinished training: continue it with --resume, or choose another --out"

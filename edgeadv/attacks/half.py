@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from ..models import PixelModel
 
+HALF = "torch fp16"
+"""Where gradients of a :class:`HalfCopy` come from, in words."""
+
 # the largest gradient of a logit is scaled to less than two to this power, or to the next that loses fewer images
 _EXPONENTS = (15, 12, 9, 6, 3, 0, -3)
 # images to come may have gradients that are this power of two times as large as those of the sample

@@ -35,6 +35,7 @@ from edgeadv_runtime.suites import (
 from edgeadv_runtime.variants import INT8, base_of, precision_of
 
 from ._backends import open_torch
+from ._gradients import FLOAT32, check_gradients, network_to_follow
 from ._shared import names
 
 if TYPE_CHECKING:
@@ -139,11 +140,11 @@ class Plan:
 def make_plan(
     bundle: Bundle, data: str, eps: str, *, efforts: Mapping[str, Effort], variants: Sequence[str], images: int | None = None,
     target: str | None = None, provider: str = "cpu", threads: int | None = None, allow_unreadable: bool = False,
-    allow_training_images: bool = False, download: bool = False, root: Path | None = None, transfer_from: Sequence[Path] = (),
+    allow_training_images: bool = False, download: bool = False, root: Path | None = None, transfer_from: Sequence[Path] = (), gradients: str = FLOAT32,
 ) -> Plan:  # fmt: skip
     """Open the data, match its labels to the bundle's classes, and make the attacks on its weights, which use ``threads``.
 
-    ``transfer_from`` are bundles on whose weights images are made too.
+    ``transfer_from`` are bundles on whose weights images are made too; ``gradients`` is the precision of those of the bundle's weights.
 
     Those of ``variants`` that are int8 are attacked by their own gradients too, where the bundle holds their surrogates: once
     for the artefact with float input and for that with uint8 input, which is the same function of the pixels.
@@ -156,6 +157,7 @@ def make_plan(
     from edgeadv.surrogate import load_surrogate
     from edgeadv.torch_backend import TorchBackend
 
+    check_gradients(gradients, provider)
     if target is not None and not set(TARGETABLE) & set(efforts):
         raise InputError(
             f"--target is for {' and '.join(TARGETABLE)}, which do not run: add one with --attack, or leave it out"
@@ -167,15 +169,17 @@ def make_plan(
     assert isinstance(reference, TorchBackend)
     towards = None if target is None else bundle.classes.index(target)
     some = next(iter(clean_batches(opened, bundle, order[:_PROBED], unreadable=[])), None)
-    x = np.empty(0, np.float32) if some is None else to_tensor(some.pixels)
+    x = np.empty((0, *bundle.preprocess.input_shape), np.float32) if some is None else to_tensor(some.pixels)
     random = bool(len(x)) and changing(reference, x, reference.infer(x)).any()
+    network, words = network_to_follow(reference, gradients, x)
     made = build_attacks(
-        reference.attack_model,
+        network,
         budgets,
         efforts=efforts,
         classes=len(bundle.classes),
         gradients_sha256=bundle.weights_sha256,
         target=towards,
+        gradients=words,
         draws=RANDOM_DRAWS if random else 1,
     )
     made += transferred(

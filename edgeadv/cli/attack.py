@@ -29,7 +29,7 @@ from ._attacks import (
     query_attacks,
 )
 from ._backends import BundlePath, ExpectedHash, Provider, PublicKey
-from ._gradients import SOONEST, GradientsFrom, follow_soonest
+from ._gradients import FLOAT32, GradientsIn
 from ._shared import image_bar, need_pytorch
 
 
@@ -47,7 +47,7 @@ def attack(
     limit: Limit = None,
     target: Target = None,
     transfer_from: TransferFrom = None,
-    gradients: GradientsFrom = SOONEST,
+    gradients: GradientsIn = FLOAT32,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted pack.")] = False,
     provider: Provider = "cpu",
     workers: Workers = 0,
@@ -67,14 +67,11 @@ def attack(
     plan = make_plan(
         opened, data, eps, efforts=efforts, variants=opened.variants, images=limit, target=target, provider=provider,
         allow_unreadable=allow_unreadable, allow_training_images=allow_training_images, download=download, root=data_root,
-        transfer_from=transfer_from or (),
+        transfer_from=transfer_from or (), gradients=gradients,
     )  # fmt: skip
     if not out.exists():
         with image_bar("looking at the images") as progress:
             check_training_images(plan.images, opened, plan.order, data=plan.data, workers=workers, progress=progress)
-        plan = follow_soonest(
-            plan, opened, asked=gradients, target=target, folder=partial_of(out), resume=resume, workers=workers
-        )
     attacks = [*plan.attacks, *query_attacks(efforts, plan.eps, plan.reference, (), state=partial_of(out))]
     with image_bar("attacking") as progress:
         pack = write_pack(

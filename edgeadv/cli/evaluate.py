@@ -63,7 +63,7 @@ from ._backends import (
     Workspace,
     backend_openers,
 )
-from ._gradients import SOONEST, GradientsFrom, follow_soonest
+from ._gradients import FLOAT32, GradientsIn
 from ._processes import Processes, join
 from ._shared import ALL, image_bar, need, need_pytorch
 from ._table import print_results
@@ -96,7 +96,7 @@ def evaluate(
     limit: Limit = None,
     target: Target = None,
     transfer_from: TransferFrom = None,
-    gradients: GradientsFrom = SOONEST,
+    gradients: GradientsIn = FLOAT32,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted evaluation.")] = False,
     provider: Provider = "cpu",
     threads: Annotated[
@@ -130,7 +130,7 @@ def evaluate(
         team = stack.enter_context(join(own_gpu=provider in ("cuda", "tensorrt") or "tensorrt" in backend))
         with team.in_turn():
             _check_options(
-                data=data, pack=pack, eps=eps, settled=[target, limit, uint8, transfer_from, allow_unreadable, gradients != SOONEST], for_data=[workers, data_root, download]
+                data=data, pack=pack, eps=eps, settled=[target, limit, uint8, transfer_from, allow_unreadable, gradients != FLOAT32], for_data=[workers, data_root, download]
             )  # fmt: skip
             opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)
             openers, skipped = backend_openers(
@@ -165,13 +165,10 @@ def evaluate(
                     opened, data, eps, efforts=efforts_of(suite, attack, queries),
                     variants=[variant for _, variant in openers], images=limit, target=target, provider=provider,
                     threads=threads, allow_unreadable=allow_unreadable, allow_training_images=allow_training_images,
-                    download=download, root=data_root, transfer_from=transfer_from or (),
+                    download=download, root=data_root, transfer_from=transfer_from or (), gradients=gradients,
                 )  # fmt: skip
                 if team.first:
                     _check_training_images(plan, opened, workers=workers)
-                plan = follow_soonest(
-                    plan, opened, asked=gradients, target=target, folder=store.folder, resume=resume, rank=team.rank, workers=workers
-                )  # fmt: skip
                 skipped += plan.skipped
                 backends = [stack.enter_context(opener()) for opener in openers.values()]
                 source = crafted(opened, plan, backends, uint8=uint8, workers=workers, state=store.folder)

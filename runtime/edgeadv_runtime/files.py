@@ -120,6 +120,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
+            with temporary.open("rb+") as stream:
+                # else a power failure could leave the name and not the content
+                os.fsync(stream.fileno())
             temporary.chmod(0o644)
             temporary.replace(path)
         finally:

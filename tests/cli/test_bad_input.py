@@ -767,39 +767,31 @@ def pack_with_limit(desk):
 
 @case("were settled with the pack")
 def pack_with_gradients(desk):
-    return score(desk, "--gradients", "float32")
+    return score(desk, "--gradients", "float16")
 
 
-@case("--gradients 'float8' is not one of float32, soonest")
+def in_precision(desk, command, precision):
+    return [command, desk.bundle(), "--data", desk.photos(), "--eps", "8/255", "--gradients", precision, "--out", "new"]
+
+
+@case("--gradients 'float8' is not one of float32, float16")
 def gradients_of_another_precision(desk):
-    return [
-        "evaluate",
-        desk.bundle(),
-        "--data",
-        desk.photos(),
-        "--eps",
-        "8/255",
-        "--gradients",
-        "float8",
-        "--out",
-        "out.json",
-    ]
+    return in_precision(desk, "evaluate", "float8")
 
 
-@case("--gradients 'float8' is not one of float32, soonest")
+@case("--gradients 'float8' is not one of float32, float16")
 def pack_to_make_with_gradients_of_another_precision(desk):
-    return [
-        "attack",
-        desk.bundle(),
-        "--data",
-        desk.photos(),
-        "--eps",
-        "8/255",
-        "--gradients",
-        "float8",
-        "--out",
-        "new.pack",
-    ]
+    return in_precision(desk, "attack", "float8")
+
+
+@case("--gradients float16 needs a GPU: add --provider cuda, or leave it out")
+def float16_without_a_gpu(desk):
+    return in_precision(desk, "evaluate", "float16")
+
+
+@case("--gradients float16 needs a GPU: add --provider cuda, or leave it out")
+def pack_to_make_in_float16_without_a_gpu(desk):
+    return in_precision(desk, "attack", "float16")
 
 
 @case("pgd-margin needs gradients, which were settled with the pack: only square, noise can be added")
@@ -1046,7 +1038,7 @@ def export_of_a_folder_without_a_run(desk):
 
 @case("is not finished: continue it with --resume")
 def export_of_an_unfinished_run(desk):
-    (desk.run() / "run.json").rename(desk.run() / "state.json")
+    (desk.run() / "run.json").rename(desk.run() / "state.bin")
     return ["export", desk.run(), "--out", "out.edgeadv"]
 
 
@@ -1158,7 +1150,14 @@ def run_whose_preprocessing_is_a_list(desk):
 @case("is damaged and cannot be resumed")
 def state_that_is_garbage(desk):
     (desk.home / "out").mkdir()
-    desk.file("out/state.json", b"garbage")
+    desk.file("out/state.bin", b"garbage")
+    return train(desk, "--resume")
+
+
+@case("state.json was written by another version of edgeadv and cannot be resumed: start again in another --out")
+def state_in_parts(desk):
+    (desk.home / "out").mkdir()
+    desk.file("out/state.json", b"{}")
     return train(desk, "--resume")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from edgeadv import checkpoint
 from edgeadv.models import read_weights
 
 # without BatchNorm, whose statistics would be those of a half of the batch, and without dropout
@@ -123,7 +124,7 @@ def test_a_state_of_another_number_of_processes_goes_on(
     process = subprocess.Popen(
         arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )  # fmt: skip
-    wait_for_epoch(process, tmp_path / "run" / "state.json")
+    wait_for_epoch(process, tmp_path / "run" / "state.bin")
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     # torchrun's children are of sessions of their own: they go when they miss it
@@ -166,14 +167,13 @@ def test_a_lost_process_ends_the_run_which_goes_on_afterwards(pictures: Path, tm
     process = subprocess.Popen(
         arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )  # fmt: skip
-    wait_for_epoch(process, tmp_path / "run" / "state.json")
+    wait_for_epoch(process, tmp_path / "run" / "state.bin")
     ranks = {rank(child): child for child in children(process.pid)}
     os.kill(ranks[lost], signal.SIGKILL)
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0 and "SIGKILL" in err
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks.values())
-    held = json.loads((tmp_path / "run" / "state.json").read_text())
-    assert held["kind"] == "training state"
+    assert checkpoint.load(tmp_path / "run")
     # to another number of epochs it does not go on: that would be another schedule
     other = train(pictures, tmp_path, "run", "--resume")
     assert other.returncode == 2 and "started with other settings (epochs)" in other.stderr

@@ -16,13 +16,14 @@ from torch.nn import functional
 
 from edgeadv.adversarial import AdversarialTraining, Trades, ascend, divergence, random_start
 from edgeadv.attacks import cross_entropy, fgsm, margin, pgd
+from edgeadv.checkpoint import STATE_FILE
 from edgeadv.data import ImageSet, balanced_subset, batches, open_data
 from edgeadv.distill import Task, train
 from edgeadv.draws import Draws
 from edgeadv.feed import to_model_input
 from edgeadv.models import Architecture, PixelModel, read_weights
 from edgeadv.runs import Run
-from edgeadv.train import STATE_FILE, Progress, fit
+from edgeadv.train import Progress, fit
 from edgeadv.trainer import TrainConfig
 from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import InputError

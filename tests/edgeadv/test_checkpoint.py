@@ -1,131 +1,159 @@
-"""The state of an unfinished training: whole or the one before, in parts that can be carried."""
+"""The state of an unfinished training: whole or the one before, in one file."""
 
 from __future__ import annotations
 
-import json
+import multiprocessing
+import os
+import signal
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgeadv import checkpoint
-from edgeadv_runtime.errors import BundleError
+from edgeadv.checkpoint import STATE_FILE
+from edgeadv_runtime.errors import BundleError, SchemaError, StorageError
 
-OLD, NEW = bytes(range(256)) * 10, bytes(reversed(range(256))) * 13
-
-
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "PART_BYTES", 1000)
+# a state may hold line breaks anywhere
+OLD, NEW = b"\n" + bytes(range(256)) * 10, bytes(reversed(range(256))) * 13
 
 
 def names(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
 
 
-def test_a_state_comes_back_from_its_parts(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "run", OLD)
-    assert checkpoint.load(tmp_path / "run") == OLD
-    sizes = [file.stat().st_size for file in sorted((tmp_path / "run").glob("*.bin"))]
-    assert sizes == [1000, 1000, 560]
-    checkpoint.save(tmp_path / "run", NEW)
-    assert checkpoint.load(tmp_path / "run") == NEW
-    assert len(names(tmp_path / "run")) == 5
-    checkpoint.save(tmp_path / "run", NEW)
-    assert checkpoint.load(tmp_path / "run") == NEW
-    checkpoint.remove(tmp_path / "run")
-    assert names(tmp_path / "run") == []
-    checkpoint.remove(tmp_path / "run")
+def test_a_state_comes_back(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert not checkpoint.exists(run)
+    for state in (OLD, NEW, NEW, b""):
+        checkpoint.save(run, state)
+        assert checkpoint.exists(run) and checkpoint.load(run) == state
+        assert names(run) == [STATE_FILE]
+    checkpoint.remove(run)
+    assert names(run) == [] and not checkpoint.exists(run)
+    checkpoint.remove(run)
     checkpoint.remove(tmp_path / "nowhere")
 
 
-def test_parts_fit_where_16_mebibytes_do() -> None:
-    from importlib import reload
-
-    assert reload(checkpoint).PART_BYTES == 16 * 1024 * 1024
+class Killed(BaseException):
+    """As by kill -9: nothing is tidied up."""
 
 
-@pytest.mark.parametrize("writes", range(6))
-def test_cut_off_after_any_write_it_is_the_old_state_or_the_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+@pytest.mark.parametrize("moment", ["half written", "before the rename", "after the rename"])
+def test_cut_off_at_any_moment_it_is_the_old_state_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """Four parts and the index. Cut off as by kill -9: nothing is tidied up."""
     checkpoint.save(tmp_path, OLD)
-    done = 0
+    rename = Path.replace
 
-    class Killed(BaseException):
-        pass
+    def killed(temporary: Path, target: Path) -> None:
+        if moment == "half written":
+            os.truncate(temporary, 200)
+        if moment == "after the rename":
+            rename(temporary, target)
+        raise Killed
 
-    def counted(path: Path, data: bytes) -> None:
-        nonlocal done
-        if done == writes:
-            (path.parent / f".{path.name}.x.tmp").write_bytes(data[:10])
-            raise Killed
-        done += 1
-        path.write_bytes(data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_bytes", counted)
-        patch.setattr(checkpoint, "write_json", lambda path, value: counted(path, json.dumps(value).encode()))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Path, "replace", killed)
         patch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
-        if writes < 5:
-            with pytest.raises(Killed):
-                checkpoint.save(tmp_path, NEW)
-        else:
-            checkpoint.save(tmp_path, NEW)
-    assert checkpoint.load(tmp_path) == (OLD if writes < 5 else NEW)
+        checkpoint.save(tmp_path, NEW)
+    assert checkpoint.load(tmp_path) == (NEW if moment == "after the rename" else OLD)
+    assert len(names(tmp_path)) == (1 if moment == "after the rename" else 2)
     # the next one leaves nothing of it
     checkpoint.save(tmp_path, OLD)
-    assert checkpoint.load(tmp_path) == OLD and len(names(tmp_path)) == 4
+    assert checkpoint.load(tmp_path) == OLD and names(tmp_path) == [STATE_FILE]
+
+
+def save_for_ever(folder: Path, one: bytes, other: bytes) -> None:
+    while True:
+        checkpoint.save(folder, one)
+        checkpoint.save(folder, other)
+
+
+def test_killed_while_it_saves_one_state_after_another(tmp_path: Path) -> None:
+    one, other = (bytes([value]) * (4 << 20) for value in (1, 2))
+    checkpoint.save(tmp_path, one)
+    rng, inodes = np.random.default_rng(), set()
+    for _ in range(10):
+        process = multiprocessing.get_context("fork").Process(target=save_for_ever, args=(tmp_path, one, other))
+        process.start()
+        time.sleep(rng.uniform(0.01, 0.15))
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "it ended by itself"
+        assert checkpoint.load(tmp_path) in (one, other)
+        inodes.add((tmp_path / STATE_FILE).stat().st_ino)
+    assert len(inodes) > 1, "none was killed before it had saved"
+
+
+def test_it_reaches_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    sync, rename = os.fsync, Path.replace
+
+    def synced(handle: int) -> None:
+        sync(handle)
+        assert os.fstat(handle).st_size > len(NEW)
+        done.append("fsync")
+
+    def renamed(self: Path, target: Path) -> None:
+        rename(self, target)
+        done.append("rename")
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    checkpoint.save(tmp_path, NEW)
+    assert done == ["fsync", "rename"]
 
 
 def test_a_write_that_fails_leaves_the_state_before_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint.save(tmp_path, OLD)
-    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    real, left = checkpoint.write_bytes, [2]
 
-    def full(path: Path, data: bytes) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise OSError("No space left on device")
-        real(path, data)
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "write_bytes", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left on device"):
         checkpoint.save(tmp_path, NEW)
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert names(tmp_path) == [STATE_FILE] and checkpoint.load(tmp_path) == OLD
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "swapped", "index", "version"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "empty", "cut", "longer", "changed", "no header", "no kind", "no object"]
+)
 def test_damage_is_named(tmp_path: Path, damage: str) -> None:
     checkpoint.save(tmp_path, OLD)
-    first, second, _ = sorted(tmp_path.glob("*.bin"))
-    index = tmp_path / "state.json"
+    file = tmp_path / STATE_FILE
+    content = file.read_bytes()
+    changed = {
+        "empty": b"", "cut": content[:-1], "longer": content + b"x", "changed": content[:-1] + b"x", "no header": OLD,
+        "no kind": b"{}\n" + OLD, "no object": b"[1]\n" + OLD,
+    }  # fmt: skip
     if damage == "missing":
-        first.unlink()
-    elif damage == "cut":
-        first.write_bytes(first.read_bytes()[:999])
-    elif damage == "swapped":
-        one, other = first.read_bytes(), second.read_bytes()
-        first.write_bytes(b"x" + one[1:])
-        second.write_bytes(other)
-    elif damage == "index":
-        index.write_text("{}")
+        file.unlink()
     else:
-        index.write_text(json.dumps({**json.loads(index.read_text()), "schema_version": 1}))
-    says = r"another version of edgeadv.*start again" if damage == "version" else "is damaged and cannot be resumed"
-    with pytest.raises(BundleError, match=rf"state\.json (was written by )?{says}"):
+        assert changed[damage] != content
+        file.write_bytes(changed[damage])
+    with pytest.raises(
+        BundleError, match=r"state\.bin is damaged and cannot be resumed \(.*\); copy it again"
+    ) as error:
+        checkpoint.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_another_version_is_refused(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, OLD)
+    file = tmp_path / STATE_FILE
+    file.write_bytes(file.read_bytes().replace(b'"schema_version":3', b'"schema_version":4'))
+    with pytest.raises(SchemaError, match=r"state\.bin was written by another version of edgeadv.*start again"):
         checkpoint.load(tmp_path)
 
 
-def test_an_index_that_names_a_file_elsewhere_reads_none(tmp_path: Path) -> None:
-    """A state may come from elsewhere."""
-    checkpoint.save(tmp_path / "run", OLD)
-    (tmp_path / "secret").write_bytes(b"?")
-    index = tmp_path / "run" / "state.json"
-    content = json.loads(index.read_text())
-    content["parts"][0]["file"] = "../secret"
-    index.write_text(json.dumps(content))
-    with pytest.raises(BundleError, match="No such file"):
-        checkpoint.load(tmp_path / "run")
+def test_a_state_in_parts_is_refused(tmp_path: Path) -> None:
+    """Not taken for none, which would begin the training anew beside it."""
+    (tmp_path / "state.json").write_text('{"schema_version": 2, "kind": "training state", "parts": []}')
+    with pytest.raises(SchemaError, match=r"state\.json was written by another version of edgeadv.*start again"):
+        checkpoint.exists(tmp_path)

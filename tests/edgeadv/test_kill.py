@@ -32,8 +32,6 @@ CONFIG = TrainConfig(epochs=EPOCHS, batch_size=32, limit=128, holdout=40, augmen
 def training(out: Path, log: Path) -> Run:
     """A small training, all of whose state there is: average, held-out choice, momentum. It logs each epoch that is saved."""
     torch.set_num_threads(1)
-    # several parts, so that a state can be cut off between them
-    checkpoint.PART_BYTES = 1 << 20
     images = open_data("mnist5k", split="train")
 
     def report(progress: Progress) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from edgeadv import distill as distilling
 from edgeadv.adversarial import AdversarialTraining
+from edgeadv.checkpoint import STATE_FILE
 from edgeadv.data import ImageSet, open_data
 from edgeadv.distill import Task, train
 from edgeadv.draws import Draws
@@ -23,7 +24,7 @@ from edgeadv.feed import feed
 from edgeadv.models import Architecture, PixelModel, build, read_weights, save_weights
 from edgeadv.objectives import HardLabels, Outcome
 from edgeadv.runs import Run
-from edgeadv.train import STATE_FILE, Progress, accuracy, fit, with_seed
+from edgeadv.train import Progress, accuracy, fit, with_seed
 from edgeadv.trainer import TrainConfig
 from edgeadv_runtime.bundle import Classes
 from edgeadv_runtime.eps import Eps
@@ -363,9 +364,9 @@ def test_it_cannot_go_on_with_another_network_data_or_start(
 def test_a_damaged_state_is_named(
     cut: Path, digits: tuple[ImageSet, ImageSet], bn: Architecture, content: bytes | None
 ) -> None:
-    (state,) = cut.glob("state-*.bin")
+    state = cut / STATE_FILE
     state.write_bytes(state.read_bytes()[:3000] if content is None else content)
-    with pytest.raises(BundleError, match=r"state\.json is damaged and cannot be resumed"):
+    with pytest.raises(BundleError, match=r"state\.bin is damaged and cannot be resumed"):
         train(task(digits, resume=True), bn, cut)
 
 

@@ -96,7 +96,7 @@ def test_the_runs_learnt_something(work, name):
     assert stage["epochs"][-1]["loss"] < stage["epochs"][0]["loss"]
     # ten classes: the whole interval lies above chance
     assert stage["test_accuracy_ci95"][0] > 0.15
-    assert not (work / name / "state.json").exists()
+    assert not (work / name / "state.bin").exists()
 
 
 def test_the_distilled_run_says_what_it_is(work):
