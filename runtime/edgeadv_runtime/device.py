@@ -15,6 +15,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def environment() -> dict[str, Any]:
         "processor": processor_name(),
         "board": board_name(),
         "cores": usable_cores(),
-        "memory_mib": parse_meminfo(read_text(Path("/proc/meminfo")) or "").get("total_mib"),
+        "memory_mib": read_memory().get("total_mib"),
         "versions": {"edgeadv": __version__, **library_versions()},
     }
     return {key: value for key, value in facts.items() if value not in (None, "")}
@@ -94,9 +95,9 @@ def conditions() -> dict[str, Any]:
         ``jetson_clocks`` (Jetson) and ``gpus``.
     """
     facts: dict[str, Any] = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds")}
-    load = [float(x) for x in (read_text(Path("/proc/loadavg")) or "").split()[:3]]
-    memory = parse_meminfo(read_text(Path("/proc/meminfo")) or "")
-    facts |= {"load_average": load, "memory_available_mib": memory.get("available_mib")}
+    with suppress(OSError):
+        facts["load_average"] = [round(load, 2) for load in os.getloadavg()]
+    facts["memory_available_mib"] = read_memory().get("available_mib")
     facts |= read_cpu_clocks()
     facts["temperatures_c"] = read_temperatures()
     facts["throttle_counts"] = read_throttle_counts()
@@ -104,6 +105,17 @@ def conditions() -> dict[str, Any]:
     facts["jetson_clocks"] = parse_jetson_clocks(_output("jetson_clocks", "--show") or "")
     facts["gpus"] = read_gpus()
     return {key: value for key, value in facts.items() if value not in (None, [], {})}
+
+
+def read_memory() -> dict[str, int]:
+    """``total_mib`` of this machine, and ``available_mib``, what programs can still have; empty where it is not told."""
+    import psutil
+
+    try:
+        memory = psutil.virtual_memory()
+    except OSError:
+        return {}
+    return {"total_mib": memory.total >> 20, "available_mib": memory.available >> 20}
 
 
 def read_cpu_clocks(
@@ -191,13 +203,6 @@ def parse_cpuinfo(text: str) -> dict[str, Any]:
         elif key == "cpu MHz" and _DECIMAL.fullmatch(value):
             clocks.append(float(value))
     return facts | ({"mhz": clocks} if clocks else {})
-
-
-def parse_meminfo(text: str) -> dict[str, int]:
-    """Read ``/proc/meminfo``: ``total_mib`` and ``available_mib``, each if it is there."""
-    kib = {match[1]: int(match[2]) for match in re.finditer(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
-    keys = {"MemTotal": "total_mib", "MemAvailable": "available_mib"}
-    return {ours: kib[theirs] // 1024 for theirs, ours in keys.items() if theirs in kib}
 
 
 def parse_nvpmodel(text: str) -> dict[str, Any]:

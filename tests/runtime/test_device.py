@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from edgeadv_runtime import device
@@ -135,10 +136,13 @@ def test_cpuinfo(text, facts):
     assert device.parse_cpuinfo(text) == facts
 
 
-def test_meminfo():
-    text = "MemTotal:       24684096 kB\nMemFree:        21232696 kB\nMemAvailable:   24109496 kB\nHugePages_Total:       0\n"
-    assert device.parse_meminfo(text) == {"total_mib": 24105, "available_mib": 23544}
-    assert device.parse_meminfo("MemTotal: much\n") == {}
+def test_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+    assert device.read_memory() == {}
+    kib = {"MemTotal": 24684096, "MemFree": 21232696, "MemAvailable": 24109496}
+    kib |= dict.fromkeys(("Buffers", "Cached", "Shmem", "Active", "Inactive"), 0)
+    write(tmp_path / "meminfo", "".join(f"{name}: {value} kB\n" for name, value in kib.items()))
+    assert device.read_memory() == {"total_mib": 24105, "available_mib": 23544}
 
 
 @pytest.mark.parametrize(
@@ -276,6 +280,13 @@ def test_a_program_that_cannot_start_leaves_its_facts_out(programs):
 def test_a_system_that_tells_nothing_gives_nothing_that_is_guessed(files, programs, no_nvml_driver, monkeypatch):
     monkeypatch.setattr(device, "read_cpu_clocks", lambda: {})
     monkeypatch.setattr(device, "read_temperatures", lambda: {})
+    monkeypatch.setattr(device, "read_throttle_counts", lambda: {})
+    monkeypatch.setattr(psutil, "PROCFS_PATH", "/nowhere")
+
+    def no_load():
+        raise OSError("Load averages are unobtainable")
+
+    monkeypatch.setattr("os.getloadavg", no_load)
     assert device.conditions().keys() == {"time"}
     assert not {"memory_mib", "board"} & device.environment().keys()
 
