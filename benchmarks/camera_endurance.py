@@ -21,6 +21,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 
 from edgeadv_runtime import Classifier
 from edgeadv_runtime.camera import Frame, Stream
@@ -92,8 +93,7 @@ def record(path: Path) -> None:
 
 def rss_mib() -> float:
     """Resident memory of this process."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) / 1024
+    return float(psutil.Process().memory_info().rss) / (1 << 20)
 
 
 def run(scenario: str, classifier: Classifier, video: Path, length_s: float) -> dict[str, Any]:

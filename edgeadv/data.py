@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from platformdirs import user_cache_path
 from torch.utils.data import DataLoader, Dataset
 
 from edgeadv_runtime.bundle import Classes
@@ -24,7 +25,7 @@ from edgeadv_runtime.preprocess import Preprocess, decode, pictures
 Split = Literal["train", "test"]
 EMBEDDED = "mnist5k"
 TORCHVISION = ("mnist", "fashion-mnist", "cifar10", "cifar100", "imagenette")
-DEFAULT_ROOT = Path("~/.cache/edgeadv/data").expanduser()
+DEFAULT_ROOT = user_cache_path("edgeadv") / "data"
 UNLABELLED = Classes(("", "-"), ("", "-"))
 """The classes of a folder of pictures without class folders; their labels say nothing."""
 # a folder of pictures no larger than this is used at its own size, as CIFAR is

@@ -17,6 +17,8 @@ RUNTIME = CHECKOUT / "runtime" / "edgeadv_runtime"
 TRAINING = CHECKOUT / "edgeadv"
 EXPORT = CHECKOUT / "export" / "edgeadv_export"
 NEVER_IN_RUNTIME = {"torch", "torchvision", "timm", "onnx", "edgeadv", "edgeadv_export"}
+# what every device install has: the dependencies in pyproject.toml, by module
+BASE = {"numpy", "PIL", "msgspec", "filelock", "platformdirs", "packaging", "psutil", "pynvml"}
 ONLY_INSIDE_FUNCTIONS = {
     "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "cv2", "cryptography", "matplotlib", "jinja2", "safetensors", "mlxtend",
 }  # fmt: skip
@@ -143,6 +145,11 @@ def test_the_runtime_imports_engines_only_inside_functions():
     assert violations(RUNTIME.rglob("*.py"), ONLY_INSIDE_FUNCTIONS, at_load_only=True) == []
     # the scan sees what is there: ONNX Runtime is imported somewhere
     assert any("onnxruntime" in found for found in violations(RUNTIME.rglob("*.py"), ONLY_INSIDE_FUNCTIONS))
+
+
+def test_the_runtime_imports_no_third_party_module_that_is_not_listed():
+    found = {name for file in RUNTIME.rglob("*.py") for name, _ in imports(file.read_text())}
+    assert found - set(sys.stdlib_module_names) - BASE - ONLY_INSIDE_FUNCTIONS - {"edgeadv_runtime"} == set()
 
 
 def test_the_runtime_needs_only_the_standard_library_numpy_and_pillow_to_load():

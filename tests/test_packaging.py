@@ -20,7 +20,7 @@ SOURCES = {
     "edgeadv_export": "export/edgeadv_export",
     "edgeadv_runtime": "runtime/edgeadv_runtime",
 }
-BASE = {"numpy", "pillow", "typer", "rich"}
+BASE = {"filelock", "numpy", "nvidia-ml-py", "packaging", "pillow", "platformdirs", "psutil", "rich", "typer"}
 HEAVY = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "jinja2", "mlxtend", "matplotlib", "safetensors")
 
 

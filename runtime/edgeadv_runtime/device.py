@@ -1,8 +1,8 @@
 """Facts about the machine that a figure belongs to. Whatever cannot be read is left out, never guessed.
 
 :func:`environment` tells what the machine is, :func:`conditions` in what state it is just now. Parsers take the text
-and touch nothing. Those of ``nvpmodel``, ``jetson_clocks`` and ``nvidia-smi`` were written from outputs that others
-recorded: these programs have not been seen running under this code on a device that has them.
+and touch nothing. Those of ``nvpmodel`` and ``jetson_clocks`` were written from outputs that others recorded: these programs
+have not been seen running under this code on a device that has them.
 """
 
 from __future__ import annotations
@@ -14,36 +14,17 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ._version import __version__
+from .nvml import read_gpus
 
 LIBRARIES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch", "tensorrt", "tensorrt-rtx")
 _PROGRAM_TIMEOUT_S = 10.0
-_GPU_QUERY = {
-    "index": "index",
-    "name": "name",
-    "clocks.sm": "sm_mhz",
-    "clocks.mem": "memory_mhz",
-    "temperature.gpu": "temperature_c",
-    "power.draw": "power_w",
-    "power.limit": "power_limit_w",
-}
-# the name that newer drivers know, then the one from before
-_REASON_FIELDS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
-_THROTTLED_FIELDS = {
-    "clocks_event_reasons_counters.sw_power_cap": "SwPowerCap",
-    "clocks_event_reasons_counters.sw_thermal_slowdown": "SwThermalSlowdown",
-    "clocks_event_reasons_counters.hw_thermal_slowdown": "HwThermalSlowdown",
-}
-# the bits of NVML's mask, from the lowest
-_REASONS = (
-    "GpuIdle", "ApplicationsClocksSetting", "SwPowerCap", "HwSlowdown", "SyncBoost", "SwThermalSlowdown",
-    "HwThermalSlowdown", "HwPowerBrakeSlowdown", "DisplayClockSetting",
-)  # fmt: skip
 _DECIMAL = re.compile(r"-?\d+(\.\d+)?")
 _FREQUENCIES = re.compile(r"^\s*(\S+?):?[ \t].*?MinFreq=(\d+) MaxFreq=(\d+) CurrentFreq=(\d+)", re.MULTILINE)
 # the kernel of a Jetson gives about -256 degrees for a sensor whose rail is switched off
@@ -99,7 +80,7 @@ def environment() -> dict[str, Any]:
         "processor": processor_name(),
         "board": board_name(),
         "cores": usable_cores(),
-        "memory_mib": parse_meminfo(read_text(Path("/proc/meminfo")) or "").get("total_mib"),
+        "memory_mib": read_memory().get("total_mib"),
         "versions": {"edgeadv": __version__, **library_versions()},
     }
     return {key: value for key, value in facts.items() if value not in (None, "")}
@@ -114,9 +95,9 @@ def conditions() -> dict[str, Any]:
         ``jetson_clocks`` (Jetson) and ``gpus``.
     """
     facts: dict[str, Any] = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds")}
-    load = [float(x) for x in (read_text(Path("/proc/loadavg")) or "").split()[:3]]
-    memory = parse_meminfo(read_text(Path("/proc/meminfo")) or "")
-    facts |= {"load_average": load, "memory_available_mib": memory.get("available_mib")}
+    with suppress(OSError):
+        facts["load_average"] = [round(load, 2) for load in os.getloadavg()]
+    facts["memory_available_mib"] = read_memory().get("available_mib")
     facts |= read_cpu_clocks()
     facts["temperatures_c"] = read_temperatures()
     facts["throttle_counts"] = read_throttle_counts()
@@ -124,6 +105,17 @@ def conditions() -> dict[str, Any]:
     facts["jetson_clocks"] = parse_jetson_clocks(_output("jetson_clocks", "--show") or "")
     facts["gpus"] = read_gpus()
     return {key: value for key, value in facts.items() if value not in (None, [], {})}
+
+
+def read_memory() -> dict[str, int]:
+    """``total_mib`` of this machine, and ``available_mib``, what programs can still have; empty where it is not told."""
+    import psutil
+
+    try:
+        memory = psutil.virtual_memory()
+    except OSError:
+        return {}
+    return {"total_mib": memory.total >> 20, "available_mib": memory.available >> 20}
 
 
 def read_cpu_clocks(
@@ -186,28 +178,6 @@ def read_throttle_counts(
     return dict(sorted(counts.items()))
 
 
-def read_gpus() -> list[dict[str, Any]]:
-    """Each NVIDIA GPU's clocks, power and heat, and what holds its clocks back, as ``nvidia-smi`` tells them.
-
-    Returns:
-        What :func:`parse_nvidia_smi` reads, with ``throttle_reasons``, the names of the reasons just now, and
-        ``throttled_us``, the microseconds that each lasted since the driver was loaded, where the driver knows them.
-    """
-    gpus = parse_nvidia_smi(_smi(_GPU_QUERY))
-    if not gpus:
-        return []
-    # a field that the driver does not know makes nvidia-smi answer nothing at all: these are asked by themselves
-    answers = (parse_throttle_reasons(_smi(("index", field))) for field in _REASON_FIELDS)
-    reasons = next(filter(None, answers), {})
-    throttled = parse_throttled(_smi(("index", *_THROTTLED_FIELDS)))
-    for gpu in gpus:
-        if (names := reasons.get(gpu["index"])) is not None:
-            gpu["throttle_reasons"] = names
-        if times := throttled.get(gpu["index"]):
-            gpu["throttled_us"] = times
-    return gpus
-
-
 def read_text(path: Path) -> str | None:
     """The text at ``path``, or None: files below /proc and /sys are absent, or refuse, on many a machine."""
     try:
@@ -233,13 +203,6 @@ def parse_cpuinfo(text: str) -> dict[str, Any]:
         elif key == "cpu MHz" and _DECIMAL.fullmatch(value):
             clocks.append(float(value))
     return facts | ({"mhz": clocks} if clocks else {})
-
-
-def parse_meminfo(text: str) -> dict[str, int]:
-    """Read ``/proc/meminfo``: ``total_mib`` and ``available_mib``, each if it is there."""
-    kib = {match[1]: int(match[2]) for match in re.finditer(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
-    keys = {"MemTotal": "total_mib", "MemAvailable": "available_mib"}
-    return {ours: kib[theirs] // 1024 for theirs, ours in keys.items() if theirs in kib}
 
 
 def parse_nvpmodel(text: str) -> dict[str, Any]:
@@ -274,52 +237,6 @@ def parse_jetson_clocks(text: str) -> dict[str, Any]:
     facts: dict[str, Any] = {"pinned": all(match[2] == match[3] for match in (*cpus, *gpus))}
     facts |= {"gpu_mhz": int(gpus[0][4]) / 1e6} if gpus else {}
     return facts | ({"memory_mhz": int(memory[0][4]) / 1e6} if memory else {})
-
-
-def parse_nvidia_smi(text: str) -> list[dict[str, Any]]:
-    """Read the answer of ``nvidia-smi --query-gpu=... --format=csv,noheader,nounits``: one object for each GPU.
-
-    Not seen running on a device: recorded answers have one line for each GPU, and ``[N/A]``, ``[Not Supported]`` or
-    ``[Unknown Error]`` for what the driver does not know, on a Jetson nearly everything. Other lines are messages.
-    """
-    gpus = []
-    for index, values in _csv(text, len(_GPU_QUERY)):
-        answer = dict(zip(list(_GPU_QUERY.values())[1:], values, strict=True))
-        gpu: dict[str, Any] = {"index": index}
-        if not (name := answer.pop("name")).startswith("["):
-            gpu["name"] = name
-        gpus.append(gpu | {key: float(value) for key, value in answer.items() if _DECIMAL.fullmatch(value)})
-    return gpus
-
-
-def parse_throttle_reasons(text: str) -> dict[int, list[str]]:
-    """Names of the bits in each GPU's mask of reasons, such as ``0, 0x0000000000000004``; a bit without one stays hex."""
-    reasons = {}
-    for index, (mask,) in _csv(text, 2):
-        if re.fullmatch(r"0x[0-9a-fA-F]+", mask):
-            bits = [bit for bit in range(int(mask, 16).bit_length()) if int(mask, 16) >> bit & 1]
-            reasons[index] = [_REASONS[bit] if bit < len(_REASONS) else hex(1 << bit) for bit in bits]
-    return reasons
-
-
-def parse_throttled(text: str) -> dict[int, dict[str, int]]:
-    """Microseconds that each GPU was held back, by reason, those that the driver counts."""
-    return {
-        index: {name: int(us) for name, us in zip(_THROTTLED_FIELDS.values(), values, strict=True) if us.isdecimal()}
-        for index, values in _csv(text, 1 + len(_THROTTLED_FIELDS))
-    }
-
-
-def _csv(text: str, columns: int) -> Iterator[tuple[int, list[str]]]:
-    """Index and other values of those lines that are answers of ``nvidia-smi``; the rest are messages."""
-    for line in text.splitlines():
-        values = [value.strip() for value in line.split(",")]
-        if len(values) == columns and values[0].isdecimal():
-            yield int(values[0]), values[1:]
-
-
-def _smi(fields: Iterable[str]) -> str:
-    return _output("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits") or ""
 
 
 def _os_name() -> str:

@@ -4,7 +4,7 @@ Each meter says what it covers, and counts all of it: what idles beside the mode
 before the first timed call and just after the last one; what must sample in between does so in a process of its own.
 
 Not seen running: no machine that this was written on had an NVIDIA driver, a Jetson's ``tegrastats`` or a readable
-powercap. :class:`NvmlMeter` follows NVIDIA's reference of the library, :class:`TegrastatsMeter` lines that others
+powercap. :class:`NvmlMeter` uses NVIDIA's own binding of the library, :class:`TegrastatsMeter` follows lines that others
 recorded, :class:`RaplMeter` the kernel's documentation.
 """
 
@@ -19,13 +19,15 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from .children import end_with_parent
+from .cuda import LIBRARY
 from .device import read_number, read_text
+from .nvml import ask, nvml
 
 Reading = tuple[int, ...]
 POWERCAP = Path("/sys/class/powercap")
@@ -36,12 +38,6 @@ _LAST_LINE_S = 2.0
 _FEWEST_SAMPLES = 5
 # more than any one package takes: a counter that could have wrapped twice at this power tells nothing
 _MOST_PACKAGE_W = 500.0
-_NVML: dict[str, tuple[Any, ...]] = {
-    "nvmlInit_v2": (),
-    "nvmlShutdown": (),
-    "nvmlDeviceGetHandleByPciBusId_v2": (ctypes.c_char_p, ctypes.POINTER(ctypes.c_void_p)),
-    "nvmlDeviceGetTotalEnergyConsumption": (ctypes.c_void_p, ctypes.POINTER(ctypes.c_ulonglong)),
-}
 _CUDA: dict[str, tuple[Any, ...]] = {
     "cuInit": (ctypes.c_uint,),
     "cuDeviceGet": (ctypes.POINTER(ctypes.c_int), ctypes.c_int),
@@ -114,10 +110,11 @@ class NvmlMeter(Meter):
     # the counter moves in steps of up to 0.1 s
     shortest_s = 1.0
 
-    def __init__(self, library: Any, handle: ctypes.c_void_p) -> None:
+    def __init__(self, library: Any, handle: Any, started: ExitStack) -> None:
         """Use :meth:`open`."""
-        self._library: Any = library
+        self._library = library
         self._handle = handle
+        self._started = started
         self.source = "NVML energy counter: the whole board of the GPU, not the computer around it"
 
     @classmethod
@@ -126,42 +123,38 @@ class NvmlMeter(Meter):
 
         Args:
             gpu_index: which one, as CUDA counts them in this process; NVML counts in another order.
-            load: opens a shared library by its name.
+            load: opens CUDA's library by its name.
 
         Returns:
-            None without the libraries, the GPU or the counter.
+            None without the driver, the GPU or the counter.
         """
-        cuda, library = _library("libcuda.so.1", _CUDA, load), _library("libnvidia-ml.so.1", _NVML, load)
-        if cuda is None or library is None:
+        place = _pci_bus_id(gpu_index, load)
+        if place is None:
             return None
-        device, place, handle = ctypes.c_int(), ctypes.create_string_buffer(_PCI_BYTES), ctypes.c_void_p()
-        if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), gpu_index):
-            return None
-        if cuda.cuDeviceGetPCIBusId(place, _PCI_BYTES, device) or library.nvmlInit_v2():
-            return None
-        found = library.nvmlDeviceGetHandleByPciBusId_v2(place.value, ctypes.byref(handle)) == 0
-        meter = cls(library, handle)
-        if found and meter.read() is not None:
-            return meter
-        meter.close()
+        with ExitStack() as started:
+            library = started.enter_context(nvml())
+            handle = None if library is None else ask(library.nvmlDeviceGetHandleByPciBusId, place)
+            if library is not None and handle is not None:
+                meter = cls(library, handle, started)
+                if meter.read() is not None:
+                    meter._started = started.pop_all()
+                    return meter
         return None
 
     def read(self) -> Reading | None:
         """Millijoules on the counter."""
-        if self._library is None:
+        if self._handle is None:
             return None
-        millijoules = ctypes.c_ulonglong()
-        code = self._library.nvmlDeviceGetTotalEnergyConsumption(self._handle, ctypes.byref(millijoules))
-        return (millijoules.value,) if code == 0 else None
+        millijoules = ask(self._library.nvmlDeviceGetTotalEnergyConsumption, self._handle)
+        return None if millijoules is None else (millijoules,)
 
     def _joules(self, first: Reading, last: Reading, wall_s: float) -> float | None:
         return (last[0] - first[0]) / 1000
 
     def close(self) -> None:
         """Let go of the library."""
-        if self._library is not None:
-            self._library.nvmlShutdown()
-            self._library = None
+        self._handle = None
+        self._started.close()
 
 
 class TegrastatsMeter(Meter):
@@ -293,7 +286,7 @@ def metering(
         gpu_index: the GPU that the model runs on, as CUDA counts them; None for the processor, and where that is not known:
             the counter of another GPU would show it idle.
         processor: whether the model runs on the processor. What counts that alone would miss most of the energy of a GPU.
-        load: opens a shared library by its name.
+        load: opens CUDA's library by its name.
         powercap: the kernel's folder of power zones.
     """
     meter: Meter | None = NvmlMeter.open(gpu_index, load=load) if gpu_index is not None else None
@@ -315,12 +308,16 @@ def parse_tegrastats(line: str) -> dict[str, int]:
     return {name: int(milliwatts) for name, milliwatts in _RAIL.findall(line)}
 
 
-def _library(name: str, signatures: dict[str, tuple[Any, ...]], load: Callable[[str], Any]) -> Any | None:
-    """A shared library with its functions declared, so that no address is cut to 32 bits; None where it lacks one."""
+def _pci_bus_id(gpu_index: int, load: Callable[[str], Any]) -> bytes | None:
+    """Where the GPU that CUDA counts as this one is, e.g. ``b"0000:65:00.0"``; None without a driver or the GPU."""
     try:
-        library = load(name)
-        for function, types in signatures.items():
-            getattr(library, function).argtypes = types
+        cuda = load(LIBRARY)
+        # declared, so that no address is cut to 32 bits
+        for function, types in _CUDA.items():
+            getattr(cuda, function).argtypes = types
     except (OSError, AttributeError):
         return None
-    return library
+    device, place = ctypes.c_int(), ctypes.create_string_buffer(_PCI_BYTES)
+    if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), gpu_index):
+        return None
+    return None if cuda.cuDeviceGetPCIBusId(place, _PCI_BYTES, device) else place.value

@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -147,15 +149,14 @@ def test_a_batch_that_cannot_be_shared_is_refused(pictures: Path, tmp_path: Path
 
 def rank(pid: int) -> str | None:
     """Which of torchrun's processes this is."""
-    try:
-        content = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return None
-    return next((entry[5:].decode() for entry in content if entry.startswith(b"RANK=")), None)
+    with suppress(psutil.NoSuchProcess):
+        value: str | None = psutil.Process(pid).environ().get("RANK")
+        return value
+    return None
 
 
 def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [child.pid for child in psutil.Process(pid).children()]
 
 
 @pytest.mark.slow
@@ -172,7 +173,7 @@ def test_a_lost_process_ends_the_run_which_goes_on_afterwards(pictures: Path, tm
     os.kill(ranks[lost], signal.SIGKILL)
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0 and "SIGKILL" in err
-    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks.values())
+    assert not any(map(psutil.pid_exists, ranks.values()))
     assert checkpoint.load(tmp_path / "run")
     # to another number of epochs it does not go on: that would be another schedule
     other = train(pictures, tmp_path, "run", "--resume")

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
+import pynvml
 import pytest
 
 from edgeadv_runtime import cuda as cuda_module
@@ -634,3 +635,115 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., StandInTe
     yield put
     for trt in installed:
         assert trt.driver.wrong == []
+
+
+class NvmlDriver:
+    """What NVML's library would answer, called by the real ``pynvml`` through the C calling convention: two GPUs.
+
+    Attributes:
+        gpus: of each its answers by function; change them, or take one away, and it answers NVML_ERROR_NOT_SUPPORTED.
+        lacking: names of functions that this driver is too old for.
+        started: how often it was started and not yet shut down.
+    """
+
+    PLACES = (b"0000:01:00.0", b"0000:65:00.0")
+
+    def __init__(self) -> None:
+        self.gpus: list[dict[Any, Any]] = [
+            {
+                "Name": name, ("ClockInfo", 1): sm, ("ClockInfo", 2): 3996, "Temperature": celsius, "PowerUsage": milliwatts,
+                "PowerManagementLimit": 1_000_000, "CurrentClocksEventReasons": reasons, "TotalEnergyConsumption": energy,
+                ("FieldValues", 74): nanoseconds, ("FieldValues", 75): 0,
+            }
+            for name, sm, celsius, milliwatts, reasons, energy, nanoseconds in (
+                (b"NVIDIA B200", 120, 33, 187_800, 0x1, 7_000_000, 0), (b"NVIDIA B200", 1965, 62, 905_300, 0x24, 1_000, 9_000),
+            )
+        ]  # fmt: skip
+        self.lacking: set[str] = set()
+        self.started = 0
+
+    def __getattr__(self, name: str) -> Any:
+        """A function of the library, as ctypes would give it."""
+        if name.startswith("__") or name in self.__dict__.get("lacking", ()):
+            raise AttributeError(name)
+        function = self._functions().get(name)
+        if function is None:
+            raise AttributeError(name)
+        return function
+
+    def _functions(self) -> dict[str, Any]:
+        integer, pointer = ctypes.c_uint, ctypes.c_void_p
+
+        def put(target: int, kind: Any, value: Any) -> int:
+            if value is None:
+                return 3  # NVML_ERROR_NOT_SUPPORTED
+            ctypes.cast(target, ctypes.POINTER(kind))[0] = value
+            return 0
+
+        def started(by: int) -> int:
+            self.started += by
+            return 0
+
+        def number(key: str, kind: Any = integer) -> Any:
+            return [pointer, pointer], lambda gpu, out: put(out, kind, self.gpus[gpu - 1].get(key))
+
+        def name(gpu: int, out: int, size: int) -> int:
+            text = self.gpus[gpu - 1].get("Name")
+            return put(out, ctypes.c_char * (len(text) + 1), (ctypes.c_char * (len(text) + 1))(*text)) if text else 3
+
+        def temperature(gpu: int, out: int) -> int:
+            return put(out + 8, ctypes.c_int, self.gpus[gpu - 1].get("Temperature"))
+
+        def fields(gpu: int, count: int, out: int) -> int:
+            for value in ctypes.cast(out, ctypes.POINTER(pynvml.c_nvmlFieldValue_t * count))[0]:
+                found = self.gpus[gpu - 1].get(("FieldValues", value.fieldId))
+                value.nvmlReturn, value.value.ullVal = (3, 0) if found is None else (0, found)
+            return 0
+
+        def at(place: bytes, out: int) -> int:
+            return put(out, pointer, 1 + self.PLACES.index(place) if place in self.PLACES else None)
+
+        prototypes: dict[str, tuple[list[Any], Any]] = {
+            "nvmlInitWithFlags": ([integer], lambda flags: started(1)),
+            "nvmlShutdown": ([], lambda: started(-1)),
+            "nvmlDeviceGetCount_v2": ([pointer], lambda out: put(out, integer, len(self.gpus))),
+            "nvmlDeviceGetHandleByIndex_v2": ([integer, pointer], lambda i, out: put(out, pointer, i + 1)),
+            "nvmlDeviceGetHandleByPciBusId_v2": ([ctypes.c_char_p, pointer], at),
+            "nvmlDeviceGetName": ([pointer, pointer, integer], name),
+            "nvmlDeviceGetClockInfo": (
+                [pointer, integer, pointer],
+                lambda gpu, kind, out: put(out, integer, self.gpus[gpu - 1].get(("ClockInfo", kind))),
+            ),
+            "nvmlDeviceGetTemperatureV": ([pointer, pointer], temperature),
+            "nvmlDeviceGetTemperature": (
+                [pointer, integer, pointer], lambda gpu, sensor, out: put(out, integer, self.gpus[gpu - 1].get("Temperature")),
+            ),
+            "nvmlDeviceGetFieldValues": ([pointer, ctypes.c_int, pointer], fields),
+            "nvmlDeviceGetPowerUsage": number("PowerUsage"),
+            "nvmlDeviceGetPowerManagementLimit": number("PowerManagementLimit"),
+            "nvmlDeviceGetCurrentClocksEventReasons": number("CurrentClocksEventReasons", ctypes.c_ulonglong),
+            "nvmlDeviceGetCurrentClocksThrottleReasons": number("CurrentClocksEventReasons", ctypes.c_ulonglong),
+            "nvmlDeviceGetTotalEnergyConsumption": number("TotalEnergyConsumption", ctypes.c_ulonglong),
+        }  # fmt: skip
+        return {key: ctypes.CFUNCTYPE(ctypes.c_int, *types)(call) for key, (types, call) in prototypes.items()}
+
+
+@pytest.fixture
+def nvml_driver(monkeypatch: pytest.MonkeyPatch) -> NvmlDriver:
+    """A driver of two GPUs, in the place of the library that ``pynvml`` loads."""
+    driver = NvmlDriver()
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+    monkeypatch.setattr(pynvml, "nvmlLib", driver)
+    return driver
+
+
+@pytest.fixture
+def no_nvml_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without NVIDIA's driver, whatever this one has."""
+
+    def none(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+    monkeypatch.setattr(pynvml, "nvmlLib", None)
+    monkeypatch.setattr(pynvml, "CDLL", none)

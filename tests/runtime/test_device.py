@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from edgeadv_runtime import device
@@ -40,7 +41,7 @@ Hardware\t: BCM2835
 Serial\t\t: 00000000abcdef01
 """
 JETSON_BOARD = "NVIDIA Jetson Orin Nano Developer Kit\0"
-# what the programs print, as others recorded it on a Jetson or beside an H100
+# what the programs print, as others recorded it on a Jetson
 NVPMODEL = "NV Power Mode: MAXN_SUPER\n2\n"
 NVPMODEL_FAN = "NV Fan Mode:quiet\nNV Power Mode: MODE_15W_6CORE\n2\n"
 NVPMODEL_WITHOUT_ROOT = """\
@@ -92,13 +93,6 @@ cpu0: Gonvernor=interactive MinFreq=1734000 MaxFreq=1734000 CurrentFreq=1734000
 GPU MinFreq=76800000 MaxFreq=998400000 CurrentFreq=998400000
 """
 CLOCKS_WITHOUT_ROOT = "Error: Run this script(/usr/bin/jetson_clocks) as a root user\n"
-SMI_H100 = "0, NVIDIA H100 80GB HBM3, 1980, 2619, 41, 118.63, 700.00\n"
-SMI_TWO = "0, NVIDIA B200, 120, 3996, 33, 187.80, 1000.00\n1, NVIDIA B200, 1965, 3996, 62, 905.30, 1000.00\n"
-SMI_JETSON = "0, Orin (nvgpu), [N/A], [N/A], [N/A], [N/A], [N/A]\n"
-SMI_NO_DRIVER = (
-    "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA "
-    "driver is installed and running.\n"
-)
 
 
 def write(path: Path, text: str) -> None:
@@ -142,10 +136,13 @@ def test_cpuinfo(text, facts):
     assert device.parse_cpuinfo(text) == facts
 
 
-def test_meminfo():
-    text = "MemTotal:       24684096 kB\nMemFree:        21232696 kB\nMemAvailable:   24109496 kB\nHugePages_Total:       0\n"
-    assert device.parse_meminfo(text) == {"total_mib": 24105, "available_mib": 23544}
-    assert device.parse_meminfo("MemTotal: much\n") == {}
+def test_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+    assert device.read_memory() == {}
+    kib = {"MemTotal": 24684096, "MemFree": 21232696, "MemAvailable": 24109496}
+    kib |= dict.fromkeys(("Buffers", "Cached", "Shmem", "Active", "Inactive"), 0)
+    write(tmp_path / "meminfo", "".join(f"{name}: {value} kB\n" for name, value in kib.items()))
+    assert device.read_memory() == {"total_mib": 24105, "available_mib": 23544}
 
 
 @pytest.mark.parametrize(
@@ -181,34 +178,6 @@ def test_jetson_clocks(text, facts):
     assert device.parse_jetson_clocks(text) == facts
 
 
-@pytest.mark.parametrize(
-    ("text", "reasons"),
-    [
-        ("0, 0x0000000000000000\n", {0: []}),
-        ("0, 0x0000000000000001\n1, 0x0000000000000024\n", {0: ["GpuIdle"], 1: ["SwPowerCap", "SwThermalSlowdown"]}),
-        (
-            "0, 0x00000000000001FF\n",
-            {0: ["GpuIdle", "ApplicationsClocksSetting", "SwPowerCap", "HwSlowdown", "SyncBoost", "SwThermalSlowdown",
-                 "HwThermalSlowdown", "HwPowerBrakeSlowdown", "DisplayClockSetting"]},
-        ),
-        ("0, 0x0000000000000204\n", {0: ["SwPowerCap", "0x200"]}),
-        ("0, [N/A]\n1, Not Active\n", {}),
-        ('Field "clocks_event_reasons.active" is not a valid field to query.\n', {}),
-    ],
-)  # fmt: skip
-def test_throttle_reasons(text, reasons):
-    assert device.parse_throttle_reasons(text) == reasons
-
-
-def test_throttled_time():
-    text = "0, 711320, 0, 12\n1, [N/A], 5, [Not Supported]\n"
-    assert device.parse_throttled(text) == {
-        0: {"SwPowerCap": 711320, "SwThermalSlowdown": 0, "HwThermalSlowdown": 12},
-        1: {"SwThermalSlowdown": 5},
-    }
-    assert device.parse_throttled('Field "clocks_event_reasons_counters.sw_power_cap" is not a valid field\n') == {}
-
-
 def test_throttle_counts_are_summed_over_processors_and_alarms(tmp_path):
     for cpu, core, package in ((0, 3, 5), (1, 4, 5)):
         folder = tmp_path / "cpu" / f"cpu{cpu}" / "thermal_throttle"
@@ -221,33 +190,6 @@ def test_throttle_counts_are_summed_over_processors_and_alarms(tmp_path):
     counts = device.read_throttle_counts(tmp_path / "cpu", tmp_path / "hwmon")
     assert counts == {"core": 7, "oc1": 0, "oc3": 37, "package": 10}
     assert device.read_throttle_counts(tmp_path / "no", tmp_path / "no") == {}
-
-
-def test_nvidia_smi_of_data_centre_gpus():
-    h100 = {
-        "index": 0, "name": "NVIDIA H100 80GB HBM3", "sm_mhz": 1980.0, "memory_mhz": 2619.0, "temperature_c": 41.0,
-        "power_w": 118.63, "power_limit_w": 700.0,
-    }  # fmt: skip
-    assert device.parse_nvidia_smi(SMI_H100) == [h100]
-    assert [(gpu["index"], gpu["sm_mhz"]) for gpu in device.parse_nvidia_smi(SMI_TWO)] == [(0, 120.0), (1, 1965.0)]
-
-
-@pytest.mark.parametrize(
-    ("text", "gpus"),
-    [
-        (SMI_JETSON, [{"index": 0, "name": "Orin (nvgpu)"}]),
-        (
-            "0, [Unknown Error], N/A, 5001, -3, [Not Supported], \n",
-            [{"index": 0, "memory_mhz": 5001.0, "temperature_c": -3.0}],
-        ),
-        (SMI_NO_DRIVER, []),
-        ("No devices were found\n", []),
-        ('Field "clocks.sm" is not a valid field to query.\n', []),
-        ("", []),
-    ],
-)
-def test_nvidia_smi_leaves_out_what_the_driver_does_not_know(text, gpus):
-    assert device.parse_nvidia_smi(text) == gpus
 
 
 def test_clocks_come_from_cpufreq_in_the_order_of_the_processors(tmp_path):
@@ -310,48 +252,8 @@ def test_processor_name_tells_one_board_from_another(files, cpuinfo, board, name
 
 def test_conditions_ask_the_programs_that_are_installed(programs):
     install(programs, "nvpmodel", f"[ \"$1\" = -q ] && printf '{NVPMODEL_WITHOUT_ROOT}'; exit 13")
-    install(programs, "nvidia-smi", f'[ "$2" = --format=csv,noheader,nounits ] && echo "{SMI_H100.strip()}"')
     facts = device.conditions()
     assert (facts["power_mode"], facts["power_mode_id"]) == ("MODE_15W_DESKTOP", 7)
-    assert [gpu["name"] for gpu in facts["gpus"]] == ["NVIDIA H100 80GB HBM3"]
-
-
-def smi(answers):
-    """A script that answers the queries that it knows and, as the real program does, no other."""
-    cases = "".join(f"--query-gpu={fields}) printf '{text}';;\n" for fields, text in answers.items())
-    return f'case "$1" in\n{cases}*) echo "Field \\"${{1#*,}}\\" is not a valid field to query."; exit 2;;\nesac'
-
-
-QUERY = "index,name,clocks.sm,clocks.mem,temperature.gpu,power.draw,power.limit"
-COUNTERS = ",".join(f"clocks_event_reasons_counters.{name}" for name in ("sw_power_cap", "sw_thermal_slowdown", "hw_thermal_slowdown"))  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("answers", "gpus"),
-    [
-        (
-            {"index,clocks_event_reasons.active": "0, 0x4\\n1, 0x1\\n", f"index,{COUNTERS}": "0, 9, 8, 7\\n1, 0, 0, 0\\n"},
-            [
-                {"throttle_reasons": ["SwPowerCap"],
-                 "throttled_us": {"SwPowerCap": 9, "SwThermalSlowdown": 8, "HwThermalSlowdown": 7}},
-                {"throttle_reasons": ["GpuIdle"],
-                 "throttled_us": {"SwPowerCap": 0, "SwThermalSlowdown": 0, "HwThermalSlowdown": 0}},
-            ],
-        ),
-        (
-            {"index,clocks_throttle_reasons.active": "0, 0x0\\n1, [N/A]\\n"},
-            [{"throttle_reasons": []}, {}],
-        ),
-        ({}, [{}, {}]),
-    ],
-    ids=["new driver", "old driver", "oldest driver"],
-)  # fmt: skip
-def test_gpus_are_asked_one_by_one_for_what_a_driver_may_not_know(programs, answers, gpus):
-    install(programs, "nvidia-smi", smi({QUERY: SMI_TWO.replace("\n", "\\n")} | answers))
-    assert len(QUERY.split(",")) == len(SMI_H100.split(","))
-    plain = device.parse_nvidia_smi(SMI_TWO)
-    assert device.read_gpus() == [one | more for one, more in zip(plain, gpus, strict=True)]
-    assert device.conditions()["gpus"] == device.read_gpus()
 
 
 def test_conditions_of_a_jetson_that_runs_as_root(programs):
@@ -364,9 +266,9 @@ def test_conditions_of_a_jetson_that_runs_as_root(programs):
 @pytest.mark.parametrize("script", ["exit 9", "echo garbage", "while :; do :; done"])
 def test_programs_that_fail_or_hang_leave_their_facts_out(programs, monkeypatch, script):
     monkeypatch.setattr(device, "_PROGRAM_TIMEOUT_S", 0.2)
-    for program in ("nvpmodel", "jetson_clocks", "nvidia-smi"):
+    for program in ("nvpmodel", "jetson_clocks"):
         install(programs, program, script)
-    assert not {"power_mode", "power_mode_id", "jetson_clocks", "gpus"} & device.conditions().keys()
+    assert not {"power_mode", "power_mode_id", "jetson_clocks"} & device.conditions().keys()
 
 
 def test_a_program_that_cannot_start_leaves_its_facts_out(programs):
@@ -375,9 +277,16 @@ def test_a_program_that_cannot_start_leaves_its_facts_out(programs):
     assert "power_mode" not in device.conditions()
 
 
-def test_a_system_that_tells_nothing_gives_nothing_that_is_guessed(files, programs, monkeypatch):
+def test_a_system_that_tells_nothing_gives_nothing_that_is_guessed(files, programs, no_nvml_driver, monkeypatch):
     monkeypatch.setattr(device, "read_cpu_clocks", lambda: {})
     monkeypatch.setattr(device, "read_temperatures", lambda: {})
+    monkeypatch.setattr(device, "read_throttle_counts", lambda: {})
+    monkeypatch.setattr(psutil, "PROCFS_PATH", "/nowhere")
+
+    def no_load():
+        raise OSError("Load averages are unobtainable")
+
+    monkeypatch.setattr("os.getloadavg", no_load)
     assert device.conditions().keys() == {"time"}
     assert not {"memory_mib", "board"} & device.environment().keys()
 

@@ -137,7 +137,9 @@ def test_a_part_of_tensorrt_rtx_tells_its_version_too() -> None:
     assert extras.installed_version("no such distribution", "no_such_module") is None
 
 
-@pytest.mark.parametrize(("version", "status"), [("3.9.19", "problem"), ("3.10.0", "ok"), ("3.14.0", "ok")])
+@pytest.mark.parametrize(
+    ("version", "status"), [("3.9.19", "problem"), ("3.10.0", "ok"), ("3.14.0", "ok"), ("3.15.0a1+", "ok")]
+)
 def test_python(version: str, status: str) -> None:
     assert check_python(version).status == status
 

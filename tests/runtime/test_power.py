@@ -1,6 +1,7 @@
 """Energy: counters in folders made like the kernel's, a stand-in tegrastats, and stand-ins for NVIDIA's libraries.
 
-The libraries are called through ctypes, as the real ones are; the programs are started, as the real one is.
+The libraries are called through ctypes, as the real ones are, NVML's by the real binding; the programs are started, as the
+real one is.
 """
 
 from __future__ import annotations
@@ -225,16 +226,12 @@ def test_rapl_with_a_package_that_only_root_may_read_is_no_meter(tmp_path):
     assert RaplMeter.open(tmp_path / "nothing") is None
 
 
-class Libraries:
-    """Stand-ins for libcuda and libnvidia-ml, called through ctypes: two GPUs that NVML counts the other way round."""
+class Cuda:
+    """A stand-in for libcuda, called through ctypes: the two GPUs of NVML's, which CUDA counts the other way round."""
 
     PLACES = (b"0000:65:00.0", b"0000:01:00.0")
 
-    def __init__(self, *, code=0, without=()):
-        self.millijoules = {0xFFFF_0000_0001: 7_000_000, 0xFFFF_0000_0002: 1_000}
-        self.shutdowns = 0
-        self.without = without
-
+    def __init__(self):
         def device_get(device, index):
             device[0] = index
             return 0 if index < len(self.PLACES) else 101
@@ -243,84 +240,63 @@ class Libraries:
             ctypes.memmove(text, self.PLACES[device] + b"\0", len(self.PLACES[device]) + 1)
             return 0
 
-        def handle(place, pointer):
-            pointer[0] = 0xFFFF_0000_0001 + self.PLACES[::-1].index(place)
-            return 0
-
-        def total(handle, pointer):
-            pointer[0] = self.millijoules[handle]
-            return code
-
-        def shutdown():
-            self.shutdowns += 1
-            return 0
-
-        pointer = ctypes.POINTER
         c = ctypes.CFUNCTYPE
-        self.functions = {
-            "cuInit": c(ctypes.c_int, ctypes.c_uint)(lambda flags: 0),
-            "cuDeviceGet": c(ctypes.c_int, pointer(ctypes.c_int), ctypes.c_int)(device_get),
-            "cuDeviceGetPCIBusId": c(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)(pci_bus_id),
-            "nvmlInit_v2": c(ctypes.c_int)(lambda: 0),
-            "nvmlShutdown": c(ctypes.c_int)(shutdown),
-            "nvmlDeviceGetHandleByPciBusId_v2": c(ctypes.c_int, ctypes.c_char_p, pointer(ctypes.c_void_p))(handle),
-            "nvmlDeviceGetTotalEnergyConsumption": c(ctypes.c_int, ctypes.c_void_p, pointer(ctypes.c_ulonglong))(total),
-        }
+        self.cuInit = c(ctypes.c_int, ctypes.c_uint)(lambda flags: 0)
+        self.cuDeviceGet = c(ctypes.c_int, ctypes.POINTER(ctypes.c_int), ctypes.c_int)(device_get)
+        self.cuDeviceGetPCIBusId = c(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)(pci_bus_id)
 
-    def load(self, name):
-        if name in self.without:
-            raise OSError(f"{name}: cannot open shared object file: No such file or directory")
-        prefix = {"libcuda.so.1": "cu", "libnvidia-ml.so.1": "nvml"}[name]
-        kept = {key: f for key, f in self.functions.items() if key.startswith(prefix) and key not in self.without}
-        return type("Library", (), {key: staticmethod(function) for key, function in kept.items()})
+    @classmethod
+    def load(cls, name):
+        assert name == "libcuda.so.1"
+        return cls()
 
 
-@pytest.mark.parametrize(("gpu_index", "handle"), [(0, 0xFFFF_0000_0002), (1, 0xFFFF_0000_0001)])
-def test_nvml_reads_the_gpu_that_cuda_means(gpu_index, handle):
-    libraries = Libraries()
-    with NvmlMeter.open(gpu_index, load=libraries.load) as meter:
+@pytest.mark.parametrize(("gpu_index", "by_nvml"), [(0, 1), (1, 0)])
+def test_nvml_reads_the_gpu_that_cuda_means(nvml_driver, gpu_index, by_nvml):
+    gpu = nvml_driver.gpus[by_nvml]
+    with NvmlMeter.open(gpu_index, load=Cuda.load) as meter:
         first = meter.read()
-        assert first == (libraries.millijoules[handle],)
-        libraries.millijoules[handle] += 2_500
+        assert first == (gpu["TotalEnergyConsumption"],)
+        gpu["TotalEnergyConsumption"] += 2_500
         assert meter.joules(first, meter.read(), wall_s=2.0) == pytest.approx(2.5)
         assert meter.joules(first, meter.read(), wall_s=0.5) is None  # the counter moves too rarely for that
         assert not meter.covers_cpu and "board of the GPU" in meter.source
+        assert nvml_driver.started == 1
     meter.close()
-    assert libraries.shutdowns == 1
+    assert nvml_driver.started == 0
     assert meter.read() is None
 
 
-@pytest.mark.parametrize(
-    ("options", "shutdowns"),
-    [
-        ({"without": ("libnvidia-ml.so.1",)}, 0),
-        ({"without": ("libcuda.so.1",)}, 0),
-        ({"without": ("nvmlDeviceGetTotalEnergyConsumption",)}, 0),
-        ({"code": 3}, 1),  # not supported: a GPU before Volta, a Jetson, a part of a GPU
-    ],
-)
-def test_nvml_without_a_counter_is_no_meter(options, shutdowns):
-    libraries = Libraries(**options)
-    assert NvmlMeter.open(load=libraries.load) is None
-    assert libraries.shutdowns == shutdowns
-    assert NvmlMeter.open(7, load=Libraries().load) is None
+def test_nvml_without_a_counter_is_no_meter(nvml_driver):
+    assert NvmlMeter.open(load=none) is None
+    assert NvmlMeter.open(7, load=Cuda.load) is None
+    for gpu in nvml_driver.gpus:  # a GPU before Volta, a Jetson, a part of a GPU
+        del gpu["TotalEnergyConsumption"]
+    assert NvmlMeter.open(load=Cuda.load) is None
+    nvml_driver.lacking.add("nvmlDeviceGetTotalEnergyConsumption")
+    assert NvmlMeter.open(load=Cuda.load) is None
+    assert nvml_driver.started == 0
+
+
+def test_cuda_without_nvml_is_no_meter(no_nvml_driver):
+    assert NvmlMeter.open(load=Cuda.load) is None
 
 
 def none(name):
     raise OSError(name)
 
 
-def test_the_meter_that_covers_the_work_is_chosen(programs, tmp_path):
+def test_the_meter_that_covers_the_work_is_chosen(programs, nvml_driver, tmp_path):
     zones = rapl(tmp_path / "powercap", rapl_0=("package-0", 1, SPAN))
     nothing = tmp_path / "nothing"
-    with metering(gpu_index=0, processor=False, load=Libraries().load, powercap=zones) as meter:
+    with metering(gpu_index=0, processor=False, load=Cuda.load, powercap=zones) as meter:
         assert isinstance(meter, NvmlMeter)
-    with metering(gpu_index=None, processor=True, load=Libraries().load, powercap=zones) as meter:
+    with metering(gpu_index=None, processor=True, load=Cuda.load, powercap=zones) as meter:
         assert isinstance(meter, RaplMeter)
     with metering(gpu_index=0, processor=False, load=none, powercap=zones) as meter:
         assert meter is None
     # on some GPU: neither the first, which may be idle, nor the processor, which does not do the work
-    with metering(gpu_index=None, processor=False, load=Libraries().load, powercap=zones) as meter:
+    with metering(gpu_index=None, processor=False, load=Cuda.load, powercap=zones) as meter:
         assert meter is None
     with metering(gpu_index=None, processor=True, load=none, powercap=nothing) as meter:
         assert meter is None

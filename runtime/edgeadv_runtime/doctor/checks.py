@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,10 +23,3 @@ class Check:
     status: Status
     detail: str
     hint: str | None = None
-
-
-def older(version: str, than: str) -> bool:
-    """Whether a version number is below another; what follows the numbers, as in 2.9.0+cu130, does not count."""
-    mine, other = ([int(x) for x in re.findall(r"\d+", re.split(r"[^\d.]", v)[0])] for v in (version, than))
-    width = max(len(mine), len(other))
-    return mine + [0] * (width - len(mine)) < other + [0] * (width - len(other))

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from ..engine import LIBRARIES, Library, find_library
 from ..engine.library import TENSORRT, TENSORRT_RTX
 from ..errors import EdgeAdvError, MissingDependencyError
-from .checks import Check, older
+from ..versions import older
+from .checks import Check
 from .extras import check_extra, installed_version
 from .jetpack import refusal
 from .machine import Machine

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from ..device import library_versions
 from ..variants import is_x86
-from .checks import Check, older
+from ..versions import older
+from .checks import Check
 
 # what each extra brings, and since which version; as in pyproject.toml
 EXTRAS: dict[str, dict[str, str]] = {

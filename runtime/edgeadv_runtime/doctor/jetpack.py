@@ -11,7 +11,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .checks import Check, older
+from ..versions import older
+from .checks import Check
 
 RELEASE_FILE = Path("/etc/nv_tegra_release")
 # first releases that edgeadv builds plans with, and that NVIDIA supports TensorRT 11 on
@@ -56,9 +57,12 @@ class Jetpack:
     @property
     def has_11(self) -> bool | None:
         """Whether NVIDIA supports a TensorRT 11 on it; None where too little of the version is known."""
-        if self.version is None or (self.version.endswith("x") and not older(self.version, FIRST_WITH_11[0])):
+        if self.version is None:
             return None
-        return not older(self.version, FIRST_WITH_11)
+        known = self.version.removesuffix(".x")
+        if known != self.version and not older(known, FIRST_WITH_11[0]):
+            return None
+        return not older(known, FIRST_WITH_11)
 
 
 def parse_tegra_release(text: str) -> Jetpack | None:

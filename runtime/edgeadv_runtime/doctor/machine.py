@@ -12,7 +12,8 @@ from typing import Any
 from ..cuda import Gpu, find_gpu
 from ..device import board_name, environment, library_versions
 from ..errors import ProviderError
-from .checks import Check, older
+from ..versions import older
+from .checks import Check
 from .extras import OLDEST_PYTHON
 from .jetpack import RELEASE_FILE, Jetpack, check_jetpack, parse_tegra_release
 
@@ -88,7 +89,7 @@ def check_machine(machine: Machine) -> list[Check]:
 
 def check_python(version: str) -> Check:
     """Whether this Python is new enough."""
-    if older(version, OLDEST_PYTHON):
+    if older(version.rstrip("+"), OLDEST_PYTHON):  # a Python built from a checkout ends its version with a plus
         return Check("python", "problem", version, f"edgeadv needs Python {OLDEST_PYTHON} or newer")
     return Check("python", "ok", version)
 

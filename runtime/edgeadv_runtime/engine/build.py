@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .. import errors
-from ..device import parse_meminfo
+from ..device import read_memory
 from ..errors import BundleError, EngineError, InputError
 from ..files import atomic_file
 from .library import MIB, Library, find_library
@@ -35,7 +35,6 @@ _START = (
 # seconds: what is over sooner needs no words about its progress
 _PROGRESS_EVERY_S = 5.0
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
-_MEMINFO = Path("/proc/meminfo")
 # host memory of a build: measured with TensorRT-RTX 1.7 on models of 8 to 244 MiB
 _BASE_MIB, _TIMES_MODEL = 256, 4
 
@@ -105,9 +104,8 @@ def build_plan(
     with _readable(onnx) as stream, atomic_file(out) as temporary:
         name = onnx.name if isinstance(onnx, Path) else "the model"
         with _no_word_of_the_plan(name):
-            if progress is not None and (
-                warning := memory_warning(os.fstat(stream.fileno()).st_size, _available_mib())
-            ):
+            model_bytes, available_mib = os.fstat(stream.fileno()).st_size, read_memory().get("available_mib")
+            if progress is not None and (warning := memory_warning(model_bytes, available_mib)):
                 progress(warning)
             answer = _run({**request, "out": str(temporary.resolve())}, stream, name, library, gpu, progress)
         return BuildReport(**answer)
@@ -139,7 +137,7 @@ def _workspace(options: EngineOptions, gpu: Gpu | None) -> int | None:
     """
     if options.targets or gpu is None:
         return options.workspace_mib
-    free = min(gpu.free_mib, _available_mib() or gpu.free_mib) if gpu.integrated else gpu.free_mib
+    free = min(gpu.free_mib, read_memory().get("available_mib") or gpu.free_mib) if gpu.integrated else gpu.free_mib
     if options.workspace_mib is None:
         # an integrated GPU shares its memory with this process; TensorRT would take it for all its own, and be killed
         return max(1, free // 2) if gpu.integrated else None
@@ -162,13 +160,6 @@ def memory_warning(model_bytes: int, available_mib: int | None) -> str | None:
     if available_mib is None or available_mib >= needed:
         return None
     return f"a build takes about {needed} MiB of memory and {available_mib} are available: it may be killed; close other programs"
-
-
-def _available_mib() -> int | None:
-    try:
-        return parse_meminfo(_MEMINFO.read_text()).get("available_mib")
-    except OSError:
-        return None
 
 
 @contextmanager

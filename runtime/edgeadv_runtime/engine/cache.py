@@ -10,7 +10,6 @@ A plan is code, and its record vouches for nothing but its bytes: a cache is as 
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -111,13 +110,12 @@ def default_cache() -> Path:
     Raises:
         StorageError: this user has no home folder.
     """
-    chosen = os.environ.get("XDG_CACHE_HOME", "")
-    if not Path(chosen).is_absolute():  # as the XDG specification has it; an unset one is not absolute either
-        try:
-            chosen = str(Path.home() / ".cache")
-        except RuntimeError as error:
-            raise StorageError("this user has no home folder for a cache: name one with --engine-cache") from error
-    return Path(chosen) / "edgeadv" / "engines"
+    from platformdirs import user_cache_path
+
+    try:
+        return user_cache_path("edgeadv") / "engines"
+    except RuntimeError as error:
+        raise StorageError("this user has no home folder for a cache: name one with --engine-cache") from error
 
 
 def key_fields(

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import EngineError, InputError, MissingDependencyError, require
+from ..versions import older
 from .messages import Heard, listening, logger_of, one_line
 from .options import EngineOptions
 
@@ -22,9 +23,9 @@ TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt-rtx"
 LIBRARIES = (TENSORRT, TENSORRT_RTX)
 MIB = 1 << 20
 # before it the types of a graph were hints, or the flag for more than hints was not yet to be relied upon
-OLDEST_TENSORRT = (10, 3)
+OLDEST_TENSORRT = "10.3"
 # from here on every network keeps to the types of its graph, and a flag for it may be missing
-_ALWAYS_STRONGLY_TYPED = 11
+_ALWAYS_STRONGLY_TYPED = "11"
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Library:
         """
         # TensorRT 11 knows no other kind of network, nor does TensorRT-RTX; should they drop the name, no flag is due
         flag = self.member("NetworkDefinitionCreationFlag", "STRONGLY_TYPED")
-        if flag is None and self.name == TENSORRT and version_numbers(self.version)[0] < _ALWAYS_STRONGLY_TYPED:
+        if flag is None and self.name == TENSORRT and older(self.version, _ALWAYS_STRONGLY_TYPED):
             raise EngineError(_too_old(self.version))
         network = builder.create_network(0 if flag is None else 1 << int(flag))
         if network is None:
@@ -287,7 +288,7 @@ def _load(name: str) -> Library:
     version = getattr(module, "__version__", None)
     if version is None or not hasattr(module, "Builder"):
         raise EngineError(f"{name} is installed without its builder: install it again")
-    if name == TENSORRT and version_numbers(str(version)) < OLDEST_TENSORRT:
+    if name == TENSORRT and older(str(version), OLDEST_TENSORRT):
         raise EngineError(_too_old(str(version)))
     return Library(name, str(version), module)
 
@@ -298,21 +299,11 @@ def _import(name: str) -> ModuleType:
     return require("tensorrt_rtx", extra=TENSORRT_RTX)
 
 
-def version_numbers(version: str) -> tuple[int, int]:
-    """The first two numbers of a version; (0, 0) where it has none."""
-    match = re.match(r"(\d+)(?:\.(\d+))?", version)
-    return (int(match[1]), int(match[2] or 0)) if match else (0, 0)
-
-
 def _too_old(version: str) -> str:
     return (
-        f"TensorRT {version} is too old: before {_dotted(OLDEST_TENSORRT)} it does not keep to the types of the ONNX file; update "
+        f"TensorRT {version} is too old: before {OLDEST_TENSORRT} it does not keep to the types of the ONNX file; update "
         f"it, on a Jetson with JetPack 6 or newer, or use {TENSORRT_RTX} where that serves the GPU"
     )
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return f"{version[0]}.{version[1]}"
 
 
 def _monitor_class(module: Any) -> Any:

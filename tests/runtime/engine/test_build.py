@@ -12,10 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import onnx
+import psutil
 import pytest
 from onnx import TensorProto, helper
 
@@ -37,17 +39,24 @@ def graph(*nodes: Any, image: Any = None, logits: Any = None, weights: Any = ())
     return model.SerializeToString()
 
 
+def memory_of(folder: Path, monkeypatch: pytest.MonkeyPatch, *, available_kib: int) -> None:
+    """Have the system say that this much memory is left."""
+    kib = {"MemTotal": 8000000, "MemAvailable": available_kib}
+    kib |= dict.fromkeys(("MemFree", "Buffers", "Cached", "Shmem", "Active", "Inactive"), 0)
+    (folder / "meminfo").write_text("".join(f"{name}: {value} kB\n" for name, value in kib.items()))
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(folder))
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether it runs; one that nobody has waited for yet does not."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
 def children(pid: int) -> list[int]:
     """Processes that ``pid`` started and that live."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
+    return [process.pid for process in psutil.Process(pid).children() if lives(process)]
 
 
 @pytest.mark.parametrize("variant", ["fp32", "fp16"])
@@ -220,8 +229,7 @@ def test_a_workspace_larger_than_what_is_free(onnx_file: Path, tmp_path: Path, g
 def test_an_integrated_gpu_shares_the_memory_of_the_host(
     onnx_file: Path, tmp_path: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "meminfo").write_text("MemTotal: 8000000 kB\nMemAvailable: 2097152 kB\n")
-    monkeypatch.setattr(build, "_MEMINFO", tmp_path / "meminfo")
+    memory_of(tmp_path, monkeypatch, available_kib=2097152)
     orin = Gpu(**{**vars(gpu), "integrated": True})
     with pytest.raises(EngineError, match="3000 MiB does not fit into the 2048 MiB"):
         build_plan(
@@ -370,7 +378,7 @@ def test_a_builder_does_not_outlive_its_parent(onnx_file: Path, tmp_path: Path) 
         finally:
             parent.kill()
     deadline = time.monotonic() + 30
-    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2:3]:
+    while psutil.pid_exists(pid) and lives(psutil.Process(pid)):
         assert time.monotonic() < deadline, "the builder lives on"
         time.sleep(0.02)
 
@@ -390,8 +398,7 @@ def test_progress_is_told_from_inside_the_builder(
 def test_short_memory_is_told_before_the_build(
     onnx_file: Path, sm_86: EngineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "meminfo").write_text("MemAvailable: 102400 kB\n")
-    monkeypatch.setattr(build, "_MEMINFO", tmp_path / "meminfo")
+    memory_of(tmp_path, monkeypatch, available_kib=102400)
     texts: list[str] = []
     build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library="tensorrt-rtx", progress=texts.append)
     assert len(texts) == 1 and "258 MiB of memory and 100 are available: it may be killed" in texts[0]

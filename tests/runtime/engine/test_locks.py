@@ -97,9 +97,13 @@ def test_a_failure_inside_lets_go(tmp_path: Path) -> None:
 
 
 def test_where_there_can_be_no_file(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="cannot lock"), locked(tmp_path / "none" / "a.lock"):
-        pass
     (tmp_path / "real").touch()
+    with pytest.raises(StorageError, match="cannot lock"), locked(tmp_path / "real" / "a.lock"):
+        pass
     (tmp_path / "link.lock").symlink_to(tmp_path / "real")
     with pytest.raises(StorageError, match="cannot lock"), locked(tmp_path / "link.lock"):
+        pass
+
+    # a folder in which the kernel lets nobody make a file, not even root
+    with pytest.raises(StorageError, match="cannot lock"), locked(Path("/sys/a.lock")):
         pass
