@@ -20,19 +20,19 @@ from torch import Tensor
 
 import edgeadv.attacks
 from edgeadv.attacks.adapters import autoattack
-from edgeadv.data import ImageSet, balanced_subset, batches, open_data
-from edgeadv.models import PixelModel, evaluation_mode
-from edgeadv.runs import WEIGHTS_FILE, Run
-from edgeadv.torch_backend import load_model
-from edgeadv.train import default_device
-from edgeadv_runtime.bundle import MANIFEST, Bundle, Classes
-from edgeadv_runtime.device import environment
-from edgeadv_runtime.eps import Eps
+from edgeadv.backends.pytorch import load_model
+from edgeadv.data.datasets import ImageSet, balanced_subset, batches, open_data
+from edgeadv.models.builder import PixelModel, evaluation_mode
+from edgeadv.training.loop import default_device
+from edgeadv.training.runs import WEIGHTS_FILE, Run
+from edgeadv_runtime.attacks.eps import Eps
+from edgeadv_runtime.attacks.perturbation import check_crafted
+from edgeadv_runtime.attacks.suites import SUITES
+from edgeadv_runtime.bundle.bundle import MANIFEST, Bundle, Classes
+from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
+from edgeadv_runtime.device.facts import environment
 from edgeadv_runtime.files import sha256_file, write_json
-from edgeadv_runtime.perturbation import check_crafted
-from edgeadv_runtime.preprocess import Preprocess, to_tensor
-from edgeadv_runtime.stats import wilson_interval
-from edgeadv_runtime.suites import SUITES
+from edgeadv_runtime.records.statistics import wilson_interval
 
 Craft = Callable[[PixelModel, Tensor, Tensor], list[Tensor]]
 """A model, its images and their labels to adversarial images, one tensor per attack; an image stands if it stands them all."""
@@ -96,7 +96,7 @@ def our_attacks(eps: Eps, options: argparse.Namespace) -> dict[str, Craft]:
                 logits: NDArray[np.float32] = model(torch.from_numpy(images).to(x.device)).float().cpu().numpy()
             return logits
 
-        found = importlib.import_module("edgeadv_runtime.square").square(
+        found = importlib.import_module("edgeadv_runtime.attacks.square_attack").square(
             predict, x.cpu().numpy(), y.cpu().numpy(), eps=value, queries=options.queries, seed=seed
         )
         return [torch.from_numpy(found.x).to(x.device)]

@@ -26,7 +26,7 @@ import psutil
 from edgeadv_runtime import Classifier
 from edgeadv_runtime.camera import Frame, Stream
 from edgeadv_runtime.camera.video import VideoFile
-from edgeadv_runtime.device import environment
+from edgeadv_runtime.device.facts import environment
 from edgeadv_runtime.errors import SourceError
 from edgeadv_runtime.files import write_json
 

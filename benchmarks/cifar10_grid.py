@@ -21,9 +21,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgeadv_runtime.device import environment
+from edgeadv_runtime.device.facts import environment
 from edgeadv_runtime.files import read_json, write_json
-from edgeadv_runtime.results import Results
+from edgeadv_runtime.records.results import Results
 
 EPS = "8/255"
 ARCHITECTURES = ("regnet_y_400mf", "alexnet", "resnet101")

@@ -36,13 +36,13 @@ from torch import Tensor, nn
 
 from edgeadv.attacks import attack_copy, cross_entropy, fgsm, pgd
 from edgeadv.attacks.copies import memory_order
-from edgeadv.attacks.half import HalfCopy
-from edgeadv.data import balanced_subset, batches, open_data
-from edgeadv.models import Architecture, PixelModel, build
-from edgeadv.torch_backend import load_model
+from edgeadv.attacks.float16 import HalfCopy
+from edgeadv.backends.pytorch import load_model
+from edgeadv.data.datasets import balanced_subset, batches, open_data
+from edgeadv.models.builder import Architecture, PixelModel, build
 from edgeadv_runtime import Bundle, __version__
-from edgeadv_runtime.eps import Eps
-from edgeadv_runtime.preprocess import to_tensor
+from edgeadv_runtime.attacks.eps import Eps
+from edgeadv_runtime.bundle.preprocess import to_tensor
 
 EPS = "8/255"
 EXACT = "torchattacks without TF32"

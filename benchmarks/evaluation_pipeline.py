@@ -9,7 +9,7 @@ those of each round, with the quartiles.
 ``steady`` leaves out what a long evaluation does not notice, its start, the first batch and the last: images/s of ``edgeadv evaluate`` between
 a small run and one of all images, over those of the attack alone.
 
-``allocator`` is the command on the same images, over the command with glibc left alone (:mod:`edgeadv.allocator`).
+``allocator`` is the command on the same images, over the command with glibc left alone (:mod:`edgeadv.models.allocator`).
 
 ``growth`` runs ``edgeadv evaluate`` on more and more images: seconds, peak memory of the process, and the exponent of a fitted power law,
 1 for linear.
@@ -36,17 +36,18 @@ import numpy as np
 import torch
 from paired import in_turn, ratio, save
 
-from edgeadv.allocator import keep_freed_memory
 from edgeadv.attacks import build_attacks
-from edgeadv.data import ImageSet, balanced_subset, open_data
-from edgeadv.pack import clean_batches
-from edgeadv.torch_backend import TorchBackend
-from edgeadv_runtime import Bundle, DataInfo, Eps, OnnxRuntimeBackend, evaluate
-from edgeadv_runtime.attack import Attack, infos
-from edgeadv_runtime.crafting import craft
-from edgeadv_runtime.pack import SHARD_SIZE
-from edgeadv_runtime.preprocess import to_tensor
-from edgeadv_runtime.suites import FGSM, Effort
+from edgeadv.attacks.pack_writer import clean_batches
+from edgeadv.backends.pytorch import TorchBackend
+from edgeadv.data.datasets import ImageSet, balanced_subset, open_data
+from edgeadv.models.allocator import keep_freed_memory
+from edgeadv_runtime import Bundle, DataInfo, Eps, OnnxRuntimeBackend
+from edgeadv_runtime.attacks.base import Attack, infos
+from edgeadv_runtime.attacks.crafting import craft
+from edgeadv_runtime.attacks.pack import SHARD_SIZE
+from edgeadv_runtime.attacks.suites import FGSM, Effort
+from edgeadv_runtime.bundle.preprocess import to_tensor
+from edgeadv_runtime.evaluation import loop as evaluate
 
 EPS = (Eps.parse("8/255"),)
 

@@ -17,7 +17,7 @@ import venv
 from pathlib import Path
 from typing import Any
 
-from edgeadv_runtime.device import environment
+from edgeadv_runtime.device.facts import environment
 from edgeadv_runtime.files import write_json
 
 IMPORT = "import time; t = time.perf_counter(); import edgeadv_runtime; print(time.perf_counter() - t)"

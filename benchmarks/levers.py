@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeadv.attacks import cross_entropy, input_gradient
-from edgeadv.attacks.half import HalfCopy
-from edgeadv.models import PixelModel
+from edgeadv.attacks.float16 import HalfCopy
+from edgeadv.models.builder import PixelModel
 
 PRECISIONS = ("bfloat16", "float16")
 ORDERS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}

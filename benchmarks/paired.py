@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeadv_runtime.device import environment
+from edgeadv_runtime.device.facts import environment
 from edgeadv_runtime.files import write_json
 
 if TYPE_CHECKING:  # the runtime is measured without PyTorch in the process

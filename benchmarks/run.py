@@ -63,8 +63,8 @@ def prepare(work: Path) -> None:
     """The bundles that are measured, if they are not there yet."""
     import torch
 
-    from edgeadv.data import open_data
-    from edgeadv.models import Architecture, build
+    from edgeadv.data.datasets import open_data
+    from edgeadv.models.builder import Architecture, build
     from edgeadv_export import export_bundle
     from edgeadv_runtime import Preprocess
 

@@ -21,13 +21,13 @@ import numpy as np
 from paired import in_turn, ratio, save
 
 from edgeadv_runtime import Classifier
-from edgeadv_runtime.confidence import first_is_right
-from edgeadv_runtime.preprocess import to_tensor
+from edgeadv_runtime.bundle.confidence import first_is_right
+from edgeadv_runtime.bundle.preprocess import to_tensor
 
 
 def accuracy(classifier: Classifier, options: argparse.Namespace) -> dict[str, Any]:
     """Clean top-1 of a variant on labelled images; needs edgeadv's loaders."""
-    from edgeadv.data import balanced_subset, batches, open_data
+    from edgeadv.data.datasets import balanced_subset, batches, open_data
 
     images = open_data(options.data, split="test").relabel(classifier.bundle.classes)
     order = balanced_subset(images.labels, options.limit)

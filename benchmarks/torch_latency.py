@@ -26,8 +26,8 @@ from paired import in_turn, named, ratio, save
 from torch import Tensor, nn
 
 from edgeadv.attacks import attack_copy
-from edgeadv.torch_backend import load_model
-from edgeadv.torch_compiled import CompiledTorchBackend
+from edgeadv.backends.pytorch import load_model
+from edgeadv.backends.pytorch_compiled import CompiledTorchBackend
 from edgeadv_runtime import Bundle, OnnxRuntimeBackend
 from edgeadv_runtime.errors import EdgeAdvError
 

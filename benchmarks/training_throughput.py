@@ -22,13 +22,13 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from edgeadv.adversarial import AdversarialTraining
-from edgeadv.data import ImageSet, balanced_subset, open_data
-from edgeadv.models import Architecture, build
-from edgeadv.objectives import HardLabels
-from edgeadv.train import default_device, fit
-from edgeadv.trainer import TrainConfig
-from edgeadv_runtime.eps import Eps
+from edgeadv.data.datasets import ImageSet, balanced_subset, open_data
+from edgeadv.models.builder import Architecture, build
+from edgeadv.training.adversarial import AdversarialTraining
+from edgeadv.training.loop import default_device, fit
+from edgeadv.training.objectives import HardLabels
+from edgeadv.training.trainer import TrainConfig
+from edgeadv_runtime.attacks.eps import Eps
 
 EPS = Eps.parse("8/255")
 LR = 0.02

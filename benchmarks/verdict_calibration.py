@@ -23,17 +23,17 @@ from verdict_networks import NETWORKS, Network, Weights, chosen
 from edgeadv.attacks import build_attacks
 from edgeadv.attacks.averaged import Averaged
 from edgeadv.attacks.functions import apgd_targeted, pgd
-from edgeadv.data import balanced_subset, batches
+from edgeadv.data.datasets import balanced_subset, batches
 from edgeadv_runtime import Backend, Eps
-from edgeadv_runtime.attack import CLEAN_KEY, Attack, CleanBatch, CraftedBatch, infos
-from edgeadv_runtime.crafting import answers_of, changing, craft
-from edgeadv_runtime.device import environment
+from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, CleanBatch, CraftedBatch, infos
+from edgeadv_runtime.attacks.crafting import answers_of, changing, craft
+from edgeadv_runtime.attacks.noise import NoiseAttack
+from edgeadv_runtime.attacks.square_attack import SquareAttack
+from edgeadv_runtime.attacks.suites import NOISE, ON_SURROGATE, RANDOM_DRAWS, SQUARE, SUITES, Effort
+from edgeadv_runtime.bundle.preprocess import to_tensor
+from edgeadv_runtime.device.facts import environment
+from edgeadv_runtime.evaluation.verdict import MaskingEvidence, verdict_of
 from edgeadv_runtime.files import read_json, write_json
-from edgeadv_runtime.noise import NoiseAttack
-from edgeadv_runtime.preprocess import to_tensor
-from edgeadv_runtime.square import SquareAttack
-from edgeadv_runtime.suites import NOISE, ON_SURROGATE, RANDOM_DRAWS, SQUARE, SUITES, Effort
-from edgeadv_runtime.verdict import MaskingEvidence, verdict_of
 
 BATCH = 100
 HONEST, DISHONEST = 0.02, 0.05
@@ -100,11 +100,11 @@ def run_int8(
     network: Network, weights: Weights, work: Path, eps: Eps, suite: str, clean: Sequence[CleanBatch]
 ) -> tuple[Judged, Outcome]:
     """The int8 artefact in ONNX Runtime: attacked by the weights' gradients, by its own, and by queries, as ``evaluate`` does."""
-    from edgeadv.surrogate import load_surrogate
+    from edgeadv.gradients.graph import load_surrogate
     from edgeadv_runtime.backends import OnnxRuntimeBackend
-    from edgeadv_runtime.bundle import Bundle
-    from edgeadv_runtime.outcomes import Artefact
-    from edgeadv_runtime.scoring import score_batches
+    from edgeadv_runtime.bundle.bundle import Bundle
+    from edgeadv_runtime.evaluation.outcomes import Artefact
+    from edgeadv_runtime.evaluation.scoring import score_batches
 
     folder = work / f"{network.name}.edgeadv"
     if not folder.exists():
@@ -137,7 +137,7 @@ def run_int8(
 
 
 def _export_int8(network: Network, weights: Weights, folder: Path) -> None:
-    from edgeadv.data import open_data
+    from edgeadv.data.datasets import open_data
     from edgeadv_export import Int8Plan, calibration_images, choose_calibration, data_frames, export_bundle, gate_images
 
     assert network.int8 is not None

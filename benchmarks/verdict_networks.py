@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeadv.adversarial import AdversarialTraining, Trades
-from edgeadv.data import ImageSet, open_data
-from edgeadv.models import Architecture, PixelModel, load_state, read_weights, save_weights
-from edgeadv.objectives import DefensiveDistillation, HardLabels, Objective
-from edgeadv.train import fit
-from edgeadv.trainer import TrainConfig
-from edgeadv_runtime.eps import Eps
+from edgeadv.data.datasets import ImageSet, open_data
+from edgeadv.models.builder import Architecture, PixelModel, load_state, read_weights, save_weights
+from edgeadv.training.adversarial import AdversarialTraining, Trades
+from edgeadv.training.loop import fit
+from edgeadv.training.objectives import DefensiveDistillation, HardLabels, Objective
+from edgeadv.training.trainer import TrainConfig
+from edgeadv_runtime.attacks.eps import Eps
 
 Trick = Callable[[nn.Module], nn.Module]
 Recipe = Callable[["Weights"], Objective]

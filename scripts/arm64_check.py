@@ -18,8 +18,8 @@ import PIL
 
 import edgeadv_runtime
 from edgeadv_runtime import Classifier
-from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.examples import softmax
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.evaluation.worst_images import softmax
 
 
 def main(path: str) -> int:

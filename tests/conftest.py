@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeadv.data import ImageSet, batches, imagenet_classes, open_data
-from edgeadv.models import Architecture, PixelModel, build, load_pretrained
-from edgeadv_runtime.bundle import Bundle, Classes, bundle_id
-from edgeadv_runtime.preprocess import Preprocess, to_tensor
-from edgeadv_runtime.variants import VARIANTS
+from edgeadv.data.datasets import ImageSet, batches, imagenet_classes, open_data
+from edgeadv.models.builder import Architecture, PixelModel, build, load_pretrained
+from edgeadv_runtime.bundle.bundle import Bundle, Classes, bundle_id
+from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
+from edgeadv_runtime.bundle.variants import VARIANTS
 
 TINY_CLASSES = 10
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from edgeadv.cli import subcommand
-from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.bundle.bundle import Bundle
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SCRIPT = CHECKOUT / "scripts" / "arm64.sh"

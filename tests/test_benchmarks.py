@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeadv.attacks import cross_entropy, input_gradient
-from edgeadv.models import Architecture, PixelModel
+from edgeadv.models.builder import Architecture, PixelModel
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 

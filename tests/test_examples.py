@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeadv_runtime import Classifier
-from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.bundle.bundle import Bundle
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 # what a device does not have

@@ -113,7 +113,7 @@ def test_every_runtime_module_loads_without_pytorch_and_without_any_engine():
 
 
 @pytest.mark.parametrize(
-    "line", ["import torch", "from edgeadv.models import build", "import onnxruntime", "from torch import nn"]
+    "line", ["import torch", "from edgeadv.models.builder import build", "import onnxruntime", "from torch import nn"]
 )
 def test_the_walk_catches_a_planted_import(tmp_path, line):
     shutil.copytree(RUNTIME, tmp_path / "edgeadv_runtime", ignore=shutil.ignore_patterns("__pycache__"))
@@ -131,9 +131,9 @@ def test_the_walk_catches_a_planted_import(tmp_path, line):
 def test_the_command_line_and_the_report_load_without_pytorch():
     roots = [CHECKOUT, RUNTIME.parent, EXPORT.parent]
     blocked = TORCH_SIDE | ONLY_INSIDE_FUNCTIONS | {"onnx", "onnxscript", "edgeadv_export"}
-    outcome = walk(["edgeadv.cli", "edgeadv.report"], roots=roots, blocked=blocked)
+    outcome = walk(["edgeadv.cli", "edgeadv.reporting"], roots=roots, blocked=blocked)
     assert outcome.returncode == 0, outcome.stderr
-    expected = modules(TRAINING / "cli", "edgeadv.cli") | modules(TRAINING / "report", "edgeadv.report")
+    expected = modules(TRAINING / "cli", "edgeadv.cli") | modules(TRAINING / "report", "edgeadv.reporting")
     assert set(json.loads(outcome.stdout)["done"]) == expected
 
 
@@ -169,7 +169,7 @@ def test_the_entrance_of_edgeadv_the_command_line_and_the_report_import_no_pytor
     assert len(files) > 12
     assert violations(files, TORCH_SIDE | ONLY_INSIDE_FUNCTIONS, at_load_only=True) == []
     inside = {name for file in files for name in module_level_edgeadv(file)}
-    assert inside <= {"edgeadv.cli", "edgeadv.report"}
+    assert inside <= {"edgeadv.cli", "edgeadv.reporting"}
 
 
 def module_level_edgeadv(file: Path) -> Iterator[str]:

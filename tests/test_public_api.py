@@ -27,7 +27,7 @@ PUBLIC = {
         "TOLERANCES", "Calibration", "ConfidencePlan", "Int8Plan", "calibration_images", "choose_calibration", "confidence_images",
         "data_frames", "export_bundle", "folder_frames", "gate_images", "imagenet_classes", "read_classes",
     ],
-    "edgeadv.report": ["build_report"],
+    "edgeadv.reporting": ["build_report"],
     "edgeadv": ["__version__"],
 }  # fmt: skip
 OURS = ("edgeadv", "edgeadv_runtime", "edgeadv_export")
@@ -87,7 +87,7 @@ def test_nothing_public_leaks(module):
         for name, value in vars(module).items()
         if not name.startswith("_") and not inspect.ismodule(value) and name != "annotations"
     }
-    used_inside = {"edgeadv.report": {"Path", "Sequence", "InputError", "write_bytes", "load_inputs", "render"}}
+    used_inside = {"edgeadv.reporting": {"Path", "Sequence", "InputError", "write_bytes", "load_inputs", "render"}}
     assert names - used_inside.get(module.__name__, set()) == {
         name for name in module.__all__ if not name.startswith("_")
     }
@@ -159,13 +159,13 @@ def test_the_benchmarks_use_only_public_names():
     ("source", "found"),
     [
         ("from edgeadv_runtime import Bundle", 0),
-        ("from edgeadv_runtime.latency import benchmark", 0),
+        ("from edgeadv_runtime.benchmark.latency import benchmark", 0),
         ("from edgeadv_runtime import latency", 0),
-        ("import edgeadv_runtime.bundle", 0),
+        ("import edgeadv_runtime.bundle.bundle", 0),
         ("from edgeadv_runtime import Bundel", 1),
         ("from edgeadv_runtime.bundles import Bundle", 1),
         ("from edgeadv_runtime._version import __version__", 1),
-        ("from edgeadv_runtime.latency import _row", 1),
+        ("from edgeadv_runtime.benchmark.latency import _row", 1),
         ("import edgeadv.cli._shared", 1),
         ("import numpy", 0),
     ],

@@ -8,7 +8,7 @@ one by itself. What comes out is an :class:`~edgeadv_runtime.CallableAttack` at 
 - What a library draws at random comes from generators of the whole process. They are seeded by ``seed`` and the batch's
   images, and put back afterwards: the same batches give the same images, in a sharded or a resumed run as well, but
   other batches of the same images do not, for these libraries draw for a batch and not for an image.
-- What comes back is held to the budget as any attack is (:func:`edgeadv_runtime.perturbation.check_crafted`), and not
+- What comes back is held to the budget as any attack is (:func:`edgeadv_runtime.attacks.perturbation.check_crafted`), and not
   clipped: the 40 attacks of the three that were tried stay within 3e-8 of it.
 """
 
@@ -28,13 +28,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeadv_runtime.attack import CallableAttack
-from edgeadv_runtime.eps import Eps
+from edgeadv_runtime.attacks.base import CallableAttack
+from edgeadv_runtime.attacks.eps import Eps
+from edgeadv_runtime.attacks.suites import OPTIONAL, SUITES, TRANSFER
 from edgeadv_runtime.errors import InputError, require
-from edgeadv_runtime.results import CLEAN, WORST_CASE, AttackParams
-from edgeadv_runtime.suites import OPTIONAL, SUITES, TRANSFER
+from edgeadv_runtime.records.results import CLEAN, WORST_CASE, AttackParams
 
-from ..models import evaluation_mode
+from ..models.builder import evaluation_mode
 from .suite import GRADIENTS
 
 Images = NDArray[np.float32]

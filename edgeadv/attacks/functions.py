@@ -7,21 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from edgeadv_runtime.attacks.margins import LEAVE_MARGIN
 from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.margins import LEAVE_MARGIN
 
-from ..models import evaluation_mode
+from ..models.builder import evaluation_mode
 from .iterate import Adversarial, AutoSteps, Found, MomentumSteps, Steps, again, ascend
-from .losses import (
-    Loss,
-    cross_entropy,
-    input_gradient,
-    margin,
-    no_direction,
-    targeted_dlr,
-    targeted_margin,
-    towards,
-)
+from .losses import Loss, cross_entropy, input_gradient, margin, no_direction, targeted_dlr, targeted_margin, towards
 from .norms import LINF, Ball, ball
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from edgeadv_runtime.margins import LEAVE_MARGIN
+from edgeadv_runtime.attacks.margins import LEAVE_MARGIN
 
 from .losses import Loss, Slope, input_gradient, margin, no_direction
 from .norms import Ball

@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeadv_runtime.attack import Crafted
-from edgeadv_runtime.eps import Eps
-from edgeadv_runtime.results import AttackParams
-from edgeadv_runtime.suites import LINEARITY
+from edgeadv_runtime.attacks.base import Crafted
+from edgeadv_runtime.attacks.eps import Eps
+from edgeadv_runtime.attacks.suites import LINEARITY
+from edgeadv_runtime.records.results import AttackParams
 
-from ..models import evaluation_mode
+from ..models.builder import evaluation_mode
+from .batching import device_of, in_parts, tensors
 from .losses import input_gradient, margin
-from .parts import device_of, in_parts, tensors
 
 AT_IMAGE, AT_WORST = (1 / 16, 1 / 4), (1 / 64, 1 / 16)
 """Lengths of the step, as shares of eps: at the image itself, and at the version with the largest margin, where networks bend more."""

@@ -11,11 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeadv_runtime.attack import Attack, Crafted
-from edgeadv_runtime.eps import Eps
-from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.results import AttackParams
-from edgeadv_runtime.suites import (
+from edgeadv_runtime.attacks.base import Attack, Crafted
+from edgeadv_runtime.attacks.eps import Eps
+from edgeadv_runtime.attacks.suites import (
     APGD_CE,
     APGD_DLR,
     APGD_TARGETED,
@@ -35,14 +33,16 @@ from edgeadv_runtime.suites import (
     TRANSFER,
     Effort,
 )
+from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.records.results import AttackParams
 
 from .averaged import Averaged
+from .batching import device_of, in_parts, tensors
 from .functions import apgd, apgd_targeted, fgsm, mi_fgsm, pgd
 from .iterate import Adversarial
 from .linearity import LinearityControl
 from .losses import Loss, cross_entropy, dlr, margin, rescaled_cross_entropy
 from .norms import EUCLIDEAN, LINF, ball
-from .parts import device_of, in_parts, tensors
 
 GRADIENTS = "torch fp32"
 SEED = 0

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from edgeadv_runtime import __version__
 from edgeadv_runtime.errors import EdgeAdvError
 
-from ._processes import refuse_processes
+from ..workflows.processes import refuse_processes
 
 _SUMMARIES = {
     "demo": "Train RegNetY-400MF on 4,000 digits, undefended and defensively distilled; export, attack, score, time, report.",

@@ -9,17 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeadv_runtime.backends import Backend
-from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.crafting import changing
-from edgeadv_runtime.eps import Eps
-from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.evaluate import DataInfo
-from edgeadv_runtime.noise import NoiseAttack
-from edgeadv_runtime.preprocess import to_tensor
-from edgeadv_runtime.results import SURROGATE
-from edgeadv_runtime.square import SquareAttack
-from edgeadv_runtime.suites import (
+from edgeadv_runtime.attacks.crafting import changing
+from edgeadv_runtime.attacks.eps import Eps
+from edgeadv_runtime.attacks.noise import NoiseAttack
+from edgeadv_runtime.attacks.square_attack import SquareAttack
+from edgeadv_runtime.attacks.suites import (
     NOISE,
     ON_SURROGATE,
     OPTIONAL,
@@ -32,7 +26,13 @@ from edgeadv_runtime.suites import (
     TRANSFER,
     Effort,
 )
-from edgeadv_runtime.variants import INT8, base_of, precision_of
+from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.preprocess import to_tensor
+from edgeadv_runtime.bundle.variants import INT8, base_of, precision_of
+from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.evaluation.loop import DataInfo
+from edgeadv_runtime.records.results import SURROGATE
 
 from ._backends import open_torch
 from ._gradients import FLOAT32, check_gradients, network_to_follow
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from edgeadv.data import ImageSet
-    from edgeadv_runtime.attack import Attack
+    from edgeadv.data.datasets import ImageSet
+    from edgeadv_runtime.attacks.base import Attack
 
 STANDARD = "standard"
 _SEED = 0
@@ -152,10 +152,10 @@ def make_plan(
     import numpy as np
 
     from edgeadv.attacks import build_attacks
-    from edgeadv.data import DEFAULT_ROOT, balanced_subset, open_data
-    from edgeadv.pack import clean_batches
-    from edgeadv.surrogate import load_surrogate
-    from edgeadv.torch_backend import TorchBackend
+    from edgeadv.attacks.pack_writer import clean_batches
+    from edgeadv.backends.pytorch import TorchBackend
+    from edgeadv.data.datasets import DEFAULT_ROOT, balanced_subset, open_data
+    from edgeadv.gradients.graph import load_surrogate
 
     check_gradients(gradients, provider)
     if target is not None and not set(TARGETABLE) & set(efforts):
@@ -230,7 +230,7 @@ def transferred(
     import torch
 
     from edgeadv.attacks import attack_copy, build_attacks
-    from edgeadv.torch_backend import load_model
+    from edgeadv.backends.pytorch import load_model
 
     made: list[Attack] = []
     for path in others:

@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeadv_runtime.backends import Backend, OnnxRuntimeBackend, TensorRTBackend
-from edgeadv_runtime.backends.ort import PROVIDERS
+from edgeadv_runtime.backends.onnxruntime import PROVIDERS
 from edgeadv_runtime.backends.tensorrt import check_gpu
-from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.cuda import find_gpu
+from edgeadv_runtime.benchmark.latency import Opener
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.variants import (
+    INT8,
+    TENSORRT_REFUSES_U8S8,
+    U8S8,
+    base_of,
+    int8_variant,
+    precision_of,
+    variant_for,
+)
+from edgeadv_runtime.device.cuda import find_gpu
 from edgeadv_runtime.engine import LIBRARIES, BatchProfile, EngineCache, EngineOptions, find_library
 from edgeadv_runtime.errors import EdgeAdvError, InputError, ProviderError
-from edgeadv_runtime.latency import Opener
-from edgeadv_runtime.variants import INT8, TENSORRT_REFUSES_U8S8, U8S8, base_of, int8_variant, precision_of, variant_for
 
 from ._shared import ALL, names, need
 
@@ -215,14 +223,14 @@ def _absent(name: str, bundle: Bundle) -> str | None:
 def open_torch(bundle: Bundle, *, provider: str = "cpu", threads: int | None = None) -> Backend:
     """The reference backend on exactly the device asked for."""
     need("train")
-    from edgeadv.torch_backend import TorchBackend
+    from edgeadv.backends.pytorch import TorchBackend
 
     return TorchBackend(bundle, device=_torch_device(provider), threads=threads)
 
 
 def _open_compiled(bundle: Bundle, *, variant: str, provider: str, threads: int | None) -> Backend:
     need("train")
-    from edgeadv.torch_compiled import CompiledTorchBackend
+    from edgeadv.backends.pytorch_compiled import CompiledTorchBackend
 
     return CompiledTorchBackend(bundle, variant=variant, device=_torch_device(provider), threads=threads)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from edgeadv.torch_backend import TorchBackend
+    from edgeadv.backends.pytorch import TorchBackend
 
 FLOAT32, FLOAT16 = "float32", "float16"
 
@@ -48,10 +48,10 @@ def network_to_follow(reference: TorchBackend, precision: str, x: NDArray[np.flo
     """
     import torch
 
-    from edgeadv.attacks.half import HALF, HalfCopy
-    from edgeadv.attacks.parts import device_of
+    from edgeadv.attacks.batching import device_of
+    from edgeadv.attacks.float16 import HALF, HalfCopy
     from edgeadv.attacks.suite import GRADIENTS
-    from edgeadv.models import PixelModel
+    from edgeadv.models.builder import PixelModel
 
     exact = reference.attack_model
     if precision == FLOAT32:

@@ -31,7 +31,7 @@ def need(extra: str) -> None:
 def need_pytorch() -> None:
     """The same of ``train``, for commands that attack: settle PyTorch's memory. Never where latency or memory is measured."""
     need("train")
-    from edgeadv.allocator import keep_freed_memory
+    from edgeadv.models.allocator import keep_freed_memory
 
     keep_freed_memory()
 

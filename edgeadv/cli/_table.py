@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from edgeadv_runtime.results import (
+from edgeadv_runtime.attacks.suites import FGSM
+from edgeadv_runtime.bundle.training_images import overlap_sentence, too_many
+from edgeadv_runtime.bundle.variants import takes_uint8
+from edgeadv_runtime.evaluation.verdict import BADGES
+from edgeadv_runtime.records.results import (
     CLEAN,
     SURROGATE,
     WORST_CASE,
@@ -17,10 +21,6 @@ from edgeadv_runtime.results import (
     engines,
     reversed_comparison,
 )
-from edgeadv_runtime.suites import FGSM
-from edgeadv_runtime.training_images import overlap_sentence, too_many
-from edgeadv_runtime.variants import takes_uint8
-from edgeadv_runtime.verdict import BADGES
 
 from ._shared import wide_console
 

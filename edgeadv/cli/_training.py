@@ -16,16 +16,16 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.preprocess import Preprocess
 
-from ._processes import Processes, gpus_may_be_here, join
+from ..workflows.processes import Processes, gpus_may_be_here, join
 from ._time import seconds
 
 if TYPE_CHECKING:
-    from edgeadv.distill import Task
-    from edgeadv.train import Progress, Report
-    from edgeadv.trainer import TrainConfig
+    from edgeadv.training.loop import Progress, Report
+    from edgeadv.training.recipes import Task
+    from edgeadv.training.trainer import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +99,11 @@ class TrainOptions:
         Raises:
             EdgeAdvError: an option is wrong, or the data cannot be opened.
         """
-        from edgeadv.data import DEFAULT_ROOT, open_data
-        from edgeadv.distill import Task
-        from edgeadv.scalars import Scalars
-        from edgeadv.team import Team
-        from edgeadv.train import OutOfTimeError
+        from edgeadv.data.datasets import DEFAULT_ROOT, open_data
+        from edgeadv.training.distributed import Team
+        from edgeadv.training.loop import OutOfTimeError
+        from edgeadv.training.recipes import Task
+        from edgeadv.training.tensorboard import Scalars
 
         limit_s = None if self.time_limit is None else seconds(self.time_limit, option="--time-limit")
         deadline = None if limit_s is None else time.monotonic() + limit_s
@@ -134,7 +134,7 @@ class TrainOptions:
                 raise typer.Exit from None
 
     def _config(self) -> TrainConfig:
-        from edgeadv.trainer import TrainConfig
+        from edgeadv.training.trainer import TrainConfig
 
         asked = {option.name for option in fields(self)}
         return TrainConfig(

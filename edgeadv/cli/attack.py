@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.training_images import overlap_sentence
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.training_images import overlap_sentence
 
 from ._attacks import (
     STANDARD,
@@ -60,7 +60,7 @@ def attack(
 ) -> None:
     """Attack the bundle's weights with PyTorch's gradients and write a pack that a device can score without PyTorch."""
     need_pytorch()
-    from edgeadv.pack import check_training_images, partial_of, write_pack
+    from edgeadv.attacks.pack_writer import check_training_images, partial_of, write_pack
 
     efforts = efforts_of(suite, attack, queries)
     opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)

@@ -14,11 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from edgeadv_runtime import latency
-from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.benchmark import latency
+from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.files import ensure_file_writable
-from edgeadv_runtime.results import engine_sentence, engines
+from edgeadv_runtime.records.results import engine_sentence, engines
 
 from ._backends import (
     BackendNames,

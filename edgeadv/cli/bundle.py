@@ -10,9 +10,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from edgeadv_runtime.bundle import MANIFEST, Bundle
+from edgeadv_runtime.bundle.bundle import MANIFEST, Bundle
+from edgeadv_runtime.bundle.variants import expanded
 from edgeadv_runtime.files import sha256_file
-from edgeadv_runtime.variants import expanded
 
 from ._backends import PublicKey
 from ._shared import wide_console

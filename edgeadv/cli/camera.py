@@ -20,9 +20,9 @@ from edgeadv_runtime.camera.demonstration import StoredPerturbation
 from edgeadv_runtime.camera.recognizer import Recognition, Recognizer
 from edgeadv_runtime.camera.serve import PageServer, View
 from edgeadv_runtime.camera.sources import Folder
-from edgeadv_runtime.classifier import Classifier
 from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.smoothing import Smoother
+from edgeadv_runtime.inference.classifier import Classifier
+from edgeadv_runtime.inference.smoothing import Smoother
 
 from ._backends import BundlePath, ExpectedHash, Provider, PublicKey
 from ._time import seconds

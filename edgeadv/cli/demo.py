@@ -12,13 +12,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from edgeadv_runtime import latency
+from edgeadv_runtime.attacks.suites import PGD_SMOOTHED, SQUARE, SUITES, Effort
 from edgeadv_runtime.backends import OnnxRuntimeBackend
+from edgeadv_runtime.benchmark import latency
 from edgeadv_runtime.errors import require
+from edgeadv_runtime.evaluation.verdict import BADGES, FEWEST_QUERIES
 from edgeadv_runtime.files import ensure_writable
-from edgeadv_runtime.results import CLEAN, WORST_CASE, Results
-from edgeadv_runtime.suites import PGD_SMOOTHED, SQUARE, SUITES, Effort
-from edgeadv_runtime.verdict import BADGES, FEWEST_QUERIES
+from edgeadv_runtime.records.results import CLEAN, WORST_CASE, Results
 
 from ._attacks import make_plan
 from ._shared import need, wide_console
@@ -26,8 +26,8 @@ from ._training import progress_bar
 from .evaluate import crafted, score
 
 if TYPE_CHECKING:
-    from edgeadv.runs import Run
-    from edgeadv_runtime.bundle import Bundle
+    from edgeadv.training.runs import Run
+    from edgeadv_runtime.bundle.bundle import Bundle
 
 DATA, ARCHITECTURE = "mnist5k", "regnet_y_400mf"
 VARIANTS = ("fp32", "fp16")
@@ -59,7 +59,7 @@ def demo(
         others = [out / f"{NAMES[0]}.edgeadv"] if results else []
         results.append(_evaluate(bundle, out / f"{name}.results.json", others))
         benches.append(_bench(bundle, out / f"{name}.bench.json"))
-    from edgeadv.report import build_report
+    from edgeadv.reporting import build_report
 
     page = out / "report.html"
     build_report([out / f"{name}.{kind}.json" for kind in ("results", "bench") for name in NAMES], page)
@@ -73,9 +73,9 @@ def _say(text: str) -> None:
 
 
 def _train(out: Path, temperature: float, epochs: int) -> list[Run]:
-    from edgeadv import distill as runs
-    from edgeadv.data import open_data
-    from edgeadv.trainer import TrainConfig
+    from edgeadv.data.datasets import open_data
+    from edgeadv.training import recipes as runs
+    from edgeadv.training.trainer import TrainConfig
 
     train_images = open_data(DATA, split="train")
     with progress_bar() as report:
@@ -92,7 +92,7 @@ def _train(out: Path, temperature: float, epochs: int) -> list[Run]:
 
 
 def _export(run: Run, out: Path) -> Bundle:
-    from edgeadv.data import open_data
+    from edgeadv.data.datasets import open_data
     from edgeadv_export import data_frames, export_bundle
 
     _say(f"exporting {run.title}")

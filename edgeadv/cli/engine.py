@@ -10,8 +10,9 @@ import typer
 
 from edgeadv_runtime.backends import TensorRTBackend
 from edgeadv_runtime.backends.tensorrt import never_loaded
-from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.cuda import Gpu, find_gpu
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.variants import S8S8, TENSORRT_REFUSES_U8S8, U8S8, base_of, variant_for
+from edgeadv_runtime.device.cuda import Gpu, find_gpu
 from edgeadv_runtime.engine import (
     LIBRARIES,
     BatchProfile,
@@ -25,7 +26,6 @@ from edgeadv_runtime.engine import (
 )
 from edgeadv_runtime.errors import InputError, MissingDependencyError, ProviderError
 from edgeadv_runtime.files import ensure_writable
-from edgeadv_runtime.variants import S8S8, TENSORRT_REFUSES_U8S8, U8S8, base_of, variant_for
 
 from ._backends import EngineFolder, PublicKey, to_stderr
 from ._shared import ALL, names

@@ -12,22 +12,23 @@ import numpy as np
 import typer
 
 from edgeadv_runtime import __version__
-from edgeadv_runtime.attack import AttackInfo, CraftedBatch, check_infos, infos
+from edgeadv_runtime.attacks.base import AttackInfo, CraftedBatch, check_infos, infos
+from edgeadv_runtime.attacks.crafting import craft, extend
+from edgeadv_runtime.attacks.pack import PACK_FILE, SHARD_SIZE, AttackPack, info_to_json
+from edgeadv_runtime.attacks.suites import Effort
 from edgeadv_runtime.backends import Backend
-from edgeadv_runtime.backends.ort import CPU, PROVIDERS
-from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.crafting import craft, extend
-from edgeadv_runtime.device import library_versions, usable_cores
+from edgeadv_runtime.backends.onnxruntime import CPU, PROVIDERS
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.device.facts import library_versions, usable_cores
 from edgeadv_runtime.errors import DataError, InputError
-from edgeadv_runtime.evaluate import DataInfo, check_readable, readable, summarise
-from edgeadv_runtime.evaluate import evaluate as run_evaluation
+from edgeadv_runtime.evaluation.loop import DataInfo, check_readable, readable, summarise
+from edgeadv_runtime.evaluation.loop import evaluate as run_evaluation
+from edgeadv_runtime.evaluation.outcomes import Artefact, OutcomeStore
+from edgeadv_runtime.evaluation.scoring import check_budgets, score_batches
 from edgeadv_runtime.files import ensure_file_writable, sha256_file
-from edgeadv_runtime.outcomes import Artefact, OutcomeStore
-from edgeadv_runtime.pack import PACK_FILE, SHARD_SIZE, AttackPack, info_to_json
-from edgeadv_runtime.results import Results
-from edgeadv_runtime.scoring import check_budgets, score_batches
-from edgeadv_runtime.suites import Effort
+from edgeadv_runtime.records.results import Results
 
+from ..workflows.processes import Processes, join
 from ._attacks import (
     STANDARD,
     AttackNames,
@@ -64,7 +65,6 @@ from ._backends import (
     backend_openers,
 )
 from ._gradients import FLOAT32, GradientsIn
-from ._processes import Processes, join
 from ._shared import ALL, image_bar, need, need_pytorch
 from ._table import print_results
 
@@ -248,15 +248,15 @@ def _check_pack(
 ) -> None:
     """Make sure that the pack was made from ``data``."""
     need("train")
-    from edgeadv.data import DEFAULT_ROOT, open_data
-    from edgeadv.pack import check_images
+    from edgeadv.attacks.pack_writer import check_images
+    from edgeadv.data.datasets import DEFAULT_ROOT, open_data
 
     images = open_data(data, split="test", root=root or DEFAULT_ROOT, download=download)
     check_images(pack, images.relabel(bundle.classes), bundle, workers=workers)
 
 
 def _check_training_images(plan: Plan, bundle: Bundle, *, workers: int) -> None:
-    from edgeadv.pack import check_training_images
+    from edgeadv.attacks.pack_writer import check_training_images
 
     with image_bar("looking at the images") as progress:
         check_training_images(plan.images, bundle, plan.order, data=plan.data, workers=workers, progress=progress)
@@ -324,7 +324,7 @@ def crafted(
     state: Path | None = None,
 ) -> Source:  # fmt: skip
     """Images attacked as they are scored; ``state`` as for :func:`query_attacks`."""
-    from edgeadv.pack import clean_batches, images_sha256
+    from edgeadv.attacks.pack_writer import clean_batches, images_sha256
 
     attacks = [*plan.attacks, *query_attacks(plan.efforts, plan.eps, plan.reference, backends, state=state)]
 

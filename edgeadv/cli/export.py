@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from edgeadv_runtime.bundle import Bundle, Classes, check_replaceable
-from edgeadv_runtime.eps import Eps
+from edgeadv_runtime.attacks.eps import Eps
+from edgeadv_runtime.bundle.bundle import Bundle, Classes, check_replaceable
+from edgeadv_runtime.bundle.preprocess import Preprocess
+from edgeadv_runtime.bundle.variants import INT8, VARIANTS, expanded, precision_of
 from edgeadv_runtime.errors import ExportError, InputError
 from edgeadv_runtime.files import sha256_file
-from edgeadv_runtime.preprocess import Preprocess
-from edgeadv_runtime.variants import INT8, VARIANTS, expanded, precision_of
 
 from ._shared import names, need
 from .bundle import print_summary
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgeadv.models import PixelModel
+    from edgeadv.models.builder import PixelModel
     from edgeadv_export import ConfidencePlan, Int8Plan
-    from edgeadv_runtime.training_images import TrainingImages
+    from edgeadv_runtime.bundle.training_images import TrainingImages
 
 IMAGENET = "imagenet1k"
 
@@ -260,10 +260,10 @@ def _variants(precision: str) -> list[str]:
 
 def _int8_plan(options: _Int8Options, source: _Source, root: Path | None) -> Int8Plan:
     """Choose the calibration images and the labelled ones, before anything is measured."""
-    from edgeadv.data import DEFAULT_ROOT
+    from edgeadv.data.datasets import DEFAULT_ROOT
     from edgeadv_export import Int8Plan, calibration_images, choose_calibration, gate_images
     from edgeadv_export.calibration import ADVISED
-    from edgeadv_export.gate import MAX_DROP
+    from edgeadv_export.int8_quality import MAX_DROP
 
     eps = None if options.gate_eps is None else Eps.parse(options.gate_eps)
     root = root or DEFAULT_ROOT
@@ -292,9 +292,9 @@ def _int8_plan(options: _Int8Options, source: _Source, root: Path | None) -> Int
 
 def _confidence_plan(options: _ConfidenceOptions, source: _Source, root: Path | None) -> ConfidencePlan | None:
     """Choose the images for temperature and threshold; None where none were named."""
-    from edgeadv.data import DEFAULT_ROOT
+    from edgeadv.data.datasets import DEFAULT_ROOT
     from edgeadv_export import ConfidencePlan, confidence_images
-    from edgeadv_export.confidence import COVERAGE
+    from edgeadv_export.confidence_fit import COVERAGE
 
     if options.confidence_data is None:
         return None
@@ -307,8 +307,8 @@ def _confidence_plan(options: _ConfidenceOptions, source: _Source, root: Path | 
 
 
 def _from_run(path: Path, golden: Path | None, data_root: Path | None) -> _Source:
-    from edgeadv.data import DEFAULT_ROOT, open_data
-    from edgeadv.runs import Run
+    from edgeadv.data.datasets import DEFAULT_ROOT, open_data
+    from edgeadv.training.runs import Run
     from edgeadv_export import data_frames, folder_frames
 
     run = Run.open(path)
@@ -326,9 +326,9 @@ def _from_run(path: Path, golden: Path | None, data_root: Path | None) -> _Sourc
 
 def _with_training_data(source: _Source, spec: str | None, root: Path | None, *, workers: int) -> _Source:
     """``source`` with the images that ``--training-data`` names besides those that its run knows."""
-    from edgeadv.data import DEFAULT_ROOT
-    from edgeadv.training_images import hashed, training_data
-    from edgeadv_export.gate import paced
+    from edgeadv.data.datasets import DEFAULT_ROOT
+    from edgeadv.data.training_images import hashed, training_data
+    from edgeadv_export.int8_quality import paced
 
     if spec is None:
         return source
@@ -341,7 +341,7 @@ def _with_training_data(source: _Source, spec: str | None, root: Path | None, *,
 def _from_weights(
     arch: str, weights: str, classes: str, preprocess: str, golden: Path, *, weights_map: str, upsample: int
 ) -> _Source:
-    from edgeadv.models import Architecture, WeightsMap, load_pretrained
+    from edgeadv.models.builder import Architecture, WeightsMap, load_pretrained
     from edgeadv_export import folder_frames, imagenet_classes, read_classes
 
     if weights_map not in get_args(WeightsMap):

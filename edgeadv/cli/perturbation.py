@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.attacks.eps import Eps
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.confidence import first_is_right
 from edgeadv_runtime.camera.demonstration import StoredPerturbation
-from edgeadv_runtime.confidence import first_is_right
-from edgeadv_runtime.eps import Eps
 from edgeadv_runtime.errors import DataError, InputError
-from edgeadv_runtime.evaluate import MOST_UNREADABLE
+from edgeadv_runtime.evaluation.loop import MOST_UNREADABLE
 from edgeadv_runtime.files import ensure_file_writable
 
 from ._backends import BundlePath, ExpectedHash, PublicKey
@@ -39,11 +39,11 @@ def perturbation(
     import numpy as np
     import torch
 
-    from edgeadv.data import balanced_subset, batches, open_data
-    from edgeadv.torch_backend import load_model
-    from edgeadv.train import default_device
-    from edgeadv.universal import universal_sign
-    from edgeadv_runtime.preprocess import to_tensor
+    from edgeadv.attacks.universal import universal_sign
+    from edgeadv.backends.pytorch import load_model
+    from edgeadv.data.datasets import balanced_subset, batches, open_data
+    from edgeadv.training.loop import default_device
+    from edgeadv_runtime.bundle.preprocess import to_tensor
 
     budget = Eps.parse(eps)
     budget.check_8_bits()

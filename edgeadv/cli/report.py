@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeadv.report import build_report
+from edgeadv.reporting import build_report
 
 
 def report(

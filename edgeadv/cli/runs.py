@@ -14,7 +14,7 @@ from edgeadv_runtime.errors import EdgeAdvError, InputError
 from ._shared import need, wide_console
 
 if TYPE_CHECKING:
-    from edgeadv.runs import Run
+    from edgeadv.training.runs import Run
 
 
 def runs(
@@ -26,8 +26,8 @@ def runs(
     the budget of the recipe, and chose the epoch: it is no result. `edgeadv evaluate` measures one.
     """
     need("train")
-    from edgeadv.checkpoint import STATE_FILE
-    from edgeadv.runs import RUN_FILE, Run
+    from edgeadv.training.checkpoint import STATE_FILE
+    from edgeadv.training.runs import RUN_FILE, Run
 
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: name the one that holds the runs")

@@ -11,18 +11,18 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from edgeadv.report.study import FGSM_ALONE, HEADINGS, cells, entries, headline
-from edgeadv_runtime.eps import Eps
+from edgeadv.reporting.study import FGSM_ALONE, HEADINGS, cells, entries, headline
+from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.errors import DataError
-from edgeadv_runtime.study_file import Study
+from edgeadv_runtime.records.study import Study
 
 from ._attacks import EpsList, Unreadable, Workers
 from ._backends import open_torch, to_stderr
 from ._shared import Bar, image_bar, names, need, need_pytorch, wide_console
 
 if TYPE_CHECKING:
-    from edgeadv.torch_backend import TorchBackend
-    from edgeadv_runtime.bundle import Bundle
+    from edgeadv.backends.pytorch import TorchBackend
+    from edgeadv_runtime.bundle.bundle import Bundle
 
 IMAGES = 1000
 
@@ -55,8 +55,8 @@ def study(
     """
     need_pytorch()
     need("report")
-    from edgeadv.data import imagenet_classes, open_data
-    from edgeadv.study import make_subjects, run_study
+    from edgeadv.data.datasets import imagenet_classes, open_data
+    from edgeadv.workflows.study import make_subjects, run_study
 
     budgets, classes = Eps.parse_list(eps), imagenet_classes()
     subjects = make_subjects(
@@ -75,7 +75,7 @@ def study(
 
 
 def _reference(bundle: Bundle, provider: str) -> TorchBackend:
-    from edgeadv.torch_backend import TorchBackend
+    from edgeadv.backends.pytorch import TorchBackend
 
     backend = open_torch(bundle, provider=provider)
     assert isinstance(backend, TorchBackend)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeadv_runtime.bundle import check_replaceable
-from edgeadv_runtime.eps import Eps
+from edgeadv_runtime.attacks.eps import Eps
+from edgeadv_runtime.bundle.bundle import check_replaceable
 from edgeadv_runtime.errors import InputError, StorageError
 from edgeadv_runtime.files import ensure_writable
 
@@ -17,8 +17,8 @@ from ._training import TrainOptions, with_options
 from .export import export_run
 
 if TYPE_CHECKING:
-    from edgeadv.distill import Defence
-    from edgeadv.runs import Run
+    from edgeadv.training.recipes import Defence
+    from edgeadv.training.runs import Run
 
 MASKING_NOTE = (
     "Defensive distillation hides gradients: plain FGSM accuracy rises, a margin attack does not notice. "
@@ -54,7 +54,7 @@ def train(
 ) -> None:
     """Train a classifier: the undefended network that every defence is compared with, or one on adversarial images."""
     need("train")
-    from edgeadv import distill as runs
+    from edgeadv.training import recipes as runs
 
     if weights_map not in ("by-name", "by-position"):
         raise InputError(f"--weights-map {weights_map!r} is not by-name or by-position")
@@ -104,9 +104,9 @@ def distill(
     here to be measured. ard and rslad train the student on adversarial images with a robust teacher's labels.
     """
     need("train")
-    from edgeadv import distill as runs
-    from edgeadv.robust_distillation import STEPS
-    from edgeadv.runs import Run
+    from edgeadv.training import recipes as runs
+    from edgeadv.training.robust_distillation import STEPS
+    from edgeadv.training.runs import Run
 
     if recipe not in runs.DEFAULTS:
         elsewhere = "; edgeadv train has that one" if recipe in _OF_TRAIN else ""
@@ -161,7 +161,7 @@ def distill(
 
 
 def _defence(recipe: str, eps: str | None, steps: int | None, beta: float | None, smoothing: float) -> Defence | None:
-    from edgeadv.adversarial import AdversarialTraining, Trades, check_label_smoothing
+    from edgeadv.training.adversarial import AdversarialTraining, Trades, check_label_smoothing
 
     one_step = {"at-fgsm": AdversarialTraining.fgsm, "n-fgsm": AdversarialTraining.n_fgsm}
     check_label_smoothing(smoothing)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from edgeadv_runtime import verify as runtime
 from edgeadv_runtime.backends import Backend, OnnxRuntimeBackend, TensorRTBackend
-from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.backends import golden_check as runtime
+from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.errors import BackendError
 
 from ._backends import (

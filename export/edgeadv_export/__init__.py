@@ -1,11 +1,11 @@
 """PyTorch to ONNX to bundle. Ends at ONNX: engines are built on the device, by the runtime."""
 
-from edgeadv.data import imagenet_classes
+from edgeadv.data.datasets import imagenet_classes
 
 from .calibration import Calibration, calibration_images, choose_calibration, gate_images
-from .confidence import ConfidencePlan, confidence_images
-from .gate import Int8Plan
-from .inputs import data_frames, folder_frames, read_classes
+from .confidence_fit import ConfidencePlan, confidence_images
+from .frames import data_frames, folder_frames, read_classes
+from .int8_quality import Int8Plan
 from .package import export_bundle
 from .parity import TOLERANCES
 

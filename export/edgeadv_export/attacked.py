@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeadv.attacks import build_attacks
-from edgeadv.surrogate import Surrogate
-from edgeadv_runtime.attack import CLEAN_KEY, Attack, AttackInfo, CraftedBatch
+from edgeadv.gradients.graph import Surrogate
+from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, AttackInfo, CraftedBatch
+from edgeadv_runtime.attacks.eps import Eps
+from edgeadv_runtime.attacks.noise import NoiseAttack
+from edgeadv_runtime.attacks.square_attack import SquareAttack
+from edgeadv_runtime.attacks.suites import NOISE, ON_SURROGATE, SQUARE, SUITES, SuiteName
 from edgeadv_runtime.backends import Backend
-from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.eps import Eps
-from edgeadv_runtime.noise import NoiseAttack
-from edgeadv_runtime.outcomes import Artefact
-from edgeadv_runtime.scoring import score_batches
-from edgeadv_runtime.square import SquareAttack
-from edgeadv_runtime.suites import NOISE, ON_SURROGATE, SQUARE, SUITES, SuiteName
-from edgeadv_runtime.verdict import verdict_of
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.evaluation.outcomes import Artefact
+from edgeadv_runtime.evaluation.scoring import score_batches
+from edgeadv_runtime.evaluation.verdict import verdict_of
 
 GATE_SUITE: SuiteName = "standard"
 """What attacks before a worst case is judged: less would be an upper bound."""
@@ -33,7 +33,7 @@ class Attacked:
 
     Attributes:
         right: bool (n,): the label came first without an attack and under every one.
-        masking: ``{"verdict", "evidence"}`` of its rows, as :func:`~edgeadv_runtime.verdict.verdict_of` has it.
+        masking: ``{"verdict", "evidence"}`` of its rows, as :func:`~edgeadv_runtime.evaluation.verdict.verdict_of` has it.
     """
 
     right: NDArray[np.bool_]

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadv.data import DEFAULT_ROOT, UNLABELLED, ImageSet, all_pictures, balanced_subset, batches, open_data
-from edgeadv_runtime.bundle import Classes
+from edgeadv.data.datasets import DEFAULT_ROOT, UNLABELLED, ImageSet, all_pictures, balanced_subset, batches, open_data
+from edgeadv_runtime.bundle.bundle import Classes
+from edgeadv_runtime.bundle.preprocess import Preprocess, pictures, to_tensor
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.files import sha256_bytes
-from edgeadv_runtime.preprocess import Preprocess, pictures, to_tensor
 
 from .int8 import METHOD
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from edgeadv_runtime.backends import OnnxRuntimeBackend
-from edgeadv_runtime.bundle import Bundle, Classes
+from edgeadv_runtime.bundle.bundle import Bundle, Classes
+from edgeadv_runtime.bundle.preprocess import Preprocess
+from edgeadv_runtime.bundle.training_images import TrainingImages
 from edgeadv_runtime.files import sha256_file
-from edgeadv_runtime.preprocess import Preprocess
-from edgeadv_runtime.training_images import TrainingImages
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from edgeadv.models import PixelModel
+from edgeadv.models.builder import PixelModel
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.errors import BackendError, ExportError
 
 from .draft import Draft
 from .gain import gain
-from .gate import Gate, Int8Plan, Progress, paced
 from .int8 import Calibrated, calibrate
+from .int8_quality import Gate, Int8Plan, Progress, paced
 from .paired import Measured, images_needed
 
 SAMPLE = 32

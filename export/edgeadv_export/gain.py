@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadv_runtime.backends import Backend
-from edgeadv_runtime.variants import U8S8, is_x86
+from edgeadv_runtime.bundle.variants import U8S8, is_x86
 
 from .draft import Draft
 

@@ -23,8 +23,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeadv_runtime.bundle.variants import S8S8, U8S8
 from edgeadv_runtime.errors import ExportError
-from edgeadv_runtime.variants import S8S8, U8S8
 
 from .to_onnx import INPUT, check, quiet, strip_metadata
 

@@ -16,10 +16,10 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from edgeadv.models import PixelModel, check_input_size, save_weights
+from edgeadv.models.builder import PixelModel, check_input_size, save_weights
 from edgeadv_runtime._version import __version__
 from edgeadv_runtime.backends import Backend
-from edgeadv_runtime.bundle import (
+from edgeadv_runtime.bundle.bundle import (
     MANIFEST,
     SCHEMA_VERSION,
     Bundle,
@@ -28,19 +28,19 @@ from edgeadv_runtime.bundle import (
     bundle_id,
     check_replaceable,
 )
+from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
+from edgeadv_runtime.bundle.training_images import TRAINING_FILE, TrainingImages
+from edgeadv_runtime.bundle.variants import INT8, U8IN, VARIANTS, base_of, precision_of, takes_uint8
 from edgeadv_runtime.errors import ExportError, InputError
 from edgeadv_runtime.files import atomic_folder, canonical_json, sha256_file, write_json
-from edgeadv_runtime.preprocess import Preprocess, to_tensor
-from edgeadv_runtime.training_images import TRAINING_FILE, TrainingImages
-from edgeadv_runtime.variants import INT8, U8IN, VARIANTS, base_of, precision_of, takes_uint8
 
-from .confidence import ConfidencePlan
+from .confidence_fit import ConfidencePlan
 from .draft import Draft
 from .fallback import Fitter
 from .fp16 import FLOAT16_MAX, largest_activation, to_fp16
-from .gate import Int8Plan
+from .int8_quality import Int8Plan
 from .parity import TOLERANCES, Parity, artifact_logits, compare, torch_logits
-from .surrogate import make
+from .quantised_graph import make
 from .to_onnx import INPUT, OPSET, OUTPUT, to_onnx
 from .u8in import to_u8in
 
@@ -67,7 +67,7 @@ def export_bundle(
     """Export ``model`` and write the bundle at ``out``, if every variant agrees with it on ``frames``.
 
     fp32 and fp16 must agree in the logits. int8 cannot: it must lose no more accuracy than ``int8`` allows. Its graph is written a
-    second time for :mod:`edgeadv.surrogate`, if that agrees with the artefact on ``frames``. A ``-u8in`` variant is made from the one
+    second time for :mod:`edgeadv.gradients.graph`, if that agrees with the artefact on ``frames``. A ``-u8in`` variant is made from the one
     with float input, which need not be shipped, must give every frame the same label as that, and shares its gate and surrogate.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadv_runtime.stats import paired_difference_interval, pairs_needed
+from edgeadv_runtime.records.statistics import paired_difference_interval, pairs_needed
 
 ERROR = 0.025
 """Nominal one-sided error of the first look: the upper end of a two-sided 95% interval. ``docs/int8.md`` says what it was measured to be."""

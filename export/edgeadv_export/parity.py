@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle.preprocess import to_tensor
+from edgeadv_runtime.bundle.variants import FLOAT_VARIANTS, INT8, U8IN, precision_of
 from edgeadv_runtime.errors import BackendError, ExportError
-from edgeadv_runtime.preprocess import to_tensor
-from edgeadv_runtime.variants import FLOAT_VARIANTS, INT8, U8IN, precision_of
 
 # Largest accepted error of a logit as a share of the largest absolute logit. A share, because a distilled model has
 # logits 40 to 100 times larger than others, and its rounding errors grow with them.

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 import torch
 
-from edgeadv.models import PixelModel
+from edgeadv.models.builder import PixelModel
 from edgeadv_runtime.errors import ExportError
 
 OPSET = 20

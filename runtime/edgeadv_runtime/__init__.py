@@ -1,20 +1,20 @@
 """edgeadv on the device: bundles, backends, evaluation and latency, without PyTorch."""
 
 from ._version import __version__
-from .attack import Attack, CallableAttack, Crafted
+from .attacks.base import Attack, CallableAttack, Crafted
+from .attacks.eps import Eps
+from .attacks.noise import NoiseAttack
+from .attacks.pack import AttackPack
+from .attacks.square_attack import SquareAttack, square
 from .backends import Backend, OnnxRuntimeBackend, TensorRTBackend
-from .bundle import Bundle
-from .classifier import Classifier, Label
+from .bundle.bundle import Bundle
+from .bundle.preprocess import Preprocess
 from .engine import BatchProfile, EngineCache, EngineOptions
-from .eps import Eps
 from .errors import EdgeAdvError
-from .evaluate import DataInfo, evaluate
-from .noise import NoiseAttack
-from .pack import AttackPack
-from .preprocess import Preprocess
-from .results import Results, Row
-from .smoothing import Smoother
-from .square import SquareAttack, square
+from .evaluation.loop import DataInfo, evaluate
+from .inference.classifier import Classifier, Label
+from .inference.smoothing import Smoother
+from .records.results import Results, Row
 
 __all__ = [
     "Attack", "AttackPack", "Backend", "BatchProfile", "Bundle", "CallableAttack", "Classifier", "Crafted", "DataInfo",

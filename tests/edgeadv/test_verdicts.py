@@ -19,23 +19,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgeadv.adversarial import AdversarialTraining
 from edgeadv.attacks import build_attacks, fgsm, pgd
-from edgeadv.data import ImageSet, balanced_subset, batches, open_data
-from edgeadv.distill import Task, distill, train
-from edgeadv.feed import feed, to_model_input
-from edgeadv.models import Architecture, PixelModel
-from edgeadv.objectives import DefensiveDistillation, HardLabels, Objective
-from edgeadv.runs import Run
-from edgeadv.train import accuracy, fit
-from edgeadv.trainer import TrainConfig
-from edgeadv_runtime.attack import CLEAN_KEY, Attack, CleanBatch, infos
-from edgeadv_runtime.backends import Backend
-from edgeadv_runtime.crafting import craft
-from edgeadv_runtime.eps import Eps
-from edgeadv_runtime.noise import NoiseAttack
-from edgeadv_runtime.square import SquareAttack
-from edgeadv_runtime.suites import (
+from edgeadv.data.datasets import ImageSet, balanced_subset, batches, open_data
+from edgeadv.data.loading import feed, to_model_input
+from edgeadv.models.builder import Architecture, PixelModel
+from edgeadv.training.adversarial import AdversarialTraining
+from edgeadv.training.loop import accuracy, fit
+from edgeadv.training.objectives import DefensiveDistillation, HardLabels, Objective
+from edgeadv.training.recipes import Task, distill, train
+from edgeadv.training.runs import Run
+from edgeadv.training.trainer import TrainConfig
+from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, CleanBatch, infos
+from edgeadv_runtime.attacks.crafting import craft
+from edgeadv_runtime.attacks.eps import Eps
+from edgeadv_runtime.attacks.noise import NoiseAttack
+from edgeadv_runtime.attacks.square_attack import SquareAttack
+from edgeadv_runtime.attacks.suites import (
     FGSM,
     FGSM_RANDOM_START,
     FGSM_RESCALED,
@@ -48,7 +47,8 @@ from edgeadv_runtime.suites import (
     TRANSFER,
     Effort,
 )
-from edgeadv_runtime.verdict import FEWEST_QUERIES, MaskingEvidence
+from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.evaluation.verdict import FEWEST_QUERIES, MaskingEvidence
 
 pytestmark = pytest.mark.slow
 
@@ -547,9 +547,9 @@ def test_the_bundle_of_a_run_gives_the_same_verdict(
     distilled_run: Run, distilled: Measured, digits: tuple[ImageSet, ImageSet], clean: list[CleanBatch], tmp_path: Path
 ) -> None:
     """Through the whole line: export, the torch backend, the evaluation loop, its results file."""
-    from edgeadv.torch_backend import TorchBackend
+    from edgeadv.backends.pytorch import TorchBackend
     from edgeadv_export import export_bundle
-    from edgeadv_runtime.evaluate import DataInfo, evaluate
+    from edgeadv_runtime.evaluation.loop import DataInfo, evaluate
 
     frames = [np.asarray(digits[1].image(i).convert("RGB")) for i in range(8)]
     bundle = export_bundle(

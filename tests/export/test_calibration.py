@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeadv.data import ImageSet, balanced_subset, open_data
+from edgeadv.data.datasets import ImageSet, balanced_subset, open_data
 from edgeadv_export import Calibration, calibration_images, choose_calibration, gate_images
 from edgeadv_export.calibration import DEFAULT_COUNT, UNLABELLED
-from edgeadv_runtime.bundle import Classes
+from edgeadv_runtime.bundle.bundle import Classes
+from edgeadv_runtime.bundle.preprocess import Preprocess, decode, to_tensor
 from edgeadv_runtime.errors import DataError, InputError
-from edgeadv_runtime.preprocess import Preprocess, decode, to_tensor
 
 CLASSES = Classes(("a", "b", "c"), ("a", "b", "c"))
 STEPS = Preprocess(resize=None, crop=8)

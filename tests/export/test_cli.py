@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeadv.cli import main
-from edgeadv.models import PixelModel, save_weights
-from edgeadv.runs import write_run
-from edgeadv_runtime.bundle import Bundle, Classes, bundle_id
+from edgeadv.models.builder import PixelModel, save_weights
+from edgeadv.training.runs import write_run
+from edgeadv_runtime.bundle.bundle import Bundle, Classes, bundle_id
+from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.files import sha256_file
-from edgeadv_runtime.preprocess import Preprocess
 
 
 @pytest.fixture

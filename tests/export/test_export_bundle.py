@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeadv.models import Architecture, PixelModel, build, load_state, read_weights
+from edgeadv.models.builder import Architecture, PixelModel, build, load_state, read_weights
 from edgeadv_export import TOLERANCES, export_bundle
 from edgeadv_export.package import decided
 from edgeadv_runtime.backends import OnnxRuntimeBackend
-from edgeadv_runtime.bundle import Bundle, Classes
+from edgeadv_runtime.bundle.bundle import Bundle, Classes
+from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.errors import ExportError, InputError, StorageError
-from edgeadv_runtime.preprocess import Preprocess, to_tensor
 
 ROOT = Path(__file__).parents[2]
 Export = Callable[..., Bundle]

@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from edgeadv.data import ImageSet
-from edgeadv.models import Architecture, PixelModel, build
+from edgeadv.data.datasets import ImageSet
+from edgeadv.models.builder import Architecture, PixelModel, build
 from edgeadv_export import TOLERANCES
 from edgeadv_export.draft import Draft
 from edgeadv_export.int8 import WEIGHTED, Calibrated, calibrate
 from edgeadv_export.to_onnx import OPSET, to_onnx
-from edgeadv_runtime.bundle import Classes
+from edgeadv_runtime.bundle.bundle import Classes
+from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.errors import ExportError
-from edgeadv_runtime.preprocess import Preprocess, to_tensor
 
 VARIANTS = ("int8-s8s8", "int8-u8s8")
 QUANTISED = "QuantizeLinear", "DequantizeLinear"

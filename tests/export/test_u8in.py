@@ -12,16 +12,16 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edgeadv.data import ImageSet
-from edgeadv.models import PixelModel
-from edgeadv.surrogate import load_surrogate
+from edgeadv.data.datasets import ImageSet
+from edgeadv.gradients.graph import load_surrogate
+from edgeadv.models.builder import PixelModel
 from edgeadv_export import TOLERANCES, Int8Plan, choose_calibration, data_frames, export_bundle, package
 from edgeadv_export.u8in import to_u8in
 from edgeadv_runtime.backends import OnnxRuntimeBackend
-from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.preprocess import to_tensor
+from edgeadv_runtime.bundle.variants import FLOAT_VARIANTS
 from edgeadv_runtime.errors import BackendError, ExportError, InputError
-from edgeadv_runtime.preprocess import to_tensor
-from edgeadv_runtime.variants import FLOAT_VARIANTS
 
 Export = Callable[..., Bundle]
 

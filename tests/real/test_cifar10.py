@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from edgeadv.cli import main
-from edgeadv.runs import Run
-from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.results import Results
+from edgeadv.training.runs import Run
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.records.results import Results
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 pytestmark = [

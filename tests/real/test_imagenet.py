@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from edgeadv.cli import main
-from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.results import Results
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.records.results import Results
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenet-dev"
 pytestmark = [

@@ -17,16 +17,16 @@ import torch
 from torch import nn
 
 from edgeadv.attacks import fgsm, pgd
+from edgeadv.backends.pytorch import load_model
 from edgeadv.cli import main
-from edgeadv.data import batches, open_data
-from edgeadv.surrogate import load_surrogate
-from edgeadv.torch_backend import load_model
+from edgeadv.data.datasets import batches, open_data
+from edgeadv.gradients.graph import load_surrogate
 from edgeadv_runtime.backends import OnnxRuntimeBackend
-from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.files import sha256_bytes
-from edgeadv_runtime.preprocess import to_tensor
-from edgeadv_runtime.results import Results
-from edgeadv_runtime.stats import paired_difference_interval
+from edgeadv_runtime.records.results import Results
+from edgeadv_runtime.records.statistics import paired_difference_interval
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 pytestmark = [

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from edgeadv.cli import main
-from edgeadv_runtime.stats import wilson_interval
-from edgeadv_runtime.study_file import Study
+from edgeadv_runtime.records.statistics import wilson_interval
+from edgeadv_runtime.records.study import Study
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenet-dev"
 pytestmark = [

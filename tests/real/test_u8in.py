@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from edgeadv.cli import main
-from edgeadv.data import batches, open_data
+from edgeadv.data.datasets import batches, open_data
 from edgeadv_runtime.backends import OnnxRuntimeBackend
-from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.preprocess import to_tensor
-from edgeadv_runtime.variants import FLOAT_VARIANTS, INT8, U8IN, precision_of
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.preprocess import to_tensor
+from edgeadv_runtime.bundle.variants import FLOAT_VARIANTS, INT8, U8IN, precision_of
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 pytestmark = [

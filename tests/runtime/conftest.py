@@ -23,8 +23,8 @@ import numpy as np
 import pynvml
 import pytest
 
-from edgeadv_runtime import cuda as cuda_module
 from edgeadv_runtime.backends import tensorrt as backend_module
+from edgeadv_runtime.device import cuda as cuda_module
 from edgeadv_runtime.engine import execution as execution_module
 from edgeadv_runtime.engine.library import Library
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgeadv_runtime import device
+from edgeadv_runtime.device import facts as device
 from edgeadv_runtime.nvml import ask, nvml, read_gpus
 
 IDLE = {

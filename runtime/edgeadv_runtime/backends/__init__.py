@@ -1,7 +1,7 @@
 """Backends that a device can run. Importing this package loads none of their libraries."""
 
 from .base import Backend
-from .ort import OnnxRuntimeBackend
+from .onnxruntime import OnnxRuntimeBackend
 from .tensorrt import TensorRTBackend
 
 __all__ = ["Backend", "OnnxRuntimeBackend", "TensorRTBackend"]

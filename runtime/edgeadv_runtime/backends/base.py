@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.preprocess import to_pixels, to_tensor
+from ..bundle.variants import takes_uint8
 from ..errors import BackendError, InputError
-from ..preprocess import to_pixels, to_tensor
-from ..variants import takes_uint8
 
 _B = TypeVar("_B", bound="Backend")
 
@@ -100,7 +100,7 @@ class Backend(ABC):
         """Logits of a batch of preprocessed images, as the camera and :class:`~edgeadv_runtime.Preprocess` give them.
 
         A ``-u8in`` artefact takes them as they are, any other as the float tensor that
-        :func:`~edgeadv_runtime.preprocess.to_tensor` makes of them.
+        :func:`~edgeadv_runtime.bundle.preprocess.to_tensor` makes of them.
 
         Args:
             pixels: uint8 of shape (n, height, width, channels), n >= 1, RGB in 0..255.

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bundle
-from ..cuda import Gpu, find_gpu
+from ..bundle.bundle import Bundle
+from ..bundle.variants import TENSORRT_REFUSES_U8S8, U8S8, base_of
+from ..device.cuda import Gpu, find_gpu
 from ..engine.build import Progress
 from ..engine.cache import Engine, EngineCache
 from ..engine.execution import STEPS, Session
@@ -27,7 +28,6 @@ from ..engine.options import BatchProfile, EngineOptions, ImageSpec
 from ..engine.plan import PlanRefusedError
 from ..errors import BackendError, EngineError, InputError, IntegrityError, ProviderError, StorageError
 from ..files import sha256_bytes, write_bytes
-from ..variants import TENSORRT_REFUSES_U8S8, U8S8, base_of
 from .base import Backend
 
 RUNTIME_CACHE = ".runtime"
@@ -235,7 +235,7 @@ class TensorRTBackend(Backend):
 
     def _prove(self, session: Session) -> None:
         """Replay the golden frames and look into the plan; raises if either is not as it should be."""
-        from ..verify import verify  # which imports the backends
+        from .golden_check import verify  # which imports the backends
 
         (verification,) = verify(self._bundle, [self])
         if self._tf32:

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bundle
-from ..eps import Eps
+from ..attacks.eps import Eps
+from ..bundle.bundle import Bundle
 from ..errors import BundleError, InputError, IntegrityError
 from ..files import write_bytes
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..preprocess import ColorOrder
+from ..bundle.preprocess import ColorOrder
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..classifier import Classifier, Label
-from ..smoothing import Smoothed, Smoother
+from ..inference.classifier import Classifier, Label
+from ..inference.smoothing import Smoothed, Smoother
 from .demonstration import StoredPerturbation
 from .frames import Frame
 from .serve import View

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.preprocess import ColorOrder, decode, pictures
 from ..errors import DataError, InputError, SourceError
-from ..preprocess import ColorOrder, decode, pictures
 from .frames import Frame, Source
 from .video import Camera, Pipeline, Url, VideoFile
 

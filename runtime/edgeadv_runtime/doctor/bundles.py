@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.ort import CPU, PROVIDERS, TENSORRT, OnnxRuntimeBackend
-from ..bundle import Bundle
+from ..backends.onnxruntime import CPU, PROVIDERS, TENSORRT, OnnxRuntimeBackend
+from ..bundle.bundle import Bundle
+from ..bundle.variants import INT8, S8S8, TENSORRT_REFUSES_U8S8, U8IN, U8S8, base_of, int8_variant, precision_of
 from ..engine import LIBRARIES, EngineCache, EngineOptions, Library
 from ..engine.library import TENSORRT as CLASSIC
 from ..errors import BackendError, EdgeAdvError, InputError, MissingDependencyError, ProviderError
-from ..variants import INT8, S8S8, TENSORRT_REFUSES_U8S8, U8IN, U8S8, base_of, int8_variant, precision_of
 from .checks import Check, Status
 from .engines import Libraries
 from .jetpack import refusal

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..device import library_versions
+from ..device.facts import library_versions
 from ..errors import EdgeAdvError, require
 from .bundles import check_runs, open_bundle
 from .checks import Check

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 
-from ..device import library_versions
-from ..variants import is_x86
+from ..bundle.variants import is_x86
+from ..device.facts import library_versions
 from ..versions import older
 from .checks import Check
 

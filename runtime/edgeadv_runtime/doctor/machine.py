@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..cuda import Gpu, find_gpu
-from ..device import board_name, environment, library_versions
+from ..device.cuda import Gpu, find_gpu
+from ..device.facts import board_name, environment, library_versions
 from ..errors import ProviderError
 from ..versions import older
 from .checks import Check

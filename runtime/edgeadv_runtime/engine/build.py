@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .. import errors
-from ..device import read_memory
+from ..device.facts import read_memory
 from ..errors import BundleError, EngineError, InputError
 from ..files import atomic_file
 from .library import MIB, Library, find_library
@@ -24,7 +24,7 @@ from .messages import one_line
 from .options import EngineOptions
 
 if TYPE_CHECKING:
-    from ..cuda import Gpu
+    from ..device.cuda import Gpu
 
 Progress = Callable[[str], None]
 # the worker finds its modules where this process finds them; before that it must not look into the working directory

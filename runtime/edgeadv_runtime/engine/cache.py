@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._version import __version__
-from ..bundle import Bundle
+from ..bundle.bundle import Bundle
 from ..errors import BundleError, EngineError, InputError, IntegrityError, StorageError
 from ..files import atomic_file, canonical_json, sha256_bytes, sha256_file, write_json
 from .build import Progress, build_plan, build_targets
@@ -32,7 +32,7 @@ from .options import EngineOptions
 from .records import KIND, PLAN, RECORD, SCHEMA_VERSION, SHA256, read_record
 
 if TYPE_CHECKING:
-    from ..cuda import Gpu
+    from ..device.cuda import Gpu
 
 # part of every key: to be counted up when the same options come to be built in another way
 RECIPE = 1

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cuda import Context, DeviceBuffer, Driver, Event, Gpu, Graph, PinnedBuffer, Stream
+from ..device.cuda import Context, DeviceBuffer, Driver, Event, Gpu, Graph, PinnedBuffer, Stream
 from ..errors import BackendError
 from .library import Library
 from .messages import Heard

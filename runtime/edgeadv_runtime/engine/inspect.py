@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ..variants import precision_of
+from ..bundle.variants import precision_of
 
 Label = Literal["verified", "declared"]
 UNKNOWN = "unknown"

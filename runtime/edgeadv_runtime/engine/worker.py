@@ -27,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..children import end_with_parent
+from ..device.processes import end_with_parent
 from ..errors import EdgeAdvError, EngineError, IntegrityError, StorageError
 from ..files import sha256_bytes
 from .library import Library, find_library

@@ -17,13 +17,13 @@ import pytest
 import torch
 from PIL import Image
 
-from edgeadv.data import ImageSet
-from edgeadv.models import PixelModel
-from edgeadv.universal import universal_sign
-from edgeadv_runtime.bundle import Bundle
+from edgeadv.attacks.universal import universal_sign
+from edgeadv.data.datasets import ImageSet
+from edgeadv.models.builder import PixelModel
+from edgeadv_runtime.attacks.eps import Eps
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.camera.demonstration import StoredPerturbation
-from edgeadv_runtime.eps import Eps
-from edgeadv_runtime.preprocess import to_tensor
 
 EPS = Eps.parse("0.3")
 FLAGS = (

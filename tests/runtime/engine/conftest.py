@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeadv_runtime.bundle import Bundle, bundle_id
-from edgeadv_runtime.cuda import Gpu
+from edgeadv_runtime.bundle.bundle import Bundle, bundle_id
+from edgeadv_runtime.device.cuda import Gpu
 from edgeadv_runtime.engine import EngineCache, EngineOptions, Library, find_library
 
 

@@ -26,7 +26,7 @@ def export(name: str, folder: Path) -> Path:
     """The ONNX files of ``name`` in every variant; int8 is calibrated on noise, which is enough to build a plan."""
     import torch
 
-    from edgeadv.models import Architecture, build
+    from edgeadv.models.builder import Architecture, build
     from edgeadv_export.fp16 import to_fp16
     from edgeadv_export.int8 import calibrate
     from edgeadv_export.to_onnx import to_onnx

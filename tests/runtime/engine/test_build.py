@@ -21,8 +21,8 @@ import psutil
 import pytest
 from onnx import TensorProto, helper
 
-from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.cuda import Gpu
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.device.cuda import Gpu
 from edgeadv_runtime.engine import BatchProfile, EngineOptions, Library, build, build_plan, worker
 from edgeadv_runtime.errors import BundleError, EdgeAdvError, EngineError, InputError, IntegrityError, StorageError
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from edgeadv_runtime import __version__
-from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.cuda import Gpu
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.device.cuda import Gpu
 from edgeadv_runtime.engine import BatchProfile, EngineCache, EngineOptions, Library, default_cache
 from edgeadv_runtime.engine.cache import key_fields, key_of
 from edgeadv_runtime.errors import EngineError, InputError, IntegrityError, StorageError

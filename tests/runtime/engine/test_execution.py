@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.engine import BatchProfile
 from edgeadv_runtime.engine.execution import execute_batch, pieces
-from edgeadv_runtime.preprocess import to_tensor
 
 PROFILES = [BatchProfile(*sizes) for sizes in [(1, 1, 1), (8, 8, 8), (1, 8, 32), (4, 8, 16), (3, 5, 7)]]
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.cuda import Gpu
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.device.cuda import Gpu
 from edgeadv_runtime.engine import BatchProfile, EngineCache, EngineOptions, Library
 
 Contents = Callable[[Path], list[str]]

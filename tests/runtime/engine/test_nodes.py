@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.engine.nodes import compute_types
 from edgeadv_runtime.errors import BundleError
 

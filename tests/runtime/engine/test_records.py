@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.engine import Engine, EngineCache, EngineOptions, Library
 from edgeadv_runtime.engine.records import read_record
 from edgeadv_runtime.errors import BundleError

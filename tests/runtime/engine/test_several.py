@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.engine import EngineCache, EngineOptions, Library
 
 Contents = Callable[[Path], list[str]]

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from edgeadv_runtime.bundle import Bundle
-from edgeadv_runtime.cuda import Gpu
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.device.cuda import Gpu
 from edgeadv_runtime.engine import BatchProfile, EngineCache, EngineOptions, Library, copy_engine
 from edgeadv_runtime.errors import EngineError, InputError, IntegrityError, StorageError
 

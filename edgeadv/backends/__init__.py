@@ -1,0 +1,1 @@
+"""PyTorch under the contract of a backend."""

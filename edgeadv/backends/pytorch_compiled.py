@@ -1,0 +1,97 @@
+"""The weights of a bundle compiled by TorchInductor: PyTorch as the engine of a device that has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.errors import BackendError, InputError
+from edgeadv_runtime.files import sha256_bytes
+
+from .pytorch import TorchBackend
+
+VARIANTS = ("fp32", "fp16")
+_MOST_GRAPHS = 64
+
+
+class CompiledTorchBackend(Backend):
+    """Folded, channels-last and compiled; on a GPU each batch size is one CUDA graph, so that no time goes into launching kernels.
+
+    Batches are padded to the next power of two, so that an attack which asks about fewer and fewer images does not compile again and
+    again. The first call of each such size compiles it, which takes from seconds to minutes. Without a GPU the processor's kernels are
+    compiled, float32 only. On a GPU float32 was run, on an H100 (``benchmarks/torch_latency.py``); **float16 was not run yet**.
+    """
+
+    name = "torch-compiled"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        variant: str = "fp32",
+        device: torch.device | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Load the bundle's weights; nothing is compiled yet.
+
+        Args:
+            bundle: an opened bundle with weights.
+            variant: ``"fp32"``, without TF32; or ``"fp16"``, the same weights rounded to float16, on a GPU.
+            device: where to run; None takes a GPU if there is one.
+            threads: CPU threads for the whole process; None leaves them as they are.
+
+        Raises:
+            InputError: another variant, float16 without a GPU, or no weights in the bundle.
+            BackendError: PyTorch compiles nothing for this Python.
+        """
+        if variant not in VARIANTS:
+            raise InputError(
+                f"torch-compiled serves {' and '.join(VARIANTS)}, not {variant}: use --backend onnxruntime for other variants"
+            )
+        with TorchBackend(bundle, device=device, threads=threads) as plain:
+            self.provider, self.device, self.gpu_index = plain.provider, plain.device, plain.gpu_index
+            self.artifact_sha256, self.threads = plain.artifact_sha256, plain.threads
+            self.input_shape, self.n_classes = plain.input_shape, plain.n_classes
+            network = plain.attack_model.to(memory_format=torch.channels_last)
+        self._device = next(network.parameters()).device
+        if variant == "fp16" and self.provider == "cpu":
+            raise InputError("torch-compiled computes fp16 on a GPU only: use --provider cuda, or --precision fp32")
+        self.variant, self._dtype = variant, torch.float32
+        if variant == "fp16":
+            self._dtype = torch.float16
+            # another function than the one that gradients come from
+            self.artifact_sha256 = sha256_bytes(f"fp16 of {self.artifact_sha256}".encode())
+        # the limit is for all networks of the process
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
+        mode = "reduce-overhead" if self.provider == "cuda" else "default"
+        try:
+            # fullgraph: what cannot be compiled is an error, where PyTorch would run it uncompiled and say so in a log
+            self._network = torch.compile(network.to(self._dtype), dynamic=False, fullgraph=True, mode=mode)
+        except RuntimeError as error:
+            raise _refusal(error) from error
+
+    def _infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        padded = np.zeros((1 << (len(x) - 1).bit_length(), *x.shape[1:]), dtype=np.float32)
+        padded[: len(x)] = x
+        batch = torch.from_numpy(padded).to(self._device, self._dtype).contiguous(memory_format=torch.channels_last)
+        try:
+            with torch.inference_mode():
+                logits: NDArray[np.float32] = self._network(batch).float()[: len(x)].cpu().numpy()
+        except Exception as error:
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise _refusal(error) from error
+            raise
+        return logits
+
+    def _close(self) -> None:
+        del self._network
+
+
+def _refusal(error: Exception) -> BackendError:
+    reason = " ".join(str(error).split())[:300]
+    return BackendError(f"torch {torch.__version__} cannot compile this network here: {reason}; use --backend torch")

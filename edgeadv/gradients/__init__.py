@@ -1,0 +1,1 @@
+"""The graph of an artefact in PyTorch, with gradients."""

@@ -1,0 +1,337 @@
+"""What the page says about accuracy: headline and comparison. Every figure comes from the counts of one row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from edgeadv_runtime.attacks.suites import FGSM, base_name
+from edgeadv_runtime.records.results import CLEAN, ORDER, WORST_CASE, Row, engine_sentence, engines
+
+from .inputs import Finding, Inputs, ResultsFile
+from .phrases import LABELS
+
+# of two figures that are alike, the one of the attack that came closest to the artefact
+_CLOSEST = ("white-box", "query", "transfer")
+# from this share of the images on the page says in words what plain FGSM hides
+_MUCH_HIGHER = 0.10
+
+
+_GAP_MEANINGS = {
+    "UNCHECKED": "one step is a weak attack, and the worst case itself is not checked",
+    "PASS": "one step is a weak attack; quote the worst case",
+    "SUSPECT": "the difference may be hidden gradients; do not count it as robustness",
+    "MASKED": "the difference is hidden gradients, not robustness",
+}
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What was scored, and by what."""
+
+    backend: str
+    variant: str
+    provider: str
+    device: str
+
+    @classmethod
+    def of(cls, row: Row) -> Artefact:
+        """The artefact of ``row``."""
+        return cls(row.backend, row.variant, row.provider, row.device)
+
+    @property
+    def label(self) -> str:
+        """Backend and variant."""
+        return f"{self.backend} {self.variant}"
+
+    @property
+    def detail(self) -> str:
+        """Provider and device."""
+        return " · ".join(dict.fromkeys(part for part in (self.provider, self.device) if part and part != self.backend))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One artefact at one budget: a line of the comparison.
+
+    Attributes:
+        eps: as written; None for an artefact that was not attacked.
+        eps_value: in pixels of [0, 1]; 0 for an artefact that was not attacked.
+        rows: attack to row, the clean row included.
+    """
+
+    eps: str | None
+    eps_value: float
+    rows: dict[str, Row]
+
+    @property
+    def fgsm(self) -> Row | None:
+        """Plain FGSM."""
+        return self.rows.get(FGSM)
+
+    @property
+    def worst(self) -> Row | None:
+        """The worst case."""
+        return self.rows.get(WORST_CASE)
+
+    @property
+    def gradient(self) -> Row | None:
+        """The strongest attack with gradients; plain FGSM, which has a place of its own, only where it is stronger yet."""
+        rows = [row for row in self._attacks if row.gradients is not None and row.attack != FGSM]
+        strongest = min(rows, key=_strength, default=None)
+        fgsm = self.fgsm
+        return fgsm if strongest and fgsm and fgsm.top1 < strongest.top1 else strongest
+
+    @property
+    def query(self) -> Row | None:
+        """The strongest attack without gradients."""
+        return min((row for row in self._attacks if row.gradients is None), key=_strength, default=None)
+
+    @property
+    def flatters(self) -> bool:
+        """Whether plain FGSM says more than may be believed.
+
+        It does where it stands above a worst case that the check has not passed, or far above any, or without one.
+        """
+        if self.fgsm is None or self.worst is None:
+            return self.fgsm is not None
+        above = _above(self.fgsm, self.worst)
+        return above >= _MUCH_HIGHER or (above > 0 and verdict_of(self.worst) not in ("PASS", None))
+
+    @property
+    def told(self) -> tuple[Row, ...]:
+        """The rows that the page shows at first sight, from clean to worst case."""
+        rows = (self.rows.get(CLEAN), self.fgsm, self.gradient, self.query, self.worst)
+        return tuple({row.attack: row for row in rows if row}.values())
+
+    @property
+    def _attacks(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows.values() if row.attack not in (CLEAN, WORST_CASE))
+
+    @property
+    def n(self) -> int | None:
+        """Images behind the worst case, or behind the first row there is."""
+        row = self.rows.get(WORST_CASE) or next(iter(self.rows.values()), None)
+        return row.n if row else None
+
+
+@dataclass(frozen=True)
+class Group:
+    """One artefact of one model with all its budgets, smallest first.
+
+    Attributes:
+        artefact: what was scored.
+        clean: its clean row.
+        lines: its budgets.
+        rows: all that was measured on it, in the order of the file.
+        verdict: the masking verdict on it, which may be worse than the one on the weights.
+        reasons: what was found, in sentences.
+    """
+
+    artefact: Artefact
+    clean: Row | None
+    lines: tuple[Line, ...]
+    rows: tuple[Row, ...]
+    verdict: str
+    reasons: tuple[str, ...]
+
+    @property
+    def plans(self) -> tuple[str, ...]:
+        """What a person must know of the plan that ran; nothing for a backend without one."""
+        return tuple(engine_sentence(engine) for _, engine in engines(self.rows))
+
+    def worst(self, eps: str) -> Row | None:
+        """The worst case at one budget."""
+        return next((line.rows.get(WORST_CASE) for line in self.lines if line.eps == eps), None)
+
+    @property
+    def attacked(self) -> tuple[Line, ...]:
+        """The lines with a budget."""
+        return tuple(line for line in self.lines if line.eps is not None)
+
+    @property
+    def attacks(self) -> tuple[str, ...]:
+        """Attacks of all lines but clean, in the order of :data:`LABELS`, unknown ones before the worst case."""
+        order = list(LABELS)
+        names = dict.fromkeys(name for line in self.lines for name in line.rows if name != CLEAN)
+        places = {
+            name: order.index(base_name(name)) if base_name(name) in order else len(order) - 1.5 for name in names
+        }
+        return tuple(sorted(names, key=places.__getitem__))
+
+    @property
+    def drawn(self) -> Group:
+        """The same with those attacks alone that make a line of the curves: those that are strongest at the largest eps."""
+        kept = {row.attack for line in self.attacked[-1:] for row in line.told}
+        lines = (
+            replace(line, rows={name: row for name, row in line.rows.items() if name in kept}) for line in self.lines
+        )
+        return replace(self, lines=tuple(lines))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headline:
+    """What is said of one model before anything else.
+
+    Attributes:
+        artefact: the one with the lowest worst case at the largest budget; None if nothing was scored.
+        clean: its clean row.
+        worst: its worst case.
+        verdict: the masking verdict on that artefact.
+        line: its rows at that budget.
+        upper_bound: whether the page writes "at most" before the worst case.
+        gap: what plain FGSM hides, in words, where it hides much.
+    """
+
+    artefact: Artefact | None
+    clean: Row | None
+    worst: Row | None
+    verdict: str
+    line: Line | None
+    upper_bound: bool
+    gap: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One results file as the page shows it."""
+
+    file: ResultsFile
+    groups: tuple[Group, ...]
+    headline: Headline
+
+    @property
+    def told(self) -> tuple[Finding, ...]:
+        """What the masking check found, the worst first, and then why it could not tell."""
+        told = [finding for finding in self.file.findings if finding.finding or finding.obstacle]
+        return tuple(sorted(told, key=lambda finding: -_badness(finding.finding or ORDER[0])))
+
+    @property
+    def silent(self) -> tuple[Finding, ...]:
+        """Where it looked and found nothing."""
+        return tuple(finding for finding in self.file.findings if finding not in self.told)
+
+
+def models(inputs: Inputs) -> tuple[Model, ...]:
+    """The models of a report, in the order of their files."""
+    shown = []
+    for file in inputs.results:
+        groups = _groups(file)
+        shown.append(Model(file=file, groups=groups, headline=_headline(groups, file.verdict)))
+    return tuple(shown)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One artefact of all models that have it: budget by budget, model under model.
+
+    Attributes:
+        artefact: what was scored.
+        members: each model with its group for this artefact, in the order of the files.
+        lines: model title, verdict and line; the same budget stands together.
+    """
+
+    artefact: Artefact
+    members: tuple[tuple[Model, Group], ...]
+    lines: tuple[tuple[str, str, Line], ...]
+
+
+def compare(shown: Sequence[Model]) -> tuple[Compared, ...]:
+    """All models side by side, artefact by artefact."""
+    compared = []
+    for artefact in dict.fromkeys(group.artefact for model in shown for group in model.groups):
+        members = tuple((model, group) for model in shown for group in model.groups if group.artefact == artefact)
+        lines = [(model.file.title, group.verdict, line) for model, group in members for line in group.lines]
+        # stable: within one budget the models keep the order of their files
+        compared.append(Compared(artefact, members, tuple(sorted(lines, key=lambda entry: entry[2].eps_value))))
+    return tuple(compared)
+
+
+def upper_bound(worst: Row, verdict: str) -> bool:
+    """Whether a worst case is written with "at most": no attack of its own met the artefact, or the check did not pass."""
+    return (verdict != "PASS" or worst.threat != "white-box") and worst.correct_top1 > 0
+
+
+def verdict_of(row: Row) -> str | None:
+    """The masking verdict on the artefact of ``row``; None where the row has none."""
+    return str(row.masking["verdict"]) if row.masking else None
+
+
+def _above(fgsm: Row, worst: Row) -> float:
+    # 50.1% is 10 points above 40.1%, whatever the floats say
+    return round(fgsm.top1 - worst.top1, 9)
+
+
+def _badness(verdict: str) -> int:
+    return [*ORDER].index(verdict)  # type: ignore[arg-type]
+
+
+def _strength(row: Row) -> tuple[float, int, int]:
+    order = list(LABELS)
+    base = base_name(row.attack)
+    threat = _CLOSEST.index(row.threat) if row.threat in _CLOSEST else len(_CLOSEST)
+    return row.top1, threat, -order.index(base) if base in order else 0
+
+
+def _groups(file: ResultsFile) -> tuple[Group, ...]:
+    groups = []
+    rows = file.results.rows
+    for artefact in dict.fromkeys(Artefact.of(row) for row in rows):
+        own = tuple(row for row in rows if Artefact.of(row) == artefact)
+        base = _by_attack(row for row in own if row.attack == CLEAN)
+        attacked = [row for row in own if row.attack != CLEAN]
+        budgets = sorted({(row.eps_value, row.eps) for row in attacked})
+        lines = [
+            Line(eps, value, base | _by_attack(row for row in attacked if row.eps == eps)) for value, eps in budgets
+        ]
+        judged = [row.masking for row in own if row.masking]
+        groups.append(
+            Group(
+                artefact, base.get(CLEAN), tuple(lines) or (Line(None, 0.0, base),), own,
+                max([file.verdict, *(str(one["verdict"]) for one in judged)], key=_badness),
+                tuple(dict.fromkeys(str(text) for one in judged for text in one.get("evidence") or ())),
+            )
+        )  # fmt: skip
+    return tuple(groups)
+
+
+def _by_attack(rows: Iterable[Row]) -> dict[str, Row]:
+    """One attack may have run twice with other parameters: the stronger run counts."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        if row.attack not in found or row.top1 < found[row.attack].top1:
+            found[row.attack] = row
+    return found
+
+
+def _headline(groups: Sequence[Group], verdict: str) -> Headline:
+    worst_rows = [row for group in groups for line in group.lines if (row := line.worst)]
+    if not worst_rows:
+        first = groups[0] if groups else None
+        return Headline(
+            artefact=first.artefact if first else None, clean=first.clean if first else None, worst=None,
+            verdict=first.verdict if first else verdict, line=None, upper_bound=False, gap=None,
+        )  # fmt: skip
+    largest = max(row.eps_value for row in worst_rows)
+    worst = min((row for row in worst_rows if row.eps_value == largest), key=lambda row: row.top1)
+    group = next(group for group in groups if group.artefact == Artefact.of(worst))
+    line = next(line for line in group.lines if line.eps == worst.eps)
+    return Headline(
+        artefact=group.artefact,
+        clean=group.clean,
+        worst=worst,
+        verdict=group.verdict,
+        line=line,
+        upper_bound=upper_bound(worst, group.verdict),
+        gap=_gap(line.fgsm, worst, group.verdict),
+    )
+
+
+def _gap(fgsm: Row | None, worst: Row, verdict: str) -> str | None:
+    if fgsm is None:
+        return None
+    if _above(fgsm, worst) >= _MUCH_HIGHER:
+        return f"plain FGSM says {fgsm.top1:.0%}, the worst case says {worst.top1:.0%}: {_GAP_MEANINGS[verdict]}"
+    if (fgsm.zero_gradient_share or 0.0) >= _MUCH_HIGHER:
+        return f"plain FGSM found no gradient on {fgsm.zero_gradient_share:.0%} of the images: it did not attack them"
+    return None

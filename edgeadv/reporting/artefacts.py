@@ -1,0 +1,287 @@
+"""Which artefact to ship: what each keeps of the accuracy of fp32, how fast it is, and whether its figure may be believed.
+
+The sentences follow from the figures by the rules that :func:`choose` and the functions below it state; the page says them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from edgeadv_runtime.records.bench import BenchRow
+from edgeadv_runtime.records.results import CLEAN, ORDER, WORST_CASE, Row
+
+from .accuracy import Artefact, Group, Model, upper_bound
+from .inputs import BenchFile, Paired, Side
+
+_BASELINE = "fp32"
+# a smaller drop is not worth a word, however sure it is
+_SMALL = 0.01
+# two medians closer than this share are no order: another run may turn them round
+_CLEARLY = 0.05
+# figures that the check doubts are no ground for a choice
+_DOUBTED = ("SUSPECT", "MASKED")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median of one call of one image, and where it was taken."""
+
+    row: BenchRow
+
+    @property
+    def where(self) -> str:
+        """Device, provider, threads and mode: figures that differ in one of them do not compare."""
+        row = self.row
+        threads = f"{row.threads} threads" if row.threads is not None and row.threads != 1 else f"{row.threads} thread"
+        mode = row.mode if row.rate_hz is None else f"{row.mode} {row.rate_hz:g} Hz"
+        return ", ".join([row.device, *([threads] if row.threads is not None else []), row.stage, mode])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One artefact as something to ship.
+
+    Attributes:
+        artefact: what was scored.
+        clean: its clean row.
+        worst: its worst case at the largest budget of the file.
+        upper_bound: whether the page writes "at most" before the worst case.
+        verdict: the masking verdict on it.
+        reason: the first sentence behind the verdict; None where a candidate before this one has the same.
+        baseline: the fp32 that it is compared with; None for that one itself and where there is none.
+        clean_drop: what it lost against the baseline without an attack; None where the file does not compare them.
+        worst_drop: what it lost in the worst case.
+        latencies: at batch 1, one for each place where it was timed.
+        fastest: whether it is the fastest of those that lost nothing measurable.
+    """
+
+    artefact: Artefact
+    clean: Row | None
+    worst: Row | None
+    upper_bound: bool
+    verdict: str
+    reason: str | None
+    baseline: Artefact | None
+    clean_drop: Paired | None
+    worst_drop: Paired | None
+    latencies: tuple[Latency, ...]
+    fastest: bool = False
+
+    @property
+    def doubted(self) -> bool:
+        """Whether its worst case is no ground for a choice."""
+        return self.verdict in _DOUBTED
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The artefacts of one results file, and what follows.
+
+    Attributes:
+        eps: the largest budget; None if nothing was attacked.
+        candidates: in the order of the file.
+        sentences: the one that counts first.
+    """
+
+    eps: str | None
+    candidates: tuple[Candidate, ...]
+    sentences: tuple[str, ...]
+
+    @property
+    def compared(self) -> bool:
+        """Whether the file says what an artefact lost."""
+        return any(one.clean_drop or one.worst_drop for one in self.candidates)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where the latencies were taken."""
+        return tuple(dict.fromkeys(latency.where for one in self.candidates for latency in one.latencies))
+
+
+def measurable(drop: Paired | None) -> bool:
+    """Whether an artefact lost something: the interval lies above 0, and the drop is at least 1 point."""
+    return drop is not None and drop.interval[0] > 0 and drop.drop >= _SMALL
+
+
+def milliseconds(value: float) -> str:
+    """Three digits or so."""
+    return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def choose(model: Model, benches: Sequence[BenchFile]) -> Choice:
+    """What to say of the artefacts of ``model``.
+
+    Args:
+        model: one results file.
+        benches: bench files, of which those of the same bundle count.
+    """
+    head = model.headline
+    eps = head.worst.eps if head.worst else None
+    timed = [row for file in benches if file.bench.bundle.get("id") == model.file.results.bundle.get("id")
+             for row in file.bench.rows]  # fmt: skip
+    candidates = []
+    said: set[tuple[str, str | None]] = set()
+    for group in model.groups:
+        reason = _reason(model, group)
+        base = _baseline(group, model.groups)
+        worst = group.worst(eps) if eps is not None else None
+        candidates.append(
+            Candidate(
+                artefact=group.artefact, clean=group.clean, worst=worst,
+                upper_bound=worst is not None and upper_bound(worst, group.verdict), verdict=group.verdict,
+                reason=None if (group.verdict, reason) in said else reason, baseline=base.artefact if base else None,
+                clean_drop=_drop(model, group, base, CLEAN, "0"), worst_drop=_drop(model, group, base, WORST_CASE, eps),
+                latencies=_latencies(group, timed),
+            )
+        )  # fmt: skip
+        said.add((group.verdict, reason))
+    with_fastest, fastest = _fastest(candidates)
+    sentences = (*_trust(model, candidates, eps), *_losses(candidates, eps), *fastest)
+    return Choice(eps, tuple(with_fastest), sentences)
+
+
+def _baseline(group: Group, groups: Sequence[Group]) -> Group | None:
+    """fp32 on the same backend, or the first fp32; None for the first fp32 itself."""
+    full = [other for other in groups if other.artefact.variant == _BASELINE]
+    same = [other for other in full if other.artefact.backend == group.artefact.backend]
+    if group.artefact.variant != _BASELINE and same:
+        return same[0]
+    return full[0] if full and full[0] is not group else None
+
+
+def _drop(model: Model, group: Group, base: Group | None, attack: str, eps: str | None) -> Paired | None:
+    if base is None:
+        return None
+    sides = _side(base), _side(group)
+    for paired in model.file.comparisons:
+        if (paired.attack, paired.eps) == (attack, eps):
+            if (paired.baseline, paired.artefact) == sides:
+                return paired
+            if (paired.artefact, paired.baseline) == sides:
+                return paired.reversed
+    return None
+
+
+def _side(group: Group) -> Side:
+    return group.artefact.backend, group.artefact.variant, group.rows[0].artifact_sha256
+
+
+def _reason(model: Model, group: Group) -> str | None:
+    """The first sentence that led to the verdict."""
+    if group.verdict == ORDER[0]:
+        return None
+    rule = {finding.text for finding in model.file.findings if finding.finding == group.verdict}
+    return next((text for text in group.reasons if text in rule), next(iter(group.reasons), None))
+
+
+def _latencies(group: Group, timed: Sequence[BenchRow]) -> tuple[Latency, ...]:
+    """One call with one image, back to back; of the whole path where inference alone was not timed."""
+    own = [row for row in timed if (row.backend, row.variant, row.artifact_sha256) == _side(group) and row.batch == 1]
+    for stage in ("inference", "end-to-end"):
+        if rows := [row for row in own if row.stage == stage and row.mode == "back-to-back"]:
+            return tuple(Latency(row) for row in rows)
+    return ()
+
+
+def _trust(model: Model, candidates: Sequence[Candidate], eps: str | None) -> Iterator[str]:
+    """Whether the robust figures of the file may be used, and which artefact is worse off than the file."""
+    verdict = model.file.verdict
+    floor = _floor(candidates)
+    # what is 0 cannot be lower, whatever the check says
+    above = " above 0" if floor == "0.0%" else ""
+    fallen = [f"No artefact withstands eps {eps}: the worst case is {floor} on each."] if floor else []
+    if model.headline.worst is None:
+        yield "Nothing was attacked here: only clean accuracy can be compared."
+    elif verdict == "MASKED":
+        yield f"No robust figure{above} of this file may be trusted: the verdict is MASKED. Compare clean accuracy and latency only."
+        yield from fallen
+    elif verdict == "SUSPECT":
+        yield (
+            f"Do not choose by the robust figures{above}: the verdict is SUSPECT, and the true worst case may be lower than any of "
+            "them."
+        )
+        yield from fallen
+    else:
+        yield from fallen
+        if verdict == "UNCHECKED":
+            yield f"Quote no robust figure{above} of this file: the verdict is UNCHECKED, so they are upper bounds at best."
+    for worse in _DOUBTED:
+        # those that are as bad as the file's own need no sentence of theirs
+        names = [one.artefact for one in candidates if one.verdict == worse != verdict]
+        if names:
+            yield f"Do not trust the worst case of {_listed(names)}: the verdict on it is {worse}."
+
+
+def _floor(candidates: Sequence[Candidate]) -> str | None:
+    """How low the worst case is where no artefact has anything left to lose; None where one has."""
+    scored = [one.worst for one in candidates if one.worst]
+    if not scored or any(row.top1 >= _SMALL for row in scored):
+        return None
+    return f"below {_SMALL:.0%}" if any(row.correct_top1 for row in scored) else "0.0%"
+
+
+def _losses(candidates: Sequence[Candidate], eps: str | None) -> Iterator[str]:
+    """Who lost accuracy against fp32, and how much may have gone unseen.
+
+    The worst case is left out of it where its figure is doubted, and where nothing is left to lose.
+    """
+    others = [one for one in candidates if one.clean_drop or one.worst_drop]
+    if not others:
+        if len(candidates) > 1:
+            yield "The file does not compare its artefacts image by image: whether one lost accuracy cannot be read off it."
+        return
+    robust = not _floor(candidates) and any(one.worst_drop and not one.doubted for one in others)
+    counted = {
+        one.artefact: [
+            (name, drop)
+            for name, drop in (("clean", one.clean_drop), (f"in the worst case (eps {eps})", one.worst_drop))
+            if drop and (name == "clean" or (robust and not one.doubted))
+        ]
+        for one in others
+        if not robust or not one.doubted
+    }
+    lost = {who: [part for part in parts if measurable(part[1])] for who, parts in counted.items()}
+    kept = [who for who, parts in lost.items() if not parts]
+    if kept:
+        unseen = 100 * max(drop.interval[1] for who in kept for _, drop in counted[who])
+        if len(kept) == len(others) > 1:
+            said = f"No artefact loses clean {f'or worst-case accuracy (eps {eps})' if robust else 'accuracy'}"
+        else:
+            what = f"neither clean nor worst-case accuracy (eps {eps})" if robust else "no clean accuracy"
+            said = f"{_listed(kept)} {'loses' if len(kept) == 1 else 'lose'} {what}"
+        n = min(drop.n for who in kept for _, drop in counted[who])
+        yield f"{said} measurably against fp32; with {n:,} images a loss of up to {unseen:.1f} points could go unseen."
+    for who, parts in lost.items():
+        if parts:
+            told = " and ".join(f"{100 * drop.drop:.1f} points {name}" for name, drop in parts)
+            yield f"{who.label} loses {told} against fp32."
+
+
+def _fastest(candidates: Sequence[Candidate]) -> tuple[list[Candidate], tuple[str, ...]]:
+    """The fastest of those that lost nothing measurable, fp32 among them, if all were timed at one place and it is clear."""
+    places = {latency.where for one in candidates for latency in one.latencies}
+    fair = [
+        one for one in candidates
+        if one.latencies and not measurable(one.clean_drop) and (one.doubted or not measurable(one.worst_drop))
+    ]  # fmt: skip
+    if len(places) != 1 or len(fair) < 2:
+        return list(candidates), ()
+    best, second = sorted(fair, key=lambda one: one.latencies[0].row.p50_ms)[:2]
+    if best.latencies[0].row.p50_ms > (1 - _CLEARLY) * second.latencies[0].row.p50_ms:
+        return list(candidates), ()
+    marked = [replace(one, fastest=True) if one is best else one for one in candidates]
+    full = [one for one in fair if one.artefact == best.baseline]
+    against = f" ({full[0].artefact.label}: {milliseconds(full[0].latencies[0].row.p50_ms)} ms)" if full else ""
+    return marked, (
+        f"Fastest of those without a measurable loss: {best.artefact.label}, {milliseconds(best.latencies[0].row.p50_ms)} ms{against}.",
+    )
+
+
+def _listed(artefacts: Sequence[Artefact]) -> str:
+    """Names with the backend said once: ``onnxruntime fp16 and int8-s8s8``."""
+    names: list[str] = []
+    for i, artefact in enumerate(artefacts):
+        same = i > 0 and artefacts[i - 1].backend == artefact.backend
+        names.append(artefact.variant if same else artefact.label)
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,0 +1,338 @@
+"""The one training loop: ordinary and adversarial training and all distillations differ in their objective only."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgeadv_runtime.attacks.eps import Eps
+from edgeadv_runtime.bundle.preprocess import Preprocess
+from edgeadv_runtime.bundle.training_images import TRAINING_FILE
+from edgeadv_runtime.errors import InputError, StorageError, TrainingError
+from edgeadv_runtime.evaluation.loop import MOST_UNREADABLE
+from edgeadv_runtime.files import atomic_file, ensure_writable
+from edgeadv_runtime.records.statistics import wilson_interval
+
+from ..data.datasets import ImageSet, balanced_subset
+from ..data.loading import Feed, Waiting, feed, to_model_input
+from ..data.training_images import fed_images
+from ..models.builder import PixelModel, check_input_size, evaluation_mode
+from . import checkpoint
+from .distributed import Team
+from .objectives import Objective, scale_head
+from .selection import collapse, split_off, standing
+from .trainer import OPTIMIZER, TrainConfig, Trainer
+
+_CHECK_EVERY = 20
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands.
+
+    Attributes:
+        stage: ``"train"``, ``"teacher"`` or ``"student"``.
+        epoch: from 1.
+        epochs: how many there will be.
+        step: of this epoch, from 1.
+        steps: of this epoch.
+        loss: mean loss of the epoch so far.
+        accuracy: share of training images classified right in the epoch so far, as the network saw them: perturbed in
+            adversarial training.
+        images_per_s: training images per second, in this epoch so far.
+        waiting: share of the time of this epoch so far in which the device waited for images.
+        lr: the largest learning rate now.
+        test_accuracy: top-1 on the test images after the last whole epoch, None before.
+        worst_case: share of the held-out images that stood after the last whole epoch, None before and where none are.
+        measured: what the history keeps of this epoch once it is over and measured, None while it runs.
+    """
+
+    stage: str
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float = 0.0
+    accuracy: float = 0.0
+    images_per_s: float = 0.0
+    waiting: float = 0.0
+    lr: float = 0.0
+    test_accuracy: float | None = None
+    worst_case: float | None = None
+    measured: Mapping[str, float] | None = None
+
+
+class OutOfTimeError(Exception):
+    """The time that was given is over; what is done is saved and can be resumed.
+
+    Attributes:
+        done: epochs that are done.
+        epochs: of this training.
+    """
+
+    def __init__(self, stage: str, done: int, epochs: int, seconds: float | None = None) -> None:
+        each = "" if seconds is None else f"; an epoch takes {seconds:.0f} s, and one that does not fit is not begun"
+        super().__init__(f"{stage}: {done} of {epochs} epochs are done and saved{each}; --resume continues")
+        self.done, self.epochs = done, epochs
+
+
+Report = Callable[[Progress], None]
+
+
+def default_device() -> torch.device:
+    """A CUDA device if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fit(
+    model: PixelModel,
+    objective: Objective,
+    train_images: ImageSet,
+    test_images: ImageSet,
+    *,
+    preprocess: Preprocess,
+    config: TrainConfig,
+    out: Path,
+    stage: str = "train",
+    resume: bool = False,
+    device: torch.device | None = None,
+    report: Report | None = None,
+    settings: Mapping[str, Any] | None = None,
+    deadline: float | None = None,
+    team: Team | None = None,
+) -> dict[str, Any]:
+    """Train ``model`` in place; after every epoch ``out/state.bin`` holds all that ``resume`` needs.
+
+    When it is over, ``out/training-images.npy`` lists the images that were trained on, or held out to choose the epoch.
+
+    Where the objective has a budget the weights are those of the epoch that stood best on held-out training images, and a
+    training that collapses ends there.
+
+    On a CPU an interrupted and resumed training gives the same weights, bit for bit, as an uninterrupted one.
+
+    Args:
+        model: a network with its initial weights; the objective's ``head_scale`` is applied to it here.
+        objective: what to minimise.
+        train_images: images to train on.
+        test_images: images whose accuracy is measured after every epoch; nothing is chosen by it.
+        preprocess: how images become the model's input.
+        config: hyper-parameters.
+        out: folder for the state file.
+        stage: name of this training in progress reports.
+        resume: take up from the state in ``out`` if there is one.
+        device: where to train; None takes :func:`default_device`.
+        report: called every 20 steps, after the last one of an epoch, and again when the epoch is measured.
+        settings: what else makes this training the one it is, such as the recipe: only the same can be resumed.
+        deadline: by ``time.monotonic()``; no epoch begins that would, as long as the last one, end after it.
+        team: the processes that train together, each on every so-manieth image of a batch; None trains alone. All start from the
+            same weights, and get the same figures; process 0 measures, saves, and its ``model`` has the weights to keep.
+
+    Returns:
+        ``{"epochs": [{"loss", "train_accuracy", "test_accuracy", ...}], "train_images", "test_images", "unreadable", ...}``,
+        with ``"kept_epoch"`` where one was chosen and ``"stopped"``, in words, where training ended early. The test accuracy
+        is that of the weights that are kept.
+
+    Raises:
+        OutOfTimeError: the deadline came first.
+        TrainingError: the loss is not finite.
+        InputError: too many images are unreadable, the network cannot take images of this size, or the state belongs to
+            other settings.
+        StorageError: ``out`` cannot be written, or holds another training and ``resume`` is false.
+    """
+    device, team = default_device() if device is None else device, team or Team()
+    say = report or (lambda progress: None)
+    if config.batch_size % team.world:
+        raise InputError(f"--batch-size {config.batch_size} is no multiple of the {team.world} processes that share it")
+    if config.batch_size < 2 * team.world:
+        raise InputError(
+            f"--batch-size {config.batch_size} leaves each of {team.world} processes fewer than two images of a step"
+        )
+    held_out = split_off(train_images.labels, config.holdout, budget=objective.budget)
+    rest = np.setdiff1d(np.arange(len(train_images)), held_out)
+    chosen = rest[
+        balanced_subset(
+            train_images.labels[rest],
+            config.limit,
+            seed=config.seed if config.limit_seed is None else config.limit_seed,
+        )
+    ]
+    if len(chosen) < config.batch_size:
+        raise InputError(
+            f"{len(chosen)} training images do not fill one batch of {config.batch_size}: lower --batch-size"
+        )
+    if team.first:
+        ensure_writable(out)
+    steps = len(chosen) // config.batch_size
+    scale_head(model, objective.head_scale)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    check_input_size(model, preprocess.crop)
+    about = {
+        "data": Path(train_images.spec).name,
+        "class_ids": list(train_images.classes.ids),
+        "preprocess": preprocess.to_json(),
+    }
+    trainer = Trainer(model, objective, config, device, steps, {**about, **(settings or {})}, team)
+    if checkpoint.exists(out):
+        if not resume:
+            raise StorageError(
+                f"{out} holds an unfinished training: continue it with --resume, or choose another --out"
+            )
+        trainer.restore(out)
+    team.wait()
+    wanted = chosen if objective.budget is None else np.union1d(chosen, held_out)
+    source = feed(train_images, wanted, preprocess, device, workers=config.workers)
+    tests = feed(test_images, np.arange(len(test_images)), preprocess, device, workers=config.workers)
+    stopped = collapse(trainer.history)
+    for epoch in range(len(trainer.history), config.epochs):
+        late = deadline is not None and time.monotonic() + _last_duration(trainer) > deadline
+        if stopped or team.tell(late):
+            break
+        if team.world > 1:
+            # dropout: the one thing that is drawn by process and not by image
+            torch.manual_seed(config.seed + 1_000_003 * (epoch * team.world + team.rank + 1))
+        progress = _begin(stage, epoch, config.epochs, steps, trainer.history)
+        found = _epoch(trainer, objective, source, chosen, epoch, steps, team, say, progress)
+        trainer.unreadable = sorted({*trainer.unreadable, *found})
+        if team.first:
+            _measure(trainer, source, held_out, tests, objective.budget)
+            trainer.save(out)
+        trainer.history[-1] = team.tell(trainer.history[-1])
+        say(_end(_begin(stage, epoch, config.epochs, steps, trainer.history), trainer.history[-1], trainer.lr))
+        stopped = collapse(trainer.history)
+    if len(trainer.history) < config.epochs and not stopped:
+        raise OutOfTimeError(stage, len(trainer.history), config.epochs, _last_duration(trainer) or None)
+    trainer.settle()
+    if team.first:
+        with atomic_file(out / TRAINING_FILE) as temporary:
+            # in one pass at the end: a resumed training knows as much as one that was not interrupted
+            fed_images(source, wanted).save(temporary)
+    kept = team.tell(len(trainer.history) if trainer.best is None else int(trainer.best["epoch"]))
+    last = trainer.history[kept - 1]
+    interval = wilson_interval(round(last["test_accuracy"] * last["test_images"]), int(last["test_images"]))
+    chose = "holdout_worst_case" in last
+    more: dict[str, Any] = {"kept_epoch": kept, "holdout_images": len(held_out)} if chose else {}
+    if team.world > 1:
+        more["processes"] = team.world
+    return {
+        "epochs": trainer.history, "peak_lr": trainer.peak_lr, "optimizer": OPTIMIZER, "train_images": len(chosen), "test_images": int(last["test_images"]),
+        "test_accuracy": last["test_accuracy"], "test_accuracy_ci95": interval, "unreadable": trainer.unreadable, **more,
+        **({"stopped": stopped} if stopped else {}),
+    }  # fmt: skip
+
+
+def _measure(trainer: Trainer, source: Feed, held_out: NDArray[np.int64], tests: Feed, budget: Eps | None) -> None:
+    """Add to the last epoch of the history how the network does, and keep its weights if none did better."""
+    start = time.perf_counter()
+    correct, scored = accuracy(trainer.judged, tests)
+    trainer.history[-1] |= {"test_accuracy": correct / scored, "test_images": scored}
+    if budget is not None and len(held_out):
+        stands = standing(trainer.judged, source, held_out, budget)
+        trainer.history[-1] |= stands.to_json()
+        trainer.keep_if_best(stands)
+    trainer.history[-1]["measured_s"] = round(time.perf_counter() - start, 3)
+
+
+def _begin(stage: str, epoch: int, epochs: int, steps: int, history: list[dict[str, float]]) -> Progress:
+    """An epoch of which nothing is done yet."""
+    last = history[-1] if history else {}
+    return Progress(
+        stage, epoch + 1, epochs, 0, steps, test_accuracy=last.get("test_accuracy"), worst_case=last.get("holdout_worst_case")
+    )  # fmt: skip
+
+
+def _end(begun: Progress, entry: dict[str, float], lr: float) -> Progress:
+    """The same epoch, over and measured."""
+    return replace(
+        begun, step=begun.steps, loss=entry["loss"], accuracy=entry["train_accuracy"], images_per_s=entry["images_per_s"],
+        waiting=entry["waited_s"] / max(entry["duration_s"], 1e-9), lr=lr, test_accuracy=entry["test_accuracy"],
+        worst_case=entry.get("holdout_worst_case"), measured=entry,
+    )  # fmt: skip
+
+
+def _last_duration(trainer: Trainer) -> float:
+    if not trainer.history:
+        return 0.0
+    return trainer.history[-1]["duration_s"] + trainer.history[-1]["measured_s"]
+
+
+def _epoch(
+    trainer: Trainer, objective: Objective, source: Feed, chosen: NDArray[np.int64], epoch: int, steps: int, team: Team,
+    say: Callable[[Progress], None], progress: Progress,
+) -> list[str]:  # fmt: skip
+    """Train for one epoch, add it to the history, and return what could not be read."""
+    config = trainer.config
+    # order and augmentation come from (seed, epoch), so that nothing but torch's state has to be saved
+    order = np.random.default_rng((config.seed, epoch)).permutation(chosen)[: steps * config.batch_size]
+    # every process takes its part of each batch of the one order
+    own = order.reshape(steps, config.batch_size)[:, team.rank :: team.world].ravel()
+    trainer.model.train()
+    loss_sum, correct = torch.zeros((), device=trainer.device), torch.zeros((), dtype=torch.long, device=trainer.device)
+    seen, start, waiting, waited = 0, time.perf_counter(), Waiting(trainer.device), 0.0
+    unreadable: list[str] = []
+    for step, batch in enumerate(waiting.on(source.batches(config.batch_size // team.world, own)), 1):
+        unreadable += batch.unreadable
+        if unreadable and team.world > 1:
+            raise InputError(
+                f"{unreadable[0]}: parts of a batch must be of one size; repair the image, or train in one process"
+            )
+        if len(unreadable) > MOST_UNREADABLE * len(order) + 1:
+            raise InputError(
+                f"{len(unreadable)} of the first {seen + len(unreadable)} training images are unreadable, e.g. {unreadable[0]}; repair the data"
+            )
+        if len(batch.index) >= 2:  # BatchNorm has no statistics of one
+            loss, right = trainer.step(batch, objective, epoch)
+            loss_sum += loss * len(batch.index)
+            correct += right
+            seen += len(batch.index)
+        if seen and (step % _CHECK_EVERY == 0 or step == steps):
+            lost, hits, images_seen = team.sum(loss_sum, correct, torch.tensor(seen, device=trainer.device))
+            if not math.isfinite(lost):
+                raise TrainingError(
+                    f"the loss is not finite at step {step} of epoch {epoch + 1}: lower --lr (it was {trainer.peak_lr:g}) and choose another "
+                    "--out, for this run cannot go on"
+                )
+            waited += waiting.seconds()
+            passed = time.perf_counter() - start
+            progress = replace(
+                progress, step=step, loss=lost / images_seen, accuracy=hits / images_seen,
+                images_per_s=images_seen / passed, waiting=waited / passed, lr=trainer.lr,
+            )  # fmt: skip
+            say(progress)
+    trainer.history.append(
+        {
+            "loss": progress.loss, "train_accuracy": progress.accuracy, "duration_s": round(time.perf_counter() - start, 3),
+            "images_per_s": round(progress.images_per_s, 1), "waited_s": round(waited, 3),
+        }
+    )  # fmt: skip
+    return unreadable
+
+
+def accuracy(model: PixelModel, source: Feed, *, batch_size: int = 256) -> tuple[int, int]:
+    """Right answers and readable images of ``model`` in evaluation mode, of all images of ``source``.
+
+    Raises:
+        InputError: not one image is readable.
+    """
+    correct = scored = 0
+    with evaluation_mode(model, frozen=False), torch.no_grad():
+        for batch in source.batches(batch_size):
+            if len(batch.index):
+                correct += int((model(to_model_input(batch.pixels)).argmax(dim=1) == batch.labels).sum())
+                scored += len(batch.index)
+    if not scored:
+        raise InputError(f"none of the {len(source.order)} test images of {source.images.spec} is readable")
+    return correct, scored
+
+
+def with_seed(config: TrainConfig, offset: int) -> TrainConfig:
+    """The same settings and images under another seed, so that teacher and student do not start from the same weights."""
+    images = config.limit_seed if config.limit is None or config.limit_seed is not None else config.seed
+    return replace(config, seed=config.seed + offset, limit_seed=images)

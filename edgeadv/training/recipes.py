@@ -1,0 +1,326 @@
+"""Runs: train a network, undefended or on adversarial images, or distil one into another, into a folder that export reads.
+
+``ard`` and ``rslad`` train the student on adversarial images and make it robust. Defensive distillation (Papernot et al. 2016) raises the accuracy under plain FGSM by hiding gradients, not by moving
+decision boundaries: Carlini and Wagner 2017 break it completely, and so does a margin attack here. ``docs/robustness.md``
+has the figures. It is implemented faithfully so that this can be measured.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from edgeadv_runtime._version import __version__
+from edgeadv_runtime.attacks.eps import Eps
+from edgeadv_runtime.bundle.preprocess import Preprocess
+from edgeadv_runtime.bundle.training_images import TRAINING_FILE, TrainingImages
+from edgeadv_runtime.errors import EdgeAdvError, InputError
+from edgeadv_runtime.files import sha256_file
+
+from ..data.datasets import ImageSet
+from ..models.builder import Architecture, PixelModel, WeightsMap, build, evaluation_mode, load_pretrained
+from . import checkpoint
+from .adversarial import AdversarialTraining, Trades
+from .distributed import Team
+from .loop import Report, default_device, fit, with_seed
+from .objectives import DefensiveDistillation, HardLabels, Objective, SoftLabels, check_alpha, check_temperature
+from .robust_distillation import STEPS, Ard, Rslad
+from .runs import RUN_FILE, TEACHER_FOLDER, Run, write_run
+from .trainer import TrainConfig, settled
+
+Defence = AdversarialTraining | Trades
+Recipe = Literal["papernot", "soft-label", "ard", "rslad"]
+ROBUST: dict[str, type[Ard] | type[Rslad]] = {"ard": Ard, "rslad": Rslad}
+DEFAULTS: dict[str, tuple[float, float | None]] = {
+    "papernot": (40.0, None), "soft-label": (40.0, 0.9), "ard": (30.0, 1.0), "rslad": (1.0, 5 / 6),
+}  # fmt: skip
+"""Of each recipe: the temperature, and the weight ``alpha`` of the teacher's part, None where it has none."""
+_TEACHER_SEED = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What every training of a run shares.
+
+    Attributes:
+        train_images: images to train on.
+        test_images: images to measure on after each epoch, with the same class ids.
+        preprocess: how images become the model's input.
+        config: hyper-parameters.
+        device: where to train; None takes a GPU if there is one.
+        resume: take up what an interrupted run left in the folder.
+        report: called with progress every 20 steps.
+        deadline: by ``time.monotonic()``: where training stops, to be resumed; see :func:`edgeadv.training.loop.fit`.
+        team: the processes that train together.
+    """
+
+    train_images: ImageSet
+    test_images: ImageSet
+    preprocess: Preprocess
+    config: TrainConfig
+    device: torch.device | None = None
+    resume: bool = False
+    report: Report | None = None
+    deadline: float | None = None
+    team: Team = field(default_factory=Team)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "test_images", self.test_images.relabel(self.train_images.classes))
+
+    def architecture(self, name: str, *, upsample: int) -> Architecture:
+        """Look up ``name`` for this task's classes."""
+        return Architecture.find(name, num_classes=len(self.train_images.classes), upsample=upsample)
+
+
+def train(
+    task: Task,
+    architecture: Architecture,
+    out: Path,
+    *,
+    weights: str = "none",
+    weights_map: WeightsMap = "by-name",
+    defence: Defence | None = None,
+) -> Run:
+    """Ordinary training, of the undefended network that every defence is compared with, or adversarial training.
+
+    Args:
+        task: data and hyper-parameters.
+        architecture: what to train.
+        out: the run's folder.
+        weights: ``"none"``, ``"default"`` or a file to start from; a last layer for other classes is replaced.
+        weights_map: how a file's tensors find their place.
+        defence: the recipe of adversarial training; None trains on the images as they are.
+
+    Raises:
+        OutOfTimeError: the task's deadline came first.
+        EdgeAdvError: see :func:`edgeadv.training.loop.fit` and :func:`edgeadv.models.builder.load_pretrained`.
+    """
+
+    def start() -> PixelModel:
+        return load_pretrained(architecture, weights, weights_map=weights_map, replace_head=True)
+
+    about = {"recipe": "undefended"} if defence is None else defence.to_json()
+    if Path(weights).is_file():
+        # every run's file has the same name
+        about["start_weights_sha256"] = sha256_file(Path(weights))
+    return _train_run(
+        task,
+        architecture,
+        start,
+        lambda: HardLabels() if defence is None else defence,
+        out,
+        stage="train",
+        title=f"{architecture.name}, {'undefended' if defence is None else defence.title}",
+        recipe={**about, "start_weights": Path(weights).name, "weights_map": weights_map},
+        seen_before=_images_behind(Path(weights)),
+    )
+
+
+def _images_behind(weights: Path) -> TrainingImages | None:
+    """What a weight file that lies in its run was trained on; None of any other file, or of none."""
+    if not weights.is_file() or not (weights.parent / RUN_FILE).is_file():
+        return None
+    # somebody else's folder may look like a run: it is the weights that were asked for
+    with suppress(EdgeAdvError):
+        run = Run.open(weights.parent)
+        if run.info["weights_sha256"] == sha256_file(weights):
+            return run.training_images
+    return None
+
+
+def distill(
+    task: Task,
+    architecture: Architecture,
+    out: Path,
+    *,
+    recipe: Recipe,
+    temperature: float | None = None,
+    alpha: float | None = None,
+    eps: Eps | None = None,
+    steps: int = STEPS,
+    teacher_architecture: Architecture | None = None,
+    teacher: Run | None = None,
+    teacher_defence: Defence | None = None,
+) -> Run:
+    """Distil a teacher into a student of ``architecture``; the student is the run, to be deployed at T = 1.
+
+    Args:
+        task: data and hyper-parameters, for teacher and student alike.
+        architecture: the student.
+        out: the run's folder; a teacher trained here goes into ``out/teacher``, a run of its own.
+        recipe: ``"papernot"``: teacher of the same architecture, trained at ``temperature``, student on its soft labels
+            at ``temperature``. ``"soft-label"``: a teacher trained as usual, soft labels mixed with hard ones. ``"ard"`` and
+            ``"rslad"``: a robust teacher, the student on adversarial images; see :mod:`edgeadv.training.robust_distillation`.
+        temperature: T; None takes the recipe's own, :data:`DEFAULTS`.
+        alpha: weight of the teacher's part; None takes the recipe's own; ``"papernot"`` has none.
+        eps: budget that ``"ard"`` and ``"rslad"`` defend, and only these.
+        steps: of their search for an adversarial image.
+        teacher_architecture: the teacher, e.g. ResNet-101; None takes the student's. Not for ``"papernot"``.
+        teacher: a finished run to use instead of training a teacher.
+        teacher_defence: how ``"ard"`` and ``"rslad"`` train one; None takes TRADES at ``eps``.
+
+    Raises:
+        InputError: the teacher does not fit the recipe or the data, or an option does not belong to the recipe.
+        OutOfTimeError: the task's deadline came first.
+        EdgeAdvError: see :func:`edgeadv.training.loop.fit`.
+    """
+    if recipe not in get_args(Recipe):
+        raise InputError(f"recipe {recipe!r} is not one of {', '.join(get_args(Recipe))}")
+    if (eps is not None) != (recipe in ROBUST):
+        raise InputError(
+            f"{recipe} needs the budget that it defends, eps"
+            if recipe in ROBUST
+            else f"{recipe} is trained on images as they are and has no eps"
+        )
+    if recipe == "papernot" and alpha is not None:
+        raise InputError("papernot has no alpha: its student never sees the hard labels; use soft-label")
+    if recipe == "papernot" and (teacher_architecture or architecture).name != architecture.name:
+        raise InputError("papernot distils into the same architecture; use --recipe soft-label for another teacher")
+    temperature = DEFAULTS[recipe][0] if temperature is None else temperature
+    alpha = DEFAULTS[recipe][1] if alpha is None else alpha
+    objective = _student_objective(recipe, temperature, alpha, eps, steps)
+    about: dict[str, Any] = {"recipe": recipe, **_settings(objective(nn.Identity()), temperature, alpha)}
+    # before a teacher is trained for it
+    _finished(out, task, architecture, about)
+    if teacher is None:
+        trained_by: Objective = HardLabels(temperature if recipe == "papernot" else 1.0)
+        if eps is not None:
+            trained_by = Trades.at(eps) if teacher_defence is None else teacher_defence
+        teacher = _teacher_run(task, teacher_architecture or architecture, trained_by, out / TEACHER_FOLDER)
+    _check_teacher(teacher, task, architecture, recipe, temperature)
+    device = default_device() if task.device is None else task.device
+    frozen = teacher.load_model().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    about |= {
+        "teacher": teacher.title, "teacher_weights_sha256": teacher.info["weights_sha256"],
+        "teacher_test_accuracy": teacher.info["stages"][-1]["test_accuracy"],
+    }  # fmt: skip
+    stage = teacher.info["stages"][-1]
+    if "kept_epoch" in stage:
+        about["teacher_worst_case"] = stage["epochs"][stage["kept_epoch"] - 1]["holdout_worst_case"]
+    budget = "" if eps is None else f" eps {eps.text}"
+    with evaluation_mode(frozen):
+        return _train_run(
+            task, architecture, lambda: build(architecture), lambda: objective(frozen), out, stage="student",
+            title=f"{architecture.name}, {recipe} T={temperature:g}{budget}", recipe=about, seen_before=teacher.training_images,
+        )  # fmt: skip
+
+
+def _student_objective(
+    recipe: str, temperature: float, alpha: float | None, eps: Eps | None, steps: int
+) -> Callable[[nn.Module], Objective]:
+    """The objective once the teacher is there; what is wrong with the settings is said before."""
+    check_temperature(temperature)
+    if alpha is None:
+        return lambda teacher: DefensiveDistillation(teacher, temperature)
+    check_alpha(alpha)
+    if eps is None:
+        return lambda teacher: SoftLabels(teacher, temperature, alpha)
+    robust = ROBUST[recipe]
+    return lambda teacher: robust.at(eps, teacher, temperature=temperature, alpha=alpha, steps=steps)
+
+
+def _settings(objective: Objective, temperature: float, alpha: float | None) -> dict[str, Any]:
+    """What ``run.json`` keeps of a student's objective."""
+    if isinstance(objective, Ard | Rslad):
+        return objective.to_json()
+    return {"temperature": temperature} | ({} if alpha is None else {"alpha": alpha})
+
+
+def _teacher_run(task: Task, architecture: Architecture, objective: Objective, out: Path) -> Run:
+    task = replace(task, config=with_seed(task.config, _TEACHER_SEED))
+    if isinstance(objective, AdversarialTraining | Trades):
+        title, recipe = f"{architecture.name}, {objective.title}", objective.to_json()
+    else:
+        title = f"{architecture.name}, teacher T={objective.head_scale:g}"
+        recipe = {"recipe": "teacher", "temperature": objective.head_scale}
+    return _train_run(
+        task,
+        architecture,
+        lambda: build(architecture),
+        lambda: objective,
+        out,
+        stage="teacher",
+        title=title,
+        recipe=recipe,
+    )
+
+
+def _check_teacher(teacher: Run, task: Task, student: Architecture, recipe: str, temperature: float) -> None:
+    if teacher.classes.ids != task.train_images.classes.ids:
+        raise InputError(f"{teacher.path} was trained on other classes than {task.train_images.spec}")
+    if teacher.preprocess != task.preprocess:
+        raise InputError(f"{teacher.path} was trained with other preprocessing ({teacher.preprocess}): use the same")
+    if recipe in ROBUST and "eps" not in teacher.info["recipe"]:
+        raise InputError(
+            f"{teacher.path} was not trained on adversarial images: {recipe} hands on the robustness of its teacher, and this one "
+            "has none; train one with --recipe trades or at-pgd, or let distill train it"
+        )
+    trained_by = teacher.info["recipe"]
+    # the temperature of the others is that of the labels that they were given: their logits are no T times as large
+    trained_at = trained_by.get("temperature", 1.0) if trained_by["recipe"] in ("teacher", "papernot") else 1.0
+    if recipe == "papernot" and (trained_at != temperature or teacher.architecture.name != student.name):
+        raise InputError(
+            f"{teacher.path} is {teacher.architecture.name} trained at T = {trained_at:g}; papernot needs {student.name} at T = {temperature:g}"
+        )
+
+
+def _finished(out: Path, task: Task, architecture: Architecture, recipe: dict[str, Any]) -> Run | None:
+    """The run at ``out`` if training it again would only repeat it, None where there is none yet."""
+    if not (out / RUN_FILE).exists():
+        return None
+    run = Run.open(out)
+    if not task.resume:
+        raise InputError(f"{out} holds a finished run: choose another --out")
+    images = task.train_images
+    config = settled(task.config)
+    have = (
+        {key: run.info["config"].get(key) for key in config},
+        run.architecture,
+        run.preprocess,
+        run.classes,
+        Path(run.data).name,
+    )
+    want = (config, architecture, task.preprocess, images.classes, Path(images.spec).name)
+    if have != want or any(run.info["recipe"].get(key) != value for key, value in recipe.items()):
+        raise InputError(f"{out} holds a finished run with other settings: choose another --out")
+    return run
+
+
+def _train_run(
+    task: Task, architecture: Architecture, start: Callable[[], PixelModel], objective: Callable[[], Objective], out: Path, *,
+    stage: str, title: str, recipe: dict[str, Any], seen_before: TrainingImages | None = None,
+) -> Run:  # fmt: skip
+    """Train and write a run; ``seen_before`` are images that its teacher, or its first weights, were trained on."""
+    if (finished := _finished(out, task, architecture, recipe)) is not None:
+        if task.team.first:
+            checkpoint.remove(out)  # of a training that was killed just before it did so itself
+        return finished
+    torch.manual_seed(task.config.seed)
+    model = start()
+    metrics = fit(
+        model, objective(), task.train_images, task.test_images, preprocess=task.preprocess, config=task.config, out=out,
+        stage=stage, resume=task.resume, device=task.device, report=task.report, settings={"stage": stage, "recipe": recipe},
+        deadline=task.deadline, team=task.team,
+    )  # fmt: skip
+    device = default_device() if task.device is None else task.device
+    info = {
+        "title": title, "recipe": recipe, "config": asdict(task.config), "architecture": model.architecture.to_json(),
+        "preprocess": task.preprocess.to_json(), "classes": task.train_images.classes.to_json(),
+        "data": {"spec": task.train_images.spec, "train_images": metrics["train_images"], "test_images": metrics["test_images"]},
+        "stages": [metrics], "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "versions": {"edgeadv": __version__, **{m: importlib.metadata.version(m) for m in ("torch", "torchvision", "timm")}},
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    if task.team.first:
+        write_run(out, model, info, TrainingImages.load(out / TRAINING_FILE) | seen_before)
+        checkpoint.remove(out)
+    task.team.wait()
+    return Run.open(out)

@@ -1,0 +1,264 @@
+"""The state of a training: network, average, optimiser, schedule and the best epoch, saved and taken up again as one."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from edgeadv_runtime.errors import BundleError, InputError
+
+from ..data.augment import AUGMENTS
+from ..data.loading import DeviceBatch, to_model_input
+from ..data.rng import Draws
+from ..models.builder import PixelModel
+from . import checkpoint
+from .distributed import Team, together
+from .objectives import Objective, parameter_groups
+from .selection import Standing
+
+OPTIMIZER = {
+    "name": "SGD",
+    "momentum": 0.9,
+    "nesterov": True,
+    "schedule": "one-cycle, cosine, without cycling the momentum",
+}
+# torch takes no larger ones; a teacher's seed and those of several processes are a little larger
+_SEEDS = 2**62
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Hyper-parameters of one training; all of them are kept in ``run.json``.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images per step.
+        lr: peak learning rate of the one-cycle schedule (SGD, Nesterov momentum 0.9); None takes 0.02, or 0.01 for a
+            network without BatchNorm.
+        weight_decay: L2 penalty.
+        seed: of initialisation, order, augmentation and dropout.
+        augment: a name of :data:`edgeadv.data.augment.AUGMENTS`.
+        limit: train on at most this many images, as many of each class; None takes all.
+        limit_seed: of the choice of these; None takes ``seed``. A teacher has a seed of its own and its student's images.
+        workers: processes that decode images; 0 decodes in this one.
+        clip: largest Euclidean norm of the gradient of all parameters together; None does not clip.
+        ema: decay of an exponential moving average of the weights, and of BatchNorm's statistics with them, that is measured
+            and kept in their place; 0 keeps the weights themselves.
+        holdout: training images that are not trained on: the epoch whose network stands best on them is kept. None takes
+            2,000, or a fifth of all if they are fewer than 10,000, where the recipe has a budget, and none where it has not.
+        accumulate: parts that a batch is passed through the network in, one after another, so that a large one needs less memory.
+            The gradient is that of the whole batch; BatchNorm takes the statistics of each part.
+        compile: let ``torch.compile`` fuse the network for training; another order of sums, else the same.
+    """
+
+    epochs: int = 8
+    batch_size: int = 64
+    lr: float | None = None
+    weight_decay: float = 5e-4
+    seed: int = 0
+    augment: str = "none"
+    limit: int | None = None
+    limit_seed: int | None = None
+    workers: int = 0
+    clip: float | None = None
+    ema: float = 0.0
+    holdout: int | None = None
+    accumulate: int = 1
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 2), ("seed", 0), ("workers", 0), ("accumulate", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
+        if self.seed >= _SEEDS:
+            raise InputError(f"seed must be below {_SEEDS}, not {self.seed}")
+        if self.lr is not None and not 0 < self.lr <= 100:
+            raise InputError(f"lr must be in (0, 100], not {self.lr}")
+        if not 0 <= self.weight_decay <= 1:
+            raise InputError(f"weight decay must be in [0, 1], not {self.weight_decay}")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"ema must be in [0, 1), not {self.ema}")
+        if self.clip is not None and not 0 < self.clip < float("inf"):
+            raise InputError(f"clip must be above 0, not {self.clip}")
+        if self.holdout is not None and self.holdout < 0:
+            raise InputError(f"holdout must be at least 0, not {self.holdout}")
+        if self.augment not in AUGMENTS:
+            raise InputError(f"augment is one of {', '.join(AUGMENTS)}, not {self.augment!r}")
+        if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
+            raise InputError(
+                f"a batch of {self.batch_size} cannot be passed in {self.accumulate} equal parts of at least 2 images"
+            )
+
+
+def settled(config: TrainConfig) -> dict[str, Any]:
+    """What a training cannot be resumed without; more workers or a compiled network change nothing that is meant."""
+    return {key: value for key, value in asdict(config).items() if key not in ("workers", "compile")}
+
+
+class Trainer:
+    """The state of one training, which can be saved after any epoch and taken up again.
+
+    Attributes:
+        model: the network that is trained.
+        shared: the same, its gradients averaged over all processes.
+        judged: the network that is measured and kept: the average of the weights, where there is one, else ``model``.
+        history: what was measured, an entry per epoch.
+        best: the epoch that is kept so far, its weights, and what they stood; None where nothing is chosen.
+        unreadable: messages of training images that could not be read, in any epoch.
+    """
+
+    def __init__(
+        self,
+        model: PixelModel,
+        objective: Objective,
+        config: TrainConfig,
+        device: torch.device,
+        steps: int,
+        settings: Mapping[str, Any],
+        team: Team,
+    ) -> None:
+        self.model = model
+        self.augment = AUGMENTS[config.augment]
+        self.shared = team.wrap(model)
+        self.config = config
+        self.device = device
+        batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+        lr = config.lr if config.lr is not None else 0.02 if batch_norm else 0.01
+        self.peak_lr = lr
+        groups = parameter_groups(model, lr=lr, weight_decay=config.weight_decay, head_scale=objective.head_scale)
+        self.optimizer = torch.optim.SGD(
+            groups, momentum=float(str(OPTIMIZER["momentum"])), nesterov=bool(OPTIMIZER["nesterov"])
+        )
+        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer,
+            max_lr=[group["lr"] for group in groups],
+            total_steps=config.epochs * steps,
+            cycle_momentum=False,
+        )
+        self.average: AveragedModel | None = None
+        if config.ema:
+            average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        self.judged: PixelModel = model if self.average is None else self.average.module  # type: ignore[assignment]
+        if config.compile:
+            model.compile()  # in place: weights keep their names, and a copy is not compiled
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] | None = None
+        self.unreadable: list[str] = []
+        # the schedule depends on the number of steps: another amount of data is another run
+        self.fingerprint = {**settled(config), "steps": steps, "architecture": model.architecture.to_json(), **settings}
+
+    @property
+    def lr(self) -> float:
+        """The largest learning rate of a parameter group now."""
+        return float(max(self.scheduler.get_last_lr()))
+
+    def save(self, folder: Path) -> None:
+        """Write all that :meth:`restore` needs into ``folder``, atomically."""
+        state = {
+            "fingerprint": self.fingerprint, "history": self.history, "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(), "rng": torch.get_rng_state(),
+            "average": None if self.average is None else self.average.state_dict(), "best": self.best,
+            "unreadable": self.unreadable,
+        }  # fmt: skip
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        checkpoint.save(folder, buffer.getvalue())
+
+    def restore(self, folder: Path) -> None:
+        """Continue from a saved state, torch's random state included."""
+        saved = checkpoint.load(folder)
+        try:
+            state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
+            changed = sorted(k for k, v in self.fingerprint.items() if _plain(state["fingerprint"].get(k)) != _plain(v))
+        except Exception as error:  # torch.load has no common base error for damaged files
+            raise _of_another_version(folder, error) from error
+        if changed:
+            raise InputError(
+                f"{folder} was started with other settings ({', '.join(changed)}): resume with the same ones"
+            )
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            torch.set_rng_state(state["rng"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            self.history, self.best, self.unreadable = state["history"], state["best"], state["unreadable"]
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise _of_another_version(folder, error) from error
+
+    def step(self, batch: DeviceBatch, objective: Objective, epoch: int) -> tuple[Tensor, Tensor]:
+        """One update; returns the loss and the number of right answers, on the device."""
+        draws = Draws(self.config.seed, epoch, batch.index)
+        x = to_model_input(batch.pixels if self.augment is None else self.augment(batch.pixels, draws))
+        self.optimizer.zero_grad()
+        loss, right = torch.zeros((), device=self.device), torch.zeros((), dtype=torch.long, device=self.device)
+        # two images at least in each part: BatchNorm has no statistics of one
+        parts = np.array_split(np.arange(len(x)), min(self.config.accumulate, len(x) // 2))
+        for part in (slice(int(places[0]), int(places[-1]) + 1) for places in parts):
+            # the gradients of the processes meet once, with the last part
+            alone = part.stop < len(x) and isinstance(self.shared, DistributedDataParallel)
+            with self.shared.no_sync() if alone else nullcontext():  # type: ignore[operator]
+                found, hits = self._pass(
+                    x[part], batch.labels[part], objective, replace(draws, index=draws.index[part]), len(x)
+                )
+            loss, right = loss + found, right + hits
+        if self.config.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimizer.step()
+        self.scheduler.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return loss, right
+
+    def _pass(self, x: Tensor, labels: Tensor, objective: Objective, draws: Draws, of: int) -> tuple[Tensor, Tensor]:
+        """Add to the gradients those of these images, a part of ``of``; returns their share of the loss, and how many are right."""
+        # half precision pays where tensor cores do; a CPU here would only lose digits
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+            loss, logits = objective(self.shared, x, labels, draws)
+        share = loss * (len(x) / of)
+        together(share.backward)
+        return share.detach(), (logits.argmax(dim=1) == labels).sum()
+
+    def keep_if_best(self, standing: Standing) -> None:
+        """Keep the weights of this epoch if none before stood better; of equals the later one.
+
+        A network that gives one label to everything is worse than any other: with few classes its worst case is high.
+        """
+        rank = [float(standing.labels > 1), standing.worst_case]
+        if self.best is None or rank >= self.best["rank"]:
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in self.judged.state_dict().items()}
+            self.best = {"epoch": len(self.history), "rank": rank, "model": weights}
+
+    def settle(self) -> None:
+        """Give ``model`` the weights that are kept."""
+        kept = self.judged.state_dict() if self.best is None else self.best["model"]
+        self.model.load_state_dict(kept)
+
+
+def _of_another_version(folder: Path, error: Exception) -> BundleError:
+    return BundleError(
+        f"{folder / checkpoint.STATE_FILE} is of another version of edgeadv or torch ({error}); start again in another --out"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists: what survives a file, so that equal settings compare equal."""
+    return (
+        {k: _plain(v) for k, v in value.items()}
+        if isinstance(value, dict)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+    )

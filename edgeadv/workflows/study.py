@@ -1,0 +1,313 @@
+"""The paper's table: pre-trained ImageNet classifiers without attack and under FGSM, on images chosen at random.
+
+After Sen, Sen and Chatterjee, "Adversarial Attacks on Image Classification Models: Analysis and Defense" (2023). Each
+classifier becomes a bundle in memory and goes through the one evaluation loop, so its figures are made as every other's.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import timm
+import torchvision
+from numpy.typing import NDArray
+from timm.data import resolve_data_config
+
+from edgeadv_runtime._version import __version__
+from edgeadv_runtime.attacks.base import infos
+from edgeadv_runtime.attacks.crafting import craft
+from edgeadv_runtime.attacks.eps import Eps
+from edgeadv_runtime.attacks.suites import FGSM, Effort
+from edgeadv_runtime.bundle.bundle import Bundle, Classes
+from edgeadv_runtime.bundle.preprocess import Interpolation, Preprocess
+from edgeadv_runtime.errors import InputError, StorageError
+from edgeadv_runtime.evaluation.loop import DataInfo, evaluate
+from edgeadv_runtime.files import canonical_json, ensure_writable, publish, sha256_bytes, sha256_file
+from edgeadv_runtime.records.results import Results
+from edgeadv_runtime.records.study import Study
+
+from ..attacks import build_attacks
+from ..attacks.pack_writer import clean_batches
+from ..backends.pytorch import TorchBackend
+from ..data.datasets import ImageSet, balanced_subset
+from ..models.builder import Architecture, PixelModel, WeightsMap, check_input_size, load_pretrained, save_weights
+from ..reporting.study import write_pages
+
+STUDY_FILE = "study.json"
+DEFAULT = "default"
+_WEIGHTS = "weights.safetensors"
+
+Bar = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One classifier of a study, not yet loaded.
+
+    Attributes:
+        name: as it was asked for, e.g. ``"resnet101"``; also what the table calls it.
+        architecture: how to build it.
+        preprocess: from a picture to its input.
+        published: whether ``preprocess`` is the library's own; otherwise the user stated it.
+        weights: ``"default"`` for the library's pre-trained weights (downloaded), or a file.
+        weights_map: how a file's tensors are matched.
+    """
+
+    name: str
+    architecture: Architecture
+    preprocess: Preprocess
+    published: bool
+    weights: str
+    weights_map: WeightsMap
+
+    def load(self) -> PixelModel:
+        """The network with its weights, shown one batch of the right size.
+
+        Raises:
+            InputError: the weights are missing or do not fit, or the network takes no images of this size.
+        """
+        model = load_pretrained(self.architecture, self.weights, weights_map=self.weights_map)
+        check_input_size(model, self.preprocess.crop)
+        return model
+
+    def to_json(self) -> dict[str, Any]:
+        """What a study file says of it; files by name and hash."""
+        if self.weights == DEFAULT:
+            origin = {"file": None, "name": published_name(self.architecture)}
+        else:
+            file = Path(self.weights)
+            origin = {"file": file.name, "sha256": sha256_file(file), "map": self.weights_map}
+        return {
+            "name": self.name, "source": self.architecture.source, "weights": origin,
+            "preprocess": self.preprocess.to_json(), "preprocess_published": self.published,
+            "mean": list(self.architecture.mean), "std": list(self.architecture.std),
+        }  # fmt: skip
+
+
+def make_subjects(
+    names: Sequence[str], classes: Classes, *, weights: str, weights_map: str = "by-name", preprocess: str | None = None
+) -> list[Subject]:
+    """Look up what is to be studied.
+
+    Args:
+        names: architectures, each once.
+        classes: of every one of them, in logit order.
+        weights: ``"default"``, or ``ARCH=FILE,ARCH=FILE`` with one entry for each architecture.
+        weights_map: ``"by-name"`` or ``"by-position"``, for all files.
+        preprocess: as ``--preprocess`` writes it, for all; None takes each one's published evaluation transform.
+
+    Raises:
+        InputError: an architecture is unknown, a file is missing, or an option is not written as it must be.
+    """
+    if weights_map not in get_args(WeightsMap):
+        raise InputError(f"--weights-map {weights_map!r} is not one of {', '.join(get_args(WeightsMap))}")
+    steps = None if preprocess is None else Preprocess.parse(preprocess)
+    architectures = {name: Architecture.find(name, num_classes=len(classes)) for name in names}
+    files = dict.fromkeys(names, DEFAULT) if weights == DEFAULT else _weight_files(weights, names)
+    return [
+        Subject(
+            name=name, architecture=architecture, preprocess=steps or published_preprocess(architecture),
+            published=steps is None, weights=files[name], weights_map=weights_map,  # type: ignore[arg-type]
+        )
+        for name, architecture in architectures.items()
+    ]  # fmt: skip
+
+
+def _weight_files(text: str, names: Sequence[str]) -> dict[str, str]:
+    """Read ``ARCH=FILE,ARCH=FILE``: every architecture once, every file there."""
+    files: dict[str, str] = {}
+    for part in text.split(","):
+        name, _, file = (piece.strip() for piece in part.partition("="))
+        if not file or name in files:
+            raise InputError(
+                f"--weights is written {DEFAULT}, or ARCH=FILE,ARCH=FILE with each architecture once; {part.strip()!r} does not fit"
+            )
+        files[name] = file
+    if missing := [name for name in names if name not in files]:
+        raise InputError(f"--weights names no file for {', '.join(missing)}: add {missing[0]}=FILE")
+    if unknown := [name for name in files if name not in names]:
+        raise InputError(
+            f"--weights names {', '.join(unknown)}, which --arch does not: leave it out, or add it to --arch"
+        )
+    for name, file in files.items():
+        if not Path(file).is_file():
+            raise InputError(f"{file} does not exist: --weights {name}=FILE takes a file of weights")
+    return files
+
+
+def published_preprocess(architecture: Architecture) -> Preprocess:
+    """The evaluation transform that the library publishes with its best weights, but for the normalisation.
+
+    torchvision's is that of the weights it calls ``DEFAULT``; timm's is that of its default configuration at test size, as
+    ``timm.data.create_transform`` reads it.
+
+    Raises:
+        InputError: there is none, or it is not a resize of the shorter side and a centre crop.
+    """
+    if architecture.source == "torchvision":
+        transforms = torchvision.models.get_model_weights(architecture.name)["DEFAULT"].transforms()
+        (resize,), (crop,), kind = transforms.resize_size, transforms.crop_size, transforms.interpolation.value
+    else:
+        published = timm.get_pretrained_cfg(architecture.name)
+        if published is None:
+            raise InputError(f"timm publishes no transform for {architecture.name}: state one with --preprocess")
+        config = resolve_data_config(pretrained_cfg=published.to_dict(), use_test_size=True)
+        _, crop, width = config["input_size"]
+        kind, mode = config["interpolation"], config["crop_mode"]
+        if mode != "center" or crop != width:
+            raise InputError(
+                f"the transform of timm's {architecture.name} (crop mode {mode}, {crop}x{width} pixels) is not a resize of the "
+                "shorter side and a centre crop: state one with --preprocess"
+            )
+        resize = math.floor(crop / config["crop_pct"])
+    if kind not in get_args(Interpolation):
+        raise InputError(f"{architecture.name} is published with {kind} interpolation: state another with --preprocess")
+    return Preprocess(resize=resize, crop=crop, interpolation=kind)
+
+
+def published_name(architecture: Architecture) -> str:
+    """What the library calls the weights behind ``default`` and behind its transform, e.g. ``"ResNet101_Weights.IMAGENET1K_V2"``."""
+    if architecture.source == "torchvision":
+        return str(torchvision.models.get_model_weights(architecture.name)["DEFAULT"])
+    config = timm.get_pretrained_cfg(architecture.name)
+    return f"timm/{architecture.name.partition('.')[0]}" + (
+        f".{config.tag}" if config is not None and config.tag else ""
+    )
+
+
+def choose_images(images: ImageSet, n: int, *, seed: int) -> NDArray[np.int64]:
+    """Positions, ascending, of ``n`` images chosen at random, with as equal a share of each class as there is.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    if n > len(images):
+        raise InputError(f"--n {n}, but {images.spec} holds {len(images)} images: ask for --n {len(images)} or fewer")
+    return balanced_subset(images.labels, n, seed=seed)
+
+
+def run_study(
+    out: Path,
+    *,
+    subjects: Sequence[Subject],
+    images: ImageSet,
+    n: int,
+    eps: Sequence[Eps],
+    seed: int,
+    open_reference: Callable[[Bundle], TorchBackend],
+    resume: bool = False,
+    allow_unreadable: bool = False,
+    workers: int = 0,
+    bar: Callable[[str], AbstractContextManager[Bar | None]],
+) -> Study:
+    """Measure one classifier after the other and write ``study.json``, ``study.md`` and ``study.html``.
+
+    Work goes on in ``OUT.partial``, which becomes ``out`` when it is whole; it keeps every classifier that is finished.
+
+    Args:
+        out: the folder to make; must not exist.
+        subjects: what is measured.
+        images: labelled in the order of the classifiers' logits.
+        n: how many of them.
+        eps: budgets, ascending.
+        seed: of the choice of images.
+        open_reference: opens a bundle's weights where they are to run.
+        resume: continue what an interrupted call left.
+        allow_unreadable: accept more than 1% of unreadable images.
+        workers: processes that decode.
+        bar: makes a progress bar of images for the classifier named.
+
+    Raises:
+        StorageError: ``out`` exists or cannot be written, or there is an unfinished study and ``resume`` is false.
+        InputError: weights do not fit, there are too few images, or the unfinished study was started with other settings.
+        DataError: more than 1% of the images are unreadable and that was not allowed.
+    """
+    if out.exists():
+        raise StorageError(f"{out} exists: choose another --out")
+    order = choose_images(images, n, seed=seed)
+    data = DataInfo(name=Path(images.spec).name, split=images.split, total=n, allow_unreadable=allow_unreadable)
+    chosen = {"names": [images.names[int(i)] for i in order], "labels": images.labels[order].tolist()}
+    settings = {
+        "architectures": [subject.to_json() for subject in subjects],
+        "data": {"name": data.name, "split": data.split, "n": n, "images_sha256": sha256_bytes(canonical_json(chosen))},
+        "seed": seed, "attack": FGSM, "eps": [budget.text for budget in eps],
+        "libraries": {"timm": timm.__version__, "torchvision": torchvision.__version__},
+    }  # fmt: skip
+    partial = out.with_name(out.name + ".partial")
+    study = _begin(partial, settings, resume=resume)
+    left = subjects[len(study.results) :]
+    # before the first hour is spent: do the weights of the last one fit?
+    for subject in left:
+        subject.load()
+    for number, subject in enumerate(left, start=len(study.results) + 1):
+        with bar(f"{subject.name} ({number} of {len(subjects)})") as progress:
+            result = _measure(
+                subject,
+                images,
+                order,
+                data=data,
+                eps=eps,
+                open_reference=open_reference,
+                workers=workers,
+                progress=progress,
+            )
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        study = replace(study, results=(*study.results, result), created=now)
+        study.save(partial / STUDY_FILE)
+    write_pages(study, partial)
+    publish(partial, out)
+    return replace(study, path=out / STUDY_FILE)
+
+
+def _begin(partial: Path, settings: Mapping[str, Any], *, resume: bool) -> Study:
+    """The unfinished study to go on with, or one with nothing measured yet."""
+    fresh = Study(settings=dict(settings), results=(), edgeadv_version=__version__)
+    if not partial.exists():
+        ensure_writable(partial)
+        return fresh
+    if not resume:
+        raise StorageError(f"{partial} holds an unfinished study: continue it with --resume, or delete it")
+    study = Study.load(partial / STUDY_FILE)
+    if (study.settings, study.edgeadv_version) != (fresh.settings, fresh.edgeadv_version):
+        raise InputError(f"{partial} was started with other settings: continue with the same ones, or delete it")
+    return study
+
+
+def _measure(
+    subject: Subject, images: ImageSet, order: NDArray[np.int64], *, data: DataInfo, eps: Sequence[Eps],
+    open_reference: Callable[[Bundle], TorchBackend], workers: int, progress: Bar | None,
+) -> Results:  # fmt: skip
+    """One classifier through the evaluation loop."""
+    with tempfile.TemporaryDirectory(prefix="edgeadv-study-") as folder:
+        bundle = _bundle(subject, images.classes, Path(folder) / subject.name.replace("/", "-"))
+        with open_reference(bundle) as reference:
+            attacks = build_attacks(
+                reference.attack_model, eps, efforts={FGSM: Effort()}, classes=len(bundle.classes),
+                gradients_sha256=bundle.weights_sha256,
+            )  # fmt: skip
+            unreadable: list[str] = []
+            clean = clean_batches(images, bundle, order, unreadable=unreadable, workers=workers)
+            return evaluate(
+                craft(clean, attacks, reference, uint8=False), infos(attacks, uint8=False), bundle=bundle,
+                backends=[reference], data=data, unreadable=unreadable, examples=0, progress=progress,
+            )  # fmt: skip
+
+
+def _bundle(subject: Subject, classes: Classes, folder: Path) -> Bundle:
+    """A bundle without a manifest: the weights, as an export of them would write them, and what the loop asks for."""
+    file = folder / _WEIGHTS
+    save_weights(subject.load(), file)
+    manifest = {
+        "bundle_id": "study", "title": subject.name, "architecture": subject.architecture.to_json(),
+        "classes": classes.to_json(), "preprocess": subject.preprocess.to_json(), "variants": {}, "left_out": [],
+        "weights": {"file": file.name, "sha256": sha256_file(file)}, "provenance": {"weights": subject.to_json()["weights"]},
+    }  # fmt: skip
+    return Bundle(folder, manifest)

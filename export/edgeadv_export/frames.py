@@ -1,0 +1,66 @@
+"""What an export needs beside a model: the names of its classes, and real frames to compare on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadv.data.datasets import ImageSet, balanced_subset
+from edgeadv_runtime.bundle.bundle import Classes
+from edgeadv_runtime.bundle.preprocess import decode, pictures
+from edgeadv_runtime.errors import InputError
+
+FRAMES = 64
+
+
+def read_classes(path: Path) -> Classes:
+    """Read classes in logit order from lines of ``id<TAB>name``, or ``index<TAB>id<TAB>name`` with indices from 0.
+
+    Raises:
+        InputError: the file cannot be read, or a line is of another form.
+    """
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--classes {path} cannot be read ({error}); it is imagenet1k or a text file") from error
+    ids, names = [], []
+    for number, line in enumerate(lines):
+        *index, class_id, name = ["", *line.split("\t")]
+        if not class_id or not name or index not in ([""], ["", str(number)]):
+            raise InputError(
+                f"{path}: class {number} is written {line!r}; one line for each class is due, in logit order: "
+                "id<TAB>name or index<TAB>id<TAB>name"
+            )
+        ids.append(class_id)
+        names.append(name)
+    return Classes(tuple(ids), tuple(names))
+
+
+def folder_frames(folder: Path, *, limit: int = FRAMES) -> list[NDArray[np.uint8]]:
+    """At most ``limit`` image files below ``folder``, spread evenly over the paths in order, as uint8 RGB arrays.
+
+    Raises:
+        InputError: there are none.
+        DataError: one of them is not readable.
+    """
+    files = pictures(folder.rglob("*"))
+    if not files:
+        raise InputError(f"{folder} holds no images: --golden takes a folder of real ones, such as the model will see")
+    # spread, for the first ones of class folders would all be of one class
+    spread = [files[i * len(files) // limit] for i in range(limit)] if len(files) > limit else files
+    return [np.asarray(decode(file)) for file in spread]
+
+
+def data_frames(data: ImageSet, *, limit: int = FRAMES) -> list[NDArray[np.uint8]]:
+    """At most ``limit`` images of ``data`` as uint8 RGB arrays, the same every time, the classes dealt out in turn.
+
+    Raises:
+        DataError: one of them is not readable.
+    """
+    chosen = balanced_subset(data.labels, limit)
+    labels = data.labels[chosen]
+    # in turn, for only the first few become golden frames
+    turns = np.array([int((labels[:i] == label).sum()) for i, label in enumerate(labels)])
+    return [np.asarray(data.image(int(i)).convert("RGB")) for i in chosen[np.argsort(turns, kind="stable")]]

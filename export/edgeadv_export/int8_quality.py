@@ -1,0 +1,298 @@
+"""The quality gate of int8: what it loses against fp32 on the same labelled images, image by image, and what it gains.
+
+Images that int8 was calibrated on are left out. Clean accuracy is always measured; the worst case where a budget is given, under
+the attacks of :mod:`edgeadv_export.attacked`, and then it must be believable: any masking verdict but PASS ends the export.
+
+How a drop is judged is in :mod:`edgeadv_export.paired`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from edgeadv.attacks.pack_writer import write_pack
+from edgeadv.data.datasets import ImageSet, batches
+from edgeadv.gradients.graph import Surrogate
+from edgeadv.models.builder import PixelModel
+from edgeadv_runtime.attacks.base import CleanBatch, infos
+from edgeadv_runtime.attacks.crafting import extend
+from edgeadv_runtime.attacks.eps import Eps
+from edgeadv_runtime.attacks.pack import AttackPack
+from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle.preprocess import to_tensor
+from edgeadv_runtime.bundle.training_images import Overlap
+from edgeadv_runtime.errors import DataError, ExportError, InputError
+from edgeadv_runtime.evaluation.loop import MOST_UNREADABLE, DataDigest, DataInfo
+from edgeadv_runtime.files import sha256_bytes
+from edgeadv_runtime.records.results import ORDER
+
+from .attacked import GATE_SUITE, Attacked, attacks_for_gate, score_attacked
+from .calibration import Calibration
+from .draft import Draft
+from .paired import Measured, Paired, error_of, images_needed
+from .quantised_graph import make
+
+MAX_DROP = 1.0
+PASS = "PASS"
+_BATCH = 64
+_EVERY_S = 5.0
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Plan:
+    """What int8 is made from and what it must keep.
+
+    Attributes:
+        calibration: the images for the ranges.
+        images: labelled images to measure on, in the order of the model's classes.
+        order: int64, positions in ``images``; calibration images among them are left out when they are met.
+        max_drop: the largest accepted loss of top-1, in points, above 0; the upper end of its 95% interval is held to it.
+        eps: also measure the worst case at this budget.
+        allow_training_images: measure on more than 1% of images that the network was trained on.
+
+    Raises:
+        InputError: ``max_drop`` is out of range, or so few images could not show it even if none were lost.
+    """
+
+    calibration: Calibration
+    images: ImageSet
+    order: NDArray[np.int64]
+    max_drop: float = MAX_DROP
+    eps: Eps | None = None
+    allow_training_images: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.max_drop) and 0 < self.max_drop <= 100):
+            raise InputError(f"--max-drop must be above 0 and at most 100 points, not {self.max_drop:g}")
+        self.check_images(len(self.order))
+
+    def check_images(self, n: int) -> None:
+        """Refuse ``n`` images if they are too few for :attr:`max_drop`.
+
+        Raises:
+            InputError: they are; it says how many it takes.
+        """
+        needed = images_needed(self.max_drop)
+        if needed is None or n < needed:
+            raise InputError(
+                f"{n} labelled images cannot show that at most {self.max_drop:g} points are lost, even if none is: give at least "
+                f"{needed or 'ten million'} (--gate-data, --gate-limit), or a larger --max-drop"
+            )
+
+
+class Gate:
+    """The labelled images, what fp32 makes of them, and the attacks on them; made once, used for every graph.
+
+    Attributes:
+        data: what the manifest says of the images.
+    """
+
+    data: dict[str, Any]
+
+    def __init__(self, plan: Int8Plan, fp32: Backend, draft: Draft, model: PixelModel, *, progress: Progress) -> None:
+        """Score fp32, and craft the attacks if the plan has a budget.
+
+        Args:
+            plan: images and limits.
+            fp32: the float32 artefact, opened.
+            draft: whose folder takes the adversarial images.
+            model: the same weights in PyTorch, on the CPU in evaluation mode, for the gradients.
+            progress: told in a few words what begins.
+
+        Raises:
+            DataError: no image is left to measure on, or more than 1% of them are unreadable.
+            InputError: more than 1% of them are training images and that was not allowed, or they are too few.
+            ExportError: the worst case of fp32 may not be believed.
+        """
+        self._plan = plan
+        self._fp32, self._draft = fp32, draft
+        self._calibration = frozenset(plan.calibration.hashes)
+        self._name = Path(plan.images.spec).name
+        self._classes = len(draft.classes)
+        self._progress = progress
+        self._pack: AttackPack | None = None
+        progress(f"measuring fp32 on {len(plan.order)} images of {self._name}")
+        self._score_fp32(fp32, Overlap(draft.training_images))
+        if plan.eps is not None:
+            self._pack = self._craft(plan.eps, fp32, draft, model, progress)
+            # before hours are spent on graphs that could not be judged
+            alone = score_attacked(
+                self._pack.batches([]), self._pack.infos, bundle=draft.bundle("fp32"), backends=[fp32]
+            )
+            _check_believable(alone, plan.eps)
+
+    def _score_fp32(self, fp32: Backend, overlap: Overlap) -> None:
+        """Find the images that may be scored, those that fp32 is right about, and how many it was trained on."""
+        total, left_out = len(self._plan.order), Counter[str]()
+        unreadable: list[str] = []
+        digest = DataDigest()
+        index: list[NDArray[np.int64]] = []
+        right: list[NDArray[np.bool_]] = []
+        for batch in self._batches(self._plan.order, unreadable, left_out):
+            digest.add(batch)
+            overlap.add(batch.hashes)
+            index.append(batch.index)
+            right.append(_right(fp32, to_tensor(batch.pixels), batch.labels))
+        if len(unreadable) > MOST_UNREADABLE * total:
+            raise DataError(
+                f"{len(unreadable)} of {total} images to measure int8 on are unreadable, e.g. {unreadable[0]}; repair or remove them"
+            )
+        if not index:
+            raise DataError(f"int8 was calibrated on all {total} images of {self._name}: give others to measure it on")
+        overlap.check(f"int8 is measured on {self._name}", allowed=self._plan.allow_training_images)
+        self._index, self._right = np.concatenate(index), np.concatenate(right)
+        self._plan.check_images(len(self._index))
+        self.data = {
+            "name": self._name, "split": self._plan.images.split, "n": len(self._index), "sha256": digest.hexdigest(),
+            "calibration_left_out": left_out["calibration"], "unreadable": len(unreadable),
+            "training_images": overlap.known,
+            "runtime": f"onnxruntime {onnxruntime.__version__}, {fp32.provider}",
+        }  # fmt: skip
+
+    def measure(self, int8: Backend, proto: Any, *, look: int) -> Measured:
+        """Score a graph on the same images.
+
+        Args:
+            int8: the graph, opened.
+            proto: the graph, an ``onnx.ModelProto``.
+            look: which graph of the variant it is that is measured on these images, the first being 1.
+
+        Raises:
+            ExportError: its worst case may not be believed.
+        """
+        clean = [_right(int8, to_tensor(b.pixels), b.labels) for b in self._batches(self._index, [], Counter())]
+        measured = Measured(Paired.of(self._right, np.concatenate(clean)), None, self._plan.max_drop, look)
+        if self._pack is None or self._plan.eps is None or not measured.holds:  # what fails anyway is not attacked
+            return measured
+        surrogate: Surrogate | None = None
+        no_own = None
+        try:
+            surrogate = self._surrogate(int8, proto)
+        except ExportError as error:
+            no_own = str(error)
+            self._progress(f"{int8.variant} is not attacked by its own gradients, which may flatter it: {error}")
+        else:
+            self._progress(f"attacking {int8.variant} by its own gradients")
+        sha256 = None if surrogate is None else surrogate.sha256
+        own = attacks_for_gate(int8, surrogate, self._plan.eps, classes=self._classes, gradients_sha256=sha256)
+        uint8 = self._pack.uint8
+        fp32, ours = score_attacked(
+            extend(self._pack.batches([]), own, self._pack.infos, uint8=uint8),
+            [*self._pack.infos, *infos(own, uint8=uint8)],
+            bundle=self._draft.bundle("fp32", int8.variant),
+            backends=[self._fp32, int8],
+        )
+        masking = _check_believable([fp32, ours], self._plan.eps)
+        return replace(measured, worst=Paired.of(fp32.right, ours.right), masking=masking, no_own=no_own)
+
+    def _surrogate(self, int8: Backend, proto: Any) -> Surrogate:
+        """The graph that PyTorch can follow.
+
+        Raises:
+            ExportError: it has none.
+        """
+        first = next(self._batches(self._index[:_BATCH], [], Counter()))
+        graph, _ = make(
+            proto, int8.variant, onnx_sha256=int8.artifact_sha256, pixels=first.pixels,
+            logits=int8.infer(to_tensor(first.pixels)), runtime=f"onnxruntime {onnxruntime.__version__}",
+        )  # fmt: skip
+        return Surrogate(graph).eval()
+
+    def to_json(self, measured: Measured) -> dict[str, Any]:
+        """What the manifest says of ``measured``."""
+        worst: dict[str, Any] = {"not_measured": "no --gate-eps was given"}
+        if measured.worst is not None and measured.masking is not None and self._plan.eps is not None:
+            threat: dict[str, Any] = {"threat": "white-box"}
+            if measured.no_own is not None:
+                threat = {"threat": "query", "no_own_gradients": measured.no_own}
+            worst = {
+                "eps": self._plan.eps.text,
+                "suite": GATE_SUITE,
+                **threat,
+                "verdict": measured.masking["verdict"],
+                "judged": True,
+                **measured.worst.to_json(measured.look),
+            }
+        return {
+            "max_drop": self._plan.max_drop,
+            "data": self.data,
+            "looks": measured.look,
+            "judged_level": 1 - 2 * error_of(measured.look),
+            "clean": measured.clean.to_json(measured.look),
+            "worst_case": worst,
+        }
+
+    def _batches(self, order: NDArray[np.int64], unreadable: list[str], left_out: Counter[str]) -> Iterator[CleanBatch]:
+        """The images in ``order`` without those of the calibration, which are counted."""
+        preprocess = self._plan.calibration.preprocess
+        for batch in batches(self._plan.images, preprocess, batch_size=_BATCH, order=order):
+            unreadable += batch.unreadable
+            known = [sha256_bytes(pixels.tobytes()) in self._calibration for pixels in batch.pixels]
+            left_out["calibration"] += sum(known)
+            keep = ~np.array(known, dtype=np.bool_)
+            if keep.any():
+                yield CleanBatch(batch.index[keep], batch.pixels[keep], batch.labels[keep])
+
+    def _craft(self, eps: Eps, fp32: Backend, draft: Draft, model: PixelModel, progress: Progress) -> AttackPack:
+        attacks = attacks_for_gate(fp32, model, eps, classes=self._classes, gradients_sha256=draft.weights_sha256)
+        images = self._plan.images
+        data = DataInfo(self._name, images.split, len(self._index), allow_unreadable=True)
+        tell = paced(progress, f"attacking {len(self._index)} images at eps {eps.text}", "images")
+        return write_pack(
+            draft.folder / "gate.pack", bundle=draft.bundle(), images=images, order=self._index, attacks=attacks, reference=fp32,
+            data=data, uint8=eps.fits_8_bits, progress=tell,
+        )  # fmt: skip
+
+
+def _check_believable(attacked: Sequence[Attacked], eps: Eps) -> dict[str, Any]:
+    """The least believable verdict of ``attacked``, if it is ``PASS``.
+
+    Raises:
+        ExportError: it is another one.
+    """
+    masking = max((each.masking for each in attacked), key=lambda found: ORDER.index(found["verdict"]))
+    if masking["verdict"] == PASS:
+        return masking
+    reason = next(iter(masking["evidence"]), "no reason is known")
+    remedy = (
+        "give more labelled images (--gate-data, --gate-limit)"
+        if masking["verdict"] == "UNCHECKED"
+        else "train another way"
+    )
+    raise ExportError(
+        f"int8's worst case at eps {eps.text} may not be believed, and so is not judged: verdict {masking['verdict']} ({reason}); "
+        f"{remedy}, or leave --gate-eps out, which judges clean accuracy alone. No bundle was written"
+    )
+
+
+def _right(backend: Backend, x: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether the label comes first; as in evaluation, a tie goes against the model."""
+    logits = backend.infer(x)
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    right: NDArray[np.bool_] = (logits >= own).sum(axis=1) == 1
+    return right
+
+
+def paced(progress: Progress, text: str, unit: str) -> Callable[[int, int], None]:
+    """A callback for work done and work to do: tells ``progress`` that it begins, and every few seconds how far it is."""
+    progress(text)
+    last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= _EVERY_S:
+            last = now
+            progress(f"{text}: {done} of {total} {unit}")
+
+    return tell

@@ -1,0 +1,1 @@
+"""Pixels to pixels, and evidence of what an attack did: budgets, crafting, attacks without gradients, packs. Never a count."""

@@ -1,0 +1,332 @@
+"""Attacks as the evaluation sees them: pixels and labels in, adversarial pixels out, on NumPy arrays.
+
+Whoever makes the gradients fits in here: ``edgeadv.attacks`` with PyTorch, or any function ``(x, y) -> x_adv`` of another
+library through :class:`CallableAttack`. What comes back is checked before it is scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backends.base import Backend
+from ..errors import InputError
+from ..files import sha256_bytes
+from ..records.results import CLEAN, AttackParams
+from .eps import Eps
+from .perturbation import NORMS
+
+Key = tuple[str, str]
+"""Name of an attack and the text of its eps; ``(CLEAN, "0")`` for the image as it is."""
+CLEAN_KEY: Key = (CLEAN, "0")
+
+
+@dataclass(frozen=True)
+class Crafted:
+    """Adversarial images of one attack at one budget.
+
+    Attributes:
+        x: float32 (n, 3, H, W) in [0, 1].
+        zero_gradient: bool (n,): images without a gradient to follow; None where the attack does not tell.
+        linearity: what the gradients predict against what happens, float32 (n, k); None but of the control that measures it.
+    """
+
+    x: NDArray[np.float32]
+    zero_gradient: NDArray[np.bool_] | None
+    linearity: NDArray[np.float32] | None = None
+
+
+class Attack(Protocol):
+    """An attack at one or more budgets."""
+
+    @property
+    def name(self) -> str:
+        """Its name in result rows."""
+        ...
+
+    @property
+    def eps(self) -> Sequence[Eps]:
+        """Its budgets."""
+        ...
+
+    @property
+    def gradients(self) -> str | None:
+        """Where its gradients come from, e.g. ``"torch fp32"``; None for an attack without gradients."""
+        ...
+
+    @property
+    def gradients_sha256(self) -> str | None:
+        """Hash of the weights that the gradients belong to; None where there are none."""
+        ...
+
+    @property
+    def queried(self) -> str | None:
+        """:attr:`~edgeadv_runtime.Backend.identity` of the artefact that a query attack asked; None for the others."""
+        ...
+
+    @property
+    def control(self) -> bool:
+        """Whether it is evidence for the verdict only: no row, not scored on artefacts, not stored in packs."""
+        ...
+
+    def params(self, eps: Eps) -> AttackParams:
+        """How it is run at ``eps``, for the result row."""
+        ...
+
+    def craft(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> list[Crafted]:
+        """Attack a batch.
+
+        Args:
+            x: float32 (n, 3, H, W) in [0, 1].
+            y: true labels, int64 (n,).
+
+        Returns:
+            One :class:`Crafted` per budget, in the order of :attr:`eps`.
+        """
+        ...
+
+
+@runtime_checkable
+class CumulativeAttack(Attack, Protocol):
+    """An attack that only adds to the worst case: it runs on images that stand after the attacks before it.
+
+    Its row counts what stands after all of them: an image that fell before keeps the version that broke it.
+    """
+
+    @property
+    def asked(self) -> Backend | None:
+        """The artefact on which images have to stand; None is the reference model."""
+        ...
+
+    def craft_from(self, x: NDArray[np.float32], y: NDArray[np.int64], start: NDArray[np.float32], eps: Eps) -> Crafted:
+        """Attack images that stand.
+
+        Args:
+            x: float32 (n, 3, H, W) in [0, 1], n >= 1.
+            y: true labels, int64 (n,).
+            start: of each image the version with the largest margin so far, float32 like ``x``, within ``eps``.
+            eps: one of :attr:`eps`.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class CallableAttack:
+    """Any function ``(x, y) -> x_adv`` on NumPy arrays as an :class:`Attack` at one budget.
+
+    Attributes:
+        function: x float32 (n, 3, H, W) in [0, 1] and y int64 (n,) to adversarial images like x.
+        name: its name in result rows.
+        budget: the budget it keeps to, in the norm that ``described`` names; this is checked.
+        gradients: where its gradients come from, in words.
+        gradients_sha256: hash of the weights that they belong to.
+        described: how it is run, for the result row.
+        queried: identity of the artefact that it asks, for a query attack.
+        control: whether it is evidence only.
+    """
+
+    function: Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]]
+    name: str
+    budget: Eps
+    gradients: str | None = None
+    gradients_sha256: str | None = None
+    described: AttackParams = field(default_factory=lambda: AttackParams(norm="linf"))
+    queried: str | None = None
+    control: bool = False
+
+    @property
+    def eps(self) -> Sequence[Eps]:
+        """The one budget."""
+        return (self.budget,)
+
+    def params(self, eps: Eps) -> AttackParams:
+        """How it is run."""
+        return self.described
+
+    def craft(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> list[Crafted]:
+        """Call the function."""
+        return [Crafted(np.asarray(self.function(x, y), dtype=np.float32), None)]
+
+
+@dataclass(frozen=True)
+class AttackInfo:
+    """What is known of an attack at one budget, whether it was run here or comes from a pack; see :class:`Attack`."""
+
+    name: str
+    eps: Eps
+    params: AttackParams
+    gradients: str | None
+    gradients_sha256: str | None
+    queried: str | None = None
+    control: bool = False
+    cumulative: bool = False
+
+    @property
+    def key(self) -> Key:
+        """The key of its images in a :class:`CraftedBatch`."""
+        return (self.name, self.eps.text)
+
+
+@dataclass(frozen=True)
+class CleanBatch:
+    """Preprocessed images and labels, in the order they are scored.
+
+    Attributes:
+        index: int64 (n,), positions in the data set.
+        pixels: uint8 (n, crop, crop, 3).
+        labels: int64 (n,), positions among the bundle's classes.
+    """
+
+    index: NDArray[np.int64]
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    @cached_property
+    def hashes(self) -> tuple[str, ...]:
+        """Hex SHA-256 of each image's pixels."""
+        return tuple(sha256_bytes(pixels.tobytes()) for pixels in self.pixels)
+
+    def select(self, chosen: NDArray[np.bool_]) -> CleanBatch:
+        """The images whose flag in ``chosen``, bool (n,), is set."""
+        return CleanBatch(self.index[chosen], self.pixels[chosen], self.labels[chosen])
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the reference model, whose gradients the attacks used, makes of a batch: what the verdict is read off.
+
+    Attributes:
+        answers: for the clean images and for each key that it was asked about, the label that it gives, int64 (n,).
+            Attacks that were added to a pack's are not among the keys.
+        unrounded: for each key of an attack on the reference model itself, in a run that rounds to 8 bits, the label that
+            it gives to the images before they are rounded, int64 (n,).
+        zero_gradient: for each key whose attack tells, bool (n,): images without a gradient to follow.
+        probabilities: bool (n,): the answer to the clean image lies in [0, 1] and adds up to 1, so these are no logits.
+        unstable: bool (n,): asked again about the clean or the attacked image, it gave other logits.
+        progress: for each key of noise and of a query attack on it, float32 (n,): how far it raised the margin, over how far the best
+            attack that follows gradients within the budget did.
+        linearity: for each key of the control ``linearity``, float32 (n, k): how far the margin rose along the gradient, over
+            what the gradient predicts, 1 for a network that is linear there; NaN where it was not measured.
+    """
+
+    answers: Mapping[Key, NDArray[np.int64]]
+    unrounded: Mapping[Key, NDArray[np.int64]]
+    zero_gradient: Mapping[Key, NDArray[np.bool_]]
+    probabilities: NDArray[np.bool_]
+    unstable: NDArray[np.bool_]
+    progress: Mapping[Key, NDArray[np.float32]] = field(default_factory=dict)
+    linearity: Mapping[Key, NDArray[np.float32]] = field(default_factory=dict)
+
+    def select(self, chosen: NDArray[np.bool_]) -> Evidence:
+        """That of the images whose flag in ``chosen``, bool (n,), is set."""
+        return Evidence(
+            {key: labels[chosen] for key, labels in self.answers.items()},
+            {key: labels[chosen] for key, labels in self.unrounded.items()},
+            {key: flags[chosen] for key, flags in self.zero_gradient.items()},
+            self.probabilities[chosen],
+            self.unstable[chosen],
+            {key: ratios[chosen] for key, ratios in self.progress.items()},
+            {key: ratios[chosen] for key, ratios in self.linearity.items()},
+        )
+
+
+class LazyImages(Mapping[Key, NDArray[np.float32]]):
+    """Images of each key, float32 (n, 3, H, W), made when they are asked for: a device has not the memory for all."""
+
+    def __init__(self, made: Mapping[Key, Callable[[], NDArray[np.float32]]]) -> None:
+        self._made = made
+
+    def __getitem__(self, key: Key) -> NDArray[np.float32]:
+        return self._made[key]()
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+
+@dataclass(frozen=True)
+class CraftedBatch:
+    """Images, their adversarial versions, and what the model whose gradients were used makes of them.
+
+    This is what evaluation scores and what an attack pack holds.
+
+    Attributes:
+        clean: the images.
+        adversarial: for each key but those of controls, float32 (n, 3, H, W) in [0, 1].
+        evidence: what the reference model makes of them.
+    """
+
+    clean: CleanBatch
+    adversarial: Mapping[Key, NDArray[np.float32]]
+    evidence: Evidence
+
+    def select(self, chosen: NDArray[np.bool_]) -> CraftedBatch:
+        """The images whose flag in ``chosen``, bool (n,), is set."""
+        images = self.adversarial
+
+        def some(key: Key) -> NDArray[np.float32]:
+            return images[key][chosen]
+
+        lazy = LazyImages({key: partial(some, key) for key in images})
+        return CraftedBatch(self.clean.select(chosen), lazy, self.evidence.select(chosen))
+
+
+def infos(attacks: Iterable[Attack], *, uint8: bool) -> list[AttackInfo]:
+    """One :class:`AttackInfo` per attack and budget.
+
+    Raises:
+        InputError: as :func:`check_infos`.
+    """
+    found: list[AttackInfo] = []
+    for attack in attacks:
+        for eps in attack.eps:
+            params = replace(attack.params(eps), uint8=uint8)
+            cumulative = isinstance(attack, CumulativeAttack)
+            if cumulative and not attack.control:
+                params = replace(params, cumulative=True)
+            found.append(
+                AttackInfo(
+                    attack.name,
+                    eps,
+                    params,
+                    attack.gradients,
+                    attack.gradients_sha256,
+                    attack.queried,
+                    attack.control,
+                    cumulative,
+                )
+            )
+    check_infos(found)
+    return found
+
+
+def check_infos(listed: Iterable[AttackInfo]) -> None:
+    """Hold attacks that are to run together to what a run can keep apart.
+
+    Raises:
+        InputError: two have the same name and budget, a norm is unknown, two norms are mixed, or 8-bit images cannot hold a
+            budget.
+    """
+    found: set[Key] = set()
+    norms: dict[str, str] = {}
+    for info in listed:
+        if info.key in found:
+            raise InputError(f"two attacks are called {info.name} at eps {info.eps.text}: give one another name")
+        found.add(info.key)
+        norm = info.params.norm or NORMS[0]
+        if norm not in NORMS:
+            raise InputError(f"attack {info.name} is measured in {norm!r}: choose from {', '.join(NORMS)}")
+        if info.params.uint8 and norm != "l2":
+            info.eps.check_8_bits(instead="do not round (attack --float32, evaluate without --uint8)")
+        if not info.control:
+            norms.setdefault(norm, info.name)
+    if len(norms) > 1:
+        both = " and ".join(f"{name} in {norm}" for norm, name in norms.items())
+        raise InputError(f"eps means one norm in a run, and {both} is two: run them one after the other")

@@ -1,0 +1,281 @@
+"""Attack packs: adversarial images made where the gradients are, scored where the device is.
+
+A folder with ``pack.json`` and shards ``shard-00000.npz`` of at most 64 images. A pack belongs to the weights it was made
+from; scoring it needs neither PyTorch nor the data set, and it carries the evidence for the masking verdict. Shards are
+read one at a time, each checked against its hash first. ``docs/pack.md`` describes the format.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle.bundle import Bundle
+from ..bundle.preprocess import to_tensor
+from ..bundle.training_images import Overlap, check_overlap
+from ..errors import BundleError, InputError, IntegrityError, SchemaError
+from ..evaluation.loop import DataInfo
+from ..files import read_json, sha256_file
+from ..records.results import AttackParams
+from .base import CLEAN_KEY, AttackInfo, CleanBatch, CraftedBatch, Evidence, Key, LazyImages
+from .eps import Eps
+from .perturbation import check_crafted
+
+SCHEMA_VERSION = 1
+PACK_FILE = "pack.json"
+SHARD_SIZE = 64
+_NO_SHARD = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+def info_to_json(info: AttackInfo) -> dict[str, Any]:
+    """One attack at one budget, as ``pack.json`` holds it."""
+    return {
+        "name": info.name, "eps": asdict(info.eps), "params": info.params.to_json(), "gradients": info.gradients,
+        "gradients_sha256": info.gradients_sha256, "queried": info.queried, "control": info.control,
+        "cumulative": info.cumulative,
+    }  # fmt: skip
+
+
+def info_from_json(value: dict[str, Any]) -> AttackInfo:
+    """Read what :func:`info_to_json` wrote; older packs know neither query attacks nor controls."""
+    return AttackInfo(
+        value["name"], Eps(**value["eps"]), AttackParams.from_json(value["params"]), value["gradients"],
+        value["gradients_sha256"], value.get("queried"), value.get("control", False),
+        value.get("cumulative", False),
+    )  # fmt: skip
+
+
+def save_shard(
+    path: Path, batch: CraftedBatch, infos: list[AttackInfo], unreadable: tuple[str, ...], *, uint8: bool
+) -> None:
+    """Write one shard; adversarial images as uint8 NHWC, which must lose nothing, or as float32 NCHW."""
+    evidence = batch.evidence
+    arrays: dict[str, NDArray[Any]] = {
+        "index": batch.clean.index, "labels": batch.clean.labels, "pixels": batch.clean.pixels,
+        "unreadable": np.array(unreadable, dtype=np.str_), "reference_clean": evidence.answers[CLEAN_KEY],
+        "probabilities": evidence.probabilities, "unstable": evidence.unstable,
+    }  # fmt: skip
+    for k, info in enumerate(infos):
+        if not info.control:
+            x_adv = batch.adversarial[info.key]
+            arrays[f"x_adv_{k}"] = (
+                np.rint(x_adv.transpose(0, 2, 3, 1) * np.float32(255)).astype(np.uint8) if uint8 else x_adv
+            )
+        arrays[f"reference_{k}"] = evidence.answers[info.key]
+        tables: dict[str, Mapping[Key, NDArray[Any]]] = {
+            "reference_float": evidence.unrounded,
+            "zero_gradient": evidence.zero_gradient,
+            "progress": evidence.progress,
+            "linearity": evidence.linearity,
+        }
+        arrays |= {f"{name}_{k}": table[info.key] for name, table in tables.items() if info.key in table}
+    with path.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+
+def _as_floats(x_adv: NDArray[Any]) -> NDArray[np.float32]:
+    return to_tensor(x_adv) if x_adv.dtype == np.uint8 else x_adv
+
+
+def load_shard(path: Path, infos: list[AttackInfo]) -> tuple[CraftedBatch, tuple[str, ...]]:
+    """Read what :func:`save_shard` wrote: the batch, and the messages of images that could not be decoded.
+
+    Raises:
+        BundleError: the file is not such a shard.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            clean = CleanBatch(arrays["index"], arrays["pixels"], arrays["labels"])
+
+            def table(name: str) -> dict[Key, NDArray[Any]]:
+                stored = {info.key: f"{name}_{k}" for k, info in enumerate(infos)}
+                return {key: arrays[array] for key, array in stored.items() if array in arrays.files}
+
+            def flags(name: str) -> NDArray[np.bool_]:
+                # shards of older versions do not tell
+                return arrays[name] if name in arrays.files else np.zeros(len(clean.labels), dtype=np.bool_)
+
+            images: dict[Key, Callable[[], NDArray[np.float32]]] = {
+                info.key: partial(_as_floats, arrays[f"x_adv_{k}"]) for k, info in enumerate(infos) if not info.control
+            }
+            answers = {info.key: arrays[f"reference_{k}"] for k, info in enumerate(infos)}
+            evidence = Evidence(
+                {CLEAN_KEY: arrays["reference_clean"], **answers}, table("reference_float"), table("zero_gradient"),
+                flags("probabilities"), flags("unstable"), table("progress"), table("linearity"),
+            )  # fmt: skip
+            return CraftedBatch(clean, LazyImages(images), evidence), tuple(arrays["unreadable"].tolist())
+    except _NO_SHARD as error:
+        raise _no_shard(path, error) from error
+
+
+def _no_shard(path: Path, error: Exception) -> BundleError:
+    return BundleError(f"{path} is not a shard of an attack pack ({error}); make or copy the pack again")
+
+
+def _hashes(path: Path) -> tuple[str, ...]:
+    """Hex SHA-256 of the pixels of each image of a shard, without reading what was made of them."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return CleanBatch(arrays["index"], arrays["pixels"], arrays["labels"]).hashes
+    except _NO_SHARD as error:
+        raise _no_shard(path, error) from error
+
+
+@dataclass(frozen=True)
+class AttackPack:
+    """An opened attack pack.
+
+    Attributes:
+        path: the folder.
+        manifest: what ``pack.json`` says.
+        infos: the attacks and budgets it holds, controls included.
+        data: the images it was made from.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    infos: list[AttackInfo]
+    data: DataInfo
+
+    @classmethod
+    def open(cls, path: str | Path, *, bundle: Bundle) -> AttackPack:
+        """Open the pack at ``path`` for scoring ``bundle``.
+
+        Raises:
+            InputError: the pack was made from other weights, classes or preprocessing.
+            SchemaError: another kind or version.
+            BundleError: missing, damaged, cut short, or naming a path outside the pack.
+        """
+        folder = Path(path)
+        manifest = read_json(folder / PACK_FILE, what="attack pack")
+        if manifest.get("kind") != "pack" or manifest.get("schema_version") != SCHEMA_VERSION:
+            raise SchemaError(
+                f"{folder} is a {manifest.get('kind')!r} of schema version {manifest.get('schema_version')!r}; this edgeadv reads "
+                f"attack packs of version {SCHEMA_VERSION}"
+            )
+        try:
+            for key, ours in (
+                ("weights_sha256", bundle.weights_sha256),
+                ("preprocess", bundle.preprocess.to_json()),
+                ("class_ids", list(bundle.classes.ids)),
+            ):
+                if manifest[key] != ours:
+                    raise InputError(
+                        f"{folder} was made for another model ({key} differs from {bundle.path}); make a pack from this bundle"
+                    )
+            infos = [info_from_json(value) for value in manifest["attacks"]]
+            data = DataInfo(**manifest["data"])
+            if not isinstance(data.training_images, int | None):
+                raise TypeError(f"training_images {data.training_images!r}")
+            _ = [(entry["backend"], entry["variant"], entry["reason"]) for entry in manifest.get("skipped", [])]
+            for shard in manifest["shards"]:
+                if shard["file"] != Path(shard["file"]).name:
+                    raise BundleError(f"{folder} names {shard['file']!r}, a path outside the pack; do not use it")
+                _ = shard["sha256"]
+            found = sum(shard["n"] for shard in manifest["shards"])
+            # older packs do not say how many there are
+            if found != manifest.get("n", found):
+                raise BundleError(
+                    f"{folder} is cut short: its shards hold {found} of {manifest['n']} images; make or copy the pack again"
+                )
+        except (KeyError, TypeError) as error:
+            raise BundleError(f"{folder / PACK_FILE} is damaged ({error!r}); make or copy the pack again") from error
+        missing = [shard["file"] for shard in manifest["shards"] if not (folder / shard["file"]).is_file()]
+        if missing:
+            # before hours of work on those that are there
+            raise IntegrityError(f"{folder / missing[0]} is missing or damaged; copy the pack again")
+        return cls(folder, manifest, infos, data)
+
+    @property
+    def uint8(self) -> bool:
+        """Whether its images were rounded to 8 bits."""
+        return bool(self.manifest["uint8"])
+
+    @property
+    def skipped(self) -> list[dict[str, str]]:
+        """Variants of the bundle that their own gradients do not attack, as results files tell it."""
+        return list(self.manifest.get("skipped", []))
+
+    @property
+    def shards(self) -> int:
+        """How many batches it holds."""
+        return len(self.manifest["shards"])
+
+    def batches(self, unreadable: list[str], numbers: Sequence[int] | None = None) -> Iterator[CraftedBatch]:
+        """The pack's images, shard by shard.
+
+        Args:
+            unreadable: gets the messages of images that could not be decoded when the pack was made.
+            numbers: the shards to read, from 0; None reads all.
+
+        Raises:
+            IntegrityError: a shard is missing or damaged.
+        """
+        for number in range(self.shards) if numbers is None else numbers:
+            shard = self.manifest["shards"][number]
+            file = self.path / shard["file"]
+            if not file.is_file() or sha256_file(file) != shard["sha256"]:
+                raise IntegrityError(f"{file} is missing or damaged; copy the pack again")
+            batch, messages = load_shard(file, self.infos)
+            self._check(batch, file, shard["n"])
+            unreadable += messages
+            yield batch
+
+    def check_training_images(self, bundle: Bundle, *, allowed: bool) -> None:
+        """Look, before hours of scoring, whether too many of the images are ones that ``bundle`` was trained on.
+
+        A bundle that knows its training images is asked, for a pack may be made by anybody; else the pack is believed.
+
+        Args:
+            bundle: what is to be scored.
+            allowed: they may be.
+
+        Raises:
+            InputError: they are, and that was not allowed.
+            BundleError: a shard cannot be read.
+        """
+        if allowed:
+            return
+        if bundle.training_images is None:
+            check_overlap(
+                self.data.training_images, self.manifest.get("n", self.data.total), name=str(self.path), allowed=False
+            )
+            return
+        overlap = Overlap(bundle.training_images, bundle.calibration_images)
+        for shard in self.manifest["shards"]:
+            overlap.add(_hashes(self.path / shard["file"]))
+        overlap.check(str(self.path), allowed=False)
+
+    def _check(self, batch: CraftedBatch, file: Path, stated: int) -> None:
+        """Refuse a shard whose arrays do not fit together, or whose images are not within their eps."""
+        clean, evidence = batch.clean, batch.evidence
+        n, side, classes = len(clean.labels), self.manifest["preprocess"]["crop"], len(self.manifest["class_ids"])
+        labels = [clean.labels, *evidence.answers.values(), *evidence.unrounded.values()]
+        told = [
+            *evidence.zero_gradient.values(),
+            *evidence.progress.values(),
+            evidence.probabilities,
+            evidence.unstable,
+        ]
+        flags = [clean.index, *labels, *told]
+        fits = n == stated and clean.pixels.shape == (n, side, side, 3) and clean.pixels.dtype == np.uint8
+        fits = fits and all(array.shape == (n,) for array in flags)
+        fits = fits and all(ratios.ndim == 2 and len(ratios) == n for ratios in evidence.linearity.values())
+        if not fits or any(n and not (array.min() >= 0 and array.max() < classes) for array in labels):
+            raise BundleError(f"{file} does not fit its pack: shapes or labels are wrong; make the pack again")
+        x = to_tensor(clean.pixels)
+        for info in self.infos:
+            if info.control:
+                continue
+            try:
+                check_crafted(batch.adversarial[info.key], x, info.name, info.eps, norm=info.params.norm)
+            except InputError as error:
+                raise BundleError(f"{file} does not hold what its pack says: {error}; make the pack again") from error

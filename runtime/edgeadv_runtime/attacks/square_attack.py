@@ -1,0 +1,226 @@
+"""Square: black-box search in the L-infinity ball that asks for logits and nothing else.
+
+Andriushchenko, Croce, Flammarion and Hein 2020, "Square Attack: a query-efficient black-box adversarial attack via random
+search", algorithms 1 and 2. It has no use for gradients, so it attacks any artefact that answers: a TensorRT plan or an int8
+graph as well as fp32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backends.base import Backend
+from ..errors import InputError
+from ..files import canonical_json
+from ..records.results import AttackParams
+from .base import Crafted
+from .eps import Eps
+from .square_search import Predict, Search, SquareResult
+from .suites import SQUARE
+
+P_INIT = 0.8
+SAVE_EVERY_S = 10.0
+_STATE_OF = "edgeadv square 1"
+
+Progress = Callable[[int, int], None]
+
+
+def square(
+    predict: Predict, x: NDArray[np.float32], y: NDArray[np.int64], *, eps: float, queries: int, seed: int = 0,
+    p_init: float = P_INIT, identity: str = "", progress: Progress | None = None, state: Path | None = None,
+) -> SquareResult:  # fmt: skip
+    """Search the L-infinity ball for the highest logit margin, by squares of random place and sign.
+
+    An image's first query is the clean image, the second vertical stripes of -eps and +eps, every other the best image so far
+    with one square of it set to -eps or +eps in each channel. What raises the margin is kept. An image leaves when it is
+    broken: wrong on the clean image, or misclassified by at least :data:`~edgeadv_runtime.attacks.margins.LEAVE_MARGIN` of its largest
+    absolute logit.
+
+    The square begins with a share ``p_init`` of the image and is halved in area by the schedule of the authors' code for
+    10,000 queries, rescaled to ``queries``. They take p 0.05 for undefended ImageNet networks and 0.3 to 0.8 for defended
+    ones; AutoAttack (Croce and Hein 2020) takes 0.8, as we do. A square that would change nothing is drawn again, as in
+    their code; unlike there it can lie on the last row and column.
+
+    The random draws belong to the image. A batch split otherwise gives the same images, as long as ``predict`` gives an
+    image the same logits in every batch; a library that adds up in another order for another batch size may not.
+
+    Args:
+        predict: float32 (n, 3, H, W) in [0, 1] to logits, float32 (n, classes), such as ``Backend.infer``. It is called with
+            all images that still stand, so the size of the batch shrinks.
+        x: float32 (n, 3, H, W) in [0, 1].
+        y: true labels, int64 (n,).
+        eps: the budget, in (0, 1]; no pixel moves further.
+        queries: most queries for an image, at least 1.
+        seed: of the random draws, not negative.
+        p_init: in (0, 1].
+        identity: what ``predict`` is, such as ``Backend.identity``: part of what ``state`` is bound to.
+        progress: called after every query with the queries that each standing image has had, and ``queries``.
+        state: a file to continue from, written every 10 seconds and removed at the end. An interrupted call continues there and
+            ends in the same result.
+
+    Raises:
+        InputError: an argument is out of range, or ``state`` belongs to another run.
+        BundleError: ``state`` is damaged.
+        BackendError: ``predict`` gave something else than finite logits.
+        StorageError: ``state`` cannot be written.
+    """
+    result = _run(
+        predict, x, y, eps=eps, queries=queries, seed=seed, p_init=p_init, progress=progress, state=state,
+        bound_to=_checked(x, y, eps, queries, seed, p_init, identity),
+    )  # fmt: skip
+    if state is not None:
+        state.unlink(missing_ok=True)
+    return result
+
+
+def _run(
+    predict: Predict, x: NDArray[np.float32], y: NDArray[np.int64], *, eps: float, queries: int, seed: int, p_init: float,
+    progress: Progress | None, state: Path | None, bound_to: str,
+) -> SquareResult:  # fmt: skip
+    """:func:`square`, whose state stays when it is done."""
+    search = Search(predict, x, y.astype(np.int64), eps, queries, seed, p_init)
+    if state is not None and state.exists():
+        search.load(state, bound_to)
+    saved_s = time.monotonic()
+    while search.asked < queries and len(search.standing):
+        search.ask()
+        if state is not None and time.monotonic() - saved_s >= SAVE_EVERY_S:
+            search.save(state, bound_to)
+            saved_s = time.monotonic()
+        if progress is not None:
+            progress(search.asked, queries)
+    if progress is not None and search.asked < queries:
+        progress(queries, queries)
+    if state is not None:
+        search.save(state, bound_to)
+    return search.result()
+
+
+def _checked(
+    x: NDArray[np.float32], y: NDArray[np.int64], eps: float, queries: int, seed: int, p_init: float, identity: str
+) -> str:
+    """Check the arguments of a run; returns the hash of all that its result depends on, which its state is bound to."""
+    if x.ndim != 4 or x.dtype != np.float32 or y.shape != x.shape[:1] or y.dtype.kind not in "iu":
+        raise InputError(
+            f"images are float32 (n, 3, H, W) with n whole labels, not {x.dtype} {x.shape} and {y.dtype} {y.shape}"
+        )
+    if len(x) and not (x.min() >= 0 and x.max() <= 1):
+        raise InputError(
+            "images are out of [0, 1]: pass pixels, not normalised tensors; the model normalises by itself"
+        )
+    if not 0 < eps <= 1 or not 0 < p_init <= 1:
+        raise InputError(f"eps and p_init must be in (0, 1], not {eps} and {p_init}")
+    if queries < 1 or seed < 0:
+        raise InputError(f"queries must be at least 1 and the seed not negative, not {queries} and {seed}")
+    run = [_STATE_OF, list(x.shape), float(eps), queries, seed, float(p_init), identity]
+    digest = hashlib.sha256(canonical_json(run))
+    digest.update(x.tobytes())
+    digest.update(y.astype(np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def query_attack_name(base: str, backend: Backend) -> str:
+    """Name of an attack that asks ``backend``: plain for the reference, ``square@onnxruntime-int8-u8s8`` for other artefacts."""
+    reference = (backend.name, backend.variant) == ("torch", "fp32")
+    return base if reference else f"{base}@{backend.name}-{backend.variant}"
+
+
+@dataclass(frozen=True)
+class SquareAttack:
+    """:func:`square` on an open backend, at several budgets, as an :class:`~edgeadv_runtime.Attack`.
+
+    An image that is broken within a smaller eps is broken within a larger one: there it is the same image, and nothing is asked.
+    Every other image is attacked at each budget as if that were the only one.
+
+    Attributes:
+        backend: the artefact that is asked; it stays the caller's to close.
+        eps: budgets.
+        queries: most queries for an image at one budget, at least 1.
+        seed: of the random draws.
+        name: its name in result rows; left empty, what :func:`query_attack_name` makes of ``"square"``.
+        progress: called with the queries that each standing image has had, all budgets together, and the most there may be.
+        state: a folder for the states of batches that were interrupted, bound to the backend's identity.
+    """
+
+    backend: Backend
+    eps: Sequence[Eps]
+    queries: int
+    seed: int = 0
+    name: str = ""
+    progress: Progress | None = field(default=None, compare=False)
+    state: Path | None = field(default=None, compare=False)
+    gradients: None = field(default=None, init=False)
+    gradients_sha256: None = field(default=None, init=False)
+    control: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", query_attack_name(SQUARE, self.backend))
+
+    @property
+    def queried(self) -> str:
+        """Identity of the backend that is asked."""
+        return self.backend.identity
+
+    @property
+    def asked(self) -> Backend:
+        """The artefact on which images have to stand."""
+        return self.backend
+
+    def params(self, eps: Eps) -> AttackParams:
+        """How it is run at ``eps``."""
+        return AttackParams(norm="linf", loss="logit margin", restarts=1, seed=self.seed, queries=self.queries)
+
+    def craft(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> list[Crafted]:
+        """Attack a batch at every budget, the smallest first.
+
+        Raises:
+            InputError, BundleError, BackendError, StorageError: as :func:`square`.
+        """
+        crafted: dict[int, Crafted] = {}
+        x_adv, left = x, np.arange(len(x))
+        states: list[Path] = []
+        for k, i in enumerate(sorted(range(len(self.eps)), key=lambda i: self.eps[i].value)):
+            x_adv = x_adv.copy()
+            result = self._run(x[left], y[left], self.eps[i], states, done=k)
+            x_adv[left] = result.x
+            left = left[~result.broken]
+            crafted[i] = Crafted(x_adv, None)
+        for path in states:
+            path.unlink(missing_ok=True)
+        return [crafted[i] for i in range(len(self.eps))]
+
+    def craft_from(self, x: NDArray[np.float32], y: NDArray[np.int64], start: NDArray[np.float32], eps: Eps) -> Crafted:
+        """Attack images that stand. The search begins at its own stripes: what gradients led to is no part of its evidence.
+
+        Raises:
+            InputError, BundleError, BackendError, StorageError: as :func:`square`.
+        """
+        states: list[Path] = []
+        result = self._run(x, y, eps, states, done=list(self.eps).index(eps))
+        for path in states:
+            path.unlink(missing_ok=True)
+        return Crafted(result.x, None)
+
+    def _run(
+        self, x: NDArray[np.float32], y: NDArray[np.int64], eps: Eps, states: list[Path], *, done: int
+    ) -> SquareResult:
+        bound_to = _checked(x, y, eps.value, self.queries, self.seed, P_INIT, self.backend.identity)
+        if self.state is not None:
+            states.append(self.state / f"square-{bound_to[:16]}.npz")
+        return _run(
+            self.backend.infer, x, y, eps=eps.value, queries=self.queries, seed=self.seed, p_init=P_INIT,
+            progress=self._progress(done), state=states[-1] if states else None, bound_to=bound_to,
+        )  # fmt: skip
+
+    def _progress(self, done: int) -> Progress | None:
+        if (report := self.progress) is None:
+            return None
+        return lambda asked, most: report(done * most + asked, len(self.eps) * most)

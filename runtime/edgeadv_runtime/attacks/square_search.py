@@ -1,0 +1,243 @@
+"""The random search of :func:`edgeadv_runtime.attacks.square_attack`, query by query: what may be interrupted, saved and continued."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from ..errors import BackendError, BundleError, InputError
+from ..files import atomic_file
+from .ball import ball, image_rng
+from .margins import clearly_broken, margins
+
+_RESCALED_TO = 10_000
+_HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+# streams of an image's random draws: the stripes, and the squares, block by block
+_STRIPES, _SQUARES = "square: stripes", "square: squares"
+_BLOCK = 256
+
+Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""float32 (n, 3, H, W) in [0, 1] to logits, float32 (n, classes); it neither keeps nor changes what it is given."""
+
+
+@dataclass(frozen=True)
+class SquareResult:
+    """What the search made of a batch.
+
+    Attributes:
+        x: float32 (n, 3, H, W) in [0, 1]: of all that was asked of an image, the clean one included, the one with the
+            highest margin.
+        margins: its logit margin, float32 (n,): above 0 the image is misclassified.
+        queries: how often the model was asked for each image, int64 (n,), the clean image included.
+        broken: bool (n,): wrong without an attack, or misclassified so clearly that the search ended there.
+    """
+
+    x: NDArray[np.float32]
+    margins: NDArray[np.float32]
+    queries: NDArray[np.int64]
+    broken: NDArray[np.bool_]
+
+
+def square_side(i: int, queries: int, p_init: float, height: int, width: int) -> int:
+    """Side of the square at iteration ``i`` (from 0), in pixels, at least 1 and at most the image's shorter side.
+
+    The share of the image is halved after iterations 10, 50, 200, 500, 1,000, 2,000, 4,000, 6,000 and 8,000 of 10,000.
+    """
+    rescaled = i * _RESCALED_TO // queries
+    share = p_init / 2 ** sum(rescaled > after for after in _HALVED_AFTER)
+    return min(max(round(math.sqrt(share * height * width)), 1), height, width)
+
+
+class Search:
+    """A run between two queries.
+
+    Attributes:
+        asked: queries that each image had which still stands.
+        standing: positions of those images, ascending, (m,); the underscored arrays hold theirs and no others'.
+    """
+
+    def __init__(
+        self, predict: Predict, x: NDArray[np.float32], y: NDArray[np.int64], eps: float, queries: int, seed: int, p_init: float
+    ) -> None:  # fmt: skip
+        self._predict, self._x, self._y, self._eps = predict, x, y, eps
+        self._most, self._seed, self._p_init = queries, seed, p_init
+        n = len(x)
+        self.asked = 0
+        self.standing: NDArray[np.int64]
+        self._current: NDArray[np.float32]
+        self._bounds: NDArray[np.float32]
+        self._block = self._side = -1
+        self._images = x.copy()
+        self._clean, self._best = np.zeros(n, np.float32), np.zeros(n, np.float32)
+        self._queries = np.zeros(n, np.int64)
+        self._left = np.zeros(n, np.bool_)
+        self._stand()
+
+    def ask(self) -> None:
+        """Ask once for every image that still stands."""
+        if self.asked == 0:
+            self._ask_clean()
+        elif self.asked == 1:
+            self._ask_stripes()
+        else:
+            self._ask_squares()
+        self.asked += 1
+
+    def result(self) -> SquareResult:
+        """The best of each image so far."""
+        self._put_back()
+        clean_is_better = (self._clean > self._best)[:, None, None, None]
+        return SquareResult(
+            np.where(clean_is_better, self._x, self._images), np.maximum(self._clean, self._best), self._queries, self._left
+        )  # fmt: skip
+
+    def save(self, path: Path, bound_to: str) -> None:
+        """Write all that is not known from the arguments. An attacked pixel is at one end of its range or the other: a bit."""
+        self._put_back()
+        _, upper = ball(self._x, self._eps)
+        arrays: dict[str, Any] = {
+            "bound_to": np.array(bound_to), "asked": np.array(self.asked), "upper": np.packbits(self._images == upper),
+            "clean": self._clean, "best": self._best, "queries": self._queries, "left": self._left,
+        }  # fmt: skip
+        with atomic_file(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **arrays)
+
+    def load(self, path: Path, bound_to: str) -> None:
+        """Continue from what :meth:`save` wrote."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                if str(arrays["bound_to"]) != bound_to:
+                    raise InputError(
+                        f"{path} is the state of another run of Square: delete it, or repeat that run with its own images, "
+                        "labels, eps, queries, seed and model"
+                    )
+                upper_ends = np.unpackbits(arrays["upper"], count=self._x.size).reshape(self._x.shape).astype(np.bool_)
+                self.asked = int(arrays["asked"])
+                self._clean, self._best = arrays["clean"], arrays["best"]
+                self._queries, self._left = arrays["queries"], arrays["left"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise BundleError(f"{path} is not a state of Square ({error}): delete it and begin again") from error
+        lower, upper = ball(self._x, self._eps)
+        attacked = (self._queries > 1)[:, None, None, None]
+        self._images = np.where(attacked, np.where(upper_ends, upper, lower), self._x)
+        self._stand()
+
+    def _ask_clean(self) -> None:
+        logits = self._logits()
+        self._clean = margins(logits, self._y)
+        self._best = self._clean.copy()
+        # without a leave margin: what is wrong already is wrong in the worst case whatever an attack does
+        self._leave(self._clean >= 0)
+
+    def _ask_stripes(self) -> None:
+        x, (_, channels, _, width) = self._x, self._x.shape
+        draws = [image_rng(_STRIPES, self._seed, x[i]).integers(2, size=(channels, 1, width)) for i in self.standing]
+        self._current = np.where(np.stack(draws) == 1, self._bounds[1], self._bounds[0])
+        logits = self._logits()
+        self._best[self.standing] = margins(logits, self._y[self.standing])
+        self._leave(clearly_broken(logits, self._y[self.standing]))
+
+    def _ask_squares(self) -> None:
+        i = self.asked - 2
+        side = square_side(i, self._most, self._p_init, *self._x.shape[2:])
+        current, bounds = self._windows(side)
+        row, column, signs, others = self._draw(i, side)
+        image = np.arange(len(self.standing))
+        old = current[image, :, row, column]
+        new = self._at_ends(bounds, image, row, column, signs)
+        same = np.flatnonzero((new == old).reshape(len(new), -1).all(axis=1))
+        if len(same):
+            new[same] = self._at_ends(bounds, same, row[same], column[same], signs[same] ^ others[same])
+        # in place: a query costs its square and not the image; what does not help is put back as it was
+        current[image, :, row, column] = new
+        logits = self._logits()
+        labels = self._y[self.standing]
+        found = margins(logits, labels)
+        better = found > self._best[self.standing]
+        worse = np.flatnonzero(~better)
+        current[worse, :, row[worse], column[worse]] = old[worse]
+        self._best[self.standing[better]] = found[better]
+        self._leave(better & clearly_broken(logits, labels))
+
+    def _logits(self) -> NDArray[np.float32]:
+        logits = self._predict(self._current)
+        labels = self._y[self.standing]
+        self._queries[self.standing] += 1
+        if not isinstance(logits, np.ndarray) or logits.ndim != 2 or len(logits) != len(labels) or logits.shape[1] < 2:
+            raise BackendError(
+                f"the model gave {getattr(logits, 'shape', type(logits).__name__)} for {len(labels)} images"
+            )
+        if labels.min() < 0 or labels.max() >= logits.shape[1]:
+            raise InputError(
+                f"labels run from {labels.min()} to {labels.max()}; the model has {logits.shape[1]} classes"
+            )
+        if not np.isfinite(logits).all():
+            raise BackendError("the model gave logits that are NaN or infinite: nothing can be searched for")
+        return logits
+
+    def _draw(self, i: int, side: int) -> Sequence[NDArray[np.int64]]:
+        """Row, column and signs of each image's square, and what to turn of the signs if that square is there already.
+
+        Bit k of the signs belongs to channel k. Turning at least one of them leaves each other square equally likely.
+        """
+        block, place = divmod(i, _BLOCK)
+        if block != self._block:
+            rngs = [image_rng(_SQUARES, self._seed, self._x[j], block) for j in self.standing]
+            self._draws = np.stack([rng.random((_BLOCK, 4)) for rng in rngs])
+            self._block = block
+        _, channels, height, width = self._x.shape
+        counts = np.array([height - side + 1, width - side + 1, 2**channels, 2**channels - 1])
+        drawn = (self._draws[:, place] * counts).astype(np.int64)
+        return drawn[:, 0], drawn[:, 1], drawn[:, 2], drawn[:, 3] + 1
+
+    def _at_ends(
+        self, bounds: NDArray[np.float32], image: NDArray[np.int64], row: NDArray[np.int64], column: NDArray[np.int64],
+        signs: NDArray[np.int64],
+    ) -> NDArray[np.float32]:  # fmt: skip
+        """The square of each image at the upper or the lower end of its pixels' range, (m, channels, side, side)."""
+        channel = np.arange(self._x.shape[1])
+        ends = (signs[:, None] >> channel) & 1
+        squares: NDArray[np.float32] = bounds[ends, image[:, None], channel, row[:, None], column[:, None]]
+        return squares
+
+    def _windows(self, side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Every square of that side, as views: the first is written to."""
+        if side != self._side:
+            shape = (side, side)
+            self._views: tuple[NDArray[np.float32], NDArray[np.float32]] = (
+                sliding_window_view(self._current, shape, axis=(2, 3), writeable=True),
+                sliding_window_view(self._bounds, shape, axis=(3, 4)),
+            )
+            self._side = side
+        return self._views
+
+    def _stand(self) -> None:
+        """Make working copies for the images that still stand."""
+        self.standing = np.flatnonzero(~self._left)
+        self._current = self._images[self.standing]
+        self._bounds = np.stack(ball(self._x[self.standing], self._eps))
+        self._block = self._side = -1
+
+    def _put_back(self) -> None:
+        self._images[self.standing] = self._current
+
+    def _leave(self, broken: NDArray[np.bool_]) -> None:
+        """Let the broken ones among the standing images, bool (m,), go."""
+        if not broken.any():
+            return
+        gone, stay = self.standing[broken], ~broken
+        self._images[gone] = self._current[broken]
+        self._left[gone] = True
+        self.standing, self._current, self._bounds = self.standing[stay], self._current[stay], self._bounds[:, stay]
+        if self._block >= 0:
+            self._draws = self._draws[stay]
+        self._side = -1

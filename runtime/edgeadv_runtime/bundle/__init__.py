@@ -1,0 +1,1 @@
+"""What crosses to the device: the manifest and the files it vouches for, preprocessing, variants, confidence, signature."""

@@ -1,0 +1,157 @@
+"""Detached Ed25519 signatures over the bytes of a manifest: the one thing in a bundle that stops tampering by itself.
+
+``manifest.json.sig`` is 64 raw bytes beside ``manifest.json``, as ``openssl pkeyutl -sign -rawin`` writes them. The
+manifest names the hash of every other file, so the signature covers those too. It is worth what the way of the public
+key is worth: one that lies in the bundle, or came with it, proves nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, IntegrityError, require
+from ..files import write_bytes
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+SUFFIX = ".sig"
+_LENGTH = 64
+_ED25519 = "cryptography.hazmat.primitives.asymmetric.ed25519"
+_MAKE = "openssl genpkey -algorithm ed25519 -out private.pem"
+_EXTRACT = "openssl pkey -in private.pem -pubout -out public.pem"
+
+
+def signature_path(manifest: Path) -> Path:
+    """Where the signature of ``manifest`` lies."""
+    return manifest.with_name(manifest.name + SUFFIX)
+
+
+def sign(manifest: Path, private_key: Path) -> Path:
+    """Sign the bytes of ``manifest`` and write the signature beside it, over one that is there.
+
+    Args:
+        manifest: the file to sign.
+        private_key: an unencrypted PEM file with an Ed25519 private key.
+
+    Returns:
+        Path of the signature.
+
+    Raises:
+        InputError: the key is not such a key, or lies beside the manifest.
+        StorageError: the signature cannot be written.
+        MissingDependencyError: cryptography is not installed.
+    """
+    if _inside(private_key, manifest):
+        raise InputError(f"{private_key} lies in the bundle, and would travel with it: keep the private key elsewhere")
+    signature = _private(private_key).sign(manifest.read_bytes())
+    path = signature_path(manifest)
+    write_bytes(path, signature)
+    return path
+
+
+def check(data: bytes, manifest: Path, public_key: Path) -> None:
+    """Refuse ``data``, the bytes of ``manifest``, unless the owner of ``public_key`` has signed exactly them.
+
+    Args:
+        data: what was read from ``manifest``.
+        manifest: the file; its signature lies beside it.
+        public_key: a PEM file with an Ed25519 public key, which came by another way than the bundle.
+
+    Raises:
+        IntegrityError: there is no signature, or it is not one of this key over these bytes.
+        InputError: the key is not such a key, or lies in the bundle.
+        MissingDependencyError: cryptography is not installed.
+    """
+    if _inside(public_key, manifest):
+        raise InputError(
+            f"{public_key} lies in the bundle that it is to check, which proves nothing: take it from elsewhere"
+        )
+    key = _public(public_key)
+    path = signature_path(manifest)
+    try:
+        signature = path.read_bytes()
+    except FileNotFoundError as error:
+        raise IntegrityError(
+            f"{manifest} is not signed: there is no {path.name}; have it signed with `edgeadv bundle sign`, or open it without "
+            "a public key"
+        ) from error
+    except OSError as error:
+        raise IntegrityError(f"{path} cannot be read ({error.strerror}): copy the bundle again") from error
+    if len(signature) != _LENGTH:
+        raise IntegrityError(
+            f"{path} is no Ed25519 signature: it has {len(signature)} bytes, not {_LENGTH}; copy it again"
+        )
+    invalid = require("cryptography.exceptions", extra="sign").InvalidSignature
+    try:
+        key.verify(signature, data)
+    except invalid as error:
+        raise IntegrityError(
+            f"{manifest} is not what the owner of {public_key} signed: it was changed, or signed with another key; do not use "
+            "this bundle"
+        ) from error
+
+
+def _inside(key: Path, manifest: Path) -> bool:
+    return key.resolve().is_relative_to(manifest.parent.resolve())
+
+
+def _private(path: Path) -> Ed25519PrivateKey:
+    data = _read(path, "private")
+    try:
+        loaded = _serialization().load_pem_private_key(data, password=None)
+    except TypeError as error:
+        raise InputError(
+            f"{path} is encrypted: write it without a pass phrase to a place only you can read, openssl pkey -in {path.name} "
+            "-out plain.pem, and sign with that"
+        ) from error
+    except _unreadable() as error:
+        raise InputError(f"{path} is not a PEM file with a private key; make one: {_MAKE}") from error
+    wanted = require(_ED25519, extra="sign").Ed25519PrivateKey
+    if not isinstance(loaded, wanted):
+        raise InputError(f"{path} is {_kind(loaded)}, not an Ed25519 private key; make one: {_MAKE}")
+    key: Ed25519PrivateKey = loaded
+    return key
+
+
+def _public(path: Path) -> Ed25519PublicKey:
+    data = _read(path, "public")
+    if b"PRIVATE KEY-----" in data:
+        raise InputError(
+            f"{path} holds a private key, which stays where bundles are signed; make its public key: {_EXTRACT}"
+        )
+    try:
+        loaded = _serialization().load_pem_public_key(data)
+    except _unreadable() as error:
+        raise InputError(
+            f"{path} is not a PEM file with a public key; make it from the private one: {_EXTRACT}"
+        ) from error
+    wanted = require(_ED25519, extra="sign").Ed25519PublicKey
+    if not isinstance(loaded, wanted):
+        raise InputError(
+            f"{path} is {_kind(loaded)}, not an Ed25519 public key; make it from the private one: {_EXTRACT}"
+        )
+    key: Ed25519PublicKey = loaded
+    return key
+
+
+def _serialization() -> Any:
+    return require("cryptography.hazmat.primitives.serialization", extra="sign")
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What cryptography raises for a file that holds no key, or one of a kind that it does not know."""
+    return ValueError, require("cryptography.exceptions", extra="sign").UnsupportedAlgorithm
+
+
+def _kind(key: object) -> str:
+    """``a key of another kind (RSAPublicKey)``."""
+    return f"a key of another kind ({type(key).__name__.lstrip('_')})"
+
+
+def _read(path: Path, kind: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"the {kind} key {path} cannot be read: {error.strerror or error}") from error

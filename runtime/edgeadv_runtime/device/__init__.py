@@ -1,0 +1,1 @@
+"""What machine this is: processor, GPU, memory, child processes. It measures nothing."""

@@ -1,0 +1,1 @@
+"""Labels and counts: the loop that scores artefacts, the masking verdict, the worst images, the release gate."""

@@ -1,0 +1,308 @@
+"""The gate: does a results file hold what a release asks for?
+
+Rules compare counts with the limit as it was written, so 400 of 1000 pass a limit of 0.40. Point estimates are judged; the
+95% interval is printed beside them. ``docs/gate.md`` explains the rules, :mod:`edgeadv_runtime.evaluation.release_output` writes them for a
+pipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any
+
+from ..attacks.eps import Eps
+from ..attacks.suites import SQUARE, SUITES, SuiteName
+from ..bundle.variants import expanded
+from ..errors import InputError, SchemaError
+from ..records.results import CLEAN, ORDER, WORST_CASE, Results, Row
+from .effort import effort_of, lacking, only_transferred
+from .release_figures import (
+    Drop,
+    artefact_of,
+    budget_of,
+    classes_of,
+    figure_of,
+    key_of,
+    name_of,
+    rank_of,
+    row_json,
+    scope_of,
+    share_of,
+    standing_of,
+    trained_on,
+)
+
+BASELINE = "fp32"
+SUITE: SuiteName = "standard"
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """What one rule says of a results file.
+
+    Attributes:
+        rule: its name with its limit, ``"min-clean 0.8"``.
+        passed: whether every artefact keeps to it.
+        text: the artefact that is worst by it, with its figures.
+        scope: data set, split and number of images; of attacked ones also the suite, or the attacks.
+        figures: what ``text`` says, as a JSON object.
+    """
+
+    rule: str
+    passed: bool
+    text: str
+    scope: str = ""
+    figures: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def __str__(self) -> str:
+        scope = f" ({self.scope})" if self.scope else ""
+        return f"{'passed' if self.passed else 'FAILED'} {self.rule}{scope}: {self.text}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What is asked of a results file; at least one rule.
+
+    A rule on robust accuracy also fails where the masking verdict of a figure that it needs is worse than ``verdict``:
+    a figure that may not be believed passes no gate. It refuses to judge where less than ``suite`` attacked an artefact at the
+    budget, or nothing that was made for it: that is an upper bound.
+
+    Attributes:
+        min_clean: least clean top-1 accuracy, a share in [0, 1].
+        min_robust: least top-1 accuracy in the worst case at ``eps``, a share in [0, 1].
+        max_drop_clean: largest drop of clean accuracy against ``baseline``, paired, a share in [0, 1).
+        max_drop_robust: largest such drop in the worst case at ``eps``.
+        verdict: the least believable verdict that is accepted, of :data:`~edgeadv_runtime.evaluation.verdict.ORDER`. A rule of its
+            own if given; None accepts only ``"PASS"`` in rules on robust accuracy.
+        baseline: variant that drops are counted from; None is ``"fp32"``. It is taken from the artefact's own backend, or
+            from the first one in the file that has it.
+        variants: those to judge, ``"int8"`` for either int8 variant, ``"int8-u8in"`` for either of these with uint8 input; empty
+            for all in the file.
+        backends: likewise.
+        eps: the budget of the robust rules and of ``verdict``; None is the only one in the file.
+        suite: the least that rules on robust accuracy accept, of :data:`~edgeadv_runtime.attacks.suites.SUITES`; None is ``"standard"``.
+
+    Raises:
+        InputError: no rule, a limit that is not a share, an unknown verdict or suite, or ``baseline``, ``eps`` or ``suite``
+            without a rule that needs it.
+    """
+
+    min_clean: float | None = None
+    min_robust: float | None = None
+    max_drop_clean: float | None = None
+    max_drop_robust: float | None = None
+    verdict: str | None = None
+    baseline: str | None = None
+    variants: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+    eps: Eps | None = None
+    suite: SuiteName | None = None
+
+    def __post_init__(self) -> None:
+        drops = {"--max-drop-clean": self.max_drop_clean, "--max-drop-robust": self.max_drop_robust}
+        limits = {"--min-clean": self.min_clean, "--min-robust": self.min_robust, **drops}
+        for option, value in limits.items():
+            if value is not None:
+                _check_share(option, value, whole=option not in drops)
+        if all(value is None for value in (*limits.values(), self.verdict)):
+            raise InputError(f"the gate has no rule: give at least one of {', '.join((*limits, '--verdict'))}")
+        if self.verdict is not None and self.verdict not in ORDER:
+            raise InputError(f"--verdict {self.verdict!r} is not one of {', '.join(ORDER)}")
+        if self.baseline is not None and all(value is None for value in drops.values()):
+            raise InputError(f"--baseline needs a rule that compares with it: {' or '.join(drops)}")
+        if self.eps is not None and all(v is None for v in (self.min_robust, self.max_drop_robust, self.verdict)):
+            raise InputError("--eps needs a rule on attacked images: --min-robust, --max-drop-robust or --verdict")
+        if self.suite is not None and self.suite not in SUITES:
+            raise InputError(f"--suite {self.suite!r} is not one of {', '.join(SUITES)}")
+        if self.suite is not None and self.min_robust is None and self.max_drop_robust is None:
+            raise InputError("--suite needs a rule on robust accuracy: --min-robust or --max-drop-robust")
+
+    def judge(self, results: Results) -> list[Ruling]:
+        """Apply every rule; each has one ruling, in the order of the attributes.
+
+        Raises:
+            InputError: the file has nothing that a rule could judge: no such artefact, attack, budget or comparison, several
+                budgets and none was named, or too little attacked an artefact.
+            SchemaError: the file is damaged, or its comparisons contradict its rows.
+        """
+        with _complete(results):
+            for row in results.rows:
+                _ = row.top1_ci95  # counts that are not a share are found here, whether a rule needs them or not
+            rulings = []
+            if self.min_clean is not None:
+                rulings.append(self._least("min-clean", self.min_clean, results, CLEAN))
+            if self.min_robust is not None:
+                rulings.append(self._least("min-robust", self.min_robust, results, WORST_CASE))
+            if self.max_drop_clean is not None:
+                rulings.append(self._drop("max-drop-clean", self.max_drop_clean, results, CLEAN))
+            if self.max_drop_robust is not None:
+                rulings.append(self._drop("max-drop-robust", self.max_drop_robust, results, WORST_CASE))
+            if self.verdict is not None:
+                rulings.append(self._believable(results))
+            if (flaw := trained_on(results)) is not None:
+                rulings = [replace(ruling, passed=False, text=f"{ruling.text}; {flaw}") for ruling in rulings]
+            return rulings
+
+    def _least(self, rule: str, limit: float, results: Results, attack: str) -> Ruling:
+        rows = self._rows(results, attack)
+        self._check_attacked(results, rows)
+        lowest = min(rows, key=share_of)
+        doubt = self._doubt(lowest, *rows)
+        passed = share_of(lowest) >= _exactly(limit) and doubt is None
+        text = f"lowest is {figure_of(lowest)}{doubt or ''}"
+        figures = {"limit": limit, **row_json(results, lowest)}
+        return Ruling(f"{rule} {limit:g}", passed, text, scope_of(results, lowest), figures)
+
+    def _drop(self, rule: str, limit: float, results: Results, attack: str) -> Ruling:
+        rows = self._rows(results, attack)
+        drops = [Drop.of(results, row, base) for row in rows if (base := self._base(results, row)) is not None]
+        if not drops:
+            raise InputError(
+                f"{name_of(results)} has nothing to compare with {self._baseline}: evaluate other variants with it in one run, "
+                "or name another --baseline"
+            )
+        largest = max(drops, key=lambda drop: drop.share)
+        judged = [row for drop in drops for row in (drop.row, drop.base)]
+        self._check_attacked(results, judged)
+        doubt = self._doubt(largest.row, *judged)
+        passed = largest.share <= _exactly(limit) and doubt is None
+        text = f"largest is {largest}{doubt or ''}"
+        figures = {"limit": limit, **row_json(results, largest.row), **largest.to_json()}
+        return Ruling(f"{rule} {limit:g}", passed, text, scope_of(results, largest.row), figures)
+
+    def _believable(self, results: Results) -> Ruling:
+        worst = max(self._rows(results, WORST_CASE), key=rank_of)
+        text = f"worst is {artefact_of(worst)} {budget_of(worst)}: {standing_of(worst)}"
+        passed = rank_of(worst) <= ORDER.index(self._least_verdict)
+        figures = {"limit": self._least_verdict, **row_json(results, worst)}
+        return Ruling(f"verdict {self._least_verdict}", passed, text, scope_of(results, worst), figures)
+
+    def _check_attacked(self, results: Results, rows: Sequence[Row]) -> None:
+        """Refuse what is an upper bound only: rows whose artefacts met nothing of their own, or less than the suite."""
+        suite, classes = self.suite or SUITE, classes_of(results)
+        for row in rows:
+            if row.attack == CLEAN:
+                continue
+            who = f"{name_of(results)}: {artefact_of(row)} {budget_of(row)}"
+            if only_transferred(row, results.rows):
+                raise InputError(
+                    f"{who} met only transferred attacks: an upper bound; evaluate it with --attack {SQUARE} on the device, or "
+                    "attack it by its own gradients"
+                )
+            if missing := lacking(row, results.rows, suite, classes=classes):
+                less = effort_of(row, results.rows, classes=classes)
+                packed = f", of a pack with --attack {SQUARE}" if any(SQUARE in text for text in missing) else ""
+                accept = "" if less is None else f", or accept less: --suite {less}"
+                raise InputError(
+                    f"{who} was attacked by less than the suite {suite}: {'; '.join(missing)}. Evaluate it with edgeadv "
+                    f"evaluate ... --eps {row.eps} --suite {suite}{packed}{accept}"
+                )
+
+    def _doubt(self, *rows: Row) -> str | None:
+        """Which of ``rows`` may not be believed, and why; the first one's reason is in its figure already."""
+        if rows[0].attack == CLEAN:
+            return None
+        worst = max(rows, key=rank_of)
+        if rank_of(worst) <= ORDER.index(self._least_verdict):
+            return None
+        who = "" if worst is rows[0] else f"{artefact_of(worst)} has {standing_of(worst)}, "
+        return f"; {who}the verdict asked for is {self._least_verdict}"
+
+    def _rows(self, results: Results, attack: str) -> list[Row]:
+        """The rows that a rule judges: one of each artefact that was chosen."""
+        chosen = [
+            row for row in results.rows
+            if _named(row.variant, self.variants) and (not self.backends or row.backend in self.backends)
+        ]  # fmt: skip
+        variants, backends = {row.variant for row in results.rows}, {row.backend for row in results.rows}
+        idle = [name for name in self.variants if not any(_named(variant, (name,)) for variant in variants)]
+        idle += [name for name in self.backends if name not in backends]
+        if idle or not chosen:
+            have = ", ".join(dict.fromkeys(artefact_of(row) for row in results.rows)) or "no rows"
+            what = f"no {' and no '.join(idle)}" if idle else "no artefact that was chosen"
+            raise InputError(f"{name_of(results)} has {what}; it has {have}")
+        if attack == CLEAN:
+            found = [row for row in chosen if row.attack == CLEAN]
+        else:
+            eps = self._budget(results)
+            found = [row for row in chosen if row.attack == attack and row.eps_value == eps.value]
+        scored = {key_of(row) for row in found}
+        for row in chosen:
+            if key_of(row) not in scored:
+                at = "" if attack == CLEAN else f" at eps {eps.text}"
+                raise InputError(
+                    f"{name_of(results)} has no {attack} row of {artefact_of(row)}{at}: evaluate it again, or choose others "
+                    "with --variant and --backend"
+                )
+        return found
+
+    def _budget(self, results: Results) -> Eps:
+        budgets = {row.eps_value: Eps(row.eps, row.eps_value) for row in results.rows if row.attack == WORST_CASE}
+        if not budgets:
+            raise InputError(
+                f"{name_of(results)} has no attacked images: evaluate with --eps, or gate clean accuracy only"
+            )
+        have = ", ".join(budgets[value].text for value in sorted(budgets))
+        if self.eps is None:
+            if len(budgets) > 1:
+                raise InputError(f"{name_of(results)} was attacked at {have}: say with --eps which of them is judged")
+            (only,) = budgets.values()
+            return only
+        if self.eps.value not in budgets:
+            raise InputError(f"{name_of(results)} was not attacked at eps {self.eps.text}; it was at {have}")
+        return budgets[self.eps.value]
+
+    def _base(self, results: Results, row: Row) -> Row | None:
+        """The row that ``row`` is compared with; None if it is a baseline itself."""
+        found = [
+            base for base in results.rows
+            if (base.variant, base.attack, base.eps_value) == (self._baseline, row.attack, row.eps_value)
+        ]  # fmt: skip
+        if not found:
+            have = ", ".join(dict.fromkeys(row.variant for row in results.rows))
+            raise InputError(
+                f"{name_of(results)} has no {self._baseline} to compare with, but {have}: evaluate it in the same run, or name "
+                "another --baseline"
+            )
+        if row.variant == self._baseline:
+            return None
+        return next((base for base in found if base.backend == row.backend), found[0])
+
+    @property
+    def _baseline(self) -> str:
+        return self.baseline or BASELINE
+
+    @property
+    def _least_verdict(self) -> str:
+        return self.verdict or ORDER[0]
+
+
+@contextmanager
+def _complete(results: Results) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise SchemaError(f"{name_of(results)} is not a complete results file ({error!r}); measure again") from error
+
+
+def _check_share(option: str, value: float, *, whole: bool) -> None:
+    # a drop of 1 limits nothing; who writes it means one point
+    if not (0 <= value < 1 or (whole and value == 1)):
+        hint = f": did you mean {_hundredth(value)}?" if 1 <= value <= 100 else ""
+        raise InputError(f"{option} {value:g} is not a share in [0, 1{']' if whole else ')'}{hint}")
+
+
+def _hundredth(value: float) -> str:
+    return f"{value / 100:.2f}" if value == int(value) else f"{value / 100:g}"
+
+
+def _exactly(limit: float) -> Fraction:
+    """The limit as it was written: 0.07 of 100 images is 7, which no product of floats is."""
+    return Fraction(repr(float(limit)))
+
+
+def _named(variant: str, names: Sequence[str]) -> bool:
+    return not names or variant in expanded(list(names), (variant,))

@@ -1,0 +1,200 @@
+"""Scoring batches: what every artefact makes of the clean and the adversarial images, as outcomes of a few bits an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..attacks.base import CLEAN_KEY, AttackInfo, CraftedBatch, Evidence, Key
+from ..attacks.crafting import changed, changing, logits_of, progress_of
+from ..attacks.margins import margins
+from ..attacks.suites import contradicts
+from ..backends.base import Backend
+from ..bundle.bundle import Bundle
+from ..bundle.preprocess import to_tensor
+from .outcomes import BatchOutcome, Example
+from .worst_images import ExamplePicker
+
+TOP = 5
+Bools = NDArray[np.bool_]
+_Hits = dict[Key, tuple[Bools, Bools]]
+_T = TypeVar("_T")
+
+
+def score_batches(
+    batches: Iterable[CraftedBatch],
+    infos: Sequence[AttackInfo],
+    *,
+    bundle: Bundle,
+    backends: Sequence[Backend],
+    unreadable: Sequence[str],
+    examples: int = 6,
+    seen: Iterable[int] = (),
+    overlap: bool = False,
+    keep: Callable[[int, BatchOutcome], None] | None = None,
+) -> Iterator[BatchOutcome]:
+    """One outcome for each batch; the arguments and errors are those of :func:`edgeadv_runtime.evaluation.loop`.
+
+    Args:
+        batches: any of the batches of a run, in its order.
+        infos: what each of their keys is.
+        bundle: what is scored.
+        backends: the artefacts, opened.
+        unreadable: filled by the iterator; what is new with a batch goes into its outcome.
+        examples: how many images the results file is to show.
+        seen: labels that batches before these have shown already.
+        overlap: score a batch in a second thread while the caller's thread asks for the next one: two batches are held then. The
+            outcomes are the same. It pays where crafting and scoring do not want the same cores: gradients on a GPU and
+            artefacts on the processor, or threads enough for both. ``backends`` must bear calls from two threads if an
+            attack asks them too; those of ONNX Runtime and TensorRT do.
+        keep: given the position of each batch among ``batches`` and its outcome as soon as it is scored, in the thread that scored it:
+            with ``overlap`` the outcome is yielded only when the next batch has been crafted, which may take an hour.
+    """
+    check_budgets(infos, backends)
+    scored = [info for info in infos if not info.control]
+    temperature = 1.0 if bundle.confidence is None else bundle.confidence.temperature
+    picker = ExamplePicker(examples, scored, bundle.classes, seen, temperature=temperature)
+
+    def outcome_of(complete: CraftedBatch, messages: tuple[str, ...]) -> BatchOutcome:
+        batch = _without(complete, bundle.calibration_images)
+        left_out = len(complete.clean.labels) - len(batch.clean.labels)
+        if not len(batch.clean.labels):
+            return nothing_scored(infos, backends, messages, left_out=left_out)
+        hits, controls, found = _scored(batch, scored, backends, picker)
+        top1 = tuple({key: first for key, (first, _) in table.items()} for table in hits)
+        top5 = tuple({key: among5 for key, (_, among5) in table.items()} for table in hits)
+        clean = batch.clean
+        return BatchOutcome(
+            clean.index,
+            clean.labels,
+            clean.hashes,
+            top1,
+            top5,
+            batch.evidence,
+            left_out,
+            messages,
+            found,
+            tuple(progress for progress, _ in controls),
+            tuple(unstable for _, unstable in controls),
+        )
+
+    def score(position: int, complete: CraftedBatch, messages: tuple[str, ...]) -> BatchOutcome:
+        outcome = outcome_of(complete, messages)
+        if keep is not None:
+            keep(position, outcome)
+        return outcome
+
+    def calls() -> Iterator[Callable[[], BatchOutcome]]:
+        told = 0
+        for position, batch in enumerate(batches):
+            messages = tuple(unreadable[told:])
+            told += len(messages)
+            yield partial(score, position, batch, messages)
+
+    yield from _beside(calls()) if overlap else (call() for call in calls())
+
+
+def _beside(calls: Iterator[Callable[[], _T]]) -> Iterator[_T]:
+    """What ``calls`` return, in their order: each runs in a second thread while the next one is being made in this one.
+
+    Crafting stays in the caller's thread, where an interruption reaches it; what was handed to the second thread is finished.
+    """
+    pool = ThreadPoolExecutor(1, thread_name_prefix="scoring")
+    before: Future[_T] | None = None
+    try:
+        for call in calls:
+            following = pool.submit(call)
+            if before is not None:
+                yield before.result()
+            before = following
+        if before is not None:
+            yield before.result()
+    finally:
+        pool.shutdown()
+
+
+def _scored(
+    batch: CraftedBatch, infos: Sequence[AttackInfo], backends: Sequence[Backend], picker: ExamplePicker
+) -> tuple[list[_Hits], list[tuple[dict[Key, NDArray[np.float32]], Bools]], tuple[Example, ...]]:
+    """What each artefact is right about in ``batch``, its evidence for the verdict, and examples of what the last one makes of it."""
+    clean, labels = to_tensor(batch.clean.pixels), batch.clean.labels
+    hits: list[_Hits] = []
+    controls: list[tuple[dict[Key, NDArray[np.float32]], Bools]] = []
+    found: tuple[Example, ...] = ()
+    budgets = {info.key: info.eps for info in infos}
+    for i, backend in enumerate(backends):
+        before = backend.infer_pixels(batch.clean.pixels) if backend.takes_uint8 else backend.infer(clean)
+        hits.append({CLEAN_KEY: _hits(before, labels)})
+        reached = {CLEAN_KEY: margins(before, labels)}
+        unstable = changing(backend, clean, before)
+        for info in infos:
+            x = batch.adversarial[info.key]
+            after = logits_of(backend, x, batch.clean.pixels, info.eps, norm=info.params.norm)
+            hits[i][info.key] = _hits(after, labels)
+            reached[info.key] = margins(after, labels)
+            if info is infos[-1]:
+                again = logits_of(backend, x, batch.clean.pixels, info.eps, norm=info.params.norm)
+                unstable |= changed(after, again)
+            if i == len(backends) - 1 and info.key == picker.key:
+                found = picker.look(batch, clean, before, after, artefact=f"{backend.name} {backend.variant}")
+        ours = {info.key for info in infos if "@" not in info.name or backend.has_gradients(info.gradients_sha256)}
+        progress = {
+            key: progress_of(key, reached, budgets, ours.__contains__) for key in reached if contradicts(key[0])
+        }
+        controls.append((progress, unstable))
+    return hits, controls, found
+
+
+def check_budgets(infos: Iterable[AttackInfo], backends: Iterable[Backend]) -> None:
+    """Refuse budgets that the 8 bits of a ``-u8in`` artefact cannot hold.
+
+    Raises:
+        InputError: there is one.
+    """
+    variant = next((backend.variant for backend in backends if backend.takes_uint8), None)
+    for info in infos:
+        if variant is not None and not info.control and info.params.norm != "l2":
+            info.eps.check_8_bits(instead=f"leave out {variant}, which takes such images, with --precision")
+
+
+def _hits(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Whether the label comes first, and among the first five; ties go against the model."""
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    rank = (logits >= own).sum(axis=1) - 1
+    return rank < 1, rank < TOP
+
+
+def _without(batch: CraftedBatch, images: frozenset[str]) -> CraftedBatch:
+    """``batch`` without those ``images``, which are named by the SHA-256 of their pixels."""
+    if not images:
+        return batch
+    known = [image in images for image in batch.clean.hashes]
+    return batch.select(~np.array(known, dtype=np.bool_)) if any(known) else batch
+
+
+def nothing_scored(
+    infos: Sequence[AttackInfo], backends: Sequence[Backend], messages: tuple[str, ...], *, left_out: int = 0
+) -> BatchOutcome:
+    """The outcome of a batch of which no image is scored."""
+    labels, flags = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_)
+    hits = tuple(dict.fromkeys([CLEAN_KEY, *(info.key for info in infos if not info.control)], flags) for _ in backends)
+    evidence = Evidence(dict.fromkeys([CLEAN_KEY, *(info.key for info in infos)], labels), {}, {}, flags, flags)
+    progress = {info.key: flags.astype(np.float32) for info in infos if not info.control and contradicts(info.name)}
+    return BatchOutcome(
+        labels,
+        labels,
+        (),
+        hits,
+        hits,
+        evidence,
+        left_out,
+        messages,
+        (),
+        (progress,) * len(hits),
+        (flags,) * len(hits),
+    )

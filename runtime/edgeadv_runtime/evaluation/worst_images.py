@@ -1,0 +1,126 @@
+"""A few images for the report: as they are, what was added, and what that did."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..attacks.base import AttackInfo, CraftedBatch, Key
+from ..attacks.suites import PGD_MARGIN
+from ..bundle.bundle import Classes
+from ..bundle.confidence import softmax
+from .outcomes import Example
+
+
+class ExamplePicker:
+    """Keeps the first image of each class, in the order they are scored, until there are enough.
+
+    Over batches that several processes scored, each in ascending order, :func:`first_examples` then finds the same images as
+    one process: what comes first among all came first in its process too.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        infos: Sequence[AttackInfo],
+        classes: Classes,
+        seen: Iterable[int] = (),
+        *,
+        temperature: float = 1.0,
+    ) -> None:
+        """Settle what is shown.
+
+        Args:
+            most: examples in all.
+            infos: the attacks that are scored.
+            classes: of the model.
+            seen: labels that are shown already by batches that come before those that will be looked at.
+            temperature: of the bundle: the probabilities shown are those that an application is told.
+        """
+        self._most = most
+        self._classes = classes
+        self._temperature = temperature
+        self._seen = set(seen)
+        largest = max((info.eps.value for info in infos), default=0.0)
+        shown = {info.name: info for info in infos if info.eps.value == largest}
+        # the margin attack, where it ran; else the one listed last
+        self._info = shown.get(PGD_MARGIN) or next(reversed(shown.values()), None)
+
+    @property
+    def key(self) -> Key | None:
+        """The attack that is shown; None where none is."""
+        return None if self._info is None or self._most == 0 else self._info.key
+
+    def look(
+        self,
+        batch: CraftedBatch,
+        clean: NDArray[np.float32],
+        before: NDArray[np.float32],
+        after: NDArray[np.float32],
+        *,
+        artefact: str,
+    ) -> tuple[Example, ...]:
+        """Take what is still wanted from a scored batch.
+
+        Args:
+            batch: the images, n of them.
+            clean: float32 (n, 3, H, W) in [0, 1].
+            before: logits of the clean images, float32 (n, classes).
+            after: logits under the attack :attr:`key`.
+            artefact: whose logits they are, in words.
+        """
+        found: list[Example] = []
+        for i, label in enumerate(batch.clean.labels.tolist()):
+            # an image that was wrong to begin with shows nothing about the attack
+            if len(self._seen) >= self._most or label in self._seen or int(before[i].argmax()) != label:
+                continue
+            self._seen.add(label)
+            found.append(Example(label, self._example(batch, i, clean[i], before[i], after[i], artefact)))
+        return tuple(found)
+
+    def _example(
+        self,
+        batch: CraftedBatch,
+        i: int,
+        clean: NDArray[np.float32],
+        before: NDArray[np.float32],
+        after: NDArray[np.float32],
+        artefact: str,
+    ) -> dict[str, Any]:
+        assert self._info is not None
+        adversarial = batch.adversarial[self._info.key][i]
+        amplification = 0.5 / self._info.eps.value
+        names, (p_before, p_after) = (
+            self._classes.names,
+            softmax(np.stack([before, after]), temperature=self._temperature),
+        )
+        return {
+            "index": int(batch.clean.index[i]), "label": names[int(batch.clean.labels[i])], "attack": self._info.name,
+            "eps": self._info.eps.text, "amplification": amplification, "artefact": artefact,
+            "clean_png": _png(clean), "adversarial_png": _png(adversarial),
+            "perturbation_png": _png(0.5 + (adversarial - clean) * amplification),
+            "clean_prediction": names[int(before.argmax())], "clean_probability": float(p_before.max()),
+            "adversarial_prediction": names[int(after.argmax())], "adversarial_probability": float(p_after.max()),
+        }  # fmt: skip
+
+
+def first_examples(found: Iterable[Example], most: int) -> tuple[dict[str, Any], ...]:
+    """The entries of the first example of each label, ``most`` of them."""
+    first: dict[int, dict[str, Any]] = {}
+    for example in found:
+        if len(first) < most:
+            first.setdefault(example.label, example.entry)
+    return tuple(first.values())
+
+
+def _png(x: NDArray[np.float32]) -> str:
+    pixels = np.rint(np.clip(x.transpose(1, 2, 0), 0, 1) * 255).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG", optimize=True)
+    return base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,0 +1,1 @@
+"""What a camera program calls: a classifier of frames, and smoothing over frames."""

@@ -1,0 +1,1 @@
+"""What was measured, typed and versioned, and statistics on counts. No images, no backends."""

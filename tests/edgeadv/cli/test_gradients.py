@@ -1,0 +1,87 @@
+"""``--gradients float16``: here on a processor that says it is a GPU, which computes the same if not sooner."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgeadv.attacks.float16 import HALF, HalfCopy
+from edgeadv.attacks.suite import GRADIENTS
+from edgeadv.cli import _backends
+from edgeadv.cli._attacks import efforts_of, make_plan
+from edgeadv.cli._gradients import FLOAT16, FLOAT32, network_to_follow
+from edgeadv.cli.evaluate import crafted, score
+from edgeadv.models.builder import Architecture, PixelModel
+from edgeadv_runtime.attacks.pack import AttackPack
+from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.records.results import WORST_CASE, Results
+
+IMAGES = 120
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """What is asked to run on a GPU runs on the processor."""
+    monkeypatch.setattr(_backends, "_torch_device", lambda provider: torch.device("cpu"))
+
+
+def test_attacks_follow_float16_and_results_say_so(gpu, tiny_bundle, many_photos):
+    by, plans = {}, {}
+    for gradients, words in ((FLOAT32, GRADIENTS), (FLOAT16, HALF)):
+        plan = plans[words] = make_plan(
+            tiny_bundle, str(many_photos), "2/255", efforts=efforts_of("fast", "fgsm,pgd-margin,linearity", None),
+            variants=["fp32"], images=IMAGES, provider="cuda", gradients=gradients,
+        )  # fmt: skip
+        assert {attack.gradients for attack in plan.attacks} == {words}
+        assert {isinstance(attack.model, HalfCopy) for attack in plan.attacks} == {words == HALF}
+        source = crafted(tiny_bundle, plan, [plan.reference])
+        by[words] = score(source, tiny_bundle, [plan.reference])
+        assert {row.gradients for row in by[words].rows if row.attack != "clean"} == {words}
+    exact, half = (
+        next(row.correct_top1 for row in by[words].rows if row.attack == WORST_CASE) for words in (GRADIENTS, HALF)
+    )
+    # rounding may save an image or two, no more
+    assert 0 < exact < IMAGES and abs(half - exact) <= 2
+    # so a job that has begun with the one does not go on with the other
+    one, other = (crafted(tiny_bundle, plan, []).bound_to(tiny_bundle, [], 0)["attacks"] for plan in plans.values())
+    assert one != other
+
+
+class Stubborn(nn.Module):
+    """A network that computes in float32 only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.linear(x.flatten(1)[:, :10], torch.eye(10))
+
+
+def test_a_network_that_does_not_run_in_float16_is_an_error():
+    model = PixelModel(Stubborn(), Architecture(name="own", source="timm", num_classes=10)).eval()
+    with pytest.raises(InputError, match=r"^this network does not run in float16 \(.*\): leave --gradients") as error:
+        network_to_follow(SimpleNamespace(attack_model=model), FLOAT16, np.ones((2, 3, 8, 8), np.float32))
+    assert "\n" not in str(error.value)
+
+
+def test_images_that_nobody_can_read_do_not_stop_it(gpu, tiny_bundle, many_photos, monkeypatch):
+    monkeypatch.setattr("edgeadv.attacks.pack_writer.clean_batches", lambda *_, **__: [])
+    plan = make_plan(
+        tiny_bundle, str(many_photos), "2/255", efforts=efforts_of("fast", "fgsm", None), variants=["fp32"], images=IMAGES,
+        provider="cuda", gradients=FLOAT16,
+    )  # fmt: skip
+    assert {attack.gradients for attack in plan.attacks} == {HALF}
+
+
+def test_the_commands_follow_what_is_asked_for(gpu, tiny_bundle, photos, cli, tmp_path):
+    shared = (tiny_bundle.path, "--data", photos, "--eps", "2/255", "--attack", "fgsm,pgd-margin", "--provider", "cuda")
+    for options, words in (((), GRADIENTS), (("--gradients", FLOAT16), HALF)):
+        scored = cli("evaluate", *shared, *options, "--backend", "torch", "--out", tmp_path / "r.json")
+        assert scored.status == 0, scored.err
+        rows = [row for row in Results.load(tmp_path / "r.json").rows if row.attack != "clean"]
+        assert rows and {row.gradients for row in rows} == {words}
+        packed = cli("attack", *shared, *options, "--out", tmp_path / f"{words[-4:]}.pack")
+        assert packed.status == 0, packed.err
+        pack = AttackPack.open(tmp_path / f"{words[-4:]}.pack", bundle=tiny_bundle)
+        assert {info.gradients for info in pack.infos} == {words}

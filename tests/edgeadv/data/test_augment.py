@@ -1,0 +1,91 @@
+"""Augmentations: what they do to pixels, and that they belong to images."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from edgeadv.data.augment import AUGMENTS, crop_flip
+from edgeadv.data.rng import Draws
+
+USED = [name for name, augment in AUGMENTS.items() if augment is not None]
+
+
+def pictures(n: int, side: int = 16) -> Tensor:
+    """Smooth ones, so that a change of colour or shape shows."""
+    rng = np.random.default_rng(0)
+    coarse = torch.from_numpy(rng.integers(0, 256, (n, 3, 4, 4)).astype(np.float32))
+    return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear").byte()
+
+
+def applied(name: str, pixels: Tensor, index: list[int], seed: int = 0, epoch: int = 0) -> Tensor:
+    augment = AUGMENTS[name]
+    assert augment is not None
+    return augment(pixels, Draws(seed, epoch, np.array(index, dtype=np.int64)))
+
+
+@pytest.mark.parametrize("name", USED)
+def test_an_augmentation_belongs_to_seed_epoch_and_image(name: str) -> None:
+    pixels = pictures(4)
+    whole = applied(name, pixels, [3, 8, 5, 1])
+    assert whole.dtype == torch.uint8 and whole.shape == pixels.shape
+    assert torch.equal(applied(name, pixels[2:3], [5])[0], whole[2])
+    one = pixels[:1]
+    assert len({applied(name, one, [5], epoch=epoch).numpy().tobytes() for epoch in range(12)}) > 6
+    assert len({applied(name, one, [5], seed=seed).numpy().tobytes() for seed in range(12)}) > 6
+    assert (
+        len({picture.numpy().tobytes() for picture in applied(name, one.expand(12, -1, -1, -1), list(range(12)))}) > 6
+    )
+
+
+@pytest.mark.parametrize("name", USED)
+def test_torchs_random_state_and_the_pictures_are_left_alone(name: str) -> None:
+    pixels = pictures(4)
+    copy, before = pixels.clone(), torch.get_rng_state()
+    applied(name, pixels, [0, 1, 2, 3])
+    assert torch.equal(torch.get_rng_state(), before) and torch.equal(pixels, copy)
+    assert applied(name, pixels[:0], []).shape == (0, 3, 16, 16)
+
+
+def test_crop_flip_shifts_by_an_eighth_and_mirrors() -> None:
+    """Every outcome is one of the 50 that numpy makes, each about as often."""
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    padded = np.pad(picture, ((2, 2), (2, 2), (0, 0)), mode="reflect")
+    possible = {}
+    for top in range(5):
+        for left in range(5):
+            cut = padded[top : top + 16, left : left + 16]
+            possible[cut.tobytes()] = (top, left, False)
+            possible[np.ascontiguousarray(cut[:, ::-1]).tobytes()] = (top, left, True)
+    copies = torch.from_numpy(picture).permute(2, 0, 1).expand(2000, -1, -1, -1)
+    made = crop_flip(copies, Draws(0, 0, np.arange(2000))).permute(0, 2, 3, 1).numpy()
+    seen = Counter(possible[np.ascontiguousarray(one).tobytes()] for one in made)
+    assert len(seen) == 50 and min(seen.values()) > 15 and max(seen.values()) < 75
+    assert 900 < sum(n for (_, _, mirrored), n in seen.items() if mirrored) < 1100
+
+
+def test_crop_flip_of_pictures_that_are_not_square() -> None:
+    pixels = pictures(1, 16)[:, :, :8].expand(500, -1, -1, -1)
+    made = crop_flip(pixels, Draws(0, 0, np.arange(500)))
+    assert made.shape == (500, 3, 8, 16)
+    # 3 rows by 5 columns by mirroring
+    assert len({one.numpy().tobytes() for one in made}) == 30
+
+
+def test_channels_last_memory_stays() -> None:
+    pixels = pictures(4).contiguous(memory_format=torch.channels_last)
+    assert crop_flip(pixels, Draws(0, 0, np.arange(4))).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_resized_crop_enlarges_a_quarter_at_least() -> None:
+    """Of a ramp the slope tells how much was enlarged, and its sign whether it was mirrored."""
+    ramp = torch.arange(64, dtype=torch.uint8).mul(3).expand(400, 3, 64, 64)
+    made = applied("resized-crop", ramp, list(range(400))).float()
+    slopes = (made[:, 0, 32, 48] - made[:, 0, 32, 16]) / 32
+    assert 150 < int((slopes < 0).sum()) < 250
+    # a part of area 1/4 and aspect 3/4 is sqrt(3/16) = 0.43 of the side wide
+    assert float(slopes.abs().min()) > 3 * 0.42 and float(slopes.abs().max()) <= 3.1

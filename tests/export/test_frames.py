@@ -1,0 +1,107 @@
+"""Classes and frames for an export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgeadv.data.datasets import ImageSet
+from edgeadv_export import data_frames, folder_frames, imagenet_classes, read_classes
+from edgeadv_runtime.bundle.bundle import Classes
+from edgeadv_runtime.bundle.preprocess import Preprocess
+from edgeadv_runtime.errors import DataError, InputError
+
+SHARED_CLASSES = Path(__file__).parents[3] / "shared/data/imagenet-classes.tsv"
+
+
+def test_imagenet_classes() -> None:
+    classes = imagenet_classes()
+    assert len(classes) == 1000
+    assert (classes.ids[0], classes.names[0]) == ("n01440764", "tench")
+    assert list(classes.ids) == sorted(classes.ids)
+
+
+def test_imagenet_ids_are_those_of_the_class_list() -> None:
+    if not SHARED_CLASSES.is_file():
+        pytest.skip(f"{SHARED_CLASSES} is not here")
+    assert read_classes(SHARED_CLASSES).ids == imagenet_classes().ids
+
+
+@pytest.mark.parametrize(
+    "text", ["a\tapple\nb\tbig pear\n", "0\ta\tapple\n1\tb\tbig pear", "a\tapple\r\n\r\nb\tbig pear\r\n"]
+)
+def test_class_files(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "classes.tsv"
+    file.write_bytes(text.encode())
+    assert read_classes(file) == Classes(("a", "b"), ("apple", "big pear"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a\tapple\nb pear\n", "class 1 is written 'b pear'"),
+        ("1\ta\tapple\n2\tb\tpear\n", "class 0 is written"),
+        ("a\tapple\t1\tx\n", "class 0"),
+        ("\tapple\nb\tpear", "class 0"),
+        ("a\tapple\na\tpear\n", "distinct"),
+        ("a\tapple\n", "two"),
+        ("", "two"),
+        ("\xff", "cannot be read"),
+    ],
+)
+def test_class_files_that_are_none(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "classes.tsv"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=says):
+        read_classes(file)
+
+
+def test_a_missing_class_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="imagenet1k or a text file"):
+        read_classes(tmp_path / "none.tsv")
+
+
+def picture(value: int, mode: str = "RGB") -> Image.Image:
+    return Image.new("RGB", (8, 6), (value, value, value)).convert(mode)
+
+
+def test_folder_frames_are_sorted_and_limited(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    picture(2).save(tmp_path / "b" / "x.PNG")
+    picture(1, "L").save(tmp_path / "a.png")
+    picture(3).save(tmp_path / "c.bmp")
+    (tmp_path / "notes.txt").write_text("not an image")
+    frames = folder_frames(tmp_path)
+    assert [int(frame[0, 0, 0]) for frame in frames] == [1, 2, 3]
+    assert all(frame.shape == (6, 8, 3) and frame.dtype == np.uint8 for frame in frames)
+    assert len(folder_frames(tmp_path, limit=2)) == 2
+
+
+def test_an_unreadable_frame_is_an_error(tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    with pytest.raises(DataError, match=r"b\.png"):
+        folder_frames(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "missing"])
+def test_a_folder_without_frames(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="no images"):
+        folder_frames(tmp_path / name)
+
+
+def test_data_frames_deal_the_classes_out_in_turn() -> None:
+    labels = np.repeat(np.arange(5), 40)
+    data = ImageSet(
+        "grey", "test", Classes(tuple("abcde"), tuple("abcde")), labels, [str(i) for i in range(200)],
+        Preprocess(resize=None, crop=6), lambda i: picture(i, "L"),
+    )  # fmt: skip
+    frames = data_frames(data, limit=12)
+    chosen = [int(frame[0, 0, 0]) for frame in frames]
+    assert [int(labels[i]) for i in chosen] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, *labels[chosen[10:]]]
+    assert len(set(chosen)) == 12
+    assert all(np.array_equal(a, b) for a, b in zip(frames, data_frames(data, limit=12), strict=True))
+    assert frames[0].shape == (6, 8, 3)

@@ -1,0 +1,228 @@
+"""The results file: what is derived, what survives the way to disk, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import binomtest
+
+from edgeadv_runtime.errors import BundleError, SchemaError
+from edgeadv_runtime.records.results import (
+    AttackParams,
+    Results,
+    Row,
+    engine_sentence,
+    engines,
+    read_measurement,
+    reversed_comparison,
+)
+
+PLAN: dict[str, Any] = {
+    "plan_sha256": "0123456789ab" + "f" * 52, "profile": [1, 1, 1], "precision": "declared", "library": "TensorRT 10.13.3",
+    "compute_capability": "sm_87", "driver": "540.4.0", "tf32": False, "cuda_graphs": True, "cuda_graph_note": None,
+}  # fmt: skip
+
+
+def row(**changes: Any) -> Row:
+    values: dict[str, Any] = {
+        "variant": "fp32", "artifact_sha256": "a" * 64, "backend": "torch", "provider": "cpu", "device": "a CPU",
+        "attack": "fgsm", "params": AttackParams(norm="linf", steps=1, step_size="8/255"), "eps": "8/255",
+        "eps_value": 8 / 255, "threat": "white-box", "gradients": "torch fp32", "n": 40, "correct_top1": 10,
+        "correct_top5": 30, "zero_gradient_share": 0.25, "masking": {"verdict": "MASKED", "evidence": []},
+    }  # fmt: skip
+    return Row(**{**values, **changes})
+
+
+@pytest.fixture
+def results() -> Results:
+    clean = row(attack="clean", eps="0", eps_value=0.0, params=AttackParams(), threat=None, gradients=None, masking=None,
+                zero_gradient_share=None, correct_top1=38)  # fmt: skip
+    worst = row(
+        attack="worst-case", params=AttackParams(norm="linf", uint8=True, attacks=("clean", "fgsm")), correct_top5=None
+    )
+    return Results(
+        bundle={"id": "b" * 64, "name": "x.edgeadv"}, data={"name": "d", "n": 40, "unreadable": ["bad.png"]},
+        environment={"python": "3"}, masking={"verdict": "MASKED", "evidence": [{"rule": "zero-gradient", "text": "é"}]},
+        rows=(clean, row(), worst), skipped=({"backend": "torch", "variant": "fp16", "reason": "no"},),
+        examples=({"index": 3},), created="2026-01-01T00:00:00+00:00", edgeadv_version="0",
+    )  # fmt: skip
+
+
+def test_shares_are_of_all_images() -> None:
+    assert (row().top1, row().top5) == (0.25, 0.75)
+    for successes, interval in ((10, row().top1_ci95), (30, row().top5_ci95)):
+        theirs = binomtest(successes, 40).proportion_ci(method="wilson")
+        assert interval == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_no_top5_no_interval() -> None:
+    assert row(correct_top5=None).top5 is None and row(correct_top5=None).top5_ci95 is None
+
+
+def test_what_is_saved_is_loaded(results: Results, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "results.json"
+    results.save(path)
+    again = Results.load(path)
+    assert again == results
+    assert again.path == path
+    value = json.loads(path.read_text())
+    assert (value["schema_version"], value["kind"]) == (1, "results")
+    # the shares are in the file for readers that know no Wilson
+    assert value["rows"][1]["top1"] == 0.25 and len(value["rows"][1]["top1_ci95"]) == 2
+    assert value["rows"][2]["params"] == {"norm": "linf", "uint8": True, "attacks": ["clean", "fgsm"]}
+    assert value["rows"][2]["top5"] is None
+
+
+def test_a_row_names_the_plan_that_ran(results: Results, tmp_path: Path) -> None:
+    planned = dataclasses.replace(results, rows=(row(engine=PLAN), row()))
+    planned.save(tmp_path / "results.json")
+    value = json.loads((tmp_path / "results.json").read_text())
+    assert [entry["engine"] for entry in value["rows"]] == [PLAN, None]
+    assert value["schema_version"] == 1
+    assert Results.load(tmp_path / "results.json") == planned
+
+
+def test_files_from_before_plans_still_load(results: Results) -> None:
+    value = results.to_json()
+    for entry in value["rows"]:
+        del entry["engine"]
+    assert Results.from_json(value) == results
+
+
+def test_files_from_before_comparisons_still_load(results: Results, tmp_path: Path) -> None:
+    value = results.to_json()
+    assert value.pop("comparisons") == []
+    assert Results.from_json(value) == results
+    compared = dataclasses.replace(results, comparisons=({"attack": "clean", "lost": 3},))
+    compared.save(tmp_path / "results.json")
+    assert Results.load(tmp_path / "results.json") == compared
+
+
+def test_what_a_person_must_know_of_a_plan() -> None:
+    assert engine_sentence(PLAN) == "plan 0123456789ab, batch 1, precision declared, not verified"
+    ranged = {**PLAN, "profile": [1, 8, 32], "precision": "verified"}
+    assert engine_sentence(ranged) == "plan 0123456789ab, batch 1 to 32, best 8, precision verified"
+    for broken in ({}, {**PLAN, "precision": "fine"}, {**PLAN, "profile": [1]}, {**PLAN, "profile": None}):
+        with pytest.raises((KeyError, ValueError, TypeError)):
+            engine_sentence(broken)
+
+
+def test_each_plan_is_listed_once() -> None:
+    other = {**PLAN, "plan_sha256": "e" * 64}
+    rows = [row(), row(engine=PLAN), row(engine=dict(PLAN), attack="clean"), row(engine=other, variant="int8-s8s8")]
+    assert engines(rows) == [("torch fp32", PLAN), ("torch int8-s8s8", other)]
+
+
+def test_docs_name_every_key_of_a_row_and_of_a_plan() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "results.md").read_text(encoding="utf-8")
+    assert [key for key in (*row().to_json(), *PLAN) if f"`{key}`" not in text] == []
+
+
+def test_select_takes_the_rows_that_agree_in_everything(results: Results) -> None:
+    assert [r.attack for r in results.select(backend="torch")] == ["clean", "fgsm", "worst-case"]
+    assert [r.attack for r in results.select(eps="8/255", correct_top5=30)] == ["fgsm"]
+    assert results.select(backend="onnxruntime") == []
+    with pytest.raises(AttributeError):
+        results.select(attak="clean")
+
+
+def test_keys_of_a_later_edgeadv_are_ignored(results: Results) -> None:
+    value = json.loads(json.dumps(results.to_json()))
+    value["colour"] = value["rows"][1]["colour"] = value["rows"][1]["params"]["colour"] = "blue"
+    assert Results.from_json(value) == results
+
+
+def test_the_share_comes_from_the_counts_not_from_the_file(results: Results) -> None:
+    value = results.to_json()
+    value["rows"][1]["top1"] = 0.99
+    assert Results.from_json(value).rows[1].top1 == 0.25
+
+
+@pytest.mark.parametrize("key", ["bundle", "data", "masking", "rows", "created"])
+def test_a_missing_key_is_an_incomplete_file(results: Results, key: str) -> None:
+    value = results.to_json()
+    del value[key]
+    with pytest.raises(SchemaError, match="not a complete results file"):
+        Results.from_json(value)
+
+
+@pytest.mark.parametrize("key", ["n", "correct_top1", "params", "masking"])
+def test_a_missing_key_of_a_row_is_too(results: Results, key: str) -> None:
+    value = results.to_json()
+    del value["rows"][1][key]
+    with pytest.raises(SchemaError, match=f"not a complete results file .*{key}"):
+        Results.from_json(value)
+
+
+@pytest.mark.parametrize(
+    "change", [{"schema_version": 2}, {"schema_version": None}, {"kind": "bench"}, {"kind": "pack"}]
+)
+def test_a_foreign_file_is_refused(results: Results, tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({**results.to_json(), **change}))
+    with pytest.raises(SchemaError, match="not a results file of version 1"):
+        Results.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe\x00"])
+def test_a_file_that_is_no_json_object_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "results.json"
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"results\.json"):
+        Results.load(path)
+    with pytest.raises(BundleError, match="does not exist"):
+        Results.load(tmp_path / "nothing.json")
+
+
+def test_either_kind_is_read_where_either_will_do(results: Results, tmp_path: Path) -> None:
+    for kind in ("results", "bench"):
+        path = tmp_path / f"{kind}.json"
+        path.write_text(json.dumps({**results.to_json(), "kind": kind}))
+        assert read_measurement(path)["kind"] == kind
+    with pytest.raises(SchemaError, match="not a bench file"):
+        read_measurement(tmp_path / "results.json", kind="bench")
+
+
+def test_params_keep_only_what_applies() -> None:
+    assert AttackParams().to_json() == {}
+    full = AttackParams(
+        norm="linf",
+        loss="l",
+        steps=0,
+        step_size="s",
+        restarts=1,
+        seed=0,
+        queries=5,
+        target="3",
+        uint8=False,
+        attacks=("a", "b"),
+        library="theirs 1.0",
+        draws=8,
+        cumulative=True,
+    )
+    assert AttackParams.from_json(full.to_json()) == full
+    # 0 and False are settings, not absence
+    assert full.to_json()["steps"] == 0 and full.to_json()["uint8"] is False
+    assert set(full.to_json()) == {f.name for f in dataclasses.fields(AttackParams)}
+
+
+def test_nan_never_reaches_a_file(results: Results, tmp_path: Path) -> None:
+    broken = dataclasses.replace(results, rows=(row(zero_gradient_share=float("nan")),))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        broken.save(tmp_path / "results.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_comparison_the_other_way_round() -> None:
+    entry = {
+        "attack": "clean", "eps": "0", "baseline": {"variant": "int8"}, "artefact": {"variant": "fp32"}, "n": 100, "lost": 2, "gained": 7,
+        "drop": -0.05, "drop_ci95": [-0.11, 0.01], "mcnemar_p": 0.18,
+    }  # fmt: skip
+    turned = reversed_comparison(entry)
+    assert (turned["baseline"], turned["artefact"]) == (entry["artefact"], entry["baseline"])
+    assert (turned["lost"], turned["gained"], turned["drop"], turned["drop_ci95"]) == (7, 2, 0.05, [-0.01, 0.11])
+    assert reversed_comparison(turned) == entry
