@@ -119,7 +119,7 @@ def test_the_walk_catches_a_planted_import(tmp_path, line):
     shutil.copytree(RUNTIME, tmp_path / "edgeadv_runtime", ignore=shutil.ignore_patterns("__pycache__"))
     blocked = NEVER_IN_RUNTIME | ONLY_INSIDE_FUNCTIONS
     assert walk(["edgeadv_runtime"], roots=[tmp_path], blocked=blocked).returncode == 0
-    victim = tmp_path / "edgeadv_runtime" / "stats.py"
+    victim = tmp_path / "edgeadv_runtime" / "records" / "statistics.py"
     head = "from __future__ import annotations\n"
     victim.write_text(victim.read_text().replace(head, f"{head}{line}\n", 1))
     assert line in victim.read_text()
@@ -133,7 +133,7 @@ def test_the_command_line_and_the_report_load_without_pytorch():
     blocked = TORCH_SIDE | ONLY_INSIDE_FUNCTIONS | {"onnx", "onnxscript", "edgeadv_export"}
     outcome = walk(["edgeadv.cli", "edgeadv.reporting"], roots=roots, blocked=blocked)
     assert outcome.returncode == 0, outcome.stderr
-    expected = modules(TRAINING / "cli", "edgeadv.cli") | modules(TRAINING / "report", "edgeadv.reporting")
+    expected = modules(TRAINING / "cli", "edgeadv.cli") | modules(TRAINING / "reporting", "edgeadv.reporting")
     assert set(json.loads(outcome.stdout)["done"]) == expected
 
 
@@ -164,12 +164,12 @@ def test_the_entrance_of_edgeadv_the_command_line_and_the_report_import_no_pytor
         TRAINING / "__init__.py",
         TRAINING / "__main__.py",
         *(TRAINING / "cli").rglob("*.py"),
-        *(TRAINING / "report").rglob("*.py"),
+        *(TRAINING / "reporting").rglob("*.py"),
     ]
     assert len(files) > 12
     assert violations(files, TORCH_SIDE | ONLY_INSIDE_FUNCTIONS, at_load_only=True) == []
     inside = {name for file in files for name in module_level_edgeadv(file)}
-    assert inside <= {"edgeadv.cli", "edgeadv.reporting"}
+    assert inside <= {"edgeadv.cli", "edgeadv.reporting", "edgeadv.workflows"}
 
 
 def module_level_edgeadv(file: Path) -> Iterator[str]:
@@ -210,7 +210,7 @@ def test_only_functions_of_the_command_line_import_edgeadv_export():
         ("importlib.import_module('torch.nn')", [("torch", True)]),
         ("f = lambda: __import__('torch')", [("torch", False)]),
         ("def f():\n    require('onnxruntime', extra='ort')", [("onnxruntime", False)]),
-        ("from . import torch_backend", []),
+        ("from . import pytorch", []),
         ("from .torch import x", []),
     ],
 )

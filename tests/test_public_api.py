@@ -160,7 +160,7 @@ def test_the_benchmarks_use_only_public_names():
     [
         ("from edgeadv_runtime import Bundle", 0),
         ("from edgeadv_runtime.benchmark.latency import benchmark", 0),
-        ("from edgeadv_runtime import latency", 0),
+        ("from edgeadv_runtime.benchmark import latency", 0),
         ("import edgeadv_runtime.bundle.bundle", 0),
         ("from edgeadv_runtime import Bundel", 1),
         ("from edgeadv_runtime.bundles import Bundle", 1),

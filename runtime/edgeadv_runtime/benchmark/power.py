@@ -26,8 +26,8 @@ from typing import Any
 
 from ..device.cuda import LIBRARY
 from ..device.facts import read_number, read_text
+from ..device.nvml import ask, nvml
 from ..device.processes import end_with_parent
-from ..nvml import ask, nvml
 
 Reading = tuple[int, ...]
 POWERCAP = Path("/sys/class/powercap")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..nvml import read_gpus
+from .nvml import read_gpus
 
 LIBRARIES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch", "tensorrt", "tensorrt-rtx")
 _PROGRAM_TIMEOUT_S = 10.0

@@ -9,10 +9,10 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 
+from ..device.versions import older
 from ..engine import LIBRARIES, Library, find_library
 from ..engine.library import TENSORRT, TENSORRT_RTX
 from ..errors import EdgeAdvError, MissingDependencyError
-from ..versions import older
 from .checks import Check
 from .extras import check_extra, installed_version
 from .jetpack import refusal

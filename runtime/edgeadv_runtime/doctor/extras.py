@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ..bundle.variants import is_x86
 from ..device.facts import library_versions
-from ..versions import older
+from ..device.versions import older
 from .checks import Check
 
 # what each extra brings, and since which version; as in pyproject.toml

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..versions import older
+from ..device.versions import older
 from .checks import Check
 
 RELEASE_FILE = Path("/etc/nv_tegra_release")

@@ -11,8 +11,8 @@ from typing import Any
 
 from ..device.cuda import Gpu, find_gpu
 from ..device.facts import board_name, environment, library_versions
+from ..device.versions import older
 from ..errors import ProviderError
-from ..versions import older
 from .checks import Check
 from .extras import OLDEST_PYTHON
 from .jetpack import RELEASE_FILE, Jetpack, check_jetpack, parse_tegra_release

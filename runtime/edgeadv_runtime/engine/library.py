@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from ..device.versions import older
 from ..errors import EngineError, InputError, MissingDependencyError, require
-from ..versions import older
 from .messages import Heard, listening, logger_of, one_line
 from .options import EngineOptions
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgeadv_runtime.device import facts as device
-from edgeadv_runtime.nvml import ask, nvml, read_gpus
+from edgeadv_runtime.device.nvml import ask, nvml, read_gpus
 
 IDLE = {
     "index": 0, "name": "NVIDIA B200", "sm_mhz": 120.0, "memory_mhz": 3996.0, "temperature_c": 33.0, "power_w": 187.8,
