@@ -23,7 +23,7 @@ from edgeadv.attacks.adapters import autoattack
 from edgeadv.backends.pytorch import load_model
 from edgeadv.data.datasets import ImageSet, balanced_subset, batches, open_data
 from edgeadv.models.builder import PixelModel, evaluation_mode
-from edgeadv.training.loop import default_device
+from edgeadv.models.device import default_device
 from edgeadv.training.runs import WEIGHTS_FILE, Run
 from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.attacks.perturbation import check_crafted

@@ -24,8 +24,9 @@ from torchvision.transforms import v2
 
 from edgeadv.data.datasets import ImageSet, balanced_subset, open_data
 from edgeadv.models.builder import Architecture, build
+from edgeadv.models.device import default_device
 from edgeadv.training.adversarial import AdversarialTraining
-from edgeadv.training.loop import default_device, fit
+from edgeadv.training.loop import fit
 from edgeadv.training.objectives import HardLabels
 from edgeadv.training.trainer import TrainConfig
 from edgeadv_runtime.attacks.eps import Eps

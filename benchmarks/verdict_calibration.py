@@ -25,7 +25,8 @@ from edgeadv.attacks.averaged import Averaged
 from edgeadv.attacks.functions import apgd_targeted, pgd
 from edgeadv.data.datasets import balanced_subset, batches
 from edgeadv_runtime import Backend, Eps
-from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, CleanBatch, CraftedBatch, infos
+from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, CraftedBatch, infos
+from edgeadv_runtime.attacks.batches import CleanBatch
 from edgeadv_runtime.attacks.crafting import answers_of, changing, craft
 from edgeadv_runtime.attacks.noise import NoiseAttack
 from edgeadv_runtime.attacks.square_attack import SquareAttack

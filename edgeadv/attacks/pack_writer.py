@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadv_runtime._version import __version__
-from edgeadv_runtime.attacks.base import Attack, CleanBatch, infos
+from edgeadv_runtime.attacks.base import Attack, infos
+from edgeadv_runtime.attacks.batches import CleanBatch, DataDigest, DataInfo, check_readable, readable
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.attacks.pack import (
     PACK_FILE,
@@ -29,7 +30,6 @@ from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.training_images import Overlap
 from edgeadv_runtime.device.facts import library_versions
 from edgeadv_runtime.errors import DataError, InputError, StorageError
-from edgeadv_runtime.evaluation.loop import DataDigest, DataInfo, check_readable, readable
 from edgeadv_runtime.evaluation.outcomes import Artefact
 from edgeadv_runtime.files import (
     PLAN_FILE,

@@ -17,7 +17,7 @@ from edgeadv_runtime.errors import InputError
 
 from ..attacks import attack_copy
 from ..models.builder import Architecture, PixelModel, build, load_state, read_weights
-from ..training.loop import default_device
+from ..models.device import default_device, full_precision
 
 VARIANT = "fp32"
 
@@ -34,13 +34,6 @@ def load_model(bundle: Bundle, *, device: torch.device | None = None) -> PixelMo
     device = default_device() if device is None else device
     full_precision(device)
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def full_precision(device: torch.device) -> None:
-    """Compute in float32 proper on a GPU, process-wide: TF32 has 10 bits of mantissa, and no gradient's sign should depend on them."""
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
 
 
 class TorchBackend(Backend):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeadv_runtime.attacks.batches import DataInfo
 from edgeadv_runtime.attacks.crafting import changing
 from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.attacks.noise import NoiseAttack
@@ -31,7 +32,6 @@ from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.bundle.variants import INT8, base_of, precision_of
 from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.evaluation.loop import DataInfo
 from edgeadv_runtime.records.results import SURROGATE
 
 from ._backends import open_torch

@@ -13,6 +13,7 @@ import typer
 
 from edgeadv_runtime import __version__
 from edgeadv_runtime.attacks.base import AttackInfo, CraftedBatch, check_infos, infos
+from edgeadv_runtime.attacks.batches import DataInfo, check_readable, readable
 from edgeadv_runtime.attacks.crafting import craft, extend
 from edgeadv_runtime.attacks.pack import PACK_FILE, SHARD_SIZE, AttackPack, info_to_json
 from edgeadv_runtime.attacks.suites import Effort
@@ -21,8 +22,8 @@ from edgeadv_runtime.backends.onnxruntime import CPU, PROVIDERS
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.device.facts import library_versions, usable_cores
 from edgeadv_runtime.errors import DataError, InputError
-from edgeadv_runtime.evaluation.loop import DataInfo, check_readable, readable, summarise
 from edgeadv_runtime.evaluation.loop import evaluate as run_evaluation
+from edgeadv_runtime.evaluation.loop import summarise
 from edgeadv_runtime.evaluation.outcomes import Artefact, OutcomeStore
 from edgeadv_runtime.evaluation.scoring import check_budgets, score_batches
 from edgeadv_runtime.files import ensure_file_writable, sha256_file

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from edgeadv_runtime.attacks.batches import MOST_UNREADABLE
 from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.confidence import first_is_right
 from edgeadv_runtime.camera.demonstration import StoredPerturbation
 from edgeadv_runtime.errors import DataError, InputError
-from edgeadv_runtime.evaluation.loop import MOST_UNREADABLE
 from edgeadv_runtime.files import ensure_file_writable
 
 from ._backends import BundlePath, ExpectedHash, PublicKey
@@ -42,7 +42,7 @@ def perturbation(
     from edgeadv.attacks.universal import universal_sign
     from edgeadv.backends.pytorch import load_model
     from edgeadv.data.datasets import balanced_subset, batches, open_data
-    from edgeadv.training.loop import default_device
+    from edgeadv.models.device import default_device
     from edgeadv_runtime.bundle.preprocess import to_tensor
 
     budget = Eps.parse(eps)

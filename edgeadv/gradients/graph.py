@@ -26,8 +26,7 @@ from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.errors import BundleError, InputError, IntegrityError
 from edgeadv_runtime.files import canonical_json, write_bytes
 
-from ..backends.pytorch import full_precision
-from ..training.loop import default_device
+from ..models.device import default_device, full_precision
 from .operators import OPERATORS
 
 FORMAT = 1

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edgeadv_runtime.attacks.batches import MOST_UNREADABLE
 from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.bundle.training_images import TRAINING_FILE
 from edgeadv_runtime.errors import InputError, StorageError, TrainingError
-from edgeadv_runtime.evaluation.loop import MOST_UNREADABLE
 from edgeadv_runtime.files import atomic_file, ensure_writable
 from edgeadv_runtime.records.statistics import wilson_interval
 
@@ -25,6 +25,7 @@ from ..data.datasets import ImageSet, balanced_subset
 from ..data.loading import Feed, Waiting, feed, to_model_input
 from ..data.training_images import fed_images
 from ..models.builder import PixelModel, check_input_size, evaluation_mode
+from ..models.device import default_device
 from . import checkpoint
 from .distributed import Team
 from .objectives import Objective, scale_head
@@ -85,11 +86,6 @@ class OutOfTimeError(Exception):
 
 
 Report = Callable[[Progress], None]
-
-
-def default_device() -> torch.device:
-    """A CUDA device if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def fit(

@@ -27,10 +27,11 @@ from edgeadv_runtime.files import sha256_file
 
 from ..data.datasets import ImageSet
 from ..models.builder import Architecture, PixelModel, WeightsMap, build, evaluation_mode, load_pretrained
+from ..models.device import default_device
 from . import checkpoint
 from .adversarial import AdversarialTraining, Trades
 from .distributed import Team
-from .loop import Report, default_device, fit, with_seed
+from .loop import Report, fit, with_seed
 from .objectives import DefensiveDistillation, HardLabels, Objective, SoftLabels, check_alpha, check_temperature
 from .robust_distillation import STEPS, Ard, Rslad
 from .runs import RUN_FILE, TEACHER_FOLDER, Run, write_run

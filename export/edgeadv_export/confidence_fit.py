@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgeadv.data.datasets import DEFAULT_ROOT, ImageSet, balanced_subset, batches, open_data
 from edgeadv.models.builder import PixelModel
-from edgeadv_runtime.attacks.base import CleanBatch
+from edgeadv_runtime.attacks.batches import MOST_UNREADABLE, CleanBatch, DataDigest
 from edgeadv_runtime.bundle.bundle import Classes
 from edgeadv_runtime.bundle.confidence import (
     BINS,
@@ -27,7 +27,6 @@ from edgeadv_runtime.bundle.confidence import (
 )
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.errors import DataError, InputError
-from edgeadv_runtime.evaluation.loop import MOST_UNREADABLE, DataDigest
 from edgeadv_runtime.records.statistics import wilson_interval
 
 from .parity import torch_logits

@@ -24,7 +24,8 @@ from edgeadv.attacks.pack_writer import write_pack
 from edgeadv.data.datasets import ImageSet, batches
 from edgeadv.gradients.graph import Surrogate
 from edgeadv.models.builder import PixelModel
-from edgeadv_runtime.attacks.base import CleanBatch, infos
+from edgeadv_runtime.attacks.base import infos
+from edgeadv_runtime.attacks.batches import MOST_UNREADABLE, CleanBatch, DataDigest, DataInfo
 from edgeadv_runtime.attacks.crafting import extend
 from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.attacks.pack import AttackPack
@@ -32,7 +33,6 @@ from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.bundle.training_images import Overlap
 from edgeadv_runtime.errors import DataError, ExportError, InputError
-from edgeadv_runtime.evaluation.loop import MOST_UNREADABLE, DataDigest, DataInfo
 from edgeadv_runtime.files import sha256_bytes
 from edgeadv_runtime.records.results import ORDER
 

@@ -2,6 +2,7 @@
 
 from ._version import __version__
 from .attacks.base import Attack, CallableAttack, Crafted
+from .attacks.batches import DataInfo
 from .attacks.eps import Eps
 from .attacks.noise import NoiseAttack
 from .attacks.pack import AttackPack
@@ -11,7 +12,7 @@ from .bundle.bundle import Bundle
 from .bundle.preprocess import Preprocess
 from .engine import BatchProfile, EngineCache, EngineOptions
 from .errors import EdgeAdvError
-from .evaluation.loop import DataInfo, evaluate
+from .evaluation.loop import evaluate
 from .inference.classifier import Classifier, Label
 from .inference.smoothing import Smoother
 from .records.results import Results, Row

@@ -297,10 +297,11 @@ def test_the_worst_case_is_that_of_the_evaluation(
     """The same attacks through ``evaluate``, int8's own from the surrogate that ships: the same counts, verdict and suite."""
     from edgeadv.data.datasets import batches
     from edgeadv.gradients.graph import load_surrogate
-    from edgeadv_runtime.attacks.base import CleanBatch, infos
+    from edgeadv_runtime.attacks.base import infos
+    from edgeadv_runtime.attacks.batches import CleanBatch, DataInfo
     from edgeadv_runtime.attacks.crafting import craft
     from edgeadv_runtime.evaluation.effort import lacking
-    from edgeadv_runtime.evaluation.loop import DataInfo, evaluate
+    from edgeadv_runtime.evaluation.loop import evaluate
 
     order, eps = np.linspace(0, 999, 350).astype(np.int64), Eps.parse("24/255")
     int8 = plan(digits_train, digits_test, order=order, eps=eps, max_drop=50.0)

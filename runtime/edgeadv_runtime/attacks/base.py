@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from ..backends.base import Backend
 from ..errors import InputError
-from ..files import sha256_bytes
 from ..records.results import CLEAN, AttackParams
+from .batches import CleanBatch
 from .eps import Eps
 from .perturbation import NORMS
 
@@ -170,30 +170,6 @@ class AttackInfo:
     def key(self) -> Key:
         """The key of its images in a :class:`CraftedBatch`."""
         return (self.name, self.eps.text)
-
-
-@dataclass(frozen=True)
-class CleanBatch:
-    """Preprocessed images and labels, in the order they are scored.
-
-    Attributes:
-        index: int64 (n,), positions in the data set.
-        pixels: uint8 (n, crop, crop, 3).
-        labels: int64 (n,), positions among the bundle's classes.
-    """
-
-    index: NDArray[np.int64]
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-
-    @cached_property
-    def hashes(self) -> tuple[str, ...]:
-        """Hex SHA-256 of each image's pixels."""
-        return tuple(sha256_bytes(pixels.tobytes()) for pixels in self.pixels)
-
-    def select(self, chosen: NDArray[np.bool_]) -> CleanBatch:
-        """The images whose flag in ``chosen``, bool (n,), is set."""
-        return CleanBatch(self.index[chosen], self.pixels[chosen], self.labels[chosen])
 
 
 @dataclass(frozen=True)

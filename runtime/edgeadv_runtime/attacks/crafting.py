@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ..backends.base import Backend
 from ..bundle.preprocess import to_tensor
-from .base import CLEAN_KEY, Attack, AttackInfo, CleanBatch, CraftedBatch, CumulativeAttack, Evidence, Key, LazyImages
+from .base import CLEAN_KEY, Attack, AttackInfo, CraftedBatch, CumulativeAttack, Evidence, Key, LazyImages
+from .batches import CleanBatch
 from .eps import Eps
 from .margins import clearly_broken, margins
 from .perturbation import check_crafted, round_to_uint8

@@ -22,10 +22,10 @@ from ..bundle.bundle import Bundle
 from ..bundle.preprocess import to_tensor
 from ..bundle.training_images import Overlap, check_overlap
 from ..errors import BundleError, InputError, IntegrityError, SchemaError
-from ..evaluation.loop import DataInfo
 from ..files import read_json, sha256_file
 from ..records.results import AttackParams
-from .base import CLEAN_KEY, AttackInfo, CleanBatch, CraftedBatch, Evidence, Key, LazyImages
+from .base import CLEAN_KEY, AttackInfo, CraftedBatch, Evidence, Key, LazyImages
+from .batches import CleanBatch, DataInfo
 from .eps import Eps
 from .perturbation import check_crafted
 

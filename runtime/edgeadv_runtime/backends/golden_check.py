@@ -9,7 +9,7 @@ import numpy as np
 
 from ..bundle.bundle import Bundle, Golden
 from ..errors import InputError
-from . import Backend
+from .base import Backend
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,17 +7,17 @@ and forgotten. What is kept is its outcome, a few bits an image, and the results
 from __future__ import annotations
 
 import datetime
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._version import __version__
-from ..attacks.base import CLEAN_KEY, AttackInfo, CleanBatch, CraftedBatch, Key, check_infos
+from ..attacks.base import CLEAN_KEY, AttackInfo, CraftedBatch, Key, check_infos
+from ..attacks.batches import DataDigest, DataInfo, check_readable
 from ..attacks.eps import Eps
 from ..attacks.suites import NOISE, WHOLE_STEP, base_name
 from ..backends.base import Backend
@@ -32,60 +32,7 @@ from .scoring import TOP, nothing_scored, score_batches
 from .verdict import verdict_of
 from .worst_images import first_examples
 
-MOST_UNREADABLE = 0.01
 _THREATS: tuple[Threat, ...] = ("white-box", "query", "transfer")
-
-
-@dataclass(frozen=True)
-class DataInfo:
-    """What is scored, as the results file names it.
-
-    Attributes:
-        name: the ``--data`` that was given.
-        split: which part.
-        total: images asked for, unreadable ones included.
-        allow_unreadable: accept more than 1% of unreadable images.
-        allow_training_images: accept more than 1% of images that the network was trained on.
-        training_images: how many of them are, as who made a pack of them counted; None where nobody did.
-    """
-
-    name: str
-    split: str
-    total: int
-    allow_unreadable: bool = False
-    allow_training_images: bool = False
-    training_images: int | None = None
-
-    def binding(self) -> dict[str, Any]:
-        """What outcomes depend on: what was wrong with the images may be allowed when it turns up, to go on from there."""
-        return {key: value for key, value in asdict(self).items() if key in ("name", "split", "total")}
-
-
-class _Labelled(Protocol):
-    """Images of which the pixels may be gone: :class:`CleanBatch` and :class:`BatchOutcome`."""
-
-    @property
-    def index(self) -> NDArray[np.int64]: ...
-    @property
-    def labels(self) -> NDArray[np.int64]: ...
-    @property
-    def hashes(self) -> tuple[str, ...]: ...
-
-
-class DataDigest:
-    """SHA-256 over every scored image and label, in order: the same for a pack and for the run that made it."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def add(self, batch: _Labelled) -> None:
-        """Add one batch."""
-        for index, image, label in zip(batch.index, batch.hashes, batch.labels, strict=True):
-            self._digest.update(f"{index} {label} {image}\n".encode())
-
-    def hexdigest(self) -> str:
-        """The digest so far."""
-        return self._digest.hexdigest()
 
 
 def evaluate(
@@ -218,34 +165,6 @@ def _confidence(bundle: Bundle) -> dict[str, Any]:
     """What the report shows of the bundle's probabilities, without the list of images; nothing where it has no temperature."""
     entry = bundle.manifest.get("confidence")
     return {} if entry is None else {"confidence": {key: value for key, value in entry.items() if key != "images"}}
-
-
-def check_readable(unreadable: Sequence[str], data: DataInfo) -> None:
-    """Refuse data of which more than :data:`MOST_UNREADABLE` cannot be decoded, unless that was allowed.
-
-    Raises:
-        DataError: it is so.
-    """
-    if len(unreadable) > MOST_UNREADABLE * data.total and not data.allow_unreadable:
-        raise DataError(
-            f"{data.name}: {len(unreadable)} of {data.total} images are unreadable, e.g. {unreadable[0]}; repair them or pass --allow-unreadable"
-        )
-
-
-def readable(batches: Iterable[CleanBatch], unreadable: Sequence[str], data: DataInfo) -> Iterator[CleanBatch]:
-    """``batches``, up to where more images are unreadable than may be: before the hours that their attacks take.
-
-    Args:
-        batches: images that are decoded as they are asked for.
-        unreadable: messages of those that could not be, filled by ``batches``.
-        data: what the images are.
-
-    Raises:
-        DataError: as :func:`check_readable`.
-    """
-    for batch in batches:
-        check_readable(unreadable, data)
-        yield batch
 
 
 def _check_images(n: int, left_out: int, unreadable: Sequence[str], data: DataInfo) -> None:

@@ -21,6 +21,7 @@ from edgeadv.attacks.pack_writer import clean_batches, write_pack
 from edgeadv.backends.pytorch import TorchBackend
 from edgeadv.data.datasets import ImageSet, open_data
 from edgeadv_runtime.attacks.base import Attack, CallableAttack, CraftedBatch, infos
+from edgeadv_runtime.attacks.batches import DataInfo
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.attacks.pack import PACK_FILE, SHARD_SIZE, AttackPack
@@ -29,7 +30,7 @@ from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.errors import BundleError, DataError, InputError, StorageError
-from edgeadv_runtime.evaluation.loop import DataInfo, evaluate
+from edgeadv_runtime.evaluation.loop import evaluate
 from edgeadv_runtime.records.results import Results
 
 EPS = Eps.parse_list("1/255,8/255")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, CallableAttack, CleanBatch, Crafted, infos
+from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, CallableAttack, Crafted, infos
+from edgeadv_runtime.attacks.batches import CleanBatch
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.attacks.perturbation import check_crafted, round_to_uint8

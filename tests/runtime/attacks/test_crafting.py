@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeadv_runtime.attacks.base import CLEAN_KEY, CallableAttack, CleanBatch, Crafted, CumulativeAttack, infos
+from edgeadv_runtime.attacks.base import CLEAN_KEY, CallableAttack, Crafted, CumulativeAttack, infos
+from edgeadv_runtime.attacks.batches import CleanBatch
 from edgeadv_runtime.attacks.crafting import WorstVersions, answers_of, craft, extend, progress_of
 from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.attacks.suites import CUMULATIVE, QUERY_ATTACKS, SUITES, base_name, order_of

@@ -8,7 +8,8 @@ import pytest
 from edgeadv.data.datasets import balanced_subset, batches
 from edgeadv_runtime import NoiseAttack
 from edgeadv_runtime.attacks.ball import image_rng
-from edgeadv_runtime.attacks.base import CleanBatch, infos
+from edgeadv_runtime.attacks.base import infos
+from edgeadv_runtime.attacks.batches import CleanBatch
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.attacks.margins import margins

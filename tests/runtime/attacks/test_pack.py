@@ -13,15 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeadv_runtime.attacks.base import (
-    CLEAN_KEY,
-    AttackInfo,
-    CallableAttack,
-    CleanBatch,
-    CraftedBatch,
-    Evidence,
-    infos,
-)
+from edgeadv_runtime.attacks.base import CLEAN_KEY, AttackInfo, CallableAttack, CraftedBatch, Evidence, infos
+from edgeadv_runtime.attacks.batches import CleanBatch
 from edgeadv_runtime.attacks.crafting import craft, extend
 from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.attacks.pack import AttackPack, info_from_json, info_to_json, load_shard, save_shard

@@ -17,7 +17,8 @@ from edgeadv.data.datasets import balanced_subset, batches
 from edgeadv_runtime import NoiseAttack, SquareAttack
 from edgeadv_runtime.attacks import square_attack as square
 from edgeadv_runtime.attacks.ball import ball
-from edgeadv_runtime.attacks.base import CleanBatch, infos
+from edgeadv_runtime.attacks.base import infos
+from edgeadv_runtime.attacks.batches import CleanBatch
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.attacks.margins import clearly_broken, margins

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeadv.cli._table import print_results
-from edgeadv_runtime.attacks.base import AttackInfo, CallableAttack, CleanBatch, CraftedBatch, Evidence, Key, infos
+from edgeadv_runtime.attacks.base import AttackInfo, CallableAttack, CraftedBatch, Evidence, Key, infos
+from edgeadv_runtime.attacks.batches import CleanBatch, DataInfo
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.attacks.suites import FGSM, LARGE_EPS, LINEARITY, NOISE, PGD_MARGIN, PGD_SMOOTHED, SQUARE
@@ -25,7 +26,7 @@ from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
 from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.errors import BackendError, DataError, InputError
-from edgeadv_runtime.evaluation.loop import DataInfo, evaluate, summarise
+from edgeadv_runtime.evaluation.loop import evaluate, summarise
 from edgeadv_runtime.evaluation.outcomes import Artefact, BatchOutcome, OutcomeStore
 from edgeadv_runtime.evaluation.scoring import score_batches
 from edgeadv_runtime.evaluation.verdict import FEWEST_DRAWS, FEWEST_IMAGES, FEWEST_QUERIES
