@@ -152,11 +152,11 @@ def test_the_runtime_imports_no_third_party_module_that_is_not_listed():
     assert found - set(sys.stdlib_module_names) - BASE - ONLY_INSIDE_FUNCTIONS - {"edgeadv_runtime"} == set()
 
 
-def test_the_runtime_needs_only_the_standard_library_numpy_and_pillow_to_load():
-    allowed = set(sys.stdlib_module_names) | {"numpy", "PIL"}
+def test_the_runtime_needs_only_the_standard_library_numpy_pillow_and_msgspec_to_load():
+    allowed = set(sys.stdlib_module_names) | {"numpy", "PIL", "msgspec"}
     found = {name for file in RUNTIME.rglob("*.py") for name, at_load in imports(file.read_text()) if at_load}
     assert found - allowed == set()
-    assert {"numpy", "PIL"} <= found
+    assert {"numpy", "PIL", "msgspec"} <= found
 
 
 def test_the_entrance_of_edgeadv_the_command_line_and_the_report_import_no_pytorch_at_load():
@@ -216,3 +216,73 @@ def test_only_functions_of_the_command_line_import_edgeadv_export():
 )
 def test_the_scan_itself(source, expected):
     assert list(imports(source)) == expected
+
+
+ROOMS = {
+    RUNTIME: [
+        "_version", "errors", "files", "decoding", "device", "bundle", "records", "engine", "backends", "attacks", "inference",
+        "evaluation", "benchmark", "camera", "doctor",
+    ],
+    TRAINING: ["data", "models", "gradients", "attacks", "training", "backends", "reporting", "workflows", "cli", "__main__"],
+}  # fmt: skip
+"""A room imports only itself and rooms before it."""
+
+
+def imported_files(file: Path, root: Path) -> set[Path]:
+    """Files of the package at ``root`` that ``file`` imports, inside functions too, but for what only type checkers read."""
+    found: set[Path] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.ImportFrom):
+            folder = file.parents[node.level - 1] if node.level else root.parent
+            if node.level or (node.module or "").partition(".")[0] == root.name:
+                target = folder.joinpath(*(node.module or "").split(".")) if node.module else folder
+                for alias in node.names:
+                    for path in (
+                        target / f"{alias.name}.py",
+                        target / alias.name / "__init__.py",
+                        target.with_suffix(".py"),
+                        target / "__init__.py",
+                    ):
+                        if path.is_file():
+                            found.add(path)
+                            break
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(file.read_text(encoding="utf-8")))
+    return found - {file}
+
+
+@pytest.mark.parametrize("root", ROOMS, ids=lambda root: root.name)
+def test_a_room_imports_only_rooms_before_it(root):
+    order = ROOMS[root]
+    present = {
+        path.stem if path.is_file() else path.name
+        for path in root.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+    assert present == {*order, "__init__"}
+    wrong = []
+    for file in sorted(root.rglob("*.py")):
+        room = file.relative_to(root).parts[0].removesuffix(".py")
+        for other in imported_files(file, root):
+            theirs = other.relative_to(root).parts[0].removesuffix(".py")
+            # the face is made of all of them
+            if room not in (theirs, "__init__") and (theirs == "__init__" or order.index(theirs) > order.index(room)):
+                wrong.append(f"{file.relative_to(root)} imports {other.relative_to(root)}")
+    assert wrong == []
+    # the scan sees what is there: the last room needs some of the first
+    assert any(imported_files(file, root) - {*file.parent.glob("*")} for file in (root / order[-2]).rglob("*.py"))
+
+
+@pytest.mark.parametrize("root", [RUNTIME, TRAINING, EXPORT], ids=lambda root: root.name)
+def test_no_circle_of_files(root):
+    leads_to = {file: imported_files(file, root) for file in root.rglob("*.py")}
+    # take away, again and again, what imports nothing that is left
+    while ends := [file for file, others in leads_to.items() if not others & leads_to.keys()]:
+        for file in ends:
+            del leads_to[file]
+    assert sorted(str(file.relative_to(root)) for file in leads_to) == []

@@ -94,7 +94,7 @@ def check_images(pack: AttackPack, images: ImageSet, bundle: Bundle, *, workers:
         digest.add(batch)
     if digest.hexdigest() != pack.manifest.get("data_sha256"):
         raise InputError(
-            f"{pack.path} was not made from the images of {images.spec}: give the data that it was made from, or leave --data out"
+            f"{pack.path} was not made from the images of {images.spec}: give the data that it was made from, or leave `data` out"
         )
 
 
@@ -172,7 +172,7 @@ def write_pack(
         DataError: more than 1% of the images are unreadable and that was not allowed.
     """
     if out.exists():
-        raise StorageError(f"{out} exists: choose another --out")
+        raise StorageError(f"{out} exists: choose another `out`")
     partial = partial_of(out)
     listed = infos(attacks, uint8=uint8)
     plan: dict[str, Any] = {

@@ -61,7 +61,7 @@ class TorchBackend(Backend):
         """
         if variant != VARIANT:
             raise InputError(
-                f"torch serves fp32 only, not {variant}: the other variants are ONNX files; use --backend onnxruntime"
+                f"torch serves fp32 only, not {variant}: the other variants are ONNX files; use `backends` onnxruntime"
             )
         if threads is not None:
             if threads < 1:

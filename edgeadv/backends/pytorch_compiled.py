@@ -51,7 +51,7 @@ class CompiledTorchBackend(Backend):
         """
         if variant not in VARIANTS:
             raise InputError(
-                f"torch-compiled serves {' and '.join(VARIANTS)}, not {variant}: use --backend onnxruntime for other variants"
+                f"torch-compiled serves {' and '.join(VARIANTS)}, not {variant}: use `backends` onnxruntime for other variants"
             )
         with TorchBackend(bundle, device=device, threads=threads) as plain:
             self.provider, self.device, self.gpu_index = plain.provider, plain.device, plain.gpu_index
@@ -60,7 +60,7 @@ class CompiledTorchBackend(Backend):
             network = plain.attack_model.to(memory_format=torch.channels_last)
         self._device = next(network.parameters()).device
         if variant == "fp16" and self.provider == "cpu":
-            raise InputError("torch-compiled computes fp16 on a GPU only: use --provider cuda, or --precision fp32")
+            raise InputError("torch-compiled computes fp16 on a GPU only: use `provider` cuda, or `precisions` fp32")
         self.variant, self._dtype = variant, torch.float32
         if variant == "fp16":
             self._dtype = torch.float16
@@ -94,4 +94,4 @@ class CompiledTorchBackend(Backend):
 
 def _refusal(error: Exception) -> BackendError:
     reason = " ".join(str(error).split())[:300]
-    return BackendError(f"torch {torch.__version__} cannot compile this network here: {reason}; use --backend torch")
+    return BackendError(f"torch {torch.__version__} cannot compile this network here: {reason}; use `backends` torch")

@@ -16,6 +16,7 @@ from edgeadv_runtime import __version__
 from edgeadv_runtime.errors import EdgeAdvError
 
 from ..workflows.processes import refuse_processes
+from ._fields import as_options, say
 
 _SUMMARIES = {
     "demo": "Train RegNetY-400MF on 4,000 digits, undefended and defensively distilled; export, attack, score, time, report.",
@@ -80,7 +81,7 @@ for _name, _summary in _SUMMARIES.items():
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"edgeadv {__version__}")
+        say(f"edgeadv {__version__}")
         raise typer.Exit
 
 
@@ -109,9 +110,9 @@ def main(arguments: list[str] | None = None) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except EdgeAdvError as error:
-        return _fail(" ".join(str(error).split()))
+        return _fail(as_options(" ".join(str(error).split())))
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo(
+        say(
             "edgeadv: interrupted" + ("; what was finished is kept; --resume continues" if _resumes(given) else ""),
             err=True,
         )
@@ -138,5 +139,5 @@ def _resumes(given: list[str]) -> bool:
 
 
 def _fail(message: str) -> int:
-    typer.echo(f"edgeadv: {message}", err=True)
+    say(f"edgeadv: {message}", err=True)
     return 2

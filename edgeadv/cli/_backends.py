@@ -27,6 +27,7 @@ from edgeadv_runtime.device.cuda import find_gpu
 from edgeadv_runtime.engine import LIBRARIES, BatchProfile, EngineCache, EngineOptions, find_library
 from edgeadv_runtime.errors import EdgeAdvError, InputError, ProviderError
 
+from ._fields import say
 from ._shared import ALL, names, need
 
 if TYPE_CHECKING:
@@ -247,4 +248,4 @@ def _torch_device(provider: str) -> torch.device:
 
 def to_stderr(text: str) -> None:
     """Tell what begins, where it does not mix with the results."""
-    typer.echo(text, err=True)
+    say(text, err=True)

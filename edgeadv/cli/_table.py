@@ -22,6 +22,7 @@ from edgeadv_runtime.records.results import (
     reversed_comparison,
 )
 
+from ._fields import as_options
 from ._shared import wide_console
 
 _BASELINE = "fp32"
@@ -72,7 +73,7 @@ def print_results(results: Results) -> None:
             if entry["backend"] == SURROGATE
             else f"not scored: {entry['backend']} {entry['variant']}:"
         )
-        console.print(Text(f"{what} {entry['reason']}"))
+        console.print(Text(as_options(f"{what} {entry['reason']}")))
     if said := overlap_sentence(results.data.get("training_images"), results.data["n"]):
         console.print(
             Text(said, style="bold" if too_many(results.data.get("training_images"), results.data["n"]) else "")

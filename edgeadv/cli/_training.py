@@ -20,6 +20,7 @@ from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.errors import InputError
 
 from ..workflows.processes import Processes, gpus_may_be_here, join
+from ._fields import say
 from ._time import seconds
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class TrainOptions:
                 yield task
             except OutOfTimeError as pause:
                 if team.first:
-                    typer.echo(str(pause))
+                    say(str(pause))
                 raise typer.Exit from None
 
     def _config(self) -> TrainConfig:
@@ -151,7 +152,7 @@ def _check(task: Task, out: Path) -> None:
     tested = set(task.test_images.labels.tolist())
     if missing := [ids[i] for i in range(len(ids)) if i not in tested]:
         some = ", ".join(missing[:5]) + ("..." if len(missing) > 5 else "")
-        typer.echo(f"warning: no test images of {len(missing)} of {len(ids)} classes: {some}", err=True)
+        say(f"warning: no test images of {len(missing)} of {len(ids)} classes: {some}", err=True)
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -223,7 +224,7 @@ def progress_bar() -> Iterator[Report]:
 
 def _print_epoch(p: Progress) -> None:
     if p.measured is not None:
-        typer.echo(f"{p.stage} epoch {p.epoch}/{p.epochs}: {_figures(p)}", err=True)
+        say(f"{p.stage} epoch {p.epoch}/{p.epochs}: {_figures(p)}", err=True)
 
 
 def _figures(p: Progress) -> str:

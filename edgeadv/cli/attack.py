@@ -29,6 +29,7 @@ from ._attacks import (
     query_attacks,
 )
 from ._backends import BundlePath, ExpectedHash, Provider, PublicKey
+from ._fields import say
 from ._gradients import FLOAT32, GradientsIn
 from ._shared import image_bar, need_pytorch
 
@@ -82,5 +83,5 @@ def attack(
     size = sum(file.stat().st_size for file in pack.path.iterdir()) / 2**20
     stored = sum(not info.control for info in pack.infos)
     if known := pack.data.training_images:
-        typer.echo(overlap_sentence(known, pack.manifest["n"]))
-    typer.echo(f"{plan.data.total} images, {stored} attacks and budgets, {size:.1f} MiB: {pack.path}")
+        say(overlap_sentence(known, pack.manifest["n"]))
+    say(f"{plan.data.total} images, {stored} attacks and budgets, {size:.1f} MiB: {pack.path}")

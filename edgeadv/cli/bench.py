@@ -35,6 +35,7 @@ from ._backends import (
     Workspace,
     backend_openers,
 )
+from ._fields import as_options, say
 from ._shared import ALL, wide_console
 
 # rich would cut figures to fit a narrower terminal, or the 80 columns that it assumes of a pipe
@@ -94,7 +95,7 @@ def bench(
             )  # fmt: skip
     except BaseException:
         if kept:
-            typer.echo(f"what was measured before is in {partial}", err=True)
+            say(f"what was measured before is in {partial}", err=True)
         raise
     measured = replace(measured, skipped=tuple(skipped))
     measured.save(out)
@@ -106,7 +107,7 @@ def bench(
     for text in (*_energy(measured), *(f"warning: {text}" for text in measured.warnings)):
         console.print(Text(text))
     for entry in measured.skipped:
-        console.print(Text(f"not measured: {entry['backend']} {entry['variant']}: {entry['reason']}"))
+        console.print(Text(as_options(f"not measured: {entry['backend']} {entry['variant']}: {entry['reason']}")))
     console.print(Text(f"written: {out}"))
 
 

@@ -15,6 +15,7 @@ from edgeadv_runtime.bundle.variants import expanded
 from edgeadv_runtime.files import sha256_file
 
 from ._backends import PublicKey
+from ._fields import say
 from ._shared import wide_console
 
 MIB = 1024 * 1024
@@ -30,14 +31,12 @@ def show(
     """Check every hash of a bundle, then show what it is, what it holds and how close its artefacts are to PyTorch."""
     opened = Bundle.open(bundle, public_key=public_key)
     architecture, preprocess = opened.manifest["architecture"], opened.preprocess
-    typer.echo(f"title              {opened.manifest['title']}")
-    typer.echo(
-        f"architecture       {architecture['source']} {architecture['name']}, upsample {architecture['upsample']}"
-    )
-    typer.echo(f"classes            {len(opened.classes)}: {', '.join(opened.classes.names[:5])}, ...")
-    typer.echo(f"preprocess         resize {preprocess.resize}, crop {preprocess.crop}, {preprocess.interpolation}")
-    typer.echo(f"created            {opened.manifest['created']} by edgeadv {opened.manifest['edgeadv_version']}")
-    typer.echo(f"signature          {_signature(opened, public_key)}")
+    say(f"title              {opened.manifest['title']}")
+    say(f"architecture       {architecture['source']} {architecture['name']}, upsample {architecture['upsample']}")
+    say(f"classes            {len(opened.classes)}: {', '.join(opened.classes.names[:5])}, ...")
+    say(f"preprocess         resize {preprocess.resize}, crop {preprocess.crop}, {preprocess.interpolation}")
+    say(f"created            {opened.manifest['created']} by edgeadv {opened.manifest['edgeadv_version']}")
+    say(f"signature          {_signature(opened, public_key)}")
     print_summary(opened)
 
 
@@ -60,7 +59,7 @@ def slim(
     kept = expanded(variant, full.variants)
     print_summary(full.slim(out, variants=kept, weights=weights, overwrite=overwrite))
     if signed:
-        typer.echo(
+        say(
             f"not signed: the copy has a manifest of its own; edgeadv bundle sign {shlex.quote(str(out))} --key PRIVATE.pem"
         )
 
@@ -73,9 +72,9 @@ def sign(
     """Check every hash of a bundle, then sign its manifest, which names them all. A signature that is there is replaced."""
     opened = Bundle.open(bundle)
     signature = opened.sign(key)
-    typer.echo(f"signed             {opened.path / MANIFEST}")
-    typer.echo(f"manifest sha256    {sha256_file(opened.path / MANIFEST)}")
-    typer.echo(f"written            {signature}")
+    say(f"signed             {opened.path / MANIFEST}")
+    say(f"manifest sha256    {sha256_file(opened.path / MANIFEST)}")
+    say(f"written            {signature}")
 
 
 def _signature(bundle: Bundle, public_key: Path | None) -> str:
@@ -86,24 +85,24 @@ def _signature(bundle: Bundle, public_key: Path | None) -> str:
 
 def print_summary(bundle: Bundle) -> None:
     """Print path, id and manifest hash of ``bundle``, and a table of its files with their parity."""
-    typer.echo(f"bundle             {bundle.path}")
-    typer.echo(f"bundle id          {bundle.id}")
-    typer.echo(f"manifest sha256    {sha256_file(bundle.path / MANIFEST)}")
+    say(f"bundle             {bundle.path}")
+    say(f"bundle id          {bundle.id}")
+    say(f"manifest sha256    {sha256_file(bundle.path / MANIFEST)}")
     if bundle.manifest["left_out"]:
-        typer.echo(f"left out           {', '.join(bundle.manifest['left_out'])}")
+        say(f"left out           {', '.join(bundle.manifest['left_out'])}")
     known = bundle.training_images
     listed = "not known, so evaluate cannot tell them: see export --training-data"
-    typer.echo(f"training images    {listed if known is None else f'{len(known)}, known by hash'}")
+    say(f"training images    {listed if known is None else f'{len(known)}, known by hash'}")
     console = wide_console()
     console.print(_table(bundle))
     for variant in bundle.variants:
         if (gate := bundle.manifest["variants"][variant].get("gate")) is not None:
             for line in _gate(gate, bundle.manifest["variants"][variant]["float_layers"]):
-                typer.echo(f"{variant:<18} {line}")
+                say(f"{variant:<18} {line}")
         if (why := bundle.manifest["variants"][variant].get("surrogate", {}).get("not_made")) is not None:
-            typer.echo(f"{variant:<18} no surrogate: {why}")
+            say(f"{variant:<18} no surrogate: {why}")
     if (confidence := bundle.manifest.get("confidence")) is not None:
-        typer.echo(f"confidence         {_confidence(confidence)}")
+        say(f"confidence         {_confidence(confidence)}")
 
 
 def _confidence(entry: dict[str, Any]) -> str:

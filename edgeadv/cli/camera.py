@@ -25,6 +25,7 @@ from edgeadv_runtime.inference.classifier import Classifier
 from edgeadv_runtime.inference.smoothing import Smoother
 
 from ._backends import BundlePath, ExpectedHash, Provider, PublicKey
+from ._fields import say
 from ._time import seconds
 
 _REFRESH_S, _LINE_S = 0.25, 10.0
@@ -113,7 +114,7 @@ def camera(
             view.figures = lambda: {"counts": vars(stream.counts())}
         if view is not None and serve is not None:
             page = stack.enter_context(PageServer(view, serve, token=token))
-            typer.echo(page.url, err=True)
+            say(page.url, err=True)
         end = None if limit_s is None else time.monotonic() + limit_s
         with line.shown(), _until_told(), stream:
             while not stream.join(_REFRESH_S if end is None else max(0.0, min(_REFRESH_S, end - time.monotonic()))):
@@ -123,9 +124,9 @@ def camera(
     counts = stream.counts()
     left = counts.waiting + counts.working
     if (last := line.last_label) is not None:
-        typer.echo(f"last: {last}")
+        say(f"last: {last}")
     unfinished = f" + {left} not finished" if left else ""
-    typer.echo(
+    say(
         f"{counts.captured} frames captured = {counts.classified} classified + {counts.dropped} dropped{unfinished}; "
         f"{_figures(counts)}; {counts.losses} losses, {counts.stalls} stalls"
     )
@@ -136,9 +137,7 @@ def _smoother(classifier: Classifier, window: int) -> Smoother:
     threshold = None
     if classifier.bundle.confidence is None:
         threshold = 0.0
-        typer.echo(
-            "this bundle has no threshold, so no answer becomes unknown: export it with --confidence-data", err=True
-        )
+        say("this bundle has no threshold, so no answer becomes unknown: export it with --confidence-data", err=True)
     return Smoother.of(classifier.bundle, threshold=threshold, window=window)
 
 
@@ -199,7 +198,7 @@ class _Line:
             self._live.update(text, refresh=True)
         elif time.monotonic() - self._printed >= _LINE_S and self._last is not None:
             self._printed = time.monotonic()
-            typer.echo(text.plain, err=True)
+            say(text.plain, err=True)
 
     @property
     def last_label(self) -> str | None:

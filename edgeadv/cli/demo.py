@@ -21,6 +21,7 @@ from edgeadv_runtime.files import ensure_writable
 from edgeadv_runtime.records.results import CLEAN, WORST_CASE, Results
 
 from ._attacks import make_plan
+from ._fields import say
 from ._shared import need, wide_console
 from ._training import progress_bar
 from .evaluate import crafted, score
@@ -64,12 +65,12 @@ def demo(
     page = out / "report.html"
     build_report([out / f"{name}.{kind}.json" for kind in ("results", "bench") for name in NAMES], page)
     _print(results, benches)
-    typer.echo(f"{time.perf_counter() - start:.0f} s")
-    typer.echo(str(page))
+    say(f"{time.perf_counter() - start:.0f} s")
+    say(str(page))
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    say(text, err=True)
 
 
 def _train(out: Path, temperature: float, epochs: int) -> list[Run]:

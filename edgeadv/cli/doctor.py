@@ -12,6 +12,7 @@ from rich.text import Text
 from edgeadv_runtime.doctor import diagnose
 
 from ._backends import PublicKey
+from ._fields import as_options
 from ._shared import wide_console
 
 _STYLES = {"ok": "green", "untried": "cyan", "missing": "yellow", "problem": "bold red"}
@@ -32,6 +33,6 @@ def doctor(
         # Text, for in a string rich takes the brackets of edgeadv[train] for a style
         table.add_row(Text(check.status, style=_STYLES[check.status]), Text(check.name), Text(check.detail))
         if check.hint is not None:
-            table.add_row("", "", Text(check.hint, style="italic"))
+            table.add_row("", "", Text(as_options(check.hint), style="italic"))
     console = wide_console()
     console.print(table)

@@ -28,6 +28,7 @@ from edgeadv_runtime.errors import InputError, MissingDependencyError, ProviderE
 from edgeadv_runtime.files import ensure_writable
 
 from ._backends import EngineFolder, PublicKey, to_stderr
+from ._fields import say
 from ._shared import ALL, names
 
 MIB = 1 << 20
@@ -77,7 +78,7 @@ def engine(
     builder.check_targets(options.targets)
     cache = EngineCache(engine_cache)
     for variant in variants:
-        typer.echo(f"{variant}: {cache.explain(opened, variant, options, library=builder, gpu=gpu)}")
+        say(f"{variant}: {cache.explain(opened, variant, options, library=builder, gpu=gpu)}")
         if not explain:
             _provide(opened, variant, options, builder, gpu, cache, out)
 
@@ -105,9 +106,9 @@ def _provide(
             proof += "take the plan along with --out, or run edgeadv engine on that machine"
     copy = copy_engine(found, out) if out is not None else None
     _show(found, library)
-    typer.echo(f"  {proof}")
+    say(f"  {proof}")
     if copy is not None:
-        typer.echo(f"  copy           {copy}")
+        say(f"  copy           {copy}")
 
 
 def _show(engine: Engine, library: Library) -> None:
@@ -115,12 +116,10 @@ def _show(engine: Engine, library: Library) -> None:
     place = ", ".join(build["targets"]) or engine.record["key"]["gpu"]
     what = f"{build['bytes'] / MIB:.2f} MiB for {place}, batch {BatchProfile.from_json(build['profile'])}"
     label = (engine.record.get("precision") or {}).get("label", "declared")
-    typer.echo(f"  built          in {build['seconds']:.1f} s by {library}, {what}")
-    typer.echo(
-        f"  precision      {label} as {engine.record['variant']}{', with TF32' if 'TF32' in build['flags'] else ''}"
-    )
-    typer.echo(f"  plan sha256    {engine.sha256}")
-    typer.echo(f"  plan           {engine.path}")
+    say(f"  built          in {build['seconds']:.1f} s by {library}, {what}")
+    say(f"  precision      {label} as {engine.record['variant']}{', with TF32' if 'TF32' in build['flags'] else ''}")
+    say(f"  plan sha256    {engine.sha256}")
+    say(f"  plan           {engine.path}")
 
 
 def _variants(bundle: Bundle, precision: str) -> list[str]:

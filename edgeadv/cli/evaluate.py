@@ -65,6 +65,7 @@ from ._backends import (
     Workspace,
     backend_openers,
 )
+from ._fields import say
 from ._gradients import FLOAT32, GradientsIn
 from ._shared import ALL, image_bar, need, need_pytorch
 from ._table import print_results
@@ -205,10 +206,10 @@ def evaluate(
     print_results(results)
     gates = [entry.get("gate", {}).get("data", {}).get("sha256") for entry in opened.manifest["variants"].values()]
     if results.data["sha256"] in gates:
-        typer.echo("int8 was let through on these very images: quote its accuracy on others")
+        say("int8 was let through on these very images: quote its accuracy on others")
     if pack is None and not transfer_from and (advice := _advice(opened)):
-        typer.echo(advice)
-    typer.echo(f"written: {out}")
+        say(advice)
+    say(f"written: {out}")
 
 
 def _advice(bundle: Bundle) -> str | None:

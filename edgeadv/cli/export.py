@@ -15,6 +15,7 @@ from edgeadv_runtime.bundle.variants import INT8, VARIANTS, expanded, precision_
 from edgeadv_runtime.errors import ExportError, InputError
 from edgeadv_runtime.files import sha256_file
 
+from ._fields import say
 from ._shared import names, need
 from .bundle import print_summary
 
@@ -244,7 +245,7 @@ def export_run(run: Path, out: Path, *, data_root: Path | None) -> None:
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    say(text, err=True)
 
 
 def _variants(precision: str) -> list[str]:

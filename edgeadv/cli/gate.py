@@ -15,6 +15,7 @@ from edgeadv_runtime.evaluation.release_output import write_outcome
 from edgeadv_runtime.files import ensure_file_writable
 from edgeadv_runtime.records.results import ORDER, Results
 
+from ._fields import as_options, say
 from ._shared import names, nobody_reads
 
 
@@ -97,13 +98,13 @@ def gate(
         rulings = asked.judge(judged)
     except EdgeAdvError as error:
         # a pipeline that reads no exit status must not take an older file for today's
-        write_outcome(results, judged, [], error=" ".join(str(error).split()), junit=junit, json=json)
+        write_outcome(results, judged, [], error=as_options(" ".join(str(error).split())), junit=junit, json=json)
         raise
     write_outcome(results, judged, rulings, junit=junit, json=json)
     failed = not all(ruling.passed for ruling in rulings)
     try:
         for ruling in rulings:
-            typer.echo(str(ruling))
+            say(str(ruling))
     except BrokenPipeError:
         # a reader that left makes a success of any other command; a rule that failed stays failed
         nobody_reads()

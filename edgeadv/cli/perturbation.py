@@ -16,6 +16,7 @@ from edgeadv_runtime.errors import DataError, InputError
 from edgeadv_runtime.files import ensure_file_writable
 
 from ._backends import BundlePath, ExpectedHash, PublicKey
+from ._fields import say
 from ._shared import need_pytorch
 
 _BATCH = 64
@@ -79,7 +80,7 @@ def perturbation(
             hits.append(first_is_right(logits, labels[i : i + _BATCH]))
         return float(np.concatenate(hits).mean())
 
-    typer.echo(
+    say(
         f"of {len(pixels) - half} images that did not make it {right(0.0):.1%} are right without and {right(1.0):.1%} with it, at eps "
         f"{budget.text}: {out}"
     )

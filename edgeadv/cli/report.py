@@ -9,6 +9,8 @@ import typer
 
 from edgeadv.reporting import build_report
 
+from ._fields import say
+
 
 def report(
     files: Annotated[list[Path], typer.Argument(help="Results and bench files, in the order the page shows them.")],
@@ -16,4 +18,4 @@ def report(
 ) -> None:
     """Write one self-contained HTML page: the worst case first, with its masking verdict, then all the rest."""
     build_report(files, out)
-    typer.echo(str(out))
+    say(str(out))

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from edgeadv_runtime.errors import EdgeAdvError, InputError
 
+from ._fields import as_options
 from ._shared import need, wide_console
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def runs(
                 Text(name), Text(f"is a damaged run ({error!r}); copy it again or train again"), "", "", "", ""
             )
         except EdgeAdvError as error:
-            table.add_row(Text(name), Text(str(error).removeprefix(f"{path} ")), "", "", "", "")
+            table.add_row(Text(name), Text(as_options(str(error).removeprefix(f"{path} "))), "", "", "", "")
     console = wide_console(120)
     console.print(table)
 

@@ -18,6 +18,7 @@ from edgeadv_runtime.records.study import Study
 
 from ._attacks import EpsList, Unreadable, Workers
 from ._backends import open_torch, to_stderr
+from ._fields import say
 from ._shared import Bar, image_bar, names, need, need_pytorch, wide_console
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def study(
         workers=workers, bar=_bar,
     )  # fmt: skip
     print_study(finished)
-    typer.echo(f"written: {out}")
+    say(f"written: {out}")
 
 
 def _reference(bundle: Bundle, provider: str) -> TorchBackend:

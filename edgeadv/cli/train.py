@@ -12,6 +12,7 @@ from edgeadv_runtime.bundle.bundle import check_replaceable
 from edgeadv_runtime.errors import InputError, StorageError
 from edgeadv_runtime.files import ensure_writable
 
+from ._fields import say
 from ._shared import need
 from ._training import TrainOptions, with_options
 from .export import export_run
@@ -148,14 +149,14 @@ def distill(
     _say(run)
     stood = run.info["recipe"].get("teacher_worst_case")
     if stood is not None and stood < _LEAST_OF_A_TEACHER:
-        typer.echo(
+        say(
             f"warning: the teacher stood {stood:.1%} of the images held out: it has little robustness to hand on",
             err=True,
         )
     if not robust:
-        typer.echo(MASKING_NOTE, err=True)
+        say(MASKING_NOTE, err=True)
     if export is not None and export.exists():
-        typer.echo(f"{export} is there already, and left as it is", err=True)
+        say(f"{export} is there already, and left as it is", err=True)
     elif export is not None:
         export_run(run.path, export, data_root=options.data_root)
 
@@ -192,25 +193,25 @@ def _defence(recipe: str, eps: str | None, steps: int | None, beta: float | None
 def _say(run: Run) -> None:
     metrics = run.info["stages"][-1]
     low, high = metrics["test_accuracy_ci95"]
-    typer.echo(
+    say(
         f"{run.title}: test accuracy {metrics['test_accuracy']:.1%} [{low:.1%}, {high:.1%}] of {metrics['test_images']} images"
     )
     if stopped := metrics.get("stopped"):
-        typer.echo(f"warning: {stopped}", err=True)
+        say(f"warning: {stopped}", err=True)
     if "kept_epoch" in metrics:
         kept = metrics["epochs"][metrics["kept_epoch"] - 1]
-        typer.echo(
+        say(
             f"epoch {metrics['kept_epoch']} of {len(metrics['epochs'])} is kept: of {kept['holdout_images']} training images held out "
             f"{kept['holdout_worst_case']:.1%} stood PGD (10 steps); measure what it is worth with `edgeadv evaluate`"
         )
         if kept["holdout_labels"] == 1:
-            typer.echo(
+            say(
                 "warning: it gives one label to every image held out, and has learnt nothing: train longer, on more images, or with another --lr",
                 err=True,
             )
     size = run.preprocess
     how = "as they are" if size.resize is None else f"resized to {size.resize}"
-    typer.echo(f"images were {how} and cropped to {size.crop} pixels (--preprocess)", err=True)
+    say(f"images were {how} and cropped to {size.crop} pixels (--preprocess)", err=True)
     if lost := metrics["unreadable"]:
-        typer.echo(f"warning: {len(lost)} training images are unreadable and were left out, e.g. {lost[0]}", err=True)
-    typer.echo(str(run.path))
+        say(f"warning: {len(lost)} training images are unreadable and were left out, e.g. {lost[0]}", err=True)
+    say(str(run.path))

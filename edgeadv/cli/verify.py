@@ -27,6 +27,7 @@ from ._backends import (
     Workspace,
     backend_openers,
 )
+from ._fields import say
 from ._shared import ALL
 
 
@@ -66,11 +67,11 @@ def verify(
             not_run.append(f"{name} {variant} did not run: {error}")
             continue
         for line in lines:
-            typer.echo(line)
+            say(line)
         if not ok:
             failed.append(f"{name} {variant}")
     for pair in skipped:
-        typer.echo(f"{pair['backend']} {pair['variant']}: not verified; {pair['reason']}")
+        say(f"{pair['backend']} {pair['variant']}: not verified; {pair['reason']}")
     if failed:
         not_run.append(f"{bundle} does not give its golden results on {', '.join(failed)}: do not use it there")
     if not_run:

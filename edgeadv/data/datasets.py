@@ -95,7 +95,7 @@ def open_data(spec: str, *, split: Split, root: Path = DEFAULT_ROOT, download: b
     # absolute, so that a run can be exported from another folder
     folder = Path(spec).resolve()
     if not folder.is_dir():
-        raise DataError(f"--data {spec!r} is neither a folder nor one of {EMBEDDED}, {', '.join(TORCHVISION)}")
+        raise DataError(f"`data` {spec!r} is neither a folder nor one of {EMBEDDED}, {', '.join(TORCHVISION)}")
     return _folder(folder, split)
 
 
@@ -182,7 +182,7 @@ def _torchvision(spec: str, split: Split, root: Path, download: bool) -> ImageSe
     except (RuntimeError, OSError) as error:
         if not download:
             raise DataError(
-                f"{spec} is not in {root}: pass --download to let torchvision fetch it, or --data-root"
+                f"{spec} is not in {root}: pass `download` to let torchvision fetch it, or `data_root`"
             ) from error
         raise DataError(f"{spec} could not be downloaded to {root} ({error})") from error
     sizes = {"cifar10": (None, 32), "cifar100": (None, 32), "imagenette": (256, 224)}
@@ -271,7 +271,7 @@ def balanced_subset(
     if limit is None:
         return np.arange(len(labels))
     if limit < 1:
-        raise InputError(f"--limit must be at least 1, not {limit}")
+        raise InputError(f"`limit` must be at least 1, not {limit}")
     order = np.random.default_rng(seed).permutation(len(labels))
     rank = _rank_in_class(labels, order)
     return np.sort(order[np.argsort(rank[order], kind="stable")][:limit])

@@ -47,7 +47,7 @@ def training_data(spec: str, *, root: Path = DEFAULT_ROOT) -> ImageSet:
         return open_data(spec, split="train", root=root)
     files = pictures(folder.rglob("*"))
     if not files:
-        raise DataError(f"--training-data {spec} holds no images: give what the network was trained on")
+        raise DataError(f"`training_data` {spec} holds no images: give what the network was trained on")
     return all_pictures(folder, files, split="train")
 
 

@@ -187,7 +187,7 @@ def _bare(architecture: Architecture, num_classes: int, *, pretrained: bool = Fa
         raise InputError(f"cannot build {architecture.name}: {error}") from error
     except OSError as error:
         raise InputError(
-            f"cannot get the pretrained weights of {architecture.name} ({error}); give a file of them with --weights"
+            f"cannot get the pretrained weights of {architecture.name} ({error}); give a file of them with `weights`"
         ) from error
     return net
 
@@ -235,12 +235,12 @@ def _pretrained_classes(architecture: Architecture) -> int:
         if architecture.name in ("googlenet", "inception_v3"):
             # their weights come with a second normalisation inside the network, which a rebuilt one would not have
             raise InputError(
-                f"{architecture.name}: --weights default is not supported; use another network, or --weights FILE"
+                f"{architecture.name}: `weights` default is not supported; use another network, or `weights` FILE"
             )
         return len(torchvision.models.get_model_weights(architecture.name)["DEFAULT"].meta["categories"])
     config = timm.get_pretrained_cfg(architecture.name)
     if config is None or not config.num_classes:
-        raise InputError(f"timm has no pretrained classifier of {architecture.name}: use --weights none or a file")
+        raise InputError(f"timm has no pretrained classifier of {architecture.name}: use `weights` none or a file")
     return int(config.num_classes)
 
 
@@ -278,7 +278,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         InputError: missing, damaged, not a state dict, holding code, or holding NaN or infinity.
     """
     if not path.is_file():
-        raise InputError(f"{path} does not exist: --weights takes none, default or a file")
+        raise InputError(f"{path} does not exist: `weights` takes none, default or a file")
     try:
         if path.suffix == ".safetensors":
             value: Any = safetensors.torch.load_file(path)
@@ -359,7 +359,7 @@ def check_input_size(model: PixelModel, side: int) -> None:
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{model.architecture.name} cannot take images of {side}x{side} pixels ({reason}): change --upsample, or the crop of --preprocess"
+            f"{model.architecture.name} cannot take images of {side}x{side} pixels ({reason}): change `upsample`, or the crop of `preprocess`"
         ) from error
 
 

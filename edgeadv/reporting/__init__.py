@@ -34,5 +34,5 @@ def build_report(files: Sequence[Path], out: Path) -> None:
         StorageError: ``out`` cannot be written.
     """
     if any(out.resolve() == path.resolve() for path in files):
-        raise InputError(f"--out {out} is one of the files to report on: choose another name for the page")
+        raise InputError(f"`out` {out} is one of the files to report on: choose another name for the page")
     write_bytes(out, render(load_inputs(files)).encode())

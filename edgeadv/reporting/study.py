@@ -19,7 +19,7 @@ from .page import fill
 
 FGSM_ALONE = (
     "FGSM alone gives an upper bound on robust accuracy, and so a lower bound on the error under attack: "
-    "`edgeadv evaluate --suite standard` gives a worst case."
+    "`edgeadv evaluate `suite` standard` gives a worst case."
 )
 HEADINGS = ("architecture", "eps", "top-1 error", "95% interval", "top-5 error", "95% interval", "n", "masking check")
 _TEMPLATE = "study.html.j2"
@@ -145,7 +145,7 @@ def _entry(subject: dict[str, Any], results: Results) -> Entry:
 def _how(subject: dict[str, Any], row: Row) -> str:
     steps, weights = subject["preprocess"], subject["weights"]
     size = "size kept" if steps["resize"] is None else f"shorter side {steps['resize']}, {steps['interpolation']}"
-    origin = "the published transform" if subject["preprocess_published"] else "stated by --preprocess"
+    origin = "the published transform" if subject["preprocess_published"] else "stated by `preprocess`"
     numbers = ", ".join(f"{name} {' '.join(f'{x:g}' for x in subject[name])}" for name in ("mean", "std"))
     file = f"{weights['file']}, SHA-256 {weights['sha256'][:12]}" if weights["file"] else weights["name"]
     return f"{size}, centre {steps['crop']} ({origin}), {numbers}; weights {file}; {row.backend} {row.variant}, {row.provider}, {row.device}"

@@ -84,11 +84,11 @@ def remove_strays(folder: Path) -> None:
 
 def _damaged(file: Path, reason: str) -> BundleError:
     return BundleError(
-        f"{file} is damaged and cannot be resumed ({reason}); copy it again, or start again in another --out"
+        f"{file} is damaged and cannot be resumed ({reason}); copy it again, or start again in another `out`"
     )
 
 
 def _of_another_version(file: Path) -> SchemaError:
     return SchemaError(
-        f"{file} was written by another version of edgeadv and cannot be resumed: start again in another --out"
+        f"{file} was written by another version of edgeadv and cannot be resumed: start again in another `out`"
     )

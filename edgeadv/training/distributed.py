@@ -95,7 +95,7 @@ def together(call: Callable[[], T]) -> T:
         raise
 
 
-_GONE = "another process of this training is gone: see what it says; what is saved is whole, --resume goes on"
+_GONE = "another process of this training is gone: see what it says; what is saved is whole, `resume` goes on"
 
 
 def _together(call: Callable[[], object]) -> None:

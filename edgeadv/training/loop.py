@@ -81,7 +81,7 @@ class OutOfTimeError(Exception):
 
     def __init__(self, stage: str, done: int, epochs: int, seconds: float | None = None) -> None:
         each = "" if seconds is None else f"; an epoch takes {seconds:.0f} s, and one that does not fit is not begun"
-        super().__init__(f"{stage}: {done} of {epochs} epochs are done and saved{each}; --resume continues")
+        super().__init__(f"{stage}: {done} of {epochs} epochs are done and saved{each}; `resume` continues")
         self.done, self.epochs = done, epochs
 
 
@@ -146,10 +146,10 @@ def fit(
     device, team = default_device() if device is None else device, team or Team()
     say = report or (lambda progress: None)
     if config.batch_size % team.world:
-        raise InputError(f"--batch-size {config.batch_size} is no multiple of the {team.world} processes that share it")
+        raise InputError(f"`batch_size` {config.batch_size} is no multiple of the {team.world} processes that share it")
     if config.batch_size < 2 * team.world:
         raise InputError(
-            f"--batch-size {config.batch_size} leaves each of {team.world} processes fewer than two images of a step"
+            f"`batch_size` {config.batch_size} leaves each of {team.world} processes fewer than two images of a step"
         )
     held_out = split_off(train_images.labels, config.holdout, budget=objective.budget)
     rest = np.setdiff1d(np.arange(len(train_images)), held_out)
@@ -162,7 +162,7 @@ def fit(
     ]
     if len(chosen) < config.batch_size:
         raise InputError(
-            f"{len(chosen)} training images do not fill one batch of {config.batch_size}: lower --batch-size"
+            f"{len(chosen)} training images do not fill one batch of {config.batch_size}: lower `batch_size`"
         )
     if team.first:
         ensure_writable(out)
@@ -179,7 +179,7 @@ def fit(
     if checkpoint.exists(out):
         if not resume:
             raise StorageError(
-                f"{out} holds an unfinished training: continue it with --resume, or choose another --out"
+                f"{out} holds an unfinished training: continue it with `resume`, or choose another `out`"
             )
         trainer.restore(out)
     team.wait()
@@ -292,8 +292,8 @@ def _epoch(
             lost, hits, images_seen = team.sum(loss_sum, correct, torch.tensor(seen, device=trainer.device))
             if not math.isfinite(lost):
                 raise TrainingError(
-                    f"the loss is not finite at step {step} of epoch {epoch + 1}: lower --lr (it was {trainer.peak_lr:g}) and choose another "
-                    "--out, for this run cannot go on"
+                    f"the loss is not finite at step {step} of epoch {epoch + 1}: lower `lr` (it was {trainer.peak_lr:g}) and choose another "
+                    "`out`, for this run cannot go on"
                 )
             waited += waiting.seconds()
             passed = time.perf_counter() - start

@@ -184,7 +184,7 @@ def distill(
     if recipe == "papernot" and alpha is not None:
         raise InputError("papernot has no alpha: its student never sees the hard labels; use soft-label")
     if recipe == "papernot" and (teacher_architecture or architecture).name != architecture.name:
-        raise InputError("papernot distils into the same architecture; use --recipe soft-label for another teacher")
+        raise InputError("papernot distils into the same architecture; use `recipe` soft-label for another teacher")
     temperature = DEFAULTS[recipe][0] if temperature is None else temperature
     alpha = DEFAULTS[recipe][1] if alpha is None else alpha
     objective = _student_objective(recipe, temperature, alpha, eps, steps)
@@ -262,7 +262,7 @@ def _check_teacher(teacher: Run, task: Task, student: Architecture, recipe: str,
     if recipe in ROBUST and "eps" not in teacher.info["recipe"]:
         raise InputError(
             f"{teacher.path} was not trained on adversarial images: {recipe} hands on the robustness of its teacher, and this one "
-            "has none; train one with --recipe trades or at-pgd, or let distill train it"
+            "has none; train one with `recipe` trades or at-pgd, or let distill train it"
         )
     trained_by = teacher.info["recipe"]
     # the temperature of the others is that of the labels that they were given: their logits are no T times as large
@@ -279,7 +279,7 @@ def _finished(out: Path, task: Task, architecture: Architecture, recipe: dict[st
         return None
     run = Run.open(out)
     if not task.resume:
-        raise InputError(f"{out} holds a finished run: choose another --out")
+        raise InputError(f"{out} holds a finished run: choose another `out`")
     images = task.train_images
     config = settled(task.config)
     have = (
@@ -291,7 +291,7 @@ def _finished(out: Path, task: Task, architecture: Architecture, recipe: dict[st
     )
     want = (config, architecture, task.preprocess, images.classes, Path(images.spec).name)
     if have != want or any(run.info["recipe"].get(key) != value for key, value in recipe.items()):
-        raise InputError(f"{out} holds a finished run with other settings: choose another --out")
+        raise InputError(f"{out} holds a finished run with other settings: choose another `out`")
     return run
 
 

@@ -54,14 +54,14 @@ class Run:
         folder = Path(path)
         # a distillation trains its teacher in a folder of its own first
         if not (folder / RUN_FILE).exists() and any((folder / name).exists() for name in (STATE_FILE, TEACHER_FOLDER)):
-            raise InputError(f"{folder} is not finished: continue it with --resume")
+            raise InputError(f"{folder} is not finished: continue it with `resume`")
         info = read_json(folder / RUN_FILE, what="training run")
         if info.get("kind") != "run" or info.get("schema_version") != SCHEMA_VERSION:
             raise SchemaError(
                 f"{folder} is a {info.get('kind')!r} of schema version {info.get('schema_version')!r}, not a run of {SCHEMA_VERSION}"
             )
         if not info.get("finished"):
-            raise InputError(f"{folder} is not finished: continue it with --resume")
+            raise InputError(f"{folder} is not finished: continue it with `resume`")
         run = cls(folder, info)
         try:
             _ = run.architecture, run.preprocess, run.classes, run.title, run.data, run.provenance

@@ -69,7 +69,7 @@ def split_off(labels: NDArray[np.int64], asked: int | None, *, budget: Eps | Non
     """
     count = (0 if budget is None else min(HOLDOUT, len(labels) // MOST_HELD_OUT)) if asked is None else asked
     if 2 * count > len(labels):
-        raise InputError(f"--holdout {count} leaves too few of {len(labels)} images to train on: at most half of them")
+        raise InputError(f"`holdout` {count} leaves too few of {len(labels)} images to train on: at most half of them")
     return balanced_subset(labels, count) if count else np.empty(0, dtype=np.int64)
 
 
@@ -136,5 +136,5 @@ def collapse(history: Sequence[dict[str, float]]) -> str | None:
         f"catastrophic overfitting in epoch {len(history)}: on the training's own perturbations accuracy went from "
         f"{best['train_accuracy']:.1%} to {last['train_accuracy']:.1%}, under PGD on held-out images from "
         f"{best['holdout_worst_case']:.1%} to {last['holdout_worst_case']:.1%}; the weights of epoch {k + 1} are kept. Use more steps "
-        "(at-pgd, trades), n-fgsm, or a smaller --at-eps"
+        "(at-pgd, trades), n-fgsm, or a smaller `at_eps`"
     )

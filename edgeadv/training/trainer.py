@@ -249,7 +249,7 @@ class Trainer:
 
 def _of_another_version(folder: Path, error: Exception) -> BundleError:
     return BundleError(
-        f"{folder / checkpoint.STATE_FILE} is of another version of edgeadv or torch ({error}); start again in another --out"
+        f"{folder / checkpoint.STATE_FILE} is of another version of edgeadv or torch ({error}); start again in another `out`"
     )
 
 

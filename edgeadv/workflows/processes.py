@@ -80,7 +80,7 @@ def _together(call: Callable[[], object]) -> None:
     try:
         call()
     except RuntimeError as error:
-        raise BackendError("another process failed: see what it says; --resume goes on") from error
+        raise BackendError("another process failed: see what it says; `resume` goes on") from error
 
 
 def refuse_processes(arguments: Sequence[str]) -> None:

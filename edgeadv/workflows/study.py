@@ -109,7 +109,7 @@ def make_subjects(
         InputError: an architecture is unknown, a file is missing, or an option is not written as it must be.
     """
     if weights_map not in get_args(WeightsMap):
-        raise InputError(f"--weights-map {weights_map!r} is not one of {', '.join(get_args(WeightsMap))}")
+        raise InputError(f"`weights_map` {weights_map!r} is not one of {', '.join(get_args(WeightsMap))}")
     steps = None if preprocess is None else Preprocess.parse(preprocess)
     architectures = {name: Architecture.find(name, num_classes=len(classes)) for name in names}
     files = dict.fromkeys(names, DEFAULT) if weights == DEFAULT else _weight_files(weights, names)
@@ -129,18 +129,18 @@ def _weight_files(text: str, names: Sequence[str]) -> dict[str, str]:
         name, _, file = (piece.strip() for piece in part.partition("="))
         if not file or name in files:
             raise InputError(
-                f"--weights is written {DEFAULT}, or ARCH=FILE,ARCH=FILE with each architecture once; {part.strip()!r} does not fit"
+                f"`weights` is written {DEFAULT}, or ARCH=FILE,ARCH=FILE with each architecture once; {part.strip()!r} does not fit"
             )
         files[name] = file
     if missing := [name for name in names if name not in files]:
-        raise InputError(f"--weights names no file for {', '.join(missing)}: add {missing[0]}=FILE")
+        raise InputError(f"`weights` names no file for {', '.join(missing)}: add {missing[0]}=FILE")
     if unknown := [name for name in files if name not in names]:
         raise InputError(
-            f"--weights names {', '.join(unknown)}, which --arch does not: leave it out, or add it to --arch"
+            f"`weights` names {', '.join(unknown)}, which `arch` does not: leave it out, or add it to `arch`"
         )
     for name, file in files.items():
         if not Path(file).is_file():
-            raise InputError(f"{file} does not exist: --weights {name}=FILE takes a file of weights")
+            raise InputError(f"{file} does not exist: `weights` {name}=FILE takes a file of weights")
     return files
 
 
@@ -159,18 +159,18 @@ def published_preprocess(architecture: Architecture) -> Preprocess:
     else:
         published = timm.get_pretrained_cfg(architecture.name)
         if published is None:
-            raise InputError(f"timm publishes no transform for {architecture.name}: state one with --preprocess")
+            raise InputError(f"timm publishes no transform for {architecture.name}: state one with `preprocess`")
         config = resolve_data_config(pretrained_cfg=published.to_dict(), use_test_size=True)
         _, crop, width = config["input_size"]
         kind, mode = config["interpolation"], config["crop_mode"]
         if mode != "center" or crop != width:
             raise InputError(
                 f"the transform of timm's {architecture.name} (crop mode {mode}, {crop}x{width} pixels) is not a resize of the "
-                "shorter side and a centre crop: state one with --preprocess"
+                "shorter side and a centre crop: state one with `preprocess`"
             )
         resize = math.floor(crop / config["crop_pct"])
     if kind not in get_args(Interpolation):
-        raise InputError(f"{architecture.name} is published with {kind} interpolation: state another with --preprocess")
+        raise InputError(f"{architecture.name} is published with {kind} interpolation: state another with `preprocess`")
     return Preprocess(resize=resize, crop=crop, interpolation=kind)
 
 
@@ -191,7 +191,7 @@ def choose_images(images: ImageSet, n: int, *, seed: int) -> NDArray[np.int64]:
         InputError: there are fewer.
     """
     if n > len(images):
-        raise InputError(f"--n {n}, but {images.spec} holds {len(images)} images: ask for --n {len(images)} or fewer")
+        raise InputError(f"`n` {n}, but {images.spec} holds {len(images)} images: ask for `n` {len(images)} or fewer")
     return balanced_subset(images.labels, n, seed=seed)
 
 
@@ -232,7 +232,7 @@ def run_study(
         DataError: more than 1% of the images are unreadable and that was not allowed.
     """
     if out.exists():
-        raise StorageError(f"{out} exists: choose another --out")
+        raise StorageError(f"{out} exists: choose another `out`")
     order = choose_images(images, n, seed=seed)
     data = DataInfo(name=Path(images.spec).name, split=images.split, total=n, allow_unreadable=allow_unreadable)
     chosen = {"names": [images.names[int(i)] for i in order], "labels": images.labels[order].tolist()}
@@ -275,7 +275,7 @@ def _begin(partial: Path, settings: Mapping[str, Any], *, resume: bool) -> Study
         ensure_writable(partial)
         return fresh
     if not resume:
-        raise StorageError(f"{partial} holds an unfinished study: continue it with --resume, or delete it")
+        raise StorageError(f"{partial} holds an unfinished study: continue it with `resume`, or delete it")
     study = Study.load(partial / STUDY_FILE)
     if (study.settings, study.edgeadv_version) != (fresh.settings, fresh.edgeadv_version):
         raise InputError(f"{partial} was started with other settings: continue with the same ones, or delete it")

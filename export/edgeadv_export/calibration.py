@@ -85,10 +85,10 @@ def choose_calibration(
     wanted = DEFAULT_COUNT if count is None else count
     if wanted < FEWEST:
         raise InputError(
-            f"--calibration-count must be at least {FEWEST}, not {wanted}: fewer images give no stable ranges"
+            f"`calibration_count` must be at least {FEWEST}, not {wanted}: fewer images give no stable ranges"
         )
     if seed < 0:
-        raise InputError(f"--calibration-seed must be 0 or above, not {seed}")
+        raise InputError(f"`calibration_seed` must be 0 or above, not {seed}")
     chosen: dict[str, int] = {}
     unreadable: list[str] = []
     seen = np.empty(0, dtype=np.int64)
@@ -100,7 +100,7 @@ def choose_calibration(
                 break
             raise InputError(
                 f"{images.spec} ({images.split}) holds {len(chosen)} different readable images, fewer than the {FEWEST if count is None else count} "
-                "that are needed (--calibration-count): give more images"
+                "that are needed (`calibration_count`): give more images"
             )
         for batch in batches(images, preprocess, batch_size=_BATCH, order=np.setdiff1d(subset, seen)):
             unreadable += batch.unreadable
@@ -131,14 +131,14 @@ def calibration_images(spec: str | None, *, run_data: str | None = None, root: P
         return open_data(run_data, split="train", root=root)
     if spec is None:
         raise InputError(
-            f"int8 needs --calibration-data: a folder with at least {FEWEST} images such as the model will see"
+            f"int8 needs `calibration_data`: a folder with at least {FEWEST} images such as the model will see"
         )
     folder = Path(spec)
     if not folder.is_dir():
         if spec in _TEST_PARTS:
             raise _test_images(spec)
         raise InputError(
-            f"--calibration-data {spec!r} is not a folder: give a folder of images"
+            f"`calibration_data` {spec!r} is not a folder: give a folder of images"
             + ("" if run_data is None else f", or {TRAIN} for the images that the run was trained on")
         )
     folder = folder.resolve()
@@ -150,7 +150,7 @@ def calibration_images(spec: str | None, *, run_data: str | None = None, root: P
         raise _test_images(spec)
     files = pictures(folder.rglob("*"))
     if not files:
-        raise InputError(f"--calibration-data {spec} holds no images: give a folder of such as the model will see")
+        raise InputError(f"`calibration_data` {spec} holds no images: give a folder of such as the model will see")
     if len(below) > 1 and {file.parent.parent for file in files} == {folder}:
         return open_data(str(folder), split="test")  # class folders, all of them
     return all_pictures(folder, files, split="all")
@@ -158,7 +158,7 @@ def calibration_images(spec: str | None, *, run_data: str | None = None, root: P
 
 def _test_images(spec: str) -> InputError:
     return InputError(
-        f"--calibration-data {spec} holds test images: calibrating on them would flatter every figure of the test; give "
+        f"`calibration_data` {spec} holds test images: calibrating on them would flatter every figure of the test; give "
         f"{TRAIN}ing images"
     )
 
@@ -193,20 +193,20 @@ def gate_images(
         InputError: there are no labelled images, or none is left.
     """
     if limit is not None and limit < 1:
-        raise InputError(f"--gate-limit must be at least 1, not {limit}")
+        raise InputError(f"`gate_limit` must be at least 1, not {limit}")
     if folder is not None:
         if not folder.is_dir():
-            raise InputError(f"--gate-data {folder} is not a folder: give one with a folder of images for each class")
+            raise InputError(f"`gate_data` {folder} is not a folder: give one with a folder of images for each class")
         images = open_data(str(folder), split="test")
         if images.split == "train" and not allow_training_images:
             raise InputError(
-                f"--gate-data {folder} holds training images, on which a network hides what it loses: give test images"
+                f"`gate_data` {folder} holds training images, on which a network hides what it loses: give test images"
             )
     elif run_data is not None:
         images = open_data(run_data, split="test", root=root)
     elif calibration.images.classes is UNLABELLED:
         raise InputError(
-            f"int8 does not ship unmeasured, and {calibration.origin} has no class folders: give --gate-data, a folder with a "
+            f"int8 does not ship unmeasured, and {calibration.origin} has no class folders: give `gate_data`, a folder with a "
             "folder of images for each class"
         )
     else:
@@ -218,6 +218,6 @@ def gate_images(
         if not len(order):
             raise InputError(
                 f"all {len(images)} images of {calibration.origin} are used for calibration and none is left to measure int8 on: "
-                "lower --calibration-count, or give --gate-data"
+                "lower `calibration_count`, or give `gate_data`"
             )
     return labelled, order[balanced_subset(labelled.labels[order], limit)]

@@ -57,7 +57,7 @@ class ConfidencePlan:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.coverage) and 0 < self.coverage <= 1):
-            raise InputError(f"--coverage is a share of the images in (0, 1], such as 0.95, not {self.coverage:g}")
+            raise InputError(f"`coverage` is a share of the images in (0, 1], such as 0.95, not {self.coverage:g}")
 
     def measure(self, model: PixelModel, preprocess: Preprocess, *, progress: Callable[[str], None]) -> dict[str, Any]:
         """Fit on one half and measure on the other.
@@ -121,7 +121,7 @@ class ConfidencePlan:
         if min(len(fit.labels), len(held_out.labels)) < FEWEST:
             raise DataError(
                 f"{n} labelled images are too few for a temperature: {FEWEST} are fitted on and {FEWEST} others measured; give "
-                f"{2 * FEWEST} different ones or more (--confidence-data, --confidence-limit)"
+                f"{2 * FEWEST} different ones or more (`confidence_data`, `confidence_limit`)"
             )
         return fit, held_out, len(unreadable)
 
@@ -172,17 +172,17 @@ def confidence_images(
         InputError: ``test`` without a run, training images, unknown classes, or no such images.
     """
     if limit is not None and limit < 1:
-        raise InputError(f"--confidence-limit must be at least 1, not {limit}")
+        raise InputError(f"`confidence_limit` must be at least 1, not {limit}")
     if spec == TEST:
         if run_data is None:
             raise InputError(
-                f"--confidence-data {TEST} is the test images of a run, and there is none: give a folder of class folders"
+                f"`confidence_data` {TEST} is the test images of a run, and there is none: give a folder of class folders"
             )
         spec = run_data
     images = open_data(spec, split="test", root=root)
     if images.split == "train":
         raise InputError(
-            f"--confidence-data {spec} holds training images, of which a network is too sure: give test images"
+            f"`confidence_data` {spec} holds training images, of which a network is too sure: give test images"
         )
     labelled = images.relabel(classes)
     return labelled, balanced_subset(labelled.labels, DEFAULT_LIMIT if limit is None else limit, seed=(_SEED, _STREAM))

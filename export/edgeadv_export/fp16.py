@@ -43,7 +43,7 @@ def to_fp16(fp32: Any, name: str) -> Any:
             if largest > FLOAT16_MAX:  # the converter would clamp it
                 raise ExportError(
                     f"fp16 of {name} would overflow: weight {initializer.name} reaches {largest:.4g}, float16 ends at "
-                    f"{FLOAT16_MAX:.0f}; export fp32 only (--precision fp32)"
+                    f"{FLOAT16_MAX:.0f}; export fp32 only (`precisions` fp32)"
                 )
     model = copy.deepcopy(fp32)
     image = copy.deepcopy(model.graph.input[0])

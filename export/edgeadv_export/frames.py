@@ -24,7 +24,7 @@ def read_classes(path: Path) -> Classes:
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--classes {path} cannot be read ({error}); it is imagenet1k or a text file") from error
+        raise InputError(f"`classes` {path} cannot be read ({error}); it is imagenet1k or a text file") from error
     ids, names = [], []
     for number, line in enumerate(lines):
         *index, class_id, name = ["", *line.split("\t")]
@@ -47,7 +47,7 @@ def folder_frames(folder: Path, *, limit: int = FRAMES) -> list[NDArray[np.uint8
     """
     files = pictures(folder.rglob("*"))
     if not files:
-        raise InputError(f"{folder} holds no images: --golden takes a folder of real ones, such as the model will see")
+        raise InputError(f"{folder} holds no images: `golden` takes a folder of real ones, such as the model will see")
     # spread, for the first ones of class folders would all be of one class
     spread = [files[i * len(files) // limit] for i in range(limit)] if len(files) > limit else files
     return [np.asarray(decode(file)) for file in spread]

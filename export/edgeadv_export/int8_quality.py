@@ -74,7 +74,7 @@ class Int8Plan:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.max_drop) and 0 < self.max_drop <= 100):
-            raise InputError(f"--max-drop must be above 0 and at most 100 points, not {self.max_drop:g}")
+            raise InputError(f"`max_drop` must be above 0 and at most 100 points, not {self.max_drop:g}")
         self.check_images(len(self.order))
 
     def check_images(self, n: int) -> None:
@@ -87,7 +87,7 @@ class Int8Plan:
         if needed is None or n < needed:
             raise InputError(
                 f"{n} labelled images cannot show that at most {self.max_drop:g} points are lost, even if none is: give at least "
-                f"{needed or 'ten million'} (--gate-data, --gate-limit), or a larger --max-drop"
+                f"{needed or 'ten million'} (`gate_data`, `gate_limit`), or a larger `max_drop`"
             )
 
 
@@ -211,7 +211,7 @@ class Gate:
 
     def to_json(self, measured: Measured) -> dict[str, Any]:
         """What the manifest says of ``measured``."""
-        worst: dict[str, Any] = {"not_measured": "no --gate-eps was given"}
+        worst: dict[str, Any] = {"not_measured": "no `gate_eps` was given"}
         if measured.worst is not None and measured.masking is not None and self._plan.eps is not None:
             threat: dict[str, Any] = {"threat": "white-box"}
             if measured.no_own is not None:
@@ -266,13 +266,13 @@ def _check_believable(attacked: Sequence[Attacked], eps: Eps) -> dict[str, Any]:
         return masking
     reason = next(iter(masking["evidence"]), "no reason is known")
     remedy = (
-        "give more labelled images (--gate-data, --gate-limit)"
+        "give more labelled images (`gate_data`, `gate_limit`)"
         if masking["verdict"] == "UNCHECKED"
         else "train another way"
     )
     raise ExportError(
         f"int8's worst case at eps {eps.text} may not be believed, and so is not judged: verdict {masking['verdict']} ({reason}); "
-        f"{remedy}, or leave --gate-eps out, which judges clean accuracy alone. No bundle was written"
+        f"{remedy}, or leave `gate_eps` out, which judges clean accuracy alone. No bundle was written"
     )
 
 

@@ -202,7 +202,7 @@ class _Writer:
         if not value <= FLOAT16_MAX:
             raise ExportError(
                 f"fp16 of {self.model.architecture.name} would overflow: {tensor} reaches {value:.4g} on these frames, "
-                f"float16 ends at {FLOAT16_MAX:.0f}; export fp32 only (--precision fp32)"
+                f"float16 ends at {FLOAT16_MAX:.0f}; export fp32 only (`precisions` fp32)"
             )
         return value
 

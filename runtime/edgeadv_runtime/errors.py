@@ -23,6 +23,7 @@ The command line shows each of these as one line and exits with status 2. Anythi
 from __future__ import annotations
 
 import importlib
+import re
 from types import ModuleType
 
 
@@ -30,8 +31,24 @@ class EdgeAdvError(Exception):
     """Root of the tree: the message says what is wrong and what to do about it."""
 
 
+_FIELD = re.compile(r"`([a-z][a-z0-9_]*)`")
+
+
 class InputError(EdgeAdvError):
-    """An argument, an option or a frame is not usable."""
+    """An argument, an option or a frame is not usable.
+
+    ``InputError("eps", "must be above 0")`` speaks of one argument, ``InputError("the frame is empty")`` of none. Other arguments
+    stand in the text in backticks, so that the command line can write them as its options.
+
+    Attributes:
+        field: the argument that the message begins with, or None.
+    """
+
+    def __init__(self, field_or_text: str, problem: str | None = None) -> None:
+        text = field_or_text if problem is None else f"`{field_or_text}` {problem}"
+        super().__init__(text)
+        found = _FIELD.match(text)
+        self.field = None if found is None else found[1]
 
 
 class DataError(InputError):

@@ -52,7 +52,7 @@ def _storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise StorageError(f"cannot write {path}: {reason}; choose another --out or make room there") from error
+        raise StorageError(f"cannot write {path}: {reason}; choose another `out` or make room there") from error
 
 
 @contextmanager
@@ -169,7 +169,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         StorageError: ``path`` exists and ``overwrite`` is false, or it cannot be written.
     """
     if path.exists() and not overwrite:
-        raise StorageError(f"{path} exists: choose another --out, or pass --overwrite to replace it")
+        raise StorageError(f"{path} exists: choose another `out`, or pass `overwrite` to replace it")
     with _storage_errors(path), _folder_for(path.parent):
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
         try:
@@ -210,7 +210,7 @@ def begin_partial(folder: Path, plan_file: str, plan: Mapping[str, Any], *, what
         InputError: it was begun with another plan, or with one that is lost.
     """
     if folder.exists() and not resume:
-        raise StorageError(f"{folder} holds an unfinished {what}: continue it with --resume, or delete it")
+        raise StorageError(f"{folder} holds an unfinished {what}: continue it with `resume`, or delete it")
     ensure_writable(folder)
     file, wanted = folder / plan_file, json.loads(canonical_json(plan))
     if not file.exists() and folder.exists() and any(not part.name.startswith(".") for part in folder.iterdir()):

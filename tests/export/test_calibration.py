@@ -169,7 +169,7 @@ def test_test_images_are_refused(folder: Path, tmp_path: Path, run_data: str | N
 
 
 def test_nothing_to_calibrate_on(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="int8 needs --calibration-data"):
+    with pytest.raises(InputError, match="int8 needs `calibration_data`"):
         calibration_images(None)
     with pytest.raises(InputError, match=r"is not a folder: give a folder of images$"):
         calibration_images(str(tmp_path / "nowhere"))
@@ -209,15 +209,15 @@ def test_a_folder_to_measure_on_comes_first(folder: Path, tmp_path: Path) -> Non
 def test_int8_does_not_ship_unmeasured(folder: Path, tmp_path: Path) -> None:
     for i in range(40):
         picture(tmp_path / "flat" / f"{i}.png", 500 + i)
-    with pytest.raises(InputError, match="does not ship unmeasured, and flat has no class folders: give --gate-data"):
+    with pytest.raises(InputError, match="does not ship unmeasured, and flat has no class folders: give `gate_data`"):
         gate_images(choose(tmp_path / "flat"), CLASSES)
     with pytest.raises(InputError, match="all 60 images of photos are used for calibration"):
         gate_images(choose(folder, count=60), CLASSES)
     with pytest.raises(DataError, match="does not know: c"):
         gate_images(choose(folder), Classes(("a", "b"), ("a", "b")))
-    with pytest.raises(InputError, match=r"--gate-data .* is not a folder"):
+    with pytest.raises(InputError, match=r"`gate_data` .* is not a folder"):
         gate_images(choose(folder), CLASSES, folder=tmp_path / "nowhere")
     with pytest.raises(DataError, match="class folder"):
         gate_images(choose(folder), CLASSES, folder=folder / "a")
-    with pytest.raises(InputError, match="--gate-limit"):
+    with pytest.raises(InputError, match="`gate_limit`"):
         gate_images(choose(folder), CLASSES, limit=0)

@@ -215,7 +215,7 @@ def test_what_cannot_be_helped_does_not_ship(
         ExportError, match=r"int8-s8s8 of digits loses .* 2 most sensitive layers .*body\.\d, body\.\d.*No bundle"
     ) as error:
         export(hopeless, tmp_path / "x.edgeadv", plan(digits_train, digits_test, max_drop=3.0))
-    assert "the upper end of the interval may be 3." in str(error.value) and "--max-drop" in str(error.value)
+    assert "the upper end of the interval may be 3." in str(error.value) and "`max_drop`" in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -273,7 +273,7 @@ def test_a_worst_case_that_may_not_be_believed_ends_the_export(
 ) -> None:
     """Too few images for a verdict; and a network whose softmax is saturated, so that its gradients vanish."""
     few = plan(digits_train, digits_test, order=np.arange(0, 1000, 12), eps=Eps.parse("24/255"), max_drop=50.0)
-    with pytest.raises(ExportError, match=r"at eps 24/255 may not be believed.*verdict UNCHECKED \(only .*--gate-data"):
+    with pytest.raises(ExportError, match=r"at eps 24/255 may not be believed.*verdict UNCHECKED \(only .*`gate_data`"):
         export(digits_model, tmp_path / "x.edgeadv", few, variants=["fp32", "int8-s8s8"])
     masked = copy.deepcopy(digits_model)
     head: Any = masked.net.head
@@ -282,7 +282,7 @@ def test_a_worst_case_that_may_not_be_believed_ends_the_export(
             parameter *= 1000
     order = np.linspace(0, 999, 350).astype(np.int64)
     int8 = plan(digits_train, digits_test, order=order, eps=Eps.parse("24/255"), max_drop=50.0)
-    with pytest.raises(ExportError, match=r"verdict MASKED \(.*leave --gate-eps out.*No bundle was written"):
+    with pytest.raises(ExportError, match=r"verdict MASKED \(.*leave `gate_eps` out.*No bundle was written"):
         export(masked, tmp_path / "x.edgeadv", int8, variants=["int8-s8s8"])
     assert list(tmp_path.iterdir()) == []
     # clean accuracy needs no verdict
@@ -419,7 +419,7 @@ def test_too_few_images_are_refused_with_the_number_it_takes(
     ):
         plan(digits_train, digits_test, order=np.arange(275))
     plan(digits_train, digits_test, order=np.arange(137), max_drop=2.0)
-    with pytest.raises(InputError, match=r"at least 137 .*--gate-data, --gate-limit.*or a larger --max-drop"):
+    with pytest.raises(InputError, match=r"at least 137 .*`gate_data`, `gate_limit`.*or a larger `max_drop`"):
         plan(digits_train, digits_test, order=np.arange(136), max_drop=2.0)
     # some of them were calibrated on
     int8 = plan(digits_train, digits_train)
@@ -437,7 +437,7 @@ def test_the_search_ends_where_the_images_do(
     with pytest.raises(ExportError, match=r"the upper end of the interval may be 1.") as error:
         export(plant(digits_model, (3,), digits_test), tmp_path / "x.edgeadv", int8, progress=told.append)
     assert "280 images are too few for look 2 at them, which takes 315" in told
-    assert "in float32" not in str(error.value).replace("--precision fp32", "")
+    assert "in float32" not in str(error.value).replace("`precisions` fp32", "")
 
 
 def test_progress_tells_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -452,7 +452,7 @@ def test_progress_tells_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("max_drop", [-0.1, 0.0, float("nan"), float("inf"), 101.0])
 def test_limits_out_of_range(digits_train: ImageSet, digits_test: ImageSet, max_drop: float) -> None:
-    with pytest.raises(InputError, match="--max-drop must be above 0 and at most 100 points"):
+    with pytest.raises(InputError, match="`max_drop` must be above 0 and at most 100 points"):
         plan(digits_train, digits_test, max_drop=max_drop)
 
 
@@ -508,7 +508,7 @@ def test_training_images_are_no_gate_whatever_they_are_called(
     known = TrainingImages.of([*calibration.hashes, *_hashes(digits_test, np.arange(0, 1000, 5))])
     order = np.arange(0, 1000, 2)
     int8 = plan(digits_train, digits_test, order=order)
-    with pytest.raises(InputError, match=r"mnist5k: 100 of 500 images were trained on.*--allow-training-images"):
+    with pytest.raises(InputError, match=r"mnist5k: 100 of 500 images were trained on.*`allow_training_images`"):
         export(digits_model, tmp_path / "x.edgeadv", int8, variants=["int8-u8s8"], training_images=known)
     assert list(tmp_path.iterdir()) == []
     allowed = plan(digits_train, digits_test, order=order, allow_training_images=True)

@@ -101,7 +101,7 @@ def check_readable(unreadable: Sequence[str], data: DataInfo) -> None:
     """
     if len(unreadable) > MOST_UNREADABLE * data.total and not data.allow_unreadable:
         raise DataError(
-            f"{data.name}: {len(unreadable)} of {data.total} images are unreadable, e.g. {unreadable[0]}; repair them or pass --allow-unreadable"
+            f"{data.name}: {len(unreadable)} of {data.total} images are unreadable, e.g. {unreadable[0]}; repair them or pass `allow_unreadable`"
         )
 
 

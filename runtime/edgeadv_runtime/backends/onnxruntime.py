@@ -99,7 +99,7 @@ class OnnxRuntimeBackend(Backend):
         if provider == TENSORRT and os.environ.get(TF32_VARIABLE) != "0" and "Float" in compute_types(path).values():
             raise ProviderError(
                 f"ONNX Runtime cannot switch TF32 off in TensorRT, and what is float32 in {variant} would be of another precision "
-                f"than exported: start with {TF32_VARIABLE}=0 in the environment, or use --provider cuda or --backend tensorrt"
+                f"than exported: start with {TF32_VARIABLE}=0 in the environment, or use `provider` cuda or `backends` tensorrt"
             )
         session = _open(ort, path, variant=variant, provider=provider, threads=threads)
         self._session: Any = session
@@ -114,7 +114,7 @@ class OnnxRuntimeBackend(Backend):
         if self.node_share and wanted not in self.node_share:
             raise ProviderError(
                 f"{wanted} opened {path} and took none of its nodes, all are left to {', '.join(self.node_share)}: use that "
-                "provider, or --backend tensorrt"
+                "provider, or `backends` tensorrt"
             )
         inputs, outputs = session.get_inputs(), session.get_outputs()
         if [i.name for i in inputs] != ["image"] or [o.name for o in outputs] != ["logits"]:
@@ -179,7 +179,7 @@ def _refusal(error: Exception, path: Path, provider: str) -> BackendError:
         return ProviderError(f"asked ONNX Runtime for {wanted}, which cannot be had here: {why}")
     if any(said in text for said in _NOT_ALL):
         return ProviderError(
-            f"{wanted} did not load, or leaves nodes of {path} to the CPU; {_ON_STDERR}; use --provider cpu or --backend tensorrt"
+            f"{wanted} did not load, or leaves nodes of {path} to the CPU; {_ON_STDERR}; use `provider` cpu or `backends` tensorrt"
         )
     return BackendError(f"ONNX Runtime cannot open {path}: {text}")
 

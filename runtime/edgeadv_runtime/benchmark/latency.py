@@ -208,7 +208,7 @@ def _check_plan(backend: Backend, sizes: Sequence[int]) -> None:
         wanted = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]},{sizes[len(sizes) // 2]},{sizes[-1]}"
         raise InputError(
             f"the plan of {_who(backend)} serves batch {served}; batch {', '.join(map(str, odd))} would be cut or padded, and "
-            f"timed as what it is not: give --engine-batch {wanted} (--rate needs batch 1), or time what the plan serves"
+            f"timed as what it is not: give `engine_batch` {wanted} (`rate` needs batch 1), or time what the plan serves"
         )
 
 

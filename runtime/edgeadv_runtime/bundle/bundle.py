@@ -88,7 +88,7 @@ def check_replaceable(out: Path) -> None:
         StorageError: ``out`` exists and is something else.
     """
     if out.exists() and not (out / MANIFEST).is_file():
-        raise StorageError(f"{out} exists and is not a bundle: it is not replaced; choose another --out")
+        raise StorageError(f"{out} exists and is not a bundle: it is not replaced; choose another `out`")
 
 
 @dataclass(frozen=True)
@@ -356,7 +356,9 @@ class Bundle:
                 raise InputError(
                     f"{self.path} is a slim copy with no variant {variant!r} (it has: {have}); slim the full bundle again with it"
                 )
-            raise InputError(f"{self.path} carries no variant {variant!r} (it has: {have}); export it with --precision")
+            raise InputError(
+                f"{self.path} carries no variant {variant!r} (it has: {have}); export it with `precisions`"
+            )
         return self.path / str(self.manifest["variants"][variant]["file"])
 
     def artifact_sha256(self, variant: str) -> str:

@@ -150,16 +150,16 @@ class Preprocess:
             key, _, value = part.strip().partition("=")
             if key not in ("resize", "crop", "interp") or not value or key in parts:
                 raise InputError(
-                    f"--preprocess is written resize=256,crop=224,interp=bicubic; {part.strip()!r} is not a part"
+                    f"`preprocess` is written resize=256,crop=224,interp=bicubic; {part.strip()!r} is not a part"
                 )
             parts[key] = value.strip()
         if "crop" not in parts:
-            raise InputError("--preprocess needs crop=PIXELS, the side of the model's input")
+            raise InputError("`preprocess` needs crop=PIXELS, the side of the model's input")
         try:
             resize = None if parts.get("resize", "none") == "none" else int(parts["resize"])
             crop = int(parts["crop"])
         except ValueError as error:
-            raise InputError(f"--preprocess sizes are whole numbers of pixels: {text!r}") from error
+            raise InputError(f"`preprocess` sizes are whole numbers of pixels: {text!r}") from error
         return cls(resize=resize, crop=crop, interpolation=parts.get("interp", "bilinear"))  # type: ignore[arg-type]
 
     @classmethod

@@ -109,7 +109,7 @@ def check_overlap(known: int | None, n: int, *, name: str, allowed: bool) -> Non
     if too_many(known, n) and not allowed:
         raise InputError(
             f"{name}: {known} of {n} images were trained on, so that accuracy would flatter: give others, or pass "
-            "--allow-training-images, which marks every row"
+            "`allow_training_images`, which marks every row"
         )
 
 

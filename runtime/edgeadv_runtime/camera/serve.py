@@ -130,7 +130,7 @@ def parse_address(text: str) -> tuple[str, int]:
     try:
         return str(ip_address(host.strip("[]"))), _port(port)
     except ValueError as error:
-        raise InputError(f"--serve {text!r} is not an address and a port such as 127.0.0.1:8080") from error
+        raise InputError(f"`serve` {text!r} is not an address and a port such as 127.0.0.1:8080") from error
 
 
 def _port(text: str) -> int:
@@ -159,7 +159,7 @@ class PageServer:
             raise InputError(f"a token has at least {LEAST_TOKEN} letters and digits")
         if not ip_address(host).is_loopback and token is None:
             raise InputError(
-                f"--serve {address} can be reached from other machines: give it a --token of {LEAST_TOKEN} letters and digits "
+                f"`serve` {address} can be reached from other machines: give it a `token` of {LEAST_TOKEN} letters and digits "
                 "or more, or serve on 127.0.0.1"
             )
         handler = _handler(view, token, own_names_only=ip_address(host).is_loopback)

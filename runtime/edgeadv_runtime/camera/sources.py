@@ -45,7 +45,7 @@ def open_source(text: str, *, fps: float | None = None, loop: bool = False) -> S
     if file:
         return VideoFile(path, fps=fps, loop=loop)
     if fps is not None or loop:
-        raise InputError(f"--fps and --loop are for a video file or a folder, which {text!r} is not: leave them out")
+        raise InputError(f"`fps` and `loop` are for a video file or a folder, which {text!r} is not: leave them out")
     if _GSTREAMER in text:
         return Pipeline(text)
     if "://" in text:

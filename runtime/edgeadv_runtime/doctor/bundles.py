@@ -37,7 +37,7 @@ def open_bundle(path: Path, *, public_key: Path | None = None) -> tuple[Check, B
     here = ", ".join(bundle.variants) or "none"
     signed = "not signed"
     if bundle.signed:
-        signed = "signed, by whom --public-key tells" if public_key is None else f"signed as {public_key} says"
+        signed = "signed, by whom `public_key` tells" if public_key is None else f"signed as {public_key} says"
     return Check(name, "ok", f"id {bundle.id[:12]}, every hash fits, {signed}; variants here: {here}{without}"), bundle
 
 
@@ -93,8 +93,8 @@ def check_int8(bundle: Bundle, *, machine: str | None = None) -> Check:
     if on_cpu not in absent or S8S8 not in absent:
         return Check(INT8, "ok", f"{means}{'; not here: ' + ', '.join(absent) if absent else ''}")
     if any(variant in known for variant in absent):
-        return Check(INT8, "missing", f"{means}; this copy left it out", "slim the full bundle again with --variant")
-    return Check(INT8, "missing", f"{means}; this bundle has none", "export it with --precision int8")
+        return Check(INT8, "missing", f"{means}; this copy left it out", "slim the full bundle again with `variant`")
+    return Check(INT8, "missing", f"{means}; this bundle has none", "export it with `precisions` int8")
 
 
 def _try_onnxruntime(

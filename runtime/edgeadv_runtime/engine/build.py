@@ -144,7 +144,7 @@ def _workspace(options: EngineOptions, gpu: Gpu | None) -> int | None:
     if options.workspace_mib > free:
         raise EngineError(
             f"a workspace of {options.workspace_mib} MiB does not fit into the {free} MiB that are free on {gpu.name}: "
-            "give a smaller --workspace or close what uses the memory"
+            "give a smaller `workspace` or close what uses the memory"
         )
     return options.workspace_mib
 
@@ -253,7 +253,7 @@ def _death(status: int, library: Library, chatter: str) -> str:
     if status == -signal.SIGKILL:
         return (
             f"{library} was killed (signal 9) during the build: probably out of memory; close other programs, give a smaller "
-            "--workspace, or build on a larger machine"
+            "`workspace`, or build on a larger machine"
         )
     if status < 0:
         try:

@@ -115,7 +115,7 @@ def default_cache() -> Path:
     try:
         return user_cache_path("edgeadv") / "engines"
     except RuntimeError as error:
-        raise StorageError("this user has no home folder for a cache: name one with --engine-cache") from error
+        raise StorageError("this user has no home folder for a cache: name one with `engine_cache`") from error
 
 
 def key_fields(
@@ -276,7 +276,7 @@ class EngineCache:
                 engine.path.with_suffix(RECORD).unlink(missing_ok=True)
             except OSError as error:
                 raise StorageError(
-                    f"the engine cache {self.folder} cannot be written ({error.strerror}): choose another with --engine-cache"
+                    f"the engine cache {self.folder} cannot be written ({error.strerror}): choose another with `engine_cache`"
                 ) from error
 
     def _build(self, bundle: Bundle, wanted: _Wanted, gpu: Gpu | None, progress: Progress | None) -> Engine:
@@ -336,7 +336,7 @@ class EngineCache:
                 pass
         except OSError as error:
             raise StorageError(
-                f"the engine cache {self.folder} cannot be written ({error.strerror}): choose another with --engine-cache"
+                f"the engine cache {self.folder} cannot be written ({error.strerror}): choose another with `engine_cache`"
             ) from error
 
     def _lock(self, key: str) -> Path:

@@ -116,8 +116,8 @@ def _refusal(library: Library, heard: Heard, options: EngineOptions) -> str:
     said = heard.first_error() or "it gives no reason"
     advice = ""
     if "workspace" in said.lower():
-        larger = "a larger --workspace or " if options.workspace_mib is not None else ""
-        advice = f", give {larger}a smaller --batch"
+        larger = "a larger `workspace` or " if options.workspace_mib is not None else ""
+        advice = f", give {larger}a smaller `batch`"
     return f"{library} cannot build this model{advice}: {said}"
 
 

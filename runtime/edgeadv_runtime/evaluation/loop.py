@@ -174,7 +174,7 @@ def _check_images(n: int, left_out: int, unreadable: Sequence[str], data: DataIn
         )
     if left_out and not n:
         raise DataError(
-            f"{data.name}: int8 was calibrated on all {left_out} of these images; score other ones, or more (--limit)"
+            f"{data.name}: int8 was calibrated on all {left_out} of these images; score other ones, or more (`limit`)"
         )
     if not n:
         raise DataError(f"{data.name}: no image could be scored" + (f", e.g. {unreadable[0]}" if unreadable else ""))

@@ -303,7 +303,7 @@ class OutcomeStore:
         if missing:
             raise StorageError(
                 f"{self.folder} lacks the outcomes of {len(missing)} of {count} batches, e.g. batch {missing[0]}: processes on several "
-                "machines need one folder that all of them see; go on with --resume there"
+                "machines need one folder that all of them see; go on with `resume` there"
             )
         return [self.get(number) for number in range(count)]
 

@@ -102,23 +102,23 @@ class Gate:
     suite: SuiteName | None = None
 
     def __post_init__(self) -> None:
-        drops = {"--max-drop-clean": self.max_drop_clean, "--max-drop-robust": self.max_drop_robust}
-        limits = {"--min-clean": self.min_clean, "--min-robust": self.min_robust, **drops}
+        drops = {"`max_drop_clean`": self.max_drop_clean, "`max_drop_robust`": self.max_drop_robust}
+        limits = {"`min_clean`": self.min_clean, "`min_robust`": self.min_robust, **drops}
         for option, value in limits.items():
             if value is not None:
                 _check_share(option, value, whole=option not in drops)
         if all(value is None for value in (*limits.values(), self.verdict)):
-            raise InputError(f"the gate has no rule: give at least one of {', '.join((*limits, '--verdict'))}")
+            raise InputError(f"the gate has no rule: give at least one of {', '.join((*limits, '`verdict`'))}")
         if self.verdict is not None and self.verdict not in ORDER:
-            raise InputError(f"--verdict {self.verdict!r} is not one of {', '.join(ORDER)}")
+            raise InputError(f"`verdict` {self.verdict!r} is not one of {', '.join(ORDER)}")
         if self.baseline is not None and all(value is None for value in drops.values()):
-            raise InputError(f"--baseline needs a rule that compares with it: {' or '.join(drops)}")
+            raise InputError(f"`baseline` needs a rule that compares with it: {' or '.join(drops)}")
         if self.eps is not None and all(v is None for v in (self.min_robust, self.max_drop_robust, self.verdict)):
-            raise InputError("--eps needs a rule on attacked images: --min-robust, --max-drop-robust or --verdict")
+            raise InputError("`eps` needs a rule on attacked images: `min_robust`, `max_drop_robust` or `verdict`")
         if self.suite is not None and self.suite not in SUITES:
-            raise InputError(f"--suite {self.suite!r} is not one of {', '.join(SUITES)}")
+            raise InputError(f"`suite` {self.suite!r} is not one of {', '.join(SUITES)}")
         if self.suite is not None and self.min_robust is None and self.max_drop_robust is None:
-            raise InputError("--suite needs a rule on robust accuracy: --min-robust or --max-drop-robust")
+            raise InputError("`suite` needs a rule on robust accuracy: `min_robust` or `max_drop_robust`")
 
     def judge(self, results: Results) -> list[Ruling]:
         """Apply every rule; each has one ruling, in the order of the attributes.
@@ -162,7 +162,7 @@ class Gate:
         if not drops:
             raise InputError(
                 f"{name_of(results)} has nothing to compare with {self._baseline}: evaluate other variants with it in one run, "
-                "or name another --baseline"
+                "or name another `baseline`"
             )
         largest = max(drops, key=lambda drop: drop.share)
         judged = [row for drop in drops for row in (drop.row, drop.base)]
@@ -189,16 +189,16 @@ class Gate:
             who = f"{name_of(results)}: {artefact_of(row)} {budget_of(row)}"
             if only_transferred(row, results.rows):
                 raise InputError(
-                    f"{who} met only transferred attacks: an upper bound; evaluate it with --attack {SQUARE} on the device, or "
+                    f"{who} met only transferred attacks: an upper bound; evaluate it with `attacks` {SQUARE} on the device, or "
                     "attack it by its own gradients"
                 )
             if missing := lacking(row, results.rows, suite, classes=classes):
                 less = effort_of(row, results.rows, classes=classes)
-                packed = f", of a pack with --attack {SQUARE}" if any(SQUARE in text for text in missing) else ""
-                accept = "" if less is None else f", or accept less: --suite {less}"
+                packed = f", of a pack with `attacks` {SQUARE}" if any(SQUARE in text for text in missing) else ""
+                accept = "" if less is None else f", or accept less: `suite` {less}"
                 raise InputError(
                     f"{who} was attacked by less than the suite {suite}: {'; '.join(missing)}. Evaluate it with edgeadv "
-                    f"evaluate ... --eps {row.eps} --suite {suite}{packed}{accept}"
+                    f"evaluate ... `eps` {row.eps} `suite` {suite}{packed}{accept}"
                 )
 
     def _doubt(self, *rows: Row) -> str | None:
@@ -235,7 +235,7 @@ class Gate:
                 at = "" if attack == CLEAN else f" at eps {eps.text}"
                 raise InputError(
                     f"{name_of(results)} has no {attack} row of {artefact_of(row)}{at}: evaluate it again, or choose others "
-                    "with --variant and --backend"
+                    "with `variant` and `backends`"
                 )
         return found
 
@@ -243,12 +243,12 @@ class Gate:
         budgets = {row.eps_value: Eps(row.eps, row.eps_value) for row in results.rows if row.attack == WORST_CASE}
         if not budgets:
             raise InputError(
-                f"{name_of(results)} has no attacked images: evaluate with --eps, or gate clean accuracy only"
+                f"{name_of(results)} has no attacked images: evaluate with `eps`, or gate clean accuracy only"
             )
         have = ", ".join(budgets[value].text for value in sorted(budgets))
         if self.eps is None:
             if len(budgets) > 1:
-                raise InputError(f"{name_of(results)} was attacked at {have}: say with --eps which of them is judged")
+                raise InputError(f"{name_of(results)} was attacked at {have}: say with `eps` which of them is judged")
             (only,) = budgets.values()
             return only
         if self.eps.value not in budgets:
@@ -265,7 +265,7 @@ class Gate:
             have = ", ".join(dict.fromkeys(row.variant for row in results.rows))
             raise InputError(
                 f"{name_of(results)} has no {self._baseline} to compare with, but {have}: evaluate it in the same run, or name "
-                "another --baseline"
+                "another `baseline`"
             )
         if row.variant == self._baseline:
             return None

@@ -159,7 +159,7 @@ def check_budgets(infos: Iterable[AttackInfo], backends: Iterable[Backend]) -> N
     variant = next((backend.variant for backend in backends if backend.takes_uint8), None)
     for info in infos:
         if variant is not None and not info.control and info.params.norm != "l2":
-            info.eps.check_8_bits(instead=f"leave out {variant}, which takes such images, with --precision")
+            info.eps.check_8_bits(instead=f"leave out {variant}, which takes such images, with `precisions`")
 
 
 def _hits(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -82,7 +82,7 @@ class Smoother:
         if threshold is None:
             if bundle.confidence is None:
                 raise InputError(
-                    f"{bundle.path} has no rejection threshold: export it with --confidence-data, or give threshold="
+                    f"{bundle.path} has no rejection threshold: export it with `confidence_data`, or give threshold="
                 )
             threshold = bundle.confidence.threshold
         return cls(threshold=threshold, window=window, margin=margin)

@@ -298,7 +298,7 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(
     kept = {file.name: file.stat().st_mtime_ns for file in partial.glob("shard-*.npz")}
     assert list(kept) and not out.exists()
 
-    with pytest.raises(StorageError, match="--resume"):
+    with pytest.raises(StorageError, match="`resume`"):
         write_pack(out, **arguments)
     with pytest.raises(BundleError):
         AttackPack.open(partial, bundle=tiny_bundle)

@@ -49,4 +49,5 @@ def test_the_help_imports_no_subcommand():
         "print(sorted(m for m in sys.modules if m.startswith(('edgeadv.', 'edgeadv_runtime.camera', 'edgeadv_runtime.benchmark.latency'))))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "['edgeadv.cli', 'edgeadv.workflows.processes']"
+    listed = "['edgeadv.cli', 'edgeadv.cli._fields', 'edgeadv.workflows', 'edgeadv.workflows.processes']"
+    assert done.stdout.splitlines()[-1] == listed

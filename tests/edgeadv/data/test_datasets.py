@@ -144,7 +144,7 @@ def test_an_unknown_name_is_refused(spec: str, tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("spec", ["mnist", "fashion-mnist", "cifar10", "cifar100", "imagenette"])
 def test_what_is_not_there_is_not_downloaded_unasked(spec: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=rf"{spec} is not in .*pass --download"):
+    with pytest.raises(DataError, match=rf"{spec} is not in .*pass `download`"):
         open_data(spec, split="test", root=tmp_path)
 
 
@@ -300,5 +300,5 @@ def test_all_images_where_there_are_no_more() -> None:
     for limit in (None, 3, 10):
         assert balanced_subset(labels, limit).tolist() == [0, 1, 2]
     for limit in (0, -1):
-        with pytest.raises(InputError, match="--limit must be at least 1"):
+        with pytest.raises(InputError, match="`limit` must be at least 1"):
             balanced_subset(labels, limit)

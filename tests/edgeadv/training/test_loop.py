@@ -311,7 +311,7 @@ def test_an_unfinished_training_is_not_started_over(
     with pytest.raises(KeyboardInterrupt):
         train(task(digits, report=stop_in("train", 2)), bn, tmp_path / "run")
     before = {file: file.read_bytes() for file in (tmp_path / "run").iterdir()}
-    with pytest.raises(StorageError, match="continue it with --resume"):
+    with pytest.raises(StorageError, match="continue it with `resume`"):
         train(task(digits), bn, tmp_path / "run")
     assert {file: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
 
@@ -378,7 +378,7 @@ def test_a_finished_run_is_reopened(finished: Run, digits: tuple[ImageSet, Image
         raise AssertionError("it trained")
 
     assert train(task(digits, resume=True, report=never), bn, finished.path) == finished
-    with pytest.raises(InputError, match="holds a finished run: choose another --out"):
+    with pytest.raises(InputError, match="holds a finished run: choose another `out`"):
         train(task(digits, report=never), bn, finished.path)
 
 
@@ -466,7 +466,7 @@ def test_a_loss_that_is_not_finite_stops(tmp_path: Path, digits: tuple[ImageSet,
         nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(392, 10)
     )
     model = PixelModel(net, Architecture(name="plain", source="timm", num_classes=10, mean=(0.5,) * 3, std=(0.5,) * 3))
-    with pytest.raises(TrainingError, match=r"loss is not finite at step \d+ of epoch \d+: lower --lr"):
+    with pytest.raises(TrainingError, match=r"loss is not finite at step \d+ of epoch \d+: lower `lr`"):
         fit(
             model, HardLabels(), *digits, preprocess=digits[0].preprocess, config=TrainConfig(epochs=10, limit=640, lr=100), out=tmp_path / "run",
             device=CPU,

@@ -239,7 +239,7 @@ def test_a_deadline_ends_after_a_whole_epoch(digits: tuple[ImageSet, ImageSet], 
         time.sleep(0.3)
 
     with pytest.raises(
-        OutOfTimeError, match=r"1 of 3 epochs are done and saved; an epoch takes \d+ s, .* --resume continues"
+        OutOfTimeError, match=r"1 of 3 epochs are done and saved; an epoch takes \d+ s, .* `resume` continues"
     ):
         run(digits, out, network(), report=report, deadline=time.monotonic() + 0.29)
     assert set(begun) == {1}

@@ -93,7 +93,7 @@ def test_preprocessing_is_what_the_library_publishes(name, resize, crop, photogr
 
 def test_a_transform_that_is_no_resize_and_crop_is_refused():
     squashed = next(name for name in timm.list_models() if (c := timm.get_pretrained_cfg(name)) and c.crop_mode == "squash")  # fmt: skip
-    with pytest.raises(InputError, match=r"crop mode squash.*state one with --preprocess"):
+    with pytest.raises(InputError, match=r"crop mode squash.*state one with `preprocess`"):
         published_preprocess(Architecture.find(f"timm/{squashed}", num_classes=1000))
     # what the user states is taken
     (subject,) = make_subjects(
@@ -126,7 +126,7 @@ def test_images_are_chosen_by_seed(images):
 
 
 def test_more_images_than_there_are(images):
-    with pytest.raises(InputError, match=r"--n 25, but .* holds 24 images: ask for --n 24 or fewer"):
+    with pytest.raises(InputError, match=r"`n` 25, but .* holds 24 images: ask for `n` 24 or fewer"):
         choose_images(images, 25, seed=0)
 
 
@@ -259,7 +259,7 @@ def test_an_interrupted_study_goes_on_with_the_next_classifier(study, arguments,
     assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
     (kept,) = Study.load(tmp_path / "out.partial" / "study.json").results
     assert kept.rows == study.results[0].rows
-    with pytest.raises(StorageError, match="continue it with --resume"):
+    with pytest.raises(StorageError, match="continue it with `resume`"):
         run_study(out, **arguments)
     with pytest.raises(InputError, match="started with other settings"):
         run_study(out, **{**arguments, "seed": 4}, resume=True)
@@ -271,7 +271,7 @@ def test_an_interrupted_study_goes_on_with_the_next_classifier(study, arguments,
     assert [result.rows for result in finished.results] == [result.rows for result in study.results]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert sorted(path.name for path in out.iterdir()) == ["study.html", "study.json", "study.md"]
-    with pytest.raises(StorageError, match="exists: choose another --out"):
+    with pytest.raises(StorageError, match="exists: choose another `out`"):
         run_study(out, **arguments, resume=True)
 
 

@@ -343,7 +343,7 @@ def test_a_batch_that_a_plan_would_cut_or_pad_is_refused_before_any_is_timed(
     with pytest.raises(InputError) as refused:
         benchmark(tiny_bundle, openers if first else openers[::-1], runs=2, warm_up=0, **options)
     assert f"the plan of onnxruntime fp32 serves batch {served}; batch {odd} would be" in str(refused.value)
-    assert f"--engine-batch {give} " in str(refused.value)
+    assert f"`engine_batch` {give} " in str(refused.value)
     assert series == []
 
 

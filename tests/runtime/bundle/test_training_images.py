@@ -85,7 +85,7 @@ def test_one_in_a_hundred_is_accepted_and_no_more(known: int, n: int, wrong: boo
     check_overlap(None, n, name="holiday", allowed=False)
     if wrong:
         with pytest.raises(
-            InputError, match=rf"^holiday: {known} of {n} images were trained on.*--allow-training-images"
+            InputError, match=rf"^holiday: {known} of {n} images were trained on.*`allow_training_images`"
         ):
             check_overlap(known, n, name="holiday", allowed=False)
     else:

@@ -203,7 +203,7 @@ def test_a_token_is_asked_of_every_request() -> None:
 
 @pytest.mark.parametrize("address", ["0.0.0.0:8080", "192.168.1.5:8080", "[::]:8080"])
 def test_an_address_that_others_reach_needs_a_token(address: str) -> None:
-    with pytest.raises(InputError, match="can be reached from other machines: give it a --token"):
+    with pytest.raises(InputError, match="can be reached from other machines: give it a `token`"):
         PageServer(View(title="", eps=None), address)
 
 

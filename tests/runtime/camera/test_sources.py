@@ -257,7 +257,7 @@ def test_a_password_is_in_no_message() -> None:
 def test_what_names_nothing(tmp_path: Path, video: Path) -> None:
     with pytest.raises(InputError, match="is no device"):
         open_source("camera")
-    with pytest.raises(InputError, match="--fps and --loop are for a video file or a folder"):
+    with pytest.raises(InputError, match="`fps` and `loop` are for a video file or a folder"):
         open_source("0", fps=30)
     with pytest.raises(InputError, match="fps must be above 0"):
         open_source(str(video), fps=0)

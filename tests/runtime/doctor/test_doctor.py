@@ -345,7 +345,7 @@ def test_which_variant_int8_is(tiny_bundle: Bundle, tmp_path: Path, processor: s
     absent = bundles.check_int8(tiny_bundle, machine=processor)
     right = "int8-u8s8" if processor == "x86_64" else "int8-s8s8"
     assert absent.status == "missing" and f"int8 is {right} with onnxruntime" in absent.detail
-    assert "--precision int8" in str(absent.hint)
+    assert "`precisions` int8" in str(absent.hint)
     both = with_int8(tiny_bundle, tmp_path / "int8.edgeadv")
     assert bundles.check_int8(both, machine=processor).status == "ok"
     one = both.slim(tmp_path / "one", variants=["int8-s8s8"], weights=False)

@@ -266,7 +266,7 @@ def test_a_cache_that_cannot_be_written(
     cache = EngineCache(tmp_path / "file" / where)
     assert cache.explain(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None).status == "miss"
     with pytest.raises(
-        StorageError, match=r"the engine cache .*file.* cannot be written \(.+\): choose another with --engine-cache"
+        StorageError, match=r"the engine cache .*file.* cannot be written \(.+\): choose another with `engine_cache`"
     ):
         cache.provide(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None)
     assert (tmp_path / "file").read_text() == "in the way"
@@ -287,7 +287,7 @@ def test_the_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", homeless)
-    with pytest.raises(StorageError, match="--engine-cache"):
+    with pytest.raises(StorageError, match="`engine_cache`"):
         default_cache()
 
 

@@ -155,7 +155,7 @@ def test_a_store_goes_on_only_with_its_own_plan(tmp_path: Path) -> None:
     plan: dict[str, Any] = {"bundle": "b", "data": {"name": "d", "total": 4}, "attacks": ("a",)}
     folder = tmp_path / "r.json.partial"
     OutcomeStore(folder, n_classes=10).start(plan, resume=True)
-    with pytest.raises(StorageError, match="holds an unfinished evaluation: continue it with --resume, or delete it"):
+    with pytest.raises(StorageError, match="holds an unfinished evaluation: continue it with `resume`, or delete it"):
         OutcomeStore(folder, n_classes=10).start(plan, resume=False)
     OutcomeStore(folder, n_classes=10).start(plan, resume=True)
     for other, named in (

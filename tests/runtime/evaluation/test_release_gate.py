@@ -156,7 +156,7 @@ def test_limits_hold_where_floats_would_miss_them() -> None:
 
 def test_the_budget_is_named_where_there_are_several(three: Results) -> None:
     for rules in ({"min_robust": 0.1}, {"max_drop_robust": 0.5}, {"verdict": "MASKED"}):
-        with pytest.raises(InputError, match="was attacked at 2/255, 8/255: say with --eps which of them is judged"):
+        with pytest.raises(InputError, match="was attacked at 2/255, 8/255: say with `eps` which of them is judged"):
             only(three, **rules)
     assert only(three, min_clean=0.1).passed
     assert only(file([row(FP32, 850), row(FP32, 450, "8/255")]), min_robust=0.45).passed
@@ -302,21 +302,21 @@ def test_a_verdict_without_a_reason_says_so() -> None:
 @pytest.mark.parametrize(
     ("rules", "says"),
     [
-        ({}, "no rule: give at least one of --min-clean, --min-robust, --max-drop-clean, --max-drop-robust, --verdict"),
+        ({}, "no rule: give at least one of `min_clean`, `min_robust`, `max_drop_clean`, `max_drop_robust`, `verdict`"),
         ({"variants": ("int8",)}, "no rule"),
-        ({"min_clean": 80.0}, r"--min-clean 80 is not a share in \[0, 1\]: did you mean 0.80\?"),
-        ({"min_robust": 39.5}, r"--min-robust 39.5 is not a share in \[0, 1\]: did you mean 0.395\?"),
-        ({"min_robust": 1000.0}, r"--min-robust 1000 is not a share in \[0, 1\]$"),
-        ({"min_clean": -0.1}, r"--min-clean -0.1 is not a share in \[0, 1\]$"),
-        ({"min_clean": float("nan")}, r"--min-clean nan is not a share in \[0, 1\]$"),
-        ({"max_drop_clean": 1.0}, r"--max-drop-clean 1 is not a share in \[0, 1\): did you mean 0.01\?"),
-        ({"max_drop_robust": float("inf")}, r"--max-drop-robust inf is not a share in \[0, 1\)$"),
-        ({"max_drop_robust": -0.01}, r"--max-drop-robust -0.01 is not a share in \[0, 1\)$"),
-        ({"verdict": "pass"}, "--verdict 'pass' is not one of PASS, UNCHECKED, SUSPECT, MASKED"),
-        ({"min_clean": 0.8, "baseline": "fp32"}, "--baseline needs a rule that compares"),
-        ({"min_clean": 0.8, "max_drop_clean": 0.1, "eps": Eps.parse("8/255")}, "--eps needs a rule on attacked images"),
-        ({"min_robust": 0.8, "suite": "easy"}, "--suite 'easy' is not one of fast, standard, full"),
-        ({"min_clean": 0.8, "verdict": "PASS", "suite": "fast"}, "--suite needs a rule on robust accuracy"),
+        ({"min_clean": 80.0}, r"`min_clean` 80 is not a share in \[0, 1\]: did you mean 0.80\?"),
+        ({"min_robust": 39.5}, r"`min_robust` 39.5 is not a share in \[0, 1\]: did you mean 0.395\?"),
+        ({"min_robust": 1000.0}, r"`min_robust` 1000 is not a share in \[0, 1\]$"),
+        ({"min_clean": -0.1}, r"`min_clean` -0.1 is not a share in \[0, 1\]$"),
+        ({"min_clean": float("nan")}, r"`min_clean` nan is not a share in \[0, 1\]$"),
+        ({"max_drop_clean": 1.0}, r"`max_drop_clean` 1 is not a share in \[0, 1\): did you mean 0.01\?"),
+        ({"max_drop_robust": float("inf")}, r"`max_drop_robust` inf is not a share in \[0, 1\)$"),
+        ({"max_drop_robust": -0.01}, r"`max_drop_robust` -0.01 is not a share in \[0, 1\)$"),
+        ({"verdict": "pass"}, "`verdict` 'pass' is not one of PASS, UNCHECKED, SUSPECT, MASKED"),
+        ({"min_clean": 0.8, "baseline": "fp32"}, "`baseline` needs a rule that compares"),
+        ({"min_clean": 0.8, "max_drop_clean": 0.1, "eps": Eps.parse("8/255")}, "`eps` needs a rule on attacked images"),
+        ({"min_robust": 0.8, "suite": "easy"}, "`suite` 'easy' is not one of fast, standard, full"),
+        ({"min_clean": 0.8, "verdict": "PASS", "suite": "fast"}, "`suite` needs a rule on robust accuracy"),
     ],
 )  # fmt: skip
 def test_rules_that_make_no_sense_are_refused(rules: dict[str, Any], says: str) -> None:
@@ -327,7 +327,7 @@ def test_rules_that_make_no_sense_are_refused(rules: dict[str, Any], says: str) 
 def test_what_the_file_has_not_cannot_be_judged(three: Results) -> None:
     clean = [r for r in three.rows if r.attack == "clean"]
     for rule in ({"min_robust": 0.1}, {"max_drop_robust": 0.1}, {"verdict": "MASKED"}):
-        with pytest.raises(InputError, match="has no attacked images: evaluate with --eps"):
+        with pytest.raises(InputError, match="has no attacked images: evaluate with `eps`"):
             only(file(clean), **rule)
     # an attack alone is no worst case
     with pytest.raises(InputError, match="has no attacked images"):
@@ -401,11 +401,11 @@ def test_the_suite_that_is_asked_for_must_have_run() -> None:
                 assert judged(worst, made, min_robust=0.45, suite=least).passed
                 continue
             with pytest.raises(
-                InputError, match=f"attacked by less than the suite {least}: .*--suite {behind}"
+                InputError, match=f"attacked by less than the suite {least}: .*`suite` {behind}"
             ) as error:
                 judged(worst, made, min_robust=0.0, suite=least)
             assert "torch fp32 at eps 8/255" in str(error.value)
-            assert f"edgeadv evaluate ... --eps 8/255 --suite {least}" in str(error.value)
+            assert f"edgeadv evaluate ... `eps` 8/255 `suite` {least}" in str(error.value)
     with pytest.raises(InputError, match=r"less than the suite standard: .*square did not ask it"):
         judged(row(FP32, 450, "8/255"), attacks(row(FP32, 450, "8/255"), "fast"), min_robust=0.4)
 

@@ -125,7 +125,7 @@ def test_what_cannot_be_is_refused(arguments, text):
 
 
 def test_with_a_bundle(tiny_bundle, photographs):
-    with pytest.raises(InputError, match="has no rejection threshold: export it with --confidence-data"):
+    with pytest.raises(InputError, match="has no rejection threshold: export it with `confidence_data`"):
         Smoother.of(tiny_bundle)
     smoother = Smoother.of(tiny_bundle, threshold=0.0, window=3, margin=2)
     with Classifier.open(tiny_bundle.path, variant="fp32", threads=1) as classifier:
