@@ -1,0 +1,78 @@
+"""A group of the library as options of a command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from edgeadv.cli._options import names, with_groups
+from edgeadv_runtime.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    data: Annotated[str, "What to read, see `limit`."]
+    batch_size: Annotated[int, "Images per step."] = 64
+    precisions: Annotated[tuple[str, ...], "Variants."] = ("fp32", "fp16")
+    attacks: Annotated[tuple[str, ...] | None, "Attacks."] = None
+    resume: Annotated[bool, "Go on."] = False
+
+
+seen: list[tuple[str, Group, int]] = []
+
+
+@with_groups
+def command(
+    out: Annotated[str, typer.Option(help="Where to.")],
+    group: Group,
+    n: Annotated[int, typer.Option(help="How many.")] = 3,
+) -> None:
+    seen.append((out, group, n))
+
+
+def call(*arguments: str) -> str:
+    app = typer.Typer()
+    app.command()(command)
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_what_is_not_given_has_the_groups_default():
+    call("--data", "d", "--out", "o")
+    assert seen.pop() == ("o", Group(data="d"), 3)
+
+
+def test_what_is_given_reaches_the_group():
+    call(
+        "--data",
+        "d",
+        "--out",
+        "o",
+        "--batch-size",
+        "8",
+        "--precision",
+        "fp32, int8",
+        "--attack",
+        "square",
+        "--resume",
+        "--n",
+        "4",
+    )
+    expected = Group(data="d", batch_size=8, precisions=("fp32", "int8"), attacks=("square",), resume=True)
+    assert seen.pop() == ("o", expected, 4)
+
+
+def test_the_help_is_the_fields_own():
+    text = call("--help")
+    assert "Images per step." in text and "see --limit." in text and "--no-resume" not in text
+
+
+@pytest.mark.parametrize("text", ["", "a,", "a,,b", "a,a"])
+def test_a_list_has_no_gaps_and_no_repetitions(text):
+    with pytest.raises(InputError, match=r"`precisions` .* is a comma-separated list without gaps or repetitions"):
+        names(text, field="precisions")
