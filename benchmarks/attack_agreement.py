@@ -25,14 +25,14 @@ from edgeadv.data.datasets import ImageSet, balanced_subset, batches, open_data
 from edgeadv.models.builder import PixelModel, evaluation_mode
 from edgeadv.models.device import default_device
 from edgeadv.training.runs import WEIGHTS_FILE, Run
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.attacks.perturbation import check_crafted
-from edgeadv_runtime.attacks.suites import SUITES
 from edgeadv_runtime.bundle.bundle import MANIFEST, Bundle, Classes
 from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.device.facts import environment
 from edgeadv_runtime.files import sha256_file, write_json
+from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.statistics import wilson_interval
+from edgeadv_runtime.records.suites import SUITES
 
 Craft = Callable[[PixelModel, Tensor, Tensor], list[Tensor]]
 """A model, its images and their labels to adversarial images, one tensor per attack; an image stands if it stands them all."""

@@ -41,8 +41,8 @@ from edgeadv.backends.pytorch import load_model
 from edgeadv.data.datasets import balanced_subset, batches, open_data
 from edgeadv.models.builder import Architecture, PixelModel, build
 from edgeadv_runtime import Bundle, __version__
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.bundle.preprocess import to_tensor
+from edgeadv_runtime.records.eps import Eps
 
 EPS = "8/255"
 EXACT = "torchattacks without TF32"

@@ -29,7 +29,7 @@ from edgeadv.training.adversarial import AdversarialTraining
 from edgeadv.training.loop import fit
 from edgeadv.training.objectives import HardLabels
 from edgeadv.training.trainer import TrainConfig
-from edgeadv_runtime.attacks.eps import Eps
+from edgeadv_runtime.records.eps import Eps
 
 EPS = Eps.parse("8/255")
 LR = 0.02

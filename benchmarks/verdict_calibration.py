@@ -30,11 +30,11 @@ from edgeadv_runtime.attacks.batches import CleanBatch
 from edgeadv_runtime.attacks.crafting import answers_of, changing, craft
 from edgeadv_runtime.attacks.noise import NoiseAttack
 from edgeadv_runtime.attacks.square_attack import SquareAttack
-from edgeadv_runtime.attacks.suites import NOISE, ON_SURROGATE, RANDOM_DRAWS, SQUARE, SUITES, Effort
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.device.facts import environment
 from edgeadv_runtime.evaluation.verdict import MaskingEvidence, verdict_of
 from edgeadv_runtime.files import read_json, write_json
+from edgeadv_runtime.records.suites import NOISE, ON_SURROGATE, RANDOM_DRAWS, SQUARE, SUITES, Effort
 
 BATCH = 100
 HONEST, DISHONEST = 0.02, 0.05

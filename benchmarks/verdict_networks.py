@@ -22,7 +22,7 @@ from edgeadv.training.adversarial import AdversarialTraining, Trades
 from edgeadv.training.loop import fit
 from edgeadv.training.objectives import DefensiveDistillation, HardLabels, Objective
 from edgeadv.training.trainer import TrainConfig
-from edgeadv_runtime.attacks.eps import Eps
+from edgeadv_runtime.records.eps import Eps
 
 Trick = Callable[[nn.Module], nn.Module]
 Recipe = Callable[["Weights"], Objective]

@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeadv_runtime.attacks.base import CallableAttack
-from edgeadv_runtime.attacks.eps import Eps
-from edgeadv_runtime.attacks.suites import OPTIONAL, SUITES, TRANSFER
 from edgeadv_runtime.errors import InputError, require
+from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.results import CLEAN, WORST_CASE, AttackParams
+from edgeadv_runtime.records.suites import OPTIONAL, SUITES, TRANSFER
 
 from ..models.builder import evaluation_mode
 from .suite import GRADIENTS

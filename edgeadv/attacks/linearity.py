@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeadv_runtime.attacks.base import Crafted
-from edgeadv_runtime.attacks.eps import Eps
-from edgeadv_runtime.attacks.suites import LINEARITY
+from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.results import AttackParams
+from edgeadv_runtime.records.suites import LINEARITY
 
 from ..models.builder import evaluation_mode
 from .batching import device_of, in_parts, tensors

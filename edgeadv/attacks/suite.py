@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeadv_runtime.attacks.base import Attack, Crafted
-from edgeadv_runtime.attacks.eps import Eps
-from edgeadv_runtime.attacks.suites import (
+from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.records.eps import Eps
+from edgeadv_runtime.records.results import AttackParams
+from edgeadv_runtime.records.suites import (
     APGD_CE,
     APGD_DLR,
     APGD_TARGETED,
@@ -33,8 +35,6 @@ from edgeadv_runtime.attacks.suites import (
     TRANSFER,
     Effort,
 )
-from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.records.results import AttackParams
 
 from .averaged import Averaged
 from .batching import device_of, in_parts, tensors

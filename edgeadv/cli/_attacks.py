@@ -11,10 +11,16 @@ import typer
 
 from edgeadv_runtime.attacks.batches import DataInfo
 from edgeadv_runtime.attacks.crafting import changing
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.attacks.noise import NoiseAttack
 from edgeadv_runtime.attacks.square_attack import SquareAttack
-from edgeadv_runtime.attacks.suites import (
+from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.preprocess import to_tensor
+from edgeadv_runtime.bundle.variants import INT8, base_of, precision_of
+from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.records.eps import Eps
+from edgeadv_runtime.records.results import SURROGATE
+from edgeadv_runtime.records.suites import (
     NOISE,
     ON_SURROGATE,
     OPTIONAL,
@@ -27,12 +33,6 @@ from edgeadv_runtime.attacks.suites import (
     TRANSFER,
     Effort,
 )
-from edgeadv_runtime.backends import Backend
-from edgeadv_runtime.bundle.bundle import Bundle
-from edgeadv_runtime.bundle.preprocess import to_tensor
-from edgeadv_runtime.bundle.variants import INT8, base_of, precision_of
-from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.records.results import SURROGATE
 
 from ._backends import open_torch
 from ._gradients import FLOAT32, check_gradients, network_to_follow

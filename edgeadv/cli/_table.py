@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from edgeadv_runtime.attacks.suites import FGSM
 from edgeadv_runtime.bundle.training_images import overlap_sentence, too_many
 from edgeadv_runtime.bundle.variants import takes_uint8
 from edgeadv_runtime.evaluation.verdict import BADGES
@@ -21,6 +20,7 @@ from edgeadv_runtime.records.results import (
     engines,
     reversed_comparison,
 )
+from edgeadv_runtime.records.suites import FGSM
 
 from ._fields import as_options
 from ._shared import wide_console

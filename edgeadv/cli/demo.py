@@ -12,13 +12,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from edgeadv_runtime.attacks.suites import PGD_SMOOTHED, SQUARE, SUITES, Effort
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.benchmark import latency
 from edgeadv_runtime.errors import require
 from edgeadv_runtime.evaluation.verdict import BADGES, FEWEST_QUERIES
 from edgeadv_runtime.files import ensure_writable
 from edgeadv_runtime.records.results import CLEAN, WORST_CASE, Results
+from edgeadv_runtime.records.suites import PGD_SMOOTHED, SQUARE, SUITES, Effort
 
 from ._attacks import make_plan
 from ._fields import say

@@ -16,7 +16,6 @@ from edgeadv_runtime.attacks.base import AttackInfo, CraftedBatch, check_infos, 
 from edgeadv_runtime.attacks.batches import DataInfo, check_readable, readable
 from edgeadv_runtime.attacks.crafting import craft, extend
 from edgeadv_runtime.attacks.pack import PACK_FILE, SHARD_SIZE, AttackPack, info_to_json
-from edgeadv_runtime.attacks.suites import Effort
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.backends.onnxruntime import CPU, PROVIDERS
 from edgeadv_runtime.bundle.bundle import Bundle
@@ -28,6 +27,7 @@ from edgeadv_runtime.evaluation.outcomes import Artefact, OutcomeStore
 from edgeadv_runtime.evaluation.scoring import check_budgets, score_batches
 from edgeadv_runtime.files import ensure_file_writable, sha256_file
 from edgeadv_runtime.records.results import Results
+from edgeadv_runtime.records.suites import Effort
 
 from ..workflows.processes import Processes, join
 from ._attacks import (

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.bundle.bundle import Bundle, Classes, check_replaceable
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.bundle.variants import INT8, VARIANTS, expanded, precision_of
 from edgeadv_runtime.errors import ExportError, InputError
 from edgeadv_runtime.files import sha256_file
+from edgeadv_runtime.records.eps import Eps
 
 from ._fields import say
 from ._shared import names, need

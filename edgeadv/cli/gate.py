@@ -7,13 +7,13 @@ from typing import Annotated, cast
 
 import typer
 
-from edgeadv_runtime.attacks.eps import Eps
-from edgeadv_runtime.attacks.suites import SUITES, SuiteName
 from edgeadv_runtime.errors import EdgeAdvError, InputError
-from edgeadv_runtime.evaluation.release_gate import BASELINE, SUITE, Gate
-from edgeadv_runtime.evaluation.release_output import write_outcome
 from edgeadv_runtime.files import ensure_file_writable
+from edgeadv_runtime.records.eps import Eps
+from edgeadv_runtime.records.release_gate import BASELINE, SUITE, Gate
+from edgeadv_runtime.records.release_output import write_outcome
 from edgeadv_runtime.records.results import ORDER, Results
+from edgeadv_runtime.records.suites import SUITES, SuiteName
 
 from ._fields import as_options, say
 from ._shared import names, nobody_reads

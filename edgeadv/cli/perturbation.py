@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from edgeadv_runtime.attacks.batches import MOST_UNREADABLE
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.confidence import first_is_right
 from edgeadv_runtime.camera.demonstration import StoredPerturbation
 from edgeadv_runtime.errors import DataError, InputError
 from edgeadv_runtime.files import ensure_file_writable
+from edgeadv_runtime.records.eps import Eps
 
 from ._backends import BundlePath, ExpectedHash, PublicKey
 from ._fields import say

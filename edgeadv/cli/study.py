@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeadv.reporting.study import FGSM_ALONE, HEADINGS, cells, entries, headline
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.errors import DataError
+from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.study import Study
 
 from ._attacks import EpsList, Unreadable, Workers

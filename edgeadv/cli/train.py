@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.bundle.bundle import check_replaceable
 from edgeadv_runtime.errors import InputError, StorageError
 from edgeadv_runtime.files import ensure_writable
+from edgeadv_runtime.records.eps import Eps
 
 from ._fields import say
 from ._shared import need

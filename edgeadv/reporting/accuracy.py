@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from edgeadv_runtime.attacks.suites import FGSM, base_name
 from edgeadv_runtime.records.results import CLEAN, ORDER, WORST_CASE, Row, engine_sentence, engines
+from edgeadv_runtime.records.suites import FGSM, base_name
 
 from .inputs import Finding, Inputs, ResultsFile
 from .phrases import LABELS

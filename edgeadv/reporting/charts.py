@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from edgeadv_runtime.attacks.suites import base_name
 from edgeadv_runtime.records.bench import BenchRow
 from edgeadv_runtime.records.results import CLEAN, WORST_CASE, Row
+from edgeadv_runtime.records.suites import base_name
 
 from .accuracy import Group
 from .phrases import LABELS, attack_label

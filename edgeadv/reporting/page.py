@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeadv_runtime.attacks.suites import FGSM
 from edgeadv_runtime.errors import require
 from edgeadv_runtime.evaluation.verdict import BADGES
 from edgeadv_runtime.records.bench import BenchRow
 from edgeadv_runtime.records.results import engine_sentence, engines
+from edgeadv_runtime.records.suites import FGSM
 
 from . import charts
 from .accuracy import Artefact, Compared, compare, models, upper_bound

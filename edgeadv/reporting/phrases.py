@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edgeadv_runtime.attacks.suites import (
+from edgeadv_runtime.bundle.variants import VARIANTS
+from edgeadv_runtime.records.results import CLEAN, WORST_CASE
+from edgeadv_runtime.records.suites import (
     APGD_CE,
     APGD_DLR,
     APGD_TARGETED,
@@ -20,8 +22,6 @@ from edgeadv_runtime.attacks.suites import (
     SQUARE,
     TRANSFER,
 )
-from edgeadv_runtime.bundle.variants import VARIANTS
-from edgeadv_runtime.records.results import CLEAN, WORST_CASE
 
 # the order in which an eye should meet the attacks: from the flattering to the one that counts
 LABELS = {

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeadv_runtime.attacks.suites import FGSM
 from edgeadv_runtime.evaluation.verdict import BADGES
 from edgeadv_runtime.files import write_bytes
 from edgeadv_runtime.records.results import CLEAN, Results, Row
 from edgeadv_runtime.records.statistics import wilson_interval
 from edgeadv_runtime.records.study import Study
+from edgeadv_runtime.records.suites import FGSM
 
 from . import charts
 from .page import fill

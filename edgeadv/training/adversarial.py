@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.records.eps import Eps
 
 from ..attacks.losses import Loss, cross_entropy, input_gradient
 from ..data.rng import Draws

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from edgeadv_runtime.attacks.batches import MOST_UNREADABLE
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.bundle.training_images import TRAINING_FILE
 from edgeadv_runtime.errors import InputError, StorageError, TrainingError
 from edgeadv_runtime.files import atomic_file, ensure_writable
+from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.statistics import wilson_interval
 
 from ..data.datasets import ImageSet, balanced_subset

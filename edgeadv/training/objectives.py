@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.records.eps import Eps
 
 from ..data.rng import Draws
 from ..models.builder import PixelModel

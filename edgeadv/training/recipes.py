@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from edgeadv_runtime._version import __version__
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.bundle.training_images import TRAINING_FILE, TrainingImages
 from edgeadv_runtime.errors import EdgeAdvError, InputError
 from edgeadv_runtime.files import sha256_file
+from edgeadv_runtime.records.eps import Eps
 
 from ..data.datasets import ImageSet
 from ..models.builder import Architecture, PixelModel, WeightsMap, build, evaluation_mode, load_pretrained

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgeadv_runtime.attacks.eps import Eps
+from edgeadv_runtime.records.eps import Eps
 
 from ..data.rng import Draws
 from .adversarial import Perturbation, Perturbed, divergence

@@ -25,15 +25,15 @@ from edgeadv_runtime._version import __version__
 from edgeadv_runtime.attacks.base import infos
 from edgeadv_runtime.attacks.batches import DataInfo
 from edgeadv_runtime.attacks.crafting import craft
-from edgeadv_runtime.attacks.eps import Eps
-from edgeadv_runtime.attacks.suites import FGSM, Effort
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
 from edgeadv_runtime.bundle.preprocess import Interpolation, Preprocess
 from edgeadv_runtime.errors import InputError, StorageError
 from edgeadv_runtime.evaluation.loop import evaluate
 from edgeadv_runtime.files import canonical_json, ensure_writable, publish, sha256_bytes, sha256_file
+from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.results import Results
 from edgeadv_runtime.records.study import Study
+from edgeadv_runtime.records.suites import FGSM, Effort
 
 from ..attacks import build_attacks
 from ..attacks.pack_writer import clean_batches

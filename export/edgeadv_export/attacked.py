@@ -13,15 +13,15 @@ from torch import nn
 from edgeadv.attacks import build_attacks
 from edgeadv.gradients.graph import Surrogate
 from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, AttackInfo, CraftedBatch
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.attacks.noise import NoiseAttack
 from edgeadv_runtime.attacks.square_attack import SquareAttack
-from edgeadv_runtime.attacks.suites import NOISE, ON_SURROGATE, SQUARE, SUITES, SuiteName
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.evaluation.outcomes import Artefact
 from edgeadv_runtime.evaluation.scoring import score_batches
 from edgeadv_runtime.evaluation.verdict import verdict_of
+from edgeadv_runtime.records.eps import Eps
+from edgeadv_runtime.records.suites import NOISE, ON_SURROGATE, SQUARE, SUITES, SuiteName
 
 GATE_SUITE: SuiteName = "standard"
 """What attacks before a worst case is judged: less would be an upper bound."""

@@ -27,13 +27,13 @@ from edgeadv.models.builder import PixelModel
 from edgeadv_runtime.attacks.base import infos
 from edgeadv_runtime.attacks.batches import MOST_UNREADABLE, CleanBatch, DataDigest, DataInfo
 from edgeadv_runtime.attacks.crafting import extend
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.attacks.pack import AttackPack
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.bundle.training_images import Overlap
 from edgeadv_runtime.errors import DataError, ExportError, InputError
 from edgeadv_runtime.files import sha256_bytes
+from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.results import ORDER
 
 from .attacked import GATE_SUITE, Attacked, attacks_for_gate, score_attacked

@@ -3,7 +3,6 @@
 from ._version import __version__
 from .attacks.base import Attack, CallableAttack, Crafted
 from .attacks.batches import DataInfo
-from .attacks.eps import Eps
 from .attacks.noise import NoiseAttack
 from .attacks.pack import AttackPack
 from .attacks.square_attack import SquareAttack, square
@@ -15,6 +14,7 @@ from .errors import EdgeAdvError
 from .evaluation.loop import evaluate
 from .inference.classifier import Classifier, Label
 from .inference.smoothing import Smoother
+from .records.eps import Eps
 from .records.results import Results, Row
 
 __all__ = [

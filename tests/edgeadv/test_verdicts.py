@@ -32,10 +32,12 @@ from edgeadv.training.trainer import TrainConfig
 from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, infos
 from edgeadv_runtime.attacks.batches import CleanBatch
 from edgeadv_runtime.attacks.crafting import craft
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.attacks.noise import NoiseAttack
 from edgeadv_runtime.attacks.square_attack import SquareAttack
-from edgeadv_runtime.attacks.suites import (
+from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.evaluation.verdict import FEWEST_QUERIES, MaskingEvidence
+from edgeadv_runtime.records.eps import Eps
+from edgeadv_runtime.records.suites import (
     FGSM,
     FGSM_RANDOM_START,
     FGSM_RESCALED,
@@ -48,8 +50,6 @@ from edgeadv_runtime.attacks.suites import (
     TRANSFER,
     Effort,
 )
-from edgeadv_runtime.backends import Backend
-from edgeadv_runtime.evaluation.verdict import FEWEST_QUERIES, MaskingEvidence
 
 pytestmark = pytest.mark.slow
 

@@ -23,8 +23,6 @@ from edgeadv_export.attacked import GATE_SUITE, attacks_for_gate
 from edgeadv_export.gain import ROUNDS
 from edgeadv_export.int8_quality import paced
 from edgeadv_export.paired import ERROR, Measured, Paired, error_of, images_needed, quantile_of
-from edgeadv_runtime.attacks.eps import Eps
-from edgeadv_runtime.attacks.suites import PGD_SMOOTHED, SQUARE, SUITES, Effort
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.backends.golden_check import verify
 from edgeadv_runtime.bundle.bundle import Bundle
@@ -34,7 +32,9 @@ from edgeadv_runtime.bundle.variants import is_x86
 from edgeadv_runtime.errors import DataError, ExportError, InputError
 from edgeadv_runtime.evaluation.verdict import FEWEST_QUERIES
 from edgeadv_runtime.files import sha256_bytes
+from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.statistics import paired_difference_interval
+from edgeadv_runtime.records.suites import PGD_SMOOTHED, SQUARE, SUITES, Effort
 
 INT8 = ("int8-s8s8", "int8-u8s8")
 
@@ -300,8 +300,8 @@ def test_the_worst_case_is_that_of_the_evaluation(
     from edgeadv_runtime.attacks.base import infos
     from edgeadv_runtime.attacks.batches import CleanBatch, DataInfo
     from edgeadv_runtime.attacks.crafting import craft
-    from edgeadv_runtime.evaluation.effort import lacking
     from edgeadv_runtime.evaluation.loop import evaluate
+    from edgeadv_runtime.records.effort import lacking
 
     order, eps = np.linspace(0, 999, 350).astype(np.int64), Eps.parse("24/255")
     int8 = plan(digits_train, digits_test, order=order, eps=eps, max_drop=50.0)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from ..backends.base import Backend
 from ..errors import InputError
+from ..records.eps import Eps
 from ..records.results import CLEAN, AttackParams
 from .batches import CleanBatch
-from .eps import Eps
 from .perturbation import NORMS
 
 Key = tuple[str, str]

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from ..backends.base import Backend
 from ..bundle.preprocess import to_tensor
+from ..records.eps import Eps
+from ..records.suites import contradicts, follows_gradients, is_ours, order_of
 from .base import CLEAN_KEY, Attack, AttackInfo, CraftedBatch, CumulativeAttack, Evidence, Key, LazyImages
 from .batches import CleanBatch
-from .eps import Eps
 from .margins import clearly_broken, margins
 from .perturbation import check_crafted, round_to_uint8
-from .suites import contradicts, follows_gradients, is_ours, order_of
 
 Bools = NDArray[np.bool_]
 # of a model that gives probabilities, and of one that answers the same question in two ways
@@ -148,7 +148,7 @@ def craft(
 ) -> Iterator[CraftedBatch]:
     """Attack each batch once, for every artefact that will be scored on it.
 
-    They run in the order of :func:`~edgeadv_runtime.attacks.suites.order_of`. A cumulative attack runs on images that stand; what an attack of
+    They run in the order of :func:`~edgeadv_runtime.records.suites.order_of`. A cumulative attack runs on images that stand; what an attack of
     another library breaks stands for it: nobody says whether that asks or follows gradients, so it must hide no evidence of either.
 
     Args:

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from ..backends.base import Backend
 from ..errors import InputError
+from ..records.eps import Eps
 from ..records.results import AttackParams
+from ..records.suites import NOISE
 from .ball import ball, image_rng
 from .base import Crafted
-from .eps import Eps
 from .margins import margins
 from .square_attack import query_attack_name
-from .suites import NOISE
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from ..bundle.preprocess import to_tensor
 from ..bundle.training_images import Overlap, check_overlap
 from ..errors import BundleError, InputError, IntegrityError, SchemaError
 from ..files import read_json, sha256_file
+from ..records.eps import Eps
 from ..records.results import AttackParams
 from .base import CLEAN_KEY, AttackInfo, CraftedBatch, Evidence, Key, LazyImages
 from .batches import CleanBatch, DataInfo
-from .eps import Eps
 from .perturbation import check_crafted
 
 SCHEMA_VERSION = 1

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .eps import Eps
+from ..records.eps import Eps
 
 NORMS = ("linf", "l2")
 """How a perturbation may be measured; an attack that does not say means the first."""

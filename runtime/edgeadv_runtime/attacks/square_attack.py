@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from ..backends.base import Backend
 from ..errors import InputError
 from ..files import canonical_json
+from ..records.eps import Eps
 from ..records.results import AttackParams
+from ..records.suites import SQUARE
 from .base import Crafted
-from .eps import Eps
 from .square_search import Predict, Search, SquareResult
-from .suites import SQUARE
 
 P_INIT = 0.8
 SAVE_EVERY_S = 10.0

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..attacks.eps import Eps
 from ..bundle.bundle import Bundle
 from ..errors import BundleError, InputError, IntegrityError
 from ..files import write_bytes
+from ..records.eps import Eps
 
 SCHEMA_VERSION = 1
 

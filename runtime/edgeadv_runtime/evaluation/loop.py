@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from .._version import __version__
 from ..attacks.base import CLEAN_KEY, AttackInfo, CraftedBatch, Key, check_infos
 from ..attacks.batches import DataDigest, DataInfo, check_readable
-from ..attacks.eps import Eps
-from ..attacks.suites import NOISE, WHOLE_STEP, base_name
 from ..backends.base import Backend
 from ..bundle.bundle import Bundle
 from ..bundle.training_images import Overlap, check_overlap
 from ..device.facts import environment
 from ..errors import DataError
+from ..records.eps import Eps
 from ..records.results import CLEAN, WORST_CASE, AttackParams, Results, Row, Threat
 from ..records.statistics import mcnemar_p, paired_difference_interval
+from ..records.suites import NOISE, WHOLE_STEP, base_name
 from .outcomes import Artefact, BatchOutcome, rounding_lost
 from .scoring import TOP, nothing_scored, score_batches
 from .verdict import verdict_of

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from ..attacks.base import CLEAN_KEY, AttackInfo, CraftedBatch, Evidence, Key
 from ..attacks.crafting import changed, changing, logits_of, progress_of
 from ..attacks.margins import margins
-from ..attacks.suites import contradicts
 from ..backends.base import Backend
 from ..bundle.bundle import Bundle
 from ..bundle.preprocess import to_tensor
+from ..records.suites import contradicts
 from .outcomes import BatchOutcome, Example
 from .worst_images import ExamplePicker
 

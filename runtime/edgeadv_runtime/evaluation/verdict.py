@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..attacks.base import CLEAN_KEY, AttackInfo, Evidence, Key
-from ..attacks.suites import LARGE_EPS, LINEARITY, NOISE, PGD_CE, PGD_MARGIN, PGD_SMOOTHED, SQUARE, base_name, is_ours
 from ..records.results import ORDER, Verdict
+from ..records.suites import LARGE_EPS, LINEARITY, NOISE, PGD_CE, PGD_MARGIN, PGD_SMOOTHED, SQUARE, base_name, is_ours
 from .verdict_rules import (
     NEEDED,
     Bools,

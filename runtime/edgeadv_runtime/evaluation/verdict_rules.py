@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..attacks.base import CLEAN_KEY, AttackInfo, Key
-from ..attacks.suites import (
+from ..records.statistics import Z95_ONE_SIDED, paired_difference_lower_bound, wilson_interval
+from ..records.suites import (
     APGD_CE,
     APGD_DLR,
     FGSM,
@@ -34,7 +35,6 @@ from ..attacks.suites import (
     follows_gradients,
     order_of,
 )
-from ..records.statistics import Z95_ONE_SIDED, paired_difference_lower_bound, wilson_interval
 
 Bools = NDArray[np.bool_]
 

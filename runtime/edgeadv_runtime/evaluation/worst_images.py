@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..attacks.base import AttackInfo, CraftedBatch, Key
-from ..attacks.suites import PGD_MARGIN
 from ..bundle.bundle import Classes
 from ..bundle.confidence import softmax
+from ..records.suites import PGD_MARGIN
 from .outcomes import Example
 
 

@@ -27,12 +27,12 @@ from edgeadv.models.builder import Architecture, PixelModel, build
 from edgeadv_runtime.attacks.base import CallableAttack, infos
 from edgeadv_runtime.attacks.batches import CleanBatch, DataInfo
 from edgeadv_runtime.attacks.crafting import craft
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.backends import Backend, OnnxRuntimeBackend
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.errors import InputError, MissingDependencyError
 from edgeadv_runtime.evaluation.loop import evaluate
+from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.results import AttackParams
 
 EPS = Eps.parse("8/255")

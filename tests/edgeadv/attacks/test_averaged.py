@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from edgeadv.attacks import build_attacks, fgsm, input_gradient, margin, pgd
 from edgeadv.attacks.averaged import Averaged, pixel_gradient
-from edgeadv_runtime.attacks.eps import Eps
-from edgeadv_runtime.attacks.suites import LARGE_EPS, LINEARITY, SUITES
+from edgeadv_runtime.records.eps import Eps
+from edgeadv_runtime.records.suites import LARGE_EPS, LINEARITY, SUITES
 
 
 class Waves(nn.Module):

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from edgeadv.attacks import apgd, apgd_targeted, build_attacks, cross_entropy, iterate, mi_fgsm, pgd
 from edgeadv.attacks.batching import at_once
 from edgeadv.data.datasets import batches
-from edgeadv_runtime.attacks.eps import Eps
-from edgeadv_runtime.attacks.suites import Effort
 from edgeadv_runtime.bundle.preprocess import to_tensor
+from edgeadv_runtime.records.eps import Eps
+from edgeadv_runtime.records.suites import Effort
 
 ATTACKS = {
     "pgd": lambda model, x, y: pgd(model, x, y, eps=0.1, steps=8),

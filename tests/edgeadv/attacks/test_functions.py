@@ -39,12 +39,12 @@ from edgeadv.attacks.losses import Slope
 from edgeadv.attacks.norms import ball
 from edgeadv.models.builder import PixelModel
 from edgeadv_runtime.attacks.base import Attack, Crafted
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.attacks.noise import NoiseAttack
-from edgeadv_runtime.attacks.suites import SUITES, Effort
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.results import AttackParams
+from edgeadv_runtime.records.suites import SUITES, Effort
 
 SHAPE = (3, 6, 5)
 SIZE = 3 * 6 * 5

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from edgeadv.attacks import build_attacks
 from edgeadv.attacks.linearity import AT_IMAGE, AT_WORST, LinearityControl, linearity
 from edgeadv_runtime.attacks.base import CumulativeAttack, infos
-from edgeadv_runtime.attacks.eps import Eps
-from edgeadv_runtime.attacks.suites import LINEARITY, SUITES
+from edgeadv_runtime.records.eps import Eps
+from edgeadv_runtime.records.suites import LINEARITY, SUITES
 
 
 class Curve(nn.Module):

@@ -23,15 +23,15 @@ from edgeadv.data.datasets import ImageSet, open_data
 from edgeadv_runtime.attacks.base import Attack, CallableAttack, CraftedBatch, infos
 from edgeadv_runtime.attacks.batches import DataInfo
 from edgeadv_runtime.attacks.crafting import craft
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.attacks.pack import PACK_FILE, SHARD_SIZE, AttackPack
-from edgeadv_runtime.attacks.suites import SUITES, Effort
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.errors import BundleError, DataError, InputError, StorageError
 from edgeadv_runtime.evaluation.loop import evaluate
+from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.results import Results
+from edgeadv_runtime.records.suites import SUITES, Effort
 
 EPS = Eps.parse_list("1/255,8/255")
 CHEAP = ("fgsm", "fgsm-rs")

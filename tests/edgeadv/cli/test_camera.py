@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.camera.demonstration import StoredPerturbation
 from edgeadv_runtime.files import read_json
+from edgeadv_runtime.records.eps import Eps
 
 FRAMES = 30
 

@@ -13,11 +13,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from edgeadv_runtime.attacks.suites import CONTROLS, SQUARE, SUITES
-from edgeadv_runtime.evaluation.release_gate import Ruling
-from edgeadv_runtime.evaluation.release_output import gate_junit
+from edgeadv_runtime.records.release_gate import Ruling
+from edgeadv_runtime.records.release_output import gate_junit
 from edgeadv_runtime.records.results import AttackParams, Results, Row
 from edgeadv_runtime.records.statistics import mcnemar_p, paired_difference_interval
+from edgeadv_runtime.records.suites import CONTROLS, SQUARE, SUITES
 
 N = 1000
 WHY = "at eps 8/255, pgd-margin broke 600 of 950 images that plain FGSM left standing; the reverse 0"

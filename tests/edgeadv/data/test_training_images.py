@@ -24,11 +24,11 @@ from edgeadv.training.loop import Progress
 from edgeadv.training.recipes import Task, distill, train
 from edgeadv.training.runs import Run
 from edgeadv.training.trainer import TrainConfig
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.bundle.training_images import TRAINING_FILE, TrainingImages
 from edgeadv_runtime.errors import DataError, IntegrityError
 from edgeadv_runtime.files import sha256_bytes
+from edgeadv_runtime.records.eps import Eps
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(epochs=2, batch_size=16, limit=64, augment="crop-flip")

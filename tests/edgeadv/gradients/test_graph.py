@@ -24,13 +24,13 @@ from edgeadv.gradients.graph import Node, QuantisedGraph, Surrogate, load_surrog
 from edgeadv.gradients.operators import OPERATORS
 from edgeadv.models.builder import PixelModel, evaluation_mode
 from edgeadv_export.quantised_graph import neutral
-from edgeadv_runtime.attacks.eps import Eps
-from edgeadv_runtime.attacks.suites import ON_SURROGATE, SUITES
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.bundle import Bundle, bundle_id
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.errors import BundleError, InputError, IntegrityError
 from edgeadv_runtime.files import sha256_file
+from edgeadv_runtime.records.eps import Eps
+from edgeadv_runtime.records.suites import ON_SURROGATE, SUITES
 
 CPU = torch.device("cpu")
 VARIANTS = ("int8-s8s8", "int8-u8s8")

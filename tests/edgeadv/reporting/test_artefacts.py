@@ -13,10 +13,10 @@ from edgeadv.reporting.accuracy import Line, models
 from edgeadv.reporting.charts import attack_classes, curves
 from edgeadv.reporting.inputs import load_inputs
 from edgeadv.reporting.phrases import LABELS, RULES, attack_label
-from edgeadv_runtime.attacks import suites
 from edgeadv_runtime.errors import SchemaError
 from edgeadv_runtime.evaluation import verdict_rules
 from edgeadv_runtime.files import write_json
+from edgeadv_runtime.records import suites
 from edgeadv_runtime.records.results import CLEAN, WORST_CASE
 
 U8S8 = "onnxruntime int8-u8s8"

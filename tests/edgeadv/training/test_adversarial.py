@@ -25,8 +25,8 @@ from edgeadv.training.loop import Progress, fit
 from edgeadv.training.recipes import Task, train
 from edgeadv.training.runs import Run
 from edgeadv.training.trainer import TrainConfig
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.records.eps import Eps
 
 CPU = torch.device("cpu")
 CLASSES = 4

@@ -22,8 +22,8 @@ from edgeadv.training.loop import Progress
 from edgeadv.training.recipes import Task, train
 from edgeadv.training.runs import Run
 from edgeadv.training.trainer import TrainConfig
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.errors import EdgeAdvError
+from edgeadv_runtime.records.eps import Eps
 
 KILLS, EPOCHS = 20, 32
 CONFIG = TrainConfig(epochs=EPOCHS, batch_size=32, limit=128, holdout=40, augment="crop-flip", ema=0.9)

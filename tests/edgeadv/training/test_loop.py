@@ -26,7 +26,6 @@ from edgeadv.training.objectives import HardLabels, Outcome
 from edgeadv.training.recipes import Task, train
 from edgeadv.training.runs import Run
 from edgeadv.training.trainer import TrainConfig
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.bundle.bundle import Classes
 from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.errors import (
@@ -39,6 +38,7 @@ from edgeadv_runtime.errors import (
     StorageError,
     TrainingError,
 )
+from edgeadv_runtime.records.eps import Eps
 
 CPU = torch.device("cpu")
 

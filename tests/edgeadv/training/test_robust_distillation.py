@@ -22,8 +22,8 @@ from edgeadv.training.recipes import DEFAULTS, Task, distill, train
 from edgeadv.training.robust_distillation import Ard, Rslad
 from edgeadv.training.runs import Run
 from edgeadv.training.trainer import TrainConfig
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.records.eps import Eps
 
 CPU = torch.device("cpu")
 CLASSES = 4

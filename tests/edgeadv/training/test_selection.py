@@ -25,8 +25,8 @@ from edgeadv.training.loop import OutOfTimeError, fit
 from edgeadv.training.objectives import HardLabels
 from edgeadv.training.selection import HOLDOUT, Standing, collapse, split_off, standing
 from edgeadv.training.trainer import TrainConfig
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.records.eps import Eps
 
 CPU = torch.device("cpu")
 EPS = Eps.parse("0.05")

@@ -23,10 +23,10 @@ from edgeadv.data.datasets import ImageSet, imagenet_classes, open_data
 from edgeadv.models.builder import Architecture, save_weights
 from edgeadv.reporting.study import FGSM_ALONE, entries, markdown, page
 from edgeadv.workflows.study import choose_images, make_subjects, published_name, published_preprocess, run_study
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.errors import InputError, SchemaError, StorageError
 from edgeadv_runtime.files import sha256_file
+from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.statistics import wilson_interval
 from edgeadv_runtime.records.study import Study
 

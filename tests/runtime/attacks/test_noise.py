@@ -11,12 +11,12 @@ from edgeadv_runtime.attacks.ball import image_rng
 from edgeadv_runtime.attacks.base import infos
 from edgeadv_runtime.attacks.batches import CleanBatch
 from edgeadv_runtime.attacks.crafting import craft
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.attacks.margins import margins
 from edgeadv_runtime.attacks.perturbation import check_crafted
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.records.eps import Eps
 
 EPS = Eps.parse_list("8/255,0.3")
 

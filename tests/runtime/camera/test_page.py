@@ -20,10 +20,10 @@ from PIL import Image
 from edgeadv.attacks.universal import universal_sign
 from edgeadv.data.datasets import ImageSet
 from edgeadv.models.builder import PixelModel
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.camera.demonstration import StoredPerturbation
+from edgeadv_runtime.records.eps import Eps
 
 EPS = Eps.parse("0.3")
 FLAGS = (

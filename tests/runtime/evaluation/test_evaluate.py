@@ -20,8 +20,6 @@ from edgeadv.cli._table import print_results
 from edgeadv_runtime.attacks.base import AttackInfo, CallableAttack, CraftedBatch, Evidence, Key, infos
 from edgeadv_runtime.attacks.batches import CleanBatch, DataInfo
 from edgeadv_runtime.attacks.crafting import craft
-from edgeadv_runtime.attacks.eps import Eps
-from edgeadv_runtime.attacks.suites import FGSM, LARGE_EPS, LINEARITY, NOISE, PGD_MARGIN, PGD_SMOOTHED, SQUARE
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
 from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
@@ -31,8 +29,10 @@ from edgeadv_runtime.evaluation.outcomes import Artefact, BatchOutcome, OutcomeS
 from edgeadv_runtime.evaluation.scoring import score_batches
 from edgeadv_runtime.evaluation.verdict import FEWEST_DRAWS, FEWEST_IMAGES, FEWEST_QUERIES
 from edgeadv_runtime.evaluation.verdict_rules import NEEDED
+from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.results import AttackParams, Results, Row
 from edgeadv_runtime.records.statistics import paired_difference_interval
+from edgeadv_runtime.records.suites import FGSM, LARGE_EPS, LINEARITY, NOISE, PGD_MARGIN, PGD_SMOOTHED, SQUARE
 
 SMALL, LARGE = Eps.parse("2/255"), Eps.parse("20/255")
 WEIGHTS = "a" * 64

@@ -13,27 +13,6 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 
 from edgeadv_runtime.attacks.base import CLEAN_KEY, AttackInfo, Evidence, Key
-from edgeadv_runtime.attacks.eps import Eps
-from edgeadv_runtime.attacks.suites import (
-    APGD_CE,
-    APGD_DLR,
-    APGD_TARGETED,
-    CUMULATIVE,
-    FGSM,
-    FGSM_RANDOM_START,
-    FGSM_RESCALED,
-    LARGE_EPS,
-    LINEARITY,
-    MI_FGSM,
-    NOISE,
-    PGD_CE,
-    PGD_MARGIN,
-    PGD_SMOOTHED,
-    SQUARE,
-    SUITES,
-    TRANSFER,
-    base_name,
-)
 from edgeadv_runtime.evaluation.outcomes import Artefact, BatchOutcome
 from edgeadv_runtime.evaluation.verdict import (
     FEWEST_DRAWS,
@@ -60,7 +39,28 @@ from edgeadv_runtime.evaluation.verdict_rules import (
     Threshold,
     breaks_linearity,
 )
+from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.results import AttackParams
+from edgeadv_runtime.records.suites import (
+    APGD_CE,
+    APGD_DLR,
+    APGD_TARGETED,
+    CUMULATIVE,
+    FGSM,
+    FGSM_RANDOM_START,
+    FGSM_RESCALED,
+    LARGE_EPS,
+    LINEARITY,
+    MI_FGSM,
+    NOISE,
+    PGD_CE,
+    PGD_MARGIN,
+    PGD_SMOOTHED,
+    SQUARE,
+    SUITES,
+    TRANSFER,
+    base_name,
+)
 
 N = FEWEST_IMAGES + 100
 ALL = (*NEEDED, NOISE, PGD_SMOOTHED, SQUARE, LARGE_EPS, LINEARITY)

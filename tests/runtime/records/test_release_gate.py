@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from edgeadv_runtime.attacks.eps import Eps
-from edgeadv_runtime.attacks.suites import CONTROLS, SQUARE, SUITES, SuiteName
 from edgeadv_runtime.errors import InputError, SchemaError
-from edgeadv_runtime.evaluation.release_gate import Gate, Ruling
+from edgeadv_runtime.records.eps import Eps
+from edgeadv_runtime.records.release_gate import Gate, Ruling
 from edgeadv_runtime.records.results import AttackParams, Results, Row
 from edgeadv_runtime.records.statistics import mcnemar_p, paired_difference_interval, wilson_interval
+from edgeadv_runtime.records.suites import CONTROLS, SQUARE, SUITES, SuiteName
 
 N = 1000
 WHY = "at eps 8/255, pgd-margin broke 600 of 950 images that plain FGSM left standing; the reverse 0"

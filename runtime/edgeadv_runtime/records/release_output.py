@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 from .._version import __version__
 from ..files import write_bytes, write_json
-from ..records.results import Results
 from .release_gate import Ruling
+from .results import Results
 
 SCHEMA_VERSION = 1
 SUITE_NAME = "edgeadv gate"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgeadv_runtime.attacks.eps import Eps
 from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.records.eps import Eps
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..attacks.suites import CONTROLS, NOISE, QUERY_ATTACKS, SQUARE, SUITES, Effort, SuiteName
-from ..records.results import WORST_CASE, Row
+from .results import WORST_CASE, Row
+from .suites import CONTROLS, NOISE, QUERY_ATTACKS, SQUARE, SUITES, Effort, SuiteName
 
 
 def lacking(worst: Row, rows: Sequence[Row], suite: SuiteName, *, classes: int | None = None) -> list[str]:

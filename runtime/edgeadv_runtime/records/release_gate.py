@@ -1,7 +1,7 @@
 """The gate: does a results file hold what a release asks for?
 
 Rules compare counts with the limit as it was written, so 400 of 1000 pass a limit of 0.40. Point estimates are judged; the
-95% interval is printed beside them. ``docs/gate.md`` explains the rules, :mod:`edgeadv_runtime.evaluation.release_output` writes them for a
+95% interval is printed beside them. ``docs/gate.md`` explains the rules, :mod:`edgeadv_runtime.records.release_output` writes them for a
 pipeline.
 """
 
@@ -13,12 +13,10 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
-from ..attacks.eps import Eps
-from ..attacks.suites import SQUARE, SUITES, SuiteName
 from ..bundle.variants import expanded
 from ..errors import InputError, SchemaError
-from ..records.results import CLEAN, ORDER, WORST_CASE, Results, Row
 from .effort import effort_of, lacking, only_transferred
+from .eps import Eps
 from .release_figures import (
     Drop,
     artefact_of,
@@ -34,6 +32,8 @@ from .release_figures import (
     standing_of,
     trained_on,
 )
+from .results import CLEAN, ORDER, WORST_CASE, Results, Row
+from .suites import SQUARE, SUITES, SuiteName
 
 BASELINE = "fp32"
 SUITE: SuiteName = "standard"
@@ -83,7 +83,7 @@ class Gate:
             for all in the file.
         backends: likewise.
         eps: the budget of the robust rules and of ``verdict``; None is the only one in the file.
-        suite: the least that rules on robust accuracy accept, of :data:`~edgeadv_runtime.attacks.suites.SUITES`; None is ``"standard"``.
+        suite: the least that rules on robust accuracy accept, of :data:`~edgeadv_runtime.records.suites.SUITES`; None is ``"standard"``.
 
     Raises:
         InputError: no rule, a limit that is not a share, an unknown verdict or suite, or ``baseline``, ``eps`` or ``suite``

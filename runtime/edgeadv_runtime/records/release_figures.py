@@ -8,9 +8,9 @@ from typing import Any
 
 from ..bundle.training_images import MOST_PERCENT, too_many
 from ..errors import InputError
-from ..records.results import CLEAN, ORDER, Results, Row
-from ..records.statistics import mcnemar_p, paired_difference_interval
 from .effort import effort_of
+from .results import CLEAN, ORDER, Results, Row
+from .statistics import mcnemar_p, paired_difference_interval
 
 _KEY = ("backend", "variant", "artifact_sha256")
 
