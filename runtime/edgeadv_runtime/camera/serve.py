@@ -39,6 +39,8 @@ _BOUNDARY = "frame"
 _PICTURES_PER_S = 15.0
 # each viewer costs a thread and its own compression of every picture, beside the model
 MOST_VIEWERS = 8
+IDLE_S = 30
+"""A connection that says nothing for as long is closed, and its thread ends."""
 _QUALITY = 85
 _MOST_BYTES = 1000
 _LEAST_SIDE = 224
@@ -190,6 +192,8 @@ class PageServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    # with the 5 of the standard library a few idle connections make others wait for seconds
+    request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that left is no error worth a traceback on the terminal."""
@@ -204,7 +208,7 @@ def _handler(view: View, token: str | None, *, own_names_only: bool) -> type[Bas
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        timeout = 30
+        timeout = IDLE_S
 
         def do_GET(self) -> None:
             path = self._admitted()

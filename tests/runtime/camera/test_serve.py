@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeadv_runtime.camera import serve
 from edgeadv_runtime.camera.serve import MOST_VIEWERS, PageServer, View, parse_address
 from edgeadv_runtime.errors import InputError, StorageError
 
@@ -230,3 +232,22 @@ def test_ipv6() -> None:
     assert parse_address("[::1]:80") == ("::1", 80)
     with PageServer(View(title="", eps=None), "[::1]:0") as page:
         assert page.url.startswith("http://[::1]:")
+
+
+def test_connections_that_never_finish_a_request_hold_up_nobody_and_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "IDLE_S", 5)
+    with served() as (_, port):
+        before = threading.active_count()
+        idle = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(158)]
+        for connection in idle[::2]:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: ")
+        assert ask(port, "/state")[0] == 200
+        assert threading.active_count() >= before + 100
+        # the other end closes: nothing more is read
+        assert [connection.recv(1) for connection in idle] == [b""] * 158
+        deadline = time.monotonic() + 10
+        while threading.active_count() > before + 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert threading.active_count() <= before + 1
+        for connection in idle:
+            connection.close()
