@@ -29,7 +29,9 @@ class Averaged(nn.Module):
 
     def __init__(self, model: nn.Module, draws: int, deviation: float = 0.0) -> None:
         super().__init__()
-        self.model, self.draws, self.deviation = model, draws, deviation
+        self.model: nn.Module = model
+        self.draws: int = draws
+        self.deviation: float = deviation
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, with the mean gradient behind them."""

@@ -48,7 +48,7 @@ class HalfCopy(nn.Module):
         super().__init__()
         self.exact = exact
         self.net = copy.deepcopy(exact.net).to(torch.float16, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.repaired = 0
+        self.repaired: int = 0
         self._exponent = self._fitting(sample)
 
     def _fitting(self, sample: Tensor) -> int:

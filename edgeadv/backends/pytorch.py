@@ -67,17 +67,17 @@ class TorchBackend(Backend):
             if threads < 1:
                 raise InputError(f"threads must be at least 1, not {threads}")
             torch.set_num_threads(threads)
-        self.model = load_model(bundle, device=device)
+        self.model: PixelModel = load_model(bundle, device=device)
         self._device = next(self.model.parameters()).device
         cuda = self._device.type == "cuda"
-        self.variant = VARIANT
-        self.provider = "cuda" if cuda else "cpu"
-        self.gpu_index = self._device.index if cuda else None
-        self.device = torch.cuda.get_device_name(self._device) if cuda else processor_name()
-        self.artifact_sha256 = bundle.weights_sha256
-        self.input_shape = bundle.preprocess.input_shape
-        self.n_classes = len(bundle.classes)
-        self.threads = threads
+        self.variant: str = VARIANT
+        self.provider: str = "cuda" if cuda else "cpu"
+        self.gpu_index: int | None = self._device.index if cuda else None
+        self.device: str = torch.cuda.get_device_name(self._device) if cuda else processor_name()
+        self.artifact_sha256: str = bundle.weights_sha256
+        self.input_shape: tuple[int, int, int] = bundle.preprocess.input_shape
+        self.n_classes: int = len(bundle.classes)
+        self.threads: int | None = threads
 
     def _infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
         with torch.no_grad():

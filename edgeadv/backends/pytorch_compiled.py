@@ -54,14 +54,19 @@ class CompiledTorchBackend(Backend):
                 f"torch-compiled serves {' and '.join(VARIANTS)}, not {variant}: use `backends` onnxruntime for other variants"
             )
         with TorchBackend(bundle, device=device, threads=threads) as plain:
-            self.provider, self.device, self.gpu_index = plain.provider, plain.device, plain.gpu_index
-            self.artifact_sha256, self.threads = plain.artifact_sha256, plain.threads
-            self.input_shape, self.n_classes = plain.input_shape, plain.n_classes
+            self.provider: str = plain.provider
+            self.device: str = plain.device
+            self.gpu_index: int | None = plain.gpu_index
+            self.artifact_sha256: str = plain.artifact_sha256
+            self.threads: int | None = plain.threads
+            self.input_shape: tuple[int, int, int] = plain.input_shape
+            self.n_classes: int = plain.n_classes
             network = plain.attack_model.to(memory_format=torch.channels_last)
         self._device = next(network.parameters()).device
         if variant == "fp16" and self.provider == "cpu":
             raise InputError("torch-compiled computes fp16 on a GPU only: use `provider` cuda, or `precisions` fp32")
-        self.variant, self._dtype = variant, torch.float32
+        self.variant: str = variant
+        self._dtype = torch.float32
         if variant == "fp16":
             self._dtype = torch.float16
             # another function than the one that gradients come from

@@ -132,8 +132,9 @@ class Surrogate(nn.Module):
         unknown = sorted({node.op for node in graph.nodes} - set(OPERATORS))
         if unknown:
             raise InputError(f"the surrogate of {graph.variant} has no operator {', '.join(unknown)}")
-        self.variant, self.sha256 = graph.variant, graph.onnx_sha256
-        self.gradients = f"surrogate {graph.variant}, straight-through"
+        self.variant: str = graph.variant
+        self.sha256: str = graph.onnx_sha256
+        self.gradients: str = f"surrogate {graph.variant}, straight-through"
         self._input, self._output = graph.input, graph.output
         constants, self._nodes = _folded(graph)
         self._last_use = _last_uses(self._nodes, graph.output)

@@ -114,8 +114,8 @@ class PixelModel(nn.Module):
 
     def __init__(self, net: nn.Module, architecture: Architecture) -> None:
         super().__init__()
-        self.net = net
-        self.architecture = architecture
+        self.net: nn.Module = net
+        self.architecture: Architecture = architecture
         self.register_buffer("mean", torch.tensor(architecture.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(architecture.std).view(1, 3, 1, 1), persistent=False)
 

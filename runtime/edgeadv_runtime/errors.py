@@ -48,7 +48,7 @@ class InputError(EdgeAdvError):
         text = field_or_text if problem is None else f"`{field_or_text}` {problem}"
         super().__init__(text)
         found = _FIELD.match(text)
-        self.field = None if found is None else found[1]
+        self.field: str | None = None if found is None else found[1]
 
 
 class DataError(InputError):

@@ -44,8 +44,9 @@ class WorstVersions:
     """
 
     def __init__(self, backend: Backend, batch: CleanBatch, logits: NDArray[np.float32] | None = None) -> None:
-        self.backend, self.batch = backend, batch
-        self.clean = to_tensor(batch.pixels)
+        self.backend: Backend = backend
+        self.batch: CleanBatch = batch
+        self.clean: NDArray[np.float32] = to_tensor(batch.pixels)
         logits = backend.infer(self.clean) if logits is None else logits
         self._clean_margin = margins(logits, batch.labels)
         self._tried: list[tuple[float, NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]] = []

@@ -103,13 +103,14 @@ class OnnxRuntimeBackend(Backend):
             )
         session = _open(ort, path, variant=variant, provider=provider, threads=threads)
         self._session: Any = session
-        self.variant = variant
-        self.provider = wanted
-        self.device = processor_name() if provider == CPU else find_gpu().name
-        self.artifact_sha256, self.float_sha256 = bundle.artifact_sha256(variant), bundle.float_sha256(variant)
-        self.input_shape = bundle.preprocess.input_shape
-        self.n_classes = len(bundle.classes)
-        self.threads = threads
+        self.variant: str = variant
+        self.provider: str = wanted
+        self.device: str = processor_name() if provider == CPU else find_gpu().name
+        self.artifact_sha256: str = bundle.artifact_sha256(variant)
+        self.float_sha256: str | None = bundle.float_sha256(variant)
+        self.input_shape: tuple[int, int, int] = bundle.preprocess.input_shape
+        self.n_classes: int = len(bundle.classes)
+        self.threads: int | None = threads
         self.node_share = _node_share(session)
         if self.node_share and wanted not in self.node_share:
             raise ProviderError(

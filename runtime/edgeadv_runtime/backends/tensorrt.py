@@ -89,25 +89,29 @@ class TensorRTBackend(Backend):
         if base_of(variant) == U8S8:
             raise InputError(TENSORRT_REFUSES_U8S8)
         # before anything of TensorRT's runtime is touched: some crash where there is no GPU
-        self.gpu = find_gpu(gpu_index)
-        self.gpu_index = self.gpu.index
+        self.gpu: Gpu = find_gpu(gpu_index)
+        self.gpu_index: int | None = self.gpu.index
         self._library = find_library(library)
         check_gpu(self._library, self.gpu, options)
         self._bundle, self._options, self._cache = bundle, options, EngineCache() if cache is None else cache
         self._lock, self._session = threading.RLock(), None
         self._graphs: tuple[bool | None, str | None] = (None, None)
-        self.variant, self.device = variant, self.gpu.name
-        self.artifact_sha256, self.float_sha256 = bundle.artifact_sha256(variant), bundle.float_sha256(variant)
-        self.input_shape, self.n_classes = bundle.preprocess.input_shape, len(bundle.classes)
+        self.variant: str = variant
+        self.device: str = self.gpu.name
+        self.artifact_sha256: str = bundle.artifact_sha256(variant)
+        self.float_sha256: str | None = bundle.float_sha256(variant)
+        self.input_shape: tuple[int, int, int] = bundle.preprocess.input_shape
+        self.n_classes: int = len(bundle.classes)
         try:
             self._session = self._open(trust_plan, progress)
-            self.provider = f"{self._library} with TF32" if self._tf32 else str(self._library)
-            self.profile, self.plan_sha256 = self._session.profile, self.engine.sha256
+            self.provider: str = f"{self._library} with TF32" if self._tf32 else str(self._library)
+            self.profile: BatchProfile = self._session.profile
+            self.plan_sha256: str = self.engine.sha256
             if not is_proved(self.engine, self.gpu):
                 if progress is not None:
                     progress(f"proving the engine of {variant} on {self.gpu.name}")
                 self._prove(self._session)
-            self.precision_label = str(self.engine.record["precision"]["label"])
+            self.precision_label: str = str(self.engine.record["precision"]["label"])
         except BaseException:
             with suppress(BackendError):  # the one that is being raised says more
                 self.close()

@@ -108,7 +108,7 @@ class NvmlMeter(Meter):
 
     covers_cpu = False
     # the counter moves in steps of up to 0.1 s
-    shortest_s = 1.0
+    shortest_s: float = 1.0
 
     def __init__(self, library: Any, handle: Any, started: ExitStack) -> None:
         """Use :meth:`open`."""
@@ -161,7 +161,7 @@ class TegrastatsMeter(Meter):
     """Power of a Jetson, sampled by its own ``tegrastats`` beside the series, times the wall time of the series."""
 
     covers_cpu = True
-    shortest_s = 0.0  # samples are counted instead
+    shortest_s: float = 0.0  # samples are counted instead
 
     def __init__(self, process: subprocess.Popen[bytes], log: int) -> None:
         """Use :meth:`open`."""
@@ -239,7 +239,7 @@ class RaplMeter(Meter):
 
     covers_cpu = True
     # the counters move every millisecond
-    shortest_s = 0.1
+    shortest_s: float = 0.1
 
     def __init__(self, zones: dict[Path, int]) -> None:
         """Use :meth:`open`."""

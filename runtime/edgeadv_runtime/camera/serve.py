@@ -62,7 +62,9 @@ class View:
             title: of the page.
             eps: budget of the stored perturbation, None if there is none and so no slider.
         """
-        self.title, self.eps, self.strength = title, eps, 0.0
+        self.title: str = title
+        self.eps: str | None = eps
+        self.strength: float = 0.0
         self._changed = threading.Condition()
         self._pixels: NDArray[np.uint8] | None = None
         self._state: dict[str, Any] = {}

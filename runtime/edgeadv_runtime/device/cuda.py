@@ -230,7 +230,7 @@ class Context:
         Raises:
             BackendError: CUDA refuses, most likely for want of memory.
         """
-        self.call = driver.call
+        self.call: Callable[..., None] = driver.call
         self._device = driver.get(_INT, "cuDeviceGet", index)
         self._handle = driver.get(_POINTER, "cuDevicePrimaryCtxRetain", self._device)
         self._open = True

@@ -109,7 +109,7 @@ class PlanExecutor:
             BackendError: the memory is not enough, or there is no execution context to be had, for the same reason.
         """
         self._loaded, self._cuda = loaded, cuda
-        self.profile = loaded.profile(image, n_classes)
+        self.profile: BatchProfile = loaded.profile(image, n_classes)
         self.times: dict[str, float] | None = None
         self.graph_note: str | None = None
         self._graphs: dict[int, Graph] = {}
@@ -292,7 +292,7 @@ class Session:
                 )  # fmt: skip
                 self._release_in_context(self._executor)
             undo.pop_all()
-        self.profile = self._executor.profile
+        self.profile: BatchProfile = self._executor.profile
 
     @property
     def times(self) -> dict[str, float] | None:
