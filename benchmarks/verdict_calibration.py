@@ -133,7 +133,7 @@ def run_int8(
     masking, (row,) = verdict_of(listed, outcomes, [Artefact.of(artefact)])
     hits = {key: np.concatenate([o.top1[0][key] for o in outcomes]) for key in outcomes[0].top1[0]}
     counts = {f"{key[0]} {key[1]}": int(flags.sum()) for key, flags in hits.items()}
-    outcome = Outcome(hits[CLEAN_KEY], np.all([*hits.values()], axis=0), row["verdict"], masking["evidence"], counts)
+    outcome = Outcome(hits[CLEAN_KEY], np.all([*hits.values()], axis=0), row.verdict, masking.evidence, counts)
     return Judged(surrogate, artefact, [surrogate, *it.bare]), outcome
 
 

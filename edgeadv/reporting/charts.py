@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from edgeadv_runtime.records.bench import BenchRow
-from edgeadv_runtime.records.results import CLEAN, WORST_CASE, Row
+from edgeadv_runtime.records.rows import CLEAN, WORST_CASE, Row
 from edgeadv_runtime.records.suites import base_name
 
 from .accuracy import Group

@@ -32,9 +32,10 @@ def gate_json(
     if results is not None:
         data = results.data
         about = {
-            "bundle_id": results.bundle.get("id"),
+            "bundle_id": results.bundle.id,
             "created": results.created,
-            "data": {key: data.get(key) for key in ("name", "split", "n", "sha256", "training_images")},
+            "data": {key: getattr(data, key) for key in ("name", "split", "n", "sha256")}
+            | {"training_images": data.trained_on},
         }
     return {
         "schema_version": SCHEMA_VERSION,
