@@ -13,6 +13,7 @@ from edgeadv_runtime.records.about import png_size
 from edgeadv_runtime.records.bench import Bench
 from edgeadv_runtime.records.measurement import read_measurement
 from edgeadv_runtime.records.results import Results
+from edgeadv_runtime.records.rows import NORMS
 
 # below this a browser's smoothing hides the pixels that the attack changed
 _PIXELATED_BELOW = 128
@@ -74,7 +75,7 @@ class Inputs:
     @property
     def norm(self) -> str:
         """In which all budgets of the results are measured."""
-        return next((file.results.norm for file in self.results if file.results.budgets), "linf")
+        return next((file.results.norm for file in self.results if file.results.budgets), NORMS[0])
 
 
 def load_inputs(files: Sequence[Path]) -> Inputs:

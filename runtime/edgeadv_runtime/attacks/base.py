@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from ..backends.base import Backend
 from ..errors import InputError
 from ..records.eps import Eps
-from ..records.rows import CLEAN, AttackParams
+from ..records.rows import CLEAN, NORMS, AttackParams
 from .batches import CleanBatch
-from .perturbation import NORMS
 
 Key = tuple[str, str]
 """Name of an attack and the text of its eps; ``(CLEAN, "0")`` for the image as it is."""

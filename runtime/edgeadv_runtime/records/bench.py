@@ -6,6 +6,7 @@ Readers ignore keys that they do not know; keys that came later have a default, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,8 @@ STAGES: tuple[Stage, ...] = ("preprocess", "inference", "end-to-end")
 SPLIT_STAGES: tuple[Stage, ...] = ("copy-in", "compute", "copy-out")
 # a stage that only older files have, of a check that this version does not make
 _IGNORED = "guarded"
+# of percentiles that lie between the same two times
+_ROUNDING = 1e-9
 Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -91,7 +94,7 @@ class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         times = [self.p50_ms, self.p90_ms, *([] if self.p99_ms is None else [self.p99_ms]), self.max_ms]
-        if times != sorted(times):
+        if any(high < low * (1 - _ROUNDING) for low, high in pairwise(times)):
             raise ValueError(f"the percentiles {', '.join(f'{ms:g}' for ms in times)} ms do not ascend")
         if (self.late or 0) > self.n:
             raise ValueError(f"late {self.late} is not a number of {self.n} frames")

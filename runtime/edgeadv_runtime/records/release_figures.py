@@ -99,8 +99,7 @@ def figure_of(row: Row) -> str:
 
 def budget_of(row: Row) -> str:
     """The budget; in L2 the same number is a far smaller one, so that is said."""
-    norm = row.params.norm or "linf"
-    return f"at eps {row.eps}" if norm == "linf" else f"at eps {row.eps} in {norm}"
+    return f"at eps {row.eps}" if row.norm == "linf" else f"at eps {row.eps} in {row.norm}"
 
 
 def scope_of(results: Results, row: Row) -> str:
@@ -140,7 +139,7 @@ def row_json(results: Results, row: Row) -> dict[str, Any]:
         **found,
         "eps": row.eps,
         "eps_value": row.eps_value,
-        "norm": row.params.norm or "linf",
+        "norm": row.norm,
         "threat": row.threat,
         "verdict": row.verdict,
         "evidence": list(row.reasons),

@@ -22,7 +22,7 @@ from .evidence import Masking, Verdict, least_believable
 from .machine import Environment
 from .measurement import SCHEMA_VERSION, read_measurement
 from .release_gate import Gate, GateOutcome, named
-from .rows import BASELINE, CLEAN, WORST_CASE, ArtefactId, Comparison, Row
+from .rows import BASELINE, CLEAN, NORMS, WORST_CASE, ArtefactId, Comparison, Row
 from .suites import SuiteName
 
 
@@ -42,6 +42,9 @@ class Results:
         created: UTC time, ISO 8601.
         edgeadv_version: what wrote it.
         path: the file that it was read from; None for what was just measured.
+
+    Raises:
+        ValueError: budgets are measured in several norms.
     """
 
     bundle: Subject
@@ -56,6 +59,10 @@ class Results:
     edgeadv_version: str = ""
     path: Path | None = field(default=None, compare=False)
 
+    def __post_init__(self) -> None:
+        if len(norms := {row.norm for row in self.rows if row.attack != CLEAN}) > 1:
+            raise ValueError(f"budgets are measured in {' and in '.join(sorted(norms))}: a run has one norm")
+
     @property
     def artefacts(self) -> tuple[ArtefactId, ...]:
         """What was scored, in the order of the file."""
@@ -64,7 +71,7 @@ class Results:
     @property
     def norm(self) -> str:
         """In which all budgets are measured, ``"linf"`` or ``"l2"``."""
-        return next((row.params.norm for row in self.rows if row.params.norm is not None), "linf")
+        return next((row.norm for row in self.rows if row.attack != CLEAN), NORMS[0])
 
     @property
     def budgets(self) -> tuple[Eps, ...]:

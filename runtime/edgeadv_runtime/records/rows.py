@@ -16,6 +16,8 @@ from .statistics import mcnemar_p, paired_difference_interval, wilson_interval
 Threat = Literal["white-box", "transfer", "query"]
 CLEAN = "clean"
 WORST_CASE = "worst-case"
+NORMS = ("linf", "l2")
+"""What budgets are measured in; the first where a row does not say."""
 BASELINE = "fp32"
 """The variant that others are compared with."""
 Size = Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
@@ -32,7 +34,7 @@ class AttackParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     after all of them.
     """
 
-    norm: str | None = None
+    norm: Annotated[str, msgspec.Meta(pattern="^(linf|l2)$")] | None = None
     loss: str | None = None
     steps: Count | None = None
     step_size: str | None = None
@@ -186,7 +188,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         if self.masking is None:
             raise ValueError(f"{self.attack} has no masking")
         try:
-            written = Eps.parse(self.eps, norm=self.params.norm or "linf").value
+            written = Eps.parse(self.eps, norm=self.norm).value
         except InputError as error:
             raise ValueError(str(error)) from error
         if abs(self.eps_value - written) > _ALIKE * written:
@@ -196,6 +198,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     def artefact(self) -> ArtefactId:
         """Whose row it is."""
         return ArtefactId(backend=self.backend, variant=self.variant, artifact_sha256=self.artifact_sha256)
+
+    @property
+    def norm(self) -> str:
+        """In which the budget is measured, of :data:`NORMS`."""
+        return self.params.norm or NORMS[0]
 
     @property
     def verdict(self) -> Verdict:
