@@ -31,10 +31,10 @@ def print_results(results: Results) -> None:
     table.add_column("masking check", style="bold")
     for artefact in results.artefacts:
         rows = results.select(artefact=artefact)
-        (clean,) = (row for row in rows if row.attack == CLEAN)
+        clean = next((row for row in rows if row.attack == CLEAN), None)
         worst_rows = [row for row in rows if row.attack == WORST_CASE]
         if not worst_rows:
-            table.add_row(str(artefact), "", f"{clean.top1:.1%}", "", "", "", "", "")
+            table.add_row(str(artefact), "", _cell(clean), "", "", "", "", "")
         for worst in worst_rows:
             attacks = [row for row in rows if row.eps == worst.eps and row.attack != WORST_CASE]
             plain = next((row for row in attacks if row.attack == FGSM), None)
@@ -42,7 +42,7 @@ def print_results(results: Results) -> None:
             others = [row for row in attacks if row.gradients is None]
             low, high = worst.top1_ci95
             cells = [
-                str(artefact), worst.eps, f"{clean.top1:.1%}", _cell(plain), _strongest(gradient), _strongest(others),
+                str(artefact), worst.eps, _cell(clean), _cell(plain), _strongest(gradient), _strongest(others),
                 f"{worst.top1:.1%} [{low:.1%}, {high:.1%}]", worst.verdict,
             ]  # fmt: skip
             table.add_row(*(Text(cell) for cell in cells))

@@ -11,7 +11,7 @@ import msgspec
 
 from ..bundle.confidence import Bin, ece
 from ..bundle.training_images import overlap_sentence, too_many
-from ..decoding import Count, Share
+from ..decoding import Count, Sha256, Share
 from .rows import Size
 from .statistics import wilson_interval
 
@@ -161,7 +161,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: str | None = None
     name: str
     title: str | None = None
-    weights_sha256: str | None = None
+    weights_sha256: Sha256 | None = None
     architecture: Facts | None = None
     provenance: Facts | None = None
     confidence: Calibration | None = None
@@ -189,7 +189,7 @@ class ScoredData(msgspec.Struct, frozen=True, kw_only=True):
         name: of the data.
         split: ``"test"``, or ``"all"`` for an unsplit folder.
         n: scored images.
-        sha256: over every scored image and label in order.
+        sha256: over every scored image and label in order; None where that is not known.
         unreadable: one message for each image that was left out.
         calibration_left_out: images that int8 was calibrated on: not scored on any artefact.
         classes: of the model; None in older files.
@@ -203,7 +203,7 @@ class ScoredData(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     split: str = ""
     n: Size
-    sha256: str = ""
+    sha256: Sha256 | None = None
     unreadable: tuple[str, ...] = ()
     calibration_left_out: Count = 0
     classes: Size | None = None

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from ..decoding import Count, convert
+from ..decoding import Count, Sha256, convert
 from ..files import write_json
 from .about import Skipped, Subject
 from .machine import Conditions, Environment
@@ -65,7 +65,7 @@ class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     variant: str
-    artifact_sha256: str
+    artifact_sha256: Sha256
     backend: str
     provider: str
     device: str

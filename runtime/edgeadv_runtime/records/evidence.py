@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from ..decoding import Count
+from ..decoding import Count, Share
 
 Verdict = Literal["UNCHECKED", "PASS", "SUSPECT", "MASKED"]
 ORDER: tuple[Verdict, ...] = ("PASS", "UNCHECKED", "SUSPECT", "MASKED")
@@ -45,10 +45,10 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attack: str | None = None
     eps: str | None = None
     n: Count | None = None
-    value: float | None = None
-    lower_bound: float | None = None
-    suspect_above: float | None = None
-    masked_above: float | None = None
+    value: Annotated[float, msgspec.Meta(ge=-1, le=1)] | None = None
+    lower_bound: Annotated[float, msgspec.Meta(ge=-2, le=1)] | None = None
+    suspect_above: Share | None = None
+    masked_above: Share | None = None
     finding: Verdict | None
     text: str
     gained: Count | None = None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
-from ..decoding import Count, Share, convert
+from ..decoding import Count, Sha256, Share, convert
 from ..errors import InputError
 from .eps import Eps
 from .evidence import RowMasking, Verdict
@@ -78,7 +78,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
         cuda_graph_note: why they did not; None if nothing was against it.
     """
 
-    plan_sha256: str
+    plan_sha256: Sha256
     profile: tuple[Size, Size, Size]
     precision: Literal["verified", "declared"]
     library: str = ""
@@ -111,7 +111,7 @@ class ArtefactId(msgspec.Struct, frozen=True, kw_only=True):
 
     backend: str
     variant: str
-    artifact_sha256: str
+    artifact_sha256: Sha256
 
     def __str__(self) -> str:
         return f"{self.backend} {self.variant}"
@@ -153,7 +153,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     variant: str
-    artifact_sha256: str
+    artifact_sha256: Sha256
     backend: str
     provider: str
     device: str
@@ -184,6 +184,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
                 f"correct_top5 {self.correct_top5} of {self.attack} is less than correct_top1 {self.correct_top1}"
             )
         if self.attack == CLEAN:
+            if self.eps != "0" or self.eps_value:
+                raise ValueError(f"{CLEAN} has eps {self.eps}, not 0")
             return
         if self.masking is None:
             raise ValueError(f"{self.attack} has no masking")

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ..bundle.preprocess import Interpolation
-from ..decoding import Count, convert
+from ..decoding import Count, Sha256, convert
 from ..files import write_json
 from .measurement import SCHEMA_VERSION, read_measurement
 from .results import Results
@@ -31,7 +31,7 @@ class StudyWeights(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     file: str | None
     name: str | None = None
-    sha256: str | None = None
+    sha256: Sha256 | None = None
     map: str | None = None
 
     def __str__(self) -> str:
@@ -85,7 +85,7 @@ class StudyData(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     split: str
     n: Size
-    images_sha256: str
+    images_sha256: Sha256
 
 
 class StudySettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -47,7 +48,7 @@ def row(variant: str, attack: str, correct: int, verdict: str = "PASS") -> Row:
     params = AttackParams(attacks=("clean", *STANDARD)) if attack == "worst-case" else AttackParams()
     masking = RowMasking(verdict=verdict, evidence=() if verdict == "PASS" else (WHY,))  # type: ignore[arg-type]
     return Row(
-        variant=variant, artifact_sha256=variant.ljust(64, "0"), backend="onnxruntime", provider="cpu", device="a CPU",
+        variant=variant, artifact_sha256=hashlib.sha256(variant.encode()).hexdigest(), backend="onnxruntime", provider="cpu", device="a CPU",
         attack=attack, params=params, eps="8/255" if attacked else "0", eps_value=8 / 255 if attacked else 0.0,
         threat="query" if attacked else None, gradients="torch fp32" if attacked else None, n=N, correct_top1=correct,
         correct_top5=None, zero_gradient_share=None, masking=masking if attacked else None,
@@ -56,7 +57,7 @@ def row(variant: str, attack: str, correct: int, verdict: str = "PASS") -> Row:
 
 def compared(attack: str, eps: str, lost: int, gained: int) -> Comparison:
     ends = [
-        ArtefactId(backend="onnxruntime", variant=variant, artifact_sha256=variant.ljust(64, "0"))
+        ArtefactId(backend="onnxruntime", variant=variant, artifact_sha256=hashlib.sha256(variant.encode()).hexdigest())
         for variant in ("fp32", "int8-u8s8")
     ]
     return Comparison(attack=attack, eps=eps, baseline=ends[0], artefact=ends[1], n=N, lost=lost, gained=gained)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,7 +30,7 @@ Artefact = tuple[str, str]
 
 
 def sha(artefact: Artefact) -> str:
-    return f"{artefact[0]}-{artefact[1]}".ljust(64, "0")
+    return hashlib.sha256(f"{artefact[0]}-{artefact[1]}".encode()).hexdigest()
 
 
 BEHIND = ("clean", *(name for name in SUITES["standard"] if name not in CONTROLS and name != SQUARE), "square@it")

@@ -130,7 +130,7 @@ def test_what_a_person_must_know_of_a_plan() -> None:
 
 def test_each_plan_is_listed_once() -> None:
     other = replace(PLAN, plan_sha256="e" * 64)
-    rows = [row(), row(engine=PLAN), row(engine=replace(PLAN), attack="clean"), row(engine=other, variant="int8-s8s8")]
+    rows = [row(), row(engine=PLAN), row(engine=replace(PLAN), attack="pgd"), row(engine=other, variant="int8-s8s8")]
     assert engines(rows) == [("torch fp32", PLAN), ("torch int8-s8s8", other)]
 
 
