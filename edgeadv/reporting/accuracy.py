@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from edgeadv_runtime.records.evidence import ORDER, Finding, Verdict, least_believable
-from edgeadv_runtime.records.rows import CLEAN, WORST_CASE, ArtefactId, Row, engines
+from edgeadv_runtime.records.rows import CLEAN, WORST_CASE, ArtefactId, ArtefactRow, Row, engines
 from edgeadv_runtime.records.suites import FGSM, base_name
 
 from .inputs import Inputs, ResultsFile
@@ -36,7 +36,7 @@ class Artefact:
     device: str
 
     @classmethod
-    def of(cls, row: Row) -> Artefact:
+    def of(cls, row: ArtefactRow) -> Artefact:
         """The artefact of ``row``."""
         return cls(row.backend, row.variant, row.provider, row.device)
 

@@ -157,7 +157,7 @@ def _timed(file: BenchFile, scale: charts.LatencyScale | None) -> Iterator[Timed
         return
 
     def key(row: BenchRow) -> tuple[Artefact, int | None]:
-        return Artefact(row.backend, row.variant, row.provider, row.device), row.threads
+        return Artefact.of(row), row.threads
 
     for artefact, threads in dict.fromkeys(key(row) for row in file.bench.rows):
         rows = [row for row in file.bench.rows if key(row) == (artefact, threads)]

@@ -193,7 +193,8 @@ class ScoredData(msgspec.Struct, frozen=True, kw_only=True):
         unreadable: one message for each image that was left out.
         calibration_left_out: images that int8 was calibrated on: not scored on any artefact.
         classes: of the model; None in older files.
-        training_images: how many of the ``n`` the network was trained on; None where the bundle does not know, unset in older files.
+        training_images: how many of the ``n`` the network was trained on; None where the bundle does not know, unset
+            in older files.
         allow_training_images: whether more than 1% of them were allowed.
 
     Raises:

@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from ..decoding import Count, Sha256, convert
+from ..decoding import Count, convert
 from ..files import write_json
-from .about import Skipped, Subject
+from .about import Positive, Skipped, Subject
 from .machine import Conditions, Environment
 from .measurement import SCHEMA_VERSION, read_measurement
-from .rows import ArtefactId, EngineInfo, Size
+from .rows import ArtefactRow, Size
 
 Mode = Literal["back-to-back", "paced"]
 Stage = Literal["preprocess", "inference", "end-to-end", "copy-in", "compute", "copy-out"]
@@ -28,18 +28,12 @@ _IGNORED = "guarded"
 # of percentiles that lie between the same two times
 _ROUNDING = 1e-9
 Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
-class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
+class BenchRow(ArtefactRow, frozen=True, kw_only=True):
     """One stage of one artefact at one batch size.
 
     Attributes:
-        variant: the artefact's name in the bundle.
-        artifact_sha256: hash of the file that was run.
-        backend: what ran it; with ``provider`` and ``device`` this says whose figure it is.
-        provider: what executed it inside the backend.
-        device: the device in words.
         threads: CPU threads a call may use; None where that is left to the library.
         batch: images in a call.
         mode: ``"back-to-back"``: the next call at once; ``"paced"``: a call at every tick of ``rate_hz``.
@@ -58,17 +52,11 @@ class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
         energy_mj_per_image: millijoules over the whole series for each of its images; None where nothing measured it, or
             the series was too short for what did.
         energy_source: what measured it and what it covers; None where nothing could.
-        engine: the plan that ran; None for a backend without one.
 
     Raises:
         ValueError: the times do not ascend, or more frames were late than there were.
     """
 
-    variant: str
-    artifact_sha256: Sha256
-    backend: str
-    provider: str
-    device: str
     threads: Size | None
     batch: Size
     mode: Mode
@@ -85,12 +73,6 @@ class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
     includes: str
     energy_mj_per_image: Positive | None = None
     energy_source: str | None = None
-    engine: EngineInfo | None = None
-
-    @property
-    def artefact(self) -> ArtefactId:
-        """Whose row it is."""
-        return ArtefactId(backend=self.backend, variant=self.variant, artifact_sha256=self.artifact_sha256)
 
     def __post_init__(self) -> None:
         times = [self.p50_ms, self.p90_ms, *([] if self.p99_ms is None else [self.p99_ms]), self.max_ms]

@@ -40,8 +40,8 @@ class Drop:
             )
         if counts.n != row.n or counts.lost - counts.gained != base.correct_top1 - row.correct_top1:
             raise SchemaError(
-                f"{results.name} is not a complete results file (the comparison of {row.artefact} with {base.artefact} contradicts "
-                "the rows); measure again"
+                f"{results.name} is not a complete results file (the comparison of {row.artefact} with {base.artefact} "
+                "contradicts the rows); measure again"
             )
         return cls(row, base, counts)
 
@@ -156,4 +156,7 @@ def trained_on(results: Results) -> str | None:
     data = results.data
     if not data.flatters:
         return None
-    return f"{data.trained_on} of the {data.n} images are training images, and at most {MOST_PERCENT}% may be: evaluate on others"
+    return (
+        f"{data.trained_on} of the {data.n} images are training images, and at most {MOST_PERCENT}% may be: "
+        "evaluate on others"
+    )

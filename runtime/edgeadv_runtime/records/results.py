@@ -161,11 +161,19 @@ class Results:
         return None
 
     def gate(
-        self, *, eps: Eps | str | None = None, min_clean: float | None = None, min_robust: float | None = None,
-        max_drop_clean: float | None = None, max_drop_robust: float | None = None, verdict: str | None = None,
-        variants: Sequence[str] | None = None, backends: Sequence[str] | None = None, baseline: str | None = None,
+        self,
+        *,
+        eps: Eps | str | None = None,
+        min_clean: float | None = None,
+        min_robust: float | None = None,
+        max_drop_clean: float | None = None,
+        max_drop_robust: float | None = None,
+        verdict: str | None = None,
+        variants: Sequence[str] | None = None,
+        backends: Sequence[str] | None = None,
+        baseline: str | None = None,
         suite: SuiteName | None = None,
-    ) -> GateOutcome:  # fmt: skip
+    ) -> GateOutcome:
         """Judge the file by the rules of a release; at least one must be given. ``docs/gate.md`` explains them.
 
         Args:
@@ -185,10 +193,17 @@ class Results:
             SchemaError: the file's comparisons contradict its rows.
         """
         return Gate(
-            eps=Eps.parse(eps, norm=self.norm) if isinstance(eps, str) else eps, min_clean=min_clean, min_robust=min_robust,
-            max_drop_clean=max_drop_clean, max_drop_robust=max_drop_robust, verdict=verdict, baseline=baseline,
-            variants=tuple(variants or ()), backends=tuple(backends or ()), suite=suite,
-        ).judge(self)  # fmt: skip
+            eps=Eps.parse(eps, norm=self.norm) if isinstance(eps, str) else eps,
+            min_clean=min_clean,
+            min_robust=min_robust,
+            max_drop_clean=max_drop_clean,
+            max_drop_robust=max_drop_robust,
+            verdict=verdict,
+            baseline=baseline,
+            variants=tuple(variants or ()),
+            backends=tuple(backends or ()),
+            suite=suite,
+        ).judge(self)
 
     @property
     def name(self) -> str:
@@ -202,10 +217,14 @@ class Results:
             for name in ("bundle", "data", "environment", "masking", "skipped", "examples")
         }
         return {
-            "schema_version": SCHEMA_VERSION, "kind": "results", "edgeadv_version": self.edgeadv_version, "created": self.created,
-            **parts, "rows": [row.to_json() for row in self.rows],
+            "schema_version": SCHEMA_VERSION,
+            "kind": "results",
+            "edgeadv_version": self.edgeadv_version,
+            "created": self.created,
+            **parts,
+            "rows": [row.to_json() for row in self.rows],
             "comparisons": [entry.to_json() for entry in self.comparisons],
-        }  # fmt: skip
+        }
 
     def save(self, path: str | Path) -> None:
         """Write the file atomically.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -117,15 +117,35 @@ class ArtefactId(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.backend} {self.variant}"
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One artefact under one attack at one budget. Accuracy is over all ``n`` scored images.
+class ArtefactRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of a results or bench file: which artefact it is about, and what ran it.
 
     Attributes:
         variant: the artefact's name in the bundle.
-        artifact_sha256: hash of the file that was scored.
-        backend: what scored it; with ``provider`` and ``device`` this says whose figure it is.
+        artifact_sha256: hash of the file that ran.
+        backend: what ran it; with ``provider`` and ``device`` this says whose figure it is.
         provider: what executed it inside the backend.
         device: the device in words.
+        engine: the plan that ran; None for a backend without one.
+    """
+
+    variant: str
+    artifact_sha256: Sha256
+    backend: str
+    provider: str
+    device: str
+    engine: EngineInfo | None = None
+
+    @property
+    def artefact(self) -> ArtefactId:
+        """Whose row it is."""
+        return ArtefactId(backend=self.backend, variant=self.variant, artifact_sha256=self.artifact_sha256)
+
+
+class Row(ArtefactRow, frozen=True, kw_only=True):
+    """One artefact under one attack at one budget. Accuracy is over all ``n`` scored images.
+
+    Attributes:
         attack: ``"clean"``, ``"fgsm"``, ..., or ``"worst-case"``: per image, over the clean image and every adversarial
             image within ``eps``.
         params: how the attack was run.
@@ -142,7 +162,6 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         zero_gradient_share: share of the ``n`` images whose gradient was zero or not finite, so not attacked; None if
             unknown or not applicable.
         masking: the artefact's verdict, with the sentences of what was found; None for clean.
-        engine: the plan that ran; None for a backend without one.
         rounding_lost: images that the attack broke before they were rounded to 8 bits and not afterwards; None where nothing
             was rounded or it cannot be told. ``docs/results.md`` says on which model.
         training_images: of the ``n`` images, those that the network was trained on; None where that is not known. More than 1%,
@@ -152,11 +171,6 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         ValueError: the counts or the budget do not fit together.
     """
 
-    variant: str
-    artifact_sha256: Sha256
-    backend: str
-    provider: str
-    device: str
     attack: str
     params: AttackParams
     eps: str
@@ -168,7 +182,6 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     correct_top5: Count | None
     zero_gradient_share: Share | None
     masking: RowMasking | None
-    engine: EngineInfo | None = None
     rounding_lost: Count | None = None
     training_images: Count | None = None
 
@@ -195,11 +208,6 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(str(error)) from error
         if abs(self.eps_value - written) > _ALIKE * written:
             raise ValueError(f"eps_value {self.eps_value} of {self.attack} contradicts eps {self.eps}")
-
-    @property
-    def artefact(self) -> ArtefactId:
-        """Whose row it is."""
-        return ArtefactId(backend=self.backend, variant=self.variant, artifact_sha256=self.artifact_sha256)
 
     @property
     def norm(self) -> str:
@@ -302,18 +310,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return {**msgspec.to_builtins(self), "drop": self.drop, "drop_ci95": list(self.interval), "mcnemar_p": self.p}
 
 
-class _Measured(Protocol):
-    """A row of either file."""
-
-    @property
-    def backend(self) -> str: ...
-    @property
-    def variant(self) -> str: ...
-    @property
-    def engine(self) -> EngineInfo | None: ...
-
-
-def engines(rows: Iterable[_Measured]) -> list[tuple[str, EngineInfo]]:
+def engines(rows: Iterable[ArtefactRow]) -> list[tuple[str, EngineInfo]]:
     """The plans behind ``rows``, each once, with the backend and variant that ran it."""
-    found = ((f"{row.backend} {row.variant}", row.engine) for row in rows if row.engine is not None)
+    found = ((str(row.artefact), row.engine) for row in rows if row.engine is not None)
     return list(dict.fromkeys(found))

@@ -129,10 +129,13 @@ class Study:
     def to_json(self) -> dict[str, Any]:
         """The file's JSON value."""
         return {
-            "schema_version": SCHEMA_VERSION, "kind": "study", "edgeadv_version": self.edgeadv_version,
-            "created": self.created, "settings": msgspec.to_builtins(self.settings),
+            "schema_version": SCHEMA_VERSION,
+            "kind": "study",
+            "edgeadv_version": self.edgeadv_version,
+            "created": self.created,
+            "settings": msgspec.to_builtins(self.settings),
             "results": [result.to_json() for result in self.results],
-        }  # fmt: skip
+        }
 
     def save(self, path: str | Path) -> None:
         """Write the file atomically.

@@ -82,18 +82,24 @@ def measured() -> dict[str, Any]:
     plan = EngineInfo(plan_sha256=SHA, profile=(1, 2, 4), precision="declared")
     kept[-1]["engine"] = {name: getattr(plan, name) for name in plan.__struct_fields__}
     value |= {
-        "rows": kept, "examples": value["examples"][:1], "comparisons": value["comparisons"][:2],
+        "rows": kept,
+        "examples": value["examples"][:1],
+        "comparisons": value["comparisons"][:2],
         "skipped": [{"backend": "torch", "variant": "fp16", "reason": "no"}],
-    }  # fmt: skip
+    }
     value["masking"]["evidence"] = value["masking"]["evidence"][:2]
     value["bundle"]["provenance"] = {"recipe": {"eps": "8/255"}}
     value["data"] |= {"training_images": 0, "allow_training_images": False}
     value["bundle"]["confidence"] = {
-        "temperature": 1.8, "n": 500, "n_held_out": 4, "nll_before": 0.62, "nll_after": 0.51,
+        "temperature": 1.8,
+        "n": 500,
+        "n_held_out": 4,
+        "nll_before": 0.62,
+        "nll_after": 0.51,
         "rejection": {"coverage": 0.95, "threshold": 0.41, "answered": 3, "wrong": 2, "wrong_answered": 1},
         "data": {"name": "photos", "split": "test"},
         "reliability": {when: [{"n": 4, "confidence": 0.9, "accuracy": 0.5}] for when in ("before", "after")},
-    }  # fmt: skip
+    }
     return value
 
 
@@ -166,15 +172,36 @@ def make_bench() -> Bench:
     )
     state = Conditions(time="t", load_average=(0.1,), cpu_mhz=(1500.0,), temperatures_c={"cpu": 40.0}, gpus=(gpu,))
     row = BenchRow(
-        variant="fp16", artifact_sha256=SHA, backend="tensorrt", provider="TensorRT", device="a GPU", threads=2, batch=1,
-        mode="paced", rate_hz=30.0, stage="inference", n=1000, warm_up=5, p50_ms=1.0, p90_ms=1.2, p99_ms=1.3, max_ms=9.0,
-        images_per_s=30.0, late=2, includes="all", energy_mj_per_image=3.0, energy_source="a meter",
+        variant="fp16",
+        artifact_sha256=SHA,
+        backend="tensorrt",
+        provider="TensorRT",
+        device="a GPU",
+        threads=2,
+        batch=1,
+        mode="paced",
+        rate_hz=30.0,
+        stage="inference",
+        n=1000,
+        warm_up=5,
+        p50_ms=1.0,
+        p90_ms=1.2,
+        p99_ms=1.3,
+        max_ms=9.0,
+        images_per_s=30.0,
+        late=2,
+        includes="all",
+        energy_mj_per_image=3.0,
+        energy_source="a meter",
         engine=EngineInfo(plan_sha256=SHA, profile=(1, 2, 4), precision="verified"),
-    )  # fmt: skip
+    )
     return Bench(
-        bundle=Subject(id="b", name="x"), environment=Environment(processor="p", cores=2, versions={"numpy": "2"}),
-        conditions={"before": state, "after": state}, rows=(row,), warnings=("hot",),
-    )  # fmt: skip
+        bundle=Subject(id="b", name="x"),
+        environment=Environment(processor="p", cores=2, versions={"numpy": "2"}),
+        conditions={"before": state, "after": state},
+        rows=(row,),
+        warnings=("hot",),
+    )
 
 
 def test_bench(tmp_path: Path) -> None:
@@ -194,17 +221,31 @@ def test_bench(tmp_path: Path) -> None:
 def test_study(measured: dict[str, Any], tmp_path: Path) -> None:
     steps = {"resize": 256, "crop": 224, "interpolation": "bilinear"}
     architecture = {
-        "name": "a", "source": "torchvision", "weights": {"file": "a.pth", "sha256": SHA, "map": "by-name"}, "preprocess": steps,
-        "preprocess_published": True, "mean": [0.5] * 3, "std": [0.25] * 3,
-    }  # fmt: skip
+        "name": "a",
+        "source": "torchvision",
+        "weights": {"file": "a.pth", "sha256": SHA, "map": "by-name"},
+        "preprocess": steps,
+        "preprocess_published": True,
+        "mean": [0.5] * 3,
+        "std": [0.25] * 3,
+    }
     settings = {
-        "architectures": [architecture], "data": {"name": "d", "split": "all", "n": 9, "images_sha256": SHA}, "seed": 0,
-        "attack": "fgsm", "eps": ["8/255"], "libraries": {"timm": "1"},
-    }  # fmt: skip
+        "architectures": [architecture],
+        "data": {"name": "d", "split": "all", "n": 9, "images_sha256": SHA},
+        "seed": 0,
+        "attack": "fgsm",
+        "eps": ["8/255"],
+        "libraries": {"timm": "1"},
+    }
     measured["rows"], measured["examples"] = measured["rows"][:1], []
     value = {
-        "kind": "study", "schema_version": 1, "edgeadv_version": "0", "created": "t", "settings": settings, "results": [measured]
-    }  # fmt: skip
+        "kind": "study",
+        "schema_version": 1,
+        "edgeadv_version": "0",
+        "created": "t",
+        "settings": settings,
+        "results": [measured],
+    }
 
     def read(path: Path) -> None:
         found = Study.load(path)
