@@ -100,7 +100,7 @@ class Line:
         return above >= _MUCH_HIGHER or (above > 0 and self.worst.verdict != "PASS")
 
     @property
-    def told(self) -> tuple[Row, ...]:
+    def summary(self) -> tuple[Row, ...]:
         """The rows that the page shows at first sight, from clean to worst case."""
         rows = (self.rows.get(CLEAN), self.fgsm, self.gradient, self.query, self.worst)
         return tuple({row.attack: row for row in rows if row}.values())
@@ -168,7 +168,7 @@ class Group:
     @property
     def drawn(self) -> Group:
         """The same with those attacks alone that make a line of the curves: those that are strongest at the largest eps."""
-        kept = {row.attack for line in self.attacked[-1:] for row in line.told}
+        kept = {row.attack for line in self.attacked[-1:] for row in line.summary}
         lines = (
             replace(line, rows={name: row for name, row in line.rows.items() if name in kept}) for line in self.lines
         )
@@ -207,13 +207,13 @@ class Model:
     headline: Headline
 
     @property
-    def told(self) -> tuple[Finding, ...]:
+    def findings(self) -> tuple[Finding, ...]:
         """What the masking check found, the worst first, and then why it could not tell."""
-        told = [finding for finding in self.file.results.masking.evidence if finding.matters]
-        return tuple(sorted(told, key=lambda finding: -ORDER.index(finding.finding or ORDER[0])))
+        found = [finding for finding in self.file.results.masking.evidence if finding.matters]
+        return tuple(sorted(found, key=lambda finding: -ORDER.index(finding.finding or ORDER[0])))
 
     @property
-    def silent(self) -> tuple[Finding, ...]:
+    def nothing_found(self) -> tuple[Finding, ...]:
         """Where it looked and found nothing."""
         return tuple(finding for finding in self.file.results.masking.evidence if not finding.matters)
 

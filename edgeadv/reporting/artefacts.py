@@ -157,7 +157,7 @@ def _reason(model: Model, group: Group) -> str | None:
     """The first sentence that led to the verdict."""
     if group.verdict == ORDER[0]:
         return None
-    rule = {finding.text for finding in model.told if finding.finding == group.verdict}
+    rule = {finding.text for finding in model.findings if finding.finding == group.verdict}
     return next((text for text in group.reasons if text in rule), next(iter(group.reasons), None))
 
 
@@ -240,8 +240,8 @@ def _losses(candidates: Sequence[Candidate], eps: str | None) -> Iterator[str]:
         yield f"{said} measurably against fp32; with {n:,} images a loss of up to {unseen:.1f} points could go unseen."
     for who, parts in lost.items():
         if parts:
-            told = " and ".join(f"{100 * drop.drop:.1f} points {name}" for name, drop in parts)
-            yield f"{who.label} loses {told} against fp32."
+            losses = " and ".join(f"{100 * drop.drop:.1f} points {name}" for name, drop in parts)
+            yield f"{who.label} loses {losses} against fp32."
 
 
 def _fastest(candidates: Sequence[Candidate]) -> tuple[list[Candidate], tuple[str, ...]]:

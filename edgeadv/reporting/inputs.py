@@ -111,17 +111,17 @@ def load_inputs(files: Sequence[Path]) -> Inputs:
         raise InputError(
             f"eps is measured in {' in some of these results, and in '.join(norms)} in others: make a report of each"
         )
-    return Inputs(_told_apart(results), _told_apart(benches))
+    return Inputs(_distinct(results), _distinct(benches))
 
 
-def _told_apart(files: Sequence[_File]) -> tuple[_File, ...]:
+def _distinct(files: Sequence[_File]) -> tuple[_File, ...]:
     """Files of equal titles with as much of their paths behind it as differs: two runs of one model must stay tellable apart."""
     titles = [file.title for file in files]
-    told = []
+    found = []
     for file in files:
         others = [other.path.resolve() for other in files if other.title == file.title and other is not file]
         parts = file.path.resolve().parts
         count = next((n for n in range(1, len(parts)) if all(o.parts[-n:] != parts[-n:] for o in others)), len(parts))
         end = "/".join(parts[-count:])
-        told.append(replace(file, title=f"{file.title} ({end})") if titles.count(file.title) > 1 else file)
-    return tuple(told)
+        found.append(replace(file, title=f"{file.title} ({end})") if titles.count(file.title) > 1 else file)
+    return tuple(found)

@@ -211,11 +211,11 @@ def _check_plan(backend: Backend, sizes: Sequence[int]) -> None:
     if engine is None:
         return
     least, best, most = engine.profile
-    if odd := [size for size in sizes if not least <= size <= most]:
+    if unserved := [size for size in sizes if not least <= size <= most]:
         served = f"{most}" if least == most else f"{least},{best},{most}"
         wanted = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]},{sizes[len(sizes) // 2]},{sizes[-1]}"
         raise InputError(
-            f"the plan of {_who(backend)} serves batch {served}; batch {', '.join(map(str, odd))} would be cut or padded, and "
+            f"the plan of {_who(backend)} serves batch {served}; batch {', '.join(map(str, unserved))} would be cut or padded, and "
             f"timed as what it is not: give `engine_batch` {wanted} (`rate` needs batch 1), or time what the plan serves"
         )
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ..bundle.training_images import MOST_PERCENT
 from ..errors import InputError, SchemaError
 from .effort import effort_of
@@ -114,13 +116,7 @@ def scope_of(results: Results, row: Row) -> str:
 
 def artefact_json(row: Row) -> dict[str, Any]:
     """Which artefact, and on what it ran."""
-    return {
-        "backend": row.backend,
-        "variant": row.variant,
-        "artifact_sha256": row.artifact_sha256,
-        "provider": row.provider,
-        "device": row.device,
-    }
+    return {**msgspec.to_builtins(row.artefact), "provider": row.provider, "device": row.device}
 
 
 def row_json(results: Results, row: Row) -> dict[str, Any]:

@@ -217,7 +217,13 @@ def test_of_equal_figures_the_attack_on_the_artefact_itself_is_named_and_fgsm_on
     assert Line("8/255", 8 / 255, line.rows | {"fgsm": fgsm}).gradient is own
     stronger = replace(fgsm, correct_top1=454)
     assert Line("8/255", 8 / 255, line.rows | {"fgsm": stronger}).gradient is stronger
-    assert [row.attack for row in line.told] == [CLEAN, "fgsm", own.attack, "square@onnxruntime-int8-u8s8", WORST_CASE]
+    assert [row.attack for row in line.summary] == [
+        CLEAN,
+        "fgsm",
+        own.attack,
+        "square@onnxruntime-int8-u8s8",
+        WORST_CASE,
+    ]
 
 
 def test_a_panel_of_the_curves_has_at_most_four_lines(several, tmp_path):
