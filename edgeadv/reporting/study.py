@@ -20,7 +20,7 @@ from .page import fill
 
 FGSM_ALONE = (
     "FGSM alone gives an upper bound on robust accuracy, and so a lower bound on the error under attack: "
-    "`edgeadv evaluate `suite` standard` gives a worst case."
+    "`edgeadv evaluate` with the suite standard gives a worst case."
 )
 HEADINGS = ("architecture", "eps", "top-1 error", "95% interval", "top-5 error", "95% interval", "n", "masking check")
 _TEMPLATE = "study.html.j2"
@@ -136,7 +136,7 @@ def _entry(subject: StudyArchitecture, results: Results) -> Entry:
 def _how(subject: StudyArchitecture, row: Row) -> str:
     steps = subject.preprocess
     size = "size kept" if steps.resize is None else f"shorter side {steps.resize}, {steps.interpolation}"
-    origin = "the published transform" if subject.preprocess_published else "stated by `preprocess`"
+    origin = "the published transform" if subject.preprocess_published else "stated by the user"
     mean, std = (" ".join(f"{x:g}" for x in numbers) for numbers in (subject.mean, subject.std))
     ran = f"{row.artefact}, {row.provider}, {row.device}"
     return f"{size}, centre {steps.crop} ({origin}), mean {mean}, std {std}; weights {subject.weights}; {ran}"

@@ -210,7 +210,7 @@ def test_every_error_has_its_interval_and_every_attacked_one_its_verdict(study):
     assert len(rows) == 2 * 3
     for i, (title, eps, *figures, n, verdict) in enumerate(rows):
         result = study.results[i // 3]
-        assert title == f"| {result.bundle['title']}" and n == "20"
+        assert title == f"| {result.bundle.title}" and n == "20"
         attack = "clean" if eps == "no attack" else "fgsm"
         (row,) = result.select(attack=attack, eps="0" if attack == "clean" else eps)
         for correct, (error, interval) in zip(
