@@ -82,7 +82,7 @@ def measured(file: Path) -> dict[str, Any]:
     for row in results.rows:
         if row.attack in ("clean", "fgsm", "worst-case"):
             by_artefact.setdefault(f"{row.backend} {row.variant}", {"n": row.n})[row.attack] = row.top1
-    return {"artefacts": by_artefact, "verdict": results.masking["verdict"], "data_sha256": results.data["sha256"]}
+    return {"artefacts": by_artefact, "verdict": results.masking.verdict, "data_sha256": results.data.sha256}
 
 
 def row(architecture: str, recipe: str, options: argparse.Namespace) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.device.facts import environment
 from edgeadv_runtime.evaluation.verdict import MaskingEvidence, verdict_of
 from edgeadv_runtime.files import read_json, write_json
+from edgeadv_runtime.records.evidence import Finding
 from edgeadv_runtime.records.suites import NOISE, ON_SURROGATE, RANDOM_DRAWS, SQUARE, SUITES, Effort
 
 BATCH = 100
@@ -78,7 +79,7 @@ class Outcome:
     clean: NDArray[np.bool_]
     standing: NDArray[np.bool_]
     verdict: str
-    evidence: Sequence[Mapping[str, Any]]
+    evidence: Sequence[Finding]
     attacks: dict[str, int]
 
 
@@ -94,7 +95,7 @@ def run_suite(it: Judged, attacks: list[Attack], clean: Sequence[CleanBatch]) ->
     standing = np.all([stands[key] for key in [CLEAN_KEY, *(i.key for i in listed if not i.control)]], axis=0)
     found = evidence.verdict()
     counts = {f"{key[0]} {key[1]}": int(flags.sum()) for key, flags in stands.items()}
-    return Outcome(stands[CLEAN_KEY], standing, found["verdict"], found["evidence"], counts)
+    return Outcome(stands[CLEAN_KEY], standing, found.verdict, found.evidence, counts)
 
 
 def run_int8(
@@ -133,7 +134,7 @@ def run_int8(
     masking, (row,) = verdict_of(listed, outcomes, [Artefact.of(artefact)])
     hits = {key: np.concatenate([o.top1[0][key] for o in outcomes]) for key in outcomes[0].top1[0]}
     counts = {f"{key[0]} {key[1]}": int(flags.sum()) for key, flags in hits.items()}
-    outcome = Outcome(hits[CLEAN_KEY], np.all([*hits.values()], axis=0), row["verdict"], masking["evidence"], counts)
+    outcome = Outcome(hits[CLEAN_KEY], np.all([*hits.values()], axis=0), row.verdict, masking.evidence, counts)
     return Judged(surrogate, artefact, [surrogate, *it.bare]), outcome
 
 
@@ -249,23 +250,23 @@ def _is(gap: float) -> str:
     return "honest" if gap <= HONEST else "dishonest" if gap > DISHONEST else "between"
 
 
-def _found(evidence: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _found(evidence: Sequence[Finding]) -> dict[str, str]:
     """The worst finding of each rule."""
     found: dict[str, str] = {}
     for item in evidence:
-        if item["rule"] == "coverage":
+        if item.rule == "coverage":
             found["coverage"] = "UNCHECKED"
-        elif item["finding"] and found.get(item["rule"]) != "MASKED":
-            found[item["rule"]] = item["finding"]
+        elif item.finding and found.get(item.rule) != "MASKED":
+            found[item.rule] = item.finding
     return found
 
 
-def _bounds(evidence: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _bounds(evidence: Sequence[Finding]) -> dict[str, float]:
     """The largest lower bound of each rule."""
     bounds: dict[str, float] = {}
     for item in evidence:
-        if "lower_bound" in item:
-            bounds[item["rule"]] = round(max(bounds.get(item["rule"], -1.0), item["lower_bound"]), 4)
+        if item.lower_bound is not None:
+            bounds[item.rule] = round(max(bounds.get(item.rule, -1.0), item.lower_bound), 4)
     return bounds
 
 

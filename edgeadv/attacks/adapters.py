@@ -31,7 +31,7 @@ from torch import nn
 from edgeadv_runtime.attacks.base import CallableAttack
 from edgeadv_runtime.errors import InputError, require
 from edgeadv_runtime.records.eps import Eps
-from edgeadv_runtime.records.results import CLEAN, WORST_CASE, AttackParams
+from edgeadv_runtime.records.rows import CLEAN, WORST_CASE, AttackParams
 from edgeadv_runtime.records.suites import OPTIONAL, SUITES, TRANSFER
 
 from ..models.builder import evaluation_mode

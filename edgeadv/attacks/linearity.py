@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgeadv_runtime.attacks.base import Crafted
 from edgeadv_runtime.records.eps import Eps
-from edgeadv_runtime.records.results import AttackParams
+from edgeadv_runtime.records.rows import AttackParams
 from edgeadv_runtime.records.suites import LINEARITY
 
 from ..models.builder import evaluation_mode

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from edgeadv_runtime.attacks.base import Attack, Crafted
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.records.eps import Eps
-from edgeadv_runtime.records.results import AttackParams
+from edgeadv_runtime.records.rows import AttackParams
 from edgeadv_runtime.records.suites import (
     APGD_CE,
     APGD_DLR,

@@ -18,8 +18,8 @@ from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.bundle.variants import INT8, base_of, precision_of
 from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.records.about import SURROGATE
 from edgeadv_runtime.records.eps import Eps
-from edgeadv_runtime.records.results import SURROGATE
 from edgeadv_runtime.records.suites import (
     NOISE,
     ON_SURROGATE,

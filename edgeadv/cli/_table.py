@@ -7,33 +7,21 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from edgeadv_runtime.bundle.training_images import overlap_sentence, too_many
 from edgeadv_runtime.bundle.variants import takes_uint8
 from edgeadv_runtime.evaluation.verdict import BADGES
-from edgeadv_runtime.records.results import (
-    CLEAN,
-    SURROGATE,
-    WORST_CASE,
-    Results,
-    Row,
-    engine_sentence,
-    engines,
-    reversed_comparison,
-)
+from edgeadv_runtime.records.about import SURROGATE
+from edgeadv_runtime.records.results import Results
+from edgeadv_runtime.records.rows import BASELINE, CLEAN, WORST_CASE, Row, engines
 from edgeadv_runtime.records.suites import FGSM
 
 from ._fields import as_options
 from ._shared import wide_console
 
-_BASELINE = "fp32"
-
 
 def print_results(results: Results) -> None:
     """The table on the terminal, a line for each artefact and budget, and under it what one must know to believe it."""
     table = Table(
-        title=Text(
-            f"{results.bundle['title']} on {results.data['name']} ({results.data['split']}), {results.data['n']} images"
-        ),
+        title=Text(f"{results.bundle.heading} on {results.data.name} ({results.data.split}), {results.data.n} images"),
         title_justify="left",
     )
     for heading in ("artefact", "eps"):
@@ -41,11 +29,12 @@ def print_results(results: Results) -> None:
     for heading in (CLEAN, FGSM, "strongest gradient attack", "strongest query attack", WORST_CASE):
         table.add_column(heading, justify="right", style="bold" if heading == WORST_CASE else None)
     table.add_column("masking check", style="bold")
-    for (backend, variant), rows in _by_artefact(results).items():
-        (clean,) = (row for row in rows if row.attack == CLEAN)
+    for artefact in results.artefacts:
+        rows = results.select(artefact=artefact)
+        clean = next((row for row in rows if row.attack == CLEAN), None)
         worst_rows = [row for row in rows if row.attack == WORST_CASE]
         if not worst_rows:
-            table.add_row(f"{backend} {variant}", "", f"{clean.top1:.1%}", "", "", "", "", "")
+            table.add_row(str(artefact), "", _cell(clean), "", "", "", "", "")
         for worst in worst_rows:
             attacks = [row for row in rows if row.eps == worst.eps and row.attack != WORST_CASE]
             plain = next((row for row in attacks if row.attack == FGSM), None)
@@ -53,42 +42,30 @@ def print_results(results: Results) -> None:
             others = [row for row in attacks if row.gradients is None]
             low, high = worst.top1_ci95
             cells = [
-                f"{backend} {variant}", worst.eps, f"{clean.top1:.1%}", _cell(plain), _strongest(gradient), _strongest(others),
-                f"{worst.top1:.1%} [{low:.1%}, {high:.1%}]", (worst.masking or results.masking)["verdict"],
+                str(artefact), worst.eps, _cell(clean), _cell(plain), _strongest(gradient), _strongest(others),
+                f"{worst.top1:.1%} [{low:.1%}, {high:.1%}]", worst.verdict,
             ]  # fmt: skip
             table.add_row(*(Text(cell) for cell in cells))
     console = wide_console(140)
     console.print(table)
-    lines = [f"{artefact}: {engine_sentence(engine)}" for artefact, engine in engines(results.rows)]
+    lines = [f"{name}: {engine}" for name, engine in engines(results.rows)]
     lines += _compared(results) + _rounding(results)
     for line in lines:
         console.print(Text(line))
-    console.print(Text(BADGES[results.verdict], style="bold"))
-    for item in results.masking["evidence"]:
-        if item["finding"] or item["rule"] == "coverage":
-            console.print(Text(f"  {item['finding'] or 'note'}: {item['text']}"))
+    console.print(Text(BADGES[results.overall_verdict], style="bold"))
+    for item in results.masking.evidence:
+        if item.matters:
+            console.print(Text(f"  {item.finding or 'note'}: {item.text}"))
     for entry in results.skipped:
-        what = (
-            f"{entry['variant']}:"
-            if entry["backend"] == SURROGATE
-            else f"not scored: {entry['backend']} {entry['variant']}:"
-        )
-        console.print(Text(as_options(f"{what} {entry['reason']}")))
-    if said := overlap_sentence(results.data.get("training_images"), results.data["n"]):
-        console.print(
-            Text(said, style="bold" if too_many(results.data.get("training_images"), results.data["n"]) else "")
-        )
-    if left_out := results.data.get("calibration_left_out"):
-        console.print(Text(f"{left_out} images that int8 was calibrated on were left out"))
-    if results.data["unreadable"]:
-        console.print(Text(f"{len(results.data['unreadable'])} unreadable images were left out; the file lists them"))
-
-
-def _by_artefact(results: Results) -> dict[tuple[str, str], list[Row]]:
-    grouped: dict[tuple[str, str], list[Row]] = {}
-    for row in results.rows:
-        grouped.setdefault((row.backend, row.variant), []).append(row)
-    return grouped
+        what = entry.variant if entry.backend == SURROGATE else f"not scored: {entry.backend} {entry.variant}"
+        console.print(Text(as_options(f"{what}: {entry.reason}")))
+    data = results.data
+    if data.overlap:
+        console.print(Text(data.overlap, style="bold" if data.flatters else ""))
+    if data.calibration_left_out:
+        console.print(Text(f"{data.calibration_left_out} images that int8 was calibrated on were left out"))
+    if data.unreadable:
+        console.print(Text(f"{len(data.unreadable)} unreadable images were left out; the file lists them"))
 
 
 def _strongest(rows: Sequence[Row]) -> str:
@@ -110,24 +87,18 @@ def _cell(row: Row | None) -> str:
 
 def _compared(results: Results) -> list[str]:
     """What each artefact loses against fp32 in the worst case at the largest eps, against fp32 of the same backend if it ran."""
-    largest = max((row.eps_value for row in results.rows), default=0.0)
-    texts = {row.eps for row in results.rows if row.attack == WORST_CASE and row.eps_value == largest}
-    found: dict[tuple[str, str], dict[str, object]] = {}
-    lines: dict[tuple[str, str], str] = {}
-    for entry in (turned for pair in results.comparisons for turned in (pair, reversed_comparison(pair))):
-        baseline, other = entry["baseline"], entry["artefact"]
-        if entry["eps"] not in texts or baseline["variant"] != _BASELINE or other["variant"] == _BASELINE:
+    lines = []
+    for artefact in results.artefacts if results.budgets else ():
+        base, eps = results.baseline_of(artefact), results.budgets[-1].text
+        if base is None or artefact.variant == BASELINE:
             continue
-        key = (other["backend"], other["variant"])
-        if key in found and baseline["backend"] != other["backend"]:
-            continue
-        found[key] = entry
-        low, high = entry["drop_ci95"]
-        lines[key] = (
-            f"{' '.join(key)} against {baseline['backend']} {_BASELINE}, worst case at eps {entry['eps']}: drop "
-            f"{100 * entry['drop']:.1f} points [{100 * low:.1f}, {100 * high:.1f}], McNemar's p = {entry['mcnemar_p']:.2g}"
-        )
-    return list(lines.values())
+        if pair := results.comparison(artefact, base, attack=WORST_CASE, eps=eps):
+            low, high = pair.interval
+            lines.append(
+                f"{artefact} against {base}, worst case at eps {eps}: drop {100 * pair.drop:.1f} points "
+                f"[{100 * low:.1f}, {100 * high:.1f}], McNemar's p = {pair.p:.2g}"
+            )
+    return lines
 
 
 def _rounding(results: Results) -> list[str]:
@@ -136,7 +107,7 @@ def _rounding(results: Results) -> list[str]:
     shared = any(not takes_uint8(row.variant) for row in known)
     by_model: dict[str, list[Row]] = {}
     for row in known:
-        by_model.setdefault("the reference model" if shared else f"{row.backend} {row.variant}", []).append(row)
+        by_model.setdefault("the reference model" if shared else str(row.artefact), []).append(row)
     lines = []
     for model, rows in by_model.items():
         row = max(rows, key=lambda row: row.rounding_lost or 0)

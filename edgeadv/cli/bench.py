@@ -18,7 +18,8 @@ from edgeadv_runtime.benchmark import latency
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.files import ensure_file_writable
-from edgeadv_runtime.records.results import engine_sentence, engines
+from edgeadv_runtime.records.about import Skipped
+from edgeadv_runtime.records.rows import engines
 
 from ._backends import (
     BackendNames,
@@ -73,6 +74,7 @@ def bench(
         opened, backend=backend, precision=precision, provider=provider, threads=threads,
         engine=EngineChoice(engine_batch, engine_cache, trust_plan, library, workspace, tf32), for_speed=True,
     )  # fmt: skip
+    left_out = tuple(Skipped(**entry) for entry in skipped)
     batches = _numbers(batch)
     ensure_file_writable(out)
     partial, kept = out.with_name(out.name + ".partial"), False
@@ -82,9 +84,11 @@ def bench(
         nonlocal kept
         there = {(row.backend, row.variant) for row in measured.rows}
         missing = [
-            {"backend": name, "variant": variant, "reason": "the measurement ended before it"} for name, variant in openers if (name, variant) not in there
-        ]  # fmt: skip
-        replace(measured, skipped=(*skipped, *missing)).save(partial)
+            Skipped(backend=name, variant=variant, reason="the measurement ended before it")
+            for name, variant in openers
+            if (name, variant) not in there
+        ]
+        replace(measured, skipped=(*left_out, *missing)).save(partial)
         kept = True
 
     try:
@@ -97,17 +101,17 @@ def bench(
         if kept:
             say(f"what was measured before is in {partial}", err=True)
         raise
-    measured = replace(measured, skipped=tuple(skipped))
+    measured = replace(measured, skipped=left_out)
     measured.save(out)
     partial.unlink(missing_ok=True)
     console = wide_console(_WIDTH)
     console.print(_table(measured))
     for artefact, engine in engines(measured.rows):
-        console.print(Text(f"{artefact}: {engine_sentence(engine)}"))
+        console.print(Text(f"{artefact}: {engine}"))
     for text in (*_energy(measured), *(f"warning: {text}" for text in measured.warnings)):
         console.print(Text(text))
     for entry in measured.skipped:
-        console.print(Text(as_options(f"not measured: {entry['backend']} {entry['variant']}: {entry['reason']}")))
+        console.print(Text(as_options(f"not measured: {entry.backend} {entry.variant}: {entry.reason}")))
     console.print(Text(f"written: {out}"))
 
 

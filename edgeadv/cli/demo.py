@@ -17,7 +17,8 @@ from edgeadv_runtime.benchmark import latency
 from edgeadv_runtime.errors import require
 from edgeadv_runtime.evaluation.verdict import BADGES, FEWEST_QUERIES
 from edgeadv_runtime.files import ensure_writable
-from edgeadv_runtime.records.results import CLEAN, WORST_CASE, Results
+from edgeadv_runtime.records.results import Results
+from edgeadv_runtime.records.rows import CLEAN, WORST_CASE
 from edgeadv_runtime.records.suites import PGD_SMOOTHED, SQUARE, SUITES, Effort
 
 from ._attacks import make_plan
@@ -143,11 +144,11 @@ def _print(results: list[Results], benches: list[latency.Bench]) -> None:
             at = {r.attack: r for r in result.select(backend=row.backend, variant=row.variant, eps_value=largest)}
             low, high = at[WORST_CASE].top1_ci95
             table.add_row(
-                f"{result.bundle['title']}, {row.backend} {row.variant}", f"{row.top1:.1%}", f"{at['fgsm'].top1:.1%}",
+                f"{result.bundle.title}, {row.backend} {row.variant}", f"{row.top1:.1%}", f"{at['fgsm'].top1:.1%}",
                 f"{at[WORST_CASE].top1:.1%} [{low:.1%}, {high:.1%}]",
                 speed.get(row.variant, "") if row.backend == OnnxRuntimeBackend.name else "",
             )  # fmt: skip
     console = wide_console(120)
     console.print(table)
     for result in results:
-        console.print(Text(f"{result.bundle['title']}: {BADGES[result.verdict]}"))
+        console.print(Text(f"{result.bundle.title}: {BADGES[result.overall_verdict]}"))

@@ -205,7 +205,7 @@ def evaluate(
         store.remove()
     print_results(results)
     gates = [entry.get("gate", {}).get("data", {}).get("sha256") for entry in opened.manifest["variants"].values()]
-    if results.data["sha256"] in gates:
+    if results.data.sha256 in gates:
         say("int8 was let through on these very images: quote its accuracy on others")
     if pack is None and not transfer_from and (advice := _advice(opened)):
         say(advice)

@@ -9,10 +9,11 @@ import typer
 
 from edgeadv_runtime.errors import EdgeAdvError, InputError
 from edgeadv_runtime.files import ensure_file_writable
-from edgeadv_runtime.records.eps import Eps
-from edgeadv_runtime.records.release_gate import BASELINE, SUITE, Gate
+from edgeadv_runtime.records.evidence import ORDER
+from edgeadv_runtime.records.release_gate import SUITE
 from edgeadv_runtime.records.release_output import write_outcome
-from edgeadv_runtime.records.results import ORDER, Results
+from edgeadv_runtime.records.results import Results
+from edgeadv_runtime.records.rows import BASELINE
 from edgeadv_runtime.records.suites import SUITES, SuiteName
 
 from ._fields import as_options, say
@@ -82,31 +83,28 @@ def gate(
     judged: Results | None = None
     try:
         judged = Results.load(results)
-        norm = next((row.params.norm for row in judged.rows if row.params.norm is not None), "linf")
-        asked = Gate(
+        outcome = judged.gate(
             min_clean=min_clean,
             min_robust=min_robust,
             max_drop_clean=max_drop_clean,
             max_drop_robust=max_drop_robust,
             verdict=verdict,
             baseline=baseline,
-            eps=None if eps is None else Eps.parse(eps, norm=norm),
+            eps=eps,
             suite=cast("SuiteName | None", suite),
-            variants=() if variant is None else tuple(names(variant, option="--variant")),
-            backends=() if backend is None else tuple(names(backend, option="--backend")),
+            variants=None if variant is None else names(variant, option="--variant"),
+            backends=None if backend is None else names(backend, option="--backend"),
         )
-        rulings = asked.judge(judged)
     except EdgeAdvError as error:
         # a pipeline that reads no exit status must not take an older file for today's
         write_outcome(results, judged, [], error=as_options(" ".join(str(error).split())), junit=junit, json=json)
         raise
-    write_outcome(results, judged, rulings, junit=junit, json=json)
-    failed = not all(ruling.passed for ruling in rulings)
+    write_outcome(results, judged, outcome.rulings, junit=junit, json=json)
     try:
-        for ruling in rulings:
-            say(str(ruling))
+        for line in outcome.lines:
+            say(line)
     except BrokenPipeError:
         # a reader that left makes a success of any other command; a rule that failed stays failed
         nobody_reads()
-    if failed:
+    if not outcome.passed:
         raise typer.Exit(1)

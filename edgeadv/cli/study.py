@@ -107,5 +107,5 @@ def print_study(study: Study) -> None:
     for entry in found:
         console.print(Text(f"{entry.title}: {entry.judgement}"))
         console.print(Text(f"  {entry.how}"))
-    if left_out := max(len(entry.unreadable) for entry in found):
+    if left_out := max(len(entry.results.data.unreadable) for entry in found):
         console.print(Text(f"{left_out} unreadable images were left out; the file lists them"))

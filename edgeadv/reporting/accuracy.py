@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from edgeadv_runtime.records.results import CLEAN, ORDER, WORST_CASE, Row, engine_sentence, engines
+from edgeadv_runtime.records.evidence import ORDER, Finding, Verdict, least_believable
+from edgeadv_runtime.records.rows import CLEAN, WORST_CASE, ArtefactId, ArtefactRow, Row, engines
 from edgeadv_runtime.records.suites import FGSM, base_name
 
-from .inputs import Finding, Inputs, ResultsFile
+from .inputs import Inputs, ResultsFile
 from .phrases import LABELS
 
 # of two figures that are alike, the one of the attack that came closest to the artefact
@@ -35,7 +36,7 @@ class Artefact:
     device: str
 
     @classmethod
-    def of(cls, row: Row) -> Artefact:
+    def of(cls, row: ArtefactRow) -> Artefact:
         """The artefact of ``row``."""
         return cls(row.backend, row.variant, row.provider, row.device)
 
@@ -96,10 +97,10 @@ class Line:
         if self.fgsm is None or self.worst is None:
             return self.fgsm is not None
         above = _above(self.fgsm, self.worst)
-        return above >= _MUCH_HIGHER or (above > 0 and verdict_of(self.worst) not in ("PASS", None))
+        return above >= _MUCH_HIGHER or (above > 0 and self.worst.verdict != "PASS")
 
     @property
-    def told(self) -> tuple[Row, ...]:
+    def summary(self) -> tuple[Row, ...]:
         """The rows that the page shows at first sight, from clean to worst case."""
         rows = (self.rows.get(CLEAN), self.fgsm, self.gradient, self.query, self.worst)
         return tuple({row.attack: row for row in rows if row}.values())
@@ -132,13 +133,18 @@ class Group:
     clean: Row | None
     lines: tuple[Line, ...]
     rows: tuple[Row, ...]
-    verdict: str
+    verdict: Verdict
     reasons: tuple[str, ...]
 
     @property
     def plans(self) -> tuple[str, ...]:
         """What a person must know of the plan that ran; nothing for a backend without one."""
-        return tuple(engine_sentence(engine) for _, engine in engines(self.rows))
+        return tuple(str(engine) for _, engine in engines(self.rows))
+
+    @property
+    def id(self) -> ArtefactId:
+        """What tells it from the others of its file."""
+        return self.rows[0].artefact
 
     def worst(self, eps: str) -> Row | None:
         """The worst case at one budget."""
@@ -162,7 +168,7 @@ class Group:
     @property
     def drawn(self) -> Group:
         """The same with those attacks alone that make a line of the curves: those that are strongest at the largest eps."""
-        kept = {row.attack for line in self.attacked[-1:] for row in line.told}
+        kept = {row.attack for line in self.attacked[-1:] for row in line.summary}
         lines = (
             replace(line, rows={name: row for name, row in line.rows.items() if name in kept}) for line in self.lines
         )
@@ -201,15 +207,15 @@ class Model:
     headline: Headline
 
     @property
-    def told(self) -> tuple[Finding, ...]:
+    def findings(self) -> tuple[Finding, ...]:
         """What the masking check found, the worst first, and then why it could not tell."""
-        told = [finding for finding in self.file.findings if finding.finding or finding.obstacle]
-        return tuple(sorted(told, key=lambda finding: -_badness(finding.finding or ORDER[0])))
+        found = [finding for finding in self.file.results.masking.evidence if finding.matters]
+        return tuple(sorted(found, key=lambda finding: -ORDER.index(finding.finding or ORDER[0])))
 
     @property
-    def silent(self) -> tuple[Finding, ...]:
+    def nothing_found(self) -> tuple[Finding, ...]:
         """Where it looked and found nothing."""
-        return tuple(finding for finding in self.file.findings if finding not in self.told)
+        return tuple(finding for finding in self.file.results.masking.evidence if not finding.matters)
 
 
 def models(inputs: Inputs) -> tuple[Model, ...]:
@@ -217,7 +223,7 @@ def models(inputs: Inputs) -> tuple[Model, ...]:
     shown = []
     for file in inputs.results:
         groups = _groups(file)
-        shown.append(Model(file=file, groups=groups, headline=_headline(groups, file.verdict)))
+        shown.append(Model(file=file, groups=groups, headline=_headline(groups, file.results.masking.verdict)))
     return tuple(shown)
 
 
@@ -252,18 +258,9 @@ def upper_bound(worst: Row, verdict: str) -> bool:
     return (verdict != "PASS" or worst.threat != "white-box") and worst.correct_top1 > 0
 
 
-def verdict_of(row: Row) -> str | None:
-    """The masking verdict on the artefact of ``row``; None where the row has none."""
-    return str(row.masking["verdict"]) if row.masking else None
-
-
 def _above(fgsm: Row, worst: Row) -> float:
     # 50.1% is 10 points above 40.1%, whatever the floats say
     return round(fgsm.top1 - worst.top1, 9)
-
-
-def _badness(verdict: str) -> int:
-    return [*ORDER].index(verdict)  # type: ignore[arg-type]
 
 
 def _strength(row: Row) -> tuple[float, int, int]:
@@ -284,12 +281,11 @@ def _groups(file: ResultsFile) -> tuple[Group, ...]:
         lines = [
             Line(eps, value, base | _by_attack(row for row in attacked if row.eps == eps)) for value, eps in budgets
         ]
-        judged = [row.masking for row in own if row.masking]
+        verdicts = [file.results.masking.verdict, *(row.verdict for row in attacked)]
         groups.append(
             Group(
                 artefact, base.get(CLEAN), tuple(lines) or (Line(None, 0.0, base),), own,
-                max([file.verdict, *(str(one["verdict"]) for one in judged)], key=_badness),
-                tuple(dict.fromkeys(str(text) for one in judged for text in one.get("evidence") or ())),
+                least_believable(verdicts), tuple(dict.fromkeys(text for row in attacked for text in row.reasons)),
             )
         )  # fmt: skip
     return tuple(groups)
@@ -304,7 +300,7 @@ def _by_attack(rows: Iterable[Row]) -> dict[str, Row]:
     return found
 
 
-def _headline(groups: Sequence[Group], verdict: str) -> Headline:
+def _headline(groups: Sequence[Group], verdict: Verdict) -> Headline:
     worst_rows = [row for group in groups for line in group.lines if (row := line.worst)]
     if not worst_rows:
         first = groups[0] if groups else None

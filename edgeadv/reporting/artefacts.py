@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from edgeadv_runtime.records.bench import BenchRow
-from edgeadv_runtime.records.results import CLEAN, ORDER, WORST_CASE, Row
+from edgeadv_runtime.records.evidence import ORDER, Verdict
+from edgeadv_runtime.records.rows import CLEAN, WORST_CASE, Comparison, Row
 
 from .accuracy import Artefact, Group, Model, upper_bound
-from .inputs import BenchFile, Paired, Side
+from .inputs import BenchFile
 
-_BASELINE = "fp32"
 # a smaller drop is not worth a word, however sure it is
 _SMALL = 0.01
 # two medians closer than this share are no order: another run may turn them round
@@ -60,11 +60,11 @@ class Candidate:
     clean: Row | None
     worst: Row | None
     upper_bound: bool
-    verdict: str
+    verdict: Verdict
     reason: str | None
     baseline: Artefact | None
-    clean_drop: Paired | None
-    worst_drop: Paired | None
+    clean_drop: Comparison | None
+    worst_drop: Comparison | None
     latencies: tuple[Latency, ...]
     fastest: bool = False
 
@@ -99,7 +99,7 @@ class Choice:
         return tuple(dict.fromkeys(latency.where for one in self.candidates for latency in one.latencies))
 
 
-def measurable(drop: Paired | None) -> bool:
+def measurable(drop: Comparison | None) -> bool:
     """Whether an artefact lost something: the interval lies above 0, and the drop is at least 1 point."""
     return drop is not None and drop.interval[0] > 0 and drop.drop >= _SMALL
 
@@ -118,13 +118,13 @@ def choose(model: Model, benches: Sequence[BenchFile]) -> Choice:
     """
     head = model.headline
     eps = head.worst.eps if head.worst else None
-    timed = [row for file in benches if file.bench.bundle.get("id") == model.file.results.bundle.get("id")
+    timed = [row for file in benches if file.bench.bundle.id == model.file.results.bundle.id
              for row in file.bench.rows]  # fmt: skip
     candidates = []
     said: set[tuple[str, str | None]] = set()
     for group in model.groups:
         reason = _reason(model, group)
-        base = _baseline(group, model.groups)
+        base = _baseline(model, group)
         worst = group.worst(eps) if eps is not None else None
         candidates.append(
             Candidate(
@@ -141,43 +141,29 @@ def choose(model: Model, benches: Sequence[BenchFile]) -> Choice:
     return Choice(eps, tuple(with_fastest), sentences)
 
 
-def _baseline(group: Group, groups: Sequence[Group]) -> Group | None:
-    """fp32 on the same backend, or the first fp32; None for the first fp32 itself."""
-    full = [other for other in groups if other.artefact.variant == _BASELINE]
-    same = [other for other in full if other.artefact.backend == group.artefact.backend]
-    if group.artefact.variant != _BASELINE and same:
-        return same[0]
-    return full[0] if full and full[0] is not group else None
+def _baseline(model: Model, group: Group) -> Group | None:
+    """The group that this one is compared with; None for the one that all others are."""
+    base = model.file.results.baseline_of(group.id)
+    return next((other for other in model.groups if other.id == base), None)
 
 
-def _drop(model: Model, group: Group, base: Group | None, attack: str, eps: str | None) -> Paired | None:
-    if base is None:
+def _drop(model: Model, group: Group, base: Group | None, attack: str, eps: str | None) -> Comparison | None:
+    if base is None or eps is None:
         return None
-    sides = _side(base), _side(group)
-    for paired in model.file.comparisons:
-        if (paired.attack, paired.eps) == (attack, eps):
-            if (paired.baseline, paired.artefact) == sides:
-                return paired
-            if (paired.artefact, paired.baseline) == sides:
-                return paired.reversed
-    return None
-
-
-def _side(group: Group) -> Side:
-    return group.artefact.backend, group.artefact.variant, group.rows[0].artifact_sha256
+    return model.file.results.comparison(group.id, base.id, attack=attack, eps=eps)
 
 
 def _reason(model: Model, group: Group) -> str | None:
     """The first sentence that led to the verdict."""
     if group.verdict == ORDER[0]:
         return None
-    rule = {finding.text for finding in model.file.findings if finding.finding == group.verdict}
+    rule = {finding.text for finding in model.findings if finding.finding == group.verdict}
     return next((text for text in group.reasons if text in rule), next(iter(group.reasons), None))
 
 
 def _latencies(group: Group, timed: Sequence[BenchRow]) -> tuple[Latency, ...]:
     """One call with one image, back to back; of the whole path where inference alone was not timed."""
-    own = [row for row in timed if (row.backend, row.variant, row.artifact_sha256) == _side(group) and row.batch == 1]
+    own = [row for row in timed if row.artefact == group.id and row.batch == 1]
     for stage in ("inference", "end-to-end"):
         if rows := [row for row in own if row.stage == stage and row.mode == "back-to-back"]:
             return tuple(Latency(row) for row in rows)
@@ -186,7 +172,7 @@ def _latencies(group: Group, timed: Sequence[BenchRow]) -> tuple[Latency, ...]:
 
 def _trust(model: Model, candidates: Sequence[Candidate], eps: str | None) -> Iterator[str]:
     """Whether the robust figures of the file may be used, and which artefact is worse off than the file."""
-    verdict = model.file.verdict
+    verdict = model.file.results.masking.verdict
     floor = _floor(candidates)
     # what is 0 cannot be lower, whatever the check says
     above = " above 0" if floor == "0.0%" else ""
@@ -254,8 +240,8 @@ def _losses(candidates: Sequence[Candidate], eps: str | None) -> Iterator[str]:
         yield f"{said} measurably against fp32; with {n:,} images a loss of up to {unseen:.1f} points could go unseen."
     for who, parts in lost.items():
         if parts:
-            told = " and ".join(f"{100 * drop.drop:.1f} points {name}" for name, drop in parts)
-            yield f"{who.label} loses {told} against fp32."
+            losses = " and ".join(f"{100 * drop.drop:.1f} points {name}" for name, drop in parts)
+            yield f"{who.label} loses {losses} against fp32."
 
 
 def _fastest(candidates: Sequence[Candidate]) -> tuple[list[Candidate], tuple[str, ...]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from edgeadv_runtime.records.bench import BenchRow
-from edgeadv_runtime.records.results import CLEAN, WORST_CASE, Row
+from edgeadv_runtime.records.rows import CLEAN, WORST_CASE, Row
 from edgeadv_runtime.records.suites import base_name
 
 from .accuracy import Group
@@ -143,7 +143,7 @@ def curves(group: Group, classes: dict[str, str], *, title: str, eps_limit: floa
         eps_limit: right end of the axis, the same in all panels of a page.
     """
     svg = _svg("curves", title, viewBox=f"0 0 {_WIDTH} {_HEIGHT}")
-    in_l2 = any(row.params.norm == "l2" for line in group.attacked for row in line.rows.values())
+    in_l2 = any(row.norm == "l2" for line in group.attacked for row in line.rows.values())
     _frame(svg, [(line.eps_value, str(line.eps)) for line in group.attacked], eps_limit, in_l2=in_l2)
     ends: list[_End] = []
     # the worst case last, so that it lies on top

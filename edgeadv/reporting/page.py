@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from edgeadv_runtime.errors import require
 from edgeadv_runtime.evaluation.verdict import BADGES
 from edgeadv_runtime.records.bench import BenchRow
-from edgeadv_runtime.records.results import engine_sentence, engines
+from edgeadv_runtime.records.rows import engines
 from edgeadv_runtime.records.suites import FGSM
 
 from . import charts
 from .accuracy import Artefact, Compared, compare, models, upper_bound
 from .artefacts import choose, measurable, milliseconds
-from .inputs import BenchFile, Inputs
+from .inputs import BenchFile, Inputs, Picture
 from .phrases import MEANINGS, RULES, attack_label
 
 _FOLDER = Path(__file__).parent
@@ -75,7 +77,7 @@ def fill(template: str, **values: Any) -> str:
         count=_count,
         flat=_flat,
         attack=attack_label,
-        without=_without,
+        picture=Picture.of,
         when=_when,
         engines=engines,
     )
@@ -121,7 +123,7 @@ def render(inputs: Inputs) -> str:
         strip=lambda row: charts.share_strip(row, classes[row.attack]),
         compared=compared,
         in_l2=" (L2)" if inputs.norm == "l2" else "",
-        calibrated=any(model.file.calibrated for model in shown),
+        calibrated=any(model.file.results.bundle.confidence for model in shown),
         panels=[(entry.artefact, panels) for entry in compared if (panels := _panels(entry, classes, eps_limit))],
         scale=scale,
         axis=charts.latency_axis(scale) if scale else "",
@@ -155,12 +157,12 @@ def _timed(file: BenchFile, scale: charts.LatencyScale | None) -> Iterator[Timed
         return
 
     def key(row: BenchRow) -> tuple[Artefact, int | None]:
-        return Artefact(row.backend, row.variant, row.provider, row.device), row.threads
+        return Artefact.of(row), row.threads
 
     for artefact, threads in dict.fromkeys(key(row) for row in file.bench.rows):
         rows = [row for row in file.bench.rows if key(row) == (artefact, threads)]
         strips = tuple((row, charts.latency_strip(row, scale)) for row in rows)
-        plans = tuple(engine_sentence(engine) for _, engine in engines(rows))
+        plans = tuple(str(engine) for _, engine in engines(rows))
         yield Timed(file.title, artefact, threads, plans, strips)
 
 
@@ -170,7 +172,9 @@ def _conditions(file: BenchFile) -> list[tuple[str, str, str]]:
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested JSON as pairs of a dotted key and a text."""
+    """A record or nested JSON as pairs of a dotted key and a text."""
+    if isinstance(value, msgspec.Struct):
+        value = msgspec.to_builtins(value)
     if isinstance(value, dict):
         stem = f"{prefix}." if prefix else ""
         return [pair for key, inner in value.items() for pair in _flat(inner, f"{stem}{key}")]
@@ -181,10 +185,6 @@ def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
         more = f", … {len(value)} in all" if len(value) > _LONGEST_LIST else ""
         return [(prefix, (", ".join(_word(inner) for inner in value[:_LONGEST_LIST]) or "none") + more)]
     return [] if value is None and not prefix else [(prefix, _word(value))]
-
-
-def _without(value: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: inner for name, inner in value.items() if name != key}
 
 
 def _word(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeadv_runtime.bundle.variants import VARIANTS
-from edgeadv_runtime.records.results import CLEAN, WORST_CASE
+from edgeadv_runtime.records.rows import CLEAN, WORST_CASE
 from edgeadv_runtime.records.suites import (
     APGD_CE,
     APGD_DLR,

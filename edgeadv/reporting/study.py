@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgeadv_runtime.evaluation.verdict import BADGES
 from edgeadv_runtime.files import write_bytes
-from edgeadv_runtime.records.results import CLEAN, Results, Row
+from edgeadv_runtime.records.evidence import Verdict
+from edgeadv_runtime.records.results import Results
+from edgeadv_runtime.records.rows import CLEAN, Row
 from edgeadv_runtime.records.statistics import wilson_interval
-from edgeadv_runtime.records.study import Study
+from edgeadv_runtime.records.study import Study, StudyArchitecture
 from edgeadv_runtime.records.suites import FGSM
 
 from . import charts
@@ -19,7 +20,7 @@ from .page import fill
 
 FGSM_ALONE = (
     "FGSM alone gives an upper bound on robust accuracy, and so a lower bound on the error under attack: "
-    "`edgeadv evaluate `suite` standard` gives a worst case."
+    "`edgeadv evaluate` with the suite standard gives a worst case."
 )
 HEADINGS = ("architecture", "eps", "top-1 error", "95% interval", "top-5 error", "95% interval", "n", "masking check")
 _TEMPLATE = "study.html.j2"
@@ -74,7 +75,7 @@ class Line:
         attacked = row.attack != CLEAN
         return cls(
             row.eps if attacked else None, row.eps_value, top1, Share.wrong(row.correct_top5, row.n), row.n,
-            row.zero_gradient_share if attacked else None, row.masking["verdict"] if attacked and row.masking else None,
+            row.zero_gradient_share if attacked else None, row.verdict if attacked else None,
         )  # fmt: skip
 
     @property
@@ -105,56 +106,46 @@ class Entry:
     title: str
     lines: tuple[Line, ...]
     how: str
-    verdict: str
+    verdict: Verdict
     reasons: tuple[str, ...]
     results: Results
 
     @property
     def judgement(self) -> str:
         """The verdict with its reasons, in one sentence."""
-        return f"{BADGES[self.verdict]}: {'; '.join(self.reasons)}" if self.reasons else BADGES[self.verdict]  # type: ignore[index]
-
-    @property
-    def unreadable(self) -> list[str]:
-        """Messages of images that were left out."""
-        return [str(message) for message in self.results.data["unreadable"]]
+        return f"{BADGES[self.verdict]}: {'; '.join(self.reasons)}" if self.reasons else BADGES[self.verdict]
 
 
 def entries(study: Study) -> tuple[Entry, ...]:
     """The classifiers of a study, in the order they were asked for."""
     return tuple(
-        _entry(subject, results)
-        for subject, results in zip(study.settings["architectures"], study.results, strict=False)
+        _entry(subject, results) for subject, results in zip(study.settings.architectures, study.results, strict=False)
     )
 
 
-def _entry(subject: dict[str, Any], results: Results) -> Entry:
+def _entry(subject: StudyArchitecture, results: Results) -> Entry:
     rows = [row for row in results.rows if row.attack in (CLEAN, FGSM)]
     rows.sort(key=lambda row: row.eps_value)
-    reasons = [
-        item["text"].rstrip(".")
-        for item in results.masking["evidence"]
-        if item["finding"] or item["rule"] == "coverage"
-    ]
+    reasons = [item.text.rstrip(".") for item in results.masking.evidence if item.matters]
     return Entry(
-        subject["name"], tuple(Line.of(row) for row in rows), _how(subject, rows[0]), results.masking["verdict"],
+        subject.name, tuple(Line.of(row) for row in rows), _how(subject, rows[0]), results.masking.verdict,
         tuple(reasons), results,
     )  # fmt: skip
 
 
-def _how(subject: dict[str, Any], row: Row) -> str:
-    steps, weights = subject["preprocess"], subject["weights"]
-    size = "size kept" if steps["resize"] is None else f"shorter side {steps['resize']}, {steps['interpolation']}"
-    origin = "the published transform" if subject["preprocess_published"] else "stated by `preprocess`"
-    numbers = ", ".join(f"{name} {' '.join(f'{x:g}' for x in subject[name])}" for name in ("mean", "std"))
-    file = f"{weights['file']}, SHA-256 {weights['sha256'][:12]}" if weights["file"] else weights["name"]
-    return f"{size}, centre {steps['crop']} ({origin}), {numbers}; weights {file}; {row.backend} {row.variant}, {row.provider}, {row.device}"
+def _how(subject: StudyArchitecture, row: Row) -> str:
+    steps = subject.preprocess
+    size = "size kept" if steps.resize is None else f"shorter side {steps.resize}, {steps.interpolation}"
+    origin = "the published transform" if subject.preprocess_published else "stated by the user"
+    mean, std = (" ".join(f"{x:g}" for x in numbers) for numbers in (subject.mean, subject.std))
+    ran = f"{row.artefact}, {row.provider}, {row.device}"
+    return f"{size}, centre {steps.crop} ({origin}), mean {mean}, std {std}; weights {subject.weights}; {ran}"
 
 
 def headline(study: Study) -> str:
     """What was asked of whom."""
-    data, count = study.settings["data"], len(study.results)
-    images = f"{data['n']} images of {data['name']} ({data['split']}), chosen at random, seed {study.settings['seed']}"
+    data, count = study.settings.data, len(study.results)
+    images = f"{data.n} images of {data.name} ({data.split}), chosen at random, seed {study.settings.seed}"
     return f"FGSM on {count} classifier{'s' if count > 1 else ''}: {images}"
 
 
@@ -184,7 +175,7 @@ def _cells(share: Share | None) -> tuple[str, str]:
 
 def _left_out(found: tuple[Entry, ...]) -> Iterator[str]:
     """Unreadable images once each, though every classifier met them."""
-    yield from dict.fromkeys(message for entry in found for message in entry.unreadable)
+    yield from dict.fromkeys(message for entry in found for message in entry.results.data.unreadable)
 
 
 def page(study: Study) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,12 +27,13 @@ from edgeadv_runtime.attacks.batches import DataInfo
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
 from edgeadv_runtime.bundle.preprocess import Interpolation, Preprocess
+from edgeadv_runtime.decoding import convert
 from edgeadv_runtime.errors import InputError, StorageError
 from edgeadv_runtime.evaluation.loop import evaluate
 from edgeadv_runtime.files import canonical_json, ensure_writable, publish, sha256_bytes, sha256_file
 from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.results import Results
-from edgeadv_runtime.records.study import Study
+from edgeadv_runtime.records.study import Study, StudySettings
 from edgeadv_runtime.records.suites import FGSM, Effort
 
 from ..attacks import build_attacks
@@ -243,7 +244,7 @@ def run_study(
         "libraries": {"timm": timm.__version__, "torchvision": torchvision.__version__},
     }  # fmt: skip
     partial = out.with_name(out.name + ".partial")
-    study = _begin(partial, settings, resume=resume)
+    study = _begin(partial, convert(settings, StudySettings, what="study"), resume=resume)
     left = subjects[len(study.results) :]
     # before the first hour is spent: do the weights of the last one fit?
     for subject in left:
@@ -268,9 +269,9 @@ def run_study(
     return replace(study, path=out / STUDY_FILE)
 
 
-def _begin(partial: Path, settings: Mapping[str, Any], *, resume: bool) -> Study:
+def _begin(partial: Path, settings: StudySettings, *, resume: bool) -> Study:
     """The unfinished study to go on with, or one with nothing measured yet."""
-    fresh = Study(settings=dict(settings), results=(), edgeadv_version=__version__)
+    fresh = Study(settings=settings, results=(), edgeadv_version=__version__)
     if not partial.exists():
         ensure_writable(partial)
         return fresh

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from edgeadv_runtime.evaluation.outcomes import Artefact
 from edgeadv_runtime.evaluation.scoring import score_batches
 from edgeadv_runtime.evaluation.verdict import verdict_of
 from edgeadv_runtime.records.eps import Eps
+from edgeadv_runtime.records.evidence import RowMasking
 from edgeadv_runtime.records.suites import NOISE, ON_SURROGATE, SQUARE, SUITES, SuiteName
 
 GATE_SUITE: SuiteName = "standard"
@@ -33,11 +33,11 @@ class Attacked:
 
     Attributes:
         right: bool (n,): the label came first without an attack and under every one.
-        masking: ``{"verdict", "evidence"}`` of its rows, as :func:`~edgeadv_runtime.evaluation.verdict.verdict_of` has it.
+        masking: that of its rows, as :func:`~edgeadv_runtime.evaluation.verdict.verdict_of` has it.
     """
 
     right: NDArray[np.bool_]
-    masking: dict[str, Any]
+    masking: RowMasking
 
 
 def attacks_for_gate(

@@ -34,7 +34,7 @@ from edgeadv_runtime.bundle.training_images import Overlap
 from edgeadv_runtime.errors import DataError, ExportError, InputError
 from edgeadv_runtime.files import sha256_bytes
 from edgeadv_runtime.records.eps import Eps
-from edgeadv_runtime.records.results import ORDER
+from edgeadv_runtime.records.evidence import ORDER, RowMasking
 
 from .attacked import GATE_SUITE, Attacked, attacks_for_gate, score_attacked
 from .calibration import Calibration
@@ -220,7 +220,7 @@ class Gate:
                 "eps": self._plan.eps.text,
                 "suite": GATE_SUITE,
                 **threat,
-                "verdict": measured.masking["verdict"],
+                "verdict": measured.masking.verdict,
                 "judged": True,
                 **measured.worst.to_json(measured.look),
             }
@@ -255,23 +255,23 @@ class Gate:
         )  # fmt: skip
 
 
-def _check_believable(attacked: Sequence[Attacked], eps: Eps) -> dict[str, Any]:
+def _check_believable(attacked: Sequence[Attacked], eps: Eps) -> RowMasking:
     """The least believable verdict of ``attacked``, if it is ``PASS``.
 
     Raises:
         ExportError: it is another one.
     """
-    masking = max((each.masking for each in attacked), key=lambda found: ORDER.index(found["verdict"]))
-    if masking["verdict"] == PASS:
+    masking = max((each.masking for each in attacked), key=lambda found: ORDER.index(found.verdict))
+    if masking.verdict == PASS:
         return masking
-    reason = next(iter(masking["evidence"]), "no reason is known")
+    reason = next(iter(masking.evidence), "no reason is known")
     remedy = (
         "give more labelled images (`gate_data`, `gate_limit`)"
-        if masking["verdict"] == "UNCHECKED"
+        if masking.verdict == "UNCHECKED"
         else "train another way"
     )
     raise ExportError(
-        f"int8's worst case at eps {eps.text} may not be believed, and so is not judged: verdict {masking['verdict']} ({reason}); "
+        f"int8's worst case at eps {eps.text} may not be believed, and so is not judged: verdict {masking.verdict} ({reason}); "
         f"{remedy}, or leave `gate_eps` out, which judges clean accuracy alone. No bundle was written"
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeadv_runtime.records.evidence import RowMasking
 from edgeadv_runtime.records.statistics import paired_difference_interval, pairs_needed
 
 ERROR = 0.025
@@ -103,7 +104,7 @@ class Measured:
         worst: under the worst of the attacks and none; None where that was not measured.
         max_drop: what may be lost, in points.
         look: which graph it is that was measured on these images, the first being 1.
-        masking: the less believable ``{"verdict", "evidence"}`` of fp32 and int8; None without ``worst``.
+        masking: the less believable one of fp32 and int8; None without ``worst``.
         no_own: why int8 was not attacked by its own gradients; None where it was.
     """
 
@@ -111,7 +112,7 @@ class Measured:
     worst: Paired | None
     max_drop: float
     look: int = 1
-    masking: dict[str, Any] | None = None
+    masking: RowMasking | None = None
     no_own: str | None = None
 
     @property

@@ -15,7 +15,8 @@ from .evaluation.loop import evaluate
 from .inference.classifier import Classifier, Label
 from .inference.smoothing import Smoother
 from .records.eps import Eps
-from .records.results import Results, Row
+from .records.results import Results
+from .records.rows import Row
 
 __all__ = [
     "Attack", "AttackPack", "Backend", "BatchProfile", "Bundle", "CallableAttack", "Classifier", "Crafted", "DataInfo",

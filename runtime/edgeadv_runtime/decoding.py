@@ -66,5 +66,7 @@ def convert(
 
 def located(error: Exception) -> str:
     """What msgspec says, the path of the value first."""
-    found = _AT.fullmatch(str(error))
-    return str(error) if found is None else f"{found[2]}: {found[1]}"
+    # backticks are for fields that a caller can set
+    text = str(error)
+    found = _AT.fullmatch(text)
+    return (text if found is None else f"{found[2]}: {found[1]}").replace("`", "'")

@@ -15,6 +15,7 @@
     ├── MissingDependencyError  an extra is not installed
     ├── ExportError             an exported artefact is not the model it was made from
     ├── TrainingError           training cannot go on
+    ├── GateError               results do not hold what a release asks for
     └── StorageError            a file or folder cannot be written
 
 The command line shows each of these as one line and exits with status 2. Anything else is a bug and keeps its traceback.
@@ -99,6 +100,10 @@ class ExportError(EdgeAdvError):
 
 class TrainingError(EdgeAdvError):
     """Training cannot go on."""
+
+
+class GateError(EdgeAdvError):
+    """Results do not hold what a release asks for: at least one rule of the gate failed."""
 
 
 class StorageError(EdgeAdvError):

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +36,7 @@ from edgeadv_runtime.attacks.square_attack import SquareAttack
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.evaluation.verdict import FEWEST_QUERIES, MaskingEvidence
 from edgeadv_runtime.records.eps import Eps
+from edgeadv_runtime.records.evidence import Finding
 from edgeadv_runtime.records.suites import (
     FGSM,
     FGSM_RANDOM_START,
@@ -123,19 +123,19 @@ class Measured:
     """
 
     verdict: str
-    evidence: list[dict[str, Any]]
+    evidence: Sequence[Finding]
     clean: float
     standing: dict[tuple[str, str], int]
     worst: dict[str, int]
     images: dict[tuple[str, str], NDArray[np.float32]]
 
     def lower_bound(self, rule: str) -> float:
-        return max(item["lower_bound"] for item in self.evidence if item["rule"] == rule)
+        return max(item.lower_bound or 0.0 for item in self.evidence if item.rule == rule)
 
     @property
     def found(self) -> set[tuple[str, str]]:
         """Rules that fired, and as what."""
-        return {(item["rule"], item["finding"]) for item in self.evidence if item["finding"]}
+        return {(item.rule, item.finding) for item in self.evidence if item.finding}
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def measure(clean: list[CleanBatch]) -> Callable[..., Measured]:
             standing = np.all([standing, *(right[i.key] for i in listed if i.eps == budget)], axis=0)
             worst[budget.text] = int(standing.sum())
         measured = Measured(
-            verdict=result["verdict"], evidence=result["evidence"], clean=float(right[CLEAN_KEY].mean()),
+            verdict=result.verdict, evidence=result.evidence, clean=float(right[CLEAN_KEY].mean()),
             standing={i.key: int(right[i.key].sum()) for i in listed}, worst=worst,
             images={i.key: np.concatenate([b.adversarial[i.key] for b in crafted]) for i in listed if not i.control},
         )  # fmt: skip
@@ -202,9 +202,9 @@ def show(title: str, measured: Measured) -> None:
         shares = "  ".join(f"{name} {n / N:.3f}" for (name, at), n in measured.standing.items() if at == eps)
         print(f"  eps {eps}: {shares}  worst {worst / N:.3f}")
     for item in measured.evidence:
-        if item.get("lower_bound", 0) > 0 or item["finding"]:
-            bound = f" lower bound {item['lower_bound']:.3f}" if "lower_bound" in item else ""
-            print(f"  {item['rule']} {item['finding']}:{bound} ({item['text']})")
+        if (item.lower_bound or 0) > 0 or item.finding:
+            bound = "" if item.lower_bound is None else f" lower bound {item.lower_bound:.3f}"
+            print(f"  {item.rule} {item.finding}:{bound} ({item.text})")
 
 
 def cnn() -> PixelModel:
@@ -564,7 +564,7 @@ def test_the_bundle_of_a_run_gives_the_same_verdict(
             craft(clean, attacks, backend, uint8=False), infos(attacks, uint8=False), bundle=bundle, backends=[backend],
             data=DataInfo("mnist5k", "test", N),
         )  # fmt: skip
-    assert results.masking["verdict"] == distilled.verdict == "MASKED"
+    assert results.masking.verdict == distilled.verdict == "MASKED"
     worst = results.select(attack="worst-case", eps="0.1")[0]
     assert worst.threat == "white-box"
     assert abs(worst.correct_top1 - distilled.worst["0.1"]) <= 2

@@ -322,13 +322,13 @@ def test_the_worst_case_is_that_of_the_evaluation(
             data=DataInfo("digits", "test", len(order)), examples=0,
         )  # fmt: skip
     worst = bundle.manifest["variants"][variant]["gate"]["worst_case"]
-    (comparison,) = [entry for entry in results.comparisons if entry["attack"] == "worst-case"]
+    (comparison,) = [entry for entry in results.comparisons if entry.attack == "worst-case"]
     assert {key: worst[key] for key in ("n", "lost", "gained")} == {
-        key: comparison[key] for key in ("n", "lost", "gained")
+        key: getattr(comparison, key) for key in ("n", "lost", "gained")
     }
     for scored, correct in (("fp32", worst["fp32_correct"]), (variant, worst["int8_correct"])):
         (row,) = results.select(variant=scored, attack="worst-case")
-        assert row.correct_top1 == correct and row.masking is not None and row.masking["verdict"] == worst["verdict"]
+        assert row.correct_top1 == correct and row.masking is not None and row.masking.verdict == worst["verdict"]
         # all that the release gate asks for ran, if with less effort here
         missing = lacking(row, results.rows, GATE_SUITE, classes=10)
         assert not any("did not" in text for text in missing), missing

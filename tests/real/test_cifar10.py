@@ -121,9 +121,9 @@ def test_every_row_is_there_over_all_images(results):
     assert {(row.backend, row.variant, row.attack, row.eps) for row in results.rows} == {
         (*a, *b) for a in artefacts for b in attacks
     }
-    assert len(results.rows) == 24 and {row.n for row in results.rows} == {SCORED} == {results.data["n"]}
+    assert len(results.rows) == 24 and {row.n for row in results.rows} == {SCORED} == {results.data.n}
     assert {row.eps_value for row in results.rows if row.attack != "clean"} == {8 / 255}
-    assert results.data["split"] == "test" and results.data["name"] == "cifar10"
+    assert results.data.split == "test" and results.data.name == "cifar10"
 
 
 def test_the_worst_case_is_no_better_than_any_attack_and_attacks_work(results):
@@ -150,10 +150,10 @@ def test_onnxruntime_agrees_with_torch(results):
 
 
 def test_there_is_a_verdict_and_so_few_right_answers_earn_no_pass(results):
-    verdict = results.masking["verdict"]
+    verdict = results.masking.verdict
     assert verdict in ("UNCHECKED", "SUSPECT", "MASKED")
-    assert {row.masking["verdict"] for row in results.rows if row.masking is not None} == {verdict}
-    evidence = {item["rule"]: item["text"] for item in reversed(results.masking["evidence"])}
+    assert {row.masking.verdict for row in results.rows if row.masking is not None} == {verdict}
+    evidence = {item.rule: item.text for item in reversed(results.masking.evidence)}
     (clean,) = results.select(backend="torch", attack="clean")
     assert f"only {clean.correct_top1} images are classified right" in evidence["coverage"]
     assert len(evidence) > 3 and all(evidence.values())
@@ -163,5 +163,5 @@ def test_the_report_shows_both_verdicts(work):
     page = (work / "report.html").read_text()
     for name in NAMES:
         results = Results.load(work / f"{name}.json")
-        assert results.bundle["title"] in page
-        assert f'data-verdict="{results.masking["verdict"]}"' in page
+        assert results.bundle.title in page
+        assert f'data-verdict="{results.masking.verdict}"' in page

@@ -57,7 +57,7 @@ def results(bundle: Bundle) -> Results:
 
 
 def test_every_photograph_is_scored_once_by_every_artefact(results):
-    assert results.data["n"] == 500 and results.data["unreadable"] == [] and results.data["classes"] == 1000
+    assert results.data.n == 500 and results.data.unreadable == () and results.data.classes == 1000
     expected = {
         (b, v, a, e) for b, v in ARTEFACTS for a, e in (*INDEPENDENT, ("worst-case", "0.004"), ("worst-case", "0.01"))
     }
@@ -87,8 +87,8 @@ def test_onnxruntime_agrees_with_torch_on_the_same_adversarial_photographs(resul
 
 
 def test_plain_fgsm_alone_earns_no_verdict(results):
-    assert results.masking["verdict"] == "UNCHECKED"
-    assert {row.masking["verdict"] for row in results.rows if row.masking is not None} == {"UNCHECKED"}
+    assert results.masking.verdict == "UNCHECKED"
+    assert {row.masking.verdict for row in results.rows if row.masking is not None} == {"UNCHECKED"}
 
 
 def test_export_found_the_artefacts_close_to_the_model(bundle):

@@ -108,7 +108,7 @@ def drop(results: Results, variant: str) -> float:
 @pytest.mark.parametrize("variant", INT8)
 def test_regnet_on_cifar10_loses_at_most_a_point(regnet, variant):
     bundle, results = regnet
-    assert results.data["n"] + results.data["calibration_left_out"] == 5000
+    assert results.data.n + results.data.calibration_left_out == 5000
     (clean,) = results.select(attack="clean", variant="fp32")
     assert clean.top1 > 0.4  # or there would be little to lose
     assert bundle.manifest["variants"][variant]["float_layers"] == []
@@ -129,7 +129,7 @@ def test_regnet_was_calibrated_on_training_images_by_seed_0(regnet):
 @pytest.mark.parametrize(("variant", "most"), [("int8-s8s8", 1.5), ("int8-u8s8", 3.0)])
 def test_lite0_on_photographs_that_were_not_calibrated_on(lite0, variant, most):
     bundle, results = lite0
-    assert (results.data["n"], results.data["calibration_left_out"]) == (436, 64)
+    assert (results.data.n, results.data.calibration_left_out) == (436, 64)
     assert drop(results, variant) <= most
     assert bundle.manifest["variants"][variant]["gate"]["clean"]["n"] == 436
     assert bundle.manifest["variants"][variant]["gate"]["clean"]["drop"] == pytest.approx(drop(results, variant))

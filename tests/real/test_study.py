@@ -41,9 +41,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def test_the_published_transform_is_found(study):
-    (subject,) = study.settings["architectures"]
-    steps = subject["preprocess"]
-    assert (steps["resize"], steps["crop"], steps["interpolation"]) == (256, 224, "bicubic")
+    (subject,) = study.settings.architectures
+    steps = subject.preprocess
+    assert (steps.resize, steps.crop, steps.interpolation) == (256, 224, "bicubic")
 
 
 @pytest.mark.parametrize("eps", INDEPENDENT)

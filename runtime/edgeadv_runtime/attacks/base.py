@@ -7,19 +7,19 @@ library through :class:`CallableAttack`. What comes back is checked before it is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ..backends.base import Backend
 from ..errors import InputError
 from ..records.eps import Eps
-from ..records.results import CLEAN, AttackParams
+from ..records.rows import CLEAN, NORMS, AttackParams
 from .batches import CleanBatch
-from .perturbation import NORMS
 
 Key = tuple[str, str]
 """Name of an attack and the text of its eps; ``(CLEAN, "0")`` for the image as it is."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..backends.base import Backend
 from ..errors import InputError
 from ..records.eps import Eps
-from ..records.results import AttackParams
+from ..records.rows import AttackParams
 from ..records.suites import NOISE
 from .ball import ball, image_rng
 from .base import Crafted

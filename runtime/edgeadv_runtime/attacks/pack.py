@@ -24,7 +24,7 @@ from ..bundle.training_images import Overlap, check_overlap
 from ..errors import BundleError, InputError, IntegrityError, SchemaError
 from ..files import read_json, sha256_file
 from ..records.eps import Eps
-from ..records.results import AttackParams
+from ..records.rows import AttackParams
 from .base import CLEAN_KEY, AttackInfo, CraftedBatch, Evidence, Key, LazyImages
 from .batches import CleanBatch, DataInfo
 from .perturbation import check_crafted

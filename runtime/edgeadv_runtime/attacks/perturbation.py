@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..records.eps import Eps
 
-NORMS = ("linf", "l2")
-"""How a perturbation may be measured; an attack that does not say means the first."""
 # rounding of float32 sums near 1, far below one grey level; of each pixel where it is a length that is limited
 _EPS_SLACK, _EPS_SLACK_OF_A_PIXEL = 1e-6, 1e-7
 # what float32 makes of k levels, in levels
@@ -64,7 +62,7 @@ def round_to_uint8(
         x_adv: float32 (n, 3, H, W) in [0, 1], within eps.
         pixels: the originals, uint8 (n, H, W, 3).
         eps: the budget.
-        norm: one of :data:`NORMS`; None is the first.
+        norm: one of :data:`~edgeadv_runtime.records.rows.NORMS`; None is the first.
 
     Returns:
         uint8 (n, H, W, 3).

@@ -20,7 +20,7 @@ from ..backends.base import Backend
 from ..errors import InputError
 from ..files import canonical_json
 from ..records.eps import Eps
-from ..records.results import AttackParams
+from ..records.rows import AttackParams
 from ..records.suites import SQUARE
 from .base import Crafted
 from .square_search import Predict, Search, SquareResult

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..bundle.preprocess import to_pixels, to_tensor
 from ..bundle.variants import takes_uint8
 from ..errors import BackendError, InputError
+from ..records.rows import EngineInfo
 
 _B = TypeVar("_B", bound="Backend")
 
@@ -55,16 +56,10 @@ class Backend(ABC):
         return sha256 is not None and sha256 in (self.artifact_sha256, self.float_sha256)
 
     @property
-    def engine_info(self) -> dict[str, Any] | None:
+    def engine_info(self) -> EngineInfo | None:
         """The compiled plan behind the figures, as files of figures keep it; None for a backend that runs the artefact itself.
 
         Ask after the last call, and before :meth:`close`: CUDA graphs are made when a batch size comes again.
-
-        Returns:
-            For TensorRT a JSON object: ``plan_sha256``; ``profile``, the batch sizes ``[min, opt, max]`` that the plan serves,
-            every other is padded or cut; ``precision``, ``"verified"`` or ``"declared"``; ``library``; ``compute_capability``;
-            ``driver``; ``tf32``; ``cuda_graphs``, None where no batch size came again yet; ``cuda_graph_note``, why there are
-            none, or None.
         """
         return None
 

@@ -28,6 +28,7 @@ from ..engine.options import BatchProfile, EngineOptions, ImageSpec
 from ..engine.plan import PlanRefusedError
 from ..errors import BackendError, EngineError, InputError, IntegrityError, ProviderError, StorageError
 from ..files import sha256_bytes, write_bytes
+from ..records.rows import EngineInfo
 from .base import Backend
 
 RUNTIME_CACHE = ".runtime"
@@ -123,7 +124,7 @@ class TensorRTBackend(Backend):
         return self._running().graph_note
 
     @property
-    def engine_info(self) -> dict[str, Any]:
+    def engine_info(self) -> EngineInfo:
         """The plan behind the figures, as :attr:`Backend.engine_info` has it; once this is closed, as it was at the end.
 
         ``cuda_graphs`` is what is known now: null until a batch size has come again and was captured. Of TensorRT-RTX, which
@@ -133,11 +134,17 @@ class TensorRTBackend(Backend):
             if self._session is not None:
                 self._graphs = self._session.cuda_graphs, self._session.graph_note
         captured, note = self._graphs
-        return {
-            "plan_sha256": self.plan_sha256, "profile": self.profile.to_json(), "precision": self.precision_label,
-            "library": str(self._library), "compute_capability": self.gpu.sm, "driver": self.gpu.driver, "tf32": self._tf32,
-            "cuda_graphs": captured, "cuda_graph_note": note,
-        }  # fmt: skip
+        return EngineInfo(
+            plan_sha256=self.plan_sha256,
+            profile=(self.profile.min, self.profile.opt, self.profile.max),
+            precision="verified" if self.precision_label == "verified" else "declared",
+            library=str(self._library),
+            compute_capability=self.gpu.sm,
+            driver=self.gpu.driver,
+            tf32=self._tf32,
+            cuda_graphs=captured,
+            cuda_graph_note=note,
+        )
 
     @property
     def _tf32(self) -> bool:

@@ -9,21 +9,25 @@ energy are read before the first timed call and after the last.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from math import isfinite
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from .._version import __version__
 from ..backends.base import Backend
 from ..bundle.bundle import Bundle
 from ..bundle.preprocess import Preprocess, to_tensor
+from ..decoding import convert
 from ..device.facts import conditions, environment
 from ..errors import BundleError, InputError
+from ..records.about import Subject
 from ..records.bench import SPLIT_STAGES, STAGES, Bench, BenchRow, Mode, Stage
+from ..records.machine import Conditions, Environment
 from .conditions import run_warnings
 from .power import Meter, metering
 from .timing import Series, back_to_back, paced, split
@@ -117,8 +121,8 @@ def benchmark(
             progress(done, alike + len(batches) * sum(splits), text)
         done += 1
 
-    title = {"title": bundle.manifest["title"]} if "title" in bundle.manifest else {}
-    machine, before = environment(), conditions()
+    machine = convert(environment(), Environment, what="description of this machine")
+    before = _conditions()
     for i, opener in enumerate(openers):
         with opener() as backend, metering(gpu_index=_gpu_index(backend), processor=_on_processor(backend)) as meter:
             _check_plan(backend, sizes)
@@ -141,12 +145,12 @@ def benchmark(
             # CUDA graphs are made in the calls: only now is it known whether they could be
             engine = backend.engine_info
             rows += [replace(row, engine=engine) for row in own]
-            if engine is not None and engine["cuda_graph_note"] is not None:
-                notes.append(f"{_who(backend)}: {engine['cuda_graph_note']}")
+            if engine is not None and engine.cuda_graph_note is not None:
+                notes.append(f"{_who(backend)}: {engine.cuda_graph_note}")
             # a device that is let go of falls idle at once
-            after = conditions()
+            after = _conditions()
         measured = Bench(
-            bundle={"id": bundle.id, "name": bundle.path.resolve().name, **title},
+            bundle=Subject(id=bundle.id, name=bundle.path.resolve().name, title=bundle.manifest.get("title")),
             environment=machine,
             conditions={"before": before, "after": after},
             rows=tuple(rows),
@@ -158,6 +162,10 @@ def benchmark(
             keep(measured)
     report("done")
     return measured
+
+
+def _conditions() -> Conditions:
+    return convert(conditions(), Conditions, what="description of this machine")
 
 
 def _batch_rows(
@@ -202,12 +210,12 @@ def _check_plan(backend: Backend, sizes: Sequence[int]) -> None:
     engine = backend.engine_info
     if engine is None:
         return
-    least, best, most = engine["profile"]
-    if odd := [size for size in sizes if not least <= size <= most]:
+    least, best, most = engine.profile
+    if unserved := [size for size in sizes if not least <= size <= most]:
         served = f"{most}" if least == most else f"{least},{best},{most}"
         wanted = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]},{sizes[len(sizes) // 2]},{sizes[-1]}"
         raise InputError(
-            f"the plan of {_who(backend)} serves batch {served}; batch {', '.join(map(str, odd))} would be cut or padded, and "
+            f"the plan of {_who(backend)} serves batch {served}; batch {', '.join(map(str, unserved))} would be cut or padded, and "
             f"timed as what it is not: give `engine_batch` {wanted} (`rate` needs batch 1), or time what the plan serves"
         )
 

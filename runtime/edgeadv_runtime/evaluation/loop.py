@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from .._version import __version__
@@ -21,11 +21,15 @@ from ..attacks.batches import DataDigest, DataInfo, check_readable
 from ..backends.base import Backend
 from ..bundle.bundle import Bundle
 from ..bundle.training_images import Overlap, check_overlap
+from ..decoding import convert
 from ..device.facts import environment
 from ..errors import DataError
+from ..records.about import Calibration, ScoredData, Skipped, Subject
 from ..records.eps import Eps
-from ..records.results import CLEAN, WORST_CASE, AttackParams, Results, Row, Threat
-from ..records.statistics import mcnemar_p, paired_difference_interval
+from ..records.evidence import RowMasking
+from ..records.machine import Environment
+from ..records.results import Results
+from ..records.rows import CLEAN, WORST_CASE, AttackParams, Comparison, Row, Threat
 from ..records.suites import NOISE, WHOLE_STEP, base_name
 from .outcomes import Artefact, BatchOutcome, rounding_lost
 from .scoring import TOP, nothing_scored, score_batches
@@ -144,27 +148,27 @@ def summarise(
         made = _rows(entry, scored, budgets, shares, lost, verdict, top5=len(bundle.classes) > TOP)
         rows += [replace(row, training_images=trained_on) for row in made]
     return Results(
-        bundle={
-            "id": bundle.id, "name": bundle.path.name, "title": bundle.manifest["title"], "weights_sha256": bundle.weights_sha256,
-            "architecture": bundle.manifest["architecture"], "provenance": bundle.manifest["provenance"],
-            **_confidence(bundle),
-        },
-        data={
-            "name": data.name, "split": data.split, "n": n, "sha256": digest.hexdigest(), "unreadable": unreadable,
-            "calibration_left_out": left_out, "classes": len(bundle.classes), "training_images": trained_on,
-            "allow_training_images": data.allow_training_images,
-        },
-        environment=environment(), masking=masking, rows=tuple(rows), skipped=tuple(skipped),
+        bundle=Subject(
+            id=bundle.id, name=bundle.path.name, title=bundle.manifest["title"], weights_sha256=bundle.weights_sha256,
+            architecture=bundle.manifest["architecture"], provenance=bundle.manifest["provenance"], confidence=_confidence(bundle),
+        ),
+        data=ScoredData(
+            name=data.name, split=data.split, n=n, sha256=digest.hexdigest(), unreadable=tuple(unreadable),
+            calibration_left_out=left_out, classes=len(bundle.classes), training_images=trained_on,
+            allow_training_images=data.allow_training_images,
+        ),
+        environment=convert(environment(), Environment, what="description of this machine"), masking=masking, rows=tuple(rows),
+        skipped=tuple(Skipped(**entry) for entry in skipped),
         examples=first_examples((example for o in outcomes for example in o.examples), examples),
         comparisons=_comparisons(table, budgets), edgeadv_version=__version__,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )  # fmt: skip
 
 
-def _confidence(bundle: Bundle) -> dict[str, Any]:
-    """What the report shows of the bundle's probabilities, without the list of images; nothing where it has no temperature."""
+def _confidence(bundle: Bundle) -> Calibration | None:
+    """What the report shows of the bundle's probabilities; None where it has no temperature."""
     entry = bundle.manifest.get("confidence")
-    return {} if entry is None else {"confidence": {key: value for key, value in entry.items() if key != "images"}}
+    return None if entry is None else convert(entry, Calibration, what="confidence of a bundle", mend="export it again")
 
 
 def _check_images(n: int, left_out: int, unreadable: Sequence[str], data: DataInfo) -> None:
@@ -208,7 +212,7 @@ def _zero_share(key: Key, outcomes: Sequence[BatchOutcome], n: int) -> float | N
 
 def _rows(
     entry: _Scored, scored: Sequence[AttackInfo], budgets: Sequence[Eps], shares: dict[Key, float], lost: dict[Key, int],
-    masking: dict[str, Any], *, top5: bool,
+    masking: RowMasking, *, top5: bool,
 ) -> list[Row]:  # fmt: skip
     artefact = entry.artefact
 
@@ -255,18 +259,16 @@ def _threat(info: AttackInfo, artefact: Artefact) -> Threat:
     return "query" if info.queried == artefact.identity else "transfer"
 
 
-def _comparisons(table: Sequence[_Scored], budgets: Sequence[Eps]) -> tuple[dict[str, Any], ...]:
+def _comparisons(table: Sequence[_Scored], budgets: Sequence[Eps]) -> tuple[Comparison, ...]:
     """Each pair of artefacts, image by image, on the clean images and in the worst case at each budget."""
     found = []
     for baseline, other in combinations(table, 2):
         for key in (CLEAN_KEY, *((WORST_CASE, eps.text) for eps in budgets)):
             ours, theirs = baseline.top1[key], other.top1[key]
-            n, lost, gained = len(ours), int((ours & ~theirs).sum()), int((~ours & theirs).sum())
             found.append(
-                {
-                    "attack": key[0], "eps": key[1], "baseline": baseline.artefact.to_json(), "artefact": other.artefact.to_json(),
-                    "n": n, "lost": lost, "gained": gained, "drop": (lost - gained) / n,
-                    "drop_ci95": list(paired_difference_interval(lost, gained, n)), "mcnemar_p": mcnemar_p(lost, gained),
-                }
+                Comparison(
+                    attack=key[0], eps=key[1], baseline=baseline.artefact.id, artefact=other.artefact.id, n=len(ours),
+                    lost=int((ours & ~theirs).sum()), gained=int((~ours & theirs).sum()),
+                )
             )  # fmt: skip
     return tuple(found)

@@ -17,15 +17,18 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from msgspec import to_builtins
 from numpy.typing import NDArray
 
 from ..attacks.base import CLEAN_KEY, AttackInfo, Evidence, Key
 from ..backends.base import Backend
 from ..bundle.variants import base_of, takes_uint8
-from ..errors import BundleError, StorageError
+from ..decoding import convert
+from ..errors import BundleError, SchemaError, StorageError
 from ..files import PLAN_FILE, atomic_file, begin_partial
+from ..records.about import Example
+from ..records.rows import BASELINE, ArtefactId, EngineInfo
 
-_REFERENCE = "fp32"
 Hits = Mapping[Key, NDArray[np.bool_]]
 """For the clean images and each attack at each budget, whether the label was found, bool (n,)."""
 
@@ -40,7 +43,7 @@ class Artefact:
     provider: str
     device: str
     identity: str
-    engine: dict[str, Any] | None = None
+    engine: EngineInfo | None = None
     float_sha256: str | None = None
 
     @classmethod
@@ -60,27 +63,28 @@ class Artefact:
         """Whether the gradients that belong to the artefact with this hash are its own; None is nobody's."""
         return sha256 is not None and sha256 in (self.artifact_sha256, self.float_sha256)
 
-    def to_json(self) -> dict[str, Any]:
+    @property
+    def id(self) -> ArtefactId:
         """What a comparison says of it."""
-        return {"backend": self.backend, "variant": self.variant, "artifact_sha256": self.artifact_sha256}
+        return ArtefactId(backend=self.backend, variant=self.variant, artifact_sha256=self.artifact_sha256)
 
     def binding(self) -> dict[str, Any]:
         """All that figures depend on, so that no outcomes of one artefact are taken for those of another."""
-        plan = None if self.engine is None else self.engine.get("plan_sha256")
-        return {**self.to_json(), "provider": self.provider, "device": self.device, "plan_sha256": plan}
+        plan = None if self.engine is None else self.engine.plan_sha256
+        return {**to_builtins(self.id), "provider": self.provider, "device": self.device, "plan_sha256": plan}
 
 
 @dataclass(frozen=True)
-class Example:
+class LabelledExample:
     """An image for the report.
 
     Attributes:
-        label: its true label.
+        label: number of its true class.
         entry: its entry in the results file.
     """
 
     label: int
-    entry: dict[str, Any]
+    entry: Example
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ class BatchOutcome:
     evidence: Evidence
     left_out: int = 0
     unreadable: tuple[str, ...] = ()
-    examples: tuple[Example, ...] = ()
+    examples: tuple[LabelledExample, ...] = ()
     progress: tuple[Mapping[Key, NDArray[np.float32]], ...] = ()
     unstable: tuple[NDArray[np.bool_], ...] = ()
 
@@ -132,7 +136,7 @@ class BatchOutcome:
             tables |= {f"top1_{k}": first, f"top5_{k}": among5, f"progress_{k}": beyond}
         rest = {
             "keys": {name: list(table) for name, table in tables.items()}, "artefacts": len(self.top1), "left_out": self.left_out,
-            "hashes": self.hashes, "unreadable": self.unreadable, "examples": [[e.label, e.entry] for e in self.examples],
+            "hashes": self.hashes, "unreadable": self.unreadable, "examples": to_builtins(self.examples),
         }  # fmt: skip
         arrays: dict[str, NDArray[Any]] = {
             "index": self.index, "labels": self.labels, "probabilities": evidence.probabilities, "unstable": evidence.unstable,
@@ -180,11 +184,20 @@ class BatchOutcome:
                     evidence,
                     rest["left_out"],
                     tuple(rest["unreadable"]),
-                    tuple(Example(label, entry) for label, entry in rest["examples"]),
+                    convert(rest["examples"], tuple[LabelledExample, ...], what="list of examples"),
                     tuple(table(f"progress_{k}") for k in range(rest["artefacts"])),
                     tuple(arrays[f"unstable_{k}"] for k in range(rest["artefacts"])),
                 )
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            EOFError,
+            zipfile.BadZipFile,
+            zlib.error,
+            SchemaError,
+        ) as error:
             raise BundleError(f"{path} is damaged ({error}): delete {path.parent} and evaluate again") from error
         n, evidence = len(outcome.labels), outcome.evidence
         labels = [outcome.labels, *evidence.answers.values(), *evidence.unrounded.values()]
@@ -227,7 +240,7 @@ def rounding_lost(
                 stands = top1[k][CLEAN_KEY] & top1[k][key]
                 if twin is not None:
                     broken = top1[twin][CLEAN_KEY] & ~top1[twin][key]
-                elif base_of(own.variant) == _REFERENCE and key in answers:
+                elif base_of(own.variant) == BASELINE and key in answers:
                     broken = (answers[CLEAN_KEY] == labels) & (answers[key] != labels)
                 else:
                     continue

@@ -17,7 +17,7 @@ from ..backends.base import Backend
 from ..bundle.bundle import Bundle
 from ..bundle.preprocess import to_tensor
 from ..records.suites import contradicts
-from .outcomes import BatchOutcome, Example
+from .outcomes import BatchOutcome, LabelledExample
 from .worst_images import ExamplePicker
 
 TOP = 5
@@ -120,12 +120,12 @@ def _beside(calls: Iterator[Callable[[], _T]]) -> Iterator[_T]:
 
 def _scored(
     batch: CraftedBatch, infos: Sequence[AttackInfo], backends: Sequence[Backend], picker: ExamplePicker
-) -> tuple[list[_Hits], list[tuple[dict[Key, NDArray[np.float32]], Bools]], tuple[Example, ...]]:
+) -> tuple[list[_Hits], list[tuple[dict[Key, NDArray[np.float32]], Bools]], tuple[LabelledExample, ...]]:
     """What each artefact is right about in ``batch``, its evidence for the verdict, and examples of what the last one makes of it."""
     clean, labels = to_tensor(batch.clean.pixels), batch.clean.labels
     hits: list[_Hits] = []
     controls: list[tuple[dict[Key, NDArray[np.float32]], Bools]] = []
-    found: tuple[Example, ...] = ()
+    found: tuple[LabelledExample, ...] = ()
     budgets = {info.key: info.eps for info in infos}
     for i, backend in enumerate(backends):
         before = backend.infer_pixels(batch.clean.pixels) if backend.takes_uint8 else backend.infer(clean)

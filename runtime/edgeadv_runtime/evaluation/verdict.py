@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..attacks.base import CLEAN_KEY, AttackInfo, Evidence, Key
-from ..records.results import ORDER, Verdict
+from ..records.evidence import COVERAGE, Finding, Masking, RowMasking, Verdict, least_believable
 from ..records.suites import LARGE_EPS, LINEARITY, NOISE, PGD_CE, PGD_MARGIN, PGD_SMOOTHED, SQUARE, base_name, is_ours
 from .verdict_rules import (
     NEEDED,
@@ -79,18 +79,14 @@ class MaskingEvidence:
         if len(labels):
             self._batches.append((labels, evidence))
 
-    def verdict(self, *, artefact_asked: bool = False) -> dict[str, Any]:
-        """``{"verdict", "evidence"}``: one verdict for the weights, the worst finding over all budgets.
+    def verdict(self, *, artefact_asked: bool = False) -> Masking:
+        """One verdict for the weights, the worst finding over all budgets.
 
         ``artefact_asked``: Square asked an artefact of these weights, so the reference need not have been asked.
-
-        Each piece of evidence has ``rule``, ``attack``, ``eps``, ``value`` and ``lower_bound`` (shares of the ``n`` images
-        that the reference model classifies right), the thresholds, ``finding`` (``"SUSPECT"``, ``"MASKED"`` or None) and a
-        ``text``.
         """
         return self.concluded(self.findings(), artefact_asked=artefact_asked)
 
-    def concluded(self, evidence: list[dict[str, Any]], *, artefact_asked: bool) -> dict[str, Any]:
+    def concluded(self, evidence: list[Finding], *, artefact_asked: bool) -> Masking:
         """:meth:`verdict`, from what :meth:`findings` has found."""
         ours = {key: info for key, info in self._infos.items() if self._knows(key)}
         if self._reference is None:
@@ -98,21 +94,21 @@ class MaskingEvidence:
         else:
             asked = {key: info for key, info in ours.items() if info.queried == self._reference}
         missing = None if artefact_asked else unasked(asked, self.budgets)
-        if missing and not any(item["rule"] == "coverage" for item in evidence):
+        if missing and not any(item.obstacle for item in evidence):
             n = sum(int((batch.answers[CLEAN_KEY] == labels).sum()) for labels, batch in self._batches)
-            evidence = [*evidence, {"rule": "coverage", "eps": None, "n": n, "finding": None, "text": missing}]
-        return {"verdict": verdict_on(evidence), "evidence": evidence}
+            evidence = [*evidence, Finding(rule=COVERAGE, n=n, finding=None, text=missing)]
+        return Masking(verdict=verdict_on(evidence), evidence=tuple(evidence))
 
-    def findings(self) -> list[dict[str, Any]]:
+    def findings(self) -> list[Finding]:
         """The evidence on the weights' gradients, with what is missing of it; not whether the model was asked itself."""
         standing, zero, odd, ratios = self._gather()
-        evidence: list[dict[str, Any]] = []
+        evidence: list[Finding] = []
         if standing.n:
             evidence += [*answers(standing, odd), *zero_gradients(standing, zero), *pairs(standing)]
             evidence += [*nonlinear(standing, ratios), *queries(standing, self._infos)]
             evidence += [*large_eps(standing), *rising(standing)]
         if obstacle := _obstacle(standing, self.budgets) or _untold(standing, zero, ratios):
-            evidence.append({"rule": "coverage", "eps": None, "n": standing.n, "finding": None, "text": obstacle})
+            evidence.append(Finding(rule=COVERAGE, n=standing.n, finding=None, text=obstacle))
         return evidence
 
     def _knows(self, key: Key) -> bool:
@@ -230,19 +226,14 @@ def _missing(ran: Sequence[AttackInfo], budgets: Mapping[float, str]) -> str | N
     return None
 
 
-def verdict_on(evidence: Sequence[Mapping[str, Any]]) -> Verdict:
+def verdict_on(evidence: Sequence[Finding]) -> Verdict:
     """The least believable finding; ``UNCHECKED`` where something is missing and nothing worse was found."""
-    return worst([item["finding"] or "UNCHECKED" for item in evidence if item["finding"] or item["rule"] == "coverage"])
-
-
-def worst(found: Sequence[Verdict]) -> Verdict:
-    """The least believable of several verdicts; ``PASS`` of none."""
-    return max(found, key=ORDER.index, default="PASS")
+    return least_believable(item.finding or "UNCHECKED" for item in evidence if item.matters)
 
 
 def verdict_of(
     infos: Sequence[AttackInfo], outcomes: Sequence[BatchOutcome], artefacts: Sequence[Artefact]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+) -> tuple[Masking, list[RowMasking]]:
     """The verdict on the weights, and on each artefact that was made of them.
 
     Args:
@@ -251,15 +242,14 @@ def verdict_of(
         artefacts: what was scored.
 
     Returns:
-        ``masking`` of the file, which is of the weights, with the evidence on the artefacts too; and for each artefact that
-        of its rows: the worse of the evidence on the gradients and of its own, and as ``evidence`` the sentences of what was found.
+        That of the weights, with the evidence on the artefacts too; and that of each artefact's rows.
     """
     gathered = MaskingEvidence(infos)
     for outcome in outcomes:
         gathered.add(outcome.labels, outcome.evidence)
     gradients = gathered.findings()
     own = [_on_artefact(k, artefact, infos, outcomes, gathered.budgets) for k, artefact in enumerate(artefacts)]
-    asked = any(all(item["rule"] != "coverage" for item in items) for items in own)
+    asked = any(not any(item.obstacle for item in items) for items in own)
     masking = gathered.concluded(gradients, artefact_asked=asked)
     # what was found on the weights themselves is theirs, whoever asked
     weights = {info.gradients_sha256 for info in infos if info.name in NEEDED}
@@ -269,13 +259,13 @@ def verdict_of(
         if artefact.artifact_sha256 in weights
         for item in items
     ]
-    masking["verdict"] = worst([masking["verdict"], *(item["finding"] for item in same if item["finding"])])
+    verdict = least_believable([masking.verdict, *(item.finding for item in same if item.finding)])
     rows = []
     for items in own:
         together = [*gradients, *items]
-        told = [item["text"] for item in together if item["finding"] or item["rule"] == "coverage"]
-        rows.append({"verdict": verdict_on(together), "evidence": told})
-    return {**masking, "evidence": [*masking["evidence"], *(item for items in own for item in items)]}, rows
+        sentences = tuple(item.text for item in together if item.matters)
+        rows.append(RowMasking(verdict=verdict_on(together), evidence=sentences))
+    return Masking(verdict=verdict, evidence=(*masking.evidence, *(item for items in own for item in items))), rows
 
 
 def _on_artefact(
@@ -284,12 +274,12 @@ def _on_artefact(
     infos: Sequence[AttackInfo],
     outcomes: Sequence[BatchOutcome],
     budgets: Mapping[float, str],
-) -> list[dict[str, Any]]:
+) -> list[Finding]:
     """What attacks that asked this very artefact found beyond the gradients that were tried on it, and what is missing."""
     ours = {info.key: info for info in infos if _ours(info)}
     asked = {key: info for key, info in ours.items() if info.queried == artefact.identity}
     whose = f"{artefact.backend} {artefact.variant}"
-    items: list[dict[str, Any]] = []
+    items: list[Finding] = []
     n = 0
     if outcomes:
         hits = {key: np.concatenate([o.top1[k][key] for o in outcomes]) for key in outcomes[0].top1[k]}
@@ -316,5 +306,5 @@ def _on_artefact(
     if missing is None and n < FEWEST_IMAGES:
         missing = f"{whose} classifies only {n} images right without an attack; at least {FEWEST_IMAGES} are needed for a verdict"
     if missing:
-        items.append({"rule": "coverage", "eps": None, "n": n, "finding": None, "text": missing, "artefact": whose})
+        items.append(Finding(rule=COVERAGE, n=n, finding=None, text=missing, artefact=whose))
     return items

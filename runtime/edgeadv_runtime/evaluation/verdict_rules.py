@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..attacks.base import CLEAN_KEY, AttackInfo, Key
+from ..records.evidence import Finding, Verdict
 from ..records.statistics import Z95_ONE_SIDED, paired_difference_lower_bound, wilson_interval
 from ..records.suites import (
     APGD_CE,
@@ -184,28 +184,29 @@ class Standing:
 
     def item(
         self, rule: str, key: Key, value: float, lower: float, threshold: Threshold, text: str, **counts: int
-    ) -> dict[str, Any]:
+    ) -> Finding:
         """One piece of evidence, as the results file holds it."""
-        finding = "MASKED" if lower > threshold.masked else "SUSPECT" if lower > threshold.suspect else None
-        about = {"artefact": self.whose} if self.whose else {}
-        return {
-            "rule": rule,
-            "attack": key[0],
-            "eps": key[1],
-            "n": self.n,
-            "value": value,
-            "lower_bound": lower,
-            "suspect_above": threshold.suspect,
-            "masked_above": threshold.masked,
-            "finding": finding,
-            "text": text,
+        finding: Verdict | None = (
+            "MASKED" if lower > threshold.masked else "SUSPECT" if lower > threshold.suspect else None
+        )
+        return Finding(
+            rule=rule,
+            attack=key[0],
+            eps=key[1],
+            n=self.n,
+            value=value,
+            lower_bound=lower,
+            suspect_above=threshold.suspect,
+            masked_above=threshold.masked,
+            finding=finding,
+            text=text,
+            artefact=self.whose or None,
             **counts,
-            **about,
-        }
+        )
 
     def paired(
         self, rule: str, key: Key, than: Bools, threshold: Threshold, text: str, allowed: float = 0.0
-    ) -> dict[str, Any]:
+    ) -> Finding:
         """Evidence of how many images ``key`` broke beyond those that another way, leaving ``than`` standing, did.
 
         Of ``than`` the share ``allowed`` does not count: an image scores 1 if gained, -1 if lost, less ``allowed`` if it was
@@ -218,7 +219,7 @@ class Standing:
         value = (gained - lost - allowed * left) / self.n
         return self.item(rule, key, value, lower, threshold, told, gained=gained, lost=lost, left=left)
 
-    def counted(self, rule: str, key: Key, flags: Bools, threshold: Threshold, text: str) -> dict[str, Any]:
+    def counted(self, rule: str, key: Key, flags: Bools, threshold: Threshold, text: str) -> Finding:
         """Evidence of how many images have a flag."""
         count = int(flags.sum())
         lower, _ = wilson_interval(count, self.n, z=Z95_ONE_SIDED)
@@ -226,7 +227,7 @@ class Standing:
         return self.item(rule, key, count / self.n, lower, threshold, told)
 
 
-def answers(standing: Standing, odd: Mapping[str, Bools]) -> Iterator[dict[str, Any]]:
+def answers(standing: Standing, odd: Mapping[str, Bools]) -> Iterator[Finding]:
     """Answers that are probabilities, and answers that change; ``odd`` has the flags of either rule, bool (n,)."""
     for rule, threshold, text in (
         ("probabilities", PROBABILITIES, "{share:.1%} of the answers are probabilities, not logits: the attacks "
@@ -238,7 +239,7 @@ def answers(standing: Standing, odd: Mapping[str, Bools]) -> Iterator[dict[str, 
             yield standing.counted(rule, CLEAN_KEY, odd[rule], threshold, text)
 
 
-def zero_gradients(standing: Standing, zero: Mapping[Key, Bools]) -> Iterator[dict[str, Any]]:
+def zero_gradients(standing: Standing, zero: Mapping[Key, Bools]) -> Iterator[Finding]:
     """Images without a gradient to follow; ``zero`` has their flags by attack, bool (n,)."""
     text = (
         "{attack} at eps {eps}: {share:.1%} of the {n} images that are right without an attack have no gradient to follow and "
@@ -252,7 +253,7 @@ def zero_gradients(standing: Standing, zero: Mapping[Key, Bools]) -> Iterator[di
             yield standing.counted("zero-gradient", key, flags, ZERO_GRADIENT, text)
 
 
-def pairs(standing: Standing) -> Iterator[dict[str, Any]]:
+def pairs(standing: Standing) -> Iterator[Finding]:
     """Each of :data:`PAIRS` of which both attacks ran at a budget."""
     text = (
         "at eps {eps}, {attack} broke {gained} of the {left} images (of {n}) that %s left standing; the reverse {lost}"
@@ -266,7 +267,7 @@ def pairs(standing: Standing) -> Iterator[dict[str, Any]]:
                 )
 
 
-def queries(standing: Standing, asked: Mapping[Key, AttackInfo]) -> Iterator[dict[str, Any]]:
+def queries(standing: Standing, asked: Mapping[Key, AttackInfo]) -> Iterator[Finding]:
     """Attacks ``asked`` that do not follow the network's own gradients, against all that do: each by itself, and all together."""
     text = "at eps {eps}, {attack} broke {count} of {n} images that every attack %s left standing"
     further = (
@@ -300,7 +301,7 @@ def queries(standing: Standing, asked: Mapping[Key, AttackInfo]) -> Iterator[dic
 _RULES = {NOISE: "query", SQUARE: "query", PGD_SMOOTHED: "smoothed", TRANSFER: "transfer"}
 
 
-def nonlinear(standing: Standing, ratios: Mapping[Key, NDArray[np.float32]]) -> Iterator[dict[str, Any]]:
+def nonlinear(standing: Standing, ratios: Mapping[Key, NDArray[np.float32]]) -> Iterator[Finding]:
     """Standing images along whose gradient the margin does something else than the gradient predicts."""
     text = (
         "at eps {eps}, of {count} of {n} images that are right without an attack and stand, the margin does not rise as its "
@@ -331,7 +332,7 @@ def breaks_linearity(ratios: NDArray[np.float32]) -> Bools:
     )
 
 
-def large_eps(standing: Standing) -> Iterator[dict[str, Any]]:
+def large_eps(standing: Standing) -> Iterator[Finding]:
     """Images that stand at eps 1."""
     for key in standing.untargeted(LARGE_EPS):
         commonest = int(np.bincount(standing.labels).max()) / standing.n
@@ -347,7 +348,7 @@ def large_eps(standing: Standing) -> Iterator[dict[str, Any]]:
         )  # fmt: skip
 
 
-def rising(standing: Standing) -> Iterator[dict[str, Any]]:
+def rising(standing: Standing) -> Iterator[Finding]:
     """PGD that breaks fewer images at a larger budget."""
     runs = sorted(standing.untargeted(PGD_MARGIN).items(), key=lambda run: run[1].eps.value)
     for (small, _), (large, info) in pairwise(runs):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +13,9 @@ from PIL import Image
 from ..attacks.base import AttackInfo, CraftedBatch, Key
 from ..bundle.bundle import Classes
 from ..bundle.confidence import softmax
+from ..records.about import Example
 from ..records.suites import PGD_MARGIN
-from .outcomes import Example
+from .outcomes import LabelledExample
 
 
 class ExamplePicker:
@@ -65,7 +65,7 @@ class ExamplePicker:
         after: NDArray[np.float32],
         *,
         artefact: str,
-    ) -> tuple[Example, ...]:
+    ) -> tuple[LabelledExample, ...]:
         """Take what is still wanted from a scored batch.
 
         Args:
@@ -75,13 +75,13 @@ class ExamplePicker:
             after: logits under the attack :attr:`key`.
             artefact: whose logits they are, in words.
         """
-        found: list[Example] = []
+        found: list[LabelledExample] = []
         for i, label in enumerate(batch.clean.labels.tolist()):
             # an image that was wrong to begin with shows nothing about the attack
             if len(self._seen) >= self._most or label in self._seen or int(before[i].argmax()) != label:
                 continue
             self._seen.add(label)
-            found.append(Example(label, self._example(batch, i, clean[i], before[i], after[i], artefact)))
+            found.append(LabelledExample(label, self._example(batch, i, clean[i], before[i], after[i], artefact)))
         return tuple(found)
 
     def _example(
@@ -92,7 +92,7 @@ class ExamplePicker:
         before: NDArray[np.float32],
         after: NDArray[np.float32],
         artefact: str,
-    ) -> dict[str, Any]:
+    ) -> Example:
         assert self._info is not None
         adversarial = batch.adversarial[self._info.key][i]
         amplification = 0.5 / self._info.eps.value
@@ -100,19 +100,26 @@ class ExamplePicker:
             self._classes.names,
             softmax(np.stack([before, after]), temperature=self._temperature),
         )
-        return {
-            "index": int(batch.clean.index[i]), "label": names[int(batch.clean.labels[i])], "attack": self._info.name,
-            "eps": self._info.eps.text, "amplification": amplification, "artefact": artefact,
-            "clean_png": _png(clean), "adversarial_png": _png(adversarial),
-            "perturbation_png": _png(0.5 + (adversarial - clean) * amplification),
-            "clean_prediction": names[int(before.argmax())], "clean_probability": float(p_before.max()),
-            "adversarial_prediction": names[int(after.argmax())], "adversarial_probability": float(p_after.max()),
-        }  # fmt: skip
+        return Example(
+            index=int(batch.clean.index[i]),
+            label=names[int(batch.clean.labels[i])],
+            attack=self._info.name,
+            eps=self._info.eps.text,
+            amplification=amplification,
+            artefact=artefact,
+            clean_png=_png(clean),
+            adversarial_png=_png(adversarial),
+            perturbation_png=_png(0.5 + (adversarial - clean) * amplification),
+            clean_prediction=names[int(before.argmax())],
+            clean_probability=float(p_before.max()),
+            adversarial_prediction=names[int(after.argmax())],
+            adversarial_probability=float(p_after.max()),
+        )
 
 
-def first_examples(found: Iterable[Example], most: int) -> tuple[dict[str, Any], ...]:
-    """The entries of the first example of each label, ``most`` of them."""
-    first: dict[int, dict[str, Any]] = {}
+def first_examples(found: Iterable[LabelledExample], most: int) -> tuple[Example, ...]:
+    """The first example of each label, ``most`` of them."""
+    first: dict[int, Example] = {}
     for example in found:
         if len(first) < most:
             first.setdefault(example.label, example.entry)

@@ -5,13 +5,19 @@ Readers ignore keys that they do not know; keys that came later have a default, 
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from ..errors import SchemaError
+import msgspec
+
+from ..decoding import Count, convert
 from ..files import write_json
-from .results import SCHEMA_VERSION, read_measurement
+from .about import Positive, Skipped, Subject
+from .machine import Conditions, Environment
+from .measurement import SCHEMA_VERSION, read_measurement
+from .rows import ArtefactRow, Size
 
 Mode = Literal["back-to-back", "paced"]
 Stage = Literal["preprocess", "inference", "end-to-end", "copy-in", "compute", "copy-out"]
@@ -19,18 +25,15 @@ STAGES: tuple[Stage, ...] = ("preprocess", "inference", "end-to-end")
 SPLIT_STAGES: tuple[Stage, ...] = ("copy-in", "compute", "copy-out")
 # a stage that only older files have, of a check that this version does not make
 _IGNORED = "guarded"
+# of percentiles that lie between the same two times
+_ROUNDING = 1e-9
+Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class BenchRow:
+class BenchRow(ArtefactRow, frozen=True, kw_only=True):
     """One stage of one artefact at one batch size.
 
     Attributes:
-        variant: the artefact's name in the bundle.
-        artifact_sha256: hash of the file that was run.
-        backend: what ran it; with ``provider`` and ``device`` this says whose figure it is.
-        provider: what executed it inside the backend.
-        device: the device in words.
         threads: CPU threads a call may use; None where that is left to the library.
         batch: images in a call.
         mode: ``"back-to-back"``: the next call at once; ``"paced"``: a call at every tick of ``rate_hz``.
@@ -49,40 +52,36 @@ class BenchRow:
         energy_mj_per_image: millijoules over the whole series for each of its images; None where nothing measured it, or
             the series was too short for what did.
         energy_source: what measured it and what it covers; None where nothing could.
-        engine: the plan that ran, as :attr:`~edgeadv_runtime.Backend.engine_info` has it; None for a backend without one.
+
+    Raises:
+        ValueError: the times do not ascend, or more frames were late than there were.
     """
 
-    variant: str
-    artifact_sha256: str
-    backend: str
-    provider: str
-    device: str
-    threads: int | None
-    batch: int
+    threads: Size | None
+    batch: Size
     mode: Mode
-    rate_hz: float | None
+    rate_hz: Positive | None
     stage: Stage
-    n: int
-    warm_up: int
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float | None
-    max_ms: float
-    images_per_s: float
-    late: int | None
+    n: Size
+    warm_up: Count
+    p50_ms: Milliseconds
+    p90_ms: Milliseconds
+    p99_ms: Milliseconds | None
+    max_ms: Milliseconds
+    images_per_s: Positive
+    late: Count | None
     includes: str
-    energy_mj_per_image: float | None = None
+    energy_mj_per_image: Positive | None = None
     energy_source: str | None = None
-    engine: dict[str, Any] | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """The row as the file holds it."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> BenchRow:
-        """Read what :meth:`to_json` wrote, also before the keys with a default were there."""
-        return cls(**{f.name: value[f.name] for f in fields(cls) if f.default is MISSING or f.name in value})
+    def __post_init__(self) -> None:
+        times = [self.p50_ms, self.p90_ms, *([] if self.p99_ms is None else [self.p99_ms]), self.max_ms]
+        if any(high < low * (1 - _ROUNDING) for low, high in pairwise(times)):
+            raise ValueError(f"the percentiles {', '.join(f'{ms:g}' for ms in times)} ms do not ascend")
+        if (self.late or 0) > self.n:
+            raise ValueError(f"late {self.late} is not a number of {self.n} frames")
+        if (self.mode == "paced") != (self.rate_hz is not None):
+            raise ValueError(f"a {self.mode} series with rate_hz {self.rate_hz}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +89,9 @@ class Bench:
     """A bench file.
 
     Attributes:
-        bundle: id, name and title of what was measured.
-        environment: what :func:`~edgeadv_runtime.device.facts.environment` told.
-        conditions: what :func:`~edgeadv_runtime.device.facts.conditions` told ``before`` and ``after`` all measurements.
+        bundle: what was measured.
+        environment: device facts and versions.
+        conditions: the state of the machine ``before`` and ``after`` all measurements.
         rows: what was measured.
         warnings: sentences on what happened to the machine meanwhile, such as throttling, and on CUDA graphs that failed.
         skipped: pairs of backend and variant that were asked for as ``all`` and cannot be, with the reason.
@@ -101,12 +100,12 @@ class Bench:
         path: the file that it was read from; None for one that was just measured.
     """
 
-    bundle: dict[str, Any]
-    environment: dict[str, Any]
-    conditions: dict[str, dict[str, Any]]
+    bundle: Subject
+    environment: Environment
+    conditions: dict[str, Conditions]
     rows: tuple[BenchRow, ...]
     warnings: tuple[str, ...] = ()
-    skipped: tuple[dict[str, str], ...] = ()
+    skipped: tuple[Skipped, ...] = ()
     created: str = ""
     edgeadv_version: str = ""
     path: Path | None = field(default=None, compare=False)
@@ -115,14 +114,16 @@ class Bench:
         """Rows whose attributes equal ``wanted``, e.g. ``select(stage="end-to-end", batch=1)``."""
         return [row for row in self.rows if all(getattr(row, key) == value for key, value in wanted.items())]
 
+    @property
+    def name(self) -> str:
+        """How errors call it."""
+        return str(self.path) if self.path is not None else f"the bench of {self.bundle.name}"
+
     def to_json(self) -> dict[str, Any]:
         """The file's JSON value."""
-        return {
-            "schema_version": SCHEMA_VERSION, "kind": "bench", "edgeadv_version": self.edgeadv_version,
-            "created": self.created, "bundle": self.bundle, "environment": self.environment,
-            "conditions": self.conditions, "warnings": list(self.warnings),
-            "rows": [row.to_json() for row in self.rows], "skipped": list(self.skipped),
-        }  # fmt: skip
+        found: dict[str, Any] = msgspec.to_builtins(replace(self, path=None))
+        del found["path"]
+        return {"schema_version": SCHEMA_VERSION, "kind": "bench", **found}
 
     def save(self, path: str | Path) -> None:
         """Write the file atomically.
@@ -137,16 +138,11 @@ class Bench:
         """Read a bench file. Rows of the stage ``guarded``, which older files may have, are left out.
 
         Raises:
-            SchemaError: another kind or version, or a key is missing.
+            SchemaError: another kind or version, a key is missing, or a value is none that could have been measured.
             BundleError: not readable.
         """
-        value = read_measurement(path, kind="bench")
-        try:
-            return cls(
-                bundle=value["bundle"], environment=value["environment"], conditions=value["conditions"],
-                rows=tuple(BenchRow.from_json(row) for row in value["rows"] if row["stage"] != _IGNORED),
-                warnings=tuple(str(text) for text in value.get("warnings", ())), skipped=tuple(value["skipped"]),
-                created=value["created"], edgeadv_version=value["edgeadv_version"], path=Path(path),
-            )  # fmt: skip
-        except (KeyError, TypeError) as error:
-            raise SchemaError(f"{path} is not a complete bench file ({error!r}); measure again") from error
+        value = read_measurement(path, "bench")
+        if isinstance(rows := value.get("rows"), list):
+            value["rows"] = [row for row in rows if not (isinstance(row, dict) and row.get("stage") == _IGNORED)]
+        found = convert({**value, "path": None}, cls, what="bench file", path=Path(path), mend="measure again")
+        return replace(found, path=Path(path))

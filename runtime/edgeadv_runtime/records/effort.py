@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .results import WORST_CASE, Row
+from .rows import WORST_CASE, Row
 from .suites import CONTROLS, NOISE, QUERY_ATTACKS, SQUARE, SUITES, Effort, SuiteName
 
 
@@ -58,8 +58,7 @@ def only_transferred(worst: Row, rows: Sequence[Row]) -> bool:
 
 def _beside(row: Row, worst: Row) -> bool:
     """Whether ``row`` is of an attack on the artefact, at the budget and on the images of ``worst``."""
-    ours = (row.backend, row.variant, row.artifact_sha256, row.eps_value, row.n)
-    if ours != (worst.backend, worst.variant, worst.artifact_sha256, worst.eps_value, worst.n):
+    if (row.artefact, row.eps_value, row.n) != (worst.artefact, worst.eps_value, worst.n):
         return False
     return row.attack != WORST_CASE and row.attack in (worst.params.attacks or ())
 

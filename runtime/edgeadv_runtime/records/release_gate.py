@@ -7,24 +7,20 @@ pipeline.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..bundle.variants import expanded
-from ..errors import InputError, SchemaError
+from ..errors import GateError, InputError
 from .effort import effort_of, lacking, only_transferred
 from .eps import Eps
+from .evidence import ORDER
 from .release_figures import (
     Drop,
-    artefact_of,
     budget_of,
-    classes_of,
     figure_of,
-    key_of,
-    name_of,
     rank_of,
     row_json,
     scope_of,
@@ -32,10 +28,12 @@ from .release_figures import (
     standing_of,
     trained_on,
 )
-from .results import CLEAN, ORDER, WORST_CASE, Results, Row
+from .rows import BASELINE, CLEAN, WORST_CASE, Row
 from .suites import SQUARE, SUITES, SuiteName
 
-BASELINE = "fp32"
+if TYPE_CHECKING:
+    from .results import Results
+
 SUITE: SuiteName = "standard"
 
 
@@ -60,6 +58,36 @@ class Ruling:
     def __str__(self) -> str:
         scope = f" ({self.scope})" if self.scope else ""
         return f"{'passed' if self.passed else 'FAILED'} {self.rule}{scope}: {self.text}"
+
+
+@dataclass(frozen=True)
+class GateOutcome:
+    """What the gate says of a results file.
+
+    Attributes:
+        rulings: one of each rule.
+    """
+
+    rulings: tuple[Ruling, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every rule passed."""
+        return all(ruling.passed for ruling in self.rulings)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """A sentence for each rule."""
+        return tuple(map(str, self.rulings))
+
+    def raise_if_failed(self) -> None:
+        """Do nothing if every rule passed.
+
+        Raises:
+            GateError: with the lines of those that failed.
+        """
+        if not self.passed:
+            raise GateError("; ".join(str(ruling) for ruling in self.rulings if not ruling.passed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,31 +148,28 @@ class Gate:
         if self.suite is not None and self.min_robust is None and self.max_drop_robust is None:
             raise InputError("`suite` needs a rule on robust accuracy: `min_robust` or `max_drop_robust`")
 
-    def judge(self, results: Results) -> list[Ruling]:
+    def judge(self, results: Results) -> GateOutcome:
         """Apply every rule; each has one ruling, in the order of the attributes.
 
         Raises:
             InputError: the file has nothing that a rule could judge: no such artefact, attack, budget or comparison, several
                 budgets and none was named, or too little attacked an artefact.
-            SchemaError: the file is damaged, or its comparisons contradict its rows.
+            SchemaError: the file's comparisons contradict its rows.
         """
-        with _complete(results):
-            for row in results.rows:
-                _ = row.top1_ci95  # counts that are not a share are found here, whether a rule needs them or not
-            rulings = []
-            if self.min_clean is not None:
-                rulings.append(self._least("min-clean", self.min_clean, results, CLEAN))
-            if self.min_robust is not None:
-                rulings.append(self._least("min-robust", self.min_robust, results, WORST_CASE))
-            if self.max_drop_clean is not None:
-                rulings.append(self._drop("max-drop-clean", self.max_drop_clean, results, CLEAN))
-            if self.max_drop_robust is not None:
-                rulings.append(self._drop("max-drop-robust", self.max_drop_robust, results, WORST_CASE))
-            if self.verdict is not None:
-                rulings.append(self._believable(results))
-            if (flaw := trained_on(results)) is not None:
-                rulings = [replace(ruling, passed=False, text=f"{ruling.text}; {flaw}") for ruling in rulings]
-            return rulings
+        rulings = []
+        if self.min_clean is not None:
+            rulings.append(self._least("min-clean", self.min_clean, results, CLEAN))
+        if self.min_robust is not None:
+            rulings.append(self._least("min-robust", self.min_robust, results, WORST_CASE))
+        if self.max_drop_clean is not None:
+            rulings.append(self._drop("max-drop-clean", self.max_drop_clean, results, CLEAN))
+        if self.max_drop_robust is not None:
+            rulings.append(self._drop("max-drop-robust", self.max_drop_robust, results, WORST_CASE))
+        if self.verdict is not None:
+            rulings.append(self._believable(results))
+        if (flaw := trained_on(results)) is not None:
+            rulings = [replace(ruling, passed=False, text=f"{ruling.text}; {flaw}") for ruling in rulings]
+        return GateOutcome(tuple(rulings))
 
     def _least(self, rule: str, limit: float, results: Results, attack: str) -> Ruling:
         rows = self._rows(results, attack)
@@ -161,7 +186,7 @@ class Gate:
         drops = [Drop.of(results, row, base) for row in rows if (base := self._base(results, row)) is not None]
         if not drops:
             raise InputError(
-                f"{name_of(results)} has nothing to compare with {self._baseline}: evaluate other variants with it in one run, "
+                f"{results.name} has nothing to compare with {self._baseline}: evaluate other variants with it in one run, "
                 "or name another `baseline`"
             )
         largest = max(drops, key=lambda drop: drop.share)
@@ -175,18 +200,18 @@ class Gate:
 
     def _believable(self, results: Results) -> Ruling:
         worst = max(self._rows(results, WORST_CASE), key=rank_of)
-        text = f"worst is {artefact_of(worst)} {budget_of(worst)}: {standing_of(worst)}"
+        text = f"worst is {worst.artefact} {budget_of(worst)}: {standing_of(worst)}"
         passed = rank_of(worst) <= ORDER.index(self._least_verdict)
         figures = {"limit": self._least_verdict, **row_json(results, worst)}
         return Ruling(f"verdict {self._least_verdict}", passed, text, scope_of(results, worst), figures)
 
     def _check_attacked(self, results: Results, rows: Sequence[Row]) -> None:
         """Refuse what is an upper bound only: rows whose artefacts met nothing of their own, or less than the suite."""
-        suite, classes = self.suite or SUITE, classes_of(results)
+        suite, classes = self.suite or SUITE, results.data.classes
         for row in rows:
             if row.attack == CLEAN:
                 continue
-            who = f"{name_of(results)}: {artefact_of(row)} {budget_of(row)}"
+            who = f"{results.name}: {row.artefact} {budget_of(row)}"
             if only_transferred(row, results.rows):
                 raise InputError(
                     f"{who} met only transferred attacks: an upper bound; evaluate it with `attacks` {SQUARE} on the device, or "
@@ -208,68 +233,51 @@ class Gate:
         worst = max(rows, key=rank_of)
         if rank_of(worst) <= ORDER.index(self._least_verdict):
             return None
-        who = "" if worst is rows[0] else f"{artefact_of(worst)} has {standing_of(worst)}, "
+        who = "" if worst is rows[0] else f"{worst.artefact} has {standing_of(worst)}, "
         return f"; {who}the verdict asked for is {self._least_verdict}"
 
     def _rows(self, results: Results, attack: str) -> list[Row]:
         """The rows that a rule judges: one of each artefact that was chosen."""
         chosen = [
             row for row in results.rows
-            if _named(row.variant, self.variants) and (not self.backends or row.backend in self.backends)
+            if named(row.variant, self.variants) and (not self.backends or row.backend in self.backends)
         ]  # fmt: skip
         variants, backends = {row.variant for row in results.rows}, {row.backend for row in results.rows}
-        idle = [name for name in self.variants if not any(_named(variant, (name,)) for variant in variants)]
+        idle = [name for name in self.variants if not any(named(variant, (name,)) for variant in variants)]
         idle += [name for name in self.backends if name not in backends]
         if idle or not chosen:
-            have = ", ".join(dict.fromkeys(artefact_of(row) for row in results.rows)) or "no rows"
+            have = ", ".join(map(str, results.artefacts)) or "no rows"
             what = f"no {' and no '.join(idle)}" if idle else "no artefact that was chosen"
-            raise InputError(f"{name_of(results)} has {what}; it has {have}")
+            raise InputError(f"{results.name} has {what}; it has {have}")
         if attack == CLEAN:
             found = [row for row in chosen if row.attack == CLEAN]
         else:
-            eps = self._budget(results)
+            eps = results.budget(self.eps)
             found = [row for row in chosen if row.attack == attack and row.eps_value == eps.value]
-        scored = {key_of(row) for row in found}
+        scored = {row.artefact for row in found}
         for row in chosen:
-            if key_of(row) not in scored:
+            if row.artefact not in scored:
                 at = "" if attack == CLEAN else f" at eps {eps.text}"
                 raise InputError(
-                    f"{name_of(results)} has no {attack} row of {artefact_of(row)}{at}: evaluate it again, or choose others "
+                    f"{results.name} has no {attack} row of {row.artefact}{at}: evaluate it again, or choose others "
                     "with `variant` and `backends`"
                 )
         return found
 
-    def _budget(self, results: Results) -> Eps:
-        budgets = {row.eps_value: Eps(row.eps, row.eps_value) for row in results.rows if row.attack == WORST_CASE}
-        if not budgets:
-            raise InputError(
-                f"{name_of(results)} has no attacked images: evaluate with `eps`, or gate clean accuracy only"
-            )
-        have = ", ".join(budgets[value].text for value in sorted(budgets))
-        if self.eps is None:
-            if len(budgets) > 1:
-                raise InputError(f"{name_of(results)} was attacked at {have}: say with `eps` which of them is judged")
-            (only,) = budgets.values()
-            return only
-        if self.eps.value not in budgets:
-            raise InputError(f"{name_of(results)} was not attacked at eps {self.eps.text}; it was at {have}")
-        return budgets[self.eps.value]
-
     def _base(self, results: Results, row: Row) -> Row | None:
         """The row that ``row`` is compared with; None if it is a baseline itself."""
-        found = [
-            base for base in results.rows
-            if (base.variant, base.attack, base.eps_value) == (self._baseline, row.attack, row.eps_value)
-        ]  # fmt: skip
-        if not found:
-            have = ", ".join(dict.fromkeys(row.variant for row in results.rows))
-            raise InputError(
-                f"{name_of(results)} has no {self._baseline} to compare with, but {have}: evaluate it in the same run, or name "
-                "another `baseline`"
-            )
         if row.variant == self._baseline:
             return None
-        return next((base for base in found if base.backend == row.backend), found[0])
+        base = results.baseline_of(row.artefact, variant=self._baseline)
+        found = results.select(attack=row.attack, eps_value=row.eps_value)
+        for other in found:
+            if other.artefact == base:
+                return other
+        have = ", ".join(dict.fromkeys(row.variant for row in results.rows))
+        raise InputError(
+            f"{results.name} has no {self._baseline} to compare with, but {have}: evaluate it in the same run, or name "
+            "another `baseline`"
+        )
 
     @property
     def _baseline(self) -> str:
@@ -278,14 +286,6 @@ class Gate:
     @property
     def _least_verdict(self) -> str:
         return self.verdict or ORDER[0]
-
-
-@contextmanager
-def _complete(results: Results) -> Iterator[None]:
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise SchemaError(f"{name_of(results)} is not a complete results file ({error!r}); measure again") from error
 
 
 def _check_share(option: str, value: float, *, whole: bool) -> None:
@@ -304,5 +304,6 @@ def _exactly(limit: float) -> Fraction:
     return Fraction(repr(float(limit)))
 
 
-def _named(variant: str, names: Sequence[str]) -> bool:
+def named(variant: str, names: Sequence[str]) -> bool:
+    """Whether ``names`` choose ``variant``: ``"int8"`` chooses either int8 variant, and no names choose all."""
     return not names or variant in expanded(list(names), (variant,))

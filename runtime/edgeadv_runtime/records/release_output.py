@@ -32,9 +32,10 @@ def gate_json(
     if results is not None:
         data = results.data
         about = {
-            "bundle_id": results.bundle.get("id"),
+            "bundle_id": results.bundle.id,
             "created": results.created,
-            "data": {key: data.get(key) for key in ("name", "split", "n", "sha256", "training_images")},
+            "data": {key: getattr(data, key) for key in ("name", "split", "n", "sha256")}
+            | {"training_images": data.trained_on},
         }
     return {
         "schema_version": SCHEMA_VERSION,
@@ -75,12 +76,12 @@ def gate_junit(file: Path, rulings: Sequence[Ruling], *, error: str | None = Non
         if ruling.passed:
             ElementTree.SubElement(case, "system-out").text = _xml(str(ruling))
         else:
-            told = {"message": _xml(str(ruling)), "type": "rule"}
-            ElementTree.SubElement(case, "failure", told).text = _xml(str(ruling))
+            attributes = {"message": _xml(str(ruling)), "type": "rule"}
+            ElementTree.SubElement(case, "failure", attributes).text = _xml(str(ruling))
     if error is not None:
         case = ElementTree.SubElement(suite, "testcase", {"classname": _xml(file.name), "name": SUITE_NAME})
-        told = {"message": _xml(error), "type": "nothing judged"}
-        ElementTree.SubElement(case, "error", told).text = _xml(error)
+        attributes = {"message": _xml(error), "type": "nothing judged"}
+        ElementTree.SubElement(case, "error", attributes).text = _xml(error)
     ElementTree.indent(root)
     made: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return made + b"\n"

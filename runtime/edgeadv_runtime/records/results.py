@@ -6,161 +6,24 @@ older files of this version load.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
-from ..errors import SchemaError
-from ..files import read_json, write_json
-from .statistics import wilson_interval
+import msgspec
 
-SCHEMA_VERSION = 1
-Verdict = Literal["UNCHECKED", "PASS", "SUSPECT", "MASKED"]
-ORDER: tuple[Verdict, ...] = ("PASS", "UNCHECKED", "SUSPECT", "MASKED")
-"""From the most to the least believable."""
-Threat = Literal["white-box", "transfer", "query"]
-CLEAN = "clean"
-WORST_CASE = "worst-case"
-SURROGATE = "surrogate"
-"""Stands for a backend in ``skipped`` where an int8 variant was scored but not attacked by its own gradients."""
-
-
-@dataclass(frozen=True)
-class AttackParams:
-    """How an attack was run; None where a parameter does not apply.
-
-    ``library`` is a third party's whose attack it is, with its version, in words; None for edgeadv's own. ``draws``: calls that a
-    gradient is the mean of. ``cumulative``: it ran on what the attacks before it left standing, and its row counts what stands
-    after all of them.
-    """
-
-    norm: str | None = None
-    loss: str | None = None
-    steps: int | None = None
-    step_size: str | None = None
-    restarts: int | None = None
-    seed: int | None = None
-    queries: int | None = None
-    target: str | None = None
-    uint8: bool | None = None
-    attacks: tuple[str, ...] | None = None
-    library: str | None = None
-    draws: int | None = None
-    cumulative: bool | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The parameters that apply."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items() if v is not None}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> AttackParams:
-        """Read what :meth:`to_json` wrote; unknown keys are ignored."""
-        known: dict[str, Any] = {f.name: value[f.name] for f in fields(cls) if f.name in value}
-        if "attacks" in known:
-            known["attacks"] = tuple(known["attacks"])
-        return cls(**known)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One artefact under one attack at one budget. Accuracy is over all ``n`` scored images.
-
-    Attributes:
-        variant: the artefact's name in the bundle.
-        artifact_sha256: hash of the file that was scored.
-        backend: what scored it; with ``provider`` and ``device`` this says whose figure it is.
-        provider: what executed it inside the backend.
-        device: the device in words.
-        attack: ``"clean"``, ``"fgsm"``, ..., or ``"worst-case"``: per image, over the clean image and every adversarial
-            image within ``eps``.
-        params: how the attack was run.
-        eps: the budget as written; ``"0"`` for clean.
-        eps_value: the budget in pixels of [0, 1].
-        threat: None for clean; ``"white-box"`` where the gradients belong to the scored artefact, ``"transfer"`` where
-            they come from another one and for attacks without any, ``"query"`` where the attack asked the scored artefact. A
-            worst case has the first of these three, in the order white-box, query, transfer, that one of its attacks has.
-        gradients: where the attack's gradients come from; None for clean.
-        n: scored images.
-        correct_top1: images whose first label is right.
-        correct_top5: images whose true label is among the first five; None for five classes or fewer, and under
-            attacks that are content with another first label (all but plain and rescaled FGSM and one draw of noise).
-        zero_gradient_share: share of the ``n`` images whose gradient was zero or not finite, so not attacked; None if
-            unknown or not applicable.
-        masking: the artefact's verdict, with the sentences of what was found as ``evidence``; None for clean.
-        engine: the plan that ran, as :attr:`~edgeadv_runtime.Backend.engine_info` has it; None for a backend without one.
-        rounding_lost: images that the attack broke before they were rounded to 8 bits and not afterwards; None where nothing
-            was rounded or it cannot be told. ``docs/results.md`` says on which model.
-        training_images: of the ``n`` images, those that the network was trained on; None where that is not known. More than 1%,
-            and the row flatters: it is there only because that was allowed.
-    """
-
-    variant: str
-    artifact_sha256: str
-    backend: str
-    provider: str
-    device: str
-    attack: str
-    params: AttackParams
-    eps: str
-    eps_value: float
-    threat: Threat | None
-    gradients: str | None
-    n: int
-    correct_top1: int
-    correct_top5: int | None
-    zero_gradient_share: float | None
-    masking: dict[str, Any] | None
-    engine: dict[str, Any] | None = None
-    rounding_lost: int | None = None
-    training_images: int | None = None
-
-    @property
-    def top1(self) -> float:
-        """Share of images whose first label is right."""
-        return self.correct_top1 / self.n
-
-    @property
-    def top1_ci95(self) -> tuple[float, float]:
-        """Wilson 95% interval of :attr:`top1`."""
-        return wilson_interval(self.correct_top1, self.n)
-
-    @property
-    def top5(self) -> float | None:
-        """Share of images whose true label is among the first five."""
-        return None if self.correct_top5 is None else self.correct_top5 / self.n
-
-    @property
-    def top5_ci95(self) -> tuple[float, float] | None:
-        """Wilson 95% interval of :attr:`top5`."""
-        return None if self.correct_top5 is None else wilson_interval(self.correct_top5, self.n)
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as the file holds it, the derived shares included."""
-        return {
-            "variant": self.variant, "artifact_sha256": self.artifact_sha256, "backend": self.backend,
-            "provider": self.provider, "device": self.device, "attack": self.attack, "params": self.params.to_json(),
-            "eps": self.eps, "eps_value": self.eps_value, "threat": self.threat, "gradients": self.gradients, "n": self.n,
-            "correct_top1": self.correct_top1, "top1": self.top1, "top1_ci95": self.top1_ci95,
-            "correct_top5": self.correct_top5, "top5": self.top5, "top5_ci95": self.top5_ci95,
-            "zero_gradient_share": self.zero_gradient_share, "masking": self.masking, "engine": self.engine,
-            "rounding_lost": self.rounding_lost, "training_images": self.training_images,
-        }  # fmt: skip
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Row:
-        """Read what :meth:`to_json` wrote; shares and intervals are derived again from the counts."""
-        known = {f.name: value[f.name] for f in fields(cls) if f.default is MISSING or f.name in value}
-        return cls(**{**known, "params": AttackParams.from_json(known["params"])})
-
-
-def reversed_comparison(entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry of :attr:`Results.comparisons` with baseline and artefact in each other's place."""
-    low, high = entry["drop_ci95"]
-    return {
-        **entry, "baseline": entry["artefact"], "artefact": entry["baseline"], "lost": entry["gained"], "gained": entry["lost"],
-        "drop": -entry["drop"], "drop_ci95": [-high, -low],
-    }  # fmt: skip
+from ..decoding import convert
+from ..errors import InputError
+from ..files import write_json
+from .about import Example, ScoredData, Skipped, Subject
+from .eps import Eps
+from .evidence import Masking, Verdict, least_believable
+from .machine import Environment
+from .measurement import SCHEMA_VERSION, read_measurement
+from .release_gate import Gate, GateOutcome, named
+from .rows import BASELINE, CLEAN, NORMS, WORST_CASE, ArtefactId, Comparison, Row
+from .suites import SuiteName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,52 +31,207 @@ class Results:
     """A results file.
 
     Attributes:
-        bundle: id, name, title, weights hash and architecture of what was scored.
-        data: name, split, hash, number scored, unreadable images, images that the network was trained on.
+        bundle: what was scored.
+        data: the images.
         environment: device facts and versions.
-        masking: the verdict on the weights' gradients: ``{"verdict", "evidence"}``.
+        masking: the verdict on the weights' gradients.
         rows: what was measured.
         skipped: pairs of backend and variant that were asked for as ``all`` and cannot be, with the reason.
-        examples: a few images with their predictions, PNG in base64.
-        comparisons: each pair of artefacts, image by image, on the clean images and in the worst case at each budget;
-            ``docs/results.md`` has the keys.
+        examples: a few images with their predictions.
+        comparisons: each pair of artefacts, image by image, on the clean images and in the worst case at each budget.
         created: UTC time, ISO 8601.
         edgeadv_version: what wrote it.
+        path: the file that it was read from; None for what was just measured.
+
+    Raises:
+        ValueError: budgets are measured in several norms.
     """
 
-    bundle: dict[str, Any]
-    data: dict[str, Any]
-    environment: dict[str, Any]
-    masking: dict[str, Any]
+    bundle: Subject
+    data: ScoredData
+    environment: Environment
+    masking: Masking
     rows: tuple[Row, ...]
-    skipped: tuple[dict[str, str], ...] = ()
-    examples: tuple[dict[str, Any], ...] = ()
-    comparisons: tuple[dict[str, Any], ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    examples: tuple[Example, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
     created: str = ""
     edgeadv_version: str = ""
     path: Path | None = field(default=None, compare=False)
 
+    def __post_init__(self) -> None:
+        if len(norms := {row.norm for row in self.rows if row.attack != CLEAN}) > 1:
+            raise ValueError(f"budgets are measured in {' and in '.join(sorted(norms))}: a run has one norm")
+
     @property
-    def verdict(self) -> Verdict:
+    def artefacts(self) -> tuple[ArtefactId, ...]:
+        """What was scored, in the order of the file."""
+        return tuple(dict.fromkeys(row.artefact for row in self.rows))
+
+    @property
+    def norm(self) -> str:
+        """In which all budgets are measured, ``"linf"`` or ``"l2"``."""
+        return next((row.norm for row in self.rows if row.attack != CLEAN), NORMS[0])
+
+    @property
+    def budgets(self) -> tuple[Eps, ...]:
+        """The budgets with a worst case, ascending."""
+        found = {row.eps_value: Eps(row.eps, row.eps_value) for row in self.rows if row.attack == WORST_CASE}
+        return tuple(found[value] for value in sorted(found))
+
+    @property
+    def overall_verdict(self) -> Verdict:
         """The least believable verdict of the file: on the weights, or on any artefact that was attacked."""
-        found = [self.masking["verdict"], *(row.masking["verdict"] for row in self.rows if row.masking)]
-        return max(found, key=ORDER.index)
+        return least_believable([self.masking.verdict, *(row.verdict for row in self.rows if row.masking)])
 
     def select(self, **conditions: Any) -> list[Row]:
         """Rows whose attributes equal ``conditions``, e.g. ``select(backend="torch", attack="clean")``."""
         return [row for row in self.rows if all(getattr(row, key) == value for key, value in conditions.items())]
 
+    def clean(self, *, variant: str | None = None, backend: str | None = None) -> Row:
+        """The row of one artefact without an attack.
+
+        Args:
+            variant: its name in the bundle, ``"int8"`` for either int8 variant; None where there is one only.
+            backend: what scored it; None where there is one only.
+
+        Raises:
+            InputError: there is no such row, or more than one.
+        """
+        return self._one(self.select(attack=CLEAN), CLEAN, variant, backend)
+
+    def worst_case(self, eps: Eps | str, *, variant: str | None = None, backend: str | None = None) -> Row:
+        """The row of one artefact in the worst case: per image, over all attacks at ``eps`` or less.
+
+        Args:
+            eps: the budget, ``"8/255"`` or ``"0.03"``.
+            variant: as for :meth:`clean`.
+            backend: likewise.
+
+        Raises:
+            InputError: there is no such row, or more than one.
+        """
+        budget = self.budget(eps)
+        rows = self.select(attack=WORST_CASE, eps_value=budget.value)
+        return self._one(rows, f"{WORST_CASE} at eps {budget.text}", variant, backend)
+
+    def verdict(self, eps: Eps | str, *, variant: str | None = None, backend: str | None = None) -> Verdict:
+        """The masking verdict on one artefact at a budget; the arguments and errors are those of :meth:`worst_case`."""
+        return self.worst_case(eps, variant=variant, backend=backend).verdict
+
+    def budget(self, eps: Eps | str | None = None) -> Eps:
+        """A budget of the file, as the file writes it.
+
+        Args:
+            eps: the budget; None is the only one there is.
+
+        Raises:
+            InputError: it is not in the file, or several are and none was named.
+        """
+        have = ", ".join(budget.text for budget in self.budgets)
+        if not have:
+            raise InputError(f"{self.name} has no attacked images: evaluate with `eps`, or gate clean accuracy only")
+        if eps is None:
+            if len(self.budgets) > 1:
+                raise InputError(f"{self.name} was attacked at {have}: say with `eps` which of them is judged")
+            return self.budgets[0]
+        wanted = Eps.parse(eps, norm=self.norm) if isinstance(eps, str) else eps
+        for budget in self.budgets:
+            if budget.value == wanted.value:
+                return budget
+        raise InputError(f"{self.name} was not attacked at eps {wanted.text}; it was at {have}")
+
+    def baseline_of(self, artefact: ArtefactId, *, variant: str = BASELINE) -> ArtefactId | None:
+        """What an artefact is compared with: ``variant`` on its own backend, or else the first one in the file.
+
+        Returns:
+            None for the first ``variant`` itself, which others of that name are compared with, and where there is none.
+        """
+        found = [other for other in self.artefacts if other.variant == variant]
+        if artefact.variant != variant:
+            found.sort(key=lambda other: other.backend != artefact.backend)
+        return found[0] if found and found[0] != artefact else None
+
+    def comparison(self, artefact: ArtefactId, baseline: ArtefactId, *, attack: str, eps: str) -> Comparison | None:
+        """One artefact against another, whichever way round the file has it; None where it does not compare them."""
+        for entry in self.comparisons:
+            for turned in (entry, entry.reversed):
+                if (turned.attack, turned.eps, turned.artefact, turned.baseline) == (attack, eps, artefact, baseline):
+                    return turned
+        return None
+
+    def gate(
+        self,
+        *,
+        eps: Eps | str | None = None,
+        min_clean: float | None = None,
+        min_robust: float | None = None,
+        max_drop_clean: float | None = None,
+        max_drop_robust: float | None = None,
+        verdict: str | None = None,
+        variants: Sequence[str] | None = None,
+        backends: Sequence[str] | None = None,
+        baseline: str | None = None,
+        suite: SuiteName | None = None,
+    ) -> GateOutcome:
+        """Judge the file by the rules of a release; at least one must be given. ``docs/gate.md`` explains them.
+
+        Args:
+            eps: budget of the rules on attacked images; None is the only one in the file.
+            min_clean: least clean accuracy of every artefact, a share in [0, 1].
+            min_robust: least accuracy of every artefact in the worst case, a share in [0, 1].
+            max_drop_clean: largest drop of clean accuracy against ``baseline``, a share in [0, 1).
+            max_drop_robust: largest such drop in the worst case.
+            verdict: least believable masking verdict that is accepted; None accepts only ``"PASS"`` for robust accuracy.
+            variants: those to judge; None is all in the file.
+            backends: likewise.
+            baseline: variant that drops are counted from; None is ``"fp32"``.
+            suite: the least that must have attacked an artefact; None is ``"standard"``.
+
+        Raises:
+            InputError: no rule, a limit that is not a share, or the file has nothing that a rule could judge.
+            SchemaError: the file's comparisons contradict its rows.
+        """
+        return Gate(
+            eps=Eps.parse(eps, norm=self.norm) if isinstance(eps, str) else eps,
+            min_clean=min_clean,
+            min_robust=min_robust,
+            max_drop_clean=max_drop_clean,
+            max_drop_robust=max_drop_robust,
+            verdict=verdict,
+            baseline=baseline,
+            variants=tuple(variants or ()),
+            backends=tuple(backends or ()),
+            suite=suite,
+        ).judge(self)
+
+    @property
+    def name(self) -> str:
+        """How errors call it."""
+        return str(self.path or "the results")
+
     def to_json(self) -> dict[str, Any]:
         """The file's JSON value."""
+        parts = {
+            name: msgspec.to_builtins(getattr(self, name))
+            for name in ("bundle", "data", "environment", "masking", "skipped", "examples")
+        }
         return {
-            "schema_version": SCHEMA_VERSION, "kind": "results", "edgeadv_version": self.edgeadv_version,
-            "created": self.created, "bundle": self.bundle, "data": self.data, "environment": self.environment,
-            "masking": self.masking, "rows": [row.to_json() for row in self.rows], "skipped": list(self.skipped),
-            "examples": list(self.examples), "comparisons": list(self.comparisons),
-        }  # fmt: skip
+            "schema_version": SCHEMA_VERSION,
+            "kind": "results",
+            "edgeadv_version": self.edgeadv_version,
+            "created": self.created,
+            **parts,
+            "rows": [row.to_json() for row in self.rows],
+            "comparisons": [entry.to_json() for entry in self.comparisons],
+        }
 
     def save(self, path: str | Path) -> None:
-        """Write the file atomically."""
+        """Write the file atomically.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
         write_json(Path(path), self.to_json())
 
     @classmethod
@@ -221,79 +239,28 @@ class Results:
         """Read a results file.
 
         Raises:
-            SchemaError: another kind or version, or a key is missing.
+            SchemaError: another kind or version, a key is missing, or a value is none that could have been measured.
             BundleError: not readable.
         """
-        return cls.from_json(read_measurement(path, kind="results"), path=Path(path))
+        return cls.from_json(read_measurement(path, "results"), path=Path(path))
 
     @classmethod
     def from_json(cls, value: dict[str, Any], *, path: Path | None = None) -> Results:
-        """Read what :meth:`to_json` wrote."""
-        try:
-            return cls(
-                bundle=value["bundle"], data=value["data"], environment=value["environment"], masking=value["masking"],
-                rows=tuple(Row.from_json(row) for row in value["rows"]), skipped=tuple(value["skipped"]),
-                examples=tuple(value["examples"]), comparisons=tuple(value.get("comparisons", ())),
-                created=value["created"], edgeadv_version=value["edgeadv_version"], path=path,
-            )  # fmt: skip
-        except (KeyError, TypeError) as error:
-            raise SchemaError(
-                f"{path or 'this value'} is not a complete results file ({error!r}); measure again"
-            ) from error
+        """Read what :meth:`to_json` wrote; shares and intervals are derived again from the counts.
 
+        Raises:
+            SchemaError: it is something else.
+        """
+        found = convert({**value, "path": None}, cls, what="results file", path=path, mend="measure again")
+        return replace(found, path=path)
 
-def read_measurement(path: str | Path, *, kind: Literal["results", "bench", "study"] | None = None) -> dict[str, Any]:
-    """Read a results, bench or study file, checking its kind and schema version.
-
-    Args:
-        path: the file.
-        kind: the kind it must be; None takes results or bench.
-
-    Raises:
-        SchemaError: another kind or version.
-        BundleError: not readable.
-    """
-    what = f"{kind or 'results or bench'} file"
-    value = read_json(Path(path), what=what)
-    kinds = (kind,) if kind else ("results", "bench")
-    if value.get("kind") not in kinds or value.get("schema_version") != SCHEMA_VERSION:
-        raise SchemaError(
-            f"{path} is a {value.get('kind')!r} of schema version {value.get('schema_version')!r}, not a {what} of version "
-            f"{SCHEMA_VERSION}"
-        )
-    return value
-
-
-class _Measured(Protocol):
-    """A row of either file."""
-
-    @property
-    def backend(self) -> str: ...
-    @property
-    def variant(self) -> str: ...
-    @property
-    def engine(self) -> dict[str, Any] | None: ...
-
-
-def engine_sentence(engine: Mapping[str, Any]) -> str:
-    """What a person must know of a plan: its hash, shortened, the batch sizes it serves, whether its precision was seen.
-
-    Args:
-        engine: ``engine`` of a row.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is not complete.
-    """
-    least, best, most = engine["profile"]
-    batch = f"{most}" if least == most else f"{least} to {most}, best {best}"
-    seen = {"verified": "precision verified", "declared": "precision declared, not verified"}[engine["precision"]]
-    return f"plan {engine['plan_sha256'][:12]}, batch {batch}, {seen}"
-
-
-def engines(rows: Iterable[_Measured]) -> list[tuple[str, dict[str, Any]]]:
-    """The plans behind ``rows``, each once, with the backend and variant that ran it."""
-    found: list[tuple[str, dict[str, Any]]] = []
-    for row in rows:
-        if row.engine is not None and (entry := (f"{row.backend} {row.variant}", row.engine)) not in found:
-            found.append(entry)
-    return found
+    def _one(self, rows: Sequence[Row], what: str, variant: str | None, backend: str | None) -> Row:
+        names = () if variant is None else (variant,)
+        found = [row for row in rows if named(row.variant, names) and backend in (None, row.backend)]
+        if len(found) == 1:
+            return found[0]
+        have = ", ".join(str(row.artefact) for row in found or rows) or "no artefact"
+        if found:
+            raise InputError(f"{self.name} has {what} of {have}: say which with `variant` and `backend`")
+        wanted = " ".join(filter(None, (backend, variant))) or "any artefact"
+        raise InputError(f"{self.name} has {what} of {have}, and not of {wanted}: name one of these")

@@ -5,13 +5,107 @@ What was measured of each classifier is a whole :class:`~edgeadv_runtime.Results
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import SchemaError
+import msgspec
+
+from ..bundle.preprocess import Interpolation
+from ..decoding import Count, Sha256, convert
 from ..files import write_json
-from .results import SCHEMA_VERSION, Results, read_measurement
+from .measurement import SCHEMA_VERSION, read_measurement
+from .results import Results
+from .rows import Size
+
+
+class StudyWeights(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a classifier's weights are from.
+
+    Attributes:
+        file: name of the file; None for the library's own.
+        name: what the library calls its own.
+        sha256: hash of the file.
+        map: how the file's tensors were matched.
+    """
+
+    file: str | None
+    name: str | None = None
+    sha256: Sha256 | None = None
+    map: str | None = None
+
+    def __str__(self) -> str:
+        return self.name or "" if self.file is None else f"{self.file}, SHA-256 {(self.sha256 or '')[:12]}"
+
+
+class StudyPreprocess(msgspec.Struct, frozen=True, kw_only=True):
+    """From a picture to a classifier's input, as :meth:`~edgeadv_runtime.Preprocess.to_json` has it."""
+
+    resize: Size | None
+    crop: Size
+    interpolation: Interpolation
+    resize_mode: str = "shorter_side"
+    antialias: bool = True
+    color_order: str = "rgb"
+    range: tuple[float, float] = (0.0, 1.0)
+
+
+class StudyArchitecture(msgspec.Struct, frozen=True, kw_only=True):
+    """One classifier as it was asked for.
+
+    Attributes:
+        name: as it was asked for.
+        source: the library that has it.
+        weights: where they are from.
+        preprocess: from a picture to its input.
+        preprocess_published: whether that is the library's own.
+        mean: of the normalisation, one for each channel.
+        std: likewise.
+    """
+
+    name: str
+    source: str
+    weights: StudyWeights
+    preprocess: StudyPreprocess
+    preprocess_published: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class StudyData(msgspec.Struct, frozen=True, kw_only=True):
+    """The images of a study.
+
+    Attributes:
+        name: of the data.
+        split: which part.
+        n: images.
+        images_sha256: over their names and labels.
+    """
+
+    name: str
+    split: str
+    n: Size
+    images_sha256: Sha256
+
+
+class StudySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked for.
+
+    Attributes:
+        architectures: in the order of the results.
+        data: the images.
+        seed: of the choice of images.
+        attack: the attack's name.
+        eps: budgets as written, ascending.
+        libraries: versions of those that the classifiers are from.
+    """
+
+    architectures: tuple[StudyArchitecture, ...]
+    data: StudyData
+    seed: Count
+    attack: str
+    eps: tuple[str, ...]
+    libraries: dict[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,14 +113,14 @@ class Study:
     """A study file.
 
     Attributes:
-        settings: what was asked for: architectures with their weights and preprocessing, images, seed, attack, eps.
+        settings: what was asked for.
         results: one for each architecture, in the order of ``settings``; fewer where the study is not finished.
         created: UTC time of the last of them, ISO 8601.
         edgeadv_version: what measured them.
         path: the file that it was read from; None for one that was just measured.
     """
 
-    settings: dict[str, Any]
+    settings: StudySettings
     results: tuple[Results, ...]
     created: str = ""
     edgeadv_version: str = ""
@@ -35,9 +129,13 @@ class Study:
     def to_json(self) -> dict[str, Any]:
         """The file's JSON value."""
         return {
-            "schema_version": SCHEMA_VERSION, "kind": "study", "edgeadv_version": self.edgeadv_version,
-            "created": self.created, "settings": self.settings, "results": [result.to_json() for result in self.results],
-        }  # fmt: skip
+            "schema_version": SCHEMA_VERSION,
+            "kind": "study",
+            "edgeadv_version": self.edgeadv_version,
+            "created": self.created,
+            "settings": msgspec.to_builtins(self.settings),
+            "results": [result.to_json() for result in self.results],
+        }
 
     def save(self, path: str | Path) -> None:
         """Write the file atomically.
@@ -52,14 +150,11 @@ class Study:
         """Read a study file.
 
         Raises:
-            SchemaError: another kind or version, or a key is missing.
+            SchemaError: another kind or version, a key is missing, or a value is none that could have been measured.
             BundleError: not readable.
         """
-        value = read_measurement(path, kind="study")
-        try:
-            return cls(
-                settings=value["settings"], results=tuple(Results.from_json(result, path=Path(path)) for result in value["results"]),
-                created=value["created"], edgeadv_version=value["edgeadv_version"], path=Path(path),
-            )  # fmt: skip
-        except (KeyError, TypeError) as error:
-            raise SchemaError(f"{path} is not a complete study file ({error!r}); measure again") from error
+        value = read_measurement(path, "study")
+        found = convert({**value, "path": None}, cls, what="study file", path=Path(path), mend="measure again")
+        return replace(
+            found, path=Path(path), results=tuple(replace(result, path=Path(path)) for result in found.results)
+        )

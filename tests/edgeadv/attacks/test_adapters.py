@@ -33,7 +33,7 @@ from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.errors import InputError, MissingDependencyError
 from edgeadv_runtime.evaluation.loop import evaluate
 from edgeadv_runtime.records.eps import Eps
-from edgeadv_runtime.records.results import AttackParams
+from edgeadv_runtime.records.rows import AttackParams
 
 EPS = Eps.parse("8/255")
 V = EPS.value
@@ -264,7 +264,7 @@ def test_they_run_through_the_real_evaluation(bundle: Bundle, batch: CleanBatch,
     assert all(correct <= clean / 2 for name, correct in torch_rows.items() if name not in weak), torch_rows
     assert rows["fp32", "torch", "worst-case"].correct_top1 <= min(torch_rows.values())
     # a third party's attacks alone earn no verdict
-    assert results.masking["verdict"] == "UNCHECKED"
+    assert results.masking.verdict == "UNCHECKED"
     if uint8:
         x = made.adversarial["ta-pgd", EPS.text]
         np.testing.assert_allclose(x * 255, np.rint(x * 255), atol=1e-4)

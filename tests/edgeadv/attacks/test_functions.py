@@ -43,7 +43,7 @@ from edgeadv_runtime.attacks.noise import NoiseAttack
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.records.eps import Eps
-from edgeadv_runtime.records.results import AttackParams
+from edgeadv_runtime.records.rows import AttackParams
 from edgeadv_runtime.records.suites import SUITES, Effort
 
 SHAPE = (3, 6, 5)

@@ -438,8 +438,8 @@ def test_unreadable_images_travel_with_the_pack(
         data=pack.data,
         unreadable=messages,
     )
-    assert results.data["n"] == 128
-    assert results.data["unreadable"] == [f"{images.names[128]}: cut off"]
+    assert results.data.n == 128
+    assert results.data.unreadable == (f"{images.names[128]}: cut off",)
 
 
 def test_too_many_unreadable_images_are_an_error(

@@ -25,7 +25,8 @@ from edgeadv_runtime.attacks.pack import AttackPack
 from edgeadv_runtime.benchmark.latency import Bench
 from edgeadv_runtime.bundle.bundle import Bundle, bundle_id
 from edgeadv_runtime.files import sha256_file
-from edgeadv_runtime.records.results import SURROGATE, Results
+from edgeadv_runtime.records.about import SURROGATE, Skipped
+from edgeadv_runtime.records.results import Results
 
 NETWORK = ("--arch", "timm/test_resnet")
 ATTACKS = "fgsm,fgsm-rescaled,fgsm-rs,pgd-margin"
@@ -393,7 +394,7 @@ def test_a_pack_tells_which_variants_their_own_gradients_do_not_attack(
         outcome = cli("evaluate", bundle, *source, "--precision", "int8-u8s8", "--out", f"{name}.json")
         assert outcome.status == 0, outcome.err
         told[name] = Results.load(Path(f"{name}.json")).skipped
-    assert told["pack"] == told["data"] and [entry["backend"] for entry in told["pack"]] == [SURROGATE]
+    assert told["pack"] == told["data"] and [entry.backend for entry in told["pack"]] == [SURROGATE]
 
 
 def test_evaluate_says_the_worst_case_and_the_verdict(cli, tiny_bundle, pack):
@@ -405,7 +406,7 @@ def test_evaluate_says_the_worst_case_and_the_verdict(cli, tiny_bundle, pack):
         ("onnxruntime", "fp32"),
         ("onnxruntime", "fp16"),
     }
-    assert results.skipped == ({"backend": "torch", "variant": "fp16", "reason": "torch serves fp32 only"},)
+    assert results.skipped == (Skipped(backend="torch", variant="fp16", reason="torch serves fp32 only"),)
     for row in results.rows:
         assert row.n == 72
         expected = None if row.attack == "clean" else "white-box" if row.backend == "torch" else "transfer"
@@ -432,7 +433,7 @@ def test_a_few_attacks_on_a_few_images_are_unchecked(cli, tiny_bundle, photos):
     assert [row.attack for row in results.rows] == ["clean", "fgsm", "worst-case"]
     assert {row.n for row in results.rows} == {20}
     assert results.rows[1].params.target == "3" and results.rows[1].eps == "0.03"
-    assert results.masking["verdict"] == "UNCHECKED" and "masking check: UNCHECKED" in outcome.out
+    assert results.masking.verdict == "UNCHECKED" and "masking check: UNCHECKED" in outcome.out
     assert len(results.examples) <= 1
 
 
@@ -447,11 +448,11 @@ def test_unreadable_images_are_left_out_and_named_where_that_is_allowed(cli, tin
     assert (scored.status, crafted.status) == (0, 0), scored.err + crafted.err
     from_pack, from_data = Results.load(Path("pack.json")), Results.load(Path("data.json"))
     for results, said in ((from_pack, scored.out), (from_data, crafted.out)):
-        assert {row.n for row in results.rows} == {results.data["n"]} == {71}
-        (message,) = results.data["unreadable"]
+        assert {row.n for row in results.rows} == {results.data.n} == {71}
+        (message,) = results.data.unreadable
         assert broken.name in message
         assert "1 unreadable images were left out" in said
-    assert counts(from_pack) == counts(from_data) and from_pack.data["sha256"] == from_data.data["sha256"]
+    assert counts(from_pack) == counts(from_data) and from_pack.data.sha256 == from_data.data.sha256
 
 
 def test_an_interrupted_attack_goes_on_with_resume_to_the_same_pack(cli, tiny_bundle, photos, pack, monkeypatch):
@@ -501,7 +502,7 @@ def test_bench_and_report(cli, tiny_bundle, pack):
     reported = cli("report", "results.json", "bench.json", "--out", "pages/report.html")
     assert (reported.status, reported.out, reported.err) == (0, "pages/report.html\n", "")
     page = Path("pages/report.html").read_text()
-    verdict = Results.load(Path("results.json")).masking["verdict"]
+    verdict = Results.load(Path("results.json")).masking.verdict
     assert f'data-verdict="{verdict}"' in page and "tiny" in page
     assert "<script" not in page
 

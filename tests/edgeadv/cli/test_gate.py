@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -12,11 +13,15 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from msgspec.structs import replace
 
+from edgeadv_runtime.records.about import ScoredData, Subject
+from edgeadv_runtime.records.evidence import Masking, RowMasking
+from edgeadv_runtime.records.machine import Environment
 from edgeadv_runtime.records.release_gate import Ruling
 from edgeadv_runtime.records.release_output import gate_junit
-from edgeadv_runtime.records.results import AttackParams, Results, Row
-from edgeadv_runtime.records.statistics import mcnemar_p, paired_difference_interval
+from edgeadv_runtime.records.results import Results
+from edgeadv_runtime.records.rows import ArtefactId, AttackParams, Comparison, Row
 from edgeadv_runtime.records.suites import CONTROLS, SQUARE, SUITES
 
 N = 1000
@@ -34,32 +39,28 @@ def behind(variant: str, verdict: str = "PASS") -> list[Row]:
     for name, effort in STANDARD.items():
         params = AttackParams(steps=effort.steps, restarts=max(effort.restarts, effort.targets), queries=effort.queries)
         made = row(variant, name, 650, verdict)
-        rows.append(dataclasses.replace(made, params=params, threat="query" if name == SQUARE else "transfer"))
+        rows.append(replace(made, params=params, threat="query" if name == SQUARE else "transfer"))
     return rows
 
 
 def row(variant: str, attack: str, correct: int, verdict: str = "PASS") -> Row:
     attacked = attack != "clean"
     params = AttackParams(attacks=("clean", *STANDARD)) if attack == "worst-case" else AttackParams()
-    masking = {"verdict": verdict, "evidence": [] if verdict == "PASS" else [WHY]}
+    masking = RowMasking(verdict=verdict, evidence=() if verdict == "PASS" else (WHY,))  # type: ignore[arg-type]
     return Row(
-        variant=variant, artifact_sha256=variant.ljust(64, "0"), backend="onnxruntime", provider="cpu", device="a CPU",
+        variant=variant, artifact_sha256=hashlib.sha256(variant.encode()).hexdigest(), backend="onnxruntime", provider="cpu", device="a CPU",
         attack=attack, params=params, eps="8/255" if attacked else "0", eps_value=8 / 255 if attacked else 0.0,
         threat="query" if attacked else None, gradients="torch fp32" if attacked else None, n=N, correct_top1=correct,
         correct_top5=None, zero_gradient_share=None, masking=masking if attacked else None,
     )  # fmt: skip
 
 
-def compared(attack: str, eps: str, lost: int, gained: int) -> dict[str, Any]:
+def compared(attack: str, eps: str, lost: int, gained: int) -> Comparison:
     ends = [
-        {"backend": "onnxruntime", "variant": variant, "artifact_sha256": variant.ljust(64, "0")}
+        ArtefactId(backend="onnxruntime", variant=variant, artifact_sha256=hashlib.sha256(variant.encode()).hexdigest())
         for variant in ("fp32", "int8-u8s8")
     ]
-    return {
-        "attack": attack, "eps": eps, "baseline": ends[0], "artefact": ends[1], "n": N, "lost": lost, "gained": gained,
-        "drop": (lost - gained) / N, "drop_ci95": list(paired_difference_interval(lost, gained, N)),
-        "mcnemar_p": mcnemar_p(lost, gained),
-    }  # fmt: skip
+    return Comparison(attack=attack, eps=eps, baseline=ends[0], artefact=ends[1], n=N, lost=lost, gained=gained)
 
 
 def results(verdict: str = "PASS") -> Results:
@@ -69,8 +70,8 @@ def results(verdict: str = "PASS") -> Results:
         row("int8-u8s8", "clean", 944), *behind("int8-u8s8", verdict), row("int8-u8s8", "worst-case", 441, verdict),
     ]  # fmt: skip
     return Results(
-        bundle={"id": "b" * 64, "name": "x.edgeadv", "title": "x"}, data={"name": "d", "split": "test", "n": N, "unreadable": []},
-        environment={}, masking={"verdict": verdict, "evidence": []}, rows=tuple(rows),
+        bundle=Subject(id="b" * 64, name="x.edgeadv", title="x"), data=ScoredData(name="d", split="test", n=N),
+        environment=Environment(), masking=Masking(verdict=verdict), rows=tuple(rows),  # type: ignore[arg-type]
         comparisons=(compared("clean", "0", 10, 4), compared("worst-case", "8/255", 16, 7)), created="2026-01-01T00:00:00+00:00",
     )  # fmt: skip
 
@@ -79,7 +80,7 @@ def test_a_budget_in_l2_may_be_above_1(cli, tmp_path: Path) -> None:
     """No suite attacks in L2, so its robust accuracy is not ruled on."""
     measured = results()
     rows = [
-        r if r.eps == "0" else dataclasses.replace(r, eps="2.5", eps_value=2.5, params=AttackParams(norm="l2"))
+        r if r.eps == "0" else replace(r, eps="2.5", eps_value=2.5, params=AttackParams(norm="l2"))
         for r in measured.rows
     ]  # fmt: skip
     dataclasses.replace(measured, rows=tuple(rows), comparisons=()).save(tmp_path / "l2.json")
@@ -148,7 +149,7 @@ def test_65_percent_under_fgsm_is_nothing_where_gradients_are_hidden(cli, masked
     ]
     assert "65.0%" not in outcome.out
     # not even where 65% is all that there is
-    rows = [dataclasses.replace(r, correct_top1=650) if r.attack == "worst-case" else r for r in results("MASKED").rows]
+    rows = [replace(r, correct_top1=650) if r.attack == "worst-case" else r for r in results("MASKED").rows]
     dataclasses.replace(results("MASKED"), rows=tuple(rows)).save(masked)
     outcome = cli("gate", masked, "--min-robust", "0.40", "--min-clean", "0.80")
     assert outcome.status == 1

@@ -18,7 +18,8 @@ from edgeadv.cli.evaluate import crafted, score
 from edgeadv.models.builder import Architecture, PixelModel
 from edgeadv_runtime.attacks.pack import AttackPack
 from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.records.results import WORST_CASE, Results
+from edgeadv_runtime.records.results import Results
+from edgeadv_runtime.records.rows import WORST_CASE
 
 IMAGES = 120
 

@@ -241,7 +241,7 @@ def test_unreadable_images_that_are_found_late_cost_nothing_that_was_done(cli, t
     granted = cli(*command, "--resume", "--allow-unreadable")
     assert granted.status == 0, granted.err
     results = Results.load(tmp_path / "r.json")
-    assert results.data["n"] == 390 and len(results.data["unreadable"]) == 10
+    assert results.data.n == 390 and len(results.data.unreadable) == 10
     whole = cli(*command[:-1], "whole.json", "--allow-unreadable")
     assert whole.status == 0, whole.err
     ours, theirs = (Results.load(tmp_path / name) for name in ("r.json", "whole.json"))
@@ -267,7 +267,7 @@ def test_images_that_were_mended_are_looked_at_again(cli, tiny_bundle, many_phot
     for command in commands.values():
         resumed = cli(*command, "--resume")
         assert resumed.status == 0, resumed.err
-    assert Results.load(tmp_path / "r.json").data["n"] == 400
+    assert Results.load(tmp_path / "r.json").data.n == 400
     pack = AttackPack.open(tmp_path / "p", bundle=tiny_bundle)
     assert pack.manifest["n"] == 400
 

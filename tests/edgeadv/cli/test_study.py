@@ -40,13 +40,14 @@ def test_a_study(cli, options, tmp_path):
     assert outcome.status == 0
     assert outcome.err.splitlines() == [f"attacking {NAMES[0]} (1 of 2)", f"attacking {NAMES[1]} (2 of 2)"]
     study = Study.load(tmp_path / "out" / "study.json")
-    assert [result.data["n"] for result in study.results] == [8, 8]
-    assert study.settings["eps"] == ["1/255", "8/255"]
+    assert [result.data.n for result in study.results] == [8, 8]
+    assert study.settings.eps == ("1/255", "8/255")
     # both attacked lines of both classifiers, and what stands under the table
     assert outcome.out.count("│ UNCHECKED") == 4 and outcome.out.count("masking check: UNCHECKED") == 2
     flat = " ".join(outcome.out.split())
     assert (
-        "an upper bound on robust accuracy" in flat and "`edgeadv evaluate --suite standard` gives a worst case" in flat
+        "an upper bound on robust accuracy" in flat
+        and "`edgeadv evaluate` with the suite standard gives a worst case" in flat
     )
     assert outcome.out.endswith("written: out\n")
     again = {**options, "out": "again", "workers": 2}
@@ -66,7 +67,7 @@ def test_unreadable_images_are_left_out_and_listed(cli, options, tmp_path):
     taken = cli(*words(options), "--allow-unreadable")
     assert taken.status == 0 and "1 unreadable images were left out" in taken.out
     (result,) = Study.load(tmp_path / "out" / "study.json").results
-    assert result.data["n"] == 23 and len(result.data["unreadable"]) == 1
+    assert result.data.n == 23 and len(result.data.unreadable) == 1
     for page in ("study.md", "study.html"):
         assert f"{broken.parent.name}/{broken.name}" in (tmp_path / "out" / page).read_text()
 
@@ -74,7 +75,7 @@ def test_unreadable_images_are_left_out_and_listed(cli, options, tmp_path):
 def test_stated_preprocessing_is_used_and_said(cli, options, tmp_path):
     assert cli(*words(options), "--preprocess", "resize=100,crop=96,interp=lanczos").status == 0
     text = (tmp_path / "out" / "study.md").read_text()
-    assert text.count("shorter side 100, lanczos, centre 96 (stated by --preprocess)") == 2
+    assert text.count("shorter side 100, lanczos, centre 96 (stated by the user)") == 2
 
 
 Options = dict[str, Any]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from edgeadv.cli._table import print_results
-from edgeadv_runtime.records.results import AttackParams, Results, Row, reversed_comparison
+from edgeadv_runtime.records.about import ScoredData, Subject
+from edgeadv_runtime.records.evidence import Masking, RowMasking
+from edgeadv_runtime.records.machine import Environment
+from edgeadv_runtime.records.results import Results
+from edgeadv_runtime.records.rows import ArtefactId, AttackParams, Comparison, Row
 
 
 def row(variant: str, attack: str, correct: int) -> Row:
@@ -17,28 +20,25 @@ def row(variant: str, attack: str, correct: int) -> Row:
         variant=variant, artifact_sha256=variant.ljust(64, "0"), backend="onnxruntime", provider="cpu", device="a CPU", attack=attack,
         params=AttackParams(), eps="8/255" if attacked else "0", eps_value=8 / 255 if attacked else 0.0,
         threat="transfer" if attacked else None, gradients=None, n=100, correct_top1=correct, correct_top5=None,
-        zero_gradient_share=None, masking={"verdict": "PASS", "evidence": []} if attacked else None,
+        zero_gradient_share=None, masking=RowMasking(verdict="PASS") if attacked else None,
     )  # fmt: skip
 
 
 def results() -> Results:
     rows = [row(v, a, c) for v, c in (("fp32", 90), ("int8-u8s8", 88)) for a in ("clean", "worst-case")]
     ends = [
-        {"backend": "onnxruntime", "variant": v, "artifact_sha256": v.ljust(64, "0")} for v in ("fp32", "int8-u8s8")
+        ArtefactId(backend="onnxruntime", variant=v, artifact_sha256=v.ljust(64, "0")) for v in ("fp32", "int8-u8s8")
     ]
-    entry: dict[str, Any] = {
-        "attack": "worst-case", "eps": "8/255", "baseline": ends[0], "artefact": ends[1], "n": 100, "lost": 3, "gained": 1,
-        "drop": 0.02, "drop_ci95": [-0.02, 0.06], "mcnemar_p": 0.625,
-    }  # fmt: skip
+    entry = Comparison(attack="worst-case", eps="8/255", baseline=ends[0], artefact=ends[1], n=100, lost=3, gained=1)
     return Results(
-        bundle={"id": "b" * 64, "name": "x", "title": "x"}, data={"name": "d", "split": "test", "n": 100, "unreadable": []},
-        environment={}, masking={"verdict": "PASS", "evidence": []}, rows=tuple(rows), comparisons=(entry,),
+        bundle=Subject(id="b" * 64, name="x", title="x"), data=ScoredData(name="d", split="test", n=100), environment=Environment(),
+        masking=Masking(verdict="PASS"), rows=tuple(rows), comparisons=(entry,),
     )  # fmt: skip
 
 
 def test_the_drop_is_against_fp32_whichever_was_named_first(capsys: pytest.CaptureFixture[str]) -> None:
-    line = "onnxruntime int8-u8s8 against onnxruntime fp32, worst case at eps 8/255: drop 2.0 points [-2.0, 6.0], McNemar's p = 0.62"
+    line = "onnxruntime int8-u8s8 against onnxruntime fp32, worst case at eps 8/255: drop 2.0 points [-2.7, 6.7], McNemar's p = 0.62"
     measured = results()
-    for comparisons in (measured.comparisons, tuple(map(reversed_comparison, measured.comparisons))):
+    for comparisons in (measured.comparisons, tuple(entry.reversed for entry in measured.comparisons)):
         print_results(replace(measured, comparisons=comparisons))
         assert capsys.readouterr().out.count(line) == 1

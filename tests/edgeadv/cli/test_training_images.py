@@ -118,7 +118,7 @@ def test_with_the_option_every_row_is_marked(cli: Any, bundle: Path, folder: Fol
     assert outcome.status == 0, outcome.err
     assert "80 of 100 images were trained on: these figures flatter" in outcome.out.splitlines()
     results = Results.load("r.json")
-    assert results.data["training_images"] == 80 and results.data["allow_training_images"] is True
+    assert results.data.training_images == 80 and results.data.allow_training_images is True
     assert len(results.rows) == 6 and {row.training_images for row in results.rows} == {80}
     assert {row["training_images"] for row in json.loads(Path("r.json").read_text())["rows"]} == {80}
 
@@ -128,7 +128,7 @@ def test_test_images_pass_and_the_count_is_none(cli: Any, bundle: Path) -> None:
     assert outcome.status == 0, outcome.err
     assert "trained on" not in outcome.out
     results = Results.load("r.json")
-    assert (results.data["training_images"], results.data["allow_training_images"]) == (0, False)
+    assert (results.data.training_images, results.data.allow_training_images) == (0, False)
     assert {row.training_images for row in results.rows} == {0}
 
 
@@ -136,7 +136,7 @@ def test_one_in_a_hundred_passes_and_is_counted(cli: Any, bundle: Path, folder: 
     passed = cli("evaluate", bundle, "--data", folder("a", train=1, test=99), *CRAFT, "--out", "r.json")
     assert passed.status == 0, passed.err
     assert "1 of 100 images were trained on" in passed.out.splitlines() and "flatter" not in passed.out
-    assert Results.load("r.json").data["training_images"] == 1
+    assert Results.load("r.json").data.training_images == 1
     above = cli("evaluate", bundle, "--data", folder("b", train=2, test=197), *CRAFT, "--out", "s.json")
     assert above.status == 2 and "2 of 199 images were trained on" in refusal(above.err)
 
@@ -198,7 +198,7 @@ def test_a_pack_of_an_older_edgeadv_opens(cli: Any, bundle: Path) -> None:
     opened = AttackPack.open("p", bundle=Bundle.open(bundle))
     assert (opened.data.training_images, opened.data.allow_training_images) == (None, False)
     assert cli("evaluate", bundle, "--pack", "p", "--out", "r.json").status == 0
-    assert Results.load("r.json").data["training_images"] == 0
+    assert Results.load("r.json").data.training_images == 0
 
 
 def test_a_slim_copy_knows_too(cli: Any, bundle: Path, folder: Folder) -> None:
@@ -250,7 +250,7 @@ def test_an_older_bundle_does_not_know_and_says_so(cli: Any, bundle: Path, folde
     assert outcome.status == 0, outcome.err
     assert "whether the images were trained on is not known" in outcome.out
     results = Results.load("r.json")
-    assert results.data["training_images"] is None and {row.training_images for row in results.rows} == {None}
+    assert results.data.training_images is None and {row.training_images for row in results.rows} == {None}
     assert "training images    not known" in cli("bundle", "show", old).out
 
 

@@ -51,7 +51,7 @@ def test_images_of_another_network_are_rows_and_count_in_the_worst_case(
         (worst,) = results.select(attack="worst-case", backend=row.backend)
         assert name in (worst.params.attacks or ()) and worst.correct_top1 <= row.correct_top1
     assert len(results.select(attack=name)) == 2
-    assert [item["attack"] for item in results.masking["evidence"] if item["rule"] == "transfer"] == [name]
+    assert [item.attack for item in results.masking.evidence if item.rule == "transfer"] == [name]
     (before,) = Results.load("own.json").select(attack="worst-case", backend="torch")
     (after,) = results.select(attack="worst-case", backend="torch")
     assert after.correct_top1 <= before.correct_top1

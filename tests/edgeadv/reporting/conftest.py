@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 from collections.abc import Callable
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from edgeadv.reporting import build_report
 from edgeadv_runtime.benchmark.latency import INCLUDES
 from edgeadv_runtime.bundle.preprocess import Preprocess
+from edgeadv_runtime.decoding import convert
 from edgeadv_runtime.records.bench import Bench, BenchRow
-from edgeadv_runtime.records.results import CLEAN, WORST_CASE, AttackParams, Results, Row
-from edgeadv_runtime.records.study import Study
+from edgeadv_runtime.records.evidence import RowMasking
+from edgeadv_runtime.records.results import Results
+from edgeadv_runtime.records.rows import CLEAN, WORST_CASE, AttackParams, Row
+from edgeadv_runtime.records.study import Study, StudySettings
 
 N = 1000
 # correct of 1,000 by attack and budget, close to what the reference runs on CIFAR-10 gave
@@ -48,7 +53,7 @@ DISTILLED = {
     (WORST_CASE, "8/255"): 2,
 }
 EVIDENCE = [
-    {"rule": "zero-gradient", "eps": None, "finding": "MASKED", "text": "637 images have no gradient.", "share": 0.637},
+    {"rule": "zero-gradient", "eps": None, "finding": "MASKED", "text": "637 images have no gradient.", "value": 0.637},
     {"rule": "random-start", "eps": "8/255", "finding": None, "text": "Nothing of note.", "gained": 4, "lost": 2},
 ]
 
@@ -103,7 +108,7 @@ def make_results(
                     gradients=None if attack == CLEAN else "torch fp32", n=N, correct_top1=correct,
                     correct_top5=min(N, correct + 90) if top5 else None,
                     zero_gradient_share=zero if attack == "fgsm" else None,
-                    masking=None if attack == CLEAN else {"verdict": verdict, "evidence": []},
+                    masking=None if attack == CLEAN else RowMasking(verdict=verdict),  # type: ignore[arg-type]
                 )
             )  # fmt: skip
     values: dict[str, Any] = {
@@ -112,13 +117,13 @@ def make_results(
         "data": {"name": "CIFAR-10", "split": "test", "n": N, "sha256": "12" * 32, "unreadable": ["cat/0173.jpg: cut"]},
         "environment": {"processor": "a processor", "versions": {"numpy": "2.0"}},
         "masking": {"verdict": verdict, "evidence": EVIDENCE},
-        "rows": tuple(rows),
-        "skipped": ({"backend": "torch", "variant": "fp16", "reason": "torch runs fp32 only"},),
-        "examples": (example(),),
+        "rows": [row.to_json() for row in rows],
+        "skipped": [{"backend": "torch", "variant": "fp16", "reason": "torch runs fp32 only"}],
+        "examples": [example()],
         "created": "2026-02-03T10:11:12+00:00",
         "edgeadv_version": "0.1.0",
     }  # fmt: skip
-    return Results(**values | changes)
+    return Results.from_json(values | changes)
 
 
 def make_several(**changes: Any) -> Results:
@@ -135,7 +140,7 @@ def make_several(**changes: Any) -> Results:
         if row.attack == WORST_CASE and row.variant.startswith("int8"):
             of_surrogate = replace(row, attack=f"pgd-margin@{row.variant}", correct_top1=431, gradients="surrogate")
             queried = replace(
-                row, attack=f"square@onnxruntime-{row.variant}", threat="query", gradients=None, correct_top1=600,
+                row, attack=f"square@onnxruntime-{row.variant}", threat="query", gradients=None, correct_top1=600, correct_top5=690,
                 params=AttackParams(norm="linf", queries=1000),
             )  # fmt: skip
             row = replace(row, threat="query", correct_top1=390)
@@ -146,18 +151,21 @@ def make_several(**changes: Any) -> Results:
             row = replace(row, correct_top1=833)
         rows.append(row)
     rows = [
-        replace(row, masking={"verdict": "MASKED", "evidence": ["another sentence", FINDING]})
+        replace(row, masking=RowMasking(verdict="MASKED", evidence=("another sentence", FINDING)))
         if row.variant == "int8-s8s8" and row.masking else row
         for row in rows
     ]  # fmt: skip
     finding = {"rule": "query", "attack": "square", "eps": "8/255", "finding": "MASKED", "text": FINDING,
                "artefact": "onnxruntime int8-s8s8", "value": 0.199}  # fmt: skip
     silent = [entry | {"finding": None} for entry in EVIDENCE]
-    masking = {"verdict": measured.masking["verdict"], "evidence": [*silent, finding]}
-    return replace(measured, rows=tuple(rows), masking=masking, comparisons=make_comparisons())
+    masking = {"verdict": measured.masking.verdict, "evidence": [*silent, finding]}
+    return Results.from_json(
+        measured.to_json()
+        | {"rows": [row.to_json() for row in rows], "masking": masking, "comparisons": make_comparisons()}
+    )
 
 
-def make_comparisons() -> tuple[dict[str, Any], ...]:
+def make_comparisons() -> list[dict[str, Any]]:
     """Those against fp32 of both backends, as ``evaluate`` writes them; lost and gained of 1,000."""
     counts = {
         "fp32": ((0, 0), (0, 0)),
@@ -178,7 +186,7 @@ def make_comparisons() -> tuple[dict[str, Any], ...]:
                             "drop": 0.5, "drop_ci95": [0.4, 0.6], "mcnemar_p": 0.5,
                         }
                     )  # fmt: skip
-    return tuple(found)
+    return found
 
 
 def make_bench(*, title: str = "regnet_y_400mf, papernot T=40", slowest: float = 31.4, **changes: Any) -> Bench:
@@ -197,12 +205,12 @@ def make_bench(*, title: str = "regnet_y_400mf, papernot T=40", slowest: float =
     values: dict[str, Any] = {
         "bundle": {"id": "cd" * 32, "name": "regnet", "title": title},
         "environment": {"processor": "a processor"},
-        "conditions": {"before": {"cpu_mhz": 2700, "load_average": [0.1, 0.2, 0.1]}, "after": {"cpu_mhz": 2698}},
-        "rows": tuple(rows),
+        "conditions": {"before": {"cpu_mhz": [2700], "load_average": [0.1, 0.2, 0.1]}, "after": {"cpu_mhz": [2698]}},
+        "rows": msgspec.to_builtins(rows),
         "created": "2026-02-03T11:00:00+00:00",
         "edgeadv_version": "0.1.0",
     }
-    return Bench(**values | changes)
+    return convert(values | changes, Bench, what="bench file")
 
 
 def make_plan(**changes: Any) -> dict[str, Any]:
@@ -215,7 +223,7 @@ def make_plan(**changes: Any) -> dict[str, Any]:
 def make_study(*results: Results) -> Study:
     architectures = [
         {
-            "name": result.bundle["title"], "source": "torchvision", "weights": {"file": "a<b>.pth", "sha256": "ef" * 32, "map": "by-name"},
+            "name": result.bundle.title, "source": "torchvision", "weights": {"file": "a<b>.pth", "sha256": "ef" * 32, "map": "by-name"},
             "preprocess": Preprocess(resize=256, crop=224).to_json(), "preprocess_published": True, "mean": [0.5] * 3,
             "std": [0.25] * 3,
         }
@@ -223,8 +231,13 @@ def make_study(*results: Results) -> Study:
     ]  # fmt: skip
     data = {"name": "val", "split": "val", "n": N, "images_sha256": "12" * 32}
     settings = {"architectures": architectures, "data": data, "seed": 0, "attack": "fgsm", "eps": ["2/255", "8/255"]}
-    results = tuple(replace(result, rows=tuple(result.select(backend="torch"))) for result in results)
-    return Study(settings=settings, results=results, created="2026-02-03T10:11:12+00:00", edgeadv_version="0.1.0")
+    results = tuple(dataclasses.replace(result, rows=tuple(result.select(backend="torch"))) for result in results)
+    return Study(
+        settings=convert(settings, StudySettings, what="study"),
+        results=results,
+        created="2026-02-03T10:11:12+00:00",
+        edgeadv_version="0.1.0",
+    )
 
 
 class Page(HTMLParser):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import re
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from edgeadv.reporting import build_report
 from edgeadv.reporting.accuracy import Line, models
@@ -17,7 +18,7 @@ from edgeadv_runtime.errors import SchemaError
 from edgeadv_runtime.evaluation import verdict_rules
 from edgeadv_runtime.files import write_json
 from edgeadv_runtime.records import suites
-from edgeadv_runtime.records.results import CLEAN, WORST_CASE
+from edgeadv_runtime.records.rows import CLEAN, WORST_CASE
 
 U8S8 = "onnxruntime int8-u8s8"
 
@@ -39,10 +40,10 @@ def sentences(page):
 def with_counts(results, variant, attack, **counts):
     """The comparisons with other counts for one artefact."""
     comparisons = [
-        entry | counts if (entry["artefact"]["variant"], entry["attack"]) == (variant, attack) else entry
+        replace(entry, **counts) if (entry.artefact.variant, entry.attack) == (variant, attack) else entry
         for entry in results.comparisons
     ]
-    return replace(results, comparisons=tuple(comparisons))
+    return dataclasses.replace(results, comparisons=tuple(comparisons))
 
 
 def test_artefacts_stand_side_by_side_with_what_they_lost_and_their_own_verdict(report, several):
@@ -77,17 +78,8 @@ def test_artefacts_stand_side_by_side_with_what_they_lost_and_their_own_verdict(
 
 def test_a_comparison_the_other_way_round_is_turned(report, several):
     measured = several()
-    turned = tuple(
-        entry
-        | {
-            "baseline": entry["artefact"],
-            "artefact": entry["baseline"],
-            "lost": entry["gained"],
-            "gained": entry["lost"],
-        }
-        for entry in measured.comparisons
-    )
-    assert table(report(replace(measured, comparisons=turned))) == table(report(measured))
+    turned = tuple(entry.reversed for entry in measured.comparisons)
+    assert table(report(dataclasses.replace(measured, comparisons=turned))) == table(report(measured))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +137,9 @@ def test_an_older_file_without_comparisons_says_that_it_cannot_tell(report, resu
 def test_latency_is_that_of_one_image_of_the_same_bundle(report, several, bench):
     timed = bench()
     inference = timed.rows[1]
-    other = replace(timed, bundle=timed.bundle | {"id": "another"}, rows=(replace(inference, p50_ms=1.11),))
+    other = dataclasses.replace(
+        timed, bundle=replace(timed.bundle, id="another"), rows=(replace(inference, p50_ms=1.11),)
+    )
     rows = (
         *timed.rows,
         replace(inference, batch=8, p50_ms=2.22, p90_ms=9.0),
@@ -153,7 +147,7 @@ def test_latency_is_that_of_one_image_of_the_same_bundle(report, several, bench)
         replace(inference, variant="int8-u8s8", p50_ms=3.5),
         replace(inference, variant="int8-s8s8", p50_ms=3.3, artifact_sha256="00" * 32),
     )
-    page = report(several(), replace(timed, rows=rows), other)
+    page = report(several(), dataclasses.replace(timed, rows=rows), other)
     assert {label: cells[4] for label, cells in table(page).items()} == {
         "torch fp32": "–", "onnxruntime fp32": "8.12", "onnxruntime fp16": "7.60", "onnxruntime int8-s8s8": "–", U8S8: "3.50",
     }  # fmt: skip
@@ -164,9 +158,9 @@ def test_latency_is_that_of_one_image_of_the_same_bundle(report, several, bench)
     assert page.source.count("fastest without measurable loss") == 1
     assert "Latency of one image: a device, 2 threads, inference, back-to-back." in page.text
     close = tuple(replace(row, p50_ms=7.7) if row.variant == "fp32" else row for row in rows)
-    assert "Fastest" not in report(several(), replace(timed, rows=close)).text
+    assert "Fastest" not in report(several(), dataclasses.replace(timed, rows=close)).text
     elsewhere = tuple(replace(row, device="a board") if row.variant == "fp32" else row for row in rows)
-    page = report(several(), replace(timed, rows=elsewhere))
+    page = report(several(), dataclasses.replace(timed, rows=elsewhere))
     assert (
         "Fastest" not in page.text
         and table(page)["onnxruntime fp32"][4] == "8.12 a board, 2 threads, inference, back-to-back"
@@ -223,7 +217,13 @@ def test_of_equal_figures_the_attack_on_the_artefact_itself_is_named_and_fgsm_on
     assert Line("8/255", 8 / 255, line.rows | {"fgsm": fgsm}).gradient is own
     stronger = replace(fgsm, correct_top1=454)
     assert Line("8/255", 8 / 255, line.rows | {"fgsm": stronger}).gradient is stronger
-    assert [row.attack for row in line.told] == [CLEAN, "fgsm", own.attack, "square@onnxruntime-int8-u8s8", WORST_CASE]
+    assert [row.attack for row in line.summary] == [
+        CLEAN,
+        "fgsm",
+        own.attack,
+        "square@onnxruntime-int8-u8s8",
+        WORST_CASE,
+    ]
 
 
 def test_a_panel_of_the_curves_has_at_most_four_lines(several, tmp_path):

@@ -171,20 +171,20 @@ def test_counts_agree_with_torchattacks_and_timm(study, images, imagenet_weights
 
 
 def test_a_study_says_what_was_measured_on_what(study, arguments, imagenet_weights, images, tmp_path):
-    assert [result.bundle["title"] for result in study.results] == NAMES
+    assert [result.bundle.title for result in study.results] == NAMES
     for subject, result, name in zip(arguments["subjects"], study.results, NAMES, strict=True):
         # the hash that a bundle exported of these weights has
         save_weights(subject.load(), tmp_path / "weights.safetensors")
         digest = sha256_file(tmp_path / "weights.safetensors")
-        assert result.bundle["weights_sha256"] == digest == result.rows[0].artifact_sha256
-        assert result.bundle["provenance"]["weights"]["sha256"] == sha256_file(imagenet_weights[name])
+        assert result.bundle.weights_sha256 == digest == result.rows[0].artifact_sha256
+        assert result.bundle.provenance["weights"]["sha256"] == sha256_file(imagenet_weights[name])
         assert {row.threat for row in result.rows} == {None, "white-box"}
-        assert result.masking["verdict"] == "UNCHECKED"
-        assert result.data["n"] == 20 and result.data["classes"] == 1000
+        assert result.masking.verdict == "UNCHECKED"
+        assert result.data.n == 20 and result.data.classes == 1000
     settings = study.settings
-    assert (settings["seed"], settings["eps"], settings["attack"]) == (3, ["1/255", "8/255"], "fgsm")
-    assert settings["data"]["name"] == Path(images.spec).name
-    assert [entry["preprocess"]["resize"] for entry in settings["architectures"]] == [168, 168]
+    assert (settings.seed, settings.eps, settings.attack) == (3, ("1/255", "8/255"), "fgsm")
+    assert settings.data.name == Path(images.spec).name
+    assert [entry.preprocess.resize for entry in settings.architectures] == [168, 168]
     assert json.dumps(Study.load(study.path).to_json()) == json.dumps(study.to_json())
     # no path of this machine
     assert str(Path(images.spec).parent) not in study.path.read_text()
@@ -210,7 +210,7 @@ def test_every_error_has_its_interval_and_every_attacked_one_its_verdict(study):
     assert len(rows) == 2 * 3
     for i, (title, eps, *figures, n, verdict) in enumerate(rows):
         result = study.results[i // 3]
-        assert title == f"| {result.bundle['title']}" and n == "20"
+        assert title == f"| {result.bundle.title}" and n == "20"
         attack = "clean" if eps == "no attack" else "fgsm"
         (row,) = result.select(attack=attack, eps="0" if attack == "clean" else eps)
         for correct, (error, interval) in zip(

@@ -17,7 +17,7 @@ from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.records.eps import Eps
-from edgeadv_runtime.records.results import AttackParams
+from edgeadv_runtime.records.rows import AttackParams
 
 EPS = Eps.parse("8/255")
 

@@ -14,7 +14,7 @@ from edgeadv_runtime.attacks.crafting import WorstVersions, answers_of, craft, e
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.records.eps import Eps
-from edgeadv_runtime.records.results import AttackParams
+from edgeadv_runtime.records.rows import AttackParams
 from edgeadv_runtime.records.suites import CUMULATIVE, QUERY_ATTACKS, SUITES, base_name, order_of
 
 SMALL, LARGE = Eps.parse("10/255"), Eps.parse("40/255")

@@ -22,7 +22,7 @@ from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.errors import BundleError, InputError, IntegrityError, SchemaError
 from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.records.eps import Eps
-from edgeadv_runtime.records.results import AttackParams
+from edgeadv_runtime.records.rows import AttackParams
 
 EPS = Eps.parse("8/255")
 

@@ -31,6 +31,7 @@ from edgeadv_runtime.engine.nodes import compute_types
 from edgeadv_runtime.engine.plan import LoadedPlan
 from edgeadv_runtime.errors import BackendError, EngineError, InputError, IntegrityError, ProviderError
 from edgeadv_runtime.files import sha256_bytes
+from edgeadv_runtime.records.rows import EngineInfo
 
 DYNAMIC = EngineOptions(profile=BatchProfile(2, 4, 8))
 NO_GPU = r"^(no NVIDIA driver here|the NVIDIA driver is here and does not start)"
@@ -238,17 +239,16 @@ def test_what_results_say_of_the_plan(opened: Any, install: Any, x: Any) -> None
     trt = install()
     with opened(options=DYNAMIC) as backend:
         info = backend.engine_info
-        assert info == {
-            "plan_sha256": backend.plan_sha256, "profile": [2, 4, 8], "precision": "declared", "library": "TensorRT 10.13.0",
-            "compute_capability": "sm_86", "driver": "CUDA 13.0", "tf32": False, "cuda_graphs": True, "cuda_graph_note": None,
-        }  # fmt: skip
-        assert json.loads(json.dumps(info)) == info
+        assert info == EngineInfo(
+            plan_sha256=backend.plan_sha256, profile=(2, 4, 8), precision="declared", library="TensorRT 10.13.0",
+            compute_capability="sm_86", driver="CUDA 13.0", tf32=False, cuda_graphs=True, cuda_graph_note=None,
+        )  # fmt: skip
         trt.refuse.add("capture")
         backend.infer(x[:7])
-        assert backend.engine_info["cuda_graphs"] is True
+        assert backend.engine_info.cuda_graphs is True
         backend.infer(x[:7])
         info = backend.engine_info
-        assert info["cuda_graphs"] is False and "no CUDA graphs" in info["cuda_graph_note"]
+        assert info.cuda_graphs is False and "no CUDA graphs" in info.cuda_graph_note
     assert backend.engine_info == info, "closing changes nothing about what was run"
 
 
@@ -256,18 +256,18 @@ def test_graphs_are_not_claimed_before_there_are_any(opened: Any, install: Any, 
     install()
     opened().close()
     with opened() as backend:  # not proved again: nothing ran yet
-        assert backend.engine_info["cuda_graphs"] is None
+        assert backend.engine_info.cuda_graphs is None
         backend.infer(x[:1])
-        assert backend.engine_info["cuda_graphs"] is None
+        assert backend.engine_info.cuda_graphs is None
         backend.infer(x[:1])
-        assert backend.engine_info["cuda_graphs"] is True
+        assert backend.engine_info.cuda_graphs is True
 
 
 def test_tensorrt_rtx_is_asked_for_its_own_graphs(opened: Any, install: Any) -> None:
     install(rtx=True)
     with opened() as backend:
         info = backend.engine_info
-    assert (info["cuda_graphs"], info["cuda_graph_note"], info["library"]) == (True, None, "TensorRT-RTX 1.7.1.116")
+    assert (info.cuda_graphs, info.cuda_graph_note, info.library) == (True, None, "TensorRT-RTX 1.7.1.116")
 
 
 def test_a_graph_for_each_batch_size_that_recurs(opened: Any, install: Any, x: Any, expected: Any) -> None:
@@ -751,7 +751,7 @@ def test_whether_a_trusted_plan_may_use_tensorfloat32_is_in_its_record(
     trt.inspector["Layers"][3]["TacticName"] = "sm80_xmma_fprop_implicit_gemm_f32f32_tf32f32_f32_nhwckrsc_nhwc"
     write_record(bundle, sha256_bytes(plan), variant="fp32", tf32=True)
     with opened(bundle, variant="fp32", trust_plan=sha256_bytes(plan)) as backend:
-        assert backend.provider == "TensorRT-RTX 1.7.1.116 with TF32" and backend.engine_info["tf32"] is True
+        assert backend.provider == "TensorRT-RTX 1.7.1.116 with TF32" and backend.engine_info.tf32 is True
         assert backend.engine.record["verification"]["tolerance"] == 1e-2 and backend.precision_label == "verified"
     write_record(bundle, sha256_bytes(plan), variant="fp32", tf32=False)
     with pytest.raises(EngineError, match="computes in TF32, not in Float"):

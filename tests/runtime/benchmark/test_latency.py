@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
+from msgspec import to_builtins
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from edgeadv.cli.bench import bench as bench_command
@@ -24,7 +27,9 @@ from edgeadv_runtime.bundle.bundle import Bundle, Golden
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.errors import BackendError, BundleError, InputError, SchemaError, StorageError
 from edgeadv_runtime.files import read_json, write_json
+from edgeadv_runtime.records.about import Skipped
 from edgeadv_runtime.records.bench import SPLIT_STAGES, STAGES, Bench, BenchRow
+from edgeadv_runtime.records.rows import EngineInfo
 
 MS = 1_000_000
 
@@ -67,10 +72,10 @@ class Apart(Recorded):
         return out, dict(zip(SPLIT_STAGES, (ns / MS for ns in self.parts[-1]), strict=True))
 
 
-PLAN = {
-    "plan_sha256": "0123456789ab" + "f" * 52, "profile": [1, 1, 1], "precision": "declared", "library": "TensorRT 10.13.3",
-    "compute_capability": "sm_87", "driver": "540.4.0", "tf32": False, "cuda_graphs": True, "cuda_graph_note": None,
-}  # fmt: skip
+PLAN = EngineInfo(
+    plan_sha256="0123456789ab" + "f" * 52, profile=(1, 1, 1), precision="declared", library="TensorRT 10.13.3",
+    compute_capability="sm_87", driver="540.4.0", tf32=False, cuda_graphs=True, cuda_graph_note=None,
+)  # fmt: skip
 
 
 class Planned(OnnxRuntimeBackend):
@@ -78,13 +83,13 @@ class Planned(OnnxRuntimeBackend):
 
     def __init__(self, bundle, *, profile=(1, 1, 1), note=None, **options):
         super().__init__(bundle, **options)
-        self.profile, self.note, self.called = list(profile), note, 0
+        self.profile, self.note, self.called = profile, note, 0
 
     @property
     def engine_info(self):
         ran = self.called > 1
         note = self.note if ran else None
-        return {**PLAN, "profile": self.profile, "cuda_graphs": ran and note is None, "cuda_graph_note": note}
+        return replace(PLAN, profile=self.profile, cuda_graphs=ran and note is None, cuda_graph_note=note)
 
     def _infer(self, x):
         self.called += 1
@@ -176,11 +181,11 @@ def test_rows_say_whose_figure_they_are_and_what_is_in_it(tiny_bundle):
                 assert row.includes.startswith(latency.INCLUDES[row.stage])
                 assert ("see late" in row.includes) == (row.mode == "paced")
                 assert row.rate_hz == (1000 if row.mode == "paced" else None)
-    assert bench.bundle["id"] == tiny_bundle.id
-    assert bench.bundle["name"] == tiny_bundle.path.name
-    assert bench.environment["versions"]["edgeadv"] == bench.edgeadv_version
+    assert bench.bundle.id == tiny_bundle.id
+    assert bench.bundle.name == tiny_bundle.path.name
+    assert bench.environment.versions["edgeadv"] == bench.edgeadv_version
     assert {"before", "after"} == bench.conditions.keys()
-    assert bench.conditions["before"]["time"] <= bench.conditions["after"]["time"]
+    assert bench.conditions["before"].time <= bench.conditions["after"].time
 
 
 def test_parts_of_a_call_are_rows_of_a_series_of_their_own(tiny_bundle):
@@ -315,14 +320,14 @@ def test_rows_name_the_plan_as_it_is_after_the_calls(tiny_bundle, tmp_path):
     bench.save(tmp_path / "bench.json")
     assert Bench.load(tmp_path / "bench.json") == bench
     rows = read_json(tmp_path / "bench.json", what="bench file")["rows"]
-    assert rows[6]["engine"] is None and rows[0]["engine"] == PLAN
+    assert rows[6]["engine"] is None and rows[0]["engine"] == {**to_builtins(PLAN), "profile": [1, 1, 1]}
 
 
 def test_why_there_are_no_cuda_graphs_is_a_warning(tiny_bundle):
     openers = [partial(Planned, tiny_bundle, note="no CUDA graphs: it refuses"), partial(Planned, tiny_bundle)]
     bench = benchmark(tiny_bundle, openers, runs=2, warm_up=0)
     assert bench.warnings == ("onnxruntime fp32: no CUDA graphs: it refuses",)
-    assert {row.engine["cuda_graphs"] for row in bench.rows[:3]} == {False}
+    assert {row.engine.cuda_graphs for row in bench.rows[:3]} == {False}
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -354,7 +359,7 @@ def test_what_a_plan_serves_is_timed(tiny_bundle, profile, batches, rate):
     bench = benchmark(
         tiny_bundle, [partial(Planned, tiny_bundle, profile=profile)], batches=batches, runs=1, warm_up=0, rate_hz=rate
     )
-    assert [row.engine["profile"] for row in bench.rows] == [list(profile)] * len(bench.rows)
+    assert [row.engine.profile for row in bench.rows] == [profile] * len(bench.rows)
 
 
 def test_what_happened_meanwhile_is_in_the_file(tiny_bundle, monkeypatch, tmp_path):
@@ -453,7 +458,7 @@ def test_file_reads_back_as_it_was_saved_and_ignores_keys_of_later_versions(tiny
     assert Bench.load(path).path == path
     value = read_json(path, what="bench file")
     assert (value["kind"], value["schema_version"]) == ("bench", 1)
-    assert list(value["rows"][0]) == [f.name for f in fields(BenchRow)]
+    assert list(value["rows"][0]) == [*BenchRow.__struct_fields__]
     write_json(path, {**value, "later": 1, "rows": [{**row, "later": 1} for row in value["rows"]]})
     assert Bench.load(path) == bench
 
@@ -467,13 +472,13 @@ def test_files_from_before_energy_warnings_and_plans_still_load(tiny_bundle, tmp
     write_json(tmp_path / "old.json", value)
     old = Bench.load(tmp_path / "old.json")
     without = tuple(replace(row, energy_mj_per_image=None, energy_source=None) for row in bench.rows)
-    assert old == replace(bench, rows=without, warnings=())
+    assert old == dataclasses.replace(bench, rows=without, warnings=())
 
 
 def test_rows_of_a_check_that_older_files_timed_are_left_out(tiny_bundle, tmp_path):
     bench = benchmark(tiny_bundle, [opener(tiny_bundle)], runs=2, warm_up=0)
     value = bench.to_json()
-    value["rows"].append({**value["rows"][-1], "stage": "guarded"})
+    value["rows"] = [*value["rows"], {**value["rows"][-1], "stage": "guarded"}]
     write_json(tmp_path / "old.json", value)
     assert Bench.load(tmp_path / "old.json") == bench
 
@@ -489,7 +494,7 @@ def test_file_of_another_kind_or_incomplete_is_refused(tiny_bundle, tmp_path, ch
 
 def test_docs_name_every_key_and_every_stage():
     text = (Path(__file__).parents[3] / "docs" / "bench.md").read_text(encoding="utf-8")
-    names = [f.name for kind in (Bench, BenchRow) for f in fields(kind) if f.name != "path"]
+    names = [*(f.name for f in fields(Bench) if f.name != "path"), *BenchRow.__struct_fields__]
     assert [name for name in (*names, *STAGES, *SPLIT_STAGES) if f"`{name}`" not in text] == []
 
 
@@ -556,7 +561,7 @@ def test_command_measures_torch_where_it_can_and_says_where_not(tiny_bundle, tmp
     pairs = {(row.backend, row.variant) for row in bench.rows}
     assert pairs == {("onnxruntime", "fp32"), ("onnxruntime", "fp16"), ("torch", "fp32")}
     assert {row.artifact_sha256 for row in bench.select(backend="torch")} == {tiny_bundle.weights_sha256}
-    assert [(entry["backend"], entry["variant"]) for entry in bench.skipped] == [("torch", "fp16")]
+    assert [(entry.backend, entry.variant) for entry in bench.skipped] == [("torch", "fp16")]
     assert "not measured: torch fp16" in run.stdout
 
 
@@ -576,7 +581,7 @@ def test_what_was_measured_is_kept_though_the_next_backend_fails(tiny_bundle, tm
     assert isinstance(run.exception, BackendError) and not out.exists()
     kept = Bench.load(tmp_path / "bench.json.partial")
     assert {row.variant for row in kept.rows} == {"fp32"} and len(kept.rows) == 3
-    assert kept.skipped == ({"backend": "onnxruntime", "variant": "fp16", "reason": "the measurement ended before it"},)
+    assert kept.skipped == (Skipped(backend="onnxruntime", variant="fp16", reason="the measurement ended before it"),)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -29,8 +30,12 @@ from edgeadv_runtime.evaluation.outcomes import Artefact, BatchOutcome, OutcomeS
 from edgeadv_runtime.evaluation.scoring import score_batches
 from edgeadv_runtime.evaluation.verdict import FEWEST_DRAWS, FEWEST_IMAGES, FEWEST_QUERIES
 from edgeadv_runtime.evaluation.verdict_rules import NEEDED
+from edgeadv_runtime.records.about import Skipped
 from edgeadv_runtime.records.eps import Eps
-from edgeadv_runtime.records.results import AttackParams, Results, Row
+from edgeadv_runtime.records.evidence import RowMasking
+from edgeadv_runtime.records.machine import Environment
+from edgeadv_runtime.records.results import Results
+from edgeadv_runtime.records.rows import ArtefactId, AttackParams, EngineInfo, Row
 from edgeadv_runtime.records.statistics import paired_difference_interval
 from edgeadv_runtime.records.suites import FGSM, LARGE_EPS, LINEARITY, NOISE, PGD_MARGIN, PGD_SMOOTHED, SQUARE
 
@@ -120,7 +125,7 @@ FOOLED: dict[Key, Sequence[int]] = {
 
 def test_accuracy_is_over_all_images_and_the_worst_case_is_per_image() -> None:
     results = score([batch(LABELS, CLEAN, FOOLED)], [A, B, C])
-    assert results.data["n"] == 8
+    assert results.data.n == 8
     assert {row.n for row in results.rows} == {8}
     assert [(row.attack, row.eps, row.correct_top1) for row in results.rows] == [
         ("clean", "0", 7),
@@ -157,7 +162,7 @@ def test_no_top5_under_an_attack_that_is_content_with_another_first_label() -> N
     ]  # fmt: skip
     drawn = replace(A, name="noise")
     for queries, told in ((1, True), (10, False)):
-        noise = replace(drawn, params=replace(drawn.params, queries=queries))
+        noise = replace(drawn, params=msgspec.structs.replace(drawn.params, queries=queries))
         results = score([batch(LABELS, CLEAN, {noise.key: CLEAN})], [noise])
         assert [row.correct_top5 is not None for row in results.rows] == [True, told, told]
 
@@ -170,7 +175,7 @@ def test_batches_add_up() -> None:
     nothing = batch([], [], {key: [] for key in FOOLED})
     whole, parts = score([batch(LABELS, CLEAN, FOOLED)], [A, B, C]), score([halves[0], nothing, halves[1]], [A, B, C])
     assert [row.to_json() for row in whole.rows] == [row.to_json() for row in parts.rows]
-    assert whole.data["sha256"] == parts.data["sha256"]
+    assert whole.data.sha256 == parts.data.sha256
 
 
 def calibrated_on(answers: Sequence[int]) -> Bundle:
@@ -190,11 +195,11 @@ def test_images_of_the_calibration_are_left_out_and_counted() -> None:
          batch(LABELS[4:], CLEAN[4:], {k: v[4:] for k, v in FOOLED.items()}, first=4)],
         [A, B, C], bundle=calibrated_on([2, 3, 100]), progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
-    assert (results.data["n"], results.data["calibration_left_out"]) == (6, 2)
+    assert (results.data.n, results.data.calibration_left_out) == (6, 2)
     expected = score([rest], [A, B, C])
-    assert expected.data["calibration_left_out"] == 0
+    assert expected.data.calibration_left_out == 0
     assert [row.to_json() for row in results.rows] == [row.to_json() for row in expected.rows]
-    assert results.data["sha256"] == expected.data["sha256"]
+    assert results.data.sha256 == expected.data.sha256
     assert results.masking == expected.masking
     assert seen == [(4, 8), (8, 8)]
 
@@ -212,12 +217,12 @@ def test_data_that_was_all_calibrated_on_is_an_error() -> None:
 
 
 def test_the_digest_knows_pixels_labels_and_order() -> None:
-    same = score([batch([0, 1], [0, 1], {})], []).data["sha256"]
-    assert score([batch([0, 1], [0, 2], {})], []).data["sha256"] != same
-    assert score([batch([0, 2], [0, 1], {})], []).data["sha256"] != same
-    assert score([batch([1, 0], [1, 0], {})], []).data["sha256"] != same
-    assert score([batch([0, 1], [0, 1], {}, first=1)], []).data["sha256"] != same
-    assert score([batch([0, 1], [0, 1], {})], []).data["sha256"] == same
+    same = score([batch([0, 1], [0, 1], {})], []).data.sha256
+    assert score([batch([0, 1], [0, 2], {})], []).data.sha256 != same
+    assert score([batch([0, 2], [0, 1], {})], []).data.sha256 != same
+    assert score([batch([1, 0], [1, 0], {})], []).data.sha256 != same
+    assert score([batch([0, 1], [0, 1], {}, first=1)], []).data.sha256 != same
+    assert score([batch([0, 1], [0, 1], {})], []).data.sha256 == same
 
 
 def test_two_ways_to_write_one_budget_are_one_worst_case() -> None:
@@ -240,7 +245,7 @@ def test_without_attacks_there_is_the_clean_row() -> None:
     assert [(row.attack, row.correct_top1, row.threat, row.masking) for row in results.rows] == [
         ("clean", 7, None, None)
     ]
-    assert results.masking["verdict"] == "UNCHECKED"
+    assert results.masking.verdict == "UNCHECKED"
     assert results.examples == ()
 
 
@@ -280,11 +285,11 @@ def test_each_artefact_is_scored_on_the_same_images() -> None:
     assert one(results, "a", "2/255", variant="fp16").correct_top1 == 1
     assert one(results, "worst-case", "2/255", variant="fp16").correct_top1 == 0
     # the verdict belongs to the gradients, not to the artefact; a row carries the sentences of what was found
-    found = [item for item in results.masking["evidence"] if item["rule"] == "coverage"]
+    found = [item for item in results.masking.evidence if item.rule == "coverage"]
     for row in results.rows:
         whose = (None, f"{row.backend} {row.variant}")
-        sentences = [item["text"] for item in found if item.get("artefact") in whose]
-        assert row.masking == (None if row.attack == "clean" else {"verdict": "UNCHECKED", "evidence": sentences})
+        sentences = tuple(item.text for item in found if item.artefact in whose)
+        assert row.masking == (None if row.attack == "clean" else RowMasking(verdict="UNCHECKED", evidence=sentences))
 
 
 def test_a_threat_is_white_box_only_for_the_artefact_whose_gradients_were_used() -> None:
@@ -324,10 +329,10 @@ def test_an_attack_that_asked_the_artefact_is_a_query_attack_there_and_nowhere_e
 def test_the_file_says_what_was_scored() -> None:
     skipped = [{"backend": "torch", "variant": "fp16", "reason": "no"}]
     results = score([batch(LABELS, CLEAN, FOOLED)], [A, B, C], skipped=skipped, examples=0)
-    assert results.bundle["id"] == "b" * 64 and results.bundle["name"] == "pixel.edgeadv"
-    assert results.bundle["weights_sha256"] == WEIGHTS
-    assert (results.data["name"], results.data["split"], results.data["classes"]) == ("digits", "test", 10)
-    assert results.skipped == tuple(skipped)
+    assert results.bundle.id == "b" * 64 and results.bundle.name == "pixel.edgeadv"
+    assert results.bundle.weights_sha256 == WEIGHTS
+    assert (results.data.name, results.data.split, results.data.classes) == ("digits", "test", 10)
+    assert results.skipped == (Skipped(**skipped[0]),)
     row = one(results, "a", "2/255")
     assert (row.backend, row.provider, row.device, row.artifact_sha256) == ("first-pixel", "numpy", "test", WEIGHTS)
     assert (row.eps_value, row.gradients) == (2 / 255, "torch fp32")
@@ -344,8 +349,8 @@ def test_unreadable_images_are_outside_n_and_listed() -> None:
     results = score(
         [batch(labels, labels, {})], [], data=DataInfo("d", "all", 200), unreadable=["a.png: cut off", "b.png: empty"]
     )
-    assert results.data["n"] == one(results, "clean").n == 198
-    assert results.data["unreadable"] == ["a.png: cut off", "b.png: empty"]
+    assert results.data.n == one(results, "clean").n == 198
+    assert results.data.unreadable == ("a.png: cut off", "b.png: empty")
 
 
 def test_more_than_one_percent_unreadable_is_an_error_unless_allowed() -> None:
@@ -356,7 +361,7 @@ def test_more_than_one_percent_unreadable_is_an_error_unless_allowed() -> None:
     allowed = score(
         [batch(labels, labels, {})], [], data=DataInfo("d", "all", 200, allow_unreadable=True), unreadable=bad
     )
-    assert allowed.data["n"] == 197 and len(allowed.data["unreadable"]) == 3
+    assert allowed.data.n == 197 and len(allowed.data.unreadable) == 3
 
 
 def test_messages_that_the_iterator_finds_are_counted() -> None:
@@ -383,14 +388,14 @@ class Planned(FirstPixel):
         return super()._infer(x)
 
     @property
-    def engine_info(self) -> dict[str, Any] | None:
-        return {"plan_sha256": "c" * 64, "profile": [1, 1, 1], "precision": "declared", "cuda_graphs": self.ran}
+    def engine_info(self) -> EngineInfo | None:
+        return EngineInfo(plan_sha256="c" * 64, profile=(1, 1, 1), precision="declared", cuda_graphs=self.ran)
 
 
 def test_rows_name_the_plan_as_it_is_after_scoring(capsys: pytest.CaptureFixture[str]) -> None:
     backends = [FirstPixel(), Planned(variant="fp16")]
     results = score([batch(LABELS, CLEAN, FOOLED)], [A, B, C], backends)
-    plan = {"plan_sha256": "c" * 64, "profile": [1, 1, 1], "precision": "declared", "cuda_graphs": True}
+    plan = EngineInfo(plan_sha256="c" * 64, profile=(1, 1, 1), precision="declared", cuda_graphs=True)
     assert [row.engine for row in results.select(variant="fp16")] == [plan] * 6
     assert [row.engine for row in results.select(variant="fp32")] == [None] * 6
     print_results(results)
@@ -446,14 +451,14 @@ def test_the_verdict_comes_from_the_reference_not_from_the_scored_artefact() -> 
     )  # fmt: skip
     crafted = replace(crafted, evidence=told)
     masked = score([crafted], listed, [Undecided()])
-    assert masked.masking["verdict"] == "MASKED"
-    sentence, *_ = one(masked, FGSM, SMALL.text).masking["evidence"]
+    assert masked.masking.verdict == "MASKED"
+    sentence, *_ = one(masked, FGSM, SMALL.text).masking.evidence
     assert f"pgd-margin broke {FEWEST_IMAGES} of the {FEWEST_IMAGES} images" in sentence
     blind = replace(
         crafted, evidence=replace(crafted.evidence, answers=crafted.evidence.answers | {(PGD_MARGIN, SMALL.text): np.array(labels)})
     )  # fmt: skip
     results = score([blind], listed)
-    assert results.masking["verdict"] == "PASS"
+    assert results.masking.verdict == "PASS"
     assert one(results, PGD_MARGIN, SMALL.text).correct_top1 == 0
 
 
@@ -470,18 +475,18 @@ def test_examples_show_one_image_of_each_class_and_what_the_last_attack_did() ->
         [batch(labels, clean, answers, first=40)], [A, last], [FirstPixel(variant="int8"), FirstPixel()], examples=2
     )
     # image 41 is of a class already shown, image 42 was wrong to begin with, and two are enough
-    assert [(e["index"], e["label"], e["clean_prediction"], e["adversarial_prediction"]) for e in results.examples] == [
+    assert [(e.index, e.label, e.clean_prediction, e.adversarial_prediction) for e in results.examples] == [
         (40, "class 3", "class 3", "class 8"),
         (43, "class 5", "class 5", "class 5"),
     ]
     first = results.examples[0]
-    assert (first["attack"], first["eps"], first["artefact"]) == ("z", LARGE.text, "first-pixel fp32")
-    assert _decoded(first["clean_png"])[0, 0].tolist() == [3, 0, 0]
-    assert _decoded(first["adversarial_png"])[0, 0].tolist() == [8, 0, 0]
+    assert (first.attack, first.eps, first.artefact) == ("z", LARGE.text, "first-pixel fp32")
+    assert _decoded(first.clean_png)[0, 0].tolist() == [3, 0, 0]
+    assert _decoded(first.adversarial_png)[0, 0].tolist() == [8, 0, 0]
     # full amplification takes eps to the end of the range: 5 of 20 levels is a quarter of the way from the middle
-    assert _decoded(first["perturbation_png"])[0, 0].tolist() == [round(127.5 + 127.5 / 4), 128, 128]
+    assert _decoded(first.perturbation_png)[0, 0].tolist() == [round(127.5 + 127.5 / 4), 128, 128]
     logits = -((np.arange(10) - 3) % 10).astype(float)
-    assert first["clean_probability"] == pytest.approx(float((np.exp(logits) / np.exp(logits).sum()).max()))
+    assert first.clean_probability == pytest.approx(float((np.exp(logits) / np.exp(logits).sum()).max()))
 
 
 def test_craft_and_evaluate_fit_together() -> None:
@@ -531,20 +536,20 @@ def test_artefacts_are_compared_image_by_image() -> None:
     labels, clean = [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 3, 4]
     # image 0 is broken for the first, image 1 for neither; 4 and 5 the second gets right on clean, and 5 under attack too
     results = score([batch(labels, clean, {A.key: [5, 1, 2, 3, 9, 4]})], [A], [first, second, third])
-    assert [(c["baseline"]["variant"], c["artefact"]["variant"], c["attack"], c["eps"]) for c in results.comparisons] == [
+    assert [(c.baseline.variant, c.artefact.variant, c.attack, c.eps) for c in results.comparisons] == [
         ("fp32", "fp16", "clean", "0"), ("fp32", "fp16", "worst-case", "2/255"),
         ("fp32", "int8", "clean", "0"), ("fp32", "int8", "worst-case", "2/255"),
         ("fp16", "int8", "clean", "0"), ("fp16", "int8", "worst-case", "2/255"),
     ]  # fmt: skip
     on_clean, worst = results.comparisons[:2]
-    assert on_clean["artefact"] == {"backend": "first-pixel", "variant": "fp16", "artifact_sha256": "c" * 64}
-    assert (on_clean["n"], on_clean["lost"], on_clean["gained"], on_clean["drop"]) == (6, 4, 2, pytest.approx(1 / 3))
-    assert (worst["lost"], worst["gained"], worst["drop"]) == (3, 1, pytest.approx(1 / 3))
+    assert on_clean.artefact == ArtefactId(backend="first-pixel", variant="fp16", artifact_sha256="c" * 64)
+    assert (on_clean.n, on_clean.lost, on_clean.gained, on_clean.drop) == (6, 4, 2, pytest.approx(1 / 3))
+    assert (worst.lost, worst.gained, worst.drop) == (3, 1, pytest.approx(1 / 3))
     # over the 4 images that differ: twice the tail of at most one head
-    assert worst["mcnemar_p"] == pytest.approx(2 * (1 + 4) / 16)
-    assert tuple(worst["drop_ci95"]) == paired_difference_interval(3, 1, 6)
+    assert worst.p == pytest.approx(2 * (1 + 4) / 16)
+    assert worst.interval == paired_difference_interval(3, 1, 6)
     rows = {row.variant: row.correct_top1 for row in results.select(attack="worst-case")}
-    assert rows["fp32"] - rows["fp16"] == worst["lost"] - worst["gained"]
+    assert rows["fp32"] - rows["fp16"] == worst.lost - worst.gained
     assert score([batch(LABELS, CLEAN, FOOLED)], [A]).comparisons == ()
 
 
@@ -624,7 +629,9 @@ def beside(
 def test_scoring_beside_crafting_gives_the_same_file(count: int) -> None:
     stream = some_batches(count)
     apart, together = (score(stream, [A, B, C], overlap=overlap) for overlap in (False, True))
-    assert replace(together, created="", environment={}) == replace(apart, created="", environment={})
+    assert replace(together, created="", environment=Environment()) == replace(
+        apart, created="", environment=Environment()
+    )
 
 
 def test_a_batch_is_scored_while_the_next_one_is_crafted() -> None:
@@ -775,7 +782,7 @@ def test_less_than_a_grey_level_is_nothing() -> None:
     between = replace(small, eps=Eps.parse("0.01"))
     with pytest.raises(InputError, match=r"eps 0.01 is 2.55 grey levels.* use 2/255 or 3/255, or leave out fp32-u8in"):
         score([replace(crafted, adversarial={between.key: crafted.adversarial[small.key]})], [between], [FirstByte()])
-    in_l2 = replace(small, params=replace(small.params, norm="l2"))
+    in_l2 = replace(small, params=msgspec.structs.replace(small.params, norm="l2"))
     score([crafted], [in_l2], [FirstByte()])  # of a length many pixels may have a share
 
 

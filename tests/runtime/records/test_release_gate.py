@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from edgeadv_runtime.errors import InputError, SchemaError
+from edgeadv_runtime.errors import GateError, InputError, SchemaError
+from edgeadv_runtime.records.about import ScoredData, Subject
 from edgeadv_runtime.records.eps import Eps
+from edgeadv_runtime.records.evidence import Masking, RowMasking
+from edgeadv_runtime.records.machine import Environment
 from edgeadv_runtime.records.release_gate import Gate, Ruling
-from edgeadv_runtime.records.results import AttackParams, Results, Row
-from edgeadv_runtime.records.statistics import mcnemar_p, paired_difference_interval, wilson_interval
+from edgeadv_runtime.records.results import Results
+from edgeadv_runtime.records.rows import ArtefactId, AttackParams, Comparison, Row
+from edgeadv_runtime.records.statistics import paired_difference_interval, wilson_interval
 from edgeadv_runtime.records.suites import CONTROLS, SQUARE, SUITES, SuiteName
 
 N = 1000
 WHY = "at eps 8/255, pgd-margin broke 600 of 950 images that plain FGSM left standing; the reverse 0"
-PASS: dict[str, Any] = {"verdict": "PASS", "evidence": []}
-MASKED: dict[str, Any] = {"verdict": "MASKED", "evidence": [WHY, "something else"]}
+PASS = RowMasking(verdict="PASS")
+MASKED = RowMasking(verdict="MASKED", evidence=(WHY, "something else"))
 FP32, ORT, INT8 = ("torch", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "int8-u8s8")
 Artefact = tuple[str, str]
 
 
 def sha(artefact: Artefact) -> str:
-    return f"{artefact[0]}-{artefact[1]}".ljust(64, "0")
+    return hashlib.sha256(f"{artefact[0]}-{artefact[1]}".encode()).hexdigest()
 
 
 BEHIND = ("clean", *(name for name in SUITES["standard"] if name not in CONTROLS and name != SQUARE), "square@it")
@@ -61,26 +67,23 @@ def attacks(worst: Row, suite: SuiteName = "standard", **without: Any) -> list[R
             ),
             "correct_top1": N,
         }
-        rows.append(dataclasses.replace(worst, **(values | changes)))
+        rows.append(replace(worst, **(values | changes)))
     return rows
 
 
-def entry(base: Artefact, artefact: Artefact, lost: int, gained: int, eps: str | None = None) -> dict[str, Any]:
-    ends = [{"backend": a[0], "variant": a[1], "artifact_sha256": sha(a)} for a in (base, artefact)]
-    return {
-        "attack": "worst-case" if eps else "clean", "eps": eps or "0", "baseline": ends[0], "artefact": ends[1], "n": N,
-        "lost": lost, "gained": gained, "drop": (lost - gained) / N,
-        "drop_ci95": list(paired_difference_interval(lost, gained, N)), "mcnemar_p": mcnemar_p(lost, gained),
-    }  # fmt: skip
+def entry(base: Artefact, artefact: Artefact, lost: int, gained: int, eps: str | None = None) -> Comparison:
+    ends = [ArtefactId(backend=a[0], variant=a[1], artifact_sha256=sha(a)) for a in (base, artefact)]
+    attack = "worst-case" if eps else "clean"
+    return Comparison(attack=attack, eps=eps or "0", baseline=ends[0], artefact=ends[1], n=N, lost=lost, gained=gained)
 
 
-def file(rows: Iterable[Row], comparisons: Iterable[dict[str, Any]] = ()) -> Results:
+def file(rows: Iterable[Row], comparisons: Iterable[Comparison] = ()) -> Results:
     """With the attacks of ``standard`` behind every worst case."""
     rows = list(rows)
     behind = [made for row in rows if row.attack == "worst-case" for made in attacks(row)]
     return Results(
-        bundle={"id": "b" * 64, "name": "x.edgeadv"}, data={"name": "d", "split": "test", "n": N, "unreadable": []},
-        environment={}, masking=PASS, rows=(*rows, *behind), comparisons=tuple(comparisons),
+        bundle=Subject(id="b" * 64, name="x.edgeadv"), data=ScoredData(name="d", split="test", n=N), environment=Environment(),
+        masking=Masking(verdict="PASS"), rows=(*rows, *behind), comparisons=tuple(comparisons),
     )  # fmt: skip
 
 
@@ -101,13 +104,13 @@ def three() -> Results:
 
 
 def only(results: Results, **rules: Any) -> Ruling:
-    (ruling,) = Gate(**rules).judge(results)
+    (ruling,) = Gate(**rules).judge(results).rulings
     return ruling
 
 
 def test_every_rule_has_one_line_in_order(three: Results) -> None:
     gate = Gate(min_clean=0.80, min_robust=0.40, max_drop_clean=0.01, max_drop_robust=0.02, verdict="PASS", eps=AT)
-    assert [str(ruling) for ruling in gate.judge(three)] == [
+    assert [*gate.judge(three).lines] == [
         "passed min-clean 0.8 (d test, 1000 images): lowest is onnxruntime int8-u8s8 with 83.8% (838 of 1000, 95% interval "
         "81.4% to 86.0%)",
         "passed min-robust 0.4 (d test, 1000 images, suite standard): lowest is onnxruntime int8-u8s8 at eps 8/255 with at most "
@@ -229,13 +232,13 @@ def test_the_largest_drop_is_the_one_that_counts(three: Results) -> None:
 
 @pytest.mark.parametrize(("verdict", "accepted"), [("UNCHECKED", 1), ("SUSPECT", 2), ("MASKED", 3)])
 def test_a_figure_that_may_not_be_believed_passes_no_robust_rule(three: Results, verdict: str, accepted: int) -> None:
-    doubtful = {"verdict": verdict, "evidence": [WHY]}
-    rows = [dataclasses.replace(r, masking=doubtful if r.masking else None) for r in three.rows]
+    doubtful = RowMasking(verdict=verdict, evidence=(WHY,))  # type: ignore[arg-type]
+    rows = [replace(r, masking=doubtful if r.masking else None) for r in three.rows]
     doubted = dataclasses.replace(three, rows=tuple(rows))
     for level, least in enumerate((None, "UNCHECKED", "SUSPECT", "MASKED")):
         for rule in ("min_robust", "max_drop_robust"):
             limit = 0.1 if rule == "min_robust" else 0.5
-            ruling = Gate(**{rule: limit, "verdict": least, "eps": AT}).judge(doubted)[0]
+            ruling = Gate(**{rule: limit, "verdict": least, "eps": AT}).judge(doubted).rulings[0]
             assert ruling.passed is (level >= accepted)
             # the reason stands beside the figure, accepted or not
             assert f"verdict {verdict} ({WHY})" in ruling.text
@@ -245,9 +248,7 @@ def test_a_figure_that_may_not_be_believed_passes_no_robust_rule(three: Results,
 
 
 def test_the_verdict_of_every_judged_artefact_counts_not_only_the_lowest_ones(three: Results) -> None:
-    rows = [
-        dataclasses.replace(r, masking=MASKED) if (r.backend, r.eps) == ("torch", "8/255") else r for r in three.rows
-    ]
+    rows = [replace(r, masking=MASKED) if (r.backend, r.eps) == ("torch", "8/255") else r for r in three.rows]
     mixed = dataclasses.replace(three, rows=tuple(rows))
     assert str(only(mixed, min_robust=0.4, eps=AT)) == (
         "FAILED min-robust 0.4 (d test, 1000 images, suite standard): lowest is onnxruntime int8-u8s8 at eps 8/255 with at most "
@@ -264,7 +265,7 @@ def test_the_verdict_of_every_judged_artefact_counts_not_only_the_lowest_ones(th
 
 def test_neither_end_of_a_drop_may_be_masked(three: Results) -> None:
     masked_base = dataclasses.replace(
-        three, rows=tuple(dataclasses.replace(r, masking=MASKED) if r.eps != "0" and r.backend == "torch" else r
+        three, rows=tuple(replace(r, masking=MASKED) if r.eps != "0" and r.backend == "torch" else r
                           for r in three.rows if (r.backend, r.variant) != ORT),
     )  # fmt: skip
     ruling = only(masked_base, max_drop_robust=0.5, variants=("int8",), eps=AT)
@@ -284,16 +285,16 @@ def test_at_most_stands_before_what_is_a_bound() -> None:
 
 
 def test_a_budget_in_another_norm_is_said(three: Results) -> None:
-    rows = [dataclasses.replace(r, params=dataclasses.replace(r.params, norm="l2")) for r in three.rows]
+    rows = [replace(r, params=replace(r.params, norm="l2")) for r in three.rows]
     gate = Gate(min_robust=0.4, max_drop_robust=0.5, verdict="PASS", eps=AT)
-    for ruling in gate.judge(dataclasses.replace(three, rows=tuple(rows))):
+    for ruling in gate.judge(dataclasses.replace(three, rows=tuple(rows))).rulings:
         assert "at eps 8/255 in l2" in ruling.text
-    rows = [dataclasses.replace(r, params=dataclasses.replace(r.params, norm="linf")) for r in three.rows]
+    rows = [replace(r, params=replace(r.params, norm="linf")) for r in three.rows]
     assert " in l" not in only(dataclasses.replace(three, rows=tuple(rows)), min_robust=0.4, eps=AT).text
 
 
 def test_a_verdict_without_a_reason_says_so() -> None:
-    results = file([row(FP32, 1, "8/255", masking={"verdict": "UNCHECKED", "evidence": []})])
+    results = file([row(FP32, 1, "8/255", masking=RowMasking(verdict="UNCHECKED"))])
     assert only(results, min_robust=0.0).text.endswith(
         "verdict UNCHECKED (the file does not say why); the verdict asked for is PASS"
     )
@@ -352,10 +353,10 @@ def test_without_a_comparison_no_drop_is_judged(three: Results) -> None:
     with pytest.raises(InputError, match="has no fp16 to compare with, but fp32, int8-u8s8"):
         only(three, max_drop_clean=0.5, baseline="fp16")
     # of another artefact of that name, or at another budget, is none
-    foreign = [{**e, "artefact": {**e["artefact"], "artifact_sha256": "0" * 64}} for e in three.comparisons]
+    foreign = [replace(e, artefact=replace(e.artefact, artifact_sha256="0" * 64)) for e in three.comparisons]
     with pytest.raises(InputError, match="no paired comparison"):
         only(dataclasses.replace(three, comparisons=tuple(foreign)), max_drop_clean=0.5)
-    small = [e for e in three.comparisons if e["eps"] != "8/255"]
+    small = [e for e in three.comparisons if e.eps != "8/255"]
     with pytest.raises(InputError, match="no paired comparison"):
         only(dataclasses.replace(three, comparisons=tuple(small)), max_drop_robust=0.5, eps=AT)
 
@@ -365,10 +366,10 @@ def test_without_a_comparison_no_drop_is_judged(three: Results) -> None:
     [{"lost": 20}, {"gained": 10}, {"n": 999}, {"lost": "21"}, {"baseline": {}}, {"lost": -9, "gained": -21}],
 )  # fmt: skip
 def test_a_comparison_that_contradicts_the_rows_is_damage(three: Results, change: dict[str, Any]) -> None:
-    index = three.comparisons.index(entry(ORT, INT8, 21, 9))
-    changed = [{**e, **change} if i == index else e for i, e in enumerate(three.comparisons)]
+    value = three.to_json()
+    value["comparisons"][three.comparisons.index(entry(ORT, INT8, 21, 9))] |= change
     with pytest.raises(SchemaError, match="is not a complete results file"):
-        only(dataclasses.replace(three, comparisons=tuple(changed)), max_drop_clean=0.5)
+        only(Results.from_json(value), max_drop_clean=0.5)
 
 
 @pytest.mark.parametrize(
@@ -377,9 +378,10 @@ def test_a_comparison_that_contradicts_the_rows_is_damage(three: Results, change
      {"masking": {"verdict": "FINE"}}, {"eps_value": "8/255"}],
 )  # fmt: skip
 def test_a_row_that_cannot_be_is_damage(three: Results, changes: dict[str, Any]) -> None:
-    rows = [dataclasses.replace(r, **changes) if r.eps == "8/255" else r for r in three.rows]
-    with pytest.raises(SchemaError, match="is not a complete results file"):
-        only(dataclasses.replace(three, rows=tuple(rows)), min_robust=0.1, eps=AT)
+    value = three.to_json()
+    value["rows"][2] |= changes
+    with pytest.raises(SchemaError, match=r"is not a complete results file \(rows\[2\]"):
+        Results.from_json(value)
 
 
 # What a robust rule accepts
@@ -457,10 +459,10 @@ def test_more_than_is_asked_for_is_enough() -> None:
     # no attack moves towards more classes than there are
     few = attacks(worst, apgd_t={"params": AttackParams(steps=50, restarts=2)})
     results = file([row(FP32, 850)])
-    three_classes = dataclasses.replace(results, data={**results.data, "classes": 3}, rows=(worst, *few))
+    three_classes = dataclasses.replace(results, data=replace(results.data, classes=3), rows=(worst, *few))
     assert only(three_classes, min_robust=0.45).passed
     with pytest.raises(InputError, match="apgd-t ran with less than 3 classes of 50 steps"):
-        only(dataclasses.replace(three_classes, data={**results.data, "classes": 4}), min_robust=0.45)
+        only(dataclasses.replace(three_classes, data=replace(results.data, classes=4)), min_robust=0.45)
 
 
 def test_an_upper_bound_is_not_judged() -> None:
@@ -473,9 +475,9 @@ def test_an_upper_bound_is_not_judged() -> None:
         ):
             judged(worst, transferred, min_robust=0.1, suite=suite)
     # noise is made for nobody, whoever told which draw is the strongest
-    asked = attacks(dataclasses.replace(worst, threat="query"), "fast", noise={"threat": "query"})
+    asked = attacks(replace(worst, threat="query"), "fast", noise={"threat": "query"})
     with pytest.raises(InputError, match="only transferred attacks"):
-        judged(dataclasses.replace(worst, threat="query"), asked, min_robust=0.1, suite="fast")
+        judged(replace(worst, threat="query"), asked, min_robust=0.1, suite="fast")
     own = attacks(worst, "fast", pgd_ce={"threat": "white-box"})
     assert judged(worst, own, min_robust=0.45, suite="fast").passed
     # the verdict is a rule of its own, and says which attacks it is of
@@ -485,18 +487,16 @@ def test_an_upper_bound_is_not_judged() -> None:
 
 @pytest.mark.parametrize(("trained", "passed"), [(None, True), (0, True), (10, True), (11, False), (1000, False)])
 def test_what_was_trained_on_passes_no_rule(three: Results, trained: int | None, passed: bool) -> None:
-    seen = dataclasses.replace(three, data={**three.data, "training_images": trained})
+    seen = dataclasses.replace(three, data=replace(three.data, training_images=trained))
     gate = Gate(min_clean=0.1, min_robust=0.1, max_drop_clean=0.5, max_drop_robust=0.5, verdict="MASKED", eps=AT)
-    for ruling in gate.judge(seen):
+    for ruling in gate.judge(seen).rulings:
         assert ruling.passed is passed
         said = f"{trained} of the 1000 images are training images, and at most 1% may be: evaluate on others"
         assert ruling.text.endswith(said) is not passed
-    with pytest.raises(SchemaError, match="not a complete results file"):
-        gate.judge(dataclasses.replace(three, data={**three.data, "training_images": "many"}))
 
 
 def test_figures_are_those_of_the_line(three: Results) -> None:
-    clean, drop = Gate(min_clean=0.8, max_drop_robust=0.02, eps=AT).judge(three)
+    clean, drop = Gate(min_clean=0.8, max_drop_robust=0.02, eps=AT).judge(three).rulings
     assert clean.figures["limit"] == 0.8 and clean.figures["correct"] == 838 and clean.figures["n"] == N
     assert clean.figures["artefact"]["variant"] == "int8-u8s8" and "verdict" not in clean.figures
     assert (drop.figures["lost"], drop.figures["gained"], drop.figures["drop"]) == (41, 21, 0.02)
@@ -504,3 +504,18 @@ def test_figures_are_those_of_the_line(three: Results) -> None:
     assert drop.figures["baseline"]["variant"] == "fp32" and drop.figures["eps"] == "8/255"
     assert (drop.figures["verdict"], drop.figures["suite"], drop.figures["threat"]) == ("PASS", "standard", "query")
     assert tuple(drop.figures["attacks"]) == BEHIND
+
+
+def test_a_file_judges_itself_by_what_a_caller_has_at_hand(three: Results) -> None:
+    outcome = three.gate(eps="8/255", min_clean=0.80, max_drop_robust=0.03, backends=["onnxruntime"])
+    assert outcome.passed and [line.split()[:3] for line in outcome.lines] == [
+        ["passed", "min-clean", "0.8"], ["passed", "max-drop-robust", "0.03"],
+    ]  # fmt: skip
+    outcome.raise_if_failed()
+    failed = three.gate(eps=AT, min_clean=0.84, max_drop_robust=0.01, min_robust=0.4)
+    with pytest.raises(GateError) as error:
+        failed.raise_if_failed()
+    assert not failed.passed and str(error.value).count("FAILED") == 2 and "\n" not in str(error.value)
+    assert "passed min-robust" not in str(error.value)
+    with pytest.raises(InputError, match="less than the suite full"):
+        three.gate(eps=AT, min_robust=0.4, suite="full")
