@@ -117,7 +117,6 @@ def benchmark(
             progress(done, alike + len(batches) * sum(splits), text)
         done += 1
 
-    title = {"title": bundle.manifest["title"]} if "title" in bundle.manifest else {}
     machine, before = environment(), conditions()
     for i, opener in enumerate(openers):
         with opener() as backend, metering(gpu_index=_gpu_index(backend), processor=_on_processor(backend)) as meter:
@@ -146,7 +145,7 @@ def benchmark(
             # a device that is let go of falls idle at once
             after = conditions()
         measured = Bench(
-            bundle={"id": bundle.id, "name": bundle.path.resolve().name, **title},
+            bundle={"id": bundle.id, "name": bundle.path.resolve().name, "title": bundle.manifest.title},
             environment=machine,
             conditions={"before": before, "after": after},
             rows=tuple(rows),

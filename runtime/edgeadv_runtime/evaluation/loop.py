@@ -13,6 +13,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from .._version import __version__
@@ -145,8 +146,8 @@ def summarise(
         rows += [replace(row, training_images=trained_on) for row in made]
     return Results(
         bundle={
-            "id": bundle.id, "name": bundle.path.name, "title": bundle.manifest["title"], "weights_sha256": bundle.weights_sha256,
-            "architecture": bundle.manifest["architecture"], "provenance": bundle.manifest["provenance"],
+            "id": bundle.id, "name": bundle.path.name, "title": bundle.manifest.title, "weights_sha256": bundle.weights_sha256,
+            "architecture": bundle.manifest.architecture.to_json(), "provenance": bundle.manifest.provenance,
             **_confidence(bundle),
         },
         data={
@@ -163,8 +164,8 @@ def summarise(
 
 def _confidence(bundle: Bundle) -> dict[str, Any]:
     """What the report shows of the bundle's probabilities, without the list of images; nothing where it has no temperature."""
-    entry = bundle.manifest.get("confidence")
-    return {} if entry is None else {"confidence": {key: value for key, value in entry.items() if key != "images"}}
+    entry = bundle.manifest.confidence
+    return {} if entry is None else {"confidence": structs.replace(entry, images=None).to_json()}
 
 
 def _check_images(n: int, left_out: int, unreadable: Sequence[str], data: DataInfo) -> None:
