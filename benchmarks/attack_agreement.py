@@ -26,7 +26,8 @@ from edgeadv.models.builder import PixelModel, evaluation_mode
 from edgeadv.models.device import default_device
 from edgeadv.training.runs import WEIGHTS_FILE, Run
 from edgeadv_runtime.attacks.perturbation import check_crafted
-from edgeadv_runtime.bundle.bundle import MANIFEST, Bundle, Classes
+from edgeadv_runtime.bundle.bundle import Bundle, Classes
+from edgeadv_runtime.bundle.manifest import MANIFEST
 from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.device.facts import environment
 from edgeadv_runtime.files import sha256_file, write_json
@@ -79,7 +80,7 @@ class Subject:
         if (path / MANIFEST).exists():
             bundle = Bundle.open(path)
             model = load_model(bundle, device=device)
-            return cls(bundle.manifest["title"], bundle.weights_sha256, model, bundle.classes, bundle.preprocess)
+            return cls(bundle.manifest.title, bundle.weights_sha256, model, bundle.classes, bundle.preprocess)
         run = Run.open(path)
         model = run.load_model().requires_grad_(False).eval().to(device)
         return cls(run.title, sha256_file(run.path / WEIGHTS_FILE), model, run.classes, run.preprocess)

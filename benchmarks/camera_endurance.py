@@ -148,7 +148,7 @@ def main() -> None:
         for scenario in options.scenarios.split(","):
             rows.append(run(scenario, classifier, video, 60 * options.minutes))
         about = {
-            "benchmark": "camera_endurance", "title": classifier.bundle.manifest["title"], "variant": classifier.backend.variant,
+            "benchmark": "camera_endurance", "title": classifier.bundle.manifest.title, "variant": classifier.backend.variant,
             "fps": FPS, "size": list(SIZE), "threads": options.threads, "environment": environment(), "rows": rows,
         }  # fmt: skip
         write_json(options.out, about)

@@ -194,7 +194,7 @@ def strength(options: argparse.Namespace) -> dict[str, Any]:
                     right = model(found).argmax(dim=1) == y
                 left.setdefault(f"{attack} {name}", []).append(right.cpu().numpy())
     stood = {name: np.concatenate(flags) for name, flags in left.items()}
-    row: dict[str, Any] = {"strength": bundle.manifest["title"], "eps": eps.text, "n": len(stood["fgsm own"])}
+    row: dict[str, Any] = {"strength": bundle.manifest.title, "eps": eps.text, "n": len(stood["fgsm own"])}
     for attack in ("fgsm", "pgd-10"):
         own = stood[f"{attack} own"]
         row[attack] = {"left_own": float(own.mean())}

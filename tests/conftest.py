@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from edgeadv.data.datasets import ImageSet, batches, imagenet_classes, open_data
 from edgeadv.models.builder import Architecture, PixelModel, build, load_pretrained
-from edgeadv_runtime.bundle.bundle import Bundle, Classes, bundle_id
+from edgeadv_runtime.bundle.bundle import Bundle, Classes
+from edgeadv_runtime.bundle.manifest import bundle_id
 from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.bundle.variants import VARIANTS
 
@@ -99,7 +100,7 @@ def rewritten(tmp_path: Path, tiny_bundle: Bundle) -> Callable[..., Path]:
 
     def make(**keys: object) -> Path:
         folder = shutil.copytree(tiny_bundle.path, tmp_path / "rewritten.edgeadv", dirs_exist_ok=True)
-        manifest = {**tiny_bundle.manifest, **keys}
+        manifest = {**json.loads((folder / "manifest.json").read_text()), **keys}
         manifest["bundle_id"] = bundle_id(manifest)
         (folder / "manifest.json").write_text(json.dumps(manifest))
         return folder

@@ -220,7 +220,7 @@ def test_the_scan_itself(source, expected):
 
 ROOMS = {
     RUNTIME: [
-        "_version", "errors", "files", "decoding", "device", "bundle", "records", "engine", "backends", "attacks", "inference",
+        "_version", "errors", "decoding", "files", "device", "bundle", "records", "engine", "backends", "attacks", "inference",
         "evaluation", "benchmark", "camera", "doctor",
     ],
     TRAINING: ["data", "models", "gradients", "attacks", "training", "backends", "reporting", "workflows", "cli", "__main__"],

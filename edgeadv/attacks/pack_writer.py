@@ -92,7 +92,7 @@ def check_images(pack: AttackPack, images: ImageSet, bundle: Bundle, *, workers:
     digest = DataDigest()
     for batch in clean_batches(images, bundle, order, unreadable=[], workers=workers):
         digest.add(batch)
-    if digest.hexdigest() != pack.manifest.get("data_sha256"):
+    if digest.hexdigest() != pack.manifest.data_sha256:
         raise InputError(
             f"{pack.path} was not made from the images of {images.spec}: give the data that it was made from, or leave `data` out"
         )
@@ -194,7 +194,7 @@ def write_pack(
         # an image that could not be read may have been mended since
         if batch is None or (messages and not data.allow_unreadable):
             chosen = order[first : first + SHARD_SIZE]
-            told = len(unreadable)
+            before = len(unreadable)
             stream = clean_batches(images, bundle, chosen, unreadable=unreadable, workers=workers)
             try:
                 batch = next(craft(readable(stream, unreadable, data), attacks, reference, uint8=uint8))
@@ -203,7 +203,7 @@ def write_pack(
                     shutil.rmtree(partial)
                 raise
             with atomic_file(file) as temporary:
-                save_shard(temporary, batch, listed, tuple(unreadable[told:]), uint8=uint8)
+                save_shard(temporary, batch, listed, tuple(unreadable[before:]), uint8=uint8)
         else:
             unreadable += messages
             check_readable(unreadable, data)

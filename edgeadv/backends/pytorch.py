@@ -28,7 +28,7 @@ def load_model(bundle: Bundle, *, device: torch.device | None = None) -> PixelMo
     Raises:
         InputError: a slim bundle without weights, or weights that do not fit the architecture.
     """
-    model = build(Architecture.from_json(bundle.manifest["architecture"]))
+    model = build(Architecture.from_json(bundle.manifest.architecture.to_json()))
     load_state(model.net, read_weights(bundle.weights_path), origin=str(bundle.weights_path))
     model.requires_grad_(False).eval()
     device = default_device() if device is None else device

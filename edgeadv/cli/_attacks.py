@@ -247,7 +247,7 @@ def transferred(
             efforts={TRANSFER: efforts.get(PGD_MARGIN) or SUITES["standard"][PGD_MARGIN]},
             gradients_sha256=other.weights_sha256,
             suffix=f"@{other.weights_sha256[:8]}",
-            gradients=f"torch fp32 of {other.manifest['title']}",
+            gradients=f"torch fp32 of {other.manifest.title}",
         )
     return made
 

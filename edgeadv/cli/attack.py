@@ -83,5 +83,5 @@ def attack(
     size = sum(file.stat().st_size for file in pack.path.iterdir()) / 2**20
     stored = sum(not info.control for info in pack.infos)
     if known := pack.data.training_images:
-        say(overlap_sentence(known, pack.manifest["n"]))
+        say(overlap_sentence(known, pack.n))
     say(f"{plan.data.total} images, {stored} attacks and budgets, {size:.1f} MiB: {pack.path}")

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from edgeadv_runtime.bundle.bundle import MANIFEST, Bundle
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.entries import (
+    ConfidenceEntry,
+    GateEntry,
+    PairedEntry,
+    ParityEntry,
+    SizedFileEntry,
+    SurrogateEntry,
+)
+from edgeadv_runtime.bundle.manifest import MANIFEST
 from edgeadv_runtime.bundle.variants import expanded
 from edgeadv_runtime.files import sha256_file
 
@@ -30,12 +40,12 @@ def show(
 ) -> None:
     """Check every hash of a bundle, then show what it is, what it holds and how close its artefacts are to PyTorch."""
     opened = Bundle.open(bundle, public_key=public_key)
-    architecture, preprocess = opened.manifest["architecture"], opened.preprocess
-    say(f"title              {opened.manifest['title']}")
-    say(f"architecture       {architecture['source']} {architecture['name']}, upsample {architecture['upsample']}")
+    architecture, preprocess = opened.manifest.architecture, opened.preprocess
+    say(f"title              {opened.manifest.title}")
+    say(f"architecture       {architecture.source} {architecture.name}, upsample {architecture.upsample}")
     say(f"classes            {len(opened.classes)}: {', '.join(opened.classes.names[:5])}, ...")
     say(f"preprocess         resize {preprocess.resize}, crop {preprocess.crop}, {preprocess.interpolation}")
-    say(f"created            {opened.manifest['created']} by edgeadv {opened.manifest['edgeadv_version']}")
+    say(f"created            {opened.manifest.created} by edgeadv {opened.manifest.edgeadv_version}")
     say(f"signature          {_signature(opened, public_key)}")
     print_summary(opened)
 
@@ -88,29 +98,29 @@ def print_summary(bundle: Bundle) -> None:
     say(f"bundle             {bundle.path}")
     say(f"bundle id          {bundle.id}")
     say(f"manifest sha256    {sha256_file(bundle.path / MANIFEST)}")
-    if bundle.manifest["left_out"]:
-        say(f"left out           {', '.join(bundle.manifest['left_out'])}")
+    if bundle.manifest.left_out:
+        say(f"left out           {', '.join(bundle.manifest.left_out)}")
     known = bundle.training_images
     listed = "not known, so evaluate cannot tell them: see export --training-data"
     say(f"training images    {listed if known is None else f'{len(known)}, known by hash'}")
     console = wide_console()
     console.print(_table(bundle))
     for variant in bundle.variants:
-        if (gate := bundle.manifest["variants"][variant].get("gate")) is not None:
-            for line in _gate(gate, bundle.manifest["variants"][variant]["float_layers"]):
-                say(f"{variant:<18} {line}")
-        if (why := bundle.manifest["variants"][variant].get("surrogate", {}).get("not_made")) is not None:
-            say(f"{variant:<18} no surrogate: {why}")
-    if (confidence := bundle.manifest.get("confidence")) is not None:
+        entry = bundle.manifest.variants[variant]
+        for line in [] if entry.gate is None else _gate(entry.gate, entry.float_layers or ()):
+            say(f"{variant:<18} {line}")
+        if entry.surrogate is not None and entry.surrogate.not_made is not None:
+            say(f"{variant:<18} no surrogate: {entry.surrogate.not_made}")
+    if (confidence := bundle.manifest.confidence) is not None:
         say(f"confidence         {_confidence(confidence)}")
 
 
-def _confidence(entry: dict[str, Any]) -> str:
-    rejection = entry["rejection"]
+def _confidence(entry: ConfidenceEntry) -> str:
+    rejection = entry.rejection
     return (
-        f"temperature {entry['temperature']:.3f} of {entry['n']} images; on {entry['n_held_out']} others of {entry['data']['name']} ECE "
-        f"{entry['ece_before']:.1%} before, {entry['ece_after']:.1%} after; below probability {rejection['threshold']:.3f} unknown: "
-        f"{rejection['answered']} answered, {rejection['wrong_answered']} of them wrong, of {rejection['wrong']} wrong in all"
+        f"temperature {entry.temperature:.3f} of {entry.n} images; on {entry.n_held_out} others of {entry.data.name} ECE "
+        f"{entry.ece_before:.1%} before, {entry.ece_after:.1%} after; below probability {rejection.threshold:.3f} unknown: "
+        f"{rejection.answered} answered, {rejection.wrong_answered} of them wrong, of {rejection.wrong} wrong in all"
     )
 
 
@@ -119,61 +129,68 @@ def _table(bundle: Bundle) -> Table:
     table = Table(*columns)
     for column in table.columns[1:]:
         column.justify = "right"
-    left_out = bundle.manifest["left_out"]
+    left_out = bundle.manifest.left_out
     for variant in bundle.variants:
-        entry = bundle.manifest["variants"][variant]
+        entry, surrogate = bundle.manifest.variants[variant], bundle.manifest.variants[variant].surrogate
         # int8 is judged by its gate; its tolerance is for other devices, against the golden logits
-        allowed = "see below" if "gate" in entry else f"{entry['tolerance']:g}"
-        table.add_row(Text(entry["file"]), f"{entry['bytes'] / MIB:.2f}", *_parity(entry["parity"], allowed))
-        surrogate = entry.get("surrogate", {})  # compared with the artefact above it, not with PyTorch's model
-        if "file" in surrogate and surrogate["file"] not in left_out:
-            row = _parity(surrogate["parity"], f"{entry['tolerance']:g}")
-            table.add_row(Text(surrogate["file"]), f"{surrogate['bytes'] / MIB:.2f}", *row)
-    weights = bundle.manifest["weights"]
-    if weights["file"] not in left_out:
-        table.add_row(Text(weights["file"]), f"{weights['bytes'] / MIB:.2f}")
+        allowed = f"{entry.tolerance:g}"
+        _add_file(table, entry, entry.parity, "see below" if entry.gate is not None else allowed)
+        if surrogate is not None and surrogate.file not in left_out:
+            # compared with the artefact above it, not with PyTorch's model
+            _add_file(table, surrogate, surrogate.parity, allowed)
+    if bundle.manifest.weights.file not in left_out:
+        _add_file(table, bundle.manifest.weights, None, "")
     return table
 
 
-def _parity(parity: dict[str, Any], allowed: str) -> tuple[str, ...]:
-    same = parity["frames"] - len(parity["flips"])
-    return (
-        str(parity["frames"]), f"{parity['max_abs_error']:.2g}", f"{parity['max_relative_error']:.2g}",
-        allowed, f"{parity['min_cosine']:.6f}", f"{same}/{parity['frames']}",
-    )  # fmt: skip
+def _add_file(table: Table, entry: SizedFileEntry | SurrogateEntry, parity: ParityEntry | None, allowed: str) -> None:
+    """Add a row; nothing for a surrogate that was not made."""
+    if entry.file is None or entry.bytes is None:
+        return
+    cells = [f"{entry.bytes / MIB:.2f}"]
+    if parity is not None:
+        cells += [
+            str(parity.frames),
+            f"{parity.max_abs_error:.2g}",
+            f"{parity.max_relative_error:.2g}",
+            allowed,
+            f"{parity.min_cosine:.6f}",
+            f"{parity.frames - len(parity.flips)}/{parity.frames}",
+        ]
+    table.add_row(Text(entry.file), *cells)
 
 
-def _gate(gate: dict[str, Any], float_layers: list[str]) -> list[str]:
+def _gate(gate: GateEntry, float_layers: Sequence[str]) -> list[str]:
     """What an int8 variant was measured to lose and to gain; one with uint8 input by that with float input."""
-    worst, gain, latency = gate["worst_case"], gate["gain"], gate["gain"]["latency"]
-    loss = f"on {gate['clean']['n']} images of {gate['data']['name']}: {_loss(gate['clean'])}, {gate['max_drop']:g} allowed"
-    if "drop" in worst:
-        judged = f"{gate['max_drop']:g} allowed" if worst["judged"] else f"not judged: verdict {worst['verdict']}"
-        own = "" if worst["threat"] == "transfer" else " and on itself"
-        under_attack = f"worst case of attacks on fp32{own} at eps {worst['eps']}: {_loss(worst)}, {judged}"
-        if "no_own_gradients" in worst:
-            under_attack += f"; not attacked by its own gradients: {worst['no_own_gradients']}"
+    worst, latency = gate.worst, gate.gain.latency
+    loss = f"on {gate.clean.n} images of {gate.data.name}: {_loss(gate.clean)}, {gate.max_drop:g} allowed"
+    if worst is not None:
+        judged = f"{gate.max_drop:g} allowed" if worst.judged else f"not judged: verdict {worst.verdict}"
+        own = "" if worst.threat == "transfer" else " and on itself"
+        under_attack = f"worst case of attacks on fp32{own} at eps {worst.eps}: {_loss(worst)}, {judged}"
+        if worst.no_own_gradients is not None:
+            under_attack += f"; not attacked by its own gradients: {worst.no_own_gradients}"
     else:
-        under_attack = f"worst case under attack not measured: {worst['not_measured']}"
-    size = f"{gain['smaller']:.1f}x smaller than fp32"
-    if "faster" in latency:
-        size += f", {latency['faster']:.2f}x its speed at batch 1 ({latency['threads']} thread, {latency['device']})"
+        under_attack = f"worst case under attack not measured: {gate.worst_case['not_measured']}"
+    size = f"{gate.gain.smaller:.1f}x smaller than fp32"
+    if latency.faster is not None:
+        size += f", {latency.faster:.2f}x its speed at batch 1 ({latency.threads} thread, {latency.device})"
     else:
-        size += f", latency not measured: {latency['not_measured']}"
+        size += f", latency not measured: {latency.not_measured}"
     lines = [loss, under_attack, size]
     if float_layers:
-        whole = gate["fully_quantised"]["drop"]
+        whole = gate.fully_quantised.drop
         lines.append(f"in float32: {', '.join(float_layers)}; with every layer in int8 the drop was {whole:.2f} points")
-    if (base := gate.get("of")) is not None:
-        lines.insert(0, f"the same graph as {base} after its input, with the gate of that:")
+    if gate.of is not None:
+        lines.insert(0, f"the same graph as {gate.of} after its input, with the gate of that:")
     return lines
 
 
-def _loss(paired: dict[str, Any]) -> str:
-    n, (low, high) = paired["n"], paired["drop_ci95"]
+def _loss(paired: PairedEntry) -> str:
+    n, (low, high) = paired.n, paired.drop_ci95
     # bundles of an older edgeadv were judged at the drop itself
-    judged = f", judged at {paired['drop_upper']:.2f}" if "drop_upper" in paired else ""
+    judged = "" if paired.drop_upper is None else f", judged at {paired.drop_upper:.2f}"
     return (
-        f"top-1 {paired['int8_correct'] / n:.1%} against {paired['fp32_correct'] / n:.1%} of fp32, drop {paired['drop']:.2f} points "
+        f"top-1 {paired.int8_correct / n:.1%} against {paired.fp32_correct / n:.1%} of fp32, drop {paired.drop:.2f} points "
         f"[{low:.2f}, {high:.2f}]{judged}"
     )

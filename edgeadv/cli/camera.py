@@ -93,7 +93,7 @@ def camera(
         stored = None if perturbation is None else StoredPerturbation.load(perturbation, classifier.bundle)
         view = None
         if serve is not None:
-            title = f"{classifier.bundle.manifest['title']}, {classifier.backend.variant}"
+            title = f"{classifier.bundle.manifest.title}, {classifier.backend.variant}"
             view = View(title=title, eps=None if stored is None else stored.eps.text)
         frames = open_source(source, fps=fps, loop=loop)
         line = _Line(console, frames.name, view)

@@ -106,7 +106,7 @@ def _export(run: Run, out: Path) -> Bundle:
 
 
 def _evaluate(bundle: Bundle, out: Path, others: list[Path]) -> Results:
-    _say(f"attacking and scoring {bundle.manifest['title']} on {IMAGES} test images, eps {EPS}")
+    _say(f"attacking and scoring {bundle.manifest.title} on {IMAGES} test images, eps {EPS}")
     plan = make_plan(bundle, DATA, EPS, efforts=EFFORTS, variants=VARIANTS, images=IMAGES, transfer_from=others)
     with ExitStack() as stack:
         stack.enter_context(plan.reference)
@@ -118,7 +118,7 @@ def _evaluate(bundle: Bundle, out: Path, others: list[Path]) -> Results:
 
 
 def _bench(bundle: Bundle, out: Path) -> latency.Bench:
-    _say(f"timing {bundle.manifest['title']}")
+    _say(f"timing {bundle.manifest.title}")
     openers = [partial(OnnxRuntimeBackend, bundle, variant=variant) for variant in VARIANTS]
     bench = latency.benchmark(bundle, openers, batches=(1, 8), runs=200, warm_up=20)
     bench.save(out)

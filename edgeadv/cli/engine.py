@@ -112,12 +112,12 @@ def _provide(
 
 
 def _show(engine: Engine, library: Library) -> None:
-    build = engine.record["build"]
-    place = ", ".join(build["targets"]) or engine.record["key"]["gpu"]
-    what = f"{build['bytes'] / MIB:.2f} MiB for {place}, batch {BatchProfile.from_json(build['profile'])}"
-    label = (engine.record.get("precision") or {}).get("label", "declared")
-    say(f"  built          in {build['seconds']:.1f} s by {library}, {what}")
-    say(f"  precision      {label} as {engine.record['variant']}{', with TF32' if 'TF32' in build['flags'] else ''}")
+    build = engine.record.build
+    place = ", ".join(build.targets) or engine.record.key.gpu
+    what = f"{build.bytes / MIB:.2f} MiB for {place}, batch {BatchProfile.from_json(build.profile)}"
+    label = (engine.record.precision or {}).get("label", "declared")
+    say(f"  built          in {build.seconds:.1f} s by {library}, {what}")
+    say(f"  precision      {label} as {engine.record.variant}{', with TF32' if 'TF32' in build.flags else ''}")
     say(f"  plan sha256    {engine.sha256}")
     say(f"  plan           {engine.path}")
 

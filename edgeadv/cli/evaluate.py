@@ -204,7 +204,7 @@ def evaluate(
         results.save(out)
         store.remove()
     print_results(results)
-    gates = [entry.get("gate", {}).get("data", {}).get("sha256") for entry in opened.manifest["variants"].values()]
+    gates = [entry.gate.data.sha256 for entry in opened.manifest.variants.values() if entry.gate is not None]
     if results.data.sha256 in gates:
         say("int8 was let through on these very images: quote its accuracy on others")
     if pack is None and not transfer_from and (advice := _advice(opened)):
@@ -214,8 +214,7 @@ def evaluate(
 
 def _advice(bundle: Bundle) -> str | None:
     """What else to try on a network that was trained to withstand attacks; None for any other."""
-    provenance = bundle.manifest["provenance"]
-    about = provenance.get("recipe") if isinstance(provenance, dict) else None
+    about = bundle.manifest.provenance.get("recipe")
     recipe = about.get("recipe", "undefended") if isinstance(about, dict) else "undefended"
     if recipe in ("undefended", "teacher"):
         return None

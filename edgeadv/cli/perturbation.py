@@ -66,7 +66,7 @@ def perturbation(
     x, y = torch.from_numpy(to_tensor(pixels[:half])).to(device), torch.from_numpy(labels[:half]).to(device)
     sign = universal_sign(model, x, y, eps=budget.grey_levels / 255)
     stored = StoredPerturbation(
-        np.ascontiguousarray(sign.permute(1, 2, 0).cpu().numpy()), budget, opened.manifest["weights"]["sha256"]
+        np.ascontiguousarray(sign.permute(1, 2, 0).cpu().numpy()), budget, opened.weights_sha256
     )
     stored.save(out)
 

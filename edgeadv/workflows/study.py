@@ -26,6 +26,8 @@ from edgeadv_runtime.attacks.base import infos
 from edgeadv_runtime.attacks.batches import DataInfo
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
+from edgeadv_runtime.bundle.entries import ArchitectureEntry, SizedFileEntry
+from edgeadv_runtime.bundle.manifest import Manifest
 from edgeadv_runtime.bundle.preprocess import Interpolation, Preprocess
 from edgeadv_runtime.decoding import convert
 from edgeadv_runtime.errors import InputError, StorageError
@@ -307,9 +309,13 @@ def _bundle(subject: Subject, classes: Classes, folder: Path) -> Bundle:
     """A bundle without a manifest: the weights, as an export of them would write them, and what the loop asks for."""
     file = folder / _WEIGHTS
     save_weights(subject.load(), file)
-    manifest = {
-        "bundle_id": "study", "title": subject.name, "architecture": subject.architecture.to_json(),
-        "classes": classes.to_json(), "preprocess": subject.preprocess.to_json(), "variants": {}, "left_out": [],
-        "weights": {"file": file.name, "sha256": sha256_file(file)}, "provenance": {"weights": subject.to_json()["weights"]},
-    }  # fmt: skip
+    manifest = Manifest.draft(
+        classes.to_json(),
+        subject.preprocess.entry,
+        variants={},
+        weights=SizedFileEntry(file=file.name, sha256=sha256_file(file), bytes=file.stat().st_size),
+        title=subject.name,
+        architecture=ArchitectureEntry(**subject.architecture.to_json()),
+        provenance={"weights": subject.to_json()["weights"]},
+    )
     return Bundle(folder, manifest)

@@ -8,9 +8,24 @@ from typing import Any
 
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
+from edgeadv_runtime.bundle.entries import (
+    InputEntry,
+    OutputEntry,
+    SizedFileEntry,
+    VariantEntry,
+)
+from edgeadv_runtime.bundle.manifest import Manifest
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.bundle.training_images import TrainingImages
+from edgeadv_runtime.bundle.variants import precision_of, takes_uint8
 from edgeadv_runtime.files import sha256_file
+
+from .parity import TOLERANCES
+from .to_onnx import OPSET
+
+WEIGHTS = "weights.safetensors"
+_FLOATS = InputEntry(name="image", dtype="float32", layout="NCHW", range=(0.0, 1.0))
+_PIXELS = InputEntry(name="image", dtype="uint8", layout="NHWC", range=(0, 255))
 
 
 @dataclass(frozen=True)
@@ -49,11 +64,25 @@ class Draft:
         """
         return OnnxRuntimeBackend(self.bundle(variant), variant=variant, threads=threads)
 
+    def entry(self, variant: str) -> VariantEntry:
+        """What the manifest says of the graph of ``variant`` that was written last, before it is compared with anything."""
+        path = self.path(variant)
+        return VariantEntry(
+            file=path.name,
+            sha256=sha256_file(path),
+            bytes=path.stat().st_size,
+            precision=precision_of(variant),
+            opset=OPSET,
+            input=_PIXELS if takes_uint8(variant) else _FLOATS,
+            output=OutputEntry(name="logits", dtype="float32"),
+            tolerance=TOLERANCES[variant],
+        )
+
     def bundle(self, *variants: str) -> Bundle:
-        """The files of ``variants`` as a bundle that was never written."""
-        entries = {v: {"file": self.path(v).name, "sha256": sha256_file(self.path(v))} for v in variants}
-        manifest = {
-            "bundle_id": "draft", "variants": entries, "left_out": [], "classes": self.classes.to_json(),
-            "preprocess": self.preprocess.to_json(), "weights": {"sha256": self.weights_sha256},
-        }  # fmt: skip
-        return Bundle(self.folder, manifest)
+        """The files of ``variants`` as a bundle that was never written; what is not there yet has no hash."""
+        entries = {variant: self.entry(variant) for variant in variants}
+        weights = SizedFileEntry(file=WEIGHTS, sha256=self.weights_sha256, bytes=0)
+        return Bundle(
+            self.folder,
+            Manifest.draft(self.classes.to_json(), self.preprocess.entry, variants=entries, weights=weights),
+        )

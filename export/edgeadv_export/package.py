@@ -14,37 +14,47 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from edgeadv.models.builder import PixelModel, check_input_size, save_weights
 from edgeadv_runtime._version import __version__
 from edgeadv_runtime.backends import Backend
-from edgeadv_runtime.bundle.bundle import (
-    MANIFEST,
-    SCHEMA_VERSION,
-    Bundle,
-    Classes,
-    Golden,
-    bundle_id,
-    check_replaceable,
+from edgeadv_runtime.bundle.bundle import Bundle, Classes, check_replaceable
+from edgeadv_runtime.bundle.entries import (
+    ArchitectureEntry,
+    CalibrationEntry,
+    ClassEntry,
+    ConfidenceEntry,
+    CountedFileEntry,
+    GateEntry,
+    MadeFromEntry,
+    ParityEntry,
+    SizedFileEntry,
+    SurrogateEntry,
+    VariantEntry,
 )
+from edgeadv_runtime.bundle.golden import Golden
+from edgeadv_runtime.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest, bundle_id
 from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.bundle.training_images import TRAINING_FILE, TrainingImages
-from edgeadv_runtime.bundle.variants import INT8, U8IN, VARIANTS, base_of, precision_of, takes_uint8
+from edgeadv_runtime.bundle.variants import INT8, U8IN, VARIANTS, base_of, precision_of
+from edgeadv_runtime.decoding import convert
 from edgeadv_runtime.errors import ExportError, InputError
 from edgeadv_runtime.files import atomic_folder, canonical_json, sha256_file, write_json
 
+from .compute_types import compute_types
 from .confidence_fit import ConfidencePlan
-from .draft import Draft
+from .draft import WEIGHTS, Draft
 from .fallback import Fitter
 from .fp16 import FLOAT16_MAX, largest_activation, to_fp16
 from .int8_quality import Int8Plan
 from .parity import TOLERANCES, Parity, artifact_logits, compare, torch_logits
 from .quantised_graph import make
-from .to_onnx import INPUT, OPSET, OUTPUT, to_onnx
+from .to_onnx import to_onnx
 from .u8in import to_u8in
 
-WEIGHTS, GOLDEN, SURROGATE = "weights.safetensors", "golden.npz", "surrogate.{}.safetensors"
+GOLDEN, SURROGATE = "golden.npz", "surrogate.{}.safetensors"
 
 
 def export_bundle(
@@ -138,56 +148,67 @@ class _Writer:
         fp32 = to_onnx(self.model, self.preprocess.input_shape)
         expected = torch_logits(self.model, self.pixels, name)
         save_weights(self.model, self.folder / WEIGHTS)
-        entries: dict[str, dict[str, Any]] = {}
+        entries: dict[str, VariantEntry] = {}
         logits: dict[str, NDArray[np.float32]] = {}
         with ExitStack() as stack:
             fitter: Fitter | None = None
             for base in dict.fromkeys(map(base_of, variants)):
                 proto = fp32
                 about: dict[str, Any] = {}
-                parity: dict[str, Any] = {}
+                largest = None
                 if base == "fp16":
-                    parity["largest_activation"] = self._fp16_range(fp32)
+                    largest = self._fp16_range(fp32)
                     proto = to_fp16(fp32, name)
                 elif self.int8 is not None and precision_of(base) == INT8:
                     fitter = fitter or self._fitter(self.int8, fp32, expected, stack)
                     fitted = fitter.fit(base)
-                    proto, about = fitted.proto, {"float_layers": list(fitted.float_layers), "gate": fitted.gate}
-                entry, logits[base] = self._variant(base, proto, expected, parity)
+                    gate = convert(fitted.gate, GateEntry, what="gate")
+                    proto, about = fitted.proto, {"float_layers": fitted.float_layers, "gate": gate}
+                entry, logits[base] = self._variant(base, proto, expected, largest)
                 if precision_of(base) == INT8:
-                    about["surrogate"] = self._surrogate(base, proto, entry["sha256"], logits[base])
-                entries[base] = {**entry, **about}
+                    about["surrogate"] = self._surrogate(base, proto, entry.sha256, logits[base])
+                entries[base] = replace(entry, **about)
                 if (variant := base + U8IN) in variants:
-                    entry, logits[variant] = self._variant(variant, to_u8in(proto, name), expected, parity)
+                    entry, logits[variant] = self._variant(variant, to_u8in(proto, name), expected, largest)
                     self._same_labels(variant, logits[variant], logits[base])
                     if "gate" in about:
-                        about["gate"] = {"of": base, **about["gate"]}
-                    made_from = {"variant": base, "sha256": entries[base]["sha256"]}
-                    entries[variant] = {**entry, "made_from": made_from, **about}
+                        about["gate"] = replace(about["gate"], of=base)
+                    made_from = MadeFromEntry(variant=base, sha256=entries[base].sha256)
+                    entries[variant] = replace(entry, made_from=made_from, **about)
                 if base not in variants:
-                    (self.folder / entries[base]["file"]).unlink()
+                    (self.folder / entries[base].file).unlink()
         # in the order asked for: it is the first that runs where nobody names one
         entries = {variant: entries[variant] for variant in variants}
         logits = {variant: logits[variant] for variant in variants}
         rows = decided(logits, golden)
         kept = {variant: values[rows] for variant, values in logits.items()}
         Golden([frames[i] for i in rows], self.pixels[rows], kept).save(self.folder / GOLDEN)
-        manifest: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION, "kind": "bundle",
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"), "edgeadv_version": __version__,
-            "title": title, "architecture": self.model.architecture.to_json(), "classes": self.classes.to_json(),
-            "preprocess": self.preprocess.to_json(), "variants": entries, "weights": self._entry(WEIGHTS),
-            "golden": {**self._entry(GOLDEN, size=False), "count": len(rows)}, "provenance": provenance, "left_out": [],
-        }  # fmt: skip
-        if self.int8 is not None:
-            manifest["calibration"] = self.int8.calibration.to_json()
         if self.training_images is not None:
             self.training_images.save(self.folder / TRAINING_FILE)
-            count = len(self.training_images)
-            manifest["training_images"] = {**self._entry(TRAINING_FILE, size=False), "count": count}
-        if self.confidence is not None:
-            manifest["confidence"] = self.confidence
-        write_json(self.folder / MANIFEST, {"bundle_id": bundle_id(manifest), **manifest})
+        manifest = Manifest(
+            bundle_id="",
+            schema_version=SCHEMA_VERSION,
+            kind="bundle",
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            edgeadv_version=__version__,
+            title=title,
+            architecture=ArchitectureEntry(**self.model.architecture.to_json()),
+            classes=tuple(ClassEntry(**entry) for entry in self.classes.to_json()),
+            preprocess=self.preprocess.entry,
+            variants=entries,
+            weights=SizedFileEntry(**self._file(WEIGHTS), bytes=(self.folder / WEIGHTS).stat().st_size),
+            golden=CountedFileEntry(**self._file(GOLDEN), count=len(rows)),
+            provenance=provenance,
+            left_out=(),
+            calibration=None if self.int8 is None else CalibrationEntry(**self.int8.calibration.to_json()),
+            training_images=None
+            if self.training_images is None
+            else CountedFileEntry(**self._file(TRAINING_FILE), count=len(self.training_images)),
+            confidence=None
+            if self.confidence is None
+            else convert(self.confidence, ConfidenceEntry, what="confidence"),
+        ).to_json()
+        write_json(self.folder / MANIFEST, {**manifest, "bundle_id": bundle_id(manifest)})
 
     def _fitter(self, plan: Int8Plan, fp32: Any, expected: NDArray[np.float32], stack: ExitStack) -> Fitter:
         """Get ready for int8, in a folder that is gone with ``stack``: fp32 must be the model, shipped or not."""
@@ -207,22 +228,17 @@ class _Writer:
         return value
 
     def _variant(
-        self, variant: str, proto: Any, expected: NDArray[np.float32], extra: dict[str, Any]
-    ) -> tuple[dict[str, Any], NDArray[np.float32]]:
+        self, variant: str, proto: Any, expected: NDArray[np.float32], largest_activation: float | None
+    ) -> tuple[VariantEntry, NDArray[np.float32]]:
         """Write the file of ``variant``, compare it with PyTorch, and return its manifest entry and logits."""
         self.progress(f"comparing {variant} with PyTorch on {len(self.pixels)} frames")
-        image: dict[str, Any] = {"dtype": "float32", "layout": "NCHW", "range": [0.0, 1.0]}
-        if takes_uint8(variant):
-            image = {"dtype": "uint8", "layout": "NHWC", "range": [0, 255]}
         draft = Draft(self.folder, self.classes, self.preprocess)
-        entry = {
-            **self._entry(draft.write(variant, proto).name), "precision": precision_of(variant), "opset": OPSET,
-            "input": {"name": INPUT, **image},
-            "output": {"name": OUTPUT, "dtype": "float32"}, "tolerance": TOLERANCES[variant],
-        }  # fmt: skip
+        draft.write(variant, proto)
         with draft.backend(variant) as backend:  # the class that will serve it
             parity, logits = self._compare(backend, expected)
-        return {**entry, "parity": {**parity.to_json(), **extra}}, logits
+        found = convert(parity.to_json(), ParityEntry, what="parity")
+        found = replace(found, largest_activation=largest_activation)
+        return replace(draft.entry(variant), parity=found, compute=compute_types(proto)), logits
 
     def _compare(self, backend: Backend, expected: NDArray[np.float32]) -> tuple[Parity, NDArray[np.float32]]:
         """Compare an artefact with PyTorch; an int8 one has passed its gate and is not judged by its logits."""
@@ -246,7 +262,7 @@ class _Writer:
                 f"from, the first of them frame {different[0]}; export without it. No bundle was written"
             )
 
-    def _surrogate(self, variant: str, proto: Any, onnx_sha256: str, logits: NDArray[np.float32]) -> dict[str, Any]:
+    def _surrogate(self, variant: str, proto: Any, onnx_sha256: str, logits: NDArray[np.float32]) -> SurrogateEntry:
         """Write the surrogate of an int8 artefact and return its manifest entry.
 
         An artefact that passed its gate is right, whether or not PyTorch can differentiate it: where it cannot, the bundle has no
@@ -260,15 +276,14 @@ class _Writer:
             )
         except ExportError as error:
             self.progress(f"{variant} gets no surrogate and can be attacked by transfer and queries only: {error}")
-            return {"not_made": str(error)}
+            return SurrogateEntry(not_made=str(error))
         file = SURROGATE.format(variant)
         graph.save(self.folder / file)
-        return {**self._entry(file), "parity": parity.to_json()}
+        entry = {**self._file(file), "bytes": (self.folder / file).stat().st_size, "parity": parity.to_json()}
+        return convert(entry, SurrogateEntry, what="surrogate")
 
-    def _entry(self, file: str, *, size: bool = True) -> dict[str, Any]:
-        path = self.folder / file
-        entry: dict[str, Any] = {"file": file, "sha256": sha256_file(path)}
-        return {**entry, "bytes": path.stat().st_size} if size else entry
+    def _file(self, file: str) -> dict[str, str]:
+        return {"file": file, "sha256": sha256_file(self.folder / file)}
 
 
 def decided(logits: Mapping[str, NDArray[np.float32]], most: int) -> NDArray[np.int64]:

@@ -15,10 +15,11 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 """A number of [0, 1]."""
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 """A whole number from 0 that any reader of JSON keeps exactly."""
-Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 """A hash in hexadecimal."""
 # msgspec: "Expected `int`, got `str` - at `$.rows[3].n`"
-_AT = re.compile(r"(?s)(.*) - at `\$\.?(.*)`")
+_AT = re.compile(r"(.*) - at (?:`key` in )?`\$\.?(.*)`")
+_MOST_WORDS = 300
 
 
 def decode(
@@ -49,6 +50,22 @@ def decode(
         raise BundleError(f"{name} is not a readable {what} ({error}); {mend}") from error
 
 
+def read(path: Path, record: type[Record], *, what: str, mend: str = "make it again") -> Record:
+    """The same of the file at ``path``.
+
+    Raises:
+        BundleError: there is none, it cannot be read, or it is not JSON.
+        SchemaError: it is not such a record; the message names the value.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise BundleError(f"{path} does not exist: no {what} there") from error
+    except OSError as error:
+        raise BundleError(f"{path} is not a readable {what} ({error}); {mend}") from error
+    return decode(data, record, what=what, path=path, mend=mend)
+
+
 def convert(
     value: Any, record: type[Record], *, what: str, path: Path | None = None, mend: str = "make it again"
 ) -> Record:
@@ -65,8 +82,8 @@ def convert(
 
 
 def located(error: Exception) -> str:
-    """What msgspec says, the path of the value first."""
-    # backticks are for fields that a caller can set
-    text = str(error)
+    """What msgspec says, the path of the value first, in one line: it quotes keys that may hold anything."""
+    text = "".join(letter if letter.isprintable() else " " for letter in str(error))
     found = _AT.fullmatch(text)
-    return (text if found is None else f"{found[2]}: {found[1]}").replace("`", "'")
+    # in backticks stand the fields that a caller sets
+    return (text if found is None else f"{found[2]}: {found[1]}").replace("`", "'")[:_MOST_WORDS]

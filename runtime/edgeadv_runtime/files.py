@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from .decoding import read
 from .errors import BundleError, InputError, StorageError
 
 _CHUNK = 1 << 20
@@ -146,15 +147,7 @@ def read_json(path: Path, *, what: str) -> dict[str, Any]:
     Raises:
         BundleError: the file is missing, unreadable, not JSON or not an object.
     """
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise BundleError(f"{path} does not exist: no {what} there") from error
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path} is not a readable {what} ({error}); make it again or copy it again") from error
-    if not isinstance(value, dict):
-        raise BundleError(f"{path} is not a {what}: a JSON object is expected")
-    return value
+    return read(path, dict[str, Any], what=what, mend="make it again or copy it again")
 
 
 @contextmanager

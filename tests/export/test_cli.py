@@ -15,7 +15,8 @@ from PIL import Image
 from edgeadv.cli import main
 from edgeadv.models.builder import PixelModel, save_weights
 from edgeadv.training.runs import write_run
-from edgeadv_runtime.bundle.bundle import Bundle, Classes, bundle_id
+from edgeadv_runtime.bundle.bundle import Bundle, Classes
+from edgeadv_runtime.bundle.manifest import bundle_id
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.files import sha256_file
 
@@ -53,7 +54,7 @@ def test_export_from_weights(
     bundle = Bundle.open(tmp_path / "x.edgeadv")
     assert bundle.variants == ("fp32", "fp16")
     assert bundle.classes == tiny_classes
-    assert bundle.manifest["provenance"] == {
+    assert bundle.manifest.provenance == {
         "weights": {"name": "w.safetensors", "map": "by-name", "sha256": sha256_file(tmp_path / "w.safetensors")},
         "frames": {"origin": "frames", "count": 4},
     }
@@ -77,14 +78,14 @@ def test_export_from_a_run(tmp_path: Path, tiny_model: PixelModel, golden: Path)
     assert main(["export", str(run.path), "--out", str(tmp_path / "x.edgeadv"), "--precision", "fp32"]) == 0
     bundle = Bundle.open(tmp_path / "x.edgeadv")
     assert bundle.variants == ("fp32",)
-    assert bundle.manifest["title"] == "tiny, undefended"
-    assert bundle.manifest["provenance"]["recipe"] == {"recipe": "undefended"}
-    assert bundle.manifest["provenance"]["frames"] == {"origin": "mnist5k test", "count": 64}
+    assert bundle.manifest.title == "tiny, undefended"
+    assert bundle.manifest.provenance["recipe"] == {"recipe": "undefended"}
+    assert bundle.manifest.provenance["frames"] == {"origin": "mnist5k test", "count": 64}
     assert [frame.shape for frame in bundle.golden().frames] == [(28, 28, 3)] * 8
     again = ["export", str(run.path), "--out", str(bundle.path), "--precision", "fp32", "--golden", str(golden)]
     assert main(again) == 2
     assert main([*again, "--overwrite"]) == 0
-    assert Bundle.open(bundle.path).manifest["provenance"]["frames"] == {"origin": "frames", "count": 4}
+    assert Bundle.open(bundle.path).manifest.provenance["frames"] == {"origin": "frames", "count": 4}
 
 
 @pytest.mark.parametrize("option", ["--arch", "--weights", "--classes", "--preprocess", "--golden"])

@@ -33,7 +33,7 @@ def calibrated(tmp_path_factory, digits_model, digits_test) -> Bundle:
 
 
 def test_half_is_fitted_on_and_the_other_half_measured(calibrated, digits_model, digits_test):
-    entry = calibrated.manifest["confidence"]
+    entry = calibrated.manifest.confidence.to_json()
     everything = next(batches(digits_test, digits_test.preprocess, batch_size=1000))
     hashes = [sha256_bytes(pixels.tobytes()) for pixels in everything.pixels]
     fitted = np.array([h in set(entry["images"]) for h in hashes])
@@ -66,7 +66,7 @@ def test_the_command_says_it_and_needs_images_for_it(tmp_path, digits_model, dig
     assert main([*arguments, "--confidence-data", "test", "--confidence-limit", "400", "--coverage", "0.8"]) == 0
     told = capsys.readouterr()
     assert "confidence         temperature" in told.out and "half of 400 images of mnist5k" in told.err
-    entry = Bundle.open(out).manifest["confidence"]
+    entry = Bundle.open(out).manifest.confidence.to_json()
     assert (entry["n"], entry["n_held_out"], entry["rejection"]["coverage"]) == (200, 200, 0.8)
     assert entry["data"]["name"] == "mnist5k" and entry["data"]["split"] == "test"
     # not those that --limit takes by itself

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +83,7 @@ def export(
 
 
 def test_manifest_says_what_was_exported(tiny_bundle: Bundle, tiny_model: PixelModel) -> None:
-    manifest = tiny_bundle.manifest
+    manifest = json.loads((tiny_bundle.path / "manifest.json").read_text())
     assert set(manifest) == {
         "bundle_id", "schema_version", "kind", "created", "edgeadv_version", "title", "architecture", "classes",
         "preprocess", "variants", "weights", "golden", "provenance", "left_out",
@@ -206,7 +207,7 @@ def test_large_logits_pass_because_tolerances_are_relative(export: Export) -> No
     with torch.no_grad():
         net.head.weight.mul_(2000)
         net.head.bias.mul_(2000)
-    parity = export(pixel_model(net)).manifest["variants"]["fp32"]["parity"]
+    parity = export(pixel_model(net)).manifest.variants["fp32"].parity.to_json()
     assert parity["max_relative_error"] < 1e-5
 
 
@@ -217,9 +218,9 @@ def test_golden_frames_are_the_first_decided_and_all_are_compared(
     golden = bundle.golden()
     assert len(golden.frames) == len(golden.pixels) == len(golden.logits["fp32"]) == 2
     assert all(np.array_equal(a, b) for a, b in zip(golden.frames, photographs, strict=False))
-    assert bundle.manifest["variants"]["fp32"]["parity"]["frames"] == 12
+    assert bundle.manifest.variants["fp32"].parity.frames == 12
     few = export(pixel_model(Net()), variants=["fp32"], frames=photographs[:1], golden=8, overwrite=True)
-    assert few.manifest["golden"]["count"] == 1
+    assert few.manifest.golden.count == 1
 
 
 def test_golden_frames_are_those_whose_label_no_accepted_error_can_change() -> None:

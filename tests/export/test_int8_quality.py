@@ -91,7 +91,7 @@ def logits(bundle: Bundle, variant: str, images: ImageSet) -> NDArray[np.float32
 @pytest.mark.parametrize("variant", INT8)
 def test_counts_are_those_of_an_independent_comparison(bundle: Bundle, digits_test: ImageSet, variant: str) -> None:
     fp32, int8 = (logits(bundle, v, digits_test).argmax(axis=1) == digits_test.labels for v in ("fp32", variant))
-    gate = bundle.manifest["variants"][variant]["gate"]
+    gate = bundle.manifest.variants[variant].gate.to_json()
     lost, gained = int((fp32 & ~int8).sum()), int((int8 & ~fp32).sum())
     low, high = paired_difference_interval(lost, gained, 1000)
     assert gate["clean"] == {
@@ -104,11 +104,11 @@ def test_counts_are_those_of_an_independent_comparison(bundle: Bundle, digits_te
     assert gate["data"]["calibration_left_out"] == 30 and gate["data"]["n"] == 1000
     assert (gate["max_drop"], gate["fallback"], gate["fully_quantised"]) == (3.0, [], gate["clean"])
     assert gate["worst_case"] == {"not_measured": "no --gate-eps was given"}
-    assert bundle.manifest["variants"][variant]["float_layers"] == []
+    assert bundle.manifest.variants[variant].float_layers == []
 
 
 def test_the_manifest_names_the_calibration_images(bundle: Bundle, digits_train: ImageSet) -> None:
-    calibration = bundle.manifest["calibration"]
+    calibration = bundle.manifest.calibration.to_json()
     assert {k: v for k, v in calibration.items() if k != "images"} == {
         "method": "minmax-p95", "seed": 0, "count": 64, "origin": "mnist5k", "split": "train"
     }  # fmt: skip
@@ -120,7 +120,7 @@ def test_the_manifest_names_the_calibration_images(bundle: Bundle, digits_train:
 
 def test_int8_entries_are_complete(bundle: Bundle) -> None:
     for variant in INT8:
-        entry = bundle.manifest["variants"][variant]
+        entry = bundle.manifest.variants[variant].to_json()
         assert (entry["precision"], entry["tolerance"], entry["opset"]) == ("int8", TOLERANCES[variant], 20)
         # compared with PyTorch, and not judged by that
         assert entry["parity"]["frames"] == 16 and entry["parity"]["max_relative_error"] > TOLERANCES["fp32"]
@@ -136,7 +136,7 @@ def test_int8_entries_are_complete(bundle: Bundle) -> None:
 
 
 def test_latency_is_measured_where_it_means_something(bundle: Bundle) -> None:
-    s8s8, u8s8 = (bundle.manifest["variants"][v]["gate"]["gain"]["latency"] for v in INT8)
+    s8s8, u8s8 = (bundle.manifest.variants[v].gate.gain.latency.to_json() for v in INT8)
     assert "TensorRT and ARM" in s8s8["not_measured"]
     if not is_x86():
         assert "x86" in u8s8["not_measured"]
@@ -184,7 +184,7 @@ def test_the_layer_that_does_the_harm_is_left_in_float32(
     told: list[str] = []
     int8 = plan(digits_train, digits_test, max_drop=3.0)
     bundle = export(plant(digits_model, (3,), digits_test), tmp_path / "x.edgeadv", int8, progress=told.append)
-    s8s8, u8s8 = (bundle.manifest["variants"][variant] for variant in INT8)
+    s8s8, u8s8 = (bundle.manifest.variants[variant].to_json() for variant in INT8)
     # TensorRT's graph rounds what goes into a layer; the other one also what comes out of the layer before
     assert s8s8["float_layers"] == ["body.3"]
     assert set(u8s8["float_layers"]) == {"body.2", "body.3"}
@@ -226,10 +226,7 @@ def test_without_fp32_in_the_bundle_it_is_compared_all_the_same(
     alone = export(digits_model, tmp_path / "x.edgeadv", int8, variants=["int8-u8s8"])
     assert alone.variants == ("int8-u8s8",)
     assert alone.artifact_sha256("int8-u8s8") == bundle.artifact_sha256("int8-u8s8")
-    assert (
-        alone.manifest["variants"]["int8-u8s8"]["gate"]["clean"]
-        == bundle.manifest["variants"]["int8-u8s8"]["gate"]["clean"]
-    )
+    assert alone.manifest.variants["int8-u8s8"].gate.clean == bundle.manifest.variants["int8-u8s8"].gate.clean
 
 
 # --- under attack
@@ -258,7 +255,7 @@ def test_the_worst_case_is_judged_where_it_can_be_believed(
     order = np.linspace(0, 999, 350).astype(np.int64)
     int8 = plan(digits_train, digits_test, order=order, eps=Eps.parse("0.1"), max_drop=8.0)
     bundle = export(digits_model, tmp_path / "x.edgeadv", int8, variants=["int8-s8s8"])
-    gate = bundle.manifest["variants"]["int8-s8s8"]["gate"]
+    gate = bundle.manifest.variants["int8-s8s8"].gate.to_json()
     worst, clean = gate["worst_case"], gate["clean"]
     assert (worst["eps"], worst["threat"], worst["n"], worst["suite"]) == ("0.1", "white-box", 350, GATE_SUITE)
     assert (worst["verdict"], worst["judged"]) == ("PASS", True)
@@ -321,7 +318,7 @@ def test_the_worst_case_is_that_of_the_evaluation(
             craft(stream, used, fp32, uint8=True), infos(used, uint8=True), bundle=bundle, backends=[fp32, quantised],
             data=DataInfo("digits", "test", len(order)), examples=0,
         )  # fmt: skip
-    worst = bundle.manifest["variants"][variant]["gate"]["worst_case"]
+    worst = bundle.manifest.variants[variant].gate.worst_case
     (comparison,) = [entry for entry in results.comparisons if entry.attack == "worst-case"]
     assert {key: worst[key] for key in ("n", "lost", "gained")} == {
         key: getattr(comparison, key) for key in ("n", "lost", "gained")
@@ -349,14 +346,14 @@ def test_an_int8_that_only_hides_from_the_gradients_of_fp32_does_not_pass(
     order = np.arange(0, 1000, 2)
     int8 = plan(digits_train, digits_test, order=order, eps=Eps.parse("12/255"), max_drop=100.0)
     whole = export(digits_model, tmp_path / "x.edgeadv", int8, variants=["int8-s8s8"])
-    own = whole.manifest["variants"]["int8-s8s8"]["gate"]["worst_case"]
+    own = whole.manifest.variants["int8-s8s8"].gate.worst_case
 
     def none(*_: Any, **__: Any) -> Any:
         raise ExportError("there is none")
 
     monkeypatch.setattr("edgeadv_export.int8_quality.make", none)
     blind = export(digits_model, tmp_path / "y.edgeadv", int8, variants=["int8-s8s8"])
-    transfer = blind.manifest["variants"]["int8-s8s8"]["gate"]["worst_case"]
+    transfer = blind.manifest.variants["int8-s8s8"].gate.worst_case
     assert (transfer["threat"], transfer["no_own_gradients"]) == ("query", "there is none")
     assert own["threat"] == "white-box" and "no_own_gradients" not in own
     assert own["fp32_correct"] == transfer["fp32_correct"] and own["int8_correct"] < transfer["int8_correct"]
@@ -513,18 +510,18 @@ def test_training_images_are_no_gate_whatever_they_are_called(
     assert list(tmp_path.iterdir()) == []
     allowed = plan(digits_train, digits_test, order=order, allow_training_images=True)
     bundle = export(digits_model, tmp_path / "x.edgeadv", allowed, variants=["int8-u8s8"], training_images=known)
-    assert bundle.manifest["variants"]["int8-u8s8"]["gate"]["data"]["training_images"] == 100
+    assert bundle.manifest.variants["int8-u8s8"].gate.data.training_images == 100
     assert bundle.training_images is not None and len(bundle.training_images) == 264
 
 
 def test_a_gate_without_training_images_counts_none_and_one_that_does_not_know_says_so(
     tmp_path: Path, bundle: Bundle, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
 ) -> None:
-    assert bundle.manifest["variants"]["int8-u8s8"]["gate"]["data"]["training_images"] is None
+    assert bundle.manifest.variants["int8-u8s8"].gate.data.training_images is None
     int8 = plan(digits_train, digits_test, order=np.arange(0, 1000, 3))
     known = TrainingImages.of(int8.calibration.hashes)
     told = export(digits_model, tmp_path / "x.edgeadv", int8, variants=["int8-u8s8"], training_images=known)
-    assert told.manifest["variants"]["int8-u8s8"]["gate"]["data"]["training_images"] == 0
+    assert told.manifest.variants["int8-u8s8"].gate.data.training_images == 0
 
 
 def _hashes(images: ImageSet, order: NDArray[np.int64]) -> list[str]:

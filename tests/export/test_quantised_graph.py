@@ -22,6 +22,7 @@ from edgeadv_export import TOLERANCES, Int8Plan, choose_calibration, data_frames
 from edgeadv_export.quantised_graph import as_computed, neutral, prove
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.entries import SurrogateEntry
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.errors import ExportError, InputError
 from edgeadv_runtime.files import sha256_file
@@ -149,15 +150,15 @@ def test_nearly_all_logits_of_a_network_are_equal(
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_manifest_says_what_was_proven(digits_bundle: Bundle, variant: str) -> None:
-    entry = digits_bundle.manifest["variants"][variant]["surrogate"]
+    entry = digits_bundle.manifest.variants[variant].surrogate.to_json()
     path = digits_bundle.surrogate_path(variant)
     assert path.name == f"surrogate.{variant}.safetensors" == entry["file"]
     assert (entry["sha256"], entry["bytes"]) == (sha256_file(path), path.stat().st_size)
     parity = entry["parity"]
-    assert parity["frames"] == digits_bundle.manifest["variants"][variant]["parity"]["frames"] == 64
+    assert parity["frames"] == digits_bundle.manifest.variants[variant].parity.frames == 64
     assert parity["top1_agreement"] == 1.0 and parity["max_relative_error"] < TOLERANCES[variant] / 2
     assert "surrogate" in parity["reference"] and "onnxruntime" in parity["runtime"]
-    assert "surrogate" not in digits_bundle.manifest["variants"]["fp16"]
+    assert digits_bundle.manifest.variants["fp16"].surrogate is None
 
 
 def test_the_same_bytes_every_time(digits_bundle: Bundle, tmp_path: Path) -> None:
@@ -215,7 +216,7 @@ def test_an_artefact_without_a_surrogate_ships_and_says_so(
         frames=data_frames(digits_test)[:8], variants=["int8-s8s8"], title="waves", provenance={}, int8=plan, progress=told.append,
     )  # fmt: skip
     reason = "the surrogate of int8-s8s8 has no operator Sin"
-    assert bundle.manifest["variants"]["int8-s8s8"]["surrogate"] == {"not_made": reason}
+    assert bundle.manifest.variants["int8-s8s8"].surrogate == SurrogateEntry(not_made=reason)
     assert [text for text in told if text.endswith(reason)] == [
         f"int8-s8s8 gets no surrogate and can be attacked by transfer and queries only: {reason}"
     ]

@@ -147,8 +147,8 @@ def test_a_name_that_is_taken() -> None:
 
 
 def test_the_manifest_says_what_goes_in(digits_bundle: Bundle) -> None:
-    entries = digits_bundle.manifest["variants"]
-    assert digits_bundle.manifest["schema_version"] == 1
+    entries = digits_bundle.manifest.to_json()["variants"]
+    assert digits_bundle.manifest.schema_version == 1
     for base in FLOAT_VARIANTS:
         floats, pixels = entries[base], entries[f"{base}-u8in"]
         assert floats["input"] == {"name": "image", "dtype": "float32", "layout": "NCHW", "range": [0.0, 1.0]}
@@ -165,7 +165,7 @@ def test_the_manifest_says_what_goes_in(digits_bundle: Bundle) -> None:
 
 @pytest.mark.parametrize("base", ["int8-s8s8", "int8-u8s8"])
 def test_int8_shares_the_gate_and_the_surrogate(digits_bundle: Bundle, base: str) -> None:
-    floats, pixels = (digits_bundle.manifest["variants"][name] for name in (base, f"{base}-u8in"))
+    floats, pixels = (digits_bundle.manifest.variants[name].to_json() for name in (base, f"{base}-u8in"))
     assert "of" not in floats["gate"]
     assert pixels["gate"] == {"of": base, **floats["gate"]}
     assert pixels["float_layers"] == floats["float_layers"]
@@ -183,7 +183,7 @@ def test_without_the_artefact_it_was_made_from(export: Export) -> None:
         "golden.npz", "manifest.json", "model.fp16-u8in.onnx", "model.int8-u8s8-u8in.onnx",
         "surrogate.int8-u8s8.safetensors", "weights.safetensors",
     ]  # fmt: skip
-    entry = bundle.manifest["variants"]["int8-u8s8-u8in"]
+    entry = bundle.manifest.variants["int8-u8s8-u8in"].to_json()
     assert entry["gate"]["of"] == entry["made_from"]["variant"] == "int8-u8s8"
     assert sum("calibrating int8" in text for text in told) == sum("measuring int8" in text for text in told) == 1
     assert (

@@ -111,8 +111,8 @@ def test_the_bundle_is_the_run(work, name):
     assert bundle.variants == ("fp32", "fp16")
     assert bundle.weights_sha256 == Run.open(work / name).info["weights_sha256"]
     assert bundle.classes.ids[:2] == ("airplane", "automobile")
-    assert bundle.manifest["provenance"]["data"]["spec"] == "cifar10"
-    assert bundle.manifest["provenance"]["frames"] == {"origin": "cifar10 test", "count": 64}
+    assert bundle.manifest.provenance["data"]["spec"] == "cifar10"
+    assert bundle.manifest.provenance["frames"] == {"origin": "cifar10 test", "count": 64}
 
 
 def test_every_row_is_there_over_all_images(results):

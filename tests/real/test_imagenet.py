@@ -93,7 +93,7 @@ def test_plain_fgsm_alone_earns_no_verdict(results):
 
 def test_export_found_the_artefacts_close_to_the_model(bundle):
     for variant, limit in (("fp32", 1e-5), ("fp16", 1e-2)):
-        parity = bundle.manifest["variants"][variant]["parity"]
+        parity = bundle.manifest.variants[variant].parity.to_json()
         assert parity["max_relative_error"] < limit and parity["frames"] == 9
     assert bundle.classes.ids[0] == "n01440764" and bundle.classes.names[0] == "tench"
 

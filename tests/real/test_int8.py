@@ -111,9 +111,9 @@ def test_regnet_on_cifar10_loses_at_most_a_point(regnet, variant):
     assert results.data.n + results.data.calibration_left_out == 5000
     (clean,) = results.select(attack="clean", variant="fp32")
     assert clean.top1 > 0.4  # or there would be little to lose
-    assert bundle.manifest["variants"][variant]["float_layers"] == []
+    assert bundle.manifest.variants[variant].float_layers == ()
     assert drop(results, variant) <= 1.0
-    said = bundle.manifest["variants"][variant]["gate"]["clean"]
+    said = bundle.manifest.variants[variant].gate.clean.to_json()
     assert said["drop"] == pytest.approx(drop(results, variant))
     interval = paired_difference_interval(said["lost"], said["gained"], said["n"])
     assert said["drop_ci95"] == pytest.approx([100 * bound for bound in interval])
@@ -121,7 +121,7 @@ def test_regnet_on_cifar10_loses_at_most_a_point(regnet, variant):
 
 def test_regnet_was_calibrated_on_training_images_by_seed_0(regnet):
     bundle, _ = regnet
-    calibration = bundle.manifest["calibration"]
+    calibration = bundle.manifest.calibration.to_json()
     assert (calibration["seed"], calibration["split"]) == (0, "train")
     assert calibration["count"] == len(set(calibration["images"])) == 512
 
@@ -131,14 +131,14 @@ def test_lite0_on_photographs_that_were_not_calibrated_on(lite0, variant, most):
     bundle, results = lite0
     assert (results.data.n, results.data.calibration_left_out) == (436, 64)
     assert drop(results, variant) <= most
-    assert bundle.manifest["variants"][variant]["gate"]["clean"]["n"] == 436
-    assert bundle.manifest["variants"][variant]["gate"]["clean"]["drop"] == pytest.approx(drop(results, variant))
-    assert bundle.manifest["variants"][variant]["gate"]["clean"]["drop_upper"] <= 6.0
-    assert bundle.manifest["variants"][variant]["float_layers"] == []
+    assert bundle.manifest.variants[variant].gate.clean.n == 436
+    assert bundle.manifest.variants[variant].gate.clean.drop == pytest.approx(drop(results, variant))
+    assert bundle.manifest.variants[variant].gate.clean.drop_upper <= 6.0
+    assert bundle.manifest.variants[variant].float_layers == ()
 
 
 def test_an_int8_artefact_is_about_a_quarter_of_fp32(lite0):
-    entries = lite0[0].manifest["variants"]
+    entries = lite0[0].manifest.to_json()["variants"]
     for variant in INT8:
         assert entries[variant]["bytes"] < 0.4 * entries["fp32"]["bytes"]
 
@@ -189,7 +189,7 @@ WITH_FLOAT_LAYERS = (0.03, 0.05)
 
 def agrees(found: dict[str, float], bundle: Bundle, variant: str) -> None:
     print(variant, found)
-    clean, attacked = WITH_FLOAT_LAYERS if bundle.manifest["variants"][variant]["float_layers"] else LIMITS[variant]
+    clean, attacked = WITH_FLOAT_LAYERS if bundle.manifest.variants[variant].float_layers else LIMITS[variant]
     assert found["clean"] <= clean
     assert max(found["fgsm"], found["surrogate"], found["fp32"]) <= attacked
     # its own gradients break the artefact at least as often as those of another network, but for a point of noise

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..decoding import Count
 from ..errors import DataError
 from ..files import sha256_bytes
 
@@ -56,10 +57,10 @@ class DataInfo:
 
     name: str
     split: str
-    total: int
+    total: Count
     allow_unreadable: bool = False
     allow_training_images: bool = False
-    training_images: int | None = None
+    training_images: Count | None = None
 
     def binding(self) -> dict[str, Any]:
         """What outcomes depend on: what was wrong with the images may be allowed when it turns up, to go on from there."""

@@ -7,32 +7,73 @@ read one at a time, each checked against its hash first. ``docs/pack.md`` descri
 
 from __future__ import annotations
 
+import reprlib
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.bundle import Bundle
+from ..bundle.entries import Entry, FileEntry
 from ..bundle.preprocess import to_tensor
 from ..bundle.training_images import Overlap, check_overlap
+from ..decoding import Count, Sha256, convert, read
 from ..errors import BundleError, InputError, IntegrityError, SchemaError
-from ..files import read_json, sha256_file
+from ..files import sha256_file
 from ..records.eps import Eps
-from ..records.rows import AttackParams
+from ..records.rows import NORMS
 from .base import CLEAN_KEY, AttackInfo, CraftedBatch, Evidence, Key, LazyImages
 from .batches import CleanBatch, DataInfo
 from .perturbation import check_crafted
 
 SCHEMA_VERSION = 1
+_WHAT, _MEND = "attack pack", "make or copy the pack again"
 PACK_FILE = "pack.json"
 SHARD_SIZE = 64
 _NO_SHARD = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+class ShardEntry(FileEntry, frozen=True, kw_only=True):
+    """One shard and how many images it holds."""
+
+    n: Count
+
+
+class PackManifest(Entry, frozen=True, kw_only=True):
+    """What ``pack.json`` says; what has a default is not in older packs."""
+
+    schema_version: Literal[1]
+    kind: Literal["pack"]
+    weights_sha256: str
+    preprocess: dict[str, Any]
+    class_ids: tuple[str, ...]
+    data: DataInfo
+    uint8: bool
+    attacks: tuple[AttackInfo, ...]
+    shards: tuple[ShardEntry, ...]
+    bundle_id: str = ""
+    created: str = ""
+    edgeadv_version: str = ""
+    data_sha256: Sha256 | None = None
+    n: Count | None = None
+    skipped: tuple[dict[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        for info in self.attacks:
+            try:
+                fits = Eps.parse(info.eps.text, norm=info.params.norm or NORMS[0]).value == info.eps.value
+            except InputError as error:
+                raise ValueError(str(error)) from error
+            if not fits or info.params.norm not in (None, *NORMS):
+                raise ValueError(f"attack {info.name!r} has an eps that is not the one written, or an unknown norm")
+        if any(not entry.keys() >= {"backend", "variant", "reason"} for entry in self.skipped):
+            raise ValueError("what was skipped has no backend, variant or reason")
 
 
 def info_to_json(info: AttackInfo) -> dict[str, Any]:
@@ -42,15 +83,6 @@ def info_to_json(info: AttackInfo) -> dict[str, Any]:
         "gradients_sha256": info.gradients_sha256, "queried": info.queried, "control": info.control,
         "cumulative": info.cumulative,
     }  # fmt: skip
-
-
-def info_from_json(value: dict[str, Any]) -> AttackInfo:
-    """Read what :func:`info_to_json` wrote; older packs know neither query attacks nor controls."""
-    return AttackInfo(
-        value["name"], Eps(**value["eps"]), AttackParams.from_json(value["params"]), value["gradients"],
-        value["gradients_sha256"], value.get("queried"), value.get("control", False),
-        value.get("cumulative", False),
-    )  # fmt: skip
 
 
 def save_shard(
@@ -141,7 +173,7 @@ class AttackPack:
     """
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: PackManifest
     infos: list[AttackInfo]
     data: DataInfo
 
@@ -151,63 +183,57 @@ class AttackPack:
 
         Raises:
             InputError: the pack was made from other weights, classes or preprocessing.
-            SchemaError: another kind or version.
-            BundleError: missing, damaged, cut short, or naming a path outside the pack.
+            SchemaError: another kind or version, or a value is not what it must be.
+            BundleError: missing, damaged or cut short.
         """
         folder = Path(path)
-        manifest = read_json(folder / PACK_FILE, what="attack pack")
-        if manifest.get("kind") != "pack" or manifest.get("schema_version") != SCHEMA_VERSION:
+        file = folder / PACK_FILE
+        found = read(file, dict[str, Any], what=_WHAT, mend=_MEND)
+        if found.get("kind") != "pack" or found.get("schema_version") != SCHEMA_VERSION:
             raise SchemaError(
-                f"{folder} is a {manifest.get('kind')!r} of schema version {manifest.get('schema_version')!r}; this edgeadv reads "
-                f"attack packs of version {SCHEMA_VERSION}"
+                f"{folder} is a {reprlib.repr(found.get('kind'))} of schema version {reprlib.repr(found.get('schema_version'))}; "
+                f"this edgeadv reads attack packs of version {SCHEMA_VERSION}"
             )
-        try:
-            for key, ours in (
-                ("weights_sha256", bundle.weights_sha256),
-                ("preprocess", bundle.preprocess.to_json()),
-                ("class_ids", list(bundle.classes.ids)),
-            ):
-                if manifest[key] != ours:
-                    raise InputError(
-                        f"{folder} was made for another model ({key} differs from {bundle.path}); make a pack from this bundle"
-                    )
-            infos = [info_from_json(value) for value in manifest["attacks"]]
-            data = DataInfo(**manifest["data"])
-            if not isinstance(data.training_images, int | None):
-                raise TypeError(f"training_images {data.training_images!r}")
-            _ = [(entry["backend"], entry["variant"], entry["reason"]) for entry in manifest.get("skipped", [])]
-            for shard in manifest["shards"]:
-                if shard["file"] != Path(shard["file"]).name:
-                    raise BundleError(f"{folder} names {shard['file']!r}, a path outside the pack; do not use it")
-                _ = shard["sha256"]
-            found = sum(shard["n"] for shard in manifest["shards"])
-            # older packs do not say how many there are
-            if found != manifest.get("n", found):
-                raise BundleError(
-                    f"{folder} is cut short: its shards hold {found} of {manifest['n']} images; make or copy the pack again"
+        manifest = convert(found, PackManifest, what=_WHAT, path=file, mend=_MEND)
+        for key, ours in (
+            ("weights_sha256", bundle.weights_sha256),
+            ("preprocess", bundle.preprocess.to_json()),
+            ("class_ids", bundle.classes.ids),
+        ):
+            if getattr(manifest, key) != ours:
+                raise InputError(
+                    f"{folder} was made for another model ({key} differs from {bundle.path}); make a pack from this bundle"
                 )
-        except (KeyError, TypeError) as error:
-            raise BundleError(f"{folder / PACK_FILE} is damaged ({error!r}); make or copy the pack again") from error
-        missing = [shard["file"] for shard in manifest["shards"] if not (folder / shard["file"]).is_file()]
+        pack = cls(folder, manifest, list(manifest.attacks), manifest.data)
+        if manifest.n not in (None, pack.n):
+            raise BundleError(
+                f"{folder} is cut short: its shards hold {pack.n} of {manifest.n} images; make or copy the pack again"
+            )
+        missing = [shard.file for shard in manifest.shards if not (folder / shard.file).is_file()]
         if missing:
             # before hours of work on those that are there
             raise IntegrityError(f"{folder / missing[0]} is missing or damaged; copy the pack again")
-        return cls(folder, manifest, infos, data)
+        return pack
+
+    @property
+    def n(self) -> int:
+        """How many images it holds."""
+        return sum(shard.n for shard in self.manifest.shards)
 
     @property
     def uint8(self) -> bool:
         """Whether its images were rounded to 8 bits."""
-        return bool(self.manifest["uint8"])
+        return self.manifest.uint8
 
     @property
     def skipped(self) -> list[dict[str, str]]:
         """Variants of the bundle that their own gradients do not attack, as results files tell it."""
-        return list(self.manifest.get("skipped", []))
+        return list(self.manifest.skipped)
 
     @property
     def shards(self) -> int:
         """How many batches it holds."""
-        return len(self.manifest["shards"])
+        return len(self.manifest.shards)
 
     def batches(self, unreadable: list[str], numbers: Sequence[int] | None = None) -> Iterator[CraftedBatch]:
         """The pack's images, shard by shard.
@@ -220,12 +246,12 @@ class AttackPack:
             IntegrityError: a shard is missing or damaged.
         """
         for number in range(self.shards) if numbers is None else numbers:
-            shard = self.manifest["shards"][number]
-            file = self.path / shard["file"]
-            if not file.is_file() or sha256_file(file) != shard["sha256"]:
+            shard = self.manifest.shards[number]
+            file = self.path / shard.file
+            if not file.is_file() or sha256_file(file) != shard.sha256:
                 raise IntegrityError(f"{file} is missing or damaged; copy the pack again")
             batch, messages = load_shard(file, self.infos)
-            self._check(batch, file, shard["n"])
+            self._check(batch, file, shard.n)
             unreadable += messages
             yield batch
 
@@ -245,27 +271,25 @@ class AttackPack:
         if allowed:
             return
         if bundle.training_images is None:
-            check_overlap(
-                self.data.training_images, self.manifest.get("n", self.data.total), name=str(self.path), allowed=False
-            )
+            check_overlap(self.data.training_images, self.n, name=str(self.path), allowed=False)
             return
         overlap = Overlap(bundle.training_images, bundle.calibration_images)
-        for shard in self.manifest["shards"]:
-            overlap.add(_hashes(self.path / shard["file"]))
+        for shard in self.manifest.shards:
+            overlap.add(_hashes(self.path / shard.file))
         overlap.check(str(self.path), allowed=False)
 
     def _check(self, batch: CraftedBatch, file: Path, stated: int) -> None:
         """Refuse a shard whose arrays do not fit together, or whose images are not within their eps."""
         clean, evidence = batch.clean, batch.evidence
-        n, side, classes = len(clean.labels), self.manifest["preprocess"]["crop"], len(self.manifest["class_ids"])
+        n, side, classes = len(clean.labels), self.manifest.preprocess["crop"], len(self.manifest.class_ids)
         labels = [clean.labels, *evidence.answers.values(), *evidence.unrounded.values()]
-        told = [
+        facts = [
             *evidence.zero_gradient.values(),
             *evidence.progress.values(),
             evidence.probabilities,
             evidence.unstable,
         ]
-        flags = [clean.index, *labels, *told]
+        flags = [clean.index, *labels, *facts]
         fits = n == stated and clean.pixels.shape == (n, side, side, 3) and clean.pixels.dtype == np.uint8
         fits = fits and all(array.shape == (n,) for array in flags)
         fits = fits and all(ratios.ndim == 2 and len(ratios) == n for ratios in evidence.linearity.values())

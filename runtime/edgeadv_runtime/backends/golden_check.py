@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..bundle.bundle import Bundle, Golden
+from ..bundle.bundle import Bundle
+from ..bundle.golden import Golden
 from ..errors import InputError
 from .base import Backend
 

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.bundle import Bundle
+from ..bundle.bundle import FLOAT, Bundle
 from ..bundle.variants import S8S8, TENSORRT_REFUSES_U8S8, U8S8, base_of, is_x86, takes_uint8
 from ..device.cuda import find_gpu
 from ..device.facts import processor_name
-from ..engine.nodes import compute_types
+from ..engine.external_data import check_self_contained
 from ..errors import BackendError, InputError, ProviderError, require
 from .base import Backend
 
@@ -79,6 +79,7 @@ class OnnxRuntimeBackend(Backend):
         Raises:
             InputError: unknown provider, a variant that the bundle lacks, or one that this provider does not take.
             ProviderError: the provider cannot be had here, or leaves nodes to the CPU.
+            BundleError: the file has values in another one.
             BackendError: ONNX Runtime refuses the file.
             MissingDependencyError: onnxruntime is not installed.
         """
@@ -96,7 +97,8 @@ class OnnxRuntimeBackend(Backend):
                 f"ONNX Runtime {ort.__version__} here is built without {wanted}: replace it, "
                 'pip uninstall onnxruntime; pip install "edgeadv[ort-gpu]"; which wheel on ARM, edgeadv doctor tells'
             )
-        if provider == TENSORRT and os.environ.get(TF32_VARIABLE) != "0" and "Float" in compute_types(path).values():
+        check_self_contained(path)
+        if provider == TENSORRT and os.environ.get(TF32_VARIABLE) != "0" and FLOAT in bundle.written_in(variant):
             raise ProviderError(
                 f"ONNX Runtime cannot switch TF32 off in TensorRT, and what is float32 in {variant} would be of another precision "
                 f"than exported: start with {TF32_VARIABLE}=0 in the environment, or use `provider` cuda or `backends` tensorrt"

@@ -23,7 +23,6 @@ from ..engine.cache import Engine, EngineCache
 from ..engine.execution import STEPS, Session
 from ..engine.inspect import compare_precision
 from ..engine.library import TENSORRT, Library, find_library
-from ..engine.nodes import compute_types
 from ..engine.options import BatchProfile, EngineOptions, ImageSpec
 from ..engine.plan import PlanRefusedError
 from ..errors import BackendError, EngineError, InputError, IntegrityError, ProviderError, StorageError
@@ -112,7 +111,7 @@ class TensorRTBackend(Backend):
                 if progress is not None:
                     progress(f"proving the engine of {variant} on {self.gpu.name}")
                 self._prove(self._session)
-            self.precision_label: str = str(self.engine.record["precision"]["label"])
+            self.precision_label: str = str((self.engine.record.precision or {})["label"])
         except BaseException:
             with suppress(BackendError):  # the one that is being raised says more
                 self.close()
@@ -149,7 +148,7 @@ class TensorRTBackend(Backend):
     @property
     def _tf32(self) -> bool:
         """Whether the plan may use TensorFloat-32: of a trusted one only its record knows."""
-        return bool(self.engine.record["key"]["tf32"])
+        return self.engine.record.key.tf32
 
     def warm_up(self) -> None:
         """Run the sizes of the profile until nothing is left that is done only once: CUDA graphs, compiled kernels."""
@@ -252,7 +251,8 @@ class TensorRTBackend(Backend):
         if self._tf32:
             verification = replace(verification, tolerance=max(verification.tolerance, TF32_TOLERANCE))
         precision = compare_precision(
-            session.inspect(), self.variant, nodes=compute_types(self._bundle.onnx_path(self.variant)), tf32=self._tf32
+            session.inspect(), self.variant, nodes=self._bundle.manifest.variants[self.variant].compute,
+            written_in=self._bundle.written_in(self.variant), tf32=self._tf32,
         )  # fmt: skip
         errors = self._batch_errors()
         wrong = [size for size, error in errors.items() if error > verification.tolerance]
@@ -307,7 +307,7 @@ class TensorRTBackend(Backend):
 
         It is code, as the plan is. Beside a plan in a bundle it would be code that nobody vouched for: there is none.
         """
-        noted = (self.engine.record.get("runtime_cache") or {}).get("sha256")
+        noted = (self.engine.record.runtime_cache or {}).get("sha256")
         if self.engine.origin == "trusted" or not self._library.has_runtime_cache or noted is None:
             return None
         with suppress(OSError):
@@ -321,7 +321,7 @@ class TensorRTBackend(Backend):
         if data is None:
             return
         digest = sha256_bytes(data)
-        if digest != (self.engine.record.get("runtime_cache") or {}).get("sha256"):
+        if digest != (self.engine.record.runtime_cache or {}).get("sha256"):
             with suppress(StorageError):
                 write_bytes(self.engine.path.with_suffix(RUNTIME_CACHE), data)
                 self.engine = self._cache.note(self.engine, runtime_cache={"sha256": digest})
@@ -353,8 +353,8 @@ def _found_on(engine: Engine, gpu: Gpu) -> dict[str, str]:
 
 def is_proved(engine: Engine, gpu: Gpu) -> bool:
     """Whether the record says that this very plan passed on this GPU with this driver."""
-    verification, precision = (engine.record.get(key) for key in ("verification", "precision"))
-    if engine.origin == "trusted" or not (isinstance(verification, dict) and isinstance(precision, dict)):
+    verification, precision = engine.record.verification, engine.record.precision
+    if engine.origin == "trusted" or verification is None or precision is None:
         return False  # what came with a bundle is not believed about itself
     ours = _found_on(engine, gpu).items()
     same = all(found.get(key) == value for found in (verification, precision) for key, value in ours)
@@ -364,5 +364,5 @@ def is_proved(engine: Engine, gpu: Gpu) -> bool:
 
 def never_loaded(engine: Engine, gpu: Gpu) -> bool:
     """Whether the record says that this very plan was refused on this GPU with this driver when it had just been built."""
-    noted = engine.record.get("not_loaded") or {}
+    noted = engine.record.not_loaded or {}
     return noted.items() >= _found_on(engine, gpu).items()

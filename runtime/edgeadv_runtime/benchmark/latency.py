@@ -150,7 +150,7 @@ def benchmark(
             # a device that is let go of falls idle at once
             after = _conditions()
         measured = Bench(
-            bundle=Subject(id=bundle.id, name=bundle.path.resolve().name, title=bundle.manifest.get("title")),
+            bundle=Subject(id=bundle.id, name=bundle.path.resolve().name, title=bundle.manifest.title),
             environment=machine,
             conditions={"before": before, "after": after},
             rows=tuple(rows),

@@ -8,18 +8,21 @@ representable in 8 bits, and a perturbation of ``eps`` always means pixels in [0
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import BundleError, DataError, InputError
+from ..decoding import convert
+from ..errors import DataError, InputError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 ColorOrder = Literal["rgb", "bgr"]
+Side = Annotated[int, msgspec.Meta(ge=1, le=8192)]
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -109,6 +112,27 @@ def to_pixels(x: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.clip(levels, 0, 255).astype(np.uint8))
 
 
+class PreprocessEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A preprocessing as files hold it: the parameters of :class:`Preprocess`, and what is the same for all."""
+
+    resize: Side | None
+    crop: Side
+    interpolation: Interpolation
+    resize_mode: Literal["shorter_side"]
+    antialias: bool
+    color_order: Literal["rgb"]
+    range: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if not self.antialias or self.range != (0, 1) or (self.resize or self.crop) < self.crop:
+            raise ValueError("not a preprocessing that this version can apply")
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What applies it."""
+        return Preprocess(resize=self.resize, crop=self.crop, interpolation=self.interpolation)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
     """Resize the shorter side, cut the centre: the parameters, and the only code that applies them.
@@ -164,24 +188,30 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Preprocess:
-        """Read what :meth:`to_json` wrote; keys it does not know are refused, for they would change the picture."""
-        constants = {"color_order": "rgb", "antialias": True, "range": [0.0, 1.0], "resize_mode": "shorter_side"}
-        if any(value.get(key) != constant for key, constant in constants.items()):
-            raise BundleError(f"this preprocessing is not one this version can apply: {value}; update edgeadv")
-        rest = {key: item for key, item in value.items() if key not in constants}
-        if set(rest) != {"resize", "crop", "interpolation"}:
-            raise BundleError(f"this preprocessing is not one this version can apply: {value}; update edgeadv")
-        return cls(**rest)
+        """Read what :meth:`to_json` wrote; keys it does not know are refused, for they would change the picture.
+
+        Raises:
+            SchemaError: it is not a preprocessing that this version can apply.
+        """
+        return convert(value, PreprocessEntry, what="preprocessing", mend="update edgeadv").preprocess
 
     def to_json(self) -> dict[str, Any]:
         """Every parameter, the constant ones too, so that another implementation can check that it agrees."""
-        return {
-            **asdict(self),
-            "resize_mode": "shorter_side",
-            "antialias": True,
-            "color_order": "rgb",
-            "range": [0.0, 1.0],
-        }
+        found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self.entry))
+        return found
+
+    @property
+    def entry(self) -> PreprocessEntry:
+        """The same as a record."""
+        return PreprocessEntry(
+            resize=self.resize,
+            crop=self.crop,
+            interpolation=self.interpolation,
+            resize_mode="shorter_side",
+            antialias=True,
+            color_order="rgb",
+            range=(0.0, 1.0),
+        )
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -76,7 +76,7 @@ class StoredPerturbation:
             raise BundleError(
                 f"{path} is not a stored perturbation ({error}): edgeadv perturbation makes one"
             ) from error
-        if found.weights_sha256 != bundle.manifest["weights"]["sha256"]:
+        if found.weights_sha256 != bundle.weights_sha256:
             raise IntegrityError(f"{path} was made for the weights of another bundle: make it again with this one")
         crop = bundle.preprocess.crop
         if found.sign.shape != (crop, crop, 3) or found.sign.dtype != np.int8 or np.abs(found.sign).max(initial=0) > 1:

@@ -32,7 +32,7 @@ def open_bundle(path: Path, *, public_key: Path | None = None) -> tuple[Check, B
         bundle = Bundle.open(path, public_key=public_key)
     except (EdgeAdvError, OSError) as error:
         return Check(name, "problem", str(error)), None
-    left_out = bundle.manifest["left_out"]
+    left_out = bundle.manifest.left_out
     without = f"; left out: {', '.join(left_out)}" if left_out else ""
     here = ", ".join(bundle.variants) or "none"
     signed = "not signed"
@@ -85,7 +85,7 @@ def check_int8(bundle: Bundle, *, machine: str | None = None) -> Check:
     on_cpu = int8_variant("onnxruntime", provider=CPU, machine=machine)
     on_gpus = "" if on_cpu == S8S8 else f", {S8S8} on every GPU"
     means = f"int8 is {on_cpu} with onnxruntime on this processor{on_gpus}"
-    known = bundle.manifest["variants"]
+    known = bundle.manifest.variants
     wanted = list(dict.fromkeys((on_cpu, S8S8)))
     if pixels := [v + U8IN for v in wanted if v not in bundle.variants and v + U8IN in bundle.variants]:
         means += f"; {', '.join(pixels)} is here, which is {INT8}{U8IN}"

@@ -20,22 +20,27 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from msgspec import structs
+
 from .._version import __version__
 from ..bundle.bundle import Bundle
+from ..decoding import convert
 from ..errors import BundleError, EngineError, InputError, IntegrityError, StorageError
 from ..files import atomic_file, canonical_json, sha256_bytes, sha256_file, write_json
 from .build import Progress, build_plan, build_targets
 from .explain import Explanation, differences, nearest
+from .external_data import check_self_contained
 from .library import Library, find_library
 from .locks import locked
 from .options import EngineOptions
-from .records import KIND, PLAN, RECORD, SCHEMA_VERSION, SHA256, read_record
+from .records import KIND, PLAN, RECORD, SCHEMA_VERSION, BuildEntry, EngineKey, EngineRecord, read_record
 
 if TYPE_CHECKING:
     from ..device.cuda import Gpu
 
 # part of every key: to be counted up when the same options come to be built in another way
 RECIPE = 1
+_SHA256 = re.compile("[0-9a-f]{64}")
 _KEY_LENGTH = 16
 Origin = Literal["hit", "built", "waited", "trusted"]
 
@@ -53,7 +58,7 @@ class Engine:
 
     path: Path
     sha256: str
-    record: dict[str, Any]
+    record: EngineRecord
     origin: Origin
 
     def read(self) -> bytes:
@@ -159,7 +164,7 @@ class EngineCache:
         """
         wanted = _wanted(bundle, variant, options, library, gpu)
         if (found := self._find(wanted)) is not None:
-            made = f"built {found.record['created']} with {wanted.library}"
+            made = f"built {found.record.created} with {wanted.library}"
             return Explanation(
                 "hit", f"{found.path.name} was {made} from this model, for what is asked", path=found.path
             )
@@ -225,7 +230,7 @@ class EngineCache:
         """
         bundle.onnx_path(variant)
         digest = sha256.strip().lower()
-        if not SHA256.fullmatch(digest):
+        if not _SHA256.fullmatch(digest):
             raise InputError(f"{sha256!r} is not a SHA-256: give its 64 hex digits, from whoever built the plan")
         plans = [path for path in sorted(bundle.path.glob(f"*{PLAN}")) if path.is_file() and not path.is_symlink()]
         path = next((path for path in plans if sha256_file(path) == digest), None)
@@ -240,13 +245,13 @@ class EngineCache:
             raise EngineError(
                 f"{path} is not used without its record, which says what it was built from ({error}): copy the .json beside it too"
             ) from error
-        if record["sha256"] != digest:
+        if record.sha256 != digest:
             raise EngineError(
                 f"{path.with_suffix(RECORD)} is the record of another plan: copy the .json that came with this one"
             )
-        if record["variant"] != variant or record["key"]["onnx_sha256"] != bundle.artifact_sha256(variant):
+        if record.variant != variant or record.key.onnx_sha256 != bundle.artifact_sha256(variant):
             raise EngineError(
-                f"{path} was built from another model than {variant} of this bundle, as {record['variant']}: have it built here"
+                f"{path} was built from another model than {variant} of this bundle, as {record.variant}: have it built here"
             )
         return Engine(path, digest, record, "trusted")
 
@@ -256,13 +261,13 @@ class EngineCache:
         They are kept only where that is possible: not in a cache that cannot be written, not if the plan was replaced
         meanwhile, and not beside a plan in a bundle. The engine that is returned has them in any case.
         """
-        noted = replace(engine, record={**engine.record, **facts})
+        noted = replace(engine, record=structs.replace(engine.record, **facts))
         if engine.origin == "trusted" or noted.record == engine.record:
             return noted
         file = engine.path.with_suffix(RECORD)
-        with suppress(StorageError), locked(self._lock(key_of(engine.record["key"]))), suppress(BundleError):
-            if (now := read_record(file))["sha256"] == engine.sha256:
-                write_json(file, {**now, **facts})
+        with suppress(StorageError), locked(self._lock(key_of(engine.record.key.to_json()))), suppress(BundleError):
+            if (now := read_record(file)).sha256 == engine.sha256:
+                write_json(file, structs.replace(now, **facts).to_json())
         return noted
 
     def discard(self, engine: Engine) -> None:
@@ -271,7 +276,7 @@ class EngineCache:
         Raises:
             StorageError: the cache cannot be written.
         """
-        with locked(self._lock(key_of(engine.record["key"]))):
+        with locked(self._lock(key_of(engine.record.key.to_json()))):
             try:
                 engine.path.with_suffix(RECORD).unlink(missing_ok=True)
             except OSError as error:
@@ -285,17 +290,27 @@ class EngineCache:
         for path in (plan, plan.with_suffix(RECORD)):
             if path.is_dir() and not path.is_symlink():  # nobody's plan, and in the way of every build to come
                 shutil.rmtree(path, ignore_errors=True)
+        onnx = bundle.onnx_path(wanted.variant)
+        check_self_contained(onnx)
         report = build_plan(
-            bundle.onnx_path(wanted.variant), plan, options=wanted.options, library=wanted.library, gpu=gpu,
+            onnx, plan, options=wanted.options, library=wanted.library, gpu=gpu,
             onnx_sha256=bundle.artifact_sha256(wanted.variant), progress=progress,
         )  # fmt: skip
-        record = {
-            "schema_version": SCHEMA_VERSION, "kind": KIND,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"), "edgeadv_version": __version__,
-            "bundle": wanted.name, "bundle_id": wanted.bundle_id, "variant": wanted.variant, "key": wanted.fields,
-            "file": plan.name, "sha256": report.sha256, "bytes": report.bytes, "build": report.to_json(),
-        }  # fmt: skip
-        write_json(plan.with_suffix(RECORD), record)
+        record = EngineRecord(
+            schema_version=SCHEMA_VERSION,
+            kind=KIND,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            edgeadv_version=__version__,
+            bundle=wanted.name,
+            bundle_id=wanted.bundle_id,
+            variant=wanted.variant,
+            key=convert(wanted.fields, EngineKey, what="key of an engine"),
+            file=plan.name,
+            sha256=report.sha256,
+            bytes=report.bytes,
+            build=convert(report.to_json(), BuildEntry, what="report of a build"),
+        )
+        write_json(plan.with_suffix(RECORD), record.to_json())
         return Engine(plan, report.sha256, record, "built")
 
     def _find(self, wanted: _Wanted) -> Engine | None:
@@ -304,21 +319,21 @@ class EngineCache:
             plan = file.with_suffix(PLAN)
             with suppress(FileNotFoundError, BundleError):
                 record = read_record(file)
-                if record["key"] == wanted.fields and sha256_file(plan) == record["sha256"]:
-                    return Engine(plan, str(record["sha256"]), record, "hit")
+                if record.key.to_json() == wanted.fields and sha256_file(plan) == record.sha256:
+                    return Engine(plan, record.sha256, record, "hit")
         return None
 
-    def _relatives(self, wanted: _Wanted) -> Iterator[dict[str, Any]]:
+    def _relatives(self, wanted: _Wanted) -> Iterator[EngineRecord]:
         """Records of plans of the same artefact with other keys."""
         for file in sorted(self.folder.glob(f"*{RECORD}")):
             try:
                 record = read_record(file)
             except BundleError:
                 continue
-            if record["variant"] != wanted.variant or not file.with_suffix(PLAN).is_file():
+            if record.variant != wanted.variant or not file.with_suffix(PLAN).is_file():
                 continue
-            if record["bundle"] == wanted.name or record["key"]["onnx_sha256"] == wanted.fields["onnx_sha256"]:
-                yield {**record, "file": file.with_suffix(PLAN).name}
+            if record.bundle == wanted.name or record.key.onnx_sha256 == wanted.fields["onnx_sha256"]:
+                yield structs.replace(record, file=file.with_suffix(PLAN).name)
 
     def _remove_leftovers(self, key: str) -> None:
         """Remove what builders that were killed left behind. Their lock is ours now, so they are gone."""
@@ -352,14 +367,14 @@ def copy_engine(engine: Engine, folder: Path) -> Path:
     Raises:
         StorageError: ``folder`` cannot be written.
     """
-    record, key = engine.record, engine.record["key"]
-    place = "+".join(key["targets"]) or _plain(f"{key['gpu']}.{key['compute_capability']}")
-    sizes = "-".join(str(size) for size in dict.fromkeys(key["profile"]))
-    plan = folder / f"model.{record['variant']}.{key['library']}.{place}.b{sizes}{PLAN}"
+    record, key = engine.record, engine.record.key
+    place = "+".join(key.targets) or _plain(f"{key.gpu}.{key.compute_capability}")
+    sizes = "-".join(str(size) for size in dict.fromkeys(key.profile))
+    plan = folder / f"model.{record.variant}.{key.library}.{place}.b{sizes}{PLAN}"
     data = engine.read()
     with atomic_file(plan) as temporary:
         temporary.write_bytes(data)
-    write_json(plan.with_suffix(RECORD), {**record, "file": plan.name})
+    write_json(plan.with_suffix(RECORD), structs.replace(record, file=plan.name).to_json())
     return plan
 
 
@@ -383,11 +398,11 @@ def _unusable(plan: Path, wanted: _Wanted) -> Explanation:
         return Explanation("miss", f"{plan.name} has no record, its build was cut off: {again}", path=plan)
     try:
         record = read_record(file)
-        if changed := differences(record["key"], wanted.fields):
+        if changed := differences(record.key.to_json(), wanted.fields):
             what = f"{file.name} was changed, its {', '.join(changed)} is not what its name stands for"
             return Explanation("stale", f"{what}: {again}", changed, plan)
         digest = sha256_file(plan)
     except (BundleError, FileNotFoundError) as error:
         return Explanation("stale", f"{error}: {again}", path=plan)
     why = f"{plan.name} is damaged, its SHA-256 is not the recorded one: {again}"
-    return Explanation("stale", why, {"sha256": (str(record["sha256"]), digest)}, plan)
+    return Explanation("stale", why, {"sha256": (record.sha256, digest)}, plan)

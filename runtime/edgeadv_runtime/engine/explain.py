@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .options import BatchProfile
+from .records import EngineRecord
 
 Status = Literal["hit", "miss", "stale"]
 # what somebody chose; the other fields of a key are what happened to be the case
@@ -41,9 +42,7 @@ class Explanation:
         return f"{self.status}: {self.sentence}"
 
 
-def nearest(
-    wanted: Mapping[str, Any], records: Iterable[Mapping[str, Any]], *, label: str, folder: Path
-) -> Explanation:
+def nearest(wanted: Mapping[str, Any], records: Iterable[EngineRecord], *, label: str, folder: Path) -> Explanation:
     """Compare a key that is not in the cache with those that are.
 
     Args:
@@ -55,12 +54,12 @@ def nearest(
     Returns:
         ``"stale"`` or ``"miss"``, by the record with the fewest differences, the newest of those.
     """
-    candidates = sorted(records, key=lambda record: str(record["created"]), reverse=True)
-    found = [(differences(record["key"], wanted), record) for record in candidates]
+    candidates = sorted(records, key=lambda record: record.created, reverse=True)
+    found = [(differences(record.key.to_json(), wanted), record) for record in candidates]
     if not found:
         return Explanation("miss", f"{folder} has no engine of {label} yet")
     changed, record = min(found, key=lambda pair: (_chosen(pair[0]) != [], len(pair[0])))
-    path = folder / str(record["file"])
+    path = folder / record.file
     if chosen := _chosen(changed):
         has = ", ".join(f"{_word(name)} {_show(name, changed[name][0])}" for name in chosen)
         asked = ", ".join(_show(name, changed[name][1]) for name in chosen)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -73,21 +73,23 @@ class PrecisionReport:
 
 
 def compare_precision(
-    inspector: Any, variant: str, *, nodes: Mapping[str, str], tf32: bool = False
-) -> PrecisionReport:  # fmt: skip
+    inspector: Any, variant: str, *, nodes: Mapping[str, str] | None, written_in: Set[str], tf32: bool = False
+) -> PrecisionReport:
     """Compare the layers of a plan with its ONNX.
 
     Args:
         inspector: what the engine inspector answered, parsed from JSON; anything else counts as no answer.
         variant: the artefact that the plan was built from.
-        nodes: what :func:`~edgeadv_runtime.engine.nodes.compute_types` read from that artefact.
+        nodes: by the name of each convolution and matrix product of that artefact the type it is written in; None of a
+            bundle that does not tell, whose plans are never ``"verified"``.
+        written_in: the types that any of them may be written in.
         tf32: whether the plan may round float32 factors to TensorFloat-32.
 
     Returns:
         A report; the caller raises if it has problems.
     """
     layers = [layer for layer in _layers(inspector) if isinstance(layer, Mapping)]
-    known = {_plain(name): name for name in nodes}
+    known = {_plain(name): name for name in nodes or ()}
     compute = [layer for layer in layers if _computes(layer)]
     counts: Counter[str] = Counter()
     problems: list[str] = []
@@ -98,24 +100,26 @@ def compare_precision(
         got = _computed_in(layer)
         counts[got] += 1
         # a layer that names no node may be any of them
-        wanted = {nodes[name] for name in names} or set(nodes.values())
+        wanted = {nodes[name] for name in names} if nodes and names else set(written_in)
         allowed = wanted | ({_TF32} if tf32 and "Float" in wanted else set())
         if UNKNOWN not in allowed | {got} and got not in allowed:
             problems.append(f"{_name(layer)} computes in {got}, not in {' or '.join(sorted(allowed))}")
     if precision_of(variant) == "fp32":
         problems += _narrower(layers, skip=compute)
-    missing = [name for name in nodes if name not in seen]
-    blind = counts[UNKNOWN] + sum(kind == UNKNOWN for kind in nodes.values())
-    label: Label = "verified" if compute and not (problems or missing or blind) else "declared"
+    missing = None if nodes is None else [name for name in nodes if name not in seen]
+    blind = counts[UNKNOWN] or UNKNOWN in written_in
+    label: Label = "verified" if compute and missing == [] and not (problems or blind) else "declared"
     return PrecisionReport(
-        label=label, counts=dict(sorted(counts.items())), problems=tuple(problems),
-        sentence=_sentence(variant, label, counts, problems, missing, len(nodes)),
-    )  # fmt: skip
+        label=label,
+        counts=dict(sorted(counts.items())),
+        problems=tuple(problems),
+        sentence=_sentence(variant, label, counts, problems, missing, len(nodes or ())),
+    )
 
 
 def _sentence(
-    variant: str, label: str, counts: Counter[str], problems: list[str], missing: list[str], nodes: int
-) -> str:  # fmt: skip
+    variant: str, label: str, counts: Counter[str], problems: list[str], missing: list[str] | None, nodes: int
+) -> str:
     if not counts:
         return f"{variant} is declared, not verified: the engine inspector tells of no convolution or matrix product"
     found = ", ".join(f"{count} in {kind}" for kind, count in sorted(counts.items()))
@@ -126,6 +130,8 @@ def _sentence(
     if label == "verified":
         return f"{variant} is verified: all {nodes} convolutions and matrix products were found ({seen})"
     why = f"{len(missing)} of {nodes} were not found" if missing else "some of their types were not understood"
+    if missing is None:
+        why = "the bundle does not tell what they are, export it again"
     return f"{variant} is declared, not verified: {why} ({seen})"
 
 

@@ -2,83 +2,104 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from ..errors import BundleError, InputError
-from ..files import canonical_json, read_json
+import msgspec
+
+from ..bundle.entries import Entry
+from ..decoding import Count, Sha256, convert, read
+from ..errors import InputError, SchemaError
 from .options import BatchProfile
 
-SCHEMA_VERSION = 1
-KIND = "engine"
+SCHEMA_VERSION: Literal[1] = 1
+KIND: Literal["engine"] = "engine"
 PLAN, RECORD = ".plan", ".json"
-SHA256 = re.compile("[0-9a-f]{64}")
+_WHAT, _MEND = "engine record", "it counts for nothing"
+Profile = tuple[int, int, int]
+Name = Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
 
 
-def read_record(file: Path) -> dict[str, Any]:
-    """The record in ``file``, in which everything that is used later is of the right type.
+class EngineKey(Entry, frozen=True, kw_only=True):
+    """Everything that decides whether a plan may be used; a plan without targets is for the GPU that it was built on."""
+
+    onnx_sha256: Sha256
+    profile: Profile
+    targets: tuple[Name, ...]
+    tf32: bool
+    workspace_mib: Count | None
+    library: Name
+    library_version: Name
+    recipe: Count | None = None
+    gpu: Name | None = None
+    compute_capability: Name | None = None
+    driver: Name | None = None
+
+    def __post_init__(self) -> None:
+        _check_profile(self.profile)
+        if not self.targets and None in (self.gpu, self.compute_capability):
+            raise ValueError("neither targets nor a GPU")
+
+
+class BuildEntry(Entry, frozen=True, kw_only=True):
+    """How a plan was built: :class:`~edgeadv_runtime.engine.build.BuildReport`."""
+
+    bytes: Count
+    seconds: Annotated[float, msgspec.Meta(ge=0)]
+    targets: tuple[Name, ...]
+    flags: tuple[Name, ...]
+    profile: Profile
+    library: Name | None = None
+    version: Name | None = None
+    onnx_sha256: Name | None = None
+    sha256: Name | None = None
+    workspace_mib: int | None = None
+    warnings: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _check_profile(self.profile)
+
+
+class EngineRecord(Entry, frozen=True, kw_only=True):
+    """What is known of a plan. The last four are facts that were found out later, JSON objects, each bound to a plan, GPU and driver."""
+
+    schema_version: Literal[1]
+    kind: Literal["engine"]
+    created: Name
+    bundle: Name
+    variant: Name
+    file: Name
+    sha256: Sha256
+    key: EngineKey
+    build: BuildEntry
+    edgeadv_version: Name | None = None
+    bundle_id: Name | None = None
+    bytes: Count | None = None
+    verification: dict[str, Any] | None = None
+    precision: dict[str, Any] | None = None
+    runtime_cache: dict[str, Any] | None = None
+    not_loaded: dict[str, Any] | None = None
+
+
+def read_record(file: Path) -> EngineRecord:
+    """The record in ``file``.
 
     Raises:
         BundleError: there is none, or it is not one that this version wrote in whole; the message says what is wrong with it.
     """
-    try:
-        record = read_json(file, what="engine record")
-        canonical_json(record)  # as it will be written again: NaN is JSON to Python, and to nobody else
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{file.name} is not a readable engine record ({error})") from error
-    if record.get("kind") != KIND or record.get("schema_version") != SCHEMA_VERSION:
-        raise BundleError(f"{file.name} is no engine record of schema {SCHEMA_VERSION}")
-    for name, fits in _FIELDS.items():
-        if not fits(record.get(name)):
-            raise BundleError(f"{file.name} has no usable {name!r}")
+    found = read(file, dict[str, Any], what=_WHAT, mend=_MEND)
+    if found.get("kind") != KIND or found.get("schema_version") != SCHEMA_VERSION:
+        raise SchemaError(f"{file.name} is no engine record of schema {SCHEMA_VERSION}")
     # what was noted later is found out again where it cannot be read
-    return {name: value for name, value in record.items() if name not in _FACTS or isinstance(value, dict)}
+    kept = {name: value for name, value in found.items() if name not in _FACTS or isinstance(value, dict)}
+    return convert(kept, EngineRecord, what=_WHAT, path=Path(file.name), mend=_MEND)
 
 
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(part, str) for part in value)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _digest(value: Any) -> bool:
-    return isinstance(value, str) and SHA256.fullmatch(value) is not None
-
-
-def _profile(value: Any) -> bool:
-    try:
-        return isinstance(value, list) and len(value) == 3 and bool(BatchProfile.from_json(value))
-    except (InputError, TypeError):
-        return False
-
-
-def _with(fields: Mapping[str, Callable[[Any], bool]]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, dict) and all(fits(value.get(name)) for name, fits in fields.items())
-
-
-def _key(value: Any) -> bool:
-    # a plan that is for no named target is for the GPU that it was built on
-    return _KEY(value) and (
-        bool(value["targets"]) or (_text(value.get("gpu")) and _text(value.get("compute_capability")))
-    )
-
-
-_KEY = _with(
-    {
-        "onnx_sha256": _digest, "profile": _profile, "targets": _texts, "tf32": lambda value: isinstance(value, bool),
-        "workspace_mib": lambda value: value is None or _number(value), "library": _text, "library_version": _text,
-    }
-)  # fmt: skip
-_FIELDS: dict[str, Callable[[Any], bool]] = {
-    "created": _text, "bundle": _text, "variant": _text, "file": _text, "sha256": _digest, "key": _key,
-    "build": _with({"bytes": _number, "seconds": _number, "targets": _texts, "flags": _texts, "profile": _profile}),
-}  # fmt: skip
 _FACTS = ("verification", "precision", "runtime_cache", "not_loaded")
+
+
+def _check_profile(value: Profile) -> None:
+    try:
+        BatchProfile.from_json(value)
+    except InputError as error:
+        raise ValueError(str(error)) from error

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from msgspec import structs
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
@@ -149,8 +150,8 @@ def summarise(
         rows += [replace(row, training_images=trained_on) for row in made]
     return Results(
         bundle=Subject(
-            id=bundle.id, name=bundle.path.name, title=bundle.manifest["title"], weights_sha256=bundle.weights_sha256,
-            architecture=bundle.manifest["architecture"], provenance=bundle.manifest["provenance"], confidence=_confidence(bundle),
+            id=bundle.id, name=bundle.path.name, title=bundle.manifest.title, weights_sha256=bundle.weights_sha256,
+            architecture=bundle.manifest.architecture.to_json(), provenance=bundle.manifest.provenance, confidence=_confidence(bundle),
         ),
         data=ScoredData(
             name=data.name, split=data.split, n=n, sha256=digest.hexdigest(), unreadable=tuple(unreadable),
@@ -166,9 +167,12 @@ def summarise(
 
 
 def _confidence(bundle: Bundle) -> Calibration | None:
-    """What the report shows of the bundle's probabilities; None where it has no temperature."""
-    entry = bundle.manifest.get("confidence")
-    return None if entry is None else convert(entry, Calibration, what="confidence of a bundle", mend="export it again")
+    """What the report shows of the bundle's probabilities, without the list of images; None where it has no temperature."""
+    entry = bundle.manifest.confidence
+    if entry is None:
+        return None
+    value = structs.replace(entry, images=None).to_json()
+    return convert(value, Calibration, what="confidence of a bundle", mend="export it again")
 
 
 def _check_images(n: int, left_out: int, unreadable: Sequence[str], data: DataInfo) -> None:

@@ -40,7 +40,7 @@ class Eps:
         try:
             match = _FRACTION.fullmatch(stripped)
             value = float(Fraction(match[1]) / int(match[2])) if match else float(stripped)
-        except (ValueError, ZeroDivisionError) as error:
+        except (ValueError, ZeroDivisionError, OverflowError) as error:
             raise InputError(f"eps {text!r} is not a number: write it 8/255 or 0.03, in pixels of [0, 1]") from error
         if norm == "l2":
             if not 0 < value < float("inf"):

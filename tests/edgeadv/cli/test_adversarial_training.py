@@ -45,7 +45,7 @@ def test_at_pgd_is_trained_resumed_and_exported(cli, split):
     exported = cli("export", "run", "--precision", "fp32", "--out", "m.edgeadv")
     assert exported.status == 0, exported.err
     manifest = Bundle.open("m.edgeadv").manifest
-    assert (manifest["title"], manifest["provenance"]["recipe"]) == (run.title, recipe)
+    assert (manifest.title, manifest.provenance["recipe"]) == (run.title, recipe)
 
 
 @pytest.mark.parametrize(("recipe", "steps"), [("at-fgsm", 1), ("n-fgsm", 1), ("trades", 10)])
@@ -81,8 +81,8 @@ def test_a_robust_student_from_a_folder_to_a_bundle_and_into_the_list(cli, split
     assert outcome.status == 0, outcome.err
     assert "held out" in outcome.out and "hides gradients" not in outcome.err
     bundle = Bundle.open("r.edgeadv")
-    assert bundle.manifest["title"] == "test_resnet, rslad T=1 eps 8/255" and set(bundle.variants) == {"fp32", "fp16"}
-    assert bundle.manifest["provenance"]["recipe"]["teacher"] == "test_efficientnet, n-fgsm eps 8/255"
+    assert bundle.manifest.title == "test_resnet, rslad T=1 eps 8/255" and set(bundle.variants) == {"fp32", "fp16"}
+    assert bundle.manifest.provenance["recipe"]["teacher"] == "test_efficientnet, n-fgsm eps 8/255"
     listed = cli("runs", "runs")
     assert listed.status == 0
     rows = [line for line in listed.out.splitlines() if "%" in line]

@@ -12,7 +12,10 @@ from edgeadv.cli import main
 from edgeadv.cli._backends import EngineChoice, backend_openers
 from edgeadv_runtime.backends import TensorRTBackend
 from edgeadv_runtime.bundle.bundle import Bundle
-from edgeadv_runtime.bundle.variants import FLOAT_VARIANTS, VARIANTS, int8_variant
+from edgeadv_runtime.bundle.entries import InputEntry, OutputEntry, SizedFileEntry, VariantEntry
+from edgeadv_runtime.bundle.manifest import Manifest
+from edgeadv_runtime.bundle.preprocess import Preprocess
+from edgeadv_runtime.bundle.variants import FLOAT_VARIANTS, VARIANTS, int8_variant, precision_of
 from edgeadv_runtime.device.cuda import Gpu
 from edgeadv_runtime.engine import find_library
 from edgeadv_runtime.errors import EngineError, InputError
@@ -21,9 +24,17 @@ from edgeadv_runtime.inference.classifier import Classifier
 
 def bundle(*variants: str) -> Bundle:
     """What names are resolved against; nothing of it is opened."""
-    entries = {variant: {"file": f"model.{variant}.onnx", "sha256": variant} for variant in variants}
-    weights = {"file": "weights.safetensors", "sha256": "w"}
-    return Bundle(Path("some.edgeadv"), {"variants": entries, "weights": weights, "left_out": []})
+    entries = {
+        variant: VariantEntry(
+            file=f"model.{variant}.onnx", sha256=variant, bytes=0, precision=precision_of(variant), opset=20, tolerance=0.1,
+            input=InputEntry(name="image", dtype="float32", layout="NCHW", range=(0, 1)),
+            output=OutputEntry(name="logits", dtype="float32"),
+        )
+        for variant in variants
+    }  # fmt: skip
+    weights = SizedFileEntry(file="weights.safetensors", sha256="w", bytes=0)
+    preprocess = Preprocess(resize=8, crop=8).entry
+    return Bundle(Path("some.edgeadv"), Manifest.draft([], preprocess, variants=entries, weights=weights))
 
 
 ALL_FOUR, ALL_EIGHT = bundle(*FLOAT_VARIANTS), bundle(*VARIANTS)

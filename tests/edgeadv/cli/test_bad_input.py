@@ -25,7 +25,8 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from edgeadv_runtime.bundle.bundle import Bundle, bundle_id
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.manifest import bundle_id
 
 CLASS = "n0000"
 
@@ -224,7 +225,7 @@ def manifest_that_is_not_json(desk):
     return verify(desk)
 
 
-@case("a JSON object is expected")
+@case("is not a complete bundle manifest")
 def manifest_that_is_a_list(desk):
     (desk.bundle() / "manifest.json").write_text("[]")
     return verify(desk)
@@ -277,7 +278,7 @@ def file_missing_from_a_bundle(desk):
     return verify(desk)
 
 
-@case("a path outside the bundle")
+@case("a path outside the folder")
 def path_outside_the_bundle(desk):
     desk.file("secret.onnx")
     edit(desk.bundle() / "manifest.json", lambda m: m["variants"]["fp32"].update(file="../secret.onnx"), sign=True)
@@ -881,7 +882,7 @@ def pack_of_another_version(desk):
     return score(desk)
 
 
-@case("a path outside the pack")
+@case("a path outside the folder")
 def path_outside_the_pack(desk):
     desk.file("secret.npz")
     edit(desk.pack() / "pack.json", lambda p: p["shards"][0].update(file="../secret.npz"))
@@ -894,7 +895,7 @@ def pack_for_another_model(desk):
     return score(desk)
 
 
-@case("pack.json is damaged")
+@case("pack.json is not a complete attack pack")
 def pack_without_attacks(desk):
     edit(desk.pack() / "pack.json", lambda p: p.pop("attacks"))
     return score(desk)
@@ -1344,7 +1345,7 @@ def test_a_manifest_without_one_of_its_keys(desk, cli, key, command):
     before = desk.contents()
     outcome = cli(*arguments)
     assert outcome.status == 2
-    check_one_line(outcome.err, "manifest.json is damaged")
+    check_one_line(outcome.err, "manifest.json is not a complete bundle manifest")
     assert desk.contents() == before
 
 

@@ -188,10 +188,10 @@ def test_a_perturbation_turns_labels(cli, tiny_bundle, many_photos):
 
 def test_a_perturbation_of_another_network_is_refused(cli, digits_bundle, tiny_bundle, video):
     sign = np.zeros((32, 32, 3), np.int8)
-    StoredPerturbation(sign, Eps.parse("0.1"), digits_bundle.manifest["weights"]["sha256"]).save(Path("p.npz"))
+    StoredPerturbation(sign, Eps.parse("0.1"), digits_bundle.manifest.weights.sha256).save(Path("p.npz"))
     options = ("--source", video, "--serve", "127.0.0.1:0", "--perturbation", "p.npz")
     assert "was made for the weights of another bundle" in bad(cli, tiny_bundle.path, *options)
-    StoredPerturbation(sign[:8], Eps.parse("0.1"), tiny_bundle.manifest["weights"]["sha256"]).save(Path("p.npz"))
+    StoredPerturbation(sign[:8], Eps.parse("0.1"), tiny_bundle.manifest.weights.sha256).save(Path("p.npz"))
     assert "p.npz is damaged" in bad(cli, tiny_bundle.path, *options)
     Path("p.npz").write_bytes(b"no file of numpy")
     assert "p.npz is not a stored perturbation" in bad(cli, tiny_bundle.path, *options)

@@ -23,7 +23,8 @@ from edgeadv.training import checkpoint
 from edgeadv.training.runs import Run
 from edgeadv_runtime.attacks.pack import AttackPack
 from edgeadv_runtime.benchmark.latency import Bench
-from edgeadv_runtime.bundle.bundle import Bundle, bundle_id
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.manifest import bundle_id
 from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.records.about import SURROGATE, Skipped
 from edgeadv_runtime.records.results import Results
@@ -276,7 +277,7 @@ def test_export_verify_show_and_slim_agree_on_what_the_bundle_is(cli, bundle, di
     opened = Bundle.open(bundle)
     assert opened.variants == ("fp32", "fp16")
     assert opened.weights_sha256 == sha256_file(bundle / "weights.safetensors")
-    assert opened.manifest["title"] == Run.open(digits).title
+    assert opened.manifest.title == Run.open(digits).title
     verified = cli("verify", bundle, "--backend", "all")
     assert (verified.status, verified.err) == (0, "")
     lines = [line for line in verified.out.splitlines() if not line.startswith("tensorrt")]
@@ -481,8 +482,8 @@ def test_an_interrupted_attack_goes_on_with_resume_to_the_same_pack(cli, tiny_bu
     assert not Path("p.partial").exists()
     assert Path("p/shard-00000.npz").stat().st_mtime_ns == first
     opened, whole = (AttackPack.open(path, bundle=tiny_bundle) for path in ("p", pack))
-    assert opened.manifest["shards"] == whole.manifest["shards"]
-    assert len(opened.manifest["shards"]) == 2
+    assert opened.manifest.shards == whole.manifest.shards
+    assert len(opened.manifest.shards) == 2
 
 
 def test_bench_and_report(cli, tiny_bundle, pack):

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from edgeadv.cli import engine as command
-from edgeadv_runtime.bundle.bundle import Bundle, bundle_id
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.manifest import bundle_id
 from edgeadv_runtime.device.cuda import Gpu, find_gpu
 from edgeadv_runtime.engine import EngineCache, EngineOptions, Library, find_library
 from edgeadv_runtime.errors import EdgeAdvError, ProviderError
@@ -196,7 +197,7 @@ def test_a_folder_that_cannot_be_written(cli: Cli, bundle: Path, tmp_path: Path,
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize(
     ("model", "says"),
-    [(b"", "there is no model in the ONNX file"), (b"garbage" * 99, "cut off or not ONNX"), (None, "cut off")],
+    [(b"", "cannot be read as ONNX"), (b"garbage" * 99, "cut off or not ONNX"), (None, "cut off")],
 )
 def test_a_bundle_that_vouches_for_no_model(
     build: Cli, bundle: Path, tmp_path: Path, model: bytes | None, says: str

@@ -52,13 +52,13 @@ def test_both_variants_from_weights(cli: Cli, arguments: list[str], tmp_path: Pa
     assert bundle.calibration_images <= {hashlib.sha256(array.tobytes()).hexdigest() for array in pixels}
     assert len(bundle.calibration_images) == 32
     for variant in bundle.variants[1:]:
-        gate = bundle.manifest["variants"][variant]["gate"]
+        gate = bundle.manifest.variants[variant].gate.to_json()
         assert gate["clean"]["n"] == gate["data"]["n"] == PHOTOS - 32
         (loss,) = [line for line in outcome.out.splitlines() if line.startswith(variant) and "drop" in line]
         assert f"drop {gate['clean']['drop']:.2f} points [" in loss and "30 allowed" in loss
         assert f", judged at {gate['clean']['drop_upper']:.2f}" in loss
         assert f"{gate['gain']['smaller']:.1f}x smaller than fp32" in outcome.out
-        surrogate = bundle.manifest["variants"][variant]["surrogate"]
+        surrogate = bundle.manifest.variants[variant].surrogate.to_json()
         (row,) = [line for line in outcome.out.splitlines() if f"surrogate.{variant}.safetensors" in line]
         frames = surrogate["parity"]["frames"]
         assert f"{frames - len(surrogate['parity']['flips'])}/{frames}" in row
@@ -103,10 +103,10 @@ def test_one_variant_and_labelled_images_of_another_folder(
     assert outcome.status == 0, outcome.err
     bundle = Bundle.open(tmp_path / "x.edgeadv")
     assert bundle.variants == ("int8-u8s8",)
-    assert {k: bundle.manifest["calibration"][k] for k in ("origin", "split", "seed", "count")} == {
+    assert {k: getattr(bundle.manifest.calibration, k) for k in ("origin", "split", "seed", "count")} == {
         "origin": "flat", "split": "all", "seed": 3, "count": 32
     }  # fmt: skip
-    data = bundle.manifest["variants"]["int8-u8s8"]["gate"]["data"]
+    data = bundle.manifest.variants["int8-u8s8"].gate.data.to_json()
     assert data["n"] + data["calibration_left_out"] == 100 and data["name"] == many_photos.name
 
 
@@ -117,8 +117,8 @@ def test_a_run_brings_its_images(cli: Cli, run: Path, tmp_path: Path) -> None:
     assert outcome.status == 0, outcome.err
     bundle = Bundle.open(tmp_path / "x.edgeadv")
     assert bundle.variants == ("int8-s8s8", "int8-u8s8")
-    assert (bundle.manifest["calibration"]["split"], bundle.manifest["calibration"]["count"]) == ("train", 40)
-    data = bundle.manifest["variants"]["int8-s8s8"]["gate"]["data"]
+    assert (bundle.manifest.calibration.split, bundle.manifest.calibration.count) == ("train", 40)
+    data = bundle.manifest.variants["int8-s8s8"].gate.data.to_json()
     assert (data["split"], data["n"], data["calibration_left_out"]) == ("test", 16, 0)
 
 

@@ -269,7 +269,7 @@ def test_images_that_were_mended_are_looked_at_again(cli, tiny_bundle, many_phot
         assert resumed.status == 0, resumed.err
     assert Results.load(tmp_path / "r.json").data.n == 400
     pack = AttackPack.open(tmp_path / "p", bundle=tiny_bundle)
-    assert pack.manifest["n"] == 400
+    assert pack.n == 400
 
 
 def test_a_pack_that_nobody_could_score_is_not_made(cli, tiny_bundle, many_photos, tmp_path, monkeypatch):

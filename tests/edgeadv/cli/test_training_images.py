@@ -13,7 +13,8 @@ import pytest
 
 from edgeadv.data.datasets import ImageSet, batches
 from edgeadv_runtime.attacks.pack import AttackPack
-from edgeadv_runtime.bundle.bundle import Bundle, bundle_id
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.manifest import bundle_id
 from edgeadv_runtime.bundle.training_images import TRAINING_FILE
 from edgeadv_runtime.files import sha256_bytes
 from edgeadv_runtime.records.results import Results
@@ -84,7 +85,7 @@ def without_list(bundle: Path, out: Path) -> Path:
 
 def test_export_hands_the_list_on(bundle: Path, cli: Any) -> None:
     opened = Bundle.open(bundle)
-    assert opened.manifest["training_images"]["count"] == TRAINED_ON
+    assert opened.manifest.training_images.count == TRAINED_ON
     assert (bundle / TRAINING_FILE).stat().st_size == TRAINED_ON * 8 + 128
     shown = cli("bundle", "show", bundle)
     assert "training images    256, known by hash" in shown.out
@@ -191,7 +192,9 @@ def test_a_pack_of_an_older_edgeadv_opens(cli: Any, bundle: Path) -> None:
     manifest["data"]["training_images"] = "many"
     Path("p/pack.json").write_text(json.dumps(manifest))
     damaged = cli("evaluate", bundle, "--pack", "p", "--out", "r.json")
-    assert damaged.status == 2 and "pack.json is damaged" in refusal(damaged.err)
+    assert damaged.status == 2 and "pack.json is not a complete attack pack (data.training_images" in refusal(
+        damaged.err
+    )
     for key in ("training_images", "allow_training_images"):
         del manifest["data"][key]
     Path("p/pack.json").write_text(json.dumps(manifest))
@@ -279,4 +282,4 @@ def test_more_can_be_told_than_the_run_knows(cli: Any, run_on_digits: Path, fold
     export = ("export", run_on_digits, "--precision", "fp32", "--training-data", folder("more", train=5, test=20))
     outcome = cli(*export, "--out", "x.edgeadv")
     assert outcome.status == 0, outcome.err
-    assert Bundle.open("x.edgeadv").manifest["training_images"]["count"] == TRAINED_ON + 20
+    assert Bundle.open("x.edgeadv").manifest.training_images.count == TRAINED_ON + 20

@@ -72,7 +72,7 @@ def test_the_network_itself_and_another_task_are_refused(
     scored = ("evaluate", tiny_bundle.path, "--data", photos, *SCORE, "--out", "r.json", "--transfer-from")
     own = cli(*scored, tiny_bundle.path)
     assert own.status == 2 and "holds the weights that are attacked" in own.err  # type: ignore[attr-defined]
-    other = rewritten(classes=[{**entry, "id": entry["id"] + "x"} for entry in tiny_bundle.manifest["classes"]])
+    other = rewritten(classes=[{"id": entry.id + "x", "name": entry.name} for entry in tiny_bundle.manifest.classes])
     refused = cli(*scored, other)
     assert refused.status == 2 and "has other classes or another preprocessing" in refused.err  # type: ignore[attr-defined]
 

@@ -25,7 +25,8 @@ from edgeadv.gradients.operators import OPERATORS
 from edgeadv.models.builder import PixelModel, evaluation_mode
 from edgeadv_export.quantised_graph import neutral
 from edgeadv_runtime.backends import OnnxRuntimeBackend
-from edgeadv_runtime.bundle.bundle import Bundle, bundle_id
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.manifest import bundle_id
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.errors import BundleError, InputError, IntegrityError
 from edgeadv_runtime.files import sha256_file

@@ -285,7 +285,7 @@ def test_tensorrt_keeps_the_contract(digits_bundle: Bundle) -> None:
             logits, times = backend.infer_split(x)
             assert np.array_equal(logits, backend.infer(x))
             assert set(times) == {"copy-in", "compute", "copy-out"} and times["compute"] > 0
-            verification = backend.engine.record["verification"]
+            verification = backend.engine.record.verification
             assert verification["ok"] and verification["plan_sha256"] == backend.plan_sha256
             assert backend.precision_label in ("verified", "declared")
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from edgeadv_runtime.backends import Backend, OnnxRuntimeBackend
 from edgeadv_runtime.backends.golden_check import Verification, verify
-from edgeadv_runtime.bundle.bundle import Bundle, Golden
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.golden import Golden
 from edgeadv_runtime.errors import BackendError, InputError
 
 

@@ -15,7 +15,7 @@ from edgeadv_runtime.backends import onnxruntime as ort
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.device.cuda import Gpu
-from edgeadv_runtime.errors import BackendError, InputError, ProviderError
+from edgeadv_runtime.errors import BackendError, BundleError, InputError, ProviderError
 
 ORIN = Gpu(0, "Orin", (8, 7), "540.4.0", 7607, 5000, True)
 BUILT_IN = onnxruntime.get_available_providers()  # before a test says otherwise
@@ -170,8 +170,12 @@ def test_on_a_gpu_the_golden_logits_come_out(
 
 
 def test_a_file_that_is_no_model(tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"not a model")
     monkeypatch.setattr(Bundle, "onnx_path", lambda self, variant: tmp_path / "model.onnx")
+    (tmp_path / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(BundleError, match=r"model\.onnx cannot be read as ONNX"):
+        OnnxRuntimeBackend(tiny_bundle, provider="cpu")
+    # a graph with nothing in it
+    (tmp_path / "model.onnx").write_bytes(b"\x3a\x00")
     with pytest.raises(BackendError, match=r"cannot open .*model\.onnx") as refused:
         OnnxRuntimeBackend(tiny_bundle, provider="cpu")
     assert not isinstance(refused.value, ProviderError)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 from numpy.typing import NDArray
 
 from edgeadv_runtime.backends import OnnxRuntimeBackend, TensorRTBackend
@@ -27,7 +28,6 @@ from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.engine import BatchProfile, BuildReport, EngineCache, EngineOptions, build_plan, find_library
 from edgeadv_runtime.engine import cache as cache_module
 from edgeadv_runtime.engine.execution import Session
-from edgeadv_runtime.engine.nodes import compute_types
 from edgeadv_runtime.engine.plan import LoadedPlan
 from edgeadv_runtime.errors import BackendError, EngineError, InputError, IntegrityError, ProviderError
 from edgeadv_runtime.files import sha256_bytes
@@ -61,7 +61,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         out.write_bytes(plan)
         facts = {
             "library": library.name, "version": library.version, "onnx_sha256": rest["onnx_sha256"],
-            "sha256": sha256_bytes(plan), "bytes": len(plan), "profile": options.profile.to_json(), "flags": [], "targets": [],
+            "sha256": sha256_bytes(plan), "bytes": len(plan), "profile": options.profile.to_json(), "flags": [], "targets": [], "warnings": [],
         }  # fmt: skip
         return BuildReport(**{field.name: facts.get(field.name, 0) for field in fields(BuildReport)})
 
@@ -81,7 +81,7 @@ def opened(tiny_bundle: Bundle, tmp_path: Path, builds: list[str]) -> Callable[.
 
 def inspected(bundle: Bundle, kind: str = "Half") -> dict[str, Any]:
     """An inspector's answer in which every convolution and matrix product of fp16 is of this type."""
-    names = compute_types(bundle.onnx_path("fp16"))
+    names = bundle.manifest.variants["fp16"].compute
     return {
         "Layers": [
             {"Name": f"{name}_myl0_1", "LayerType": "conv", "Inputs": [{"Name": "x", "Format/Datatype": kind}]}
@@ -394,7 +394,7 @@ def test_a_plan_that_is_wrong_in_a_batch_only_is_refused(opened: Any, install: A
     assert trt.driver.leaks == {} and trt.alive == 0
     trt.skew_of.clear()
     with opened(options=DYNAMIC) as backend:  # what failed is not believed the next time either
-        noted = backend.engine.record["verification"]
+        noted = backend.engine.record.verification
     assert noted["ok"] is True and [batch["size"] for batch in noted["batches"]] == [4, 8]
     assert all(batch["max_relative_error"] <= noted["tolerance"] for batch in noted["batches"])
 
@@ -402,7 +402,7 @@ def test_a_plan_that_is_wrong_in_a_batch_only_is_refused(opened: Any, install: A
 def test_more_images_in_a_batch_than_there_are_golden_frames(opened: Any, install: Any) -> None:
     install()
     with opened(options=EngineOptions(profile=BatchProfile(20, 20, 20))) as backend:
-        assert [batch["size"] for batch in backend.engine.record["verification"]["batches"]] == [20]
+        assert [batch["size"] for batch in backend.engine.record.verification["batches"]] == [20]
 
 
 def test_a_plan_of_another_precision_is_refused(opened: Any, install: Any, tiny_bundle: Bundle, tmp_path: Path) -> None:
@@ -427,7 +427,7 @@ def test_tensorfloat32_is_allowed_as_much_as_float16_and_is_said(
         opened(variant="fp32")
     with opened(variant="fp32", options=EngineOptions(tf32=True)) as backend:
         assert backend.provider == "TensorRT 10.13.0 with TF32"
-        assert backend.engine.record["verification"]["tolerance"] == 1e-2
+        assert backend.engine.record.verification["tolerance"] == 1e-2
     trt.skew = 2e-2 * scale
     with pytest.raises(EngineError, match="does not pass the self-test"):
         opened(variant="fp32", options=EngineOptions(tf32=True, workspace_mib=64))
@@ -695,7 +695,7 @@ def test_what_a_plan_from_a_bundle_says_about_itself_is_not_believed(opened: Any
     precision = {**of_this, "label": "verified", "problems": []}
     write_record(bundle, digest, verification={**of_this, "ok": True}, precision=precision)
     with opened(bundle, trust_plan=digest) as backend:
-        assert backend.engine.record["created"] == "" and backend.precision_label == "declared"
+        assert backend.engine.record.created == "" and backend.precision_label == "declared"
     trt.skew = 5.0
     with pytest.raises(EngineError, match="does not pass the self-test"):
         opened(bundle, trust_plan=digest)
@@ -752,7 +752,7 @@ def test_whether_a_trusted_plan_may_use_tensorfloat32_is_in_its_record(
     write_record(bundle, sha256_bytes(plan), variant="fp32", tf32=True)
     with opened(bundle, variant="fp32", trust_plan=sha256_bytes(plan)) as backend:
         assert backend.provider == "TensorRT-RTX 1.7.1.116 with TF32" and backend.engine_info.tf32 is True
-        assert backend.engine.record["verification"]["tolerance"] == 1e-2 and backend.precision_label == "verified"
+        assert backend.engine.record.verification["tolerance"] == 1e-2 and backend.precision_label == "verified"
     write_record(bundle, sha256_bytes(plan), variant="fp32", tf32=False)
     with pytest.raises(EngineError, match="computes in TF32, not in Float"):
         # what is asked of the cache does not change what a plan is
@@ -806,14 +806,14 @@ def test_targets_without_the_gpu_that_is_here(opened: Any, install: Any, builds:
     with pytest.raises(InputError, match=r"an engine for sm_80 does not run on Stand-in GPU, which is sm_86: add that"):
         opened(options=EngineOptions(targets=("sm_80",)))
     with opened(options=EngineOptions(targets=("sm_80", "sm_86"))) as backend:
-        assert backend.engine.record["key"]["targets"] == ["sm_80", "sm_86"]
+        assert backend.engine.record.key.targets == ("sm_80", "sm_86")
 
 
 def test_variants_that_cannot_be(opened: Any, install: Any, tiny_bundle: Bundle) -> None:
     trt = install()
-    entry = tiny_bundle.manifest["variants"]["fp32"]
-    variants = {**tiny_bundle.manifest["variants"], "int8-u8s8": entry}
-    unsigned = replace(tiny_bundle, manifest={**tiny_bundle.manifest, "variants": variants})
+    entry = tiny_bundle.manifest.variants["fp32"]
+    variants = {**tiny_bundle.manifest.variants, "int8-u8s8": entry}
+    unsigned = replace(tiny_bundle, manifest=structs.replace(tiny_bundle.manifest, variants=variants))
     with pytest.raises(InputError, match="symmetric int8 only, that is int8-s8s8; int8-u8s8 is for x86 processors"):
         opened(unsigned, variant="int8-u8s8")
     with pytest.raises(InputError, match="carries no variant 'int8-s8s8'"):

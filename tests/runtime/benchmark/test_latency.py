@@ -23,7 +23,8 @@ from edgeadv.cli.bench import bench as bench_command
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.benchmark import latency, power
 from edgeadv_runtime.benchmark.latency import Splits, back_to_back, benchmark, paced
-from edgeadv_runtime.bundle.bundle import Bundle, Golden
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.golden import Golden
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.errors import BackendError, BundleError, InputError, SchemaError, StorageError
 from edgeadv_runtime.files import read_json, write_json

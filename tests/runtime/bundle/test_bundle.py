@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeadv_runtime.bundle.bundle import Bundle, Classes, Golden, bundle_id
+from edgeadv_runtime.bundle.bundle import Bundle, Classes
+from edgeadv_runtime.bundle.golden import Golden
+from edgeadv_runtime.bundle.manifest import bundle_id
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.errors import BundleError, InputError, IntegrityError, SchemaError, StorageError
 from edgeadv_runtime.files import sha256_file
@@ -35,7 +37,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], None], *, sign: boo
 
 def test_an_intact_bundle(tiny_bundle: Bundle, tiny_classes: Classes, tiny_preprocess: Preprocess, copy: Path) -> None:
     bundle = Bundle.open(str(copy))
-    assert bundle.id == tiny_bundle.id == bundle_id(bundle.manifest)
+    assert bundle.id == tiny_bundle.id == bundle_id(json.loads((copy / "manifest.json").read_text()))
     assert bundle.variants == ("fp32", "fp16")
     assert bundle.classes == tiny_classes
     assert bundle.preprocess == tiny_preprocess
@@ -78,7 +80,7 @@ def test_a_folder_in_the_place_of_a_file(copy: Path) -> None:
 
 @pytest.mark.parametrize("left_out", [False, True])
 @pytest.mark.parametrize(
-    "name", ["../golden.npz", "/etc/passwd", "sub/golden.npz", "sub\\golden.npz", "..", ".", "", 7, "g" * 300]
+    "name", ["../golden.npz", "/etc/passwd", "sub/golden.npz", "sub\\golden.npz", "..", ".", "", "g" * 300]
 )
 def test_a_path_outside_the_bundle(copy: Path, name: Any, left_out: bool) -> None:
     def change(manifest: dict[str, Any]) -> None:
@@ -86,7 +88,7 @@ def test_a_path_outside_the_bundle(copy: Path, name: Any, left_out: bool) -> Non
         manifest["left_out"] = [name] * left_out
 
     rewrite(copy, change)
-    with pytest.raises(BundleError, match="outside the bundle"):
+    with pytest.raises(BundleError, match="outside the folder"):
         Bundle.open(copy)
 
 
@@ -98,7 +100,7 @@ def test_a_variant_whose_name_would_lead_elsewhere(copy: Path, name: str) -> Non
         manifest["variants"][name] = manifest["variants"].pop("fp16")
 
     rewrite(copy, change)
-    with pytest.raises(BundleError, match="is damaged"):
+    with pytest.raises(SchemaError, match=r"\(variants: .*regex"):
         Bundle.open(copy)
 
 
@@ -112,7 +114,7 @@ def test_only_the_expected_hash_stops_a_careful_change(copy: Path) -> None:
     expected = sha256_file(copy / "manifest.json")
     assert Bundle.open(copy, expected_sha256=expected.upper()).path == copy
     rewrite(copy, lambda manifest: manifest.update(title="another"))
-    assert Bundle.open(copy).manifest["title"] == "another"
+    assert Bundle.open(copy).manifest.title == "another"
     with pytest.raises(IntegrityError, match="not the manifest you expect"):
         Bundle.open(copy, expected_sha256=expected)
 
@@ -129,14 +131,14 @@ def test_another_schema(copy: Path, change: dict[str, Any]) -> None:
 )
 def test_a_missing_key(copy: Path, key: str) -> None:
     rewrite(copy, lambda manifest: manifest.pop(key), sign=key != "bundle_id")
-    with pytest.raises(BundleError, match="damaged"):
+    with pytest.raises(BundleError, match="not a complete bundle manifest"):
         Bundle.open(copy)
 
 
 @pytest.mark.parametrize(
     "key", ["left_out", "variants", "weights", "golden", "classes", "preprocess", "architecture", "calibration"]
 )
-@pytest.mark.parametrize("value", [None, 7, "text", [1], {"a": 1}])
+@pytest.mark.parametrize("value", [True, 7, "text", [1], {"a": 1}])
 def test_a_key_of_another_type(copy: Path, key: str, value: Any) -> None:
     rewrite(copy, lambda manifest: manifest.update({key: value}))
     with pytest.raises(BundleError):
@@ -146,20 +148,22 @@ def test_a_key_of_another_type(copy: Path, key: str, value: Any) -> None:
 def test_a_key_that_nothing_reads_does_no_harm(rewritten: Callable[..., Path]) -> None:
     """Such as the ``guard`` of bundles that were exported with one: it only describes."""
     guard = {"squeezers": ["bits-5", "median-2"], "threshold": 0.5, "temperature": 1.2, "n": 500}
-    assert Bundle.open(rewritten(guard=guard)).manifest["guard"] == guard
+    path = rewritten(guard=guard)
+    slim = Bundle.open(path).slim(path.with_name("slim"), variants=["fp16"], weights=False)
+    assert json.loads((slim.path / "manifest.json").read_text())["guard"] == guard
 
 
-@pytest.mark.parametrize("images", ["a" * 64, ["a"], [["a" * 64]], {"a" * 64: 1}, None])
+@pytest.mark.parametrize("images", ["a" * 64, ["a"], [["a" * 64]], {"a" * 64: 1}, None, ["a" * 64 + "\n"]])
 def test_calibration_images_that_are_no_hashes(copy: Path, images: Any) -> None:
     """Else evaluation would leave none of them out, and say nothing."""
     rewrite(copy, lambda manifest: manifest.update(calibration={"images": images}))
-    with pytest.raises(BundleError, match="damaged"):
+    with pytest.raises(BundleError, match="not a complete bundle manifest"):
         Bundle.open(copy)
 
 
 def test_a_tolerance_that_is_no_number(copy: Path) -> None:
     rewrite(copy, lambda manifest: manifest["variants"]["fp32"].update(tolerance="small"))
-    with pytest.raises(BundleError, match="damaged"):
+    with pytest.raises(BundleError, match="not a complete bundle manifest"):
         Bundle.open(copy)
 
 
@@ -172,7 +176,7 @@ def test_left_out_cannot_hide_a_file_that_is_read(copy: Path) -> None:
 
 def test_preprocessing_that_this_version_cannot_apply(copy: Path) -> None:
     rewrite(copy, lambda manifest: manifest["preprocess"].update(color_order="bgr"))
-    with pytest.raises(BundleError, match="preprocessing"):
+    with pytest.raises(BundleError, match=r"preprocess\.color_order: .*update edgeadv"):
         Bundle.open(copy)
 
 
@@ -285,7 +289,7 @@ def test_a_surrogate_is_checked_like_every_file(int8: Path) -> None:
 def test_slim_leaves_surrogates_out_with_the_weights(digits_bundle: Bundle, tmp_path: Path) -> None:
     names = {v: SURROGATE.format(v) for v in ("int8-s8s8", "int8-u8s8")}
     slim = digits_bundle.slim(tmp_path / "slim", variants=["int8-s8s8", "int8-u8s8"], weights=False)
-    assert not list(slim.path.glob("surrogate*")) and set(names.values()) < set(slim.manifest["left_out"])
+    assert not list(slim.path.glob("surrogate*")) and set(names.values()) < set(slim.manifest.left_out)
     assert slim.id == digits_bundle.id
     with pytest.raises(InputError, match="slim bundle without the surrogate of int8-u8s8: gradients need the full one"):
         slim.surrogate_path("int8-u8s8")
@@ -294,7 +298,7 @@ def test_slim_leaves_surrogates_out_with_the_weights(digits_bundle: Bundle, tmp_
     assert (
         [p.name for p in one.path.glob("surrogate*")] == [names["int8-s8s8"]] == [one.surrogate_path("int8-s8s8").name]
     )
-    assert names["int8-u8s8"] in one.manifest["left_out"]
+    assert names["int8-u8s8"] in one.manifest.left_out
     again = one.slim(tmp_path / "again", variants=["int8-s8s8"], weights=True)
     assert again.surrogate_path("int8-s8s8").is_file()
 
@@ -314,7 +318,7 @@ def test_a_bundle_of_an_older_edgeadv_has_no_surrogates_and_opens(int8: Path, tm
     assert slim.weights_path.is_file()
 
 
-@pytest.mark.parametrize("value", [None, 7, "text", [], ["file"], {"file": "a"}, {"file": None, "sha256": ""}])
+@pytest.mark.parametrize("value", [7, "text", [], {}, ["file"], {"file": "a"}, {"file": None, "sha256": ""}])
 def test_a_surrogate_entry_of_another_type(int8: Path, value: Any) -> None:
     rewrite(int8, lambda manifest: manifest["variants"]["int8-s8s8"].update(surrogate=value))
     with pytest.raises(BundleError):
@@ -346,5 +350,5 @@ def test_slim_with_pixels_only(digits_bundle: Bundle, tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [7, "text", [], {}, {"variant": "fp32"}])
 def test_made_from_of_another_type(int8: Path, value: Any) -> None:
     rewrite(int8, lambda manifest: manifest["variants"]["fp32-u8in"].update(made_from=value))
-    with pytest.raises(BundleError, match="is damaged"):
+    with pytest.raises(BundleError, match="made_from"):
         Bundle.open(int8)

@@ -23,7 +23,14 @@ from edgeadv_runtime.bundle.confidence import (
 from edgeadv_runtime.errors import BundleError, DataError, InputError
 from edgeadv_runtime.inference.classifier import Classifier
 
-TOLD = {"temperature": 2.0, "rejection": {"threshold": 0.4, "coverage": 0.95}}
+REJECTION = {
+    "coverage": 0.95, "threshold": 0.4, "n": 9, "answered": 8, "answered_ci95": [0.5, 1.0], "wrong": 1, "wrong_answered": 0,
+    "error_answered_ci95": None,
+}  # fmt: skip
+TOLD = {
+    "temperature": 2.0, "n": 9, "n_held_out": 9, "nll_before": 1.0, "nll_after": 0.9, "ece_before": 0.2, "ece_after": 0.1,
+    "rejection": REJECTION, "data": {"name": "photos", "split": "test"}, "reliability": {"before": [], "after": []},
+}  # fmt: skip
 
 
 def too_sure(n: int, classes: int, *, times: float, seed: int = 0):
@@ -154,8 +161,8 @@ def test_threshold_keeps_its_coverage_on_other_images():
 
 
 def test_a_bundle_without_confidence_opens_as_before(tiny_bundle):
-    assert "confidence" not in tiny_bundle.manifest and tiny_bundle.confidence is None
-    assert tiny_bundle.manifest["schema_version"] == 1
+    assert tiny_bundle.manifest.confidence is None and tiny_bundle.confidence is None
+    assert tiny_bundle.manifest.schema_version == 1
 
 
 def test_the_classifier_uses_the_temperature_of_its_bundle(tiny_bundle, rewritten, photographs):
@@ -178,9 +185,9 @@ def test_the_classifier_uses_the_temperature_of_its_bundle(tiny_bundle, rewritte
     "value",
     [
         3, {}, {**TOLD, "temperature": 0}, {**TOLD, "temperature": "warm"}, {**TOLD, "temperature": "inf"},
-        {**TOLD, "rejection": {"threshold": 1.5, "coverage": 0.9}}, {**TOLD, "rejection": {"threshold": 0.5, "coverage": 0}},
+        {**TOLD, "rejection": {**REJECTION, "threshold": 1.5}}, {**TOLD, "rejection": {**REJECTION, "coverage": 0}},
     ],
 )  # fmt: skip
 def test_a_damaged_confidence_is_refused(rewritten, value):
-    with pytest.raises(BundleError, match="damaged"):
+    with pytest.raises(BundleError, match=r"manifest.json is not a complete bundle manifest \(confidence"):
         Bundle.open(rewritten(confidence=value))

@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from edgeadv_runtime import errors
 from edgeadv_runtime.bundle import signature
-from edgeadv_runtime.bundle.bundle import Bundle, bundle_id
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.manifest import bundle_id
 from edgeadv_runtime.errors import BundleError, InputError, IntegrityError, MissingDependencyError
 from edgeadv_runtime.files import sha256_file
 
@@ -106,7 +107,7 @@ def test_a_manifest_that_a_careful_attacker_changed(signed: Path, keys: Keys) ->
     manifest["title"] = "another"
     manifest["bundle_id"] = bundle_id(manifest)
     (signed / "manifest.json").write_text(json.dumps(manifest))
-    assert Bundle.open(signed).manifest["title"] == "another"
+    assert Bundle.open(signed).manifest.title == "another"
     with pytest.raises(IntegrityError, match=r"is not what the owner of .* signed: it was changed"):
         Bundle.open(signed, public_key=keys.public)
 

@@ -131,7 +131,7 @@ def scene(tmp_path: Path, digits_bundle: Bundle, digits_model: PixelModel, digit
     labels = torch.from_numpy(digits_test.labels[::10])
     sign = universal_sign(digits_model, torch.from_numpy(x), labels, eps=EPS.value)
     stored = StoredPerturbation(
-        np.ascontiguousarray(sign.permute(1, 2, 0).numpy()), EPS, digits_bundle.manifest["weights"]["sha256"]
+        np.ascontiguousarray(sign.permute(1, 2, 0).numpy()), EPS, digits_bundle.manifest.weights.sha256
     )
     stored.save(tmp_path / "p.npz")
     pixels = (x.transpose(0, 2, 3, 1) * 255).round().astype(np.uint8)

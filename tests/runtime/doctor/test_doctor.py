@@ -17,7 +17,8 @@ import onnxruntime
 import pytest
 
 from edgeadv_runtime import doctor, errors
-from edgeadv_runtime.bundle.bundle import Bundle, bundle_id
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.manifest import bundle_id
 from edgeadv_runtime.bundle.variants import TENSORRT_REFUSES_U8S8
 from edgeadv_runtime.device.cuda import Gpu
 from edgeadv_runtime.doctor import EXTRAS, Check, bundles, diagnose, diagnosis, engines, extras, machine

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeadv_runtime.bundle.bundle import Bundle, bundle_id
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.manifest import bundle_id
 from edgeadv_runtime.device.cuda import Gpu
 from edgeadv_runtime.engine import EngineCache, EngineOptions, Library, find_library
 

@@ -25,7 +25,7 @@ def test_an_empty_cache(cache: EngineCache, tiny_bundle: Bundle, rtx: Library, s
 def test_a_hit(cache: EngineCache, tiny_bundle: Bundle, rtx: Library, sm_86: EngineOptions) -> None:
     engine = cache.provide(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None)
     explanation = cache.explain(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None)
-    created = engine.record["created"]
+    created = engine.record.created
     assert (
         str(explanation) == f"hit: {engine.path.name} was built {created} with {rtx} from this model, for what is asked"
     )

@@ -10,10 +10,18 @@ from typing import Any
 
 import pytest
 
-from edgeadv_runtime.engine.inspect import compare_precision
+from edgeadv_runtime.engine.inspect import PrecisionReport
+from edgeadv_runtime.engine.inspect import compare_precision as compare
 
 ANSWERS: dict[str, Any] = json.loads((Path(__file__).parent / "inspector.json").read_text())
 NODES = ("node_Conv_1", "node_Conv_2", "node_linear")
+
+
+def compare_precision(found: Any, variant: str, *, nodes: dict[str, str], tf32: bool = False) -> PrecisionReport:
+    """With the types that a bundle lists."""
+    return compare(found, variant, nodes=nodes, written_in=frozenset(nodes.values()), tf32=tf32)
+
+
 FP32, FP16, INT8 = (dict.fromkeys(NODES, kind) for kind in ("Float", "Half", "Int8"))
 
 
@@ -259,3 +267,16 @@ def test_a_damaged_layer_is_never_verified_nor_a_crash(name: str, damage: Callab
         nodes = {"fp32": FP32, "fp16": FP16, "int8": INT8}[kind]
         report = compare_precision(found, kind, nodes=nodes)
         assert report.problems == ()
+
+
+@pytest.mark.parametrize(("kind", "found"), [("Half", "declared"), ("Float", "problem")])
+def test_of_an_older_bundle_nothing_is_verified_and_another_type_is_a_problem_still(kind: str, found: str) -> None:
+    layers = {"Layers": [{"Name": "conv", "LayerType": "conv", "Inputs": [{"Name": "x", "Format/Datatype": kind}]}]}
+    report = compare(layers, "fp16", nodes=None, written_in=frozenset({"Half"}))
+    assert report.label == "declared" and bool(report.problems) == (found == "problem")
+    expected = (
+        "the bundle does not tell what they are, export it again"
+        if kind == "Half"
+        else "computes in Float, not in Half"
+    )
+    assert expected in report.sentence

@@ -68,7 +68,7 @@ def test_twenty_kills(tiny_bundle: Bundle, rtx: Library, tmp_path: Path) -> None
         # at once: the builder that was orphaned may still be dying
         engine = cache.provide(tiny_bundle, "fp32", options, library=rtx, gpu=None)
         assert engine.origin in ("built", "hit")
-        assert len(engine.read()) == engine.record["bytes"]
+        assert len(engine.read()) == engine.record.bytes
         assert sorted(path.name for path in folder.iterdir()) == whole
     deadline = time.monotonic() + 30
     while builders(folder):

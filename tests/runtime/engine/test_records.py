@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import json
+import random
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ import pytest
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.engine import Engine, EngineCache, EngineOptions, Library
 from edgeadv_runtime.engine.records import read_record
-from edgeadv_runtime.errors import BundleError
+from edgeadv_runtime.errors import BundleError, EdgeAdvError
+from tests.mutations import assert_one_line, mutated, places
 
 BROKEN = {
     "created": [None, 3], "bundle": [None, []], "variant": [None, {}], "file": [None, 1],
@@ -33,7 +35,7 @@ def test_a_record_that_is_not_what_was_written_is_no_record(
     broken_engine: tuple[EngineCache, Engine], tiny_bundle: Bundle, rtx: Library, sm_86: EngineOptions, name: str, value: Any
 ) -> None:  # fmt: skip
     cache, engine = broken_engine
-    record = copy.deepcopy(engine.record)
+    record = engine.record.to_json()
     outer, _, inner = name.partition(".")
     if inner:
         record[outer][inner] = value
@@ -45,11 +47,14 @@ def test_a_record_that_is_not_what_was_written_is_no_record(
         file.write_text(json.dumps(record))
         assert cache.find(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None) is None
         explanation = cache.explain(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None)
-        assert str(explanation) == f"stale: {file.name} has no usable {outer!r}: it has to be built again"
+        assert re.fullmatch(
+            rf"stale: {file.name} is not a complete engine record \(.*{outer}.*\); it counts for nothing: it has to be built again",
+            str(explanation),
+        )
         # what is no record is not the nearest either
         other = replace(sm_86, workspace_mib=64)
         assert "no engine of" in str(cache.explain(tiny_bundle, "fp16", other, library=rtx, gpu=None))
-        with pytest.raises(BundleError, match="has no usable"):
+        with pytest.raises(BundleError, match="not a complete engine record"):
             read_record(file)
     finally:
         file.write_text(before)
@@ -73,11 +78,34 @@ def test_facts_that_cannot_be_read_were_never_noted(
     file = engine.path.with_suffix(".json")
     before = file.read_text()
     try:
-        file.write_text(json.dumps({**engine.record, name: value}))
+        file.write_text(json.dumps({**engine.record.to_json(), name: value}))
         found = cache.find(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None)
         assert found is not None and found.record == engine.record
     finally:
         file.write_text(before)
+
+
+def test_no_record_is_more_than_one_sentence(
+    broken_engine: tuple[EngineCache, Engine], tiny_bundle: Bundle, rtx: Library, sm_86: EngineOptions, tmp_path: Path
+) -> None:
+    _, engine = broken_engine
+    cache = EngineCache(tmp_path)
+    copied, file = tmp_path / engine.path.name, tmp_path / engine.path.with_suffix(".json").name
+    copied.write_bytes(engine.read())
+    facts = {"verification": {"ok": True, "batches": []}, "precision": {"label": "verified", "problems": []}}
+    document, rng = engine.record.to_json() | facts, random.Random(0)
+    every, found = list(places(document)), 0
+    for _ in range(400):
+        file.write_bytes(mutated(document, rng, every[rng.randrange(len(every))]))
+        other = replace(sm_86, workspace_mib=64)
+        assert_one_line(Exception(str(cache.explain(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None))))
+        assert_one_line(Exception(str(cache.explain(tiny_bundle, "fp16", other, library=rtx, gpu=None))))
+        found += cache.find(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None) is not None
+        try:
+            _ = read_record(file).to_json()
+        except EdgeAdvError as error:
+            assert_one_line(error)
+    assert 10 < found < 300
 
 
 @pytest.mark.parametrize("what", ["plan", "json"])

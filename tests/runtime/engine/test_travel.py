@@ -29,7 +29,7 @@ def test_a_copy_says_what_it_is_for(
     assert copy == tmp_path / "new" / "folder" / "model.fp16.tensorrt-rtx.sm_86+sm_89.b1-8-32.plan"
     assert copy.read_bytes() == engine.read()
     record = json.loads(copy.with_suffix(".json").read_text())
-    assert record == {**engine.record, "file": copy.name}
+    assert record == {**engine.record.to_json(), "file": copy.name}
     native = copy_engine(cache.provide(tiny_bundle, "fp16", NATIVE, library=rtx, gpu=gpu), tmp_path)
     assert native.name == "model.fp16.tensorrt-rtx.NVIDIA_GeForce_RTX_3060.sm_86.b1.plan"
     (tmp_path / "file").touch()
@@ -51,7 +51,7 @@ def test_a_plan_in_a_bundle_needs_its_hash(
     trusted = cache.trusted(reopened, "fp16", f" {engine.sha256.upper()}\n")
     assert (trusted.path, trusted.sha256, trusted.origin) == (copy, engine.sha256, "trusted")
     assert trusted.read() == copy.read_bytes()
-    assert trusted.record["key"]["targets"] == ["sm_86"]
+    assert trusted.record.key.targets == ("sm_86",)
     with pytest.raises(EngineError, match="was built from another model than fp32 of this bundle"):
         cache.trusted(reopened, "fp32", engine.sha256)
     with pytest.raises(
@@ -63,7 +63,7 @@ def test_a_plan_in_a_bundle_needs_its_hash(
             cache.trusted(reopened, "fp16", wrong)
     # facts about it are the caller's: the bundle stays as it came
     before = copy.with_suffix(".json").read_bytes()
-    assert cache.note(trusted, verification={"ok": True}).record["verification"] == {"ok": True}
+    assert cache.note(trusted, verification={"ok": True}).record.verification == {"ok": True}
     assert copy.with_suffix(".json").read_bytes() == before
     with copy.open("ab") as stream:
         stream.write(b"\0")
@@ -76,7 +76,7 @@ def test_a_plan_in_a_bundle_needs_its_hash(
     ("change", "says"),
     [
         (None, r"does not exist.*copy the \.json beside it too"),
-        (lambda record: record.pop("key"), r"has no usable 'key'.*copy the \.json beside it too"),
+        (lambda record: record.pop("key"), r"is not a complete engine record .*key.*copy the \.json beside it too"),
         (lambda record: record.update(sha256="0" * 64), "is the record of another plan: copy the .json that came with this one"),
         (lambda record: record.update(variant="fp32"), "was built from another model than fp16 of this bundle, as fp32"),
         (lambda record: record["key"].update(onnx_sha256="0" * 64), "was built from another model than fp16 of this bundle"),

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from msgspec import structs
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -23,6 +24,8 @@ from edgeadv_runtime.attacks.batches import CleanBatch, DataInfo
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
+from edgeadv_runtime.bundle.entries import CalibrationEntry, SizedFileEntry
+from edgeadv_runtime.bundle.manifest import Manifest
 from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.errors import BackendError, DataError, InputError
 from edgeadv_runtime.evaluation.loop import evaluate, summarise
@@ -67,12 +70,11 @@ class Undecided(FirstPixel):
 def bundle(n_classes: int = 10) -> Bundle:
     """What the loop reads of a bundle."""
     classes = Classes(tuple(f"n{i:04d}" for i in range(n_classes)), tuple(f"class {i}" for i in range(n_classes)))
-    manifest = {
-        "bundle_id": "b" * 64, "title": "first pixel", "weights": {"file": "weights.safetensors", "sha256": WEIGHTS},
-        "architecture": {"name": "pixel"}, "provenance": {"recipe": "none"}, "classes": classes.to_json(),
-        "preprocess": Preprocess(resize=2, crop=2).to_json(),
-    }  # fmt: skip
-    return Bundle(Path("some/where/pixel.edgeadv"), manifest)
+    manifest = Manifest.draft(
+        classes.to_json(), Preprocess(resize=2, crop=2).entry, variants={}, title="first pixel", provenance={"recipe": "none"},
+        weights=SizedFileEntry(file="weights.safetensors", sha256=WEIGHTS, bytes=0),
+    )  # fmt: skip
+    return Bundle(Path("some/where/pixel.edgeadv"), structs.replace(manifest, bundle_id="b" * 64))
 
 
 def pixels(answers: Sequence[int]) -> NDArray[np.uint8]:
@@ -182,7 +184,7 @@ def calibrated_on(answers: Sequence[int]) -> Bundle:
     """A bundle whose int8 variants were calibrated on images that are answered so."""
     plain = bundle()
     images = [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels(answers)]
-    return Bundle(plain.path, {**plain.manifest, "calibration": {"images": images}})
+    return Bundle(plain.path, structs.replace(plain.manifest, calibration=CalibrationEntry(images=tuple(images))))
 
 
 def test_images_of_the_calibration_are_left_out_and_counted() -> None:

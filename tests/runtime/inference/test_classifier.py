@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeadv_runtime.backends import OnnxRuntimeBackend
-from edgeadv_runtime.bundle.bundle import Bundle, bundle_id
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.manifest import bundle_id
 from edgeadv_runtime.bundle.variants import S8S8, U8S8, int8_variant
 from edgeadv_runtime.errors import BackendError, BundleError, InputError, IntegrityError
 from edgeadv_runtime.files import sha256_file

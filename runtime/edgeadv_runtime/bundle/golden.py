@@ -1,0 +1,81 @@
+"""The frames of the self-test, and what the exported model must make of them."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BundleError
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Real frames and what the exported model must make of them.
+
+    Attributes:
+        frames: uint8 RGB arrays of shape (height, width, 3), sizes may differ.
+        pixels: uint8 array of shape (n, crop, crop, 3): the frames preprocessed.
+        logits: for each variant, finite float32 of shape (n, classes), computed by ONNX Runtime on the CPU at export.
+    """
+
+    frames: list[NDArray[np.uint8]]
+    pixels: NDArray[np.uint8]
+    logits: dict[str, NDArray[np.float32]]
+
+    def save(self, path: Path) -> None:
+        """Write a compressed ``.npz`` without pickles."""
+        arrays: dict[str, Any] = {f"frame_{i}": frame for i, frame in enumerate(self.frames)}
+        arrays["pixels"] = self.pixels
+        arrays |= {f"logits_{variant}": values for variant, values in self.logits.items()}
+        with path.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> Golden:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            BundleError: the file is not such a file.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                pixels = arrays["pixels"]
+                frames = [arrays[f"frame_{i}"] for i in range(len(pixels))]
+                logits = {k.removeprefix("logits_"): arrays[k] for k in arrays.files if k.startswith("logits_")}
+            _check(frames, pixels, logits)
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise BundleError(f"{path} is not a golden file ({error}); export the bundle again") from error
+        return cls(frames=frames, pixels=pixels, logits=logits)
+
+    def check_fits(self, path: Path, *, crop: int, classes: int, count: int) -> None:
+        """Refuse frames of another bundle.
+
+        Raises:
+            BundleError: they are not ``count`` frames of ``crop`` pixels with ``classes`` logits each.
+        """
+        shapes = {(count, crop, crop, 3), *((count, classes) for _ in self.logits)}
+        if {self.pixels.shape, *(values.shape for values in self.logits.values())} != shapes:
+            raise BundleError(
+                f"{path} does not fit its bundle: {count} frames of {crop} pixels and {classes} classes are due"
+            )
+
+
+def _check(frames: list[Any], pixels: Any, logits: dict[str, Any]) -> None:
+    if any(frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size for frame in frames):
+        raise ValueError("a frame is not uint8 of shape (height, width, 3)")
+    if pixels.dtype != np.uint8 or pixels.ndim != 4:
+        raise ValueError("pixels are not uint8 of shape (n, crop, crop, 3)")
+    for values in logits.values():
+        if (
+            values.dtype != np.float32
+            or values.ndim != 2
+            or len(values) != len(pixels)
+            or not np.isfinite(values).all()
+        ):
+            raise ValueError("logits are not finite float32 of shape (n, classes)")

@@ -1,0 +1,91 @@
+"""Whether an ONNX file holds its weights itself, read without the onnx package, which a device does not have.
+
+A tensor may say that its values lie in another file. No hash of a manifest covers that file, and it may be any on the device, so such
+a model is refused before ONNX Runtime or TensorRT follow it. This reads as much of the protocol buffer as finds every tensor; field
+numbers are those of ``onnx.proto``.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import BundleError
+
+# where a message holds others, by the number of the field
+_WITHIN = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {},
+}
+_EXTERNAL_DATA, _DATA_LOCATION, _EXTERNAL = 13, 14, 1
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_LONGEST_VARINT = 10
+
+
+def check_self_contained(onnx: Path) -> None:
+    """Refuse a model that has values in other files.
+
+    Raises:
+        BundleError: it has, or the file cannot be read or is no ONNX model.
+    """
+    try:
+        with onnx.open("rb") as stream:
+            # the weights are not needed, and not read: the map ends with the last view of it
+            external = _external(memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))
+    except (OSError, ValueError, IndexError, TypeError) as error:
+        raise BundleError(f"{onnx} cannot be read as ONNX ({error}); copy the bundle again") from error
+    if external:
+        raise BundleError(f"{onnx} keeps weights in another file, which no hash covers: do not use it, export it again")
+
+
+def _external(data: memoryview) -> bool:
+    graphs, messages = 0, [("model", data)]
+    while messages:
+        kind, message = messages.pop()
+        for number, value in _fields(message):
+            if inner := _WITHIN[kind].get(number):
+                graphs += inner == "graph"
+                messages.append((inner, value))
+            elif kind == "tensor" and (number == _EXTERNAL_DATA or (number, value) == (_DATA_LOCATION, _EXTERNAL)):
+                return True
+    if not graphs:
+        raise ValueError("there is no graph in it")
+    return False
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
+    """Number and value of every field of a message: an int, or the bytes."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        wire = key & 7
+        if wire == _VARINT:
+            value, at = _varint(data, at)
+            yield key >> 3, value
+            continue
+        if wire == _BYTES:
+            size, at = _varint(data, at)
+        else:
+            size = {_FIXED64: 8, _FIXED32: 4}.get(wire, len(data))
+        if at + size > len(data):
+            raise ValueError("it is cut off or not ONNX at all")
+        yield key >> 3, data[at : at + size]
+        at += size
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for i in range(_LONGEST_VARINT):
+        byte = data[at + i]
+        value |= (byte & 0x7F) << 7 * i
+        if byte < 0x80:
+            return value, at + i + 1
+    raise ValueError("it is not ONNX at all")

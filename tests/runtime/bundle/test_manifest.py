@@ -1,0 +1,131 @@
+"""Whatever a manifest says, opening it is a success or one sentence, and what opens answers everything that readers ask of it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.manifest import Manifest, bundle_id
+from edgeadv_runtime.errors import BundleError, EdgeAdvError, SchemaError
+from tests.mutations import assert_one_line, mutated, places
+
+MUTATIONS = 2500
+
+
+def ask(bundle: Bundle) -> None:
+    """Everything that is read of an opened bundle."""
+    for variant in bundle.manifest.variants:
+        _ = (
+            bundle.artifact_sha256(variant),
+            bundle.float_sha256(variant),
+            bundle.tolerance(variant),
+            bundle.written_in(variant),
+        )
+    _ = bundle.preprocess, bundle.classes, bundle.files, bundle.variants, bundle.confidence, bundle.calibration_images
+    _ = bundle.id, bundle.weights_sha256, bundle.manifest.to_json()
+    for asked in (lambda: bundle.training_images, bundle.golden, lambda: bundle.weights_path):
+        try:
+            asked()
+        except EdgeAdvError as error:
+            assert_one_line(error)
+
+
+@pytest.mark.parametrize("start", range(5))
+def test_no_manifest_is_more_than_one_sentence(digits_bundle: Bundle, tmp_path: Path, start: int) -> None:
+    copy = tmp_path / "d.edgeadv"
+    copy.mkdir()
+    for file in digits_bundle.path.iterdir():
+        (copy / file.name).hardlink_to(file)
+    manifest = copy / "manifest.json"
+    document = json.loads(manifest.read_text())
+    manifest.unlink()
+    document["calibration"]["images"] = document["calibration"]["images"][:2]
+    every = list(places(document))
+    rng = random.Random(start)
+    opened = 0
+    for number in range(MUTATIONS // 5):
+        manifest.write_bytes(
+            mutated(document, rng, every[rng.randrange(len(every))], id_of=bundle_id if number % 2 == 0 else None)
+        )
+        try:
+            bundle = Bundle.open(copy)
+        except EdgeAdvError as error:
+            assert_one_line(error)
+            continue
+        opened += 1
+        ask(bundle)
+    # keys that only describe may be anything; most others may not
+    assert 10 < opened < MUTATIONS // 10
+
+
+def test_the_records_name_every_key_that_an_export_writes(digits_bundle: Bundle, tiny_bundle: Bundle) -> None:
+    """A key that no record names would be lost where the manifest is made of records."""
+    for bundle in (digits_bundle, tiny_bundle):
+        written = json.loads((bundle.path / "manifest.json").read_text())
+        assert json.loads(json.dumps(bundle.manifest.to_json())) == written
+        assert set(written) <= set(Manifest.__struct_fields__)
+
+
+def test_a_feature_that_is_not_known_is_refused_before_anything_else(rewritten: Callable[..., Path]) -> None:
+    assert Bundle.open(rewritten(requires=[])).manifest.requires == ()
+    with pytest.raises(
+        SchemaError, match=r"manifest\.json requires \['tiles'\], which this edgeadv does not know: update"
+    ):
+        Bundle.open(rewritten(requires=["tiles"], preprocess="by tiles"))
+    with pytest.raises(SchemaError, match="not a complete bundle manifest"):
+        Bundle.open(rewritten(requires="tiles"))
+
+
+def test_two_hashes_of_one_file_are_refused(rewritten: Callable[..., Path], tiny_bundle: Bundle) -> None:
+    """Only one of them could be checked."""
+    variants = tiny_bundle.manifest.to_json()["variants"]
+    variants["fp16"]["file"] = variants["fp32"]["file"]
+    with pytest.raises(BundleError, match="a file is named with two hashes"):
+        Bundle.open(rewritten(variants=variants))
+
+
+@pytest.mark.parametrize(
+    "change", [{"crop": 0}, {"crop": 2**20}, {"resize": 2}, {"antialias": False}, {"range": [0, 255]}, {"gamma": 2.2}]
+)
+def test_preprocessing_that_this_version_does_not_know_is_refused(
+    rewritten: Callable[..., Path], tiny_bundle: Bundle, change: dict[str, Any]
+) -> None:
+    with pytest.raises(SchemaError, match=r"\(preprocess.*update edgeadv"):
+        Bundle.open(rewritten(preprocess={**tiny_bundle.preprocess.to_json(), **change}))
+
+
+@pytest.mark.parametrize("change", [{"dtype": "uint8"}, {"layout": "NHWC"}, {"range": [0, 255]}, {"scale": 2}])
+def test_an_input_that_this_version_does_not_know_is_refused(
+    rewritten: Callable[..., Path], tiny_bundle: Bundle, change: dict[str, Any]
+) -> None:
+    variants = tiny_bundle.manifest.to_json()["variants"]
+    variants["fp32"]["input"] |= change
+    with pytest.raises(SchemaError, match=r"\(variants\[...\]\.input"):
+        Bundle.open(rewritten(variants=variants))
+
+
+def test_a_manifest_of_an_older_edgeadv_does_not_list_types(
+    rewritten: Callable[..., Path], tiny_bundle: Bundle
+) -> None:
+    variants = tiny_bundle.manifest.to_json()["variants"]
+    for entry in variants.values():
+        del entry["compute"]
+    bundle = Bundle.open(rewritten(variants=variants))
+    assert (bundle.written_in("fp32"), bundle.written_in("fp16")) == ({"Float"}, {"Half"})
+
+
+def test_golden_frames_that_do_not_fit_the_manifest(rewritten: Callable[..., Path], tiny_bundle: Bundle) -> None:
+    preprocess = {**tiny_bundle.preprocess.to_json(), "resize": 16, "crop": 16}
+    with pytest.raises(
+        BundleError, match=r"golden\.npz does not fit its bundle: 8 frames of 16 pixels and 10 classes are due"
+    ):
+        Bundle.open(rewritten(preprocess=preprocess)).golden()
+    golden = {**tiny_bundle.manifest.golden.to_json(), "count": 7}
+    with pytest.raises(BundleError, match="7 frames of 32 pixels"):
+        Bundle.open(rewritten(golden=golden)).golden()
