@@ -15,8 +15,9 @@ from edgeadv_runtime.errors import ExportError, InputError
 from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.records.eps import Eps
 
+from ..workflows.extras import need
 from ._fields import say
-from ._shared import names, need
+from ._shared import names
 from .bundle import print_summary
 
 if TYPE_CHECKING:

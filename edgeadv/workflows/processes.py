@@ -9,14 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-import typer
-
 from edgeadv_runtime.device.cuda import LIBRARY
 from edgeadv_runtime.errors import BackendError, InputError
 
 # a process may have to wait for as long as the slowest one attacks, or builds a plan
 _PATIENCE = timedelta(days=30)
 _SHARED = ("train", "distill", "evaluate")
+
+
+class PeerError(BackendError):
+    """The first process failed, and says why: the others end without a word."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,11 @@ class Processes:
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """The first process runs the block, then the others do; what it cannot do they need not try, nor complain about."""
+        """The first process runs the block, then the others do; what it cannot do they need not try.
+
+        Raises:
+            PeerError: the first one failed.
+        """
         if self.world == 1:
             yield
         elif self.first:
@@ -54,7 +60,7 @@ class Processes:
                 self._tell(done)
         else:
             if not self._tell(None):
-                raise typer.Exit(2)
+                raise PeerError("the first process failed: see what it says")
             yield
 
     def _tell(self, done: bool | None) -> bool:
@@ -103,12 +109,12 @@ def _world() -> int:
 
 
 @contextmanager
-def join(*, own_gpu: bool, on_gpu: bool = False) -> Iterator[Processes]:
-    """Find the other processes, if ``torchrun`` started any.
+def join(*, own_gpu: bool = False, on_gpu: bool = False) -> Iterator[Processes]:
+    """Find the other processes, if ``torchrun`` started any; the group is made here unless it is there already.
 
     Args:
-        own_gpu: let this process see only the GPU of its own number among those of its machine; to be called before
-            anything looks at GPUs.
+        own_gpu: let this process see only the GPU of its own number among those of its machine, for good: for commands, before
+            anything looks at GPUs. A program that calls the library chooses its GPU itself.
         on_gpu: let them exchange what is on GPUs, where there are any, by NCCL.
 
     Raises:
@@ -122,6 +128,9 @@ def join(*, own_gpu: bool, on_gpu: bool = False) -> Iterator[Processes]:
         narrow(int(os.environ["LOCAL_RANK"]))
     from torch import cuda, distributed
 
+    if distributed.is_initialized():
+        yield Processes(distributed.get_rank(), world)
+        return
     backend = "cpu:gloo,cuda:nccl" if on_gpu and cuda.is_available() else "gloo"
     distributed.init_process_group(backend, timeout=_PATIENCE)
     yield Processes(distributed.get_rank(), world)

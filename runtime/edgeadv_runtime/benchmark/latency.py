@@ -30,7 +30,7 @@ from .timing import Series, back_to_back, paced, split
 
 __all__ = [
     "INCLUDES", "P99_MIN_RUNS", "SPLIT_STAGES", "STAGES", "Bench", "BenchRow", "Mode", "Opener", "Progress", "Series",
-    "Splits", "Stage", "back_to_back", "benchmark", "paced", "split",
+    "Splits", "Stage", "back_to_back", "bench", "paced", "split",
 ]  # fmt: skip
 
 Opener = Callable[[], Backend]
@@ -64,7 +64,7 @@ class Splits(Protocol):
         """Logits, and milliseconds of each of :data:`SPLIT_STAGES` as the device's own clock has them."""
 
 
-def benchmark(
+def bench(
     bundle: Bundle,
     openers: Sequence[Opener],
     *,

@@ -156,8 +156,10 @@ def test_a_pack_and_the_streamed_run_agree_image_by_image(
     assert 7.9 / 255 < moved.max() < 8.1 / 255
 
     backends = [reference, OnnxRuntimeBackend(tiny_bundle, variant="fp16", threads=1)]
-    from_pack = evaluate(pack.batches([]), pack.infos, bundle=tiny_bundle, backends=backends, data=pack.data)
-    from_stream = evaluate(streamed, infos(listed, uint8=True), bundle=tiny_bundle, backends=backends, data=info(70))
+    from_pack = evaluate(tiny_bundle, pack, backends=backends)
+    from_stream = evaluate(
+        tiny_bundle, streamed, infos=infos(listed, uint8=True), backends=backends, data=info(70)
+    )
     assert counts(from_pack) == counts(from_stream)
     assert from_pack.masking == from_stream.masking
     assert from_pack.data == from_stream.data

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from edgeadv.cli import engine as command
+from edgeadv_runtime.backends import build_engine as command
 from edgeadv_runtime.bundle.bundle import Bundle, bundle_id
 from edgeadv_runtime.device.cuda import Gpu, find_gpu
 from edgeadv_runtime.engine import EngineCache, EngineOptions, Library, find_library

@@ -99,7 +99,7 @@ def score(
 ) -> Results:
     data = options.pop("data", DataInfo("digits", "test", sum(len(b.clean.labels) for b in batches)))
     scored = list(backends) or [FirstPixel()]
-    return evaluate(batches, listed, bundle=options.pop("bundle", bundle()), backends=scored, data=data, **options)
+    return evaluate(options.pop("bundle", bundle()), batches, infos=listed, backends=scored, data=data, **options)
 
 
 def one(results: Results, attack: str, eps: str = "0", **more: Any) -> Row:
@@ -369,7 +369,7 @@ def test_messages_that_the_iterator_finds_are_counted() -> None:
 
     with pytest.raises(DataError, match="1 of 3 images are unreadable"):
         evaluate(
-            stream(), [], bundle=bundle(), backends=[FirstPixel()], data=DataInfo("d", "all", 3), unreadable=unreadable
+            bundle(), stream(), backends=[FirstPixel()], data=DataInfo("d", "all", 3), unreadable=unreadable
         )
 
 
@@ -495,9 +495,9 @@ def test_craft_and_evaluate_fit_together() -> None:
     attack = CallableAttack(up, "up", SMALL, gradients="none")
     clean = CleanBatch(np.arange(6), pixels([0, 1, 2, 3, 4, 9]), np.array([0, 1, 2, 3, 4, 5]))
     results = evaluate(
+        bundle(),
         craft([clean], [attack], FirstPixel(), uint8=True),
-        infos([attack], uint8=True),
-        bundle=bundle(),
+        infos=infos([attack], uint8=True),
         backends=[FirstPixel()],
         data=DataInfo("d", "all", 6),
     )
