@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeadv.reporting.study import FGSM_ALONE, HEADINGS, cells, entries, headline
+from edgeadv_runtime.attacks.batches import Progress
 from edgeadv_runtime.records.study import Study
 
-from ..workflows.inputs import Progress
 from ..workflows.pretrained import IMAGES, Pretrained
 from ..workflows.pretrained import study as run_study
 from ._arguments import EpsList, Unreadable, Workers

@@ -19,7 +19,7 @@ from .page import fill
 
 FGSM_ALONE = (
     "FGSM alone gives an upper bound on robust accuracy, and so a lower bound on the error under attack: "
-    "`edgeadv evaluate `suite` standard` gives a worst case."
+    "`edgeadv evaluate` with the suite standard gives a worst case."
 )
 HEADINGS = ("architecture", "eps", "top-1 error", "95% interval", "top-5 error", "95% interval", "n", "masking check")
 _TEMPLATE = "study.html.j2"

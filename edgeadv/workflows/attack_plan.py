@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from edgeadv_runtime.attacks.batches import DataInfo
+from edgeadv_runtime.attacks.batches import DataInfo, Progress
 from edgeadv_runtime.attacks.crafting import changing
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.preprocess import to_tensor
@@ -157,6 +157,16 @@ class Workload:
     attacks: list[Attack]
     reference: TorchBackend
     skipped: list[dict[str, str]]
+
+    def check_training_images(self, bundle: Bundle, *, workers: int, progress: Progress | None) -> None:
+        """Look, before the hours that attacks take, whether too many of the images are ones that ``bundle`` was trained on.
+
+        Raises:
+            InputError: they are, and that was not allowed.
+        """
+        from edgeadv.attacks.pack_writer import check_training_images
+
+        check_training_images(self.images, bundle, self.order, data=self.data, workers=workers, progress=progress)
 
 
 def make_workload(

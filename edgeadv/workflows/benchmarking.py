@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from edgeadv_runtime.attacks.batches import Progress
 from edgeadv_runtime.benchmark import latency
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.errors import InputError
@@ -14,7 +15,7 @@ from edgeadv_runtime.files import ensure_file_writable
 from edgeadv_runtime.records.bench import Bench
 
 from .backends import TensorRTPlan, backend_openers
-from .inputs import ALL, Progress, open_bundle
+from .inputs import ALL, open_bundle
 
 _log = logging.getLogger(__name__)
 

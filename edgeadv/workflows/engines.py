@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from edgeadv_runtime.attacks.batches import Progress
 from edgeadv_runtime.backends.build_engine import BuiltEngine, EngineBuilder
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.variants import S8S8, TENSORRT_REFUSES_U8S8, U8S8, base_of, variant_for
@@ -13,7 +14,7 @@ from edgeadv_runtime.engine import BatchProfile, EngineOptions, parse_targets
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.files import ensure_writable
 
-from .inputs import ALL, Progress, names, open_bundle
+from .inputs import ALL, names, open_bundle
 
 _log = logging.getLogger(__name__)
 

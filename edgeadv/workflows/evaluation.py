@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from edgeadv_runtime.attacks.base import CraftedBatch, infos
-from edgeadv_runtime.attacks.batches import check_readable, readable
+from edgeadv_runtime.attacks.batches import Progress, check_readable, readable
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.attacks.pack import SHARD_SIZE, AttackPack
 from edgeadv_runtime.attacks.queries import query_attacks
@@ -39,7 +39,7 @@ from .attack_plan import (
 )
 from .backends import TensorRTPlan, backend_openers
 from .extras import need
-from .inputs import ALL, Budgets, Progress, labelled_images, open_bundle
+from .inputs import ALL, Budgets, labelled_images, open_bundle
 from .processes import Processes, join
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ def _prepared(
         need("train")
         work = _workload(bundle, request, variants, execution)
         if team.first:
-            check_training_images(work, bundle, workers=request.plan.workers, progress=progress)
+            work.check_training_images(bundle, workers=request.plan.workers, progress=progress)
         opened, more = opened_all(), work.skipped
         source = crafted(bundle, work, opened, uint8=execution.uint8, workers=request.plan.workers, state=state)
     check_budgets(source.infos, opened)
@@ -340,21 +340,6 @@ def _opened_pack(bundle: Bundle, request: _Request, team: Processes) -> AttackPa
             check_images(carried, images, bundle, workers=plan.workers)
         carried.check_training_images(bundle, allowed=allowed)
     return replace(carried, data=replace(carried.data, allow_training_images=allowed))
-
-
-def check_training_images(work: Workload, bundle: Bundle, *, workers: int, progress: Progress | None) -> None:
-    """Look, before the hours that attacks take, whether too many of the images are ones that the bundle was trained on.
-
-    Raises:
-        InputError: they are, and that was not allowed.
-    """
-    from edgeadv.attacks import pack_writer
-
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress(done, total, "looking at the images")
-
-    pack_writer.check_training_images(work.images, bundle, work.order, data=work.data, workers=workers, progress=report)
 
 
 def crafted(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from edgeadv.data.datasets import ImageSet
 
 ALL = "all"
-Progress = Callable[[int, int, str], None]
-"""Called with what is done, what there is, and what is being done; what it raises ends the work."""
 Budgets = str | Eps | Iterable[str | Eps]
 
 

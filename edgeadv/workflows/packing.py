@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeadv_runtime.attacks.batches import Progress
 from edgeadv_runtime.attacks.pack import AttackPack
 from edgeadv_runtime.attacks.queries import query_attacks
 from edgeadv_runtime.bundle.bundle import Bundle
 
 from .attack_plan import STANDARD, AttackPlan, chosen_attacks, make_workload
-from .evaluation import check_training_images
 from .extras import need
-from .inputs import Budgets, Progress, open_bundle
+from .inputs import Budgets, open_bundle
 
 if TYPE_CHECKING:
     from edgeadv.data.datasets import ImageSet
@@ -68,11 +68,7 @@ def attack(
         bundle, data, eps, efforts=efforts, variants=bundle.variants, plan=plan, own=own, provider=provider
     )
     if not folder.exists():
-        check_training_images(work, bundle, workers=plan.workers, progress=progress)
-
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress(done, total, "attacking")
+        work.check_training_images(bundle, workers=plan.workers, progress=progress)
 
     return write_pack(
         folder,
@@ -86,5 +82,5 @@ def attack(
         resume=resume,
         workers=plan.workers,
         skipped=work.skipped,
-        progress=report,
+        progress=progress,
     )

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from edgeadv_runtime.attacks.batches import Progress
 from edgeadv_runtime.errors import DataError
 from edgeadv_runtime.records.study import Study
 
 from .backends import open_torch
 from .extras import need
-from .inputs import Budgets, Progress, budgets, names
+from .inputs import Budgets, budgets, names
 
 if TYPE_CHECKING:
     from edgeadv.data.datasets import ImageSet

@@ -22,7 +22,7 @@ from timm.data import resolve_data_config
 
 from edgeadv_runtime._version import __version__
 from edgeadv_runtime.attacks.base import infos
-from edgeadv_runtime.attacks.batches import DataInfo
+from edgeadv_runtime.attacks.batches import DataInfo, Progress
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
 from edgeadv_runtime.bundle.preprocess import Interpolation, Preprocess
@@ -40,7 +40,6 @@ from ..backends.pytorch import TorchBackend
 from ..data.datasets import ImageSet, balanced_subset
 from ..models.builder import Architecture, PixelModel, WeightsMap, check_input_size, load_pretrained, save_weights
 from ..reporting.study import write_pages
-from .inputs import Progress
 
 STUDY_FILE = "study.json"
 DEFAULT = "default"

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._version import __version__
+from ..attacks.batches import Progress
 from ..backends.base import Backend
 from ..bundle.bundle import Bundle
 from ..bundle.preprocess import Preprocess, to_tensor
@@ -34,7 +35,6 @@ __all__ = [
 ]  # fmt: skip
 
 Opener = Callable[[], Backend]
-Progress = Callable[[int, int, str], None]
 # a p99 from fewer runs would rest on fewer than ten of them
 P99_MIN_RUNS = 1000
 _SPLIT = "by the device's own clock, in a series apart from inference, whose time also has checks, launches and waiting"

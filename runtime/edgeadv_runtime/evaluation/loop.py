@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .._version import __version__
 from ..attacks.base import CLEAN_KEY, AttackInfo, CraftedBatch, Key, check_infos
-from ..attacks.batches import DataDigest, DataInfo, check_readable
+from ..attacks.batches import DataDigest, DataInfo, Progress, check_readable
 from ..attacks.pack import AttackPack
 from ..backends.base import Backend
 from ..bundle.bundle import Bundle
@@ -34,8 +34,6 @@ from .source import Source
 from .verdict import verdict_of
 from .worst_images import first_examples
 
-Progress = Callable[[int, int, str], None]
-"""Called with what is done, what there is, and what is being done; what it raises ends the work."""
 _THREATS: tuple[Threat, ...] = ("white-box", "query", "transfer")
 
 

@@ -585,11 +585,11 @@ def test_what_was_measured_is_kept_though_the_next_backend_fails(tiny_bundle, tm
     [
         (("--backend", "torch", "--precision", "fp16"), "torch serves fp32 only"),
         (("--backend", "tensorflow"), "tensorflow"),
-        (("--backend", "onnxruntime,"), "--backend"),
+        (("--backend", "onnxruntime,"), "`backends`"),
         (("--precision", "int8"), "int8"),
-        (("--precision", "fp32,fp32"), "--precision"),
+        (("--precision", "fp32,fp32"), "`precisions`"),
         (("--provider", "npu"), "npu"),
-        (("--batch", "1,x"), "--batch"),
+        (("--batch", "1,x"), "`batches`"),
         (("--out", "."), "folder"),
     ],
 )

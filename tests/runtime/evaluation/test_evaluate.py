@@ -188,7 +188,7 @@ def test_images_of_the_calibration_are_left_out_and_counted() -> None:
     results = score(
         [batch(LABELS[:4], CLEAN[:4], {k: v[:4] for k, v in FOOLED.items()}),
          batch(LABELS[4:], CLEAN[4:], {k: v[4:] for k, v in FOOLED.items()}, first=4)],
-        [A, B, C], bundle=calibrated_on([2, 3, 100]), progress=lambda done, total: seen.append((done, total)),
+        [A, B, C], bundle=calibrated_on([2, 3, 100]), progress=lambda done, total, _: seen.append((done, total)),
     )  # fmt: skip
     assert (results.data["n"], results.data["calibration_left_out"]) == (6, 2)
     expected = score([rest], [A, B, C])
@@ -368,9 +368,7 @@ def test_messages_that_the_iterator_finds_are_counted() -> None:
         unreadable.append("late.png: cut off")
 
     with pytest.raises(DataError, match="1 of 3 images are unreadable"):
-        evaluate(
-            bundle(), stream(), backends=[FirstPixel()], data=DataInfo("d", "all", 3), unreadable=unreadable
-        )
+        evaluate(bundle(), stream(), backends=[FirstPixel()], data=DataInfo("d", "all", 3), unreadable=unreadable)
 
 
 class Planned(FirstPixel):
@@ -411,7 +409,7 @@ def test_progress_counts_what_was_asked_for() -> None:
         [],
         data=DataInfo("d", "all", 200),
         unreadable=["x"],
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda done, total, _: seen.append((done, total)),
     )
     assert seen == [(151, 200), (200, 200)]
 
