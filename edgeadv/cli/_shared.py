@@ -12,7 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 from edgeadv_runtime.attacks.batches import Progress
-from edgeadv_runtime.errors import InputError
 
 # columns, longer than any path or sentence
 _UNBROKEN = 100_000
@@ -23,14 +22,6 @@ def keep_memory() -> None:
     from edgeadv.models.allocator import keep_freed_memory
 
     keep_freed_memory()
-
-
-def names(text: str, *, option: str) -> list[str]:
-    """Read a comma-separated list."""
-    found = [part.strip() for part in text.split(",")]
-    if "" in found or len(set(found)) != len(found):
-        raise InputError(f"{option} {text!r} is a comma-separated list without gaps or repetitions")
-    return found
 
 
 def wide_console(width: int = 0) -> Console:

@@ -15,8 +15,9 @@ from edgeadv_runtime.records.release_output import write_outcome
 from edgeadv_runtime.records.results import ORDER, Results
 from edgeadv_runtime.records.suites import SUITES, SuiteName
 
+from ..workflows.inputs import names
 from ._fields import as_options, say
-from ._shared import names, nobody_reads
+from ._shared import nobody_reads
 
 
 def gate(
@@ -92,8 +93,8 @@ def gate(
             baseline=baseline,
             eps=None if eps is None else Eps.parse(eps, norm=norm),
             suite=cast("SuiteName | None", suite),
-            variants=() if variant is None else tuple(names(variant, option="--variant")),
-            backends=() if backend is None else tuple(names(backend, option="--backend")),
+            variants=() if variant is None else names(variant, field="variant"),
+            backends=() if backend is None else names(backend, field="backend"),
         )
         rulings = asked.judge(judged)
     except EdgeAdvError as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,27 +72,10 @@ def bench(
         plan=tensorrt,
         for_speed=True,
     )
-    sizes, target = _numbers(batches), None if out is None else Path(out)
-    partial, kept = None, False
-    if target is not None:
-        ensure_file_writable(target)
-        partial = target.with_name(target.name + ".partial")
-
-    def keep(measured: Bench) -> None:
-        """What there is so far, for the rest may take an hour; it says what it lacks."""
-        nonlocal kept
-        if partial is None:
-            return
-        there = {(row.backend, row.variant) for row in measured.rows}
-        missing = [
-            {"backend": name, "variant": variant, "reason": "the measurement ended before it"}
-            for name, variant in openers
-            if (name, variant) not in there
-        ]
-        replace(measured, skipped=(*skipped, *missing)).save(partial)
-        kept = True
-
-    try:
+    sizes = _numbers(batches)
+    if out is not None:
+        ensure_file_writable(Path(out))
+    with _partial(out, list(openers), skipped) as keep:
         measured = latency.bench(
             bundle,
             list(openers.values()),
@@ -102,15 +86,40 @@ def bench(
             progress=progress,
             keep=keep,
         )
+        measured = replace(measured, skipped=tuple(skipped))
+        if out is not None:
+            measured.save(out)
+    return measured
+
+
+@contextmanager
+def _partial(
+    out: str | Path | None, asked: list[tuple[str, str]], skipped: list[dict[str, str]]
+) -> Iterator[Callable[[Bench], None] | None]:
+    """What keeps beside ``out`` what there is so far, for the rest may take an hour; the file says what it lacks."""
+    if out is None:
+        yield None
+        return
+    path, kept = Path(f"{out}.partial"), False
+
+    def keep(measured: Bench) -> None:
+        nonlocal kept
+        there = {(row.backend, row.variant) for row in measured.rows}
+        missing = [
+            {"backend": name, "variant": variant, "reason": "the measurement ended before it"}
+            for name, variant in asked
+            if (name, variant) not in there
+        ]
+        replace(measured, skipped=(*skipped, *missing)).save(path)
+        kept = True
+
+    try:
+        yield keep
     except BaseException:
         if kept:
-            _log.warning("what was measured before is in %s", partial)
+            _log.warning("what was measured before is in %s", path)
         raise
-    measured = replace(measured, skipped=tuple(skipped))
-    if target is not None and partial is not None:
-        measured.save(target)
-        partial.unlink(missing_ok=True)
-    return measured
+    path.unlink(missing_ok=True)
 
 
 def _numbers(given: str | Iterable[int]) -> list[int]:

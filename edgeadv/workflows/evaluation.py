@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +27,6 @@ from edgeadv_runtime.evaluation.scoring import check_budgets
 from edgeadv_runtime.evaluation.source import Source
 from edgeadv_runtime.files import ensure_file_writable
 from edgeadv_runtime.records.results import Results
-from edgeadv_runtime.records.suites import Effort
 
 from .attack_plan import (
     FLOAT32,
@@ -44,9 +44,11 @@ from .processes import Processes, join
 
 if TYPE_CHECKING:
     from edgeadv.data.datasets import ImageSet
-    from edgeadv_runtime.attacks.base import Attack
 
     from .attack_plan import Attacks
+
+# the source once artefacts are open and there is a folder for what is under way, and what could not be attacked by its own gradients
+_Images = tuple[Callable[[Sequence[Backend], Path | None], Source], list[dict[str, str]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,58 +120,92 @@ def evaluate(
         DataError: the images cannot be opened, or too many are unreadable, or not one could be scored.
         EdgeAdvError: whatever a backend or an attack raises.
     """
-    plan, execution = plan or AttackPlan(), execution or Execution()
-    target = None if out is None else Path(out)
+    asked = _Evaluation(
+        bundle,
+        data,
+        eps,
+        suite,
+        attacks,
+        backends,
+        precisions,
+        pack,
+        plan or AttackPlan(),
+        execution or Execution(),
+        None if out is None else Path(out),
+        progress,
+    )
     with ExitStack() as stack:
         team = stack.enter_context(join())
         with team.in_turn():
-            job = _prepared(
-                stack,
-                team,
-                open_bundle(bundle),
-                _Request(data, eps, suite, attacks, pack, plan),
-                backends=backends,
-                precisions=precisions,
-                execution=execution,
-                out=target,
-                progress=progress,
-            )
+            job = asked.prepared(stack, team)
         if team.first and job.store is not None:
             stack.enter_context(job.store)
-        outcomes = job.score(team, execution, progress if team.first else None)
+        outcomes = job.score(team)
         team.wait()
         with team.in_turn():
-            if team.first or target is None:
-                results = job.results(outcomes, execution.examples)
-                if target is not None:
-                    results.save(target)
-                if job.store is not None:
-                    job.store.remove()
-            else:
-                results = Results.load(target)
-    return results
+            if asked.out is not None and not team.first:
+                return Results.load(asked.out)
+            return job.finish(outcomes)
 
 
 @dataclass(frozen=True)
-class _Request:
-    """Which images are asked for, and how they are attacked."""
+class _Evaluation:
+    """What :func:`evaluate` is asked for."""
 
+    bundle: Bundle | str | Path
     data: ImageSet | str | Path | None
     eps: Budgets | None
     suite: str
     attacks: Attacks
+    backends: str | Iterable[str]
+    precisions: str | Iterable[str]
     pack: AttackPack | str | Path | None
     plan: AttackPlan
+    execution: Execution
+    out: Path | None
+    progress: Progress | None
 
-    def check(self, execution: Execution) -> None:
+    def prepared(self, stack: ExitStack, team: Processes) -> _Job:
+        """Check everything, open the artefacts in ``stack``, and begin, or go on."""
+        execution, out = self.execution, self.out
+        self._check(team)
+        bundle = open_bundle(self.bundle)
+        openers, skipped = backend_openers(
+            bundle,
+            backends=self.backends,
+            precisions=self.precisions,
+            provider=execution.provider,
+            threads=execution.threads,
+            plan=execution.tensorrt,
+        )
+        store = None
+        if out is not None:
+            ensure_file_writable(out)
+            folder = out.with_name(out.name + ".partial")
+            store = OutcomeStore(folder, n_classes=len(bundle.classes), shared=team.world > 1)
+        make = self._from_data if self.pack is None else self._from_pack
+        source_of, more = make(bundle, team, [variant for _, variant in openers])
+        opened = [stack.enter_context(opener()) for opener in openers.values()]
+        source = source_of(opened, None if store is None else store.folder)
+        check_budgets(source.infos, opened)
+        if store is not None:
+            bound_to = source.binding(bundle, opened, execution.examples)
+            store.start(bound_to, resume=execution.resume or not team.first)
+        return _Job(self, bundle, opened, source, [*skipped, *more], store)
+
+    def _check(self, team: Processes) -> None:
         """Refuse what does not go together."""
         plan = self.plan
         if self.data is None and self.pack is None:
             raise InputError("evaluate takes `data` with `eps`, or `pack`")
+        if self.out is None and (team.world > 1 or self.execution.resume):
+            raise InputError(
+                "out", "names the file beside which outcomes are kept: `resume` and several processes need it"
+            )
         if self.pack is None:
             return
         fixed = [plan.target, plan.limit, plan.transfer_from, plan.allow_unreadable, plan.gradients != FLOAT32]
-        if self.eps is not None or execution.uint8 or any(value not in (None, False, ()) for value in fixed):
+        if self.eps is not None or self.execution.uint8 or any(value not in (None, False, ()) for value in fixed):
             raise InputError(
                 "`eps`, `target`, `limit`, `uint8`, `transfer_from`, `gradients` and `allow_unreadable` were settled with the "
                 "pack: leave them out"
@@ -181,175 +217,112 @@ class _Request:
         if self.suite != STANDARD and self.attacks is None:
             raise InputError("`suite` was settled with the pack: leave it out, or add `attacks` square")
 
+    def _from_data(self, bundle: Bundle, team: Processes, variants: Sequence[str]) -> _Images:
+        assert self.data is not None
+        need("train")
+        plan, execution = self.plan, self.execution
+        efforts, own = chosen_attacks(self.suite, self.attacks, plan.queries)
+        work = make_workload(
+            bundle,
+            self.data,
+            self.eps,
+            efforts=efforts,
+            variants=variants,
+            plan=plan,
+            own=own,
+            provider=execution.provider,
+            threads=execution.threads,
+        )
+        if team.first:
+            work.check_training_images(bundle, workers=plan.workers, progress=self.progress)
+        return partial(crafted, bundle, work, uint8=execution.uint8, workers=plan.workers), work.skipped
+
+    def _from_pack(self, bundle: Bundle, team: Processes, variants: Sequence[str]) -> _Images:
+        assert self.pack is not None
+        plan = self.plan
+        efforts, own = ({}, []) if self.attacks is None else chosen_attacks(self.suite, self.attacks, plan.queries)
+        without_gradients(efforts)
+        pack = self.pack if isinstance(self.pack, AttackPack) else AttackPack.open(self.pack, bundle=bundle)
+        allowed = plan.allow_training_images or pack.data.allow_training_images
+        if team.first:
+            if self.data is not None:
+                need("train")
+                from edgeadv.attacks.pack_writer import check_images
+
+                images = labelled_images(self.data, bundle, root=plan.data_root, download=plan.download)
+                check_images(pack, images, bundle, workers=plan.workers)
+            pack.check_training_images(bundle, allowed=allowed)
+        pack = replace(pack, data=replace(pack.data, allow_training_images=allowed))
+        eps = list(dict.fromkeys(info.eps for info in pack.infos if not info.control))
+
+        def source_of(opened: Sequence[Backend], state: Path | None) -> Source:
+            return Source.of_pack(pack, [*query_attacks(efforts, eps, None, opened, state=state), *own])
+
+        return source_of, [entry for entry in pack.skipped if entry["variant"] in variants]
+
 
 @dataclass(frozen=True)
 class _Job:
     """An evaluation that is ready to begin."""
 
+    asked: _Evaluation
     bundle: Bundle
     backends: list[Backend]
     source: Source
     skipped: list[dict[str, str]]
     store: OutcomeStore | None
-    overlap: bool
 
-    def score(self, team: Processes, execution: Execution, progress: Progress | None) -> dict[int, BatchOutcome]:
+    def score(self, team: Processes) -> dict[int, BatchOutcome]:
         """Score this process's batches; those that a store keeps are not among what is returned."""
         outcomes: dict[int, BatchOutcome] = {}
-        kept: Mapping[int, BatchOutcome] = {}
-        keep: Callable[[int, BatchOutcome], None] = outcomes.__setitem__
-        if self.store is not None:
-            kept, keep = {number: self.store.get(number) for number in self.store.numbers()}, self.store.put
+        store, execution = self.store, self.asked.execution
         score_source(
             self.source,
             bundle=self.bundle,
             backends=self.backends,
-            kept=kept,
-            keep=keep,
+            kept={} if store is None else {number: store.get(number) for number in store.numbers()},
+            keep=outcomes.__setitem__ if store is None else store.put,
             share=(team.rank, team.world),
             examples=execution.examples,
-            overlap=self.overlap and team.world == 1,
-            progress=progress,
+            overlap=self.asked.pack is None and team.world == 1 and _cores_for_both(self.backends, execution.threads),
+            progress=self.asked.progress if team.first else None,
         )
         return outcomes
 
-    def results(self, outcomes: Mapping[int, BatchOutcome], examples: int) -> Results:
-        """What all outcomes say."""
-        found = list(outcomes.values()) if self.store is None else self.store.all(self.source.count)
-        check_readable([message for outcome in found for message in outcome.unreadable], self.source.data)
+    def finish(self, outcomes: Mapping[int, BatchOutcome]) -> Results:
+        """What all outcomes say, written where it is wanted."""
+        store, data = self.store, self.source.data
+        found = list(outcomes.values()) if store is None else store.all(self.source.count)
+        check_readable([message for outcome in found for message in outcome.unreadable], data)
         try:
-            return summarise(
+            results = summarise(
                 found,
                 self.source.infos,
                 [Artefact.of(each) for each in self.backends],
                 bundle=self.bundle,
-                data=self.source.data,
+                data=data,
                 skipped=self.skipped,
-                examples=examples,
+                examples=self.asked.execution.examples,
             )
         except DataError:
             # no other option would make more of these outcomes
-            if self.store is not None:
-                self.store.remove()
+            if store is not None:
+                store.remove()
             raise
-
-
-def _prepared(
-    stack: ExitStack,
-    team: Processes,
-    bundle: Bundle,
-    request: _Request,
-    *,
-    backends: str | Iterable[str],
-    precisions: str | Iterable[str],
-    execution: Execution,
-    out: Path | None,
-    progress: Progress | None,
-) -> _Job:
-    """Check everything, open the artefacts in ``stack``, and begin, or go on."""
-    request.check(execution)
-    if out is None and (team.world > 1 or execution.resume):
-        raise InputError("`out` names the file beside which outcomes are kept: `resume` and several processes need it")
-    openers, skipped = backend_openers(
-        bundle,
-        backends=backends,
-        precisions=precisions,
-        provider=execution.provider,
-        threads=execution.threads,
-        plan=execution.tensorrt,
-    )
-    variants = [variant for _, variant in openers]
-    store: OutcomeStore | None = None
-    if out is not None:
-        ensure_file_writable(out)
-        folder = out.with_name(out.name + ".partial")
-        store = OutcomeStore(folder, n_classes=len(bundle.classes), shared=team.world > 1)
-    state = None if store is None else store.folder
-
-    def opened_all() -> list[Backend]:
-        return [stack.enter_context(opener()) for opener in openers.values()]
-
-    if request.pack is not None:
-        opened, source, more = _from_pack(bundle, request, team, variants, opened_all, state=state)
-    else:
-        need("train")
-        work = _workload(bundle, request, variants, execution)
-        if team.first:
-            work.check_training_images(bundle, workers=request.plan.workers, progress=progress)
-        opened, more = opened_all(), work.skipped
-        source = crafted(bundle, work, opened, uint8=execution.uint8, workers=request.plan.workers, state=state)
-    check_budgets(source.infos, opened)
-    if store is not None:
-        bound_to = source.binding(bundle, opened, execution.examples)
-        store.start(bound_to, resume=execution.resume or not team.first)
-    overlap = request.pack is None and _cores_for_both(opened, execution.threads)
-    return _Job(bundle, opened, source, [*skipped, *more], store, overlap)
-
-
-def _chosen(request: _Request) -> tuple[dict[str, Effort], list[Attack]]:
-    return chosen_attacks(request.suite, request.attacks, request.plan.queries)
-
-
-def _workload(bundle: Bundle, request: _Request, variants: Sequence[str], execution: Execution) -> Workload:
-    assert request.data is not None
-    efforts, own = _chosen(request)
-    return make_workload(
-        bundle,
-        request.data,
-        request.eps,
-        efforts=efforts,
-        variants=variants,
-        plan=request.plan,
-        own=own,
-        provider=execution.provider,
-        threads=execution.threads,
-    )
-
-
-def _from_pack(
-    bundle: Bundle,
-    request: _Request,
-    team: Processes,
-    variants: Sequence[str],
-    opened_all: Callable[[], list[Backend]],
-    *,
-    state: Path | None,
-) -> tuple[list[Backend], Source, list[dict[str, str]]]:
-    """The artefacts opened, the pack's images and what is added to them, and which variants their own gradients did not attack."""
-    efforts, own = ({}, []) if request.attacks is None else _chosen(request)
-    without_gradients(efforts)
-    pack = _opened_pack(bundle, request, team)
-    opened = opened_all()
-    eps = list(dict.fromkeys(info.eps for info in pack.infos if not info.control))
-    source = Source.of_pack(pack, [*query_attacks(efforts, eps, None, opened, state=state), *own])
-    return opened, source, [entry for entry in pack.skipped if entry["variant"] in variants]
-
-
-def _opened_pack(bundle: Bundle, request: _Request, team: Processes) -> AttackPack:
-    """The pack, made from these images, with no more training images than may be."""
-    plan, pack = request.plan, request.pack
-    assert pack is not None
-    carried = pack if isinstance(pack, AttackPack) else AttackPack.open(pack, bundle=bundle)
-    allowed = plan.allow_training_images or carried.data.allow_training_images
-    if team.first:
-        if request.data is not None:
-            need("train")
-            from edgeadv.attacks.pack_writer import check_images
-
-            images = labelled_images(request.data, bundle, root=plan.data_root, download=plan.download)
-            check_images(carried, images, bundle, workers=plan.workers)
-        carried.check_training_images(bundle, allowed=allowed)
-    return replace(carried, data=replace(carried.data, allow_training_images=allowed))
+        if store is not None and self.asked.out is not None:
+            results.save(self.asked.out)
+            store.remove()
+        return results
 
 
 def crafted(
     bundle: Bundle,
     work: Workload,
     backends: Sequence[Backend],
+    state: Path | None = None,
     *,
     uint8: bool = False,
     workers: int = 0,
-    state: Path | None = None,
 ) -> Source:
     """Images attacked as they are scored; ``state`` as for :func:`query_attacks`."""
     from edgeadv.attacks.pack_writer import clean_batches, images_sha256
