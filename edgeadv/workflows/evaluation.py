@@ -205,7 +205,7 @@ class _Evaluation:
         if self.pack is None:
             return
         fixed = [plan.target, plan.limit, plan.transfer_from, plan.allow_unreadable, plan.gradients != FLOAT32]
-        if self.eps is not None or self.execution.uint8 or any(value not in (None, False, ()) for value in fixed):
+        if self.eps is not None or self.execution.uint8 or any(fixed):
             raise InputError(
                 "`eps`, `target`, `limit`, `uint8`, `transfer_from`, `gradients` and `allow_unreadable` were settled with the "
                 "pack: leave them out"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,17 @@ def test_progress_ends_an_evaluation_and_what_is_finished_is_kept(
     )
     assert found.data["n"] == seen[-1] == 72 and len(seen) == 1
     assert [file.name for file in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_a_call_leaves_its_process_alone(
+    tiny_bundle: Bundle, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No variable of the environment is set, the allocator is not settled, and nothing is printed: commands do that."""
+    monkeypatch.setattr("edgeadv.models.allocator.keep_freed_memory", lambda: pytest.fail("the allocator was settled"))
+    before = dict(os.environ)
+    evaluate(tiny_bundle, photos, eps="8/255", attacks="fgsm", plan=AttackPlan(limit=10))
+    assert dict(os.environ) == before
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
