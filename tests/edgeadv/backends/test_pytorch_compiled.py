@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from edgeadv.workflows.backends import backend_openers
 
 from edgeadv.backends.pytorch import TorchBackend
 from edgeadv.backends.pytorch_compiled import CompiledTorchBackend
+from edgeadv.workflows.backends import backend_openers
 from edgeadv_runtime.backends.golden_check import verify
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.errors import InputError

@@ -46,7 +46,8 @@ def test_a_study(cli, options, tmp_path):
     assert outcome.out.count("│ UNCHECKED") == 4 and outcome.out.count("masking check: UNCHECKED") == 2
     flat = " ".join(outcome.out.split())
     assert (
-        "an upper bound on robust accuracy" in flat and "`edgeadv evaluate --suite standard` gives a worst case" in flat
+        "an upper bound on robust accuracy" in flat
+        and "`edgeadv evaluate` with the suite standard gives a worst case" in flat
     )
     assert outcome.out.endswith("written: out\n")
     again = {**options, "out": "again", "workers": 2}
@@ -74,7 +75,7 @@ def test_unreadable_images_are_left_out_and_listed(cli, options, tmp_path):
 def test_stated_preprocessing_is_used_and_said(cli, options, tmp_path):
     assert cli(*words(options), "--preprocess", "resize=100,crop=96,interp=lanczos").status == 0
     text = (tmp_path / "out" / "study.md").read_text()
-    assert text.count("shorter side 100, lanczos, centre 96 (stated by --preprocess)") == 2
+    assert text.count("shorter side 100, lanczos, centre 96 (stated by `preprocess`)") == 2
 
 
 Options = dict[str, Any]
