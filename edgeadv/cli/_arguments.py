@@ -43,8 +43,8 @@ EpsList = Annotated[
     str,
     typer.Option(
         "--eps",
-        help="Comma-separated budgets in pixels of [0, 1], ascending, e.g. 1/255,8/255; whole grey levels where images are "
-        "rounded to 8 bits.",
+        help="Comma-separated budgets in pixels of [0, 1], ascending, e.g. 1/255,8/255; whole grey levels where images "
+        "are rounded to 8 bits.",
     ),
 ]
 Suite = Annotated[str, typer.Option("--suite", help=f"How hard to try: {', '.join(SUITES)}.")]

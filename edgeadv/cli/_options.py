@@ -17,14 +17,15 @@ from ._fields import as_options
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Give ``command`` an option for each field of every parameter whose type is a dataclass, and hand it the group back.
+    """Give ``command`` an option for each field of every parameter whose type is a dataclass, and hand it the group.
 
-    A field is written ``epochs: Annotated[int, "Passes over the training images."] = 8``: the text is the option's help. A tuple of
-    strings is a comma-separated list on the command line, a tuple of paths an option that may be given several times, and a field that
-    is a group itself brings its own options. typer reads a command's signature: what must be given comes first in the one made here.
+    A field is written ``epochs: Annotated[int, "Passes over the training images."] = 8``: the text is the option's
+    help. A tuple of strings is a comma-separated list on the command line, a tuple of paths an option that may be
+    given several times, and a field that is a group itself brings its own options. typer reads a command's signature: what must be
+    given comes first in the one made here.
     """
     hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, type] = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}  # type: ignore[misc]
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
 
     @functools.wraps(command)
     def run(**given: Any) -> None:

@@ -18,7 +18,7 @@ _UNBROKEN = 100_000
 
 
 def keep_memory() -> None:
-    """Settle the memory of a process that attacks. Never where latency or memory is measured, and never in somebody else's."""
+    """Fix what a command that attacks does with freed memory; never where latency or memory is measured."""
     from edgeadv.models.allocator import keep_freed_memory
 
     keep_freed_memory()
@@ -38,7 +38,7 @@ def nobody_reads() -> None:
 
 @contextmanager
 def progress_bar(*, threaded: bool = True) -> Iterator[Progress | None]:
-    """A bar of what is done, on standard error if that is a terminal; without ``threaded`` it is drawn only when it is called."""
+    """A bar on standard error if that is a terminal; without ``threaded`` it is drawn only when it is called."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield None

@@ -49,8 +49,8 @@ def evaluate(
 ) -> None:
     """Clean and adversarial accuracy of the artefacts in a bundle, all on the same images.
 
-    Give --data and --eps to craft the attacks here (that needs PyTorch), or --pack to score what was crafted before. Under
-    torchrun the processes share the images; an evaluation that was interrupted goes on with --resume.
+    Give --data and --eps to craft the attacks here (that needs PyTorch), or --pack to score what was crafted before.
+    Under torchrun the processes share the images; an evaluation that was interrupted goes on with --resume.
     """
     with join(own_gpu=execution.provider in ("cuda", "tensorrt") or "tensorrt" in backend) as team:
         with team.in_turn():

@@ -26,13 +26,13 @@ def perturbation(
 ) -> None:
     """Make one perturbation that is added to every frame by the slider of `edgeadv camera --serve`. It is a demonstration.
 
-    Half of the images make it, the other half say how many labels it turns. It measures no robustness: an attack on each image is
-    much stronger, see `edgeadv evaluate`.
+    Half of the images make it, the other half say how many labels it turns. It measures no robustness: an attack on
+    each image is much stronger, see `edgeadv evaluate`.
     """
     keep_memory()
     opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)
     made = make_perturbation(opened, data, eps=eps, out=out, limit=limit)
     say(
-        f"of {made.n} images that did not make it {made.right_without:.1%} are right without and {made.right_with:.1%} with it, "
-        f"at eps {made.stored.eps.text}: {out}"
+        f"of {made.n} images that did not make it {made.right_without:.1%} are right without and {made.right_with:.1%} "
+        f"with it, at eps {made.stored.eps.text}: {out}"
     )

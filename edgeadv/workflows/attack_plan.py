@@ -83,8 +83,8 @@ class AttackPlan:
 def efforts_of(suite: str, attacks: str | Sequence[str] | None = None, queries: int | None = None) -> dict[str, Effort]:
     """Which attacks run, and how hard they try.
 
-    An attack that is named and that the suite does not have tries as hard as in ``standard``, and one that no suite has as
-    hard as the suite's PGD on the margin.
+    An attack that is named and that the suite does not have tries as hard as in ``standard``, and one that no suite has
+    as hard as the suite's PGD on the margin.
 
     Raises:
         InputError: an unknown suite or attack, or ``queries`` without Square.
@@ -129,7 +129,8 @@ def without_gradients(efforts: Mapping[str, Effort]) -> Mapping[str, Effort]:
     """
     if wrong := [name for name in efforts if name not in QUERY_ATTACKS]:
         raise InputError(
-            f"{', '.join(wrong)} needs gradients, which were settled with the pack: only {', '.join(QUERY_ATTACKS)} can be added"
+            f"{', '.join(wrong)} needs gradients, which were settled with the pack: only "
+            f"{', '.join(QUERY_ATTACKS)} can be added"
         )
     return efforts
 
@@ -159,7 +160,7 @@ class Workload:
     skipped: list[dict[str, str]]
 
     def check_training_images(self, bundle: Bundle, *, workers: int, progress: Progress | None) -> None:
-        """Look, before the hours that attacks take, whether too many of the images are ones that ``bundle`` was trained on.
+        """Look, before the hours that attacks take, whether ``bundle`` was trained on too many of the images.
 
         Raises:
             InputError: they are, and that was not allowed.
@@ -183,8 +184,9 @@ def make_workload(
 ) -> Workload:
     """Open the data, match its labels to the bundle's classes, and make the attacks on its weights.
 
-    Those of ``variants`` that are int8 are attacked by their own gradients too, where the bundle holds their surrogates: once
-    for the artefact with float input and for that with uint8 input, which is the same function of the pixels.
+    Those of ``variants`` that are int8 are attacked by their own gradients too, where the bundle holds their
+    surrogates: once for the artefact with float input and for that with uint8 input, which is the same function of the
+    pixels.
 
     Args:
         bundle: whose weights are attacked.
@@ -241,7 +243,7 @@ def _gradient_attacks(
     variants: Sequence[str],
     plan: AttackPlan,
 ) -> tuple[list[Attack], list[dict[str, str]]]:
-    """Attacks on the weights, on other bundles' and on surrogates; and the int8 variants that have none. ``x`` are some images."""
+    """Attacks on the weights, on other bundles' and on surrogates; and int8 variants without. ``x``: some images."""
     from edgeadv.attacks import build_attacks
     from edgeadv.gradients.graph import load_surrogate
 

@@ -38,7 +38,7 @@ def bench(
 ) -> Bench:
     """Measure preprocessing, inference and both together; see :func:`edgeadv_runtime.benchmark.latency.bench`.
 
-    Where ``out`` is named, what was measured before a backend failed, or before an interruption, is in ``OUT.partial``::
+    Where ``out`` is named, what was measured before a failure or an interruption is in ``OUT.partial``::
 
         measured = bench("signs.edgeadv", precisions=["fp16", "int8"], batches=[1, 8], rate_hz=30)
         print([(row.variant, row.p50_ms) for row in measured.select(stage="inference")])

@@ -33,7 +33,7 @@ def build_engines(
     out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Iterator[BuiltEngine]:
-    """Build TensorRT plans one by one, or find them in the cache, and prove those that can run here on the golden frames.
+    """Build TensorRT plans one by one, or find them, and prove those that can run here on the golden frames.
 
     TensorRT-RTX builds for named GPUs on a machine without one; classic TensorRT builds on the device, for its GPU::
 

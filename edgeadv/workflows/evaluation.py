@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from .attack_plan import Attacks
 
-# the source once artefacts are open and there is a folder for what is under way, and what could not be attacked by its own gradients
+# what makes the source of open artefacts and a folder for work under way; and variants without gradients of their own
 _Images = tuple[Callable[[Sequence[Backend], Path | None], Source], list[dict[str, str]]]
 
 
@@ -89,16 +89,16 @@ def evaluate(
 ) -> Results:
     """Attack images and score artefacts on them, or score what a pack holds, which needs no PyTorch.
 
-    Under ``torchrun`` the processes share the images. What ``progress`` raises, or an interruption, ends the evaluation;
-    where ``out`` is named, what was finished is kept beside it, and ``execution`` with ``resume`` goes on from there::
+    Under ``torchrun`` the processes share the images. What ``progress`` raises, or an interruption, ends the
+    evaluation; where ``out`` is named, what was finished is kept beside it, and ``resume`` goes on from there::
 
         results = evaluate("signs.edgeadv", "gtsrb/", eps=["2/255", "8/255"], backends=["torch", "onnxruntime"])
         print(results.verdict, [row.top1 for row in results.rows if row.attack == "worst-case"])
 
     Args:
         bundle: what is scored, or where it is.
-        data: labelled images, their name or their folder: attacks are crafted here. With ``pack``, what that must have been
-            made from.
+        data: labelled images, their name or their folder: attacks are crafted here. With ``pack``, what that must have
+            been made from.
         eps: budgets in pixels of [0, 1], ascending.
         suite: how hard to try, of :data:`~edgeadv_runtime.records.suites.SUITES`.
         attacks: names, or efforts by name, and objects such as :class:`~edgeadv_runtime.CallableAttack`, instead of the
@@ -207,8 +207,8 @@ class _Evaluation:
         fixed = [plan.target, plan.limit, plan.transfer_from, plan.allow_unreadable, plan.gradients != FLOAT32]
         if self.eps is not None or self.execution.uint8 or any(fixed):
             raise InputError(
-                "`eps`, `target`, `limit`, `uint8`, `transfer_from`, `gradients` and `allow_unreadable` were settled with the "
-                "pack: leave them out"
+                "`eps`, `target`, `limit`, `uint8`, `transfer_from`, `gradients` and `allow_unreadable` were settled "
+                "with the pack: leave them out"
             )
         if self.data is None and (plan.workers or plan.download or plan.data_root):
             raise InputError("`workers`, `download` and `data_root` are for `data`: leave them out")

@@ -84,7 +84,8 @@ def make_perturbation(
     unreadable = [message for b in found for message in b.unreadable]
     if len(unreadable) > MOST_UNREADABLE * len(order):
         raise DataError(
-            f"{len(unreadable)} of {len(order)} images of {images.spec} are unreadable, e.g. {unreadable[0]}; repair or remove them"
+            f"{len(unreadable)} of {len(order)} images of {images.spec} are unreadable, e.g. {unreadable[0]}; repair "
+            "or remove them"
         )
     half = len(pixels) // 2
     if not half:

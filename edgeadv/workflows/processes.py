@@ -1,4 +1,4 @@
-"""One command in several processes, as ``torchrun`` starts them: who does which batches, and how they begin and end together."""
+"""One job in several processes, as ``torchrun`` starts them: who does what, and how they begin and end together."""
 
 from __future__ import annotations
 
@@ -100,7 +100,8 @@ def refuse_processes(arguments: Sequence[str]) -> None:
     """
     if _world() > 1 and arguments and arguments[0] not in _SHARED:
         raise InputError(
-            f"edgeadv {arguments[0]} runs in one process: start it without torchrun; {', '.join(_SHARED)} share their work"
+            f"edgeadv {arguments[0]} runs in one process: start it without torchrun; {', '.join(_SHARED)} share their "
+            "work"
         )
 
 
@@ -113,8 +114,8 @@ def join(*, own_gpu: bool = False, on_gpu: bool = False) -> Iterator[Processes]:
     """Find the other processes, if ``torchrun`` started any; the group is made here unless it is there already.
 
     Args:
-        own_gpu: let this process see only the GPU of its own number among those of its machine, for good: for commands, before
-            anything looks at GPUs. A program that calls the library chooses its GPU itself.
+        own_gpu: let this process see only the GPU of its own number among those of its machine, for good: for
+            commands, before anything looks at GPUs. A program that calls the library chooses its GPU itself.
         on_gpu: let them exchange what is on GPUs, where there are any, by NCCL.
 
     Raises:
@@ -139,7 +140,7 @@ def join(*, own_gpu: bool = False, on_gpu: bool = False) -> Iterator[Processes]:
 
 
 def gpus_may_be_here() -> bool:
-    """Whether NVIDIA's driver is installed and GPUs are not hidden; the driver is not started, which would settle what it sees."""
+    """Whether NVIDIA's driver is installed and GPUs are not hidden; it is not started, which would fix what it sees."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return False
     try:
@@ -159,6 +160,7 @@ def narrow(local_rank: int) -> None:
     gpus = [str(i) for i in range(local_rank + 1)] if visible is None else [g for g in visible.split(",") if g.strip()]
     if local_rank >= len(gpus):
         raise InputError(
-            f"process {local_rank} of this machine has no GPU: CUDA_VISIBLE_DEVICES lists {len(gpus)}; start as many processes"
+            f"process {local_rank} of this machine has no GPU: CUDA_VISIBLE_DEVICES lists {len(gpus)}; start as many "
+            "processes"
         )
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[local_rank]

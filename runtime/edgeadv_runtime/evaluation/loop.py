@@ -134,7 +134,7 @@ def score_source(
         share: number of this process, from 0, and how many processes share the batches.
         examples: how many images the results file is to show.
         overlap: as for :func:`score_batches`.
-        progress: called with the images done, those there are, and ``"scoring"``; of this process's share, scaled to all.
+        progress: called with the images done, those there are, and ``"scoring"``; scaled up from this share to all.
 
     Raises:
         EdgeAdvError: as :func:`evaluate`.

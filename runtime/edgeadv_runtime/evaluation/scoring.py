@@ -45,8 +45,8 @@ def score_batches(
         infos: what each of their keys is.
         bundle: what is scored.
         backends: the artefacts, opened.
-        unreadable: filled by the iterator; what is new with a batch goes into its outcome, what comes after the last one into one
-            more.
+        unreadable: filled by the iterator; what is new with a batch goes into its outcome, what comes after the last one
+            into one more.
         examples: how many images the results file is to show.
         seen: labels that batches before these have shown already.
         overlap: score a batch in a second thread while the caller's thread asks for the next one: two batches are held then. The

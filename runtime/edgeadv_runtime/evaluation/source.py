@@ -96,7 +96,7 @@ class Source:
 
 
 def _holds(held: Mapping[tuple[str, str], AttackInfo], attack: Attack) -> bool:
-    """Whether a pack has this attack at each of its budgets: noise is nobody's, and the reference's weights are the pack's."""
+    """Whether a pack has this attack at each budget: noise is nobody's, and the reference's weights are the pack's."""
     there = [info for eps in attack.eps if (info := held.get((attack.name, eps.text))) is not None]
     if len(there) < len(attack.eps):
         return False
