@@ -87,12 +87,12 @@ def stages(options: argparse.Namespace) -> dict[str, Any]:
 
         def whole(overlap: bool) -> object:
             stream = craft(clean(options.workers), attacks, reference, uint8=False)
-            return evaluate(stream, listed, bundle=bundle, backends=[backend], data=data, overlap=overlap)
+            return evaluate(bundle, stream, infos=listed, backends=[backend], data=data, overlap=overlap)
 
         calls: dict[str, Callable[[int], object]] = {
             "decode": lambda _: exhaust(clean(0)),
             "attack": lambda _: exhaust(craft(iter(held), attacks, reference, uint8=False)),
-            "score": lambda _: evaluate(crafted, listed, bundle=bundle, backends=[backend], data=data),
+            "score": lambda _: evaluate(bundle, crafted, infos=listed, backends=[backend], data=data),
             "whole": lambda _: whole(True),
             "one_after_the_other": lambda _: whole(False),
         }

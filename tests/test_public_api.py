@@ -159,7 +159,7 @@ def test_the_benchmarks_use_only_public_names():
     ("source", "found"),
     [
         ("from edgeadv_runtime import Bundle", 0),
-        ("from edgeadv_runtime.benchmark.latency import benchmark", 0),
+        ("from edgeadv_runtime.benchmark.latency import bench", 0),
         ("from edgeadv_runtime.benchmark import latency", 0),
         ("import edgeadv_runtime.bundle.bundle", 0),
         ("from edgeadv_runtime import Bundel", 1),

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import datetime
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import to_builtins
 from numpy.typing import NDArray
 
 from edgeadv_runtime._version import __version__
 from edgeadv_runtime.attacks.base import Attack, infos
-from edgeadv_runtime.attacks.batches import CleanBatch, DataDigest, DataInfo, check_readable, readable
+from edgeadv_runtime.attacks.batches import CleanBatch, DataDigest, DataInfo, Progress, check_readable, readable
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.attacks.pack import (
     PACK_FILE,
@@ -41,6 +42,7 @@ from edgeadv_runtime.files import (
     sha256_file,
     write_json,
 )
+from edgeadv_runtime.records.about import Skipped
 
 from ..data.datasets import ImageSet, balanced_subset, batches
 
@@ -100,7 +102,7 @@ def check_images(pack: AttackPack, images: ImageSet, bundle: Bundle, *, workers:
 
 def check_training_images(
     images: ImageSet, bundle: Bundle, order: NDArray[np.int64], *, data: DataInfo, workers: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:  # fmt: skip
     """Look, before the hours that attacks take, whether too many of ``images`` are ones that the bundle was trained on.
 
@@ -112,7 +114,7 @@ def check_training_images(
         order: positions in ``images`` that are to be scored.
         data: how the images are named, and whether training images are allowed.
         workers: processes that decode.
-        progress: called with the images done and the images there are.
+        progress: called with the images done, the images there are, and what is being done.
 
     Raises:
         InputError: they are, and that was not allowed.
@@ -123,7 +125,7 @@ def check_training_images(
     for batch in clean_batches(images, bundle, order, unreadable=[], workers=workers):
         overlap.add(batch.hashes)
         if progress is not None:
-            progress(overlap.n, len(order))
+            progress(overlap.n, len(order), "looking at the images")
     overlap.check(data.name, allowed=False)
 
 
@@ -144,8 +146,8 @@ def write_pack(
     uint8: bool = True,
     resume: bool = False,
     workers: int = 0,
-    skipped: Sequence[dict[str, str]] = (),
-    progress: Callable[[int, int], None] | None = None,
+    skipped: Sequence[Skipped] = (),
+    progress: Progress | None = None,
 ) -> AttackPack:
     """Attack ``images`` and write a pack.
 
@@ -163,7 +165,7 @@ def write_pack(
         resume: continue what an interrupted call left.
         workers: processes that decode.
         skipped: variants that their own gradients do not attack, for the results of who scores the pack.
-        progress: called with the images done and the images there are.
+        progress: called with the images done, the images there are, and what is being done.
 
     Raises:
         StorageError: ``out`` exists or cannot be written, or there is an unfinished pack and ``resume`` is false.
@@ -178,7 +180,7 @@ def write_pack(
     plan: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION, "kind": "pack", "edgeadv_version": __version__, "bundle_id": bundle.id,
         "weights_sha256": bundle.weights_sha256, "preprocess": bundle.preprocess.to_json(), "class_ids": list(bundle.classes.ids),
-        "data": asdict(data), "uint8": uint8, "attacks": [info_to_json(info) for info in listed], "skipped": list(skipped),
+        "data": asdict(data), "uint8": uint8, "attacks": [info_to_json(info) for info in listed], "skipped": [to_builtins(entry) for entry in skipped],
     }  # fmt: skip
     # where the images come from is nobody's business but a resumed call's, which may also allow what turned out to be unreadable
     begun = {
@@ -211,7 +213,7 @@ def write_pack(
         overlap.add(batch.clean.hashes)
         shards.append({"file": file.name, "sha256": sha256_file(file), "n": len(batch.clean.labels)})
         if progress is not None:
-            progress(min(first + SHARD_SIZE, len(order)), len(order))
+            progress(min(first + SHARD_SIZE, len(order)), len(order), "attacking")
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     scored = sum(shard["n"] for shard in shards)
     overlap.check(data.name, allowed=data.allow_training_images)

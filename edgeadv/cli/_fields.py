@@ -7,7 +7,14 @@ import re
 import typer
 
 # lists in Python, comma-separated text here
-_OPTIONS = {"precisions": "precision", "backends": "backend", "attacks": "attack"}
+_OPTIONS = {
+    "precisions": "precision",
+    "backends": "backend",
+    "attacks": "attack",
+    "batches": "batch",
+    "rate_hz": "rate",
+    "targets": "target",
+}
 _FIELD = re.compile(r"`([a-z][a-z0-9_]*)`")
 
 

@@ -7,50 +7,29 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
-from edgeadv_runtime.errors import InputError
-
+from ..workflows.inputs import names
 from ._fields import as_options
 
 
-def names(text: str, *, field: str) -> tuple[str, ...]:
-    """Read a comma-separated list.
-
-    Raises:
-        InputError: it has gaps or repetitions; ``field`` names it.
-    """
-    found = tuple(part.strip() for part in text.split(","))
-    if "" in found or len(set(found)) != len(found):
-        raise InputError(field, f"{text!r} is a comma-separated list without gaps or repetitions")
-    return found
-
-
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Give ``command`` an option for each field of every parameter whose type is a dataclass, and hand it the group back.
+    """Give ``command`` an option for each field of every parameter whose type is a dataclass, and hand it the group.
 
-    A field is written ``epochs: Annotated[int, "Passes over the training images."] = 8``: the text is the option's help. A tuple of
-    strings is a comma-separated list on the command line. typer reads a command's signature: what must be given comes first in the
-    one made here.
+    A field is written ``epochs: Annotated[int, "Passes over the training images."] = 8``: the text is the option's
+    help. A tuple of strings is a comma-separated list on the command line, a tuple of paths an option that may be
+    given several times, and a field that is a group itself brings its own options. typer reads a command's signature: what must be
+    given comes first in the one made here.
     """
     hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, type] = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}  # type: ignore[misc]
-    fields = {name: [field.name for field in dataclasses.fields(kind)] for name, kind in groups.items()}
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        made = {}
-        for name, kind in groups.items():
-            values = {field: given.pop(field) for field in fields[name]}
-            lists = {field for field, hint in get_type_hints(kind).items() if _is_list(hint)}
-            made[name] = kind(
-                **{
-                    field: names(value, field=field) if field in lists and isinstance(value, str) else value
-                    for field, value in values.items()
-                }
-            )
+        made = {name: _made(kind, given) for name, kind in groups.items()}
         command(**given, **made)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -66,14 +45,33 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _made(group: type, given: dict[str, Any]) -> Any:
+    """The group of what was given, which is taken out of ``given``."""
+    values: dict[str, Any] = {}
+    for field, kind in get_type_hints(group).items():
+        if dataclasses.is_dataclass(kind):
+            values[field] = _made(kind, given)  # type: ignore[arg-type]
+            continue
+        value = given.pop(field)
+        if isinstance(value, list) or (value is None and _is_list(kind, Path)):
+            value = tuple(value or ())
+        values[field] = names(value, field=field) if isinstance(value, str) and _is_list(kind) else value
+    return group(**values)
+
+
 def _parameters(group: type) -> Iterator[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     for field in dataclasses.fields(group):
         kind, text = _parts(hints[field.name])
+        if dataclasses.is_dataclass(kind):
+            yield from _parameters(kind)  # type: ignore[arg-type]
+            continue
         default = field.default
         if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
-        if _is_list(kind):
+        if _is_list(kind, Path):
+            kind, default = list[Path] | None, None
+        elif _is_list(kind):
             optional = default in (None, ())
             kind = str | None if optional else str
             default = None if optional else default if default is dataclasses.MISSING else ",".join(default)
@@ -94,8 +92,8 @@ def _parts(hint: Any) -> tuple[Any, str]:
     return kind, next((each for each in extra if isinstance(each, str)), "")
 
 
-def _is_list(hint: Any) -> bool:
-    """Whether ``hint`` is a tuple of strings, or that or None."""
+def _is_list(hint: Any, of: type = str) -> bool:
+    """Whether ``hint`` is a tuple of these, or that or None."""
     if get_origin(hint) in (Union, types.UnionType):
-        return any(_is_list(part) for part in get_args(hint))
-    return get_origin(hint) is tuple and get_args(hint)[0] is str
+        return any(_is_list(part, of) for part in get_args(hint))
+    return get_origin(hint) is tuple and get_args(hint)[0] is of

@@ -2,49 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from edgeadv_runtime.benchmark import latency
 from edgeadv_runtime.bundle.bundle import Bundle
-from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.files import ensure_file_writable
-from edgeadv_runtime.records.about import Skipped
+from edgeadv_runtime.records.bench import Bench
 from edgeadv_runtime.records.rows import engines
 
-from ._backends import (
-    BackendNames,
-    EngineBatch,
-    EngineChoice,
-    EngineFolder,
-    EngineLibrary,
-    ExpectedHash,
-    Precision,
-    Provider,
-    PublicKey,
-    Tf32,
-    TrustPlan,
-    Workspace,
-    backend_openers,
-)
-from ._fields import as_options, say
-from ._shared import ALL, wide_console
+from ..workflows.backends import TensorRTPlan
+from ..workflows.benchmarking import bench as run_bench
+from ..workflows.inputs import ALL
+from ._arguments import BackendNames, ExpectedHash, Precision, Provider, PublicKey
+from ._fields import as_options
+from ._options import with_groups
+from ._shared import progress_bar, wide_console
 
 # rich would cut figures to fit a narrower terminal, or the 80 columns that it assumes of a pipe
 _WIDTH = 200
 
 
+@with_groups
 def bench(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to measure.")],
+    tensorrt: TensorRTPlan,
     backend: BackendNames = "onnxruntime",
     precision: Precision = ALL,
     batch: Annotated[str, typer.Option(help="Comma-separated batch sizes of the back-to-back series.")] = "1",
@@ -55,12 +39,6 @@ def bench(
     provider: Provider = "cpu",
     expected_sha256: ExpectedHash = None,
     public_key: PublicKey = None,
-    engine_batch: EngineBatch = None,
-    engine_cache: EngineFolder = None,
-    trust_plan: TrustPlan = None,
-    library: EngineLibrary = None,
-    workspace: Workspace = None,
-    tf32: Tf32 = False,
     out: Annotated[Path, typer.Option(help="The bench file; one that is there is replaced.")] = Path("bench.json"),
 ) -> None:
     """Measure preprocessing, inference and both together: p50, p90, p99 and the slowest call, none of them trimmed.
@@ -69,41 +47,21 @@ def bench(
     holds what the machine is, and its clocks, load and temperatures before and after. Where the machine counts energy,
     each series has its own; where a backend times copies and computing apart, so does the table.
     """
-    opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)
-    openers, skipped = backend_openers(
-        opened, backend=backend, precision=precision, provider=provider, threads=threads,
-        engine=EngineChoice(engine_batch, engine_cache, trust_plan, library, workspace, tf32), for_speed=True,
-    )  # fmt: skip
-    left_out = tuple(Skipped(**entry) for entry in skipped)
-    batches = _numbers(batch)
-    ensure_file_writable(out)
-    partial, kept = out.with_name(out.name + ".partial"), False
-
-    def keep(measured: latency.Bench) -> None:
-        """What there is so far, for the rest may take an hour; it says what it lacks."""
-        nonlocal kept
-        there = {(row.backend, row.variant) for row in measured.rows}
-        missing = [
-            Skipped(backend=name, variant=variant, reason="the measurement ended before it")
-            for name, variant in openers
-            if (name, variant) not in there
-        ]
-        replace(measured, skipped=(*left_out, *missing)).save(partial)
-        kept = True
-
-    try:
-        with _progress() as progress:
-            measured = latency.benchmark(
-                opened, list(openers.values()), batches=batches, runs=runs, warm_up=warm_up, rate_hz=rate, progress=progress,
-                keep=keep,
-            )  # fmt: skip
-    except BaseException:
-        if kept:
-            say(f"what was measured before is in {partial}", err=True)
-        raise
-    measured = replace(measured, skipped=left_out)
-    measured.save(out)
-    partial.unlink(missing_ok=True)
+    with progress_bar(threaded=False) as progress:
+        measured = run_bench(
+            Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key),
+            backends=backend,
+            precisions=precision,
+            batches=batch,
+            runs=runs,
+            warm_up=warm_up,
+            rate_hz=rate,
+            provider=provider,
+            threads=threads,
+            tensorrt=tensorrt,
+            out=out,
+            progress=progress,
+        )
     console = wide_console(_WIDTH)
     console.print(_table(measured))
     for artefact, engine in engines(measured.rows):
@@ -115,31 +73,7 @@ def bench(
     console.print(Text(f"written: {out}"))
 
 
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise InputError(f"--batch {text!r} is a comma-separated list of whole numbers, such as 1,8") from error
-
-
-@contextmanager
-def _progress() -> Iterator[latency.Progress | None]:
-    """A bar on standard error if that is a terminal, drawn between series only: no thread draws while one is timed."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
-        task = bar.add_task("opening")
-
-        def progress(done: int, total: int, text: str) -> None:
-            bar.update(task, completed=done, total=total, description=text, refresh=True)
-
-        yield progress
-
-
-def _energy(bench: latency.Bench) -> list[str]:
+def _energy(bench: Bench) -> list[str]:
     """What the energies in the table are of, or why there are none."""
     lines = []
     for source in dict.fromkeys(row.energy_source for row in bench.rows if row.energy_source):
@@ -152,7 +86,7 @@ def _energy(bench: latency.Bench) -> list[str]:
     return lines
 
 
-def _table(bench: latency.Bench) -> Table:
+def _table(bench: Bench) -> Table:
     """One line for each row; what all rows share is in the title."""
     shared = {f"{row.provider} on {row.device}, threads: {row.threads or 'default'}" for row in bench.rows}
     table = Table(title=Text("; ".join(sorted(shared))), title_justify="left")

@@ -24,7 +24,7 @@ from edgeadv_runtime.bundle.manifest import MANIFEST
 from edgeadv_runtime.bundle.variants import expanded
 from edgeadv_runtime.files import sha256_file
 
-from ._backends import PublicKey
+from ._arguments import PublicKey
 from ._fields import say
 from ._shared import wide_console
 

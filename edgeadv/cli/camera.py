@@ -24,7 +24,7 @@ from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.inference.classifier import Classifier
 from edgeadv_runtime.inference.smoothing import Smoother
 
-from ._backends import BundlePath, ExpectedHash, Provider, PublicKey
+from ._arguments import BundlePath, ExpectedHash, Provider, PublicKey
 from ._fields import say
 from ._time import seconds
 

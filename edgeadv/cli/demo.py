@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,19 +11,21 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeadv_runtime.backends import OnnxRuntimeBackend
-from edgeadv_runtime.benchmark import latency
 from edgeadv_runtime.errors import require
 from edgeadv_runtime.evaluation.verdict import BADGES, FEWEST_QUERIES
 from edgeadv_runtime.files import ensure_writable
+from edgeadv_runtime.records.bench import Bench
 from edgeadv_runtime.records.results import Results
 from edgeadv_runtime.records.rows import CLEAN, WORST_CASE
 from edgeadv_runtime.records.suites import PGD_SMOOTHED, SQUARE, SUITES, Effort
 
-from ._attacks import make_plan
+from ..workflows.attack_plan import AttackPlan
+from ..workflows.benchmarking import bench
+from ..workflows.evaluation import Execution, evaluate
+from ..workflows.extras import need
 from ._fields import say
-from ._shared import need, wide_console
+from ._shared import wide_console
 from ._training import progress_bar
-from .evaluate import crafted, score
 
 if TYPE_CHECKING:
     from edgeadv.training.runs import Run
@@ -54,13 +54,14 @@ def demo(
     ensure_writable(out)
     start = time.perf_counter()
     results: list[Results] = []
-    benches: list[latency.Bench] = []
+    benches: list[Bench] = []
     for name, run in zip(NAMES, _train(out, temperature, epochs), strict=True):
         bundle = _export(run, out / f"{name}.edgeadv")
         # a defended network also meets what breaks the undefended one
         others = [out / f"{NAMES[0]}.edgeadv"] if results else []
         results.append(_evaluate(bundle, out / f"{name}.results.json", others))
-        benches.append(_bench(bundle, out / f"{name}.bench.json"))
+        _say(f"timing {bundle.manifest.title}")
+        benches.append(bench(bundle, precisions=VARIANTS, batches=(1, 8), out=out / f"{name}.bench.json"))
     from edgeadv.reporting import build_report
 
     page = out / "report.html"
@@ -107,25 +108,20 @@ def _export(run: Run, out: Path) -> Bundle:
 
 def _evaluate(bundle: Bundle, out: Path, others: list[Path]) -> Results:
     _say(f"attacking and scoring {bundle.manifest.title} on {IMAGES} test images, eps {EPS}")
-    plan = make_plan(bundle, DATA, EPS, efforts=EFFORTS, variants=VARIANTS, images=IMAGES, transfer_from=others)
-    with ExitStack() as stack:
-        stack.enter_context(plan.reference)
-        artefacts = [stack.enter_context(OnnxRuntimeBackend(bundle, variant=variant)) for variant in VARIANTS]
-        backends = [plan.reference, *artefacts]
-        results = score(crafted(bundle, plan, backends), bundle, backends)
-    results.save(out)
-    return results
+    return evaluate(
+        bundle,
+        DATA,
+        eps=EPS,
+        attacks=EFFORTS,
+        backends=("torch", "onnxruntime"),
+        precisions=VARIANTS,
+        plan=AttackPlan(limit=IMAGES, transfer_from=tuple(others)),
+        execution=Execution(resume=True),
+        out=out,
+    )
 
 
-def _bench(bundle: Bundle, out: Path) -> latency.Bench:
-    _say(f"timing {bundle.manifest.title}")
-    openers = [partial(OnnxRuntimeBackend, bundle, variant=variant) for variant in VARIANTS]
-    bench = latency.benchmark(bundle, openers, batches=(1, 8), runs=200, warm_up=20)
-    bench.save(out)
-    return bench
-
-
-def _print(results: list[Results], benches: list[latency.Bench]) -> None:
+def _print(results: list[Results], benches: list[Bench]) -> None:
     table = Table(
         title=Text(f"{ARCHITECTURE} on {DATA}, {IMAGES} test images, eps {EPS.split(',')[-1]} of the pixel range"),
         title_justify="left",
@@ -133,9 +129,9 @@ def _print(results: list[Results], benches: list[latency.Bench]) -> None:
     table.add_column("model and artefact", no_wrap=True)
     for heading in ("clean", "plain FGSM", "worst case", "inference ms (p50, batch 1)"):
         table.add_column(heading, justify="right", style="bold" if heading == "worst case" else None)
-    for result, bench in zip(results, benches, strict=True):
+    for result, timed in zip(results, benches, strict=True):
         speed: dict[str, Any] = {
-            row.variant: f"{row.p50_ms:.2f}" for row in bench.rows if row.stage == "inference" and row.batch == 1
+            row.variant: f"{row.p50_ms:.2f}" for row in timed.rows if row.stage == "inference" and row.batch == 1
         }
         largest = max(row.eps_value for row in result.rows)
         for row in result.rows:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from edgeadv_runtime.doctor import diagnose
 
-from ._backends import PublicKey
+from ._arguments import PublicKey
 from ._fields import as_options
 from ._shared import wide_console
 

@@ -15,8 +15,9 @@ from edgeadv_runtime.errors import ExportError, InputError
 from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.records.eps import Eps
 
+from ..workflows.extras import need
+from ..workflows.inputs import names
 from ._fields import say
-from ._shared import names, need
 from .bundle import print_summary
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def _say(text: str) -> None:
 
 def _variants(precision: str) -> list[str]:
     """Read ``--precision``; ``int8`` is both of its variants, and ``int8-u8in`` both with that suffix."""
-    variants = expanded(names(precision, option="--precision"), VARIANTS)
+    variants = expanded(list(names(precision, field="precisions")), VARIANTS)
     if unknown := [variant for variant in variants if variant not in VARIANTS]:
         raise InputError(f"--precision {unknown[0]!r} is no variant: choose from {', '.join(VARIANTS)}")
     if len(set(variants)) != len(variants):

@@ -16,8 +16,9 @@ from edgeadv_runtime.records.results import Results
 from edgeadv_runtime.records.rows import BASELINE
 from edgeadv_runtime.records.suites import SUITES, SuiteName
 
+from ..workflows.inputs import names
 from ._fields import as_options, say
-from ._shared import names, nobody_reads
+from ._shared import nobody_reads
 
 
 def gate(
@@ -92,8 +93,8 @@ def gate(
             baseline=baseline,
             eps=eps,
             suite=cast("SuiteName | None", suite),
-            variants=None if variant is None else names(variant, option="--variant"),
-            backends=None if backend is None else names(backend, option="--backend"),
+            variants=None if variant is None else names(variant, field="variant"),
+            backends=None if backend is None else names(backend, field="backend"),
         )
     except EdgeAdvError as error:
         # a pipeline that reads no exit status must not take an older file for today's

@@ -11,8 +11,9 @@ from rich.text import Text
 
 from edgeadv_runtime.errors import EdgeAdvError, InputError
 
+from ..workflows.extras import need
 from ._fields import as_options
-from ._shared import need, wide_console
+from ._shared import wide_console
 
 if TYPE_CHECKING:
     from edgeadv.training.runs import Run

@@ -12,8 +12,8 @@ from edgeadv_runtime.errors import InputError, StorageError
 from edgeadv_runtime.files import ensure_writable
 from edgeadv_runtime.records.eps import Eps
 
+from ..workflows.extras import need
 from ._fields import say
-from ._shared import need
 from ._training import TrainOptions, with_options
 from .export import export_run
 

@@ -1,4 +1,4 @@
-"""One command in several processes, as ``torchrun`` starts them: who does which batches, and how they begin and end together."""
+"""One job in several processes, as ``torchrun`` starts them: who does what, and how they begin and end together."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-import typer
-
 from edgeadv_runtime.device.cuda import LIBRARY
 from edgeadv_runtime.errors import BackendError, InputError
 
 # a process may have to wait for as long as the slowest one attacks, or builds a plan
 _PATIENCE = timedelta(days=30)
 _SHARED = ("train", "distill", "evaluate")
+
+
+class PeerError(BackendError):
+    """The first process failed, and says why: the others end without a word."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,11 @@ class Processes:
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """The first process runs the block, then the others do; what it cannot do they need not try, nor complain about."""
+        """The first process runs the block, then the others do; what it cannot do they need not try.
+
+        Raises:
+            PeerError: the first one failed.
+        """
         if self.world == 1:
             yield
         elif self.first:
@@ -54,7 +60,7 @@ class Processes:
                 self._tell(done)
         else:
             if not self._tell(None):
-                raise typer.Exit(2)
+                raise PeerError("the first process failed: see what it says")
             yield
 
     def _tell(self, done: bool | None) -> bool:
@@ -94,7 +100,8 @@ def refuse_processes(arguments: Sequence[str]) -> None:
     """
     if _world() > 1 and arguments and arguments[0] not in _SHARED:
         raise InputError(
-            f"edgeadv {arguments[0]} runs in one process: start it without torchrun; {', '.join(_SHARED)} share their work"
+            f"edgeadv {arguments[0]} runs in one process: start it without torchrun; {', '.join(_SHARED)} share their "
+            "work"
         )
 
 
@@ -103,12 +110,12 @@ def _world() -> int:
 
 
 @contextmanager
-def join(*, own_gpu: bool, on_gpu: bool = False) -> Iterator[Processes]:
-    """Find the other processes, if ``torchrun`` started any.
+def join(*, own_gpu: bool = False, on_gpu: bool = False) -> Iterator[Processes]:
+    """Find the other processes, if ``torchrun`` started any; the group is made here unless it is there already.
 
     Args:
-        own_gpu: let this process see only the GPU of its own number among those of its machine; to be called before
-            anything looks at GPUs.
+        own_gpu: let this process see only the GPU of its own number among those of its machine, for good: for
+            commands, before anything looks at GPUs. A program that calls the library chooses its GPU itself.
         on_gpu: let them exchange what is on GPUs, where there are any, by NCCL.
 
     Raises:
@@ -122,6 +129,9 @@ def join(*, own_gpu: bool, on_gpu: bool = False) -> Iterator[Processes]:
         narrow(int(os.environ["LOCAL_RANK"]))
     from torch import cuda, distributed
 
+    if distributed.is_initialized():
+        yield Processes(distributed.get_rank(), world)
+        return
     backend = "cpu:gloo,cuda:nccl" if on_gpu and cuda.is_available() else "gloo"
     distributed.init_process_group(backend, timeout=_PATIENCE)
     yield Processes(distributed.get_rank(), world)
@@ -130,7 +140,7 @@ def join(*, own_gpu: bool, on_gpu: bool = False) -> Iterator[Processes]:
 
 
 def gpus_may_be_here() -> bool:
-    """Whether NVIDIA's driver is installed and GPUs are not hidden; the driver is not started, which would settle what it sees."""
+    """Whether NVIDIA's driver is installed and GPUs are not hidden; it is not started, which would fix what it sees."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return False
     try:
@@ -150,6 +160,7 @@ def narrow(local_rank: int) -> None:
     gpus = [str(i) for i in range(local_rank + 1)] if visible is None else [g for g in visible.split(",") if g.strip()]
     if local_rank >= len(gpus):
         raise InputError(
-            f"process {local_rank} of this machine has no GPU: CUDA_VISIBLE_DEVICES lists {len(gpus)}; start as many processes"
+            f"process {local_rank} of this machine has no GPU: CUDA_VISIBLE_DEVICES lists {len(gpus)}; start as many "
+            "processes"
         )
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[local_rank]

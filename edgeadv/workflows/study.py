@@ -10,7 +10,6 @@ import datetime
 import math
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -23,7 +22,7 @@ from timm.data import resolve_data_config
 
 from edgeadv_runtime._version import __version__
 from edgeadv_runtime.attacks.base import infos
-from edgeadv_runtime.attacks.batches import DataInfo
+from edgeadv_runtime.attacks.batches import DataInfo, Progress
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
 from edgeadv_runtime.bundle.entries import ArchitectureEntry, SizedFileEntry
@@ -48,8 +47,6 @@ from ..reporting.study import write_pages
 STUDY_FILE = "study.json"
 DEFAULT = "default"
 _WEIGHTS = "weights.safetensors"
-
-Bar = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +207,7 @@ def run_study(
     resume: bool = False,
     allow_unreadable: bool = False,
     workers: int = 0,
-    bar: Callable[[str], AbstractContextManager[Bar | None]],
+    progress: Progress | None = None,
 ) -> Study:
     """Measure one classifier after the other and write ``study.json``, ``study.md`` and ``study.html``.
 
@@ -227,7 +224,7 @@ def run_study(
         resume: continue what an interrupted call left.
         allow_unreadable: accept more than 1% of unreadable images.
         workers: processes that decode.
-        bar: makes a progress bar of images for the classifier named.
+        progress: called with the images done, all images and the classifier, first of each with none done.
 
     Raises:
         StorageError: ``out`` exists or cannot be written, or there is an unfinished study and ``resume`` is false.
@@ -252,23 +249,32 @@ def run_study(
     for subject in left:
         subject.load()
     for number, subject in enumerate(left, start=len(study.results) + 1):
-        with bar(f"{subject.name} ({number} of {len(subjects)})") as progress:
-            result = _measure(
-                subject,
-                images,
-                order,
-                data=data,
-                eps=eps,
-                open_reference=open_reference,
-                workers=workers,
-                progress=progress,
-            )
+        report = _report_of(f"{subject.name} ({number} of {len(subjects)})", n, progress)
+        result = _measure(
+            subject,
+            images,
+            order,
+            data=data,
+            eps=eps,
+            open_reference=open_reference,
+            workers=workers,
+            progress=report,
+        )
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         study = replace(study, results=(*study.results, result), created=now)
         study.save(partial / STUDY_FILE)
     write_pages(study, partial)
     publish(partial, out)
     return replace(study, path=out / STUDY_FILE)
+
+
+def _report_of(what: str, n: int, progress: Progress | None) -> Progress:
+    def report(done: int, total: int, _: str) -> None:
+        if progress is not None:
+            progress(done, total, what)
+
+    report(0, n, what)
+    return report
 
 
 def _begin(partial: Path, settings: StudySettings, *, resume: bool) -> Study:
@@ -287,7 +293,7 @@ def _begin(partial: Path, settings: StudySettings, *, resume: bool) -> Study:
 
 def _measure(
     subject: Subject, images: ImageSet, order: NDArray[np.int64], *, data: DataInfo, eps: Sequence[Eps],
-    open_reference: Callable[[Bundle], TorchBackend], workers: int, progress: Bar | None,
+    open_reference: Callable[[Bundle], TorchBackend], workers: int, progress: Progress | None,
 ) -> Results:  # fmt: skip
     """One classifier through the evaluation loop."""
     with tempfile.TemporaryDirectory(prefix="edgeadv-study-") as folder:
@@ -300,9 +306,15 @@ def _measure(
             unreadable: list[str] = []
             clean = clean_batches(images, bundle, order, unreadable=unreadable, workers=workers)
             return evaluate(
-                craft(clean, attacks, reference, uint8=False), infos(attacks, uint8=False), bundle=bundle,
-                backends=[reference], data=data, unreadable=unreadable, examples=0, progress=progress,
-            )  # fmt: skip
+                bundle,
+                craft(clean, attacks, reference, uint8=False),
+                infos=infos(attacks, uint8=False),
+                backends=[reference],
+                data=data,
+                unreadable=unreadable,
+                examples=0,
+                progress=progress,
+            )
 
 
 def _bundle(subject: Subject, classes: Classes, folder: Path) -> Bundle:

@@ -251,7 +251,7 @@ class Gate:
         tell = paced(progress, f"attacking {len(self._index)} images at eps {eps.text}", "images")
         return write_pack(
             draft.folder / "gate.pack", bundle=draft.bundle(), images=images, order=self._index, attacks=attacks, reference=fp32,
-            data=data, uint8=eps.fits_8_bits, progress=tell,
+            data=data, uint8=eps.fits_8_bits, progress=lambda done, total, _: tell(done, total),
         )  # fmt: skip
 
 

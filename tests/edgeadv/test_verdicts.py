@@ -561,9 +561,12 @@ def test_the_bundle_of_a_run_gives_the_same_verdict(
     with TorchBackend(bundle, device=CPU, threads=1) as backend:
         attacks = attacks_on(backend.model, EPS[:1], backend, bundle.weights_sha256)
         results = evaluate(
-            craft(clean, attacks, backend, uint8=False), infos(attacks, uint8=False), bundle=bundle, backends=[backend],
+            bundle,
+            craft(clean, attacks, backend, uint8=False),
+            infos=infos(attacks, uint8=False),
+            backends=[backend],
             data=DataInfo("mnist5k", "test", N),
-        )  # fmt: skip
+        )
     assert results.masking.verdict == distilled.verdict == "MASKED"
     worst = results.select(attack="worst-case", eps="0.1")[0]
     assert worst.threat == "white-box"

@@ -315,9 +315,13 @@ def test_the_worst_case_is_that_of_the_evaluation(
             for b in batches(digits_test, digits_test.preprocess, batch_size=50, order=order)
         )
         results = evaluate(
-            craft(stream, used, fp32, uint8=True), infos(used, uint8=True), bundle=bundle, backends=[fp32, quantised],
-            data=DataInfo("digits", "test", len(order)), examples=0,
-        )  # fmt: skip
+            bundle,
+            craft(stream, used, fp32, uint8=True),
+            infos=infos(used, uint8=True),
+            backends=[fp32, quantised],
+            data=DataInfo("digits", "test", len(order)),
+            examples=0,
+        )
     worst = bundle.manifest.variants[variant].gate.worst_case
     (comparison,) = [entry for entry in results.comparisons if entry.attack == "worst-case"]
     assert {key: worst[key] for key in ("n", "lost", "gained")} == {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -16,6 +16,8 @@ from ..errors import DataError
 from ..files import sha256_bytes
 
 MOST_UNREADABLE = 0.01
+Progress = Callable[[int, int, str], None]
+"""Called with what is done, what there is, and what is being done; what it raises ends the work."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from ..bundle.training_images import Overlap, check_overlap
 from ..decoding import Count, Sha256, convert, read
 from ..errors import BundleError, InputError, IntegrityError, SchemaError
 from ..files import sha256_file
+from ..records.about import Skipped
 from ..records.eps import Eps
 from ..records.rows import NORMS
 from .base import CLEAN_KEY, AttackInfo, CraftedBatch, Evidence, Key, LazyImages
@@ -62,7 +63,7 @@ class PackManifest(Entry, frozen=True, kw_only=True):
     edgeadv_version: str = ""
     data_sha256: Sha256 | None = None
     n: Count | None = None
-    skipped: tuple[dict[str, str], ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
     def __post_init__(self) -> None:
         for info in self.attacks:
@@ -72,8 +73,6 @@ class PackManifest(Entry, frozen=True, kw_only=True):
                 raise ValueError(str(error)) from error
             if not fits or info.params.norm not in (None, *NORMS):
                 raise ValueError(f"attack {info.name!r} has an eps that is not the one written, or an unknown norm")
-        if any(not entry.keys() >= {"backend", "variant", "reason"} for entry in self.skipped):
-            raise ValueError("what was skipped has no backend, variant or reason")
 
 
 def info_to_json(info: AttackInfo) -> dict[str, Any]:
@@ -226,7 +225,7 @@ class AttackPack:
         return self.manifest.uint8
 
     @property
-    def skipped(self) -> list[dict[str, str]]:
+    def skipped(self) -> list[Skipped]:
         """Variants of the bundle that their own gradients do not attack, as results files tell it."""
         return list(self.manifest.skipped)
 

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from .._version import __version__
+from ..attacks.batches import Progress
 from ..backends.base import Backend
 from ..bundle.bundle import Bundle
 from ..bundle.preprocess import Preprocess, to_tensor
@@ -34,11 +35,10 @@ from .timing import Series, back_to_back, paced, split
 
 __all__ = [
     "INCLUDES", "P99_MIN_RUNS", "SPLIT_STAGES", "STAGES", "Bench", "BenchRow", "Mode", "Opener", "Progress", "Series",
-    "Splits", "Stage", "back_to_back", "benchmark", "paced", "split",
+    "Splits", "Stage", "back_to_back", "bench", "paced", "split",
 ]  # fmt: skip
 
 Opener = Callable[[], Backend]
-Progress = Callable[[int, int, str], None]
 # a p99 from fewer runs would rest on fewer than ten of them
 P99_MIN_RUNS = 1000
 _SPLIT = "by the device's own clock, in a series apart from inference, whose time also has checks, launches and waiting"
@@ -68,7 +68,7 @@ class Splits(Protocol):
         """Logits, and milliseconds of each of :data:`SPLIT_STAGES` as the device's own clock has them."""
 
 
-def benchmark(
+def bench(
     bundle: Bundle,
     openers: Sequence[Opener],
     *,

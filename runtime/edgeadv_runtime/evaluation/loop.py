@@ -7,7 +7,7 @@ and forgotten. What is kept is its outcome, a few bits an image, and the results
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from .._version import __version__
 from ..attacks.base import CLEAN_KEY, AttackInfo, CraftedBatch, Key, check_infos
-from ..attacks.batches import DataDigest, DataInfo, check_readable
+from ..attacks.batches import DataDigest, DataInfo, Progress, check_readable
+from ..attacks.pack import AttackPack
 from ..backends.base import Backend
 from ..bundle.bundle import Bundle
 from ..bundle.training_images import Overlap, check_overlap
 from ..decoding import convert
 from ..device.facts import environment
-from ..errors import DataError
+from ..errors import DataError, InputError
 from ..records.about import Calibration, ScoredData, Skipped, Subject
 from ..records.eps import Eps
 from ..records.evidence import RowMasking
@@ -33,7 +34,8 @@ from ..records.results import Results
 from ..records.rows import CLEAN, WORST_CASE, AttackParams, Comparison, Row, Threat
 from ..records.suites import NOISE, WHOLE_STEP, base_name
 from .outcomes import Artefact, BatchOutcome, rounding_lost
-from .scoring import TOP, nothing_scored, score_batches
+from .scoring import TOP, score_batches
+from .source import Source
 from .verdict import verdict_of
 from .worst_images import first_examples
 
@@ -41,58 +43,134 @@ _THREATS: tuple[Threat, ...] = ("white-box", "query", "transfer")
 
 
 def evaluate(
-    batches: Iterable[CraftedBatch],
-    infos: Sequence[AttackInfo],
-    *,
     bundle: Bundle,
+    images: AttackPack | Iterable[CraftedBatch],
+    *,
     backends: Sequence[Backend],
-    data: DataInfo,
+    infos: Sequence[AttackInfo] = (),
+    data: DataInfo | None = None,
     unreadable: Sequence[str] = (),
-    skipped: Sequence[dict[str, str]] = (),
+    skipped: Sequence[Skipped] = (),
     examples: int = 6,
-    progress: Callable[[int, int], None] | None = None,
     overlap: bool = False,
+    progress: Progress | None = None,
 ) -> Results:
-    """Score every artefact on the same images.
+    """Score every artefact on the same images, keeping nothing on the way.
 
-    Images that int8 variants of the bundle were calibrated on are left out, for every artefact, and counted. What a ``-u8in``
-    artefact is given is rounded to 8 bits within eps before, and its rows say so.
+    Images that int8 variants of the bundle were calibrated on are left out, for every artefact, and counted. What a
+    ``-u8in`` artefact is given is rounded to 8 bits within eps before, and its rows say so::
+
+        with OnnxRuntimeBackend(bundle, variant="fp16") as backend:
+            results = evaluate(bundle, AttackPack.open("signs.pack", bundle=bundle), backends=[backend])
 
     Args:
-        batches: what :func:`edgeadv_runtime.attacks.crafting.craft` or a pack yields.
-        infos: what each of their keys is, and which controls ran.
         bundle: what is scored.
+        images: a pack, or batches of your own, as :func:`edgeadv_runtime.attacks.crafting.craft` yields them.
         backends: the artefacts, opened.
-        data: what the images are.
-        unreadable: messages of images that could not be decoded; read after the last batch, so it may be filled by the
-            iterator.
+        infos: of batches of your own what each of their keys is, and which controls ran.
+        data: of batches of your own what the images are.
+        unreadable: of batches of your own messages of images that could not be decoded; read after the last batch, so
+            it may be filled by the iterator.
         skipped: combinations that were asked for and cannot be, for the results file.
         examples: how many images to keep in the results file for the report.
-        progress: called with the images done and the images there are.
         overlap: score a batch in a second thread while the next one is crafted; see :func:`score_batches`.
+        progress: called with the images done, the images there are, and ``"scoring"``.
 
     Raises:
         DataError: no image could be scored, all were calibrated on, or more than 1% were unreadable and that was not
             allowed.
-        InputError: two attacks share a name and a budget, or are measured in different norms, or a budget is too small for an
-            artefact that takes 8-bit pixels; or more than 1% of the images are training images and that was not allowed.
+        InputError: two attacks share a name and a budget, or are measured in different norms, or a budget is too small
+            for an artefact that takes 8-bit pixels; or more than 1% of the images are training images and that was not
+            allowed.
         EdgeAdvError: whatever a backend or an attack raises.
     """
-    check_infos(infos)
-    outcomes: list[BatchOutcome] = []
-    done = 0
-    for outcome in score_batches(
-        batches, infos, bundle=bundle, backends=backends, unreadable=unreadable, examples=examples, overlap=overlap
-    ):
-        outcomes.append(outcome)
+    if isinstance(images, AttackPack):
+        source = Source.of_pack(images)
+        variants = {backend.variant for backend in backends}
+        skipped = [*skipped, *(entry for entry in images.skipped if entry.variant in variants)]
+    elif data is None:
+        raise InputError("data", "says what batches of your own are: give a DataInfo")
+    else:
+        source = Source.of_batches(images, infos, data, unreadable)
+    check_infos(source.infos)
+    outcomes: dict[int, BatchOutcome] = {}
+    score_source(
+        source,
+        bundle=bundle,
+        backends=backends,
+        kept={},
+        keep=outcomes.__setitem__,
+        examples=examples,
+        overlap=overlap,
+        progress=progress,
+    )
+    artefacts = [Artefact.of(backend) for backend in backends]
+    return summarise(
+        list(outcomes.values()),
+        source.infos,
+        artefacts,
+        bundle=bundle,
+        data=source.data,
+        skipped=skipped,
+        examples=examples,
+    )
+
+
+def score_source(
+    source: Source,
+    *,
+    bundle: Bundle,
+    backends: Sequence[Backend],
+    kept: Mapping[int, BatchOutcome],
+    keep: Callable[[int, BatchOutcome], None],
+    share: tuple[int, int] = (0, 1),
+    examples: int = 6,
+    overlap: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Score those batches of this process that are not kept yet: the one loop, whoever keeps the outcomes.
+
+    Args:
+        source: the images.
+        bundle: what is scored.
+        backends: the artefacts, opened.
+        kept: outcomes that are there, by the number of their batch.
+        keep: given each number and its outcome as soon as it is scored.
+        share: number of this process, from 0, and how many processes share the batches.
+        examples: how many images the results file is to show.
+        overlap: as for :func:`score_batches`.
+        progress: called with the images done, those there are, and ``"scoring"``; scaled up from this share to all.
+
+    Raises:
+        EdgeAdvError: as :func:`evaluate`.
+    """
+    rank, world = share
+    if not source.data.allow_unreadable:
+        # an image that could not be read may have been mended since
+        kept = {number: outcome for number, outcome in kept.items() if not outcome.unreadable}
+    mine: Sequence[int] = range(rank, source.count, world)
+    done = sum(outcome.images for number, outcome in kept.items() if number in mine)
+    if kept:
+        mine = [number for number in mine if number not in kept]
+    # of what is there, only what comes before this process's batches says what need not be shown again
+    before = [outcome for number, outcome in kept.items() if mine and number < mine[0]]
+    seen = {example.label for outcome in before for example in outcome.examples}
+    unreadable: list[str] = []
+    outcomes = score_batches(
+        source.read(mine, unreadable),
+        source.infos,
+        bundle=bundle,
+        backends=backends,
+        unreadable=unreadable,
+        examples=examples,
+        seen=seen,
+        overlap=overlap,
+        keep=lambda position, outcome: keep(mine[position], outcome),
+    )
+    for outcome in outcomes:
         done += outcome.images
         if progress is not None:
-            progress(done, data.total)
-    told = sum(len(outcome.unreadable) for outcome in outcomes)
-    if late := tuple(unreadable[told:]):
-        outcomes.append(nothing_scored(infos, backends, late))
-    artefacts = [Artefact.of(backend) for backend in backends]
-    return summarise(outcomes, infos, artefacts, bundle=bundle, data=data, skipped=skipped, examples=examples)
+            progress(min(done * world, source.data.total), source.data.total, "scoring")
 
 
 @dataclass(frozen=True)
@@ -111,7 +189,7 @@ def summarise(
     *,
     bundle: Bundle,
     data: DataInfo,
-    skipped: Sequence[dict[str, str]] = (),
+    skipped: Sequence[Skipped] = (),
     examples: int = 6,
 ) -> Results:
     """What a results file says of ``outcomes``, which depends on nothing else but for the time and the environment.
@@ -159,7 +237,7 @@ def summarise(
             allow_training_images=data.allow_training_images,
         ),
         environment=convert(environment(), Environment, what="description of this machine"), masking=masking, rows=tuple(rows),
-        skipped=tuple(Skipped(**entry) for entry in skipped),
+        skipped=tuple(skipped),
         examples=first_examples((example for o in outcomes for example in o.examples), examples),
         comparisons=_comparisons(table, budgets), edgeadv_version=__version__,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -45,7 +45,8 @@ def score_batches(
         infos: what each of their keys is.
         bundle: what is scored.
         backends: the artefacts, opened.
-        unreadable: filled by the iterator; what is new with a batch goes into its outcome.
+        unreadable: filled by the iterator; what is new with a batch goes into its outcome, what comes after the last one
+            into one more.
         examples: how many images the results file is to show.
         seen: labels that batches before these have shown already.
         overlap: score a batch in a second thread while the caller's thread asks for the next one: two batches are held then. The
@@ -84,17 +85,21 @@ def score_batches(
         )
 
     def score(position: int, complete: CraftedBatch, messages: tuple[str, ...]) -> BatchOutcome:
-        outcome = outcome_of(complete, messages)
+        return finish(position, outcome_of(complete, messages))
+
+    def finish(position: int, outcome: BatchOutcome) -> BatchOutcome:
         if keep is not None:
             keep(position, outcome)
         return outcome
 
     def calls() -> Iterator[Callable[[], BatchOutcome]]:
-        told = 0
+        told, position = 0, -1
         for position, batch in enumerate(batches):
             messages = tuple(unreadable[told:])
             told += len(messages)
             yield partial(score, position, batch, messages)
+        if late := tuple(unreadable[told:]):
+            yield partial(finish, position + 1, nothing_scored(infos, backends, late))
 
     yield from _beside(calls()) if overlap else (call() for call in calls())
 

@@ -239,8 +239,12 @@ def test_they_run_through_the_real_evaluation(bundle: Bundle, batch: CleanBatch,
         attacks = [CASES[name].adapted(reference.model, bundle.weights_sha256, name=name) for name in names]
         (made,) = craft([batch], attacks, reference, uint8=uint8)
         results = evaluate(
-            [made], infos(attacks, uint8=uint8), bundle=bundle, backends=backends, data=DataInfo("digits", "test", N)
-        )  # fmt: skip
+            bundle,
+            [made],
+            infos=infos(attacks, uint8=uint8),
+            backends=backends,
+            data=DataInfo("digits", "test", N),
+        )
         right = {
             (backend.variant, backend.name, name): int((backend.infer(x).argmax(axis=1) == batch.labels).sum())
             for backend in backends
@@ -333,9 +337,12 @@ def test_an_attack_asks_an_int8_artefact_and_follows_no_gradient(bundle: Bundle,
         with TorchBackend(bundle, device=torch.device("cpu"), threads=1) as reference:
             made = craft([batch], [attack], reference, uint8=False)
             results = evaluate(
-                made, infos([attack], uint8=False), bundle=bundle, backends=[artefact, reference],
+                bundle,
+                made,
+                infos=infos([attack], uint8=False),
+                backends=[artefact, reference],
                 data=DataInfo("digits", "test", N),
-            )  # fmt: skip
+            )
     rows = {(row.backend, row.attack): row for row in results.rows}
     asked_row, clean_row = rows["onnxruntime", "art-squareattack"], rows["onnxruntime", "clean"]
     assert asked_row.correct_top1 < clean_row.correct_top1 - 3

@@ -156,8 +156,8 @@ def test_a_pack_and_the_streamed_run_agree_image_by_image(
     assert 7.9 / 255 < moved.max() < 8.1 / 255
 
     backends = [reference, OnnxRuntimeBackend(tiny_bundle, variant="fp16", threads=1)]
-    from_pack = evaluate(pack.batches([]), pack.infos, bundle=tiny_bundle, backends=backends, data=pack.data)
-    from_stream = evaluate(streamed, infos(listed, uint8=True), bundle=tiny_bundle, backends=backends, data=info(70))
+    from_pack = evaluate(tiny_bundle, pack, backends=backends)
+    from_stream = evaluate(tiny_bundle, streamed, infos=infos(listed, uint8=True), backends=backends, data=info(70))
     assert counts(from_pack) == counts(from_stream)
     assert from_pack.masking == from_stream.masking
     assert from_pack.data == from_stream.data
@@ -192,9 +192,12 @@ def test_a_pack_scores_as_the_stream_with_query_attacks_and_controls(
     pack = write_pack(tmp_path / "a.pack", attacks=listed, **plan)
     stream = craft(clean_batches(images, tiny_bundle, plan["order"], unreadable=[]), listed, reference, uint8=True)
     streamed = evaluate(
-        stream, infos(listed, uint8=True), bundle=tiny_bundle, data=info(70),
+        tiny_bundle,
+        stream,
+        infos=infos(listed, uint8=True),
+        data=info(70),
         backends=[OnnxRuntimeBackend(tiny_bundle, variant=variant, threads=1) for variant in ("fp32", "fp16")],
-    )  # fmt: skip
+    )
     assert {row.attack for row in streamed.rows} == {"clean", "fgsm", "pgd-margin", "noise", "square", "worst-case"}
     assert len({row.correct_top1 for row in streamed.rows}) > 3
     assert all((row.rounding_lost is None) == (row.attack in ("clean", "noise", "worst-case")) for row in streamed.rows)
@@ -276,7 +279,7 @@ class Stop(KeyboardInterrupt):
 
 
 def interrupt_after(images_done: int, seen: list[tuple[int, int]]) -> object:
-    def progress(done: int, total: int) -> None:
+    def progress(done: int, total: int, _: str) -> None:
         seen.append((done, total))
         if done >= images_done:
             raise Stop
@@ -429,15 +432,7 @@ def test_unreadable_images_travel_with_the_pack(
         reference=reference,
         data=info(129),
     )
-    messages: list[str] = []
-    results = evaluate(
-        pack.batches(messages),
-        pack.infos,
-        bundle=tiny_bundle,
-        backends=[reference],
-        data=pack.data,
-        unreadable=messages,
-    )
+    results = evaluate(tiny_bundle, pack, backends=[reference])
     assert results.data.n == 128
     assert results.data.unreadable == (f"{images.names[128]}: cut off",)
 

@@ -13,7 +13,7 @@ import torch
 
 from edgeadv.backends.pytorch import TorchBackend
 from edgeadv.backends.pytorch_compiled import CompiledTorchBackend
-from edgeadv.cli._backends import backend_openers
+from edgeadv.workflows.backends import backend_openers
 from edgeadv_runtime.backends.golden_check import verify
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.errors import InputError
@@ -26,13 +26,13 @@ def test_what_it_does_not_serve_is_refused(tiny_bundle: Bundle, variant: str, sa
     with pytest.raises(InputError, match=says):
         CompiledTorchBackend(tiny_bundle, variant=variant, device=CPU)
     with pytest.raises(InputError, match=r"on a GPU only|serves fp32 and fp16 only"):
-        backend_openers(tiny_bundle, backend="torch-compiled", precision=variant)
+        backend_openers(tiny_bundle, backends="torch-compiled", precisions=variant)
 
 
 def test_it_runs_where_it_is_named_and_not_among_all(tiny_bundle: Bundle) -> None:
-    named, _ = backend_openers(tiny_bundle, backend="torch-compiled,torch", precision="fp32")
+    named, _ = backend_openers(tiny_bundle, backends="torch-compiled,torch", precisions="fp32")
     assert list(named) == [("torch-compiled", "fp32"), ("torch", "fp32")]
-    every, skipped = backend_openers(tiny_bundle, backend="all", precision="fp32")
+    every, skipped = backend_openers(tiny_bundle, backends="all", precisions="fp32")
     assert "torch-compiled" not in {name for name, _ in every} | {entry["backend"] for entry in skipped}
 
 

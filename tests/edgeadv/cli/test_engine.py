@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from edgeadv.cli import engine as command
+from edgeadv_runtime.backends import build_engine as command
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.manifest import bundle_id
 from edgeadv_runtime.device.cuda import Gpu, find_gpu
 from edgeadv_runtime.engine import EngineCache, EngineOptions, Library, find_library
 from edgeadv_runtime.errors import EdgeAdvError, ProviderError
 
-# tests/edgeadv/cli/conftest.py: what a command left on the terminal
+# tests/edgeadv/conftest.py: what a command left on the terminal
 Cli = Callable[..., Any]
 SM_86 = ("--target", "sm_86")
 GPU = Gpu(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -14,12 +15,19 @@ from edgeadv_runtime.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
+class Inner:
+    depth: Annotated[int, "How deep."] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Group:
     data: Annotated[str, "What to read, see `limit`."]
     batch_size: Annotated[int, "Images per step."] = 64
     precisions: Annotated[tuple[str, ...], "Variants."] = ("fp32", "fp16")
     attacks: Annotated[tuple[str, ...] | None, "Attacks."] = None
+    others: Annotated[tuple[Path, ...], "May be given several times."] = ()
     resume: Annotated[bool, "Go on."] = False
+    inner: Inner = field(default_factory=Inner)
 
 
 seen: list[tuple[str, Group, int]] = []
@@ -65,6 +73,11 @@ def test_what_is_given_reaches_the_group():
     )
     expected = Group(data="d", batch_size=8, precisions=("fp32", "int8"), attacks=("square",), resume=True)
     assert seen.pop() == ("o", expected, 4)
+
+
+def test_paths_are_given_again_and_a_group_in_a_group_has_its_own_options():
+    call("--data", "d", "--out", "o", "--others", "a", "--others", "b,c", "--depth", "2")
+    assert seen.pop() == ("o", Group(data="d", others=(Path("a"), Path("b,c")), inner=Inner(depth=2)), 3)
 
 
 def test_the_help_is_the_fields_own():

@@ -16,7 +16,7 @@ PROBE = """
 import ctypes
 import resource
 import numpy as np
-from edgeadv.allocator import keep_freed_memory
+from edgeadv.models.allocator import keep_freed_memory
 
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)
 told = keep_freed_memory()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ def arguments(images: ImageSet, imagenet_weights: dict[str, Path]) -> dict[str, 
     weights = ",".join(f"{name}={file}" for name, file in imagenet_weights.items())
     return {
         "subjects": make_subjects(NAMES, imagenet_classes(), weights=weights), "images": images, "n": 20, "eps": EPS,
-        "seed": 3, "open_reference": TorchBackend, "bar": lambda what: nullcontext(),
+        "seed": 3, "open_reference": TorchBackend,
     }  # fmt: skip
 
 
@@ -243,19 +242,18 @@ def test_the_page_needs_nothing_but_itself(study):
 # interruption
 
 
-def bar_that_stops_before(name: str) -> Any:
-    def bar(what: str) -> Any:
+def stops_before(name: str) -> Any:
+    def progress(done: int, total: int, what: str) -> None:
         if what.startswith(name):
             raise KeyboardInterrupt
-        return nullcontext()
 
-    return bar
+    return progress
 
 
 def test_an_interrupted_study_goes_on_with_the_next_classifier(study, arguments, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        run_study(out, **{**arguments, "bar": bar_that_stops_before(NAMES[1])})
+        run_study(out, **{**arguments, "progress": stops_before(NAMES[1])})
     assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
     (kept,) = Study.load(tmp_path / "out.partial" / "study.json").results
     assert kept.rows == study.results[0].rows
@@ -265,9 +263,9 @@ def test_an_interrupted_study_goes_on_with_the_next_classifier(study, arguments,
         run_study(out, **{**arguments, "seed": 4}, resume=True)
     asked: list[str] = []
     finished = run_study(
-        out, **{**arguments, "bar": lambda what: asked.append(what) or nullcontext()}, resume=True
+        out, **{**arguments, "progress": lambda done, total, what: asked.append(what)}, resume=True
     )  # fmt: skip
-    assert asked == [f"{NAMES[1]} (2 of 2)"]
+    assert set(asked) == {f"{NAMES[1]} (2 of 2)"}
     assert [result.rows for result in finished.results] == [result.rows for result in study.results]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert sorted(path.name for path in out.iterdir()) == ["study.html", "study.json", "study.md"]
@@ -281,5 +279,5 @@ def test_weights_that_do_not_fit_are_found_before_anything_is_measured(arguments
     subjects = make_subjects(NAMES, imagenet_classes(), weights=weights)
     asked: list[str] = []
     with pytest.raises(InputError, match="does not fit the network"):
-        run_study(tmp_path / "out", **{**arguments, "subjects": subjects, "bar": asked.append})
+        run_study(tmp_path / "out", **{**arguments, "subjects": subjects, "progress": lambda *call: asked.append(call)})
     assert asked == [] and list(tmp_path.iterdir()) == []

@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 from edgeadv.cli.bench import bench as bench_command
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.benchmark import latency, power
-from edgeadv_runtime.benchmark.latency import Splits, back_to_back, benchmark, paced
+from edgeadv_runtime.benchmark.latency import Splits, back_to_back, paced
+from edgeadv_runtime.benchmark.latency import bench as benchmark
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.golden import Golden
 from edgeadv_runtime.bundle.preprocess import to_tensor
@@ -524,7 +525,7 @@ def test_command_measures_every_variant_and_shows_figures_uncut(tiny_bundle, tmp
 
 def test_command_shows_energy_and_what_happened_meanwhile(tiny_bundle, tmp_path, monkeypatch, powercap):
     openers = {("onnxruntime", "fp32"): partial(Counted, tiny_bundle, powercap)}
-    monkeypatch.setattr("edgeadv.cli.bench.backend_openers", lambda *args, **options: (openers, []))
+    monkeypatch.setattr("edgeadv.workflows.benchmarking.backend_openers", lambda *args, **options: (openers, []))
     counts = iter([3, 10])
     monkeypatch.setattr(latency, "conditions", lambda: {"throttle_counts": {"core": next(counts)}})
     run = cli(tiny_bundle.path, "--batch", 2, "--runs", 3, "--warm-up", 1, "--out", tmp_path / "bench.json")
@@ -541,7 +542,7 @@ def test_command_shows_energy_and_what_happened_meanwhile(tiny_bundle, tmp_path,
 def test_command_names_the_plan_and_says_that_its_precision_is_not_proved(tiny_bundle, tmp_path, monkeypatch):
     planned = partial(Planned, tiny_bundle, profile=(1, 2, 4), note="no CUDA graphs: it refuses")
     openers = {("onnxruntime", "fp32"): planned, ("onnxruntime", "fp16"): opener(tiny_bundle, "fp16")}
-    monkeypatch.setattr("edgeadv.cli.bench.backend_openers", lambda *args, **options: (openers, []))
+    monkeypatch.setattr("edgeadv.workflows.benchmarking.backend_openers", lambda *args, **options: (openers, []))
     run = cli(tiny_bundle.path, "--batch", 2, "--runs", 2, "--warm-up", 1, "--out", tmp_path / "bench.json")
     assert run.exit_code == 0, run.output
     named = [line for line in run.stdout.splitlines() if "plan " in line]
@@ -576,7 +577,7 @@ def test_what_was_measured_is_kept_though_the_next_backend_fails(tiny_bundle, tm
                 raise BackendError("the device is gone")
             return super()._infer(x)
 
-    monkeypatch.setattr("edgeadv.cli._backends.OnnxRuntimeBackend", Fails)
+    monkeypatch.setattr("edgeadv.workflows.backends.OnnxRuntimeBackend", Fails)
     out = tmp_path / "bench.json"
     run = cli(tiny_bundle.path, "--runs", 5, "--warm-up", 1, "--threads", 1, "--out", out)
     assert isinstance(run.exception, BackendError) and not out.exists()
@@ -590,11 +591,11 @@ def test_what_was_measured_is_kept_though_the_next_backend_fails(tiny_bundle, tm
     [
         (("--backend", "torch", "--precision", "fp16"), "torch serves fp32 only"),
         (("--backend", "tensorflow"), "tensorflow"),
-        (("--backend", "onnxruntime,"), "--backend"),
+        (("--backend", "onnxruntime,"), "`backends`"),
         (("--precision", "int8"), "int8"),
-        (("--precision", "fp32,fp32"), "--precision"),
+        (("--precision", "fp32,fp32"), "`precisions`"),
         (("--provider", "npu"), "npu"),
-        (("--batch", "1,x"), "--batch"),
+        (("--batch", "1,x"), "`batches`"),
         (("--out", "."), "folder"),
     ],
 )

@@ -106,7 +106,7 @@ def score(
 ) -> Results:
     data = options.pop("data", DataInfo("digits", "test", sum(len(b.clean.labels) for b in batches)))
     scored = list(backends) or [FirstPixel()]
-    return evaluate(batches, listed, bundle=options.pop("bundle", bundle()), backends=scored, data=data, **options)
+    return evaluate(options.pop("bundle", bundle()), batches, infos=listed, backends=scored, data=data, **options)
 
 
 def one(results: Results, attack: str, eps: str = "0", **more: Any) -> Row:
@@ -195,7 +195,7 @@ def test_images_of_the_calibration_are_left_out_and_counted() -> None:
     results = score(
         [batch(LABELS[:4], CLEAN[:4], {k: v[:4] for k, v in FOOLED.items()}),
          batch(LABELS[4:], CLEAN[4:], {k: v[4:] for k, v in FOOLED.items()}, first=4)],
-        [A, B, C], bundle=calibrated_on([2, 3, 100]), progress=lambda done, total: seen.append((done, total)),
+        [A, B, C], bundle=calibrated_on([2, 3, 100]), progress=lambda done, total, _: seen.append((done, total)),
     )  # fmt: skip
     assert (results.data.n, results.data.calibration_left_out) == (6, 2)
     expected = score([rest], [A, B, C])
@@ -375,9 +375,7 @@ def test_messages_that_the_iterator_finds_are_counted() -> None:
         unreadable.append("late.png: cut off")
 
     with pytest.raises(DataError, match="1 of 3 images are unreadable"):
-        evaluate(
-            stream(), [], bundle=bundle(), backends=[FirstPixel()], data=DataInfo("d", "all", 3), unreadable=unreadable
-        )
+        evaluate(bundle(), stream(), backends=[FirstPixel()], data=DataInfo("d", "all", 3), unreadable=unreadable)
 
 
 class Planned(FirstPixel):
@@ -418,7 +416,7 @@ def test_progress_counts_what_was_asked_for() -> None:
         [],
         data=DataInfo("d", "all", 200),
         unreadable=["x"],
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda done, total, _: seen.append((done, total)),
     )
     assert seen == [(151, 200), (200, 200)]
 
@@ -502,9 +500,9 @@ def test_craft_and_evaluate_fit_together() -> None:
     attack = CallableAttack(up, "up", SMALL, gradients="none")
     clean = CleanBatch(np.arange(6), pixels([0, 1, 2, 3, 4, 9]), np.array([0, 1, 2, 3, 4, 5]))
     results = evaluate(
+        bundle(),
         craft([clean], [attack], FirstPixel(), uint8=True),
-        infos([attack], uint8=True),
-        bundle=bundle(),
+        infos=infos([attack], uint8=True),
         backends=[FirstPixel()],
         data=DataInfo("d", "all", 6),
     )

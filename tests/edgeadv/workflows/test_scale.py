@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from edgeadv.cli import evaluate as evaluating
 from edgeadv.cli import main
+from edgeadv.workflows import evaluation as evaluating
 from edgeadv.workflows import processes as _processes
 from edgeadv_runtime.attacks.pack import AttackPack
 from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.evaluation import scoring
+from edgeadv_runtime.evaluation import loop, scoring
 from edgeadv_runtime.records.results import Results
 
 ATTACKS = ("--attack", "fgsm,pgd-margin,pgd-large-eps")
@@ -147,18 +147,14 @@ def test_an_evaluation_that_was_killed_goes_on_to_the_same_file(tiny_bundle, man
 
 def test_the_figures_are_those_of_an_evaluation_that_keeps_nothing_on_the_way(tiny_bundle, many_photos, whole):
     """The demo's way, without a folder of outcomes."""
-    from contextlib import ExitStack
-
-    from edgeadv.cli._attacks import efforts_of, make_plan
-    from edgeadv.cli._backends import backend_openers
-    from edgeadv.cli.evaluate import crafted, score
-
-    efforts = efforts_of("standard", ATTACKS[1], None)
-    plan = make_plan(tiny_bundle, str(many_photos), "2/255,8/255", efforts=efforts, variants=tiny_bundle.variants)
-    openers, _ = backend_openers(tiny_bundle, backend="torch,onnxruntime", precision="all", threads=1)
-    with ExitStack() as stack:
-        backends = [stack.enter_context(opener()) for opener in openers.values()]
-        results = score(crafted(tiny_bundle, plan, backends, uint8=True), tiny_bundle, backends)
+    results = evaluating.evaluate(
+        tiny_bundle,
+        many_photos,
+        eps=["2/255", "8/255"],
+        attacks=ATTACKS[1].split(","),
+        backends=["torch", "onnxruntime"],
+        execution=evaluating.Execution(uint8=True, threads=1),
+    )
     stored = Results.load(whole)
     assert (results.rows, results.masking, results.data, results.comparisons, results.examples) == (
         stored.rows, stored.masking, stored.data, stored.comparisons, stored.examples,
@@ -185,7 +181,7 @@ def test_scoring_goes_on_beside_attacks_only_where_there_are_cores_for_both(
         return scoring.score_batches(*arguments, overlap=overlap, **more)
 
     monkeypatch.setattr(evaluating, "usable_cores", lambda: 2)
-    monkeypatch.setattr(evaluating, "score_batches", spy)
+    monkeypatch.setattr(loop, "score_batches", spy)
     before = torch.get_num_threads()
     try:
         for name in ("a.json", "b.json"):

@@ -1,13 +1,13 @@
-"""From names on the command line to functions that open backends."""
+"""From names to functions that open backends."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-
-import typer
 
 from edgeadv_runtime.backends import Backend, OnnxRuntimeBackend, TensorRTBackend
 from edgeadv_runtime.backends.onnxruntime import PROVIDERS
@@ -26,119 +26,78 @@ from edgeadv_runtime.bundle.variants import (
 from edgeadv_runtime.device.cuda import find_gpu
 from edgeadv_runtime.engine import LIBRARIES, BatchProfile, EngineCache, EngineOptions, find_library
 from edgeadv_runtime.errors import EdgeAdvError, InputError, ProviderError
+from edgeadv_runtime.records.about import Skipped
 
-from ._fields import say
-from ._shared import ALL, names, need
+from .extras import need
+from .inputs import ALL, names
 
 if TYPE_CHECKING:
     import torch
 
+    from edgeadv.backends.pytorch import TorchBackend
+
+_log = logging.getLogger(__name__)
 COMPILED = "torch-compiled"
 BACKENDS = ("torch", "onnxruntime", "tensorrt", COMPILED)
 # a backend that takes minutes to start is not among "all"
 _PROMPT = ("torch", "onnxruntime", "tensorrt")
 _TORCH = {"torch": ("fp32",), COMPILED: ("fp32", "fp16")}
 
-BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle.")]
-BackendNames = Annotated[
-    str,
-    typer.Option(
-        "--backend", help=f"Comma-separated, of {', '.join(BACKENDS)}; or all that work here but torch-compiled."
-    ),
-]
-Precision = Annotated[
-    str,
-    typer.Option(
-        "--precision", help="Comma-separated variants, int8 or int8-u8in for the one that fits each backend; or all."
-    ),
-]
-Provider = Annotated[
-    str,
-    typer.Option("--provider", help=f"Of torch and ONNX Runtime: {', '.join(PROVIDERS)}; there is no fallback."),
-]
-EngineBatch = Annotated[
-    str | None,
-    typer.Option(
-        "--engine-batch", help="TensorRT: batch of the plan, default 1, or its least, best and largest: 1,8,32."
-    ),
-]
-EngineFolder = Annotated[
-    Path | None, typer.Option("--engine-cache", help="TensorRT: where plans are kept; by default the user's cache.")
-]
-EngineLibrary = Annotated[
-    str | None, typer.Option("--library", help=f"TensorRT: {' or '.join(LIBRARIES)}; by default the first installed.")
-]
-Workspace = Annotated[int | None, typer.Option("--workspace", help="TensorRT: most scratch memory of a layer in MiB.")]
-Tf32 = Annotated[bool, typer.Option("--tf32", help="TensorRT: let float32 products round to TensorFloat-32.")]
-TrustPlan = Annotated[
-    str | None,
-    typer.Option(help="TensorRT: run the plan in the bundle's folder that has this SHA-256. A plan is code."),
-]
-PublicKey = Annotated[
-    Path | None,
-    typer.Option(help="Ed25519 key (PEM) that must have signed the bundle; checked before anything is read."),
-]
-ExpectedHash = Annotated[
-    str | None,
-    typer.Option(
-        "--expected-sha256", help="SHA-256 that manifest.json must have, known from elsewhere: stops tampering."
-    ),
-]
 
+@dataclass(frozen=True, kw_only=True)
+class TensorRTPlan:
+    """What only TensorRT needs to know; as it is by default nothing was asked of it."""
 
-@dataclass(frozen=True)
-class EngineChoice:
-    """What only TensorRT needs to know, as on the command line; None where nothing was said.
-
-    Attributes:
-        batch: ``--engine-batch``.
-        cache: folder of plans.
-        trust_plan: hash of a plan that came with the bundle.
-        library: which TensorRT.
-        workspace_mib: most scratch memory of a layer.
-        tf32: let float32 products round.
-    """
-
-    batch: str | None = None
-    cache: Path | None = None
-    trust_plan: str | None = None
-    library: str | None = None
-    workspace_mib: int | None = None
-    tf32: bool = False
+    engine_batch: Annotated[
+        str | None, "TensorRT: batch of the plan, default 1, or its least, best and largest: 1,8,32."
+    ] = None
+    engine_cache: Annotated[Path | None, "TensorRT: where plans are kept; by default the user's cache."] = None
+    trust_plan: Annotated[
+        str | None, "TensorRT: run the plan in the bundle's folder that has this SHA-256. A plan is code."
+    ] = None
+    library: Annotated[str | None, f"TensorRT: {' or '.join(LIBRARIES)}; by default the first installed."] = None
+    workspace: Annotated[int | None, "TensorRT: most scratch memory of a layer in MiB."] = None
+    tf32: Annotated[bool, "TensorRT: let float32 products round to TensorFloat-32."] = False
 
     def opener(self, bundle: Bundle, variant: str) -> Opener:
         """A function that opens ``variant`` in TensorRT."""
         options = EngineOptions(
-            profile=BatchProfile.parse(self.batch or "1"), workspace_mib=self.workspace_mib, tf32=self.tf32
+            profile=BatchProfile.parse(self.engine_batch or "1"), workspace_mib=self.workspace, tf32=self.tf32
         )
         return partial(
-            TensorRTBackend, bundle, variant=variant, options=options, cache=EngineCache(self.cache), library=self.library,
-            trust_plan=self.trust_plan, progress=to_stderr,
-        )  # fmt: skip
+            TensorRTBackend,
+            bundle,
+            variant=variant,
+            options=options,
+            cache=EngineCache(self.engine_cache),
+            library=self.library,
+            trust_plan=self.trust_plan,
+            progress=_log.info,
+        )
 
 
 def backend_openers(
     bundle: Bundle,
     *,
-    backend: str,
-    precision: str,
+    backends: str | Iterable[str],
+    precisions: str | Iterable[str] = ALL,
     provider: str = "cpu",
     threads: int | None = None,
-    engine: EngineChoice | None = None,
+    plan: TensorRTPlan | None = None,
     for_speed: bool = False,
-) -> tuple[dict[tuple[str, str], Opener], list[dict[str, str]]]:
+) -> tuple[dict[tuple[str, str], Opener], list[Skipped]]:
     """Turn names into functions that open backends, and list the pairs of them that cannot be.
 
     Every backend and every variant that was named must be part of a pair that can be.
 
     Args:
         bundle: what to open.
-        backend: comma-separated list of :data:`BACKENDS`, or ``all`` of them that are quick to start.
-        precision: comma-separated variants, ``int8`` or ``int8-u8in`` for the one that is right on each backend, or ``all``
-            that the bundle carries.
+        backends: some of :data:`BACKENDS`, or ``all`` of them that are quick to start and work here.
+        precisions: variants, ``int8`` or ``int8-u8in`` for the one that is right on each backend, or ``all`` that the
+            bundle carries.
         provider: of torch and ONNX Runtime.
         threads: CPU threads of a call.
-        engine: how TensorRT's plans are had.
+        plan: how TensorRT's plans are had.
         for_speed: with ``all``, leave out the int8 variant that is not made for this processor.
 
     Returns:
@@ -147,38 +106,39 @@ def backend_openers(
     Raises:
         InputError: a name is unknown, or something that was named could not run at all.
     """
-    chosen = _PROMPT if backend == ALL else names(backend, option="--backend")
+    named, asked_for = names(backends, field="backends"), names(precisions, field="precisions")
+    any_backend, any_variant = named == (ALL,), asked_for == (ALL,)
+    chosen, wanted = _PROMPT if any_backend else named, bundle.variants if any_variant else asked_for
     if unknown := [name for name in chosen if name not in BACKENDS]:
-        raise InputError(f"--backend {unknown[0]!r} is not one of {', '.join(BACKENDS)}")
+        raise InputError("backends", f"{unknown[0]!r} is not one of {', '.join(BACKENDS)}")
     if provider not in PROVIDERS:
-        raise InputError(f"--provider {provider!r} is not one of {', '.join(PROVIDERS)}")
-    engine = engine or EngineChoice()
-    if "tensorrt" not in chosen and engine != EngineChoice():
-        raise InputError("options of TensorRT's plans were given without --backend tensorrt: add it, or leave them out")
-    wanted = bundle.variants if precision == ALL else names(precision, option="--precision")
+        raise InputError("provider", f"{provider!r} is not one of {', '.join(PROVIDERS)}")
+    plan = plan or TensorRTPlan()
+    if "tensorrt" not in chosen and plan != TensorRTPlan():
+        raise InputError(
+            "options of TensorRT's plans were given without `backends` tensorrt: add it, or leave them out"
+        )
     openers: dict[tuple[str, str], Opener] = {}
     skipped, served = [], set()
     for name in chosen:
-        absent = _absent(name, bundle) if backend == ALL else None
+        absent = _absent(name, bundle) if any_backend else None
         for asked in wanted:
             variant = variant_for(asked, name, provider=provider)
-            reason = _misfit(name, variant, provider, for_speed=for_speed and precision == ALL) or absent
+            reason = _misfit(name, variant, provider, for_speed=for_speed and any_variant) or absent
             if reason is not None:
-                skipped.append({"backend": name, "variant": variant, "reason": reason})
+                skipped.append(Skipped(backend=name, variant=variant, reason=reason))
                 continue
-            openers[name, variant] = _opener(name, bundle, variant, provider, threads, engine)
+            openers[name, variant] = _opener(name, bundle, variant, provider, threads, plan)
             served |= {name, asked}
-    idle = [] if backend == ALL else [name for name in chosen if name not in served]
-    idle += [] if precision == ALL else [asked for asked in wanted if asked not in served]
+    idle = [] if any_backend else [name for name in chosen if name not in served]
+    idle += [] if any_variant else [asked for asked in wanted if asked not in served]
     if idle or not openers:
-        why = "; ".join(dict.fromkeys(pair["reason"] for pair in skipped)) or "the bundle carries no variant"
+        why = "; ".join(dict.fromkeys(pair.reason for pair in skipped)) or "the bundle carries no variant"
         raise InputError(f"nothing would run {' and '.join(idle) or 'here'}: {why}")
     return openers, skipped
 
 
-def _opener(
-    name: str, bundle: Bundle, variant: str, provider: str, threads: int | None, engine: EngineChoice
-) -> Opener:
+def _opener(name: str, bundle: Bundle, variant: str, provider: str, threads: int | None, plan: TensorRTPlan) -> Opener:
     if name == "torch":
         return partial(open_torch, bundle, provider=provider, threads=threads)
     if name == COMPILED:
@@ -188,7 +148,7 @@ def _opener(
     bundle.onnx_path(variant)  # before anything is opened: a variant that is not here is the user's slip
     if name == "onnxruntime":
         return partial(OnnxRuntimeBackend, bundle, variant=variant, provider=provider, threads=threads)
-    return engine.opener(bundle, variant)
+    return plan.opener(bundle, variant)
 
 
 def _misfit(name: str, variant: str, provider: str, *, for_speed: bool) -> str | None:
@@ -221,7 +181,7 @@ def _absent(name: str, bundle: Bundle) -> str | None:
     return None
 
 
-def open_torch(bundle: Bundle, *, provider: str = "cpu", threads: int | None = None) -> Backend:
+def open_torch(bundle: Bundle, *, provider: str = "cpu", threads: int | None = None) -> TorchBackend:
     """The reference backend on exactly the device asked for."""
     need("train")
     from edgeadv.backends.pytorch import TorchBackend
@@ -240,12 +200,7 @@ def _torch_device(provider: str) -> torch.device:
     import torch
 
     if provider not in ("cpu", "cuda"):
-        raise InputError(f"torch has no provider {provider}: use --provider cpu or cuda")
+        raise InputError(f"torch has no provider {provider}: use `provider` cpu or cuda")
     if provider == "cuda" and not torch.cuda.is_available():
-        raise ProviderError(f"torch {torch.__version__} finds no CUDA device here: use --provider cpu")
+        raise ProviderError(f"torch {torch.__version__} finds no CUDA device here: use `provider` cpu")
     return torch.device(provider)
-
-
-def to_stderr(text: str) -> None:
-    """Tell what begins, where it does not mix with the results."""
-    say(text, err=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgeadv.cli import main
-from edgeadv.cli._backends import EngineChoice, backend_openers
+from edgeadv.workflows.backends import TensorRTPlan, backend_openers
 from edgeadv_runtime.backends import TensorRTBackend
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.entries import InputEntry, OutputEntry, SizedFileEntry, VariantEntry
@@ -62,52 +62,52 @@ def on_arm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("on_x86")
 def test_int8_is_another_artefact_on_each_backend() -> None:
-    assert resolved(ALL_FOUR, backend="onnxruntime,tensorrt", precision="int8") == [
+    assert resolved(ALL_FOUR, backends="onnxruntime,tensorrt", precisions="int8") == [
         ("onnxruntime", "int8-u8s8"), ("tensorrt", "int8-s8s8"),
     ]  # fmt: skip
-    assert resolved(ALL_FOUR, backend="onnxruntime", precision="int8", provider="cuda") == [
+    assert resolved(ALL_FOUR, backends="onnxruntime", precisions="int8", provider="cuda") == [
         ("onnxruntime", "int8-s8s8")
     ]
 
 
 @pytest.mark.usefixtures("on_arm")
 def test_int8_on_arm_is_signed() -> None:
-    assert resolved(ALL_FOUR, backend="onnxruntime", precision="int8") == [("onnxruntime", "int8-s8s8")]
+    assert resolved(ALL_FOUR, backends="onnxruntime", precisions="int8") == [("onnxruntime", "int8-s8s8")]
 
 
 def test_int8_and_the_variant_that_it_stands_for_are_opened_once() -> None:
-    assert resolved(ALL_FOUR, backend="tensorrt", precision="int8,int8-s8s8") == [("tensorrt", "int8-s8s8")]
+    assert resolved(ALL_FOUR, backends="tensorrt", precisions="int8,int8-s8s8") == [("tensorrt", "int8-s8s8")]
 
 
 @pytest.mark.usefixtures("on_x86")
 def test_int8_with_pixels_is_another_artefact_on_each_backend() -> None:
-    assert resolved(ALL_EIGHT, backend="onnxruntime,tensorrt", precision="int8-u8in") == [
+    assert resolved(ALL_EIGHT, backends="onnxruntime,tensorrt", precisions="int8-u8in") == [
         ("onnxruntime", "int8-u8s8-u8in"), ("tensorrt", "int8-s8s8-u8in"),
     ]  # fmt: skip
     with pytest.raises(InputError, match="no variant 'int8-u8s8-u8in'"):
-        resolved(ALL_FOUR, backend="onnxruntime", precision="int8-u8in")
+        resolved(ALL_FOUR, backends="onnxruntime", precisions="int8-u8in")
 
 
 def test_of_the_variants_with_pixels_tensorrt_runs_all_but_unsigned_activations() -> None:
-    openers, skipped = backend_openers(ALL_EIGHT, backend="tensorrt", precision="all")
+    openers, skipped = backend_openers(ALL_EIGHT, backends="tensorrt", precisions="all")
     assert [v for _, v in openers] == ["fp32", "fp16", "int8-s8s8", "fp32-u8in", "fp16-u8in", "int8-s8s8-u8in"]
     assert [pair["variant"] for pair in skipped] == ["int8-u8s8", "int8-u8s8-u8in"]
 
 
 def test_torch_serves_floats_only() -> None:
     with pytest.raises(InputError, match="torch serves fp32 only"):
-        resolved(ALL_EIGHT, backend="torch", precision="fp32-u8in")
+        resolved(ALL_EIGHT, backends="torch", precisions="fp32-u8in")
 
 
 @pytest.mark.usefixtures("on_arm")
 def test_what_is_timed_on_arm_is_signed_with_pixels_too() -> None:
-    openers, skipped = backend_openers(ALL_EIGHT, backend="onnxruntime", precision="all", for_speed=True)
+    openers, skipped = backend_openers(ALL_EIGHT, backends="onnxruntime", precisions="all", for_speed=True)
     assert len(openers) == 6
     assert [pair["variant"] for pair in skipped] == ["int8-u8s8", "int8-u8s8-u8in"]
 
 
 def test_tensorrt_runs_all_but_unsigned_activations() -> None:
-    openers, skipped = backend_openers(ALL_FOUR, backend="tensorrt", precision="all")
+    openers, skipped = backend_openers(ALL_FOUR, backends="tensorrt", precisions="all")
     assert [variant for _, variant in openers] == ["fp32", "fp16", "int8-s8s8"]
     assert skipped == [
         {
@@ -119,49 +119,49 @@ def test_tensorrt_runs_all_but_unsigned_activations() -> None:
     with pytest.raises(
         InputError, match="nothing would run tensorrt and int8-u8s8: TensorRT takes symmetric int8 only"
     ):
-        backend_openers(ALL_FOUR, backend="tensorrt", precision="int8-u8s8")
+        backend_openers(ALL_FOUR, backends="tensorrt", precisions="int8-u8s8")
 
 
 @pytest.mark.usefixtures("on_x86")
 def test_all_is_scored_but_not_timed_in_the_arithmetic_of_another_processor() -> None:
     everything = [("onnxruntime", variant) for variant in FLOAT_VARIANTS]
-    assert resolved(ALL_FOUR, backend="onnxruntime", precision="all") == everything
-    openers, skipped = backend_openers(ALL_FOUR, backend="onnxruntime", precision="all", for_speed=True)
+    assert resolved(ALL_FOUR, backends="onnxruntime", precisions="all") == everything
+    openers, skipped = backend_openers(ALL_FOUR, backends="onnxruntime", precisions="all", for_speed=True)
     assert [variant for _, variant in openers] == ["fp32", "fp16", "int8-u8s8"]
     assert [pair["variant"] for pair in skipped] == ["int8-s8s8"]
     assert "name int8-s8s8 to time it all the same" in skipped[0]["reason"]
-    named = resolved(ALL_FOUR, backend="onnxruntime", precision="int8-s8s8", for_speed=True)
+    named = resolved(ALL_FOUR, backends="onnxruntime", precisions="int8-s8s8", for_speed=True)
     assert named == [("onnxruntime", "int8-s8s8")]
 
 
 def test_what_the_bundle_does_not_carry_is_an_error() -> None:
     with pytest.raises(InputError, match=r"no variant 'int8-\w+' \(it has: fp32\)"):
-        backend_openers(bundle("fp32"), backend="onnxruntime", precision="int8")
+        backend_openers(bundle("fp32"), backends="onnxruntime", precisions="int8")
     with pytest.raises(InputError, match="no variant 'fp16'"):
-        backend_openers(bundle("fp32"), backend="tensorrt", precision="fp16")
+        backend_openers(bundle("fp32"), backends="tensorrt", precisions="fp16")
 
 
 def test_a_name_that_nothing_would_run_is_an_error() -> None:
     with pytest.raises(InputError, match="nothing would run int8: torch serves fp32 only"):
-        backend_openers(ALL_FOUR, backend="torch", precision="fp32,int8")
+        backend_openers(ALL_FOUR, backends="torch", precisions="fp32,int8")
     with pytest.raises(InputError, match="nothing would run torch and fp32: torch has no provider tensorrt"):
-        backend_openers(ALL_FOUR, backend="torch", precision="fp32", provider="tensorrt")
+        backend_openers(ALL_FOUR, backends="torch", precisions="fp32", provider="tensorrt")
 
 
 def test_the_plan_is_chosen_by_the_options_of_the_engine(tmp_path: Path) -> None:
-    choice = EngineChoice(batch="1,8,32", cache=tmp_path, trust_plan="ab" * 32)
-    openers, _ = backend_openers(ALL_FOUR, backend="tensorrt", precision="fp16", engine=choice)
+    choice = TensorRTPlan(engine_batch="1,8,32", engine_cache=tmp_path, trust_plan="ab" * 32)
+    openers, _ = backend_openers(ALL_FOUR, backends="tensorrt", precisions="fp16", plan=choice)
     opener = openers["tensorrt", "fp16"]
     assert opener.func is TensorRTBackend
     assert opener.keywords["options"].profile.to_json() == [1, 8, 32]
     assert opener.keywords["cache"].folder == tmp_path
     assert opener.keywords["trust_plan"] == "ab" * 32
     with pytest.raises(InputError):
-        backend_openers(ALL_FOUR, backend="tensorrt", precision="fp16", engine=EngineChoice(batch="8,1"))
+        backend_openers(ALL_FOUR, backends="tensorrt", precisions="fp16", plan=TensorRTPlan(engine_batch="8,1"))
 
 
 def test_all_backends_leave_out_what_cannot_be_here(tiny_bundle: Bundle) -> None:
-    openers, skipped = backend_openers(tiny_bundle, backend="all", precision="all")
+    openers, skipped = backend_openers(tiny_bundle, backends="all", precisions="all")
     names = {name for name, _ in openers}
     assert {"torch", "onnxruntime"} <= names
     if "tensorrt" not in names:
@@ -169,10 +169,10 @@ def test_all_backends_leave_out_what_cannot_be_here(tiny_bundle: Bundle) -> None
         assert len(reasons) == 1 and reasons.pop()
 
 
-@pytest.mark.parametrize("choice", [{"batch": "8"}, {"trust_plan": "ab"}, {"workspace_mib": 64}, {"tf32": True}])
+@pytest.mark.parametrize("choice", [{"engine_batch": "8"}, {"trust_plan": "ab"}, {"workspace": 64}, {"tf32": True}])
 def test_options_of_plans_that_nothing_reads_are_refused(choice: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="without --backend tensorrt"):
-        backend_openers(ALL_FOUR, backend="torch,onnxruntime", precision="all", engine=EngineChoice(**choice))
+    with pytest.raises(InputError, match="without `backends` tensorrt"):
+        backend_openers(ALL_FOUR, backends="torch,onnxruntime", precisions="all", plan=TensorRTPlan(**choice))
 
 
 def test_all_leaves_out_a_gpu_that_the_library_does_not_serve(
@@ -181,9 +181,9 @@ def test_all_leaves_out_a_gpu_that_the_library_does_not_serve(
     """An H100 beside TensorRT-RTX: the rest of ``all`` has to run."""
     pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")
     hopper = Gpu(0, "H100", (9, 0), "580.1", 80_000, 79_000, integrated=False)
-    monkeypatch.setattr("edgeadv.cli._backends.find_gpu", lambda: hopper)
-    monkeypatch.setattr("edgeadv.cli._backends.find_library", lambda: find_library("tensorrt-rtx"))
-    openers, skipped = backend_openers(tiny_bundle, backend="all", precision="fp16")
+    monkeypatch.setattr("edgeadv.workflows.backends.find_gpu", lambda: hopper)
+    monkeypatch.setattr("edgeadv.workflows.backends.find_library", lambda: find_library("tensorrt-rtx"))
+    openers, skipped = backend_openers(tiny_bundle, backends="all", precisions="fp16")
     assert list(openers) == [("onnxruntime", "fp16")]
     (reason,) = {pair["reason"] for pair in skipped if pair["backend"] == "tensorrt"}
     assert "does not serve H100 (sm_90)" in reason
@@ -195,7 +195,7 @@ def test_verify_goes_on_behind_an_artefact_that_does_not_open(
     def refuse(*_: object, **__: object) -> None:
         raise EngineError("no memory for it")
 
-    monkeypatch.setattr("edgeadv.cli._backends.TensorRTBackend", refuse)
+    monkeypatch.setattr("edgeadv.workflows.backends.TensorRTBackend", refuse)
     assert main(["verify", str(tiny_bundle.path), "--backend", "tensorrt,onnxruntime", "--precision", "fp16"]) == 2
     out, err = capsys.readouterr()
     assert out.startswith("onnxruntime fp16") and ": ok;" in out

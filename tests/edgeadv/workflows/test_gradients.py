@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from edgeadv.attacks.float16 import HALF, HalfCopy
 from edgeadv.attacks.suite import GRADIENTS
-from edgeadv.cli import _backends
-from edgeadv.cli._attacks import efforts_of, make_plan
-from edgeadv.cli._gradients import FLOAT16, FLOAT32, network_to_follow
-from edgeadv.cli.evaluate import crafted, score
 from edgeadv.models.builder import Architecture, PixelModel
+from edgeadv.workflows import attack_plan
+from edgeadv.workflows import backends as _backends
+from edgeadv.workflows.attack_plan import FLOAT16, FLOAT32, AttackPlan, efforts_of, make_workload
+from edgeadv.workflows.evaluation import crafted
 from edgeadv_runtime.attacks.pack import AttackPack
 from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.evaluation.loop import score_source, summarise
+from edgeadv_runtime.evaluation.outcomes import Artefact, BatchOutcome
 from edgeadv_runtime.records.results import Results
 from edgeadv_runtime.records.rows import WORST_CASE
 
@@ -33,14 +35,24 @@ def gpu(monkeypatch):
 def test_attacks_follow_float16_and_results_say_so(gpu, tiny_bundle, many_photos):
     by, plans = {}, {}
     for gradients, words in ((FLOAT32, GRADIENTS), (FLOAT16, HALF)):
-        plan = plans[words] = make_plan(
-            tiny_bundle, str(many_photos), "2/255", efforts=efforts_of("fast", "fgsm,pgd-margin,linearity", None),
-            variants=["fp32"], images=IMAGES, provider="cuda", gradients=gradients,
-        )  # fmt: skip
+        plan = plans[words] = make_workload(
+            tiny_bundle,
+            many_photos,
+            "2/255",
+            efforts=efforts_of("fast", "fgsm,pgd-margin,linearity"),
+            variants=["fp32"],
+            plan=AttackPlan(limit=IMAGES, gradients=gradients),
+            provider="cuda",
+        )
         assert {attack.gradients for attack in plan.attacks} == {words}
         assert {isinstance(attack.model, HalfCopy) for attack in plan.attacks} == {words == HALF}
         source = crafted(tiny_bundle, plan, [plan.reference])
-        by[words] = score(source, tiny_bundle, [plan.reference])
+        outcomes: dict[int, BatchOutcome] = {}
+        score_source(
+            source, bundle=tiny_bundle, backends=[plan.reference], kept={}, keep=outcomes.__setitem__, examples=0
+        )
+        artefacts = [Artefact.of(plan.reference)]
+        by[words] = summarise([*outcomes.values()], source.infos, artefacts, bundle=tiny_bundle, data=source.data)
         assert {row.gradients for row in by[words].rows if row.attack != "clean"} == {words}
     exact, half = (
         next(row.correct_top1 for row in by[words].rows if row.attack == WORST_CASE) for words in (GRADIENTS, HALF)
@@ -48,7 +60,7 @@ def test_attacks_follow_float16_and_results_say_so(gpu, tiny_bundle, many_photos
     # rounding may save an image or two, no more
     assert 0 < exact < IMAGES and abs(half - exact) <= 2
     # so a job that has begun with the one does not go on with the other
-    one, other = (crafted(tiny_bundle, plan, []).bound_to(tiny_bundle, [], 0)["attacks"] for plan in plans.values())
+    one, other = (crafted(tiny_bundle, plan, []).binding(tiny_bundle, [], 0)["attacks"] for plan in plans.values())
     assert one != other
 
 
@@ -61,17 +73,22 @@ class Stubborn(nn.Module):
 
 def test_a_network_that_does_not_run_in_float16_is_an_error():
     model = PixelModel(Stubborn(), Architecture(name="own", source="timm", num_classes=10)).eval()
-    with pytest.raises(InputError, match=r"^this network does not run in float16 \(.*\): leave --gradients") as error:
-        network_to_follow(SimpleNamespace(attack_model=model), FLOAT16, np.ones((2, 3, 8, 8), np.float32))
+    with pytest.raises(InputError, match=r"^this network does not run in float16 \(.*\): leave `gradients`") as error:
+        attack_plan._network_to_follow(SimpleNamespace(attack_model=model), FLOAT16, np.ones((2, 3, 8, 8), np.float32))
     assert "\n" not in str(error.value)
 
 
 def test_images_that_nobody_can_read_do_not_stop_it(gpu, tiny_bundle, many_photos, monkeypatch):
     monkeypatch.setattr("edgeadv.attacks.pack_writer.clean_batches", lambda *_, **__: [])
-    plan = make_plan(
-        tiny_bundle, str(many_photos), "2/255", efforts=efforts_of("fast", "fgsm", None), variants=["fp32"], images=IMAGES,
-        provider="cuda", gradients=FLOAT16,
-    )  # fmt: skip
+    plan = make_workload(
+        tiny_bundle,
+        many_photos,
+        "2/255",
+        efforts=efforts_of("fast", "fgsm"),
+        variants=["fp32"],
+        plan=AttackPlan(limit=IMAGES, gradients=FLOAT16),
+        provider="cuda",
+    )
     assert {attack.gradients for attack in plan.attacks} == {HALF}
 
 

@@ -1,0 +1,86 @@
+"""Attacked images in a pack, which a device can score without PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeadv_runtime.attacks.batches import Progress
+from edgeadv_runtime.attacks.pack import AttackPack
+from edgeadv_runtime.attacks.queries import query_attacks
+from edgeadv_runtime.bundle.bundle import Bundle
+
+from .attack_plan import STANDARD, AttackPlan, chosen_attacks, make_workload
+from .extras import need
+from .inputs import Budgets, open_bundle
+
+if TYPE_CHECKING:
+    from edgeadv.data.datasets import ImageSet
+
+    from .attack_plan import Attacks
+
+
+def attack(
+    bundle: Bundle | str | Path,
+    data: ImageSet | str | Path,
+    *,
+    eps: Budgets | None = None,
+    out: str | Path,
+    suite: str = STANDARD,
+    attacks: Attacks = None,
+    plan: AttackPlan | None = None,
+    provider: str = "cpu",
+    uint8: bool = True,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> AttackPack:
+    """Attack the bundle's weights with PyTorch's gradients and write a pack.
+
+    What ``progress`` raises, or an interruption, ends the work; what was finished stays beside ``out`` for ``resume``::
+
+        pack = attack("signs.edgeadv", "gtsrb/", eps=["8/255"], out="signs.pack")
+
+    Args:
+        bundle: whose weights are attacked, or where it is.
+        data: labelled images, their name or their folder.
+        eps: budgets in pixels of [0, 1], ascending; None takes those of ``attacks``, if all of them are objects.
+        out: the pack's folder; must not exist.
+        suite: how hard to try, of :data:`~edgeadv_runtime.records.suites.SUITES`.
+        attacks: names, or efforts by name, and objects such as :class:`~edgeadv_runtime.CallableAttack`, instead of the
+            suite's attacks.
+        plan: how images are attacked.
+        provider: where gradients are computed: ``"cpu"``, or ``"cuda"``.
+        uint8: store 8-bit pixels, rounded within eps; else float32.
+        resume: continue what an interrupted call left.
+        progress: called with the images done, all images, and what is being done with them.
+
+    Raises:
+        InputError: arguments do not go together, or one does not fit the bundle or this machine.
+        DataError: the images cannot be opened, or too many are unreadable.
+        StorageError: ``out`` exists or cannot be written, or there is an unfinished pack and ``resume`` is false.
+    """
+    need("train")
+    from edgeadv.attacks.pack_writer import partial_of, write_pack
+
+    bundle, folder, plan = open_bundle(bundle), Path(out), plan or AttackPlan()
+    efforts, own = chosen_attacks(suite, attacks, plan.queries)
+    work = make_workload(
+        bundle, data, eps, efforts=efforts, variants=bundle.variants, plan=plan, own=own, provider=provider
+    )
+    if not folder.exists():
+        work.check_training_images(bundle, workers=plan.workers, progress=progress)
+
+    return write_pack(
+        folder,
+        bundle=bundle,
+        images=work.images,
+        order=work.order,
+        attacks=[*work.attacks, *query_attacks(efforts, work.eps, work.reference, (), state=partial_of(folder))],
+        reference=work.reference,
+        data=work.data,
+        uint8=uint8,
+        resume=resume,
+        workers=plan.workers,
+        skipped=work.skipped,
+        progress=progress,
+    )

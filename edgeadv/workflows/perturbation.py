@@ -1,0 +1,123 @@
+"""One perturbation for all images, for the demonstration of ``edgeadv camera``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeadv_runtime.attacks.batches import MOST_UNREADABLE
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.camera.demonstration import StoredPerturbation
+from edgeadv_runtime.errors import DataError, InputError
+from edgeadv_runtime.files import ensure_file_writable
+from edgeadv_runtime.records.eps import Eps
+
+from .extras import need
+from .inputs import labelled_images, open_bundle
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from edgeadv.data.datasets import ImageSet
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A perturbation, and what it does to images that did not make it.
+
+    Attributes:
+        stored: the perturbation, as it was written.
+        n: images that did not make it.
+        right_without: share of them that the network names rightly.
+        right_with: the same with the perturbation.
+    """
+
+    stored: StoredPerturbation
+    n: int
+    right_without: float
+    right_with: float
+
+
+def make_perturbation(
+    bundle: Bundle | str | Path, data: ImageSet | str | Path, *, eps: str | Eps, out: str | Path, limit: int = 512
+) -> Demonstration:
+    """Make one perturbation that is added to every frame: a demonstration, which measures no robustness.
+
+    Half of the images make it, the other half say how many labels it turns::
+
+        shown = make_perturbation("signs.edgeadv", "gtsrb/", eps="16/255", out="signs.perturbation")
+
+    Args:
+        bundle: whose weights are attacked, or where it is.
+        data: labelled images, their name or their folder.
+        eps: largest change of a value, in pixels of [0, 1], whole grey levels.
+        out: the file to make; one that is there is replaced.
+        limit: images, as many of each class, at least 2.
+
+    Raises:
+        InputError: an argument is out of range, or fewer than two images are readable.
+        DataError: the images cannot be opened, or too many are unreadable.
+    """
+    need("train")
+    import numpy as np
+    import torch
+
+    from edgeadv.attacks.universal import universal_sign
+    from edgeadv.backends.pytorch import load_model
+    from edgeadv.data.datasets import balanced_subset, batches
+    from edgeadv.models.device import default_device
+    from edgeadv_runtime.bundle.preprocess import to_tensor
+
+    budget = eps if isinstance(eps, Eps) else Eps.parse(eps)
+    budget.check_8_bits()
+    ensure_file_writable(Path(out))
+    opened, device = open_bundle(bundle), default_device()
+    images = labelled_images(data, opened)
+    order = np.random.default_rng(0).permutation(balanced_subset(images.labels, limit))
+    found = list(batches(images, opened.preprocess, batch_size=_BATCH, order=order))
+    pixels, labels = np.concatenate([b.pixels for b in found]), np.concatenate([b.labels for b in found])
+    unreadable = [message for b in found for message in b.unreadable]
+    if len(unreadable) > MOST_UNREADABLE * len(order):
+        raise DataError(
+            f"{len(unreadable)} of {len(order)} images of {images.spec} are unreadable, e.g. {unreadable[0]}; repair "
+            "or remove them"
+        )
+    half = len(pixels) // 2
+    if not half:
+        raise InputError(f"{len(pixels)} of the images of {images.spec} are readable: at least 2 are needed")
+    model = load_model(opened, device=device)
+    x, y = torch.from_numpy(to_tensor(pixels[:half])).to(device), torch.from_numpy(labels[:half]).to(device)
+    sign = universal_sign(model, x, y, eps=budget.grey_levels / 255)
+    pattern = np.ascontiguousarray(sign.permute(1, 2, 0).cpu().numpy())
+    stored = StoredPerturbation(pattern, budget, opened.weights_sha256)
+    stored.save(Path(out))
+    without, with_it = (_share_right(model, stored, pixels[half:], labels[half:], strength) for strength in (0.0, 1.0))
+    return Demonstration(stored, len(pixels) - half, without, with_it)
+
+
+def _share_right(
+    model: nn.Module,
+    stored: StoredPerturbation,
+    pixels: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    strength: float,
+) -> float:
+    """Share of the images that the network names rightly at this strength of the perturbation."""
+    import numpy as np
+    import torch
+
+    from edgeadv_runtime.bundle.confidence import first_is_right
+    from edgeadv_runtime.bundle.preprocess import to_tensor
+
+    device, hits = next(model.parameters()).device, []
+    for i in range(0, len(pixels), _BATCH):
+        moved = np.stack([stored.applied(image, strength) for image in pixels[i : i + _BATCH]])
+        with torch.no_grad():
+            logits = model(torch.from_numpy(to_tensor(moved)).to(device)).cpu().numpy()
+        hits.append(first_is_right(logits, labels[i : i + _BATCH]))
+    return float(np.concatenate(hits).mean())
