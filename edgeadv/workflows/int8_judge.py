@@ -1,18 +1,19 @@
-"""The attacks of int8's gate, and what each artefact makes of them: as an evaluation counts it, verdict included."""
+"""Who judges int8's worst case at export: the attacks of its gate, counted as an evaluation counts them, verdict included."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeadv.attacks import build_attacks
-from edgeadv.gradients.graph import Surrogate
-from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, AttackInfo, CraftedBatch
+from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, AttackInfo, CraftedBatch, infos
+from edgeadv_runtime.attacks.batches import DataInfo
+from edgeadv_runtime.attacks.crafting import extend
 from edgeadv_runtime.attacks.noise import NoiseAttack
 from edgeadv_runtime.attacks.square_attack import SquareAttack
 from edgeadv_runtime.backends import Backend
@@ -22,6 +23,14 @@ from edgeadv_runtime.evaluation.scoring import score_batches
 from edgeadv_runtime.evaluation.verdict import verdict_of
 from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.suites import NOISE, ON_SURROGATE, SQUARE, SUITES, SuiteName
+
+from ..attacks import build_attacks
+from ..attacks.pack_writer import write_pack
+from ..data.datasets import ImageSet
+from ..gradients.graph import Surrogate
+
+if TYPE_CHECKING:
+    from edgeadv_export.draft import Draft
 
 GATE_SUITE: SuiteName = "standard"
 """What attacks before a worst case is judged: less would be an upper bound."""
@@ -38,6 +47,67 @@ class Attacked:
 
     right: NDArray[np.bool_]
     masking: dict[str, Any]
+
+
+class Int8Judge:
+    """Attacks fp32 once, keeps the images, and attacks every int8 graph with them and with what its own gradients make.
+
+    An :class:`edgeadv_export.judge.Judge`.
+
+    Args:
+        fp32: the float32 artefact, opened.
+        model: the same weights in PyTorch, on the CPU in evaluation mode, for the gradients.
+        draft: whose folder takes the adversarial images.
+        images: labelled images, in the order of the model's classes.
+        order: int64 (n,), positions in ``images``.
+        eps: the budget.
+        progress: called with the images done and the images there are.
+    """
+
+    suite = GATE_SUITE
+
+    def __init__(
+        self,
+        fp32: Backend,
+        model: nn.Module,
+        draft: Draft,
+        *,
+        images: ImageSet,
+        order: NDArray[np.int64],
+        eps: Eps,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self._fp32, self._draft, self._eps = fp32, draft, eps
+        attacks = attacks_for_gate(fp32, model, eps, classes=len(draft.classes), gradients_sha256=draft.weights_sha256)
+        self._pack = write_pack(
+            draft.folder / "gate.pack",
+            bundle=draft.bundle(),
+            images=images,
+            order=order,
+            attacks=attacks,
+            reference=fp32,
+            data=DataInfo(Path(images.spec).name, images.split, len(order), allow_unreadable=True),
+            uint8=eps.fits_8_bits,
+            progress=progress,
+        )
+
+    def judge_fp32(self) -> Attacked:
+        """What fp32 makes of the attacks on itself."""
+        batches, infos = self._pack.batches([]), self._pack.infos
+        return score_attacked(batches, infos, bundle=self._draft.bundle("fp32"), backends=[self._fp32])[0]
+
+    def judge_int8(self, int8: Backend, surrogate: Surrogate | None) -> tuple[Attacked, Attacked]:
+        """What fp32 and ``int8`` make of the attacks on both; without a ``surrogate`` int8 is asked, and meets what fp32 met."""
+        sha256 = None if surrogate is None else surrogate.sha256
+        classes, uint8 = len(self._draft.classes), self._pack.uint8
+        own = attacks_for_gate(int8, surrogate, self._eps, classes=classes, gradients_sha256=sha256)
+        fp32, ours = score_attacked(
+            extend(self._pack.batches([]), own, self._pack.infos, uint8=uint8),
+            [*self._pack.infos, *infos(own, uint8=uint8)],
+            bundle=self._draft.bundle("fp32", int8.variant),
+            backends=[self._fp32, int8],
+        )
+        return fp32, ours
 
 
 def attacks_for_gate(
