@@ -21,16 +21,18 @@ from edgeadv_runtime.files import atomic_file, ensure_writable
 from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.statistics import wilson_interval
 
+from ..data.augment import AUGMENTS
 from ..data.datasets import ImageSet, balanced_subset
 from ..data.loading import Feed, Waiting, feed, to_model_input
 from ..data.training_images import fed_images
 from ..models.builder import PixelModel, check_input_size, evaluation_mode
 from ..models.device import default_device
 from . import checkpoint
+from .config import TrainConfig
 from .distributed import Team
 from .objectives import Objective, scale_head
 from .selection import collapse, split_off, standing
-from .trainer import OPTIMIZER, TrainConfig, Trainer
+from .trainer import OPTIMIZER, Trainer
 
 _CHECK_EVERY = 20
 
@@ -145,6 +147,8 @@ def fit(
     """
     device, team = default_device() if device is None else device, team or Team()
     say = report or (lambda progress: None)
+    if config.augment not in AUGMENTS:
+        raise InputError("augment", f"is one of {', '.join(AUGMENTS)}, not {config.augment!r}")
     if config.batch_size % team.world:
         raise InputError(f"`batch_size` {config.batch_size} is no multiple of the {team.world} processes that share it")
     if config.batch_size < 2 * team.world:
@@ -326,9 +330,3 @@ def accuracy(model: PixelModel, source: Feed, *, batch_size: int = 256) -> tuple
     if not scored:
         raise InputError(f"none of the {len(source.order)} test images of {source.images.spec} is readable")
     return correct, scored
-
-
-def with_seed(config: TrainConfig, offset: int) -> TrainConfig:
-    """The same settings and images under another seed, so that teacher and student do not start from the same weights."""
-    images = config.limit_seed if config.limit is None or config.limit_seed is not None else config.seed
-    return replace(config, seed=config.seed + offset, limit_seed=images)

@@ -24,11 +24,11 @@ from edgeadv.data.datasets import ImageSet, balanced_subset, batches, open_data
 from edgeadv.data.loading import feed, to_model_input
 from edgeadv.models.builder import Architecture, PixelModel
 from edgeadv.training.adversarial import AdversarialTraining
+from edgeadv.training.config import TrainConfig
 from edgeadv.training.loop import accuracy, fit
 from edgeadv.training.objectives import DefensiveDistillation, HardLabels, Objective
 from edgeadv.training.recipes import Task, distill, train
 from edgeadv.training.runs import Run
-from edgeadv.training.trainer import TrainConfig
 from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, infos
 from edgeadv_runtime.attacks.batches import CleanBatch
 from edgeadv_runtime.attacks.crafting import craft
