@@ -67,4 +67,5 @@ def convert(
 def located(error: Exception) -> str:
     """What msgspec says, the path of the value first."""
     found = _AT.fullmatch(str(error))
-    return str(error) if found is None else f"{found[2]}: {found[1]}"
+    # in backticks stand the fields that a caller sets
+    return (str(error) if found is None else f"{found[2]}: {found[1]}").replace("`", "'")

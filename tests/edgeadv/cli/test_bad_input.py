@@ -515,7 +515,7 @@ options("no_epochs", "epochs must be at least 1", train, "--epochs", "0")
 options("batches_of_one", "batch-size must be at least 2", train, "--batch-size", "1")
 options("batch_larger_than_the_data", "do not fill one batch", train, "--batch-size", "4000")
 options("learning_rate_of_zero", "lr must be in", train, "--lr", "0")
-options("weight_decay_below_zero", "weight decay must be", train, "--weight-decay", "-1")
+options("weight_decay_below_zero", "--weight-decay must be", train, "--weight-decay", "-1")
 options("unknown_augmentation", "augment is one of none, crop-flip", train, "--augment", "mixup")
 options("training_limit_of_zero", "--limit must be at least 1", train, "--limit", "0")
 options("seed_below_zero", "seed must be at least 0", train, "--seed", "-1")
@@ -1135,13 +1135,13 @@ def teacher_at_another_temperature(desk):
     return distill(desk, "--teacher", desk.run(), "-T", "40")
 
 
-@case("damaged run")
+@case("missing required field 'classes'")
 def run_without_classes(desk):
     edit(desk.run() / "run.json", lambda info: info.pop("classes"))
     return ["export", desk.run(), "--out", "out.edgeadv"]
 
 
-@case("damaged run")
+@case("preprocess: Expected 'object', got 'array'")
 def run_whose_preprocessing_is_a_list(desk):
     edit(desk.run() / "run.json", lambda info: info.update(preprocess=[]))
     return ["export", desk.run(), "--out", "out.edgeadv"]
