@@ -21,12 +21,12 @@ from edgeadv_runtime.errors import InputError
 
 from ..workflows.processes import Processes, gpus_may_be_here, join
 from ._fields import say
-from ._time import seconds
+from ..workflows.durations import seconds
 
 if TYPE_CHECKING:
+    from edgeadv.training.config import TrainConfig
     from edgeadv.training.loop import Progress, Report
     from edgeadv.training.recipes import Task
-    from edgeadv.training.trainer import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class TrainOptions:
         from edgeadv.training.recipes import Task
         from edgeadv.training.tensorboard import Scalars
 
-        limit_s = None if self.time_limit is None else seconds(self.time_limit, option="--time-limit")
+        limit_s = None if self.time_limit is None else seconds(self.time_limit, field="time_limit")
         deadline = None if limit_s is None else time.monotonic() + limit_s
         root = self.data_root or DEFAULT_ROOT
         with ExitStack() as stack:
@@ -135,7 +135,7 @@ class TrainOptions:
                 raise typer.Exit from None
 
     def _config(self) -> TrainConfig:
-        from edgeadv.training.trainer import TrainConfig
+        from edgeadv.training.config import TrainConfig
 
         asked = {option.name for option in fields(self)}
         return TrainConfig(

@@ -76,7 +76,7 @@ def _say(text: str) -> None:
 def _train(out: Path, temperature: float, epochs: int) -> list[Run]:
     from edgeadv.data.datasets import open_data
     from edgeadv.training import recipes as runs
-    from edgeadv.training.trainer import TrainConfig
+    from edgeadv.training.config import TrainConfig
 
     train_images = open_data(DATA, split="train")
     with progress_bar() as report:
