@@ -6,6 +6,7 @@ A subcommand's module is imported when it is called, for all of them together ta
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from typing import Annotated, Any
 
@@ -39,6 +40,16 @@ _SUMMARIES = {
 }
 """What ``edgeadv --help`` says of each subcommand: the first sentence of its own help."""
 _MODULES = {"distill": "train"}
+
+
+class _Notices(logging.Handler):
+    """What workflows log, on standard error, where it does not mix with the results."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage(), err=True)
+
+
+_log, _NOTICES = logging.getLogger("edgeadv.workflows"), _Notices(logging.INFO)
 
 
 def subcommand(name: str) -> Any:
@@ -100,6 +111,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     command = typer.main.get_command(app)
     given = sys.argv[1:] if arguments is None else list(arguments)
+    _log.addHandler(_NOTICES)
+    _log.setLevel(logging.INFO)
     try:
         # not app(): typer would make a status of its own of Ctrl-C, of a reader that left, and of an EOFError anywhere
         refuse_processes(given)

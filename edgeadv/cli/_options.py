@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
@@ -28,16 +28,22 @@ def names(text: str, *, field: str) -> tuple[str, ...]:
     return found
 
 
-def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+def with_groups(
+    command: Callable[..., None], *, also: Mapping[str, Sequence[str]] | None = None
+) -> Callable[..., None]:
     """Give ``command`` an option for each field of every parameter whose type is a dataclass, and hand it the group back.
 
     A field is written ``epochs: Annotated[int, "Passes over the training images."] = 8``: the text is the option's help. A tuple of
-    strings is a comma-separated list on the command line. typer reads a command's signature: what must be given comes first in the
-    one made here.
+    strings is a comma-separated list on the command line. A field that is not Annotated is no option. typer reads a command's
+    signature: what must be given comes first in the one made here.
+
+    Args:
+        command: the function.
+        also: more names of the options of some fields, e.g. ``{"temperature": ["-T"]}``.
     """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, type] = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}  # type: ignore[misc]
-    fields = {name: [field.name for field in dataclasses.fields(kind)] for name, kind in groups.items()}
+    fields = {name: [field.name for field in _fields(kind)] for name, kind in groups.items()}
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
@@ -57,7 +63,7 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     parameters = []
     for name, parameter in inspect.signature(command).parameters.items():
         if name in groups:
-            parameters += list(_parameters(groups[name]))
+            parameters += list(_parameters(groups[name], also or {}))
         else:
             parameters.append(parameter.replace(kind=keyword, annotation=hints[name]))
     parameters.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)
@@ -66,9 +72,15 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _parameters(group: type) -> Iterator[inspect.Parameter]:
+def _fields(group: type) -> list[dataclasses.Field[Any]]:
+    """The fields that are options."""
     hints = get_type_hints(group, include_extras=True)
-    for field in dataclasses.fields(group):
+    return [field for field in dataclasses.fields(group) if get_origin(hints[field.name]) is Annotated]
+
+
+def _parameters(group: type, also: Mapping[str, Sequence[str]]) -> Iterator[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    for field in _fields(group):
         kind, text = _parts(hints[field.name])
         default = field.default
         if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
@@ -77,7 +89,7 @@ def _parameters(group: type) -> Iterator[inspect.Parameter]:
             optional = default in (None, ())
             kind = str | None if optional else str
             default = None if optional else default if default is dataclasses.MISSING else ",".join(default)
-        option = typer.Option(as_options(f"`{field.name}`"), help=as_options(text))
+        option = typer.Option(as_options(f"`{field.name}`"), *also.get(field.name, ()), help=as_options(text))
         yield inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
@@ -88,8 +100,6 @@ def _parameters(group: type) -> Iterator[inspect.Parameter]:
 
 def _parts(hint: Any) -> tuple[Any, str]:
     """The type of a field, and its help."""
-    if get_origin(hint) is not Annotated:
-        return hint, ""
     kind, *extra = get_args(hint)
     return kind, next((each for each in extra if isinstance(each, str)), "")
 

@@ -20,6 +20,9 @@ from edgeadv_runtime.files import ensure_writable
 from edgeadv_runtime.records.results import CLEAN, WORST_CASE, Results
 from edgeadv_runtime.records.suites import PGD_SMOOTHED, SQUARE, SUITES, Effort
 
+from ..workflows.exporting import PRECISIONS, export
+from ..workflows.reporting import report
+from ..workflows.training import DistillOptions, TrainJob, distill, train
 from ._attacks import make_plan
 from ._fields import say
 from ._shared import need, wide_console
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
     from edgeadv_runtime.bundle.bundle import Bundle
 
 DATA, ARCHITECTURE = "mnist5k", "regnet_y_400mf"
-VARIANTS = ("fp32", "fp16")
 # T and eps such that plain FGSM and the margin attack tell opposite stories; 500 images give intervals of +-4 points
 TEMPERATURE, EPS, IMAGES, EPOCHS = 40.0, "0.2", 500, 6
 # what a PASS needs, and no more
@@ -55,15 +57,13 @@ def demo(
     results: list[Results] = []
     benches: list[latency.Bench] = []
     for name, run in zip(NAMES, _train(out, temperature, epochs), strict=True):
-        bundle = _export(run, out / f"{name}.edgeadv")
+        _say(f"exporting {run.title}")
+        bundle = export(run, out / f"{name}.edgeadv", overwrite=True)
         # a defended network also meets what breaks the undefended one
         others = [out / f"{NAMES[0]}.edgeadv"] if results else []
         results.append(_evaluate(bundle, out / f"{name}.results.json", others))
         benches.append(_bench(bundle, out / f"{name}.bench.json"))
-    from edgeadv.reporting import build_report
-
-    page = out / "report.html"
-    build_report([out / f"{name}.{kind}.json" for kind in ("results", "bench") for name in NAMES], page)
+    page = report([out / f"{name}.{kind}.json" for kind in ("results", "bench") for name in NAMES], out / "report.html")
     _print(results, benches)
     say(f"{time.perf_counter() - start:.0f} s")
     say(str(page))
@@ -74,42 +74,24 @@ def _say(text: str) -> None:
 
 
 def _train(out: Path, temperature: float, epochs: int) -> list[Run]:
-    from edgeadv.data.datasets import open_data
-    from edgeadv.training import recipes as runs
-    from edgeadv.training.config import TrainConfig
-
-    train_images = open_data(DATA, split="train")
-    with progress_bar() as report:
-        task = runs.Task(
-            train_images=train_images, test_images=open_data(DATA, split="test"), preprocess=train_images.preprocess,
-            config=TrainConfig(epochs=epochs), resume=True, report=report,
-        )  # fmt: skip
-        architecture = task.architecture(ARCHITECTURE, upsample=1)
+    job = TrainJob(resume=True)
+    with progress_bar() as progress:
         _say(f"training {ARCHITECTURE} on {DATA}, undefended")
-        undefended = runs.train(task, architecture, out / NAMES[0])
+        undefended = train(ARCHITECTURE, DATA, out=out / NAMES[0], epochs=epochs, job=job, progress=progress)
         _say(f"defensive distillation at T = {temperature:g}: teacher, then student")
-        distilled = runs.distill(task, architecture, out / NAMES[1], recipe="papernot", temperature=temperature)
+        options = DistillOptions(temperature=temperature)
+        distilled = distill(
+            ARCHITECTURE, DATA, out=out / NAMES[1], epochs=epochs, options=options, job=job, progress=progress
+        )
     return [undefended, distilled]
-
-
-def _export(run: Run, out: Path) -> Bundle:
-    from edgeadv.data.datasets import open_data
-    from edgeadv_export import data_frames, export_bundle
-
-    _say(f"exporting {run.title}")
-    return export_bundle(
-        run.load_model(), out, classes=run.classes, preprocess=run.preprocess, frames=data_frames(open_data(DATA, split="test")),
-        variants=VARIANTS, title=run.title, provenance=run.provenance, training_images=run.training_images,
-        overwrite=True,
-    )  # fmt: skip
 
 
 def _evaluate(bundle: Bundle, out: Path, others: list[Path]) -> Results:
     _say(f"attacking and scoring {bundle.manifest['title']} on {IMAGES} test images, eps {EPS}")
-    plan = make_plan(bundle, DATA, EPS, efforts=EFFORTS, variants=VARIANTS, images=IMAGES, transfer_from=others)
+    plan = make_plan(bundle, DATA, EPS, efforts=EFFORTS, variants=PRECISIONS, images=IMAGES, transfer_from=others)
     with ExitStack() as stack:
         stack.enter_context(plan.reference)
-        artefacts = [stack.enter_context(OnnxRuntimeBackend(bundle, variant=variant)) for variant in VARIANTS]
+        artefacts = [stack.enter_context(OnnxRuntimeBackend(bundle, variant=variant)) for variant in PRECISIONS]
         backends = [plan.reference, *artefacts]
         results = score(crafted(bundle, plan, backends), bundle, backends)
     results.save(out)
@@ -118,7 +100,7 @@ def _evaluate(bundle: Bundle, out: Path, others: list[Path]) -> Results:
 
 def _bench(bundle: Bundle, out: Path) -> latency.Bench:
     _say(f"timing {bundle.manifest['title']}")
-    openers = [partial(OnnxRuntimeBackend, bundle, variant=variant) for variant in VARIANTS]
+    openers = [partial(OnnxRuntimeBackend, bundle, variant=variant) for variant in PRECISIONS]
     bench = latency.benchmark(bundle, openers, batches=(1, 8), runs=200, warm_up=20)
     bench.save(out)
     return bench

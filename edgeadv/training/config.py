@@ -1,4 +1,4 @@
-"""Hyper-parameters of a training. Loading this module loads no PyTorch: the command line makes options of the fields."""
+"""Hyper-parameters of a training, and how it ends when its time is over. Loading this module loads no PyTorch: the command line makes options of the fields."""
 
 from __future__ import annotations
 
@@ -72,3 +72,17 @@ class TrainConfig:
     def resume_settings(self) -> dict[str, Any]:
         """What a training cannot be resumed without; more workers or a compiled network change nothing that is meant."""
         return {key: value for key, value in asdict(self).items() if key not in ("workers", "compile")}
+
+
+class OutOfTimeError(Exception):
+    """The time that was given is over; what is done is saved and can be resumed.
+
+    Attributes:
+        done: epochs that are done.
+        epochs: of this training.
+    """
+
+    def __init__(self, stage: str, done: int, epochs: int, seconds: float | None = None) -> None:
+        each = "" if seconds is None else f"; an epoch takes {seconds:.0f} s, and one that does not fit is not begun"
+        super().__init__(f"{stage}: {done} of {epochs} epochs are done and saved{each}; `resume` continues")
+        self.done, self.epochs = done, epochs

@@ -28,7 +28,7 @@ from ..data.training_images import fed_images
 from ..models.builder import PixelModel, check_input_size, evaluation_mode
 from ..models.device import default_device
 from . import checkpoint
-from .config import TrainConfig
+from .config import OutOfTimeError, TrainConfig
 from .distributed import Team
 from .objectives import Objective, scale_head
 from .selection import collapse, split_off, standing
@@ -71,20 +71,6 @@ class Progress:
     test_accuracy: float | None = None
     worst_case: float | None = None
     measured: Mapping[str, float] | None = None
-
-
-class OutOfTimeError(Exception):
-    """The time that was given is over; what is done is saved and can be resumed.
-
-    Attributes:
-        done: epochs that are done.
-        epochs: of this training.
-    """
-
-    def __init__(self, stage: str, done: int, epochs: int, seconds: float | None = None) -> None:
-        each = "" if seconds is None else f"; an epoch takes {seconds:.0f} s, and one that does not fit is not begun"
-        super().__init__(f"{stage}: {done} of {epochs} epochs are done and saved{each}; `resume` continues")
-        self.done, self.epochs = done, epochs
 
 
 Report = Callable[[Progress], None]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -173,16 +173,14 @@ def distill(
         OutOfTimeError: the task's deadline came first.
         EdgeAdvError: see :func:`edgeadv.training.loop.fit`.
     """
-    if recipe not in get_args(Recipe):
-        raise InputError(f"recipe {recipe!r} is not one of {', '.join(get_args(Recipe))}")
     if (eps is not None) != (recipe in ROBUST):
         raise InputError(
-            f"{recipe} needs the budget that it defends, eps"
+            f"{recipe} needs `eps`, e.g. 8/255: there is no budget that suits every data set"
             if recipe in ROBUST
-            else f"{recipe} is trained on images as they are and has no eps"
+            else f"{recipe} is trained on images as they are: leave `eps` out"
         )
     if recipe == "papernot" and alpha is not None:
-        raise InputError("papernot has no alpha: its student never sees the hard labels; use soft-label")
+        raise InputError("papernot has no `alpha`: its student never sees the hard labels; use `recipe` soft-label")
     if recipe == "papernot" and (teacher_architecture or architecture).name != architecture.name:
         raise InputError("papernot distils into the same architecture; use `recipe` soft-label for another teacher")
     temperature = DEFAULTS[recipe][0] if temperature is None else temperature

@@ -533,7 +533,7 @@ options(
     "--recipe",
     "papernot",
 )
-options("adversarial_training_without_a_budget", "at-pgd needs --at-eps, e.g. 8/255", train, "--recipe", "at-pgd")
+options("adversarial_training_without_a_budget", "at-pgd needs --eps, e.g. 8/255", train, "--recipe", "at-pgd")
 options(
     "budget_without_adversarial_training", "add --recipe at-pgd, n-fgsm, at-fgsm or trades", train, "--at-eps", "8/255"
 )
@@ -632,7 +632,7 @@ def file_of_a_bundle(desk: Desk) -> Arguments:
     return ["verify", desk.file("model.fp32.onnx", "")]
 
 
-options("robust_distillation_without_a_budget", "ard needs --at-eps, e.g. 8/255", distill, "--recipe", "ard")
+options("robust_distillation_without_a_budget", "ard needs --eps, e.g. 8/255", distill, "--recipe", "ard")
 options("budget_of_papernot", "belong to --recipe ard and rslad", distill, "--at-eps", "8/255")
 options(
     "robust_teacher_of_soft_label",

@@ -245,7 +245,7 @@ def test_parts_of_a_batch_are_passed_one_by_one(tmp_path: Path, digits: tuple[Im
 
 def test_a_batch_that_cannot_be_cut_is_refused() -> None:
     for parts in (3, 64, 0):
-        with pytest.raises(InputError, match=r"equal parts|accumulate must be at least 1"):
+        with pytest.raises(InputError, match=r"equal parts|`accumulate` must be at least 1"):
             TrainConfig(batch_size=64, accumulate=parts)
 
 
@@ -477,11 +477,10 @@ def test_a_loss_that_is_not_finite_stops(tmp_path: Path, digits: tuple[ImageSet,
 @pytest.mark.parametrize(
     "change",
     [{"epochs": 0}, {"batch_size": 1}, {"seed": -1}, {"seed": 2**64}, {"workers": -1}, {"lr": 0.0}, {"lr": 101.0}, {"lr": float("nan")},
-     {"weight_decay": -0.1}, {"weight_decay": 1.1}, {"augment": "flip"}],
+     {"weight_decay": -0.1}, {"weight_decay": 1.1}],
 )  # fmt: skip
 def test_unusable_settings_are_refused(change: dict[str, Any]) -> None:
-    name = next(iter(change)).replace("_", "[- ]")
-    with pytest.raises(InputError, match=name):
+    with pytest.raises(InputError, match=f"^`{next(iter(change))}` must be "):
         TrainConfig(**change)
 
 

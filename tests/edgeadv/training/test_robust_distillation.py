@@ -16,8 +16,7 @@ from edgeadv.data.datasets import ImageSet, open_data
 from edgeadv.data.rng import Draws
 from edgeadv.models.builder import Architecture
 from edgeadv.training.adversarial import AdversarialTraining, divergence, random_start
-from edgeadv.training.config import TrainConfig
-from edgeadv.training.loop import OutOfTimeError
+from edgeadv.training.config import OutOfTimeError, TrainConfig
 from edgeadv.training.objectives import soft_labels
 from edgeadv.training.recipes import DEFAULTS, Task, distill, train
 from edgeadv.training.robust_distillation import Ard, Rslad
@@ -196,11 +195,11 @@ def test_what_does_not_fit_is_said_before_anything_is_trained(
     out = tmp_path / "run"
     with pytest.raises(InputError, match="was not trained on adversarial images"):
         distill(task(digits), student, out, recipe="ard", eps=EPS, teacher=plain)
-    with pytest.raises(InputError, match="ard needs the budget"):
+    with pytest.raises(InputError, match="ard needs `eps`"):
         distill(task(digits), student, out, recipe="ard", teacher=teacher)
     with pytest.raises(InputError, match="soft-label is trained on images as they are"):
         distill(task(digits), student, out, recipe="soft-label", eps=EPS, teacher=plain)
-    with pytest.raises(InputError, match="papernot has no alpha"):
+    with pytest.raises(InputError, match="papernot has no `alpha`"):
         distill(task(digits), student, out, recipe="papernot", alpha=0.5)
     assert not out.exists()
 
