@@ -26,10 +26,10 @@ from edgeadv.attacks.functions import apgd_targeted, pgd
 from edgeadv.data.datasets import balanced_subset, batches
 from edgeadv_runtime import Backend, Eps
 from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, CraftedBatch, infos
-from edgeadv_runtime.attacks.batches import CleanBatch
 from edgeadv_runtime.attacks.crafting import answers_of, changing, craft
 from edgeadv_runtime.attacks.noise import NoiseAttack
 from edgeadv_runtime.attacks.square_attack import SquareAttack
+from edgeadv_runtime.bundle.batches import CleanBatch
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.device.facts import environment
 from edgeadv_runtime.evaluation.verdict import MaskingEvidence, verdict_of

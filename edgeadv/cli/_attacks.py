@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeadv_runtime.attacks.batches import DataInfo
 from edgeadv_runtime.attacks.crafting import changing
 from edgeadv_runtime.attacks.noise import NoiseAttack
 from edgeadv_runtime.attacks.square_attack import SquareAttack
 from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle.batches import DataInfo
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.bundle.variants import INT8, base_of, precision_of

@@ -13,11 +13,11 @@ import typer
 
 from edgeadv_runtime import __version__
 from edgeadv_runtime.attacks.base import AttackInfo, CraftedBatch, check_infos, infos
-from edgeadv_runtime.attacks.batches import DataInfo, check_readable, readable
 from edgeadv_runtime.attacks.crafting import craft, extend
 from edgeadv_runtime.attacks.pack import PACK_FILE, SHARD_SIZE, AttackPack, info_to_json
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.backends.onnxruntime import CPU, PROVIDERS
+from edgeadv_runtime.bundle.batches import DataInfo, check_readable, readable
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.device.facts import library_versions, usable_cores
 from edgeadv_runtime.errors import DataError, InputError

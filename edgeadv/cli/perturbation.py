@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeadv_runtime.attacks.batches import MOST_UNREADABLE
+from edgeadv_runtime.bundle.batches import MOST_UNREADABLE
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.confidence import first_is_right
 from edgeadv_runtime.camera.demonstration import StoredPerturbation

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeadv_runtime.attacks.batches import MOST_UNREADABLE
+from edgeadv_runtime.bundle.batches import MOST_UNREADABLE
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.bundle.training_images import TRAINING_FILE
 from edgeadv_runtime.errors import InputError, StorageError, TrainingError

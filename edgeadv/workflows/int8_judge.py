@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, AttackInfo, CraftedBatch, infos
-from edgeadv_runtime.attacks.batches import DataInfo
 from edgeadv_runtime.attacks.crafting import extend
 from edgeadv_runtime.attacks.noise import NoiseAttack
 from edgeadv_runtime.attacks.square_attack import SquareAttack
 from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle.batches import DataInfo
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.evaluation.outcomes import Artefact
 from edgeadv_runtime.evaluation.scoring import score_batches

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeadv.data.datasets import DEFAULT_ROOT, ImageSet, balanced_subset, batches, open_data
 from edgeadv.data.sources import Data
 from edgeadv.models.builder import PixelModel
-from edgeadv_runtime.attacks.batches import MOST_UNREADABLE, CleanBatch, DataDigest
+from edgeadv_runtime.bundle.batches import MOST_UNREADABLE, CleanBatch, DataDigest
 from edgeadv_runtime.bundle.bundle import Classes
 from edgeadv_runtime.bundle.confidence import (
     BINS,

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from edgeadv.data.datasets import ImageSet, batches
 from edgeadv.gradients.graph import Surrogate
 from edgeadv.models.builder import PixelModel
-from edgeadv_runtime.attacks.batches import MOST_UNREADABLE, CleanBatch, DataDigest
 from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle.batches import MOST_UNREADABLE, CleanBatch, DataDigest
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.bundle.training_images import Overlap
 from edgeadv_runtime.errors import DataError, ExportError, InputError

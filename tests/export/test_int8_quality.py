@@ -311,8 +311,8 @@ def test_the_worst_case_is_that_of_the_evaluation(
     from edgeadv.data.datasets import batches
     from edgeadv.gradients.graph import load_surrogate
     from edgeadv_runtime.attacks.base import infos
-    from edgeadv_runtime.attacks.batches import CleanBatch, DataInfo
     from edgeadv_runtime.attacks.crafting import craft
+    from edgeadv_runtime.bundle.batches import CleanBatch, DataInfo
     from edgeadv_runtime.evaluation.loop import evaluate
     from edgeadv_runtime.records.effort import lacking
 

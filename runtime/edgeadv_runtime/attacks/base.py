@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import Backend
+from ..bundle.batches import CleanBatch
 from ..errors import InputError
 from ..records.eps import Eps
 from ..records.results import CLEAN, AttackParams
-from .batches import CleanBatch
 from .perturbation import NORMS
 
 Key = tuple[str, str]

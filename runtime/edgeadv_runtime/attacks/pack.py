@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.batches import CleanBatch, DataInfo
 from ..bundle.bundle import Bundle
 from ..bundle.preprocess import to_tensor
 from ..bundle.training_images import Overlap, check_overlap
@@ -26,7 +27,6 @@ from ..files import read_json, sha256_file
 from ..records.eps import Eps
 from ..records.results import AttackParams
 from .base import CLEAN_KEY, AttackInfo, CraftedBatch, Evidence, Key, LazyImages
-from .batches import CleanBatch, DataInfo
 from .perturbation import check_crafted
 
 SCHEMA_VERSION = 1

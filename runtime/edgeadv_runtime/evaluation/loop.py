@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from .._version import __version__
 from ..attacks.base import CLEAN_KEY, AttackInfo, CraftedBatch, Key, check_infos
-from ..attacks.batches import DataDigest, DataInfo, check_readable
 from ..backends.base import Backend
+from ..bundle.batches import DataDigest, DataInfo, check_readable
 from ..bundle.bundle import Bundle
 from ..bundle.training_images import Overlap, check_overlap
 from ..device.facts import environment
