@@ -82,7 +82,12 @@ Source: TypeAlias = str | Path | ImageDataset
 
 
 def load_data(
-    source: Source | Data, *, test: ImageDataset | None = None, root: str | Path | None = None, download: bool = False
+    source: Source | Data,
+    *,
+    test: ImageDataset | None = None,
+    root: str | Path | None = None,
+    download: bool = False,
+    field: str = "source",
 ) -> Data:
     """Labelled images by name, by folder, or from a data set in memory.
 
@@ -92,6 +97,7 @@ def load_data(
         test: the data set to test on, where ``source`` is one.
         root: where torchvision keeps its data; None takes the user's cache.
         download: let torchvision download what is not there.
+        field: what errors call ``source``.
 
     Returns:
         Nothing is opened yet where ``source`` is a name or a folder: what is wrong with it is said then.
@@ -109,7 +115,7 @@ def load_data(
             return source
         spec, folder = str(source), Path(root) if root is not None else DEFAULT_ROOT
         return Data(Path(spec).name, lambda split: open_data(spec, split=split, root=folder, download=download))
-    train = image_set(source, split="train", field="source")
+    train = image_set(source, split="train", field=field)
     tests = (
         None if test is None else image_set(test, split="test", classes=train.classes, name=train.spec, field="test")
     )

@@ -227,7 +227,7 @@ def _from_run(
     from ..training.runs import Run
 
     run = source if isinstance(source, Run) else Run.open(source)
-    images = _own_data(run, root) if data is None else load_data(data, root=root)
+    images = _own_data(run, root) if data is None else load_data(data, root=root, field="data")
     if golden is None:
         frames, origin = data_frames(images.test), f"{Path(run.data).name} test"
     else:

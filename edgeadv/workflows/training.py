@@ -287,7 +287,7 @@ def _task(
                 each(moment)
 
         with processes.in_turn():
-            opened = load_data(data, root=job.data_root, download=job.download)
+            opened = load_data(data, root=job.data_root, download=job.download, field="data")
             task = Task(
                 train_images=opened.train,
                 test_images=opened.test,

@@ -22,7 +22,7 @@ from edgeadv_runtime.device.cuda import Gpu, find_gpu
 from edgeadv_runtime.engine import EngineCache, EngineOptions, Library, find_library
 from edgeadv_runtime.errors import EdgeAdvError, ProviderError
 
-# tests/edgeadv/cli/conftest.py: what a command left on the terminal
+# tests/edgeadv/conftest.py: what a command left on the terminal
 Cli = Callable[..., Any]
 SM_86 = ("--target", "sm_86")
 GPU = Gpu(

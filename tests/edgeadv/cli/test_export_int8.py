@@ -19,7 +19,7 @@ from edgeadv.models.builder import PixelModel, save_weights
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
 from edgeadv_runtime.bundle.preprocess import to_tensor
 
-# tests/edgeadv/cli/conftest.py: what a command left on the terminal, and how many photographs there are
+# tests/edgeadv/conftest.py: what a command left on the terminal, and how many photographs there are
 Cli = Callable[..., Any]
 PHOTOS = 72
 LOOSE = ("--max-drop", "30")  # an untrained network is unsure of everything

@@ -18,7 +18,7 @@ from edgeadv_runtime.bundle.variants import VARIANTS, int8_variant
 from edgeadv_runtime.engine import find_library
 from edgeadv_runtime.records.results import Results
 
-# tests/edgeadv/cli/conftest.py: what a command left on the terminal
+# tests/edgeadv/conftest.py: what a command left on the terminal
 Cli = Callable[..., Any]
 RIGHT = int8_variant("onnxruntime")
 
