@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -21,15 +21,11 @@ from .datasets import DEFAULT_ROOT, ImageSet, Split, open_data, preprocess_for
 _LOOKED_AT = 16
 
 
-@runtime_checkable
 class ImageDataset(Protocol):
     """A map-style data set: torch's ``Dataset``, a ``Subset`` of one, or a list of pairs."""
 
-    def __getitem__(self, index: int, /) -> Any:
-        """An image and its label; see :func:`image_set`."""
-
-    def __len__(self) -> int:
-        """How many there are."""
+    def __getitem__(self, index: int, /) -> Any: ...
+    def __len__(self) -> int: ...
 
 
 class Data:
@@ -151,16 +147,15 @@ def image_set(
         InputError: it is no map-style data set, holds nothing, or has other labels than there are classes.
         DataError: an image is of no kind that is known.
     """
-    if not isinstance(dataset, ImageDataset) or not isinstance(dataset, Sized):
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise InputError(
             field,
             f"is of type {type(dataset).__name__}: give a name, a folder or a map-style data set of (image, label)",
         )
     if not len(dataset):
         raise InputError(field, "holds no images")
-    name = name or type(dataset).__name__
-    labels = _labels(dataset, field)
-    known = _classes(dataset, labels, field) if classes is None else classes
+    labels, known = _labels(dataset, field), classes or _class_names(dataset)
+    known = known or [str(i) for i in range(int(labels.max()) + 1)]
     if not isinstance(known, Classes):
         known = Classes(tuple(known), tuple(known))
     if labels.min() < 0 or labels.max() >= len(known):
@@ -170,6 +165,7 @@ def image_set(
         sides = [min(read(int(i)).size) for i in np.unique(np.linspace(0, len(labels) - 1, _LOOKED_AT).astype(int))]
     except DataError as error:
         raise DataError(field, f"cannot be read: {error}") from error
+    name = name or type(dataset).__name__
     names = [f"{name}[{i}]" for i in range(len(labels))]
     return ImageSet(name, split, known, labels, names, preprocess_for(sides), read)
 
@@ -178,34 +174,21 @@ def _labels(dataset: ImageDataset, field: str) -> NDArray[np.int64]:
     """The label of each item, int64 of shape (n,)."""
     known = next((found for key in ("targets", "labels") if (found := getattr(dataset, key, None)) is not None), None)
     try:
-        labels = np.asarray([item[1] for item in _items(dataset)] if known is None else known)
-        if labels.shape != (len(dataset),) or not np.array_equal(labels, labels.astype(np.int64)):
+        labels = np.asarray([dataset[i][1] for i in range(len(dataset))] if known is None else known)
+        whole = labels.astype(np.int64)
+        if labels.shape != (len(dataset),) or (labels != whole).any():
             raise ValueError("one whole number for each image is due")
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise InputError(
             field, f"has no labels that are whole numbers ({error}): its items are (image, label)"
         ) from error
-    return labels.astype(np.int64)
+    return whole
 
 
-def _items(dataset: ImageDataset) -> Any:
-    # an iterator of its own is not due, and a list of pairs would end by IndexError alone
-    return (dataset[i] for i in range(len(dataset)))
-
-
-def _classes(dataset: ImageDataset, labels: NDArray[np.int64], field: str) -> Classes:
-    """The data set's ``classes``, which may be names or tuples of them; else the labels as text."""
-    # a Subset has those of its whole
-    own = getattr(dataset, "classes", None) or getattr(getattr(dataset, "dataset", None), "classes", None)
-    ids = (
-        [str(i) for i in range(int(labels.max()) + 1)]
-        if own is None
-        else [str(each[0]) if isinstance(each, tuple) else str(each) for each in own]
-    )
-    try:
-        return Classes(tuple(ids), tuple(ids))
-    except InputError as error:
-        raise InputError(field, f"cannot be classified: {error}") from error
+def _class_names(dataset: Any) -> list[str]:
+    """The data set's ``classes``, which may be names or tuples of them; a Subset has those of its whole."""
+    own = getattr(dataset, "classes", None) or getattr(getattr(dataset, "dataset", None), "classes", None) or []
+    return [str(each[0] if isinstance(each, tuple) else each) for each in own]
 
 
 @dataclass(frozen=True)

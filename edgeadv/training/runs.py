@@ -176,16 +176,16 @@ class Run:
         if not head.get("finished"):
             raise InputError(f"{folder} is not finished: continue it with `resume`")
         run = cls(folder, convert(head, RunInfo, what="training run", path=file, mend="copy it again or train again"))
+        written = {WEIGHTS_FILE: run.info.weights_sha256}
+        if run.info.training_images is not None:
+            written[TRAINING_FILE] = run.info.training_images.sha256
         try:
             _ = run.architecture, run.preprocess, run.classes
-            written = {WEIGHTS_FILE: run.info.weights_sha256}
-            if run.info.training_images is not None:
-                written[TRAINING_FILE] = run.info.training_images.sha256
-            for name, digest in written.items():
-                if sha256_file(folder / name) != digest:
-                    raise IntegrityError(f"{folder / name} is not what this run wrote; train again or copy it again")
-        except (KeyError, TypeError, AttributeError, InputError, FileNotFoundError) as error:
+            found = {name: sha256_file(folder / name) for name in written}
+        except (KeyError, TypeError, AttributeError, InputError, BundleError, FileNotFoundError) as error:
             raise BundleError(f"{folder} is a damaged run ({error}); copy it again or train again") from error
+        if changed := [name for name in written if found[name] != written[name]]:
+            raise IntegrityError(f"{folder / changed[0]} is not what this run wrote; train again or copy it again")
         return run
 
     @property

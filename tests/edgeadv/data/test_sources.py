@@ -129,7 +129,6 @@ def test_images_in_memory_go_to_worker_processes():
         (TensorDataset(TENSOR), "`source` has no labels that are whole numbers"),
         (Named(PIXELS, LABELS + 1), "`source` has labels from 1 to 3, and 3 classes"),
         (Pairs(PIXELS, LABELS - 1), "`source` has labels from -1 to 1"),
-        (Pairs(PIXELS, LABELS * 0), "`source` cannot be classified: classes need at least two"),
         (Pairs(TENSOR / 255 - 0.5), r"`source` cannot be read: image 0 .* in \[0, 1\]: leave the normalisation out"),
         (Pairs(PIXELS / 255), "a float64 is no Pillow image"),
         (Pairs(PIXELS[:, :, :, :2]), "of shape .* has no 3 channels"),
@@ -151,3 +150,5 @@ def test_a_test_part_goes_with_a_data_set_in_memory_and_must_be_given():
     with pytest.raises(InputError, match=r"^`test` has labels from 3 to 5, and 3 classes"):
         load_data(Pairs(PIXELS), test=Pairs(PIXELS, LABELS + 3))
     assert isinstance(alone, Data)
+    with pytest.raises(InputError, match="classes need at least two distinct ids"):
+        load_data(Pairs(PIXELS, LABELS * 0))
