@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ import typer
 from edgeadv_runtime.errors import InputError
 
 from ..workflows import exporting
-from ..workflows.exporting import PRECISIONS, ConfidenceOptions, Int8Options, ModelSource
+from ..workflows.exporting import PRECISIONS, ConfidenceOptions, Int8Options, ModelSource, given_fields
 from ._fields import say
 from ._options import names, with_groups
 from .bundle import print_summary
@@ -59,8 +58,7 @@ def export(
     Give a RUN, or --arch with --weights, --classes, --preprocess and --golden. int8 is written only if it is shown
     to lose no more accuracy than --max-drop; its most sensitive layers stay in float32 where that helps.
     """
-    given = ", ".join(f"`{f.name}`" for f in fields(model) if getattr(model, f.name) != f.default)
-    if run is not None and given:
+    if run is not None and (given := given_fields(model)):
         raise InputError(f"{given} cannot be given beside a run, which brings its own: {run}")
     bundle = exporting.export(
         run or model,

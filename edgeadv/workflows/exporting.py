@@ -38,14 +38,16 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """A network without a run: all but the last two must be given."""
+    """A network without a run: all but ``weights_map`` and ``upsample`` must be given."""
 
     arch: Annotated[str | None, "Without a run: a torchvision or timm architecture."] = None
     weights: Annotated[str | None, "Without a run: a weight file, or default."] = None
     classes: Annotated[str | None, f"Without a run: {IMAGENET}, or a file of id<TAB>name in logit order."] = None
     preprocess: Annotated[str | None, "Without a run: written resize=256,crop=224,interp=bicubic."] = None
-    weights_map: Annotated[str, "Without a run: by-name, or by-position if the file has other names."] = "by-name"
-    upsample: Annotated[int, "Without a run: whole factor by which the model enlarges its input."] = 1
+    weights_map: Annotated[
+        str | None, "Without a run: by-name (default), or by-position if the file has other names."
+    ] = None
+    upsample: Annotated[int | None, "Without a run: whole factor by which the model enlarges its input."] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +58,11 @@ class Int8Options:
         str | None, "int8: a folder of images, or train for those of the run (default); never test images."
     ] = None
     calibration_count: Annotated[int | None, "int8: how many of them; default 512, or all if they are fewer."] = None
-    calibration_seed: Annotated[int, "int8: seed of their choice."] = 0
+    calibration_seed: Annotated[int | None, "int8: seed of their choice; default 0."] = None
     max_drop: Annotated[
-        float, "int8: points of top-1 that may be lost against fp32, judged at the interval's upper end."
-    ] = 1.0
+        float | None,
+        "int8: points of top-1 that may be lost against fp32, judged at the interval's upper end; default 1.",
+    ] = None
     gate_data: Annotated[
         Path | None, "int8: class folders to measure that on; default the run's test images, or what calibration left."
     ] = None
@@ -80,7 +83,9 @@ class ConfidenceOptions:
         "A folder or name as for `data`, or test for those of the run.",
     ] = None
     confidence_limit: Annotated[int | None, "At most this many of them, balanced; default 2000."] = None
-    coverage: Annotated[float, "Share of clean images that the rejection threshold answers."] = 0.95
+    coverage: Annotated[float | None, "Share of clean images that the rejection threshold answers; default 0.95."] = (
+        None
+    )
 
 
 def export(
@@ -125,9 +130,9 @@ def export(
     out, tell = Path(out), progress or (lambda _: None)
     variants = _variants(precisions)
     wants_int8 = any(precision_of(variant) == INT8 for variant in variants)
-    if not wants_int8 and (given := _given(int8)):
+    if not wants_int8 and (given := given_fields(int8)):
         raise InputError("precisions", f"{','.join(precisions)} has no int8: leave {given} out, or add int8")
-    if confidence.confidence_data is None and (given := _given(confidence)):
+    if confidence.confidence_data is None and (given := given_fields(confidence)):
         raise InputError(f"{given} needs `confidence_data`: name labelled images that were not trained on")
     folder = None if golden is None else Path(golden)
     if isinstance(source, ModelSource):
@@ -202,8 +207,8 @@ class _Model:
     training_images: TrainingImages | None = None
 
 
-def _given(options: Int8Options | ConfidenceOptions) -> str:
-    """The fields of ``options`` that are not as they are by default."""
+def given_fields(options: ModelSource | Int8Options | ConfidenceOptions) -> str:
+    """The fields of ``options`` that are not as they are by default, for a message."""
     return ", ".join(f"`{f.name}`" for f in fields(options) if getattr(options, f.name) != f.default)
 
 
@@ -272,13 +277,16 @@ def _from_weights(source: ModelSource, golden: Path | None) -> _Model:
         needed = {"arch": arch, "weights": weights, "classes": classes, "preprocess": preprocess, "golden": golden}
         missing = ", ".join(f"`{name}`" for name, value in needed.items() if not value)
         raise InputError(f"without a run, export also needs {missing}")
-    if source.weights_map not in get_args(WeightsMap):
-        raise InputError("weights_map", f"{source.weights_map!r} is not one of {', '.join(get_args(WeightsMap))}")
+    weights_map = source.weights_map or "by-name"
+    if weights_map not in get_args(WeightsMap):
+        raise InputError("weights_map", f"{weights_map!r} is not one of {', '.join(get_args(WeightsMap))}")
     steps = Preprocess.parse(preprocess)
     labels = imagenet_classes() if classes == IMAGENET else read_classes(Path(classes))
-    architecture = Architecture.find(arch, num_classes=len(labels), upsample=source.upsample)
-    model = load_pretrained(architecture, weights, weights_map=source.weights_map)  # type: ignore[arg-type]
-    origin: dict[str, Any] = {"name": Path(weights).name, "map": source.weights_map}
+    architecture = Architecture.find(
+        arch, num_classes=len(labels), upsample=1 if source.upsample is None else source.upsample
+    )
+    model = load_pretrained(architecture, weights, weights_map=weights_map)  # type: ignore[arg-type]
+    origin: dict[str, Any] = {"name": Path(weights).name, "map": weights_map}
     if Path(weights).is_file():
         origin["sha256"] = sha256_file(Path(weights))
     frames = folder_frames(golden)
@@ -309,6 +317,7 @@ def _int8_plan(options: Int8Options, model: _Model, tell: Progress) -> Int8Plan:
     """Choose the calibration images and the labelled ones, before anything is measured."""
     from edgeadv_export import Int8Plan, calibration_images, choose_calibration, gate_images
     from edgeadv_export.calibration import ADVISED
+    from edgeadv_export.int8_quality import MAX_DROP
 
     from .int8_judge import Int8Judge
 
@@ -317,7 +326,7 @@ def _int8_plan(options: Int8Options, model: _Model, tell: Progress) -> Int8Plan:
         calibration_images(options.calibration_data, run_data=model.data),
         model.preprocess,
         count=options.calibration_count,
-        seed=options.calibration_seed,
+        seed=options.calibration_seed or 0,
     )
     images, order = gate_images(
         calibration,
@@ -332,7 +341,7 @@ def _int8_plan(options: Int8Options, model: _Model, tell: Progress) -> Int8Plan:
         images=images,
         order=order,
         eps=eps,
-        max_drop=options.max_drop,
+        max_drop=MAX_DROP if options.max_drop is None else options.max_drop,
         allow_training_images=options.allow_training_images,
         make_judge=Int8Judge,
     )
@@ -348,6 +357,7 @@ def _int8_plan(options: Int8Options, model: _Model, tell: Progress) -> Int8Plan:
 def _confidence_plan(options: ConfidenceOptions, model: _Model, root: str | Path | None) -> ConfidencePlan | None:
     """Choose the images for temperature and threshold; None where none were named."""
     from edgeadv_export import ConfidencePlan, confidence_images
+    from edgeadv_export.confidence_fit import COVERAGE
 
     from ..data.datasets import DEFAULT_ROOT
 
@@ -360,4 +370,5 @@ def _confidence_plan(options: ConfidenceOptions, model: _Model, root: str | Path
         root=Path(root or DEFAULT_ROOT),
         limit=options.confidence_limit,
     )
-    return ConfidencePlan(images=images, order=order, coverage=options.coverage)
+    coverage = COVERAGE if options.coverage is None else options.coverage
+    return ConfidencePlan(images=images, order=order, coverage=coverage)
