@@ -27,8 +27,8 @@ def export(
     precision: Annotated[
         str,
         typer.Option(
-            help="Comma-separated variants to export; int8 is int8-s8s8 and int8-u8s8. With -u8in behind it a variant takes "
-            "uint8 pixels: fp32-u8in, int8-u8in."
+            help="Comma-separated variants to export; int8 is int8-s8s8 and int8-u8s8. With -u8in behind it a variant "
+            "takes uint8 pixels: fp32-u8in, int8-u8in."
         ),
     ] = ",".join(PRECISIONS),
     data: Annotated[
@@ -46,7 +46,8 @@ def export(
     training_data: Annotated[
         str | None,
         typer.Option(
-            help="What the network was trained on, a name as for --data or a folder of images, so that evaluate can tell; a run knows its own."
+            help="What the network was trained on, a name as for --data or a folder of images, so that evaluate can tell; "
+            "a run knows its own."
         ),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode the images of --training-data.")] = 0,

@@ -22,8 +22,8 @@ def runs(
 ) -> None:
     """List training runs: recipe, clean accuracy, what stood on held-out images, and how long they took.
 
-    The clean accuracy is on the test images. The worst case is of PGD with 10 steps on training images that were held out, at
-    the budget of the recipe, and chose the epoch: it is no result. `edgeadv evaluate` measures one.
+    The clean accuracy is on the test images. The worst case is of PGD with 10 steps on training images that were held
+    out, at the budget of the recipe, and chose the epoch: it is no result. `edgeadv evaluate` measures one.
     """
     table = Table()
     for heading in ("run", "recipe", "clean", "held-out worst case", "epoch", "minutes"):

@@ -96,8 +96,8 @@ def distill(
 ) -> None:
     """Distil a teacher into a student; the student is the run.
 
-    papernot is defensive distillation (Papernot et al. 2016). It hides gradients and does not make a network robust; it is
-    here to be measured. ard and rslad train the student on adversarial images with a robust teacher's labels.
+    papernot is defensive distillation (Papernot et al. 2016). It hides gradients and does not make a network robust; it
+    is here to be measured. ard and rslad train the student on adversarial images with a robust teacher's labels.
     """
     if export is not None:
         need("export")
@@ -146,12 +146,13 @@ def _print_run(run: Run) -> None:
     if stage.kept_epoch is not None:
         kept = stage.kept
         say(
-            f"epoch {stage.kept_epoch} of {len(stage.epochs)} is kept: of {kept['holdout_images']} training images held out "
-            f"{kept['holdout_worst_case']:.1%} stood PGD (10 steps); measure what it is worth with `edgeadv evaluate`"
+            f"epoch {stage.kept_epoch} of {len(stage.epochs)} is kept: of {kept['holdout_images']} training images held "
+            f"out {kept['holdout_worst_case']:.1%} stood PGD (10 steps); measure what it is worth with `edgeadv evaluate`"
         )
         if kept["holdout_labels"] == 1:
             say(
-                "warning: it gives one label to every image held out, and has learnt nothing: train longer, on more images, or with another --lr",
+                "warning: it gives one label to every image held out, and has learnt nothing: train longer, on more "
+                "images, or with another --lr",
                 err=True,
             )
     size = run.preprocess

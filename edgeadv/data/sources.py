@@ -1,4 +1,4 @@
-"""Data by one call: a name, a folder, or any map-style torch ``Dataset`` of (image, label) becomes images to train and to test on."""
+"""Data by one call: a name, a folder or a map-style ``Dataset`` becomes images to train and to test on."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def load_data(
     """Labelled images by name, by folder, or from a data set in memory.
 
     Args:
-        source: a name (``"mnist5k"``, ``"cifar10"``, ...) or a folder, see :func:`~edgeadv.data.datasets.open_data`; or a map-style
-            data set of (image, label), see :func:`image_set`. :class:`Data` is handed back.
+        source: a name (``"mnist5k"``, ``"cifar10"``, ...) or a folder, see :func:`~edgeadv.data.datasets.open_data`; or
+            a map-style data set of (image, label), see :func:`image_set`. :class:`Data` is handed back.
         test: the data set to test on, where ``source`` is one.
         root: where torchvision keeps its data; None takes the user's cache.
         download: let torchvision download what is not there.
@@ -136,8 +136,9 @@ def image_set(
 
     Args:
         dataset: map-style, of (image, label). An image is a Pillow image, a uint8 array (height, width, 3), or a tensor
-            (3, height, width), uint8 or float in [0, 1]; it is not normalised, which the model does. A label is a whole number
-            from 0. Labels are read off ``targets`` or ``labels`` where the data set has them, else every item is read once.
+            (3, height, width), uint8 or float in [0, 1]; it is not normalised, which the model does. A label is a whole
+            number from 0. Labels are read off ``targets`` or ``labels`` where the data set has them, else every item is
+            read once.
         split: what the images are for: ``"train"`` or ``"test"``.
         classes: in label order; None takes the data set's ``classes``, or the labels themselves.
         name: what to call it; None takes the name of its class.

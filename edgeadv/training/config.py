@@ -1,4 +1,7 @@
-"""Hyper-parameters of a training, and how it ends when its time is over. Loading this module loads no PyTorch: the command line makes options of the fields."""
+"""Hyper-parameters of a training, and how it ends when its time is over.
+
+Loading this module loads no PyTorch: the command line makes options of the fields.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,12 @@ _SEEDS = 2**62
 class TrainConfig:
     """Hyper-parameters of one training; all of them are kept in ``run.json``.
 
-    The peak learning rate ``lr`` is that of a one-cycle schedule (SGD, Nesterov momentum 0.9). With ``accumulate`` the gradient is
-    that of the whole batch; BatchNorm takes the statistics of each part. ``ema`` averages BatchNorm's statistics too. ``holdout``
-    images are not trained on: the epoch whose network does best on them is kept; None takes 2,000, or a fifth of all if they are
-    fewer than 10,000, where the recipe has a budget, and none where it has not. ``limit_seed`` chooses the images of ``limit``;
-    None takes ``seed``: a teacher has a seed of its own and its student's images.
+    The peak learning rate ``lr`` is that of a one-cycle schedule (SGD, Nesterov momentum 0.9). With ``accumulate`` the
+    gradient is that of the whole batch; BatchNorm takes the statistics of each part. ``ema`` averages BatchNorm's
+    statistics too. ``holdout`` images are not trained on: the epoch whose network does best on them is kept; None takes
+    2,000, or a fifth of all if they are fewer than 10,000, where the recipe has a budget, and none where it has not.
+    ``limit_seed`` chooses the images of ``limit``; None takes ``seed``: a teacher has a seed of its own and its
+    student's images.
 
     Raises:
         InputError: a value is out of range.
@@ -60,17 +64,17 @@ class TrainConfig:
             raise InputError("holdout", f"must be at least 0, not {self.holdout}")
         if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
             raise InputError(
-                f"a `batch_size` of {self.batch_size} cannot be passed in {self.accumulate} equal parts of at least 2 images "
-                "(`accumulate`)"
+                f"a `batch_size` of {self.batch_size} cannot be passed in {self.accumulate} equal parts of at least 2 "
+                "images (`accumulate`)"
             )
 
     def with_seed(self, offset: int) -> TrainConfig:
-        """The same settings and images under another seed, so that teacher and student do not start from the same weights."""
+        """The same settings and images under another seed: teacher and student do not start from the same weights."""
         images = self.limit_seed if self.limit is None or self.limit_seed is not None else self.seed
         return replace(self, seed=self.seed + offset, limit_seed=images)
 
     def resume_settings(self) -> dict[str, Any]:
-        """What a training cannot be resumed without; more workers or a compiled network change nothing that is meant."""
+        """What a training cannot be resumed without; more workers or a compiled network change nothing of it."""
         return {key: value for key, value in asdict(self).items() if key not in ("workers", "compile")}
 
 

@@ -171,7 +171,8 @@ class Run:
         head = read_json(file, what="training run")
         if head.get("kind") != "run" or head.get("schema_version") != SCHEMA_VERSION:
             raise SchemaError(
-                f"{folder} is a {head.get('kind')!r} of schema version {head.get('schema_version')!r}, not a run of {SCHEMA_VERSION}"
+                f"{folder} is a {head.get('kind')!r} of schema version {head.get('schema_version')!r}, "
+                f"not a run of {SCHEMA_VERSION}"
             )
         if not head.get("finished"):
             raise InputError(f"{folder} is not finished: continue it with `resume`")

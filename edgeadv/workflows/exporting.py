@@ -347,7 +347,8 @@ def _int8_plan(options: Int8Options, model: _Model, tell: Progress) -> Int8Plan:
     )
     if unreadable := calibration.unreadable:
         tell(
-            f"{len(unreadable)} image(s) of {calibration.origin} cannot be read and were passed over, e.g. {unreadable[0]}"
+            f"{len(unreadable)} image(s) of {calibration.origin} cannot be read and were passed over, "
+            f"e.g. {unreadable[0]}"
         )
     if (n := len(calibration.index)) < ADVISED:
         tell(f"int8 is calibrated on {n} images; {ADVISED} or more are advised")

@@ -1,4 +1,4 @@
-"""Who judges int8's worst case at export: the attacks of its gate, counted as an evaluation counts them, verdict included."""
+"""Who judges int8's worst case at export: its gate's attacks, counted as an evaluation counts them, with the verdict."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class Attacked:
 
     Attributes:
         right: bool (n,): the label came first without an attack and under every one.
-        masking: ``{"verdict", "evidence"}`` of its rows, as :func:`~edgeadv_runtime.evaluation.verdict.verdict_of` has it.
+        masking: ``{"verdict", "evidence"}`` of its rows, as :func:`~edgeadv_runtime.evaluation.verdict.verdict_of` has
+            it.
     """
 
     right: NDArray[np.bool_]
@@ -97,7 +98,7 @@ class Int8Judge:
         return score_attacked(batches, infos, bundle=self._draft.bundle("fp32"), backends=[self._fp32])[0]
 
     def judge_int8(self, int8: Backend, surrogate: Surrogate | None) -> tuple[Attacked, Attacked]:
-        """What fp32 and ``int8`` make of the attacks on both; without a ``surrogate`` int8 is asked, and meets what fp32 met."""
+        """What fp32 and ``int8`` make of the attacks on both; without a ``surrogate`` int8 meets fp32's, and queries."""
         sha256 = None if surrogate is None else surrogate.sha256
         classes, uint8 = len(self._draft.classes), self._pack.uint8
         own = attacks_for_gate(int8, surrogate, self._eps, classes=classes, gradients_sha256=sha256)
@@ -113,12 +114,13 @@ class Int8Judge:
 def attacks_for_gate(
     backend: Backend, model: nn.Module | Surrogate | None, eps: Eps, *, classes: int, gradients_sha256: str | None
 ) -> list[Attack]:
-    """What attacks ``backend`` in the gate: the suite's attacks by the gradients of ``model``, and Square on ``backend`` itself.
+    """What attacks ``backend`` in the gate: the suite by the gradients of ``model``, and Square on ``backend`` itself.
 
     Args:
         backend: the artefact, opened.
-        model: the float32 network in PyTorch, which all of the suite attacks; or the surrogate of an int8 artefact, which meets
-            those that a surrogate's gradients are good for, beside what was made on float32; None where it has no surrogate.
+        model: the float32 network in PyTorch, which all of the suite attacks; or the surrogate of an int8 artefact,
+            which meets those that a surrogate's gradients are good for, beside what was made on float32; None where it
+            has no surrogate.
         eps: the budget.
         classes: of the model.
         gradients_sha256: hash of what the gradients of ``model`` belong to.

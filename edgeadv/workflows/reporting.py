@@ -18,8 +18,8 @@ def report(measurements: Measurement | Sequence[Measurement], out: str | Path = 
     """Write one self-contained HTML page: the worst case first, with its masking verdict, then all the rest.
 
     Args:
-        measurements: results and benches, or their files, in the order in which the page shows them. What is in memory is called
-            ``results-1.json``, ``bench-2.json``, ... by its place among them.
+        measurements: results and benches, or their files, in the order in which the page shows them. What is in memory
+            is called ``results-1.json``, ``bench-2.json``, ... by its place among them.
         out: the page; a file that is there is replaced.
 
     Returns:

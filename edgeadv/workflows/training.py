@@ -1,4 +1,7 @@
-"""Train a network, or distil one into another. Loading this module loads no PyTorch: the command line makes options of its groups."""
+"""Train a network, or distil one into another.
+
+Loading this module loads no PyTorch: the command line makes options of its groups.
+"""
 
 from __future__ import annotations
 
@@ -99,8 +102,8 @@ def train(
         config: hyper-parameters.
         options: what belongs to single recipes.
         job: preprocessing, resuming, limits.
-        progress: called with a :class:`~edgeadv.training.loop.Progress` every 20 steps. What it raises ends the training, and what is
-            done is kept to be resumed.
+        progress: called with a :class:`~edgeadv.training.loop.Progress` every 20 steps. What it raises ends the
+            training, and what is done is kept to be resumed.
 
     Returns:
         The finished run; one that was finished before is opened again under ``resume``.
@@ -239,15 +242,16 @@ def _defence(recipe: str, eps: str | Eps | None, options: RecipeOptions) -> Defe
         others = ", ".join(DISTILL_RECIPES[:-1])
         raise InputError(
             "recipe",
-            f"{recipe!r} is not undefended, at-fgsm, n-fgsm, at-pgd or trades (edgeadv distill has {others} and {DISTILL_RECIPES[-1]})",
+            f"{recipe!r} is not undefended, at-fgsm, n-fgsm, at-pgd or trades "
+            f"(edgeadv distill has {others} and {DISTILL_RECIPES[-1]})",
         )
     if options.beta is not None and recipe != "trades":
         raise InputError("beta", "belongs to `recipe` trades: leave it out")
     if recipe == "undefended":
         if eps is not None or steps is not None or smoothing:
             raise InputError(
-                "`eps`, `steps` and `label_smoothing` belong to adversarial training: add `recipe` at-pgd, n-fgsm, at-fgsm or "
-                "trades, or leave them out"
+                "`eps`, `steps` and `label_smoothing` belong to adversarial training: add `recipe` at-pgd, n-fgsm, "
+                "at-fgsm or trades, or leave them out"
             )
         return None
     budget, given = _budget(eps), {} if steps is None else {"steps": steps}

@@ -60,8 +60,11 @@ def test_a_network_without_a_run(cli, tiny_model, tiny_classes, photos, tmp_path
     rows = zip(tiny_classes.ids, tiny_classes.names, strict=True)
     (tmp_path / "classes.tsv").write_text("".join(f"{i}\t{name}\n" for i, name in rows))
     given = {
-        "arch": "timm/test_resnet", "weights": "w.safetensors", "classes": "classes.tsv", "preprocess": "resize=32,crop=32",
-    }  # fmt: skip
+        "arch": "timm/test_resnet",
+        "weights": "w.safetensors",
+        "classes": "classes.tsv",
+        "preprocess": "resize=32,crop=32",
+    }
     options = [part for name, value in given.items() for part in (f"--{name}", value)]
     typed = cli("export", *options, "--golden", photos, "--precision", "fp32", "--out", "typed")
     assert typed.status == 0, typed.err

@@ -1,4 +1,4 @@
-"""Training and distilling as a program calls them: the command's own files, errors by field, and what ends a training early."""
+"""Training and distilling as a program calls them: the command's own files, errors by field, what ends one early."""
 
 from __future__ import annotations
 
@@ -64,9 +64,15 @@ def test_train_writes_what_the_command_writes_and_prints_nothing(cli, split, tmp
     assert cli("train", "--data", split, *SMALL, *options, "--out", "typed").status == 0
     seen: list[Progress] = []
     run = train(
-        ARCH, split, out="called", recipe="at-pgd", eps="8/255", config=CONFIG,
-        options=RecipeOptions(steps=2, label_smoothing=0.1), progress=seen.append,
-    )  # fmt: skip
+        ARCH,
+        split,
+        out="called",
+        recipe="at-pgd",
+        eps="8/255",
+        config=CONFIG,
+        options=RecipeOptions(steps=2, label_smoothing=0.1),
+        progress=seen.append,
+    )
     assert files(run.path) == files(tmp_path / "typed") and set(files(run.path)) > {"run.json", "weights.safetensors"}
     assert seen[-1].measured is not None and seen[-1].stage == "train"
     captured = capsys.readouterr()
@@ -81,9 +87,15 @@ def test_distill_writes_what_the_command_writes(cli, split, run, tmp_path):
     options = DistillOptions(temperature=4.0)
     for name, teacher in (("path", run), ("object", Run.open(run))):
         student = distill(
-            ARCH, load_data(split), out=name, recipe="soft-label", teacher=teacher, epochs=1,
-            config=TrainConfig(batch_size=16), options=options,
-        )  # fmt: skip
+            ARCH,
+            load_data(split),
+            out=name,
+            recipe="soft-label",
+            teacher=teacher,
+            epochs=1,
+            config=TrainConfig(batch_size=16),
+            options=options,
+        )
         assert files(student.path) == files(tmp_path / "typed")
 
 
@@ -114,10 +126,12 @@ CALLS: list[tuple[Callable[..., Run], dict[str, Any], str | None, str]] = [
     (distill, {"teacher": "nowhere"}, None, "no training run there"),
     (distill, {"teacher": "nowhere", "options": DistillOptions(teacher_arch="a")}, "teacher", "is a finished run"),
     (
-        distill, {"recipe": "ard", "eps": "8/255", "options": DistillOptions(teacher_recipe="undefended")}, "teacher_recipe",
+        distill,
+        {"recipe": "ard", "eps": "8/255", "options": DistillOptions(teacher_recipe="undefended")},
+        "teacher_recipe",
         "has no robustness for ard",
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("call", "changes", "field", "says"), CALLS)
@@ -151,9 +165,14 @@ def test_a_time_limit_and_an_exception_of_the_caller_end_a_training_that_goes_on
         train(ARCH, split, out=tmp_path / "run", epochs=2, config=CONFIG, job=TrainJob(resume=True), progress=cancel)
     seen: list[int] = []
     run = train(
-        ARCH, split, out=tmp_path / "run", epochs=2, config=CONFIG, job=TrainJob(resume=True),
+        ARCH,
+        split,
+        out=tmp_path / "run",
+        epochs=2,
+        config=CONFIG,
+        job=TrainJob(resume=True),
         progress=lambda progress: seen.append(progress.epoch),
-    )  # fmt: skip
+    )
     assert set(seen) == {2} and files(run.path) == files(whole.path)
 
 
