@@ -21,11 +21,12 @@ from edgeadv_runtime.records.results import CLEAN, WORST_CASE, Results
 from edgeadv_runtime.records.suites import PGD_SMOOTHED, SQUARE, SUITES, Effort
 
 from ..workflows.exporting import PRECISIONS, export
+from ..workflows.extras import need
 from ..workflows.reporting import report
 from ..workflows.training import DistillOptions, TrainJob, distill, train
 from ._attacks import make_plan
 from ._fields import say
-from ._shared import need, wide_console
+from ._shared import wide_console
 from ._training import progress_bar
 from .evaluate import crafted, score
 

@@ -279,8 +279,8 @@ def _epoch(
             correct += right
             seen += len(batch.index)
         if seen and (step % _CHECK_EVERY == 0 or step == steps):
-            lost, hits, images_seen = team.sum(loss_sum, correct, torch.tensor(seen, device=trainer.device))
-            if not math.isfinite(lost):
+            total_loss, hits, images_seen = team.sum(loss_sum, correct, torch.tensor(seen, device=trainer.device))
+            if not math.isfinite(total_loss):
                 raise TrainingError(
                     f"the loss is not finite at step {step} of epoch {epoch + 1}: lower `lr` (it was {trainer.peak_lr:g}) and choose another "
                     "`out`, for this run cannot go on"
@@ -288,7 +288,7 @@ def _epoch(
             waited += waiting.seconds()
             passed = time.perf_counter() - start
             progress = replace(
-                progress, step=step, loss=lost / images_seen, accuracy=hits / images_seen,
+                progress, step=step, loss=total_loss / images_seen, accuracy=hits / images_seen,
                 images_per_s=images_seen / passed, waiting=waited / passed, lr=trainer.lr,
             )  # fmt: skip
             say(progress)
