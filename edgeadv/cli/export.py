@@ -32,7 +32,8 @@ def export(
         ),
     ] = ",".join(PRECISIONS),
     data: Annotated[
-        str | None, typer.Option(help="What the run was trained and tested on, where it is not where it was.")
+        str | None,
+        typer.Option(help="What the network was trained and tested on; a run names its own, which may have moved."),
     ] = None,
     golden: Annotated[
         Path | None,

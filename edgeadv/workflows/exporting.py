@@ -109,8 +109,8 @@ def export(
         source: a finished run or its folder, or a network without one.
         out: the bundle to make; by custom it is called ``NAME.edgeadv``.
         precisions: variants; ``"int8"`` is both of its variants. With ``-u8in`` behind it a variant takes uint8 pixels.
-        data: what the run was trained and tested on; None opens what the run names.
-        golden: a folder of real images to compare on, 64 of them spread over it; None takes the test images of the run.
+        data: what the network was trained and tested on; None opens what the run names.
+        golden: a folder of real images to compare on, 64 of them spread over it; None takes the test images of ``data``.
         training_data: what the network was trained on beside what its run knows: a name, or a folder of images.
         workers: processes that decode the images of ``training_data``.
         data_root: where torchvision keeps its data.
@@ -127,6 +127,8 @@ def export(
     need("export")
     import edgeadv_export
 
+    from ..data.sources import load_data
+
     out, tell = Path(out), progress or (lambda _: None)
     variants = _variants(precisions)
     wants_int8 = any(precision_of(variant) == INT8 for variant in variants)
@@ -135,10 +137,11 @@ def export(
     if confidence.confidence_data is None and (given := given_fields(confidence)):
         raise InputError(f"{given} needs `confidence_data`: name labelled images that were not trained on")
     folder = None if golden is None else Path(golden)
+    opened = None if data is None else load_data(data, root=data_root, field="data")
     if isinstance(source, ModelSource):
-        model = _from_weights(source, folder)
+        model = _from_weights(source, opened, folder)
     else:
-        model = _from_run(source, data, folder, data_root)
+        model = _from_run(source, opened, folder, data_root)
     check_replaceable(out)
     if training_data is not None:
         model = _with_training_data(model, str(training_data), data_root, workers=workers, tell=tell)
@@ -203,7 +206,7 @@ class _Model:
     frames: list[NDArray[np.uint8]]
     title: str
     provenance: dict[str, Any]
-    data: Data | None = None  # of the run
+    data: Data | None = None
     training_images: TrainingImages | None = None
 
 
@@ -223,20 +226,22 @@ def _variants(precisions: Sequence[str]) -> list[str]:
     return variants
 
 
-def _from_run(
-    source: Run | str | Path, data: Source | Data | None, golden: Path | None, root: str | Path | None
-) -> _Model:
+def _frames(data: Data | None, golden: Path | None) -> tuple[list[NDArray[np.uint8]], str]:
+    """Real images to compare on, and where they are from."""
     from edgeadv_export import data_frames, folder_frames
 
-    from ..data.sources import load_data
+    if golden is not None:
+        return folder_frames(golden), golden.resolve().name
+    assert data is not None
+    return data_frames(data.test), f"{data.name} test"
+
+
+def _from_run(source: Run | str | Path, data: Data | None, golden: Path | None, root: str | Path | None) -> _Model:
     from ..training.runs import Run
 
     run = source if isinstance(source, Run) else Run.open(source)
-    images = _own_data(run, root) if data is None else load_data(data, root=root, field="data")
-    if golden is None:
-        frames, origin = data_frames(images.test), f"{Path(run.data).name} test"
-    else:
-        frames, origin = folder_frames(golden), golden.resolve().name
+    data = data or _own_data(run, root)
+    frames, origin = _frames(data, golden)
     return _Model(
         model=run.load_model(),
         classes=run.classes,
@@ -244,7 +249,7 @@ def _from_run(
         frames=frames,
         title=run.title,
         provenance={**run.provenance, "frames": {"origin": origin, "count": len(frames)}},
-        data=images,
+        data=data,
         training_images=run.training_images,
     )
 
@@ -267,14 +272,20 @@ def _own_data(run: Run, root: str | Path | None) -> Data:
     return Data(folder.name, missing)
 
 
-def _from_weights(source: ModelSource, golden: Path | None) -> _Model:
-    from edgeadv_export import folder_frames, imagenet_classes, read_classes
+def _from_weights(source: ModelSource, data: Data | None, golden: Path | None) -> _Model:
+    from edgeadv_export import imagenet_classes, read_classes
 
     from ..models.builder import Architecture, WeightsMap, load_pretrained
 
     arch, weights, classes, preprocess = source.arch, source.weights, source.classes, source.preprocess
-    if not (arch and weights and classes and preprocess and golden):
-        needed = {"arch": arch, "weights": weights, "classes": classes, "preprocess": preprocess, "golden": golden}
+    if not (arch and weights and classes and preprocess and (golden or data)):
+        needed = {
+            "arch": arch,
+            "weights": weights,
+            "classes": classes,
+            "preprocess": preprocess,
+            "golden": golden or data,
+        }
         missing = ", ".join(f"`{name}`" for name, value in needed.items() if not value)
         raise InputError(f"without a run, export also needs {missing}")
     weights_map = source.weights_map or "by-name"
@@ -289,14 +300,15 @@ def _from_weights(source: ModelSource, golden: Path | None) -> _Model:
     origin: dict[str, Any] = {"name": Path(weights).name, "map": weights_map}
     if Path(weights).is_file():
         origin["sha256"] = sha256_file(Path(weights))
-    frames = folder_frames(golden)
+    frames, where = _frames(data, golden)
     return _Model(
         model=model,
         classes=labels,
         preprocess=steps,
         frames=frames,
         title=architecture.name,
-        provenance={"weights": origin, "frames": {"origin": golden.resolve().name, "count": len(frames)}},
+        provenance={"weights": origin, "frames": {"origin": where, "count": len(frames)}},
+        data=data,
     )
 
 
