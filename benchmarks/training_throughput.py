@@ -26,9 +26,9 @@ from edgeadv.data.datasets import ImageSet, balanced_subset, open_data
 from edgeadv.models.builder import Architecture, build
 from edgeadv.models.device import default_device
 from edgeadv.training.adversarial import AdversarialTraining
+from edgeadv.training.config import TrainConfig
 from edgeadv.training.loop import fit
 from edgeadv.training.objectives import HardLabels
-from edgeadv.training.trainer import TrainConfig
 from edgeadv_runtime.records.eps import Eps
 
 EPS = Eps.parse("8/255")

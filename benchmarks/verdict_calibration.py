@@ -26,10 +26,10 @@ from edgeadv.attacks.functions import apgd_targeted, pgd
 from edgeadv.data.datasets import balanced_subset, batches
 from edgeadv_runtime import Backend, Eps
 from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, CraftedBatch, infos
-from edgeadv_runtime.attacks.batches import CleanBatch
 from edgeadv_runtime.attacks.crafting import answers_of, changing, craft
 from edgeadv_runtime.attacks.noise import NoiseAttack
 from edgeadv_runtime.attacks.square_attack import SquareAttack
+from edgeadv_runtime.bundle.batches import CleanBatch
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.device.facts import environment
 from edgeadv_runtime.evaluation.verdict import MaskingEvidence, verdict_of
@@ -139,15 +139,14 @@ def run_int8(
 
 
 def _export_int8(network: Network, weights: Weights, folder: Path) -> None:
-    from edgeadv.data.datasets import open_data
+    from edgeadv.data.sources import load_data
     from edgeadv_export import Int8Plan, calibration_images, choose_calibration, data_frames, export_bundle, gate_images
 
     assert network.int8 is not None
-    test = open_data(network.data, split="test")
-    calibration = choose_calibration(
-        calibration_images(None, run_data=network.data), test.preprocess, count=None, seed=0
-    )
-    images, order = gate_images(calibration, test.classes, folder=None, run_data=network.data, limit=None)
+    data = load_data(network.data)
+    test = data.test
+    calibration = choose_calibration(calibration_images(None, run_data=data), test.preprocess, count=None, seed=0)
+    images, order = gate_images(calibration, test.classes, folder=None, run_data=data, limit=None)
     plan = Int8Plan(calibration=calibration, images=images, order=order, max_drop=5.0)
     export_bundle(
         weights.load(network.weights),

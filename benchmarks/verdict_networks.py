@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from edgeadv.data.datasets import ImageSet, open_data
 from edgeadv.models.builder import Architecture, PixelModel, load_state, read_weights, save_weights
 from edgeadv.training.adversarial import AdversarialTraining, Trades
+from edgeadv.training.config import TrainConfig
 from edgeadv.training.loop import fit
 from edgeadv.training.objectives import DefensiveDistillation, HardLabels, Objective
-from edgeadv.training.trainer import TrainConfig
 from edgeadv_runtime.records.eps import Eps
 
 Trick = Callable[[nn.Module], nn.Module]

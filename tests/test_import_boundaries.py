@@ -187,12 +187,33 @@ def test_edgeadv_never_imports_onnx():
     assert found == []
 
 
-def test_only_functions_of_the_command_line_import_edgeadv_export():
-    everywhere = [file for file in TRAINING.rglob("*.py") if file.parent != TRAINING / "cli"]
-    assert violations(everywhere, {"edgeadv_export"}) == []
-    cli = list((TRAINING / "cli").rglob("*.py"))
-    assert violations(cli, {"edgeadv_export"}, at_load_only=True) == []
-    assert violations(cli, {"edgeadv_export"}), "the scan finds none, though export must import it"
+def test_only_functions_of_one_workflow_import_edgeadv_export():
+    exporting = TRAINING / "workflows" / "exporting.py"
+    assert violations([file for file in TRAINING.rglob("*.py") if file != exporting], {"edgeadv_export"}) == []
+    assert violations([exporting], {"edgeadv_export"}, at_load_only=True) == []
+    assert violations([exporting], {"edgeadv_export"}), "the scan finds none, though export must import it"
+
+
+def beyond_an_export(source: str) -> list[str]:
+    """Rooms that ``source`` imports and an export has no business in: it attacks nothing, and trains nothing."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        names = [node.module] if isinstance(node, ast.ImportFrom) and node.module and node.level == 0 else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            package, room = [*name.split("."), ""][:2]
+            if (package == "edgeadv" and room not in ("data", "models", "gradients")) or (
+                package == "edgeadv_runtime" and room in ("attacks", "evaluation")
+            ):
+                found.append(name)
+    return found
+
+
+def test_an_export_makes_no_attacks_and_trains_nothing():
+    found = {file.name: beyond_an_export(file.read_text(encoding="utf-8")) for file in EXPORT.rglob("*.py")}
+    assert len(found) > 15 and {name: rooms for name, rooms in found.items() if rooms} == {}
+    planted = "from edgeadv.data.datasets import x\nimport edgeadv.attacks\ndef f():\n    from edgeadv_runtime.attacks.pack import y"
+    assert beyond_an_export(planted) == ["edgeadv.attacks", "edgeadv_runtime.attacks.pack"]
 
 
 @pytest.mark.parametrize(

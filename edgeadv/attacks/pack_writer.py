@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from edgeadv_runtime._version import __version__
 from edgeadv_runtime.attacks.base import Attack, infos
-from edgeadv_runtime.attacks.batches import CleanBatch, DataDigest, DataInfo, Progress, check_readable, readable
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.attacks.pack import (
     PACK_FILE,
@@ -27,6 +26,7 @@ from edgeadv_runtime.attacks.pack import (
     save_shard,
 )
 from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle.batches import CleanBatch, DataDigest, DataInfo, Progress, check_readable, readable
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.training_images import Overlap
 from edgeadv_runtime.device.facts import library_versions

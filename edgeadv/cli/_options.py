@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -16,13 +16,19 @@ from ..workflows.inputs import names
 from ._fields import as_options
 
 
-def with_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Give ``command`` an option for each field of every parameter whose type is a dataclass, and hand it the group.
+def with_groups(
+    command: Callable[..., None], *, also: Mapping[str, Sequence[str]] | None = None
+) -> Callable[..., None]:
+    """Give ``command`` an option for each field of every parameter whose type is a dataclass, and hand it the group back.
 
     A field is written ``epochs: Annotated[int, "Passes over the training images."] = 8``: the text is the option's
-    help. A tuple of strings is a comma-separated list on the command line, a tuple of paths an option that may be
-    given several times, and a field that is a group itself brings its own options. typer reads a command's signature: what must be
-    given comes first in the one made here.
+    help. A tuple of strings is a comma-separated list on the command line, a tuple of paths an option that may be given
+    several times, and a field that is a group itself brings its own options; any other field is no option. typer reads a
+    command's signature: what must be given comes first in the one made here.
+
+    Args:
+        command: the function.
+        also: more names of the options of some fields, e.g. ``{"temperature": ["-T"]}``.
     """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
@@ -36,7 +42,7 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     parameters = []
     for name, parameter in inspect.signature(command).parameters.items():
         if name in groups:
-            parameters += list(_parameters(groups[name]))
+            parameters += list(_parameters(groups[name], also or {}))
         else:
             parameters.append(parameter.replace(kind=keyword, annotation=hints[name]))
     parameters.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)
@@ -48,23 +54,33 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 def _made(group: type, given: dict[str, Any]) -> Any:
     """The group of what was given, which is taken out of ``given``."""
     values: dict[str, Any] = {}
-    for field, kind in get_type_hints(group).items():
+    for field, hint in _fields(group):
+        kind, _ = _parts(hint)
         if dataclasses.is_dataclass(kind):
-            values[field] = _made(kind, given)  # type: ignore[arg-type]
+            values[field.name] = _made(kind, given)  # type: ignore[arg-type]
             continue
-        value = given.pop(field)
+        value = given.pop(field.name)
         if isinstance(value, list) or (value is None and _is_list(kind, Path)):
             value = tuple(value or ())
-        values[field] = names(value, field=field) if isinstance(value, str) and _is_list(kind) else value
+        is_text = isinstance(value, str) and _is_list(kind)
+        values[field.name] = names(value, field=field.name) if is_text else value
     return group(**values)
 
 
-def _parameters(group: type) -> Iterator[inspect.Parameter]:
+def _fields(group: type) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
+    """The fields that are options or groups of them, with their types."""
     hints = get_type_hints(group, include_extras=True)
     for field in dataclasses.fields(group):
-        kind, text = _parts(hints[field.name])
+        hint = hints[field.name]
+        if get_origin(hint) is Annotated or dataclasses.is_dataclass(hint):
+            yield field, hint
+
+
+def _parameters(group: type, also: Mapping[str, Sequence[str]]) -> Iterator[inspect.Parameter]:
+    for field, hint in _fields(group):
+        kind, text = _parts(hint)
         if dataclasses.is_dataclass(kind):
-            yield from _parameters(kind)  # type: ignore[arg-type]
+            yield from _parameters(kind, also)  # type: ignore[arg-type]
             continue
         default = field.default
         if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
@@ -75,7 +91,7 @@ def _parameters(group: type) -> Iterator[inspect.Parameter]:
             optional = default in (None, ())
             kind = str | None if optional else str
             default = None if optional else default if default is dataclasses.MISSING else ",".join(default)
-        option = typer.Option(as_options(f"`{field.name}`"), help=as_options(text))
+        option = typer.Option(as_options(f"`{field.name}`"), *also.get(field.name, ()), help=as_options(text))
         yield inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,

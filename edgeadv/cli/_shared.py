@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from edgeadv_runtime.attacks.batches import Progress
+from edgeadv_runtime.bundle.batches import Progress
 
 # columns, longer than any path or sentence
 _UNBROKEN = 100_000

@@ -24,9 +24,9 @@ from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.inference.classifier import Classifier
 from edgeadv_runtime.inference.smoothing import Smoother
 
+from ..workflows.durations import seconds
 from ._arguments import BundlePath, ExpectedHash, Provider, PublicKey
 from ._fields import say
-from ._time import seconds
 
 _REFRESH_S, _LINE_S = 0.25, 10.0
 
@@ -80,7 +80,7 @@ def camera(
     public_key: PublicKey = None,
 ) -> None:
     """Classify live frames: one line in the terminal, and a page if asked for. Ctrl-C stops and prints where all frames went."""
-    limit_s = None if duration is None else seconds(duration, option="--duration")
+    limit_s = None if duration is None else seconds(duration, field="duration")
     if serve is None and (token is not None or perturbation is not None):
         raise InputError("--token and --perturbation belong to the page: add --serve 127.0.0.1:8080, or leave them out")
     console = Console(stderr=True)

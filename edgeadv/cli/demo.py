@@ -22,7 +22,10 @@ from edgeadv_runtime.records.suites import PGD_SMOOTHED, SQUARE, SUITES, Effort
 from ..workflows.attack_plan import AttackPlan
 from ..workflows.benchmarking import bench
 from ..workflows.evaluation import Execution, evaluate
+from ..workflows.exporting import PRECISIONS, export
 from ..workflows.extras import need
+from ..workflows.reporting import report
+from ..workflows.training import DistillOptions, TrainJob, distill, train
 from ._fields import say
 from ._shared import wide_console
 from ._training import progress_bar
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
     from edgeadv_runtime.bundle.bundle import Bundle
 
 DATA, ARCHITECTURE = "mnist5k", "regnet_y_400mf"
-VARIANTS = ("fp32", "fp16")
 # T and eps such that plain FGSM and the margin attack tell opposite stories; 500 images give intervals of +-4 points
 TEMPERATURE, EPS, IMAGES, EPOCHS = 40.0, "0.2", 500, 6
 # what a PASS needs, and no more
@@ -56,16 +58,14 @@ def demo(
     results: list[Results] = []
     benches: list[Bench] = []
     for name, run in zip(NAMES, _train(out, temperature, epochs), strict=True):
-        bundle = _export(run, out / f"{name}.edgeadv")
+        _say(f"exporting {run.title}")
+        bundle = export(run, out / f"{name}.edgeadv", overwrite=True)
         # a defended network also meets what breaks the undefended one
         others = [out / f"{NAMES[0]}.edgeadv"] if results else []
         results.append(_evaluate(bundle, out / f"{name}.results.json", others))
         _say(f"timing {bundle.manifest.title}")
-        benches.append(bench(bundle, precisions=VARIANTS, batches=(1, 8), out=out / f"{name}.bench.json"))
-    from edgeadv.reporting import build_report
-
-    page = out / "report.html"
-    build_report([out / f"{name}.{kind}.json" for kind in ("results", "bench") for name in NAMES], page)
+        benches.append(bench(bundle, precisions=PRECISIONS, batches=(1, 8), out=out / f"{name}.bench.json"))
+    page = report([out / f"{name}.{kind}.json" for kind in ("results", "bench") for name in NAMES], out / "report.html")
     _print(results, benches)
     say(f"{time.perf_counter() - start:.0f} s")
     say(str(page))
@@ -76,34 +76,16 @@ def _say(text: str) -> None:
 
 
 def _train(out: Path, temperature: float, epochs: int) -> list[Run]:
-    from edgeadv.data.datasets import open_data
-    from edgeadv.training import recipes as runs
-    from edgeadv.training.trainer import TrainConfig
-
-    train_images = open_data(DATA, split="train")
-    with progress_bar() as report:
-        task = runs.Task(
-            train_images=train_images, test_images=open_data(DATA, split="test"), preprocess=train_images.preprocess,
-            config=TrainConfig(epochs=epochs), resume=True, report=report,
-        )  # fmt: skip
-        architecture = task.architecture(ARCHITECTURE, upsample=1)
+    job = TrainJob(resume=True)
+    with progress_bar() as progress:
         _say(f"training {ARCHITECTURE} on {DATA}, undefended")
-        undefended = runs.train(task, architecture, out / NAMES[0])
+        undefended = train(ARCHITECTURE, DATA, out=out / NAMES[0], epochs=epochs, job=job, progress=progress)
         _say(f"defensive distillation at T = {temperature:g}: teacher, then student")
-        distilled = runs.distill(task, architecture, out / NAMES[1], recipe="papernot", temperature=temperature)
+        options = DistillOptions(temperature=temperature)
+        distilled = distill(
+            ARCHITECTURE, DATA, out=out / NAMES[1], epochs=epochs, options=options, job=job, progress=progress
+        )
     return [undefended, distilled]
-
-
-def _export(run: Run, out: Path) -> Bundle:
-    from edgeadv.data.datasets import open_data
-    from edgeadv_export import data_frames, export_bundle
-
-    _say(f"exporting {run.title}")
-    return export_bundle(
-        run.load_model(), out, classes=run.classes, preprocess=run.preprocess, frames=data_frames(open_data(DATA, split="test")),
-        variants=VARIANTS, title=run.title, provenance=run.provenance, training_images=run.training_images,
-        overwrite=True,
-    )  # fmt: skip
 
 
 def _evaluate(bundle: Bundle, out: Path, others: list[Path]) -> Results:
@@ -114,7 +96,7 @@ def _evaluate(bundle: Bundle, out: Path, others: list[Path]) -> Results:
         eps=EPS,
         attacks=EFFORTS,
         backends=("torch", "onnxruntime"),
-        precisions=VARIANTS,
+        precisions=PRECISIONS,
         plan=AttackPlan(limit=IMAGES, transfer_from=tuple(others)),
         execution=Execution(resume=True),
         out=out,

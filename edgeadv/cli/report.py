@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeadv.reporting import build_report
-
+from ..workflows import reporting
 from ._fields import say
 
 
@@ -17,5 +16,4 @@ def report(
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
 ) -> None:
     """Write one self-contained HTML page: the worst case first, with its masking verdict, then all the rest."""
-    build_report(files, out)
-    say(str(out))
+    say(str(reporting.report(files, out)))

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeadv.reporting.study import FGSM_ALONE, HEADINGS, cells, entries, headline
-from edgeadv_runtime.attacks.batches import Progress
+from edgeadv_runtime.bundle.batches import Progress
 from edgeadv_runtime.records.study import Study
 
 from ..workflows.pretrained import IMAGES, Pretrained

@@ -37,7 +37,7 @@ class ImageSet:
     """Labelled images that are decoded on demand.
 
     Attributes:
-        spec: what ``--data`` said.
+        spec: the data set: a name, the folder, or what a data set in memory was called.
         split: ``"train"``, ``"test"``, or for a folder that is not split ``"all"``, or its name where that is one of these.
         classes: classes in label order.
         labels: int64 of shape (n,).
@@ -237,7 +237,7 @@ def all_pictures(folder: Path, files: Sequence[Path], *, split: str) -> ImageSet
 
 
 def _folder_preprocess(paths: Sequence[Path]) -> Preprocess:
-    """Small pictures as they are, others as ImageNet's: by the median of the shorter sides of some, spread over the folder."""
+    """By the shorter sides of some pictures, spread over the folder."""
     sides = []
     for i in np.unique(np.linspace(0, len(paths) - 1, _LOOKED_AT).astype(int)):
         try:
@@ -245,6 +245,11 @@ def _folder_preprocess(paths: Sequence[Path]) -> Preprocess:
                 sides.append(min(image.size))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             continue  # what cannot be read is said where it is read whole
+    return preprocess_for(sides)
+
+
+def preprocess_for(sides: Sequence[int]) -> Preprocess:
+    """Small pictures as they are, others as ImageNet's: by the median of ``sides``, the shorter sides of some of them, in pixels."""
     side = sorted(sides)[len(sides) // 2] if sides else _SMALL_SIDE + 1
     return Preprocess(resize=side, crop=side) if side <= _SMALL_SIDE else Preprocess(resize=256, crop=224)
 

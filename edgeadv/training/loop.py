@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeadv_runtime.attacks.batches import MOST_UNREADABLE
+from edgeadv_runtime.bundle.batches import MOST_UNREADABLE
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.bundle.training_images import TRAINING_FILE
 from edgeadv_runtime.errors import InputError, StorageError, TrainingError
@@ -21,16 +21,18 @@ from edgeadv_runtime.files import atomic_file, ensure_writable
 from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.statistics import wilson_interval
 
+from ..data.augment import AUGMENTS
 from ..data.datasets import ImageSet, balanced_subset
 from ..data.loading import Feed, Waiting, feed, to_model_input
 from ..data.training_images import fed_images
 from ..models.builder import PixelModel, check_input_size, evaluation_mode
 from ..models.device import default_device
 from . import checkpoint
+from .config import OutOfTimeError, TrainConfig
 from .distributed import Team
 from .objectives import Objective, scale_head
 from .selection import collapse, split_off, standing
-from .trainer import OPTIMIZER, TrainConfig, Trainer
+from .trainer import OPTIMIZER, Trainer
 
 _CHECK_EVERY = 20
 
@@ -69,20 +71,6 @@ class Progress:
     test_accuracy: float | None = None
     worst_case: float | None = None
     measured: Mapping[str, float] | None = None
-
-
-class OutOfTimeError(Exception):
-    """The time that was given is over; what is done is saved and can be resumed.
-
-    Attributes:
-        done: epochs that are done.
-        epochs: of this training.
-    """
-
-    def __init__(self, stage: str, done: int, epochs: int, seconds: float | None = None) -> None:
-        each = "" if seconds is None else f"; an epoch takes {seconds:.0f} s, and one that does not fit is not begun"
-        super().__init__(f"{stage}: {done} of {epochs} epochs are done and saved{each}; `resume` continues")
-        self.done, self.epochs = done, epochs
 
 
 Report = Callable[[Progress], None]
@@ -145,6 +133,8 @@ def fit(
     """
     device, team = default_device() if device is None else device, team or Team()
     say = report or (lambda progress: None)
+    if config.augment not in AUGMENTS:
+        raise InputError("augment", f"is one of {', '.join(AUGMENTS)}, not {config.augment!r}")
     if config.batch_size % team.world:
         raise InputError(f"`batch_size` {config.batch_size} is no multiple of the {team.world} processes that share it")
     if config.batch_size < 2 * team.world:
@@ -289,8 +279,8 @@ def _epoch(
             correct += right
             seen += len(batch.index)
         if seen and (step % _CHECK_EVERY == 0 or step == steps):
-            lost, hits, images_seen = team.sum(loss_sum, correct, torch.tensor(seen, device=trainer.device))
-            if not math.isfinite(lost):
+            total_loss, hits, images_seen = team.sum(loss_sum, correct, torch.tensor(seen, device=trainer.device))
+            if not math.isfinite(total_loss):
                 raise TrainingError(
                     f"the loss is not finite at step {step} of epoch {epoch + 1}: lower `lr` (it was {trainer.peak_lr:g}) and choose another "
                     "`out`, for this run cannot go on"
@@ -298,7 +288,7 @@ def _epoch(
             waited += waiting.seconds()
             passed = time.perf_counter() - start
             progress = replace(
-                progress, step=step, loss=lost / images_seen, accuracy=hits / images_seen,
+                progress, step=step, loss=total_loss / images_seen, accuracy=hits / images_seen,
                 images_per_s=images_seen / passed, waiting=waited / passed, lr=trainer.lr,
             )  # fmt: skip
             say(progress)
@@ -326,9 +316,3 @@ def accuracy(model: PixelModel, source: Feed, *, batch_size: int = 256) -> tuple
     if not scored:
         raise InputError(f"none of the {len(source.order)} test images of {source.images.spec} is readable")
     return correct, scored
-
-
-def with_seed(config: TrainConfig, offset: int) -> TrainConfig:
-    """The same settings and images under another seed, so that teacher and student do not start from the same weights."""
-    images = config.limit_seed if config.limit is None or config.limit_seed is not None else config.seed
-    return replace(config, seed=config.seed + offset, limit_seed=images)

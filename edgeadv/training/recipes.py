@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -30,12 +30,12 @@ from ..models.builder import Architecture, PixelModel, WeightsMap, build, evalua
 from ..models.device import default_device
 from . import checkpoint
 from .adversarial import AdversarialTraining, Trades
+from .config import TrainConfig
 from .distributed import Team
-from .loop import Report, fit, with_seed
+from .loop import Report, fit
 from .objectives import DefensiveDistillation, HardLabels, Objective, SoftLabels, check_alpha, check_temperature
 from .robust_distillation import STEPS, Ard, Rslad
 from .runs import RUN_FILE, TEACHER_FOLDER, Run, write_run
-from .trainer import TrainConfig, settled
 
 Defence = AdversarialTraining | Trades
 Recipe = Literal["papernot", "soft-label", "ard", "rslad"]
@@ -132,7 +132,7 @@ def _images_behind(weights: Path) -> TrainingImages | None:
     # somebody else's folder may look like a run: it is the weights that were asked for
     with suppress(EdgeAdvError):
         run = Run.open(weights.parent)
-        if run.info["weights_sha256"] == sha256_file(weights):
+        if run.info.weights_sha256 == sha256_file(weights):
             return run.training_images
     return None
 
@@ -173,16 +173,14 @@ def distill(
         OutOfTimeError: the task's deadline came first.
         EdgeAdvError: see :func:`edgeadv.training.loop.fit`.
     """
-    if recipe not in get_args(Recipe):
-        raise InputError(f"recipe {recipe!r} is not one of {', '.join(get_args(Recipe))}")
     if (eps is not None) != (recipe in ROBUST):
         raise InputError(
-            f"{recipe} needs the budget that it defends, eps"
+            f"{recipe} needs `eps`, e.g. 8/255: there is no budget that suits every data set"
             if recipe in ROBUST
-            else f"{recipe} is trained on images as they are and has no eps"
+            else f"{recipe} is trained on images as they are: leave `eps` out"
         )
     if recipe == "papernot" and alpha is not None:
-        raise InputError("papernot has no alpha: its student never sees the hard labels; use soft-label")
+        raise InputError("papernot has no `alpha`: its student never sees the hard labels; use `recipe` soft-label")
     if recipe == "papernot" and (teacher_architecture or architecture).name != architecture.name:
         raise InputError("papernot distils into the same architecture; use `recipe` soft-label for another teacher")
     temperature = DEFAULTS[recipe][0] if temperature is None else temperature
@@ -200,12 +198,11 @@ def distill(
     device = default_device() if task.device is None else task.device
     frozen = teacher.load_model().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     about |= {
-        "teacher": teacher.title, "teacher_weights_sha256": teacher.info["weights_sha256"],
-        "teacher_test_accuracy": teacher.info["stages"][-1]["test_accuracy"],
+        "teacher": teacher.title, "teacher_weights_sha256": teacher.info.weights_sha256,
+        "teacher_test_accuracy": teacher.info.stage.test_accuracy,
     }  # fmt: skip
-    stage = teacher.info["stages"][-1]
-    if "kept_epoch" in stage:
-        about["teacher_worst_case"] = stage["epochs"][stage["kept_epoch"] - 1]["holdout_worst_case"]
+    if teacher.info.stage.kept_epoch is not None:
+        about["teacher_worst_case"] = teacher.info.stage.kept["holdout_worst_case"]
     budget = "" if eps is None else f" eps {eps.text}"
     with evaluation_mode(frozen):
         return _train_run(
@@ -236,7 +233,7 @@ def _settings(objective: Objective, temperature: float, alpha: float | None) -> 
 
 
 def _teacher_run(task: Task, architecture: Architecture, objective: Objective, out: Path) -> Run:
-    task = replace(task, config=with_seed(task.config, _TEACHER_SEED))
+    task = replace(task, config=task.config.with_seed(_TEACHER_SEED))
     if isinstance(objective, AdversarialTraining | Trades):
         title, recipe = f"{architecture.name}, {objective.title}", objective.to_json()
     else:
@@ -259,12 +256,12 @@ def _check_teacher(teacher: Run, task: Task, student: Architecture, recipe: str,
         raise InputError(f"{teacher.path} was trained on other classes than {task.train_images.spec}")
     if teacher.preprocess != task.preprocess:
         raise InputError(f"{teacher.path} was trained with other preprocessing ({teacher.preprocess}): use the same")
-    if recipe in ROBUST and "eps" not in teacher.info["recipe"]:
+    if recipe in ROBUST and "eps" not in teacher.info.recipe:
         raise InputError(
             f"{teacher.path} was not trained on adversarial images: {recipe} hands on the robustness of its teacher, and this one "
             "has none; train one with `recipe` trades or at-pgd, or let distill train it"
         )
-    trained_by = teacher.info["recipe"]
+    trained_by = teacher.info.recipe
     # the temperature of the others is that of the labels that they were given: their logits are no T times as large
     trained_at = trained_by.get("temperature", 1.0) if trained_by["recipe"] in ("teacher", "papernot") else 1.0
     if recipe == "papernot" and (trained_at != temperature or teacher.architecture.name != student.name):
@@ -281,16 +278,16 @@ def _finished(out: Path, task: Task, architecture: Architecture, recipe: dict[st
     if not task.resume:
         raise InputError(f"{out} holds a finished run: choose another `out`")
     images = task.train_images
-    config = settled(task.config)
+    config = task.config.resume_settings()
     have = (
-        {key: run.info["config"].get(key) for key in config},
+        {key: run.info.config.get(key) for key in config},
         run.architecture,
         run.preprocess,
         run.classes,
         Path(run.data).name,
     )
     want = (config, architecture, task.preprocess, images.classes, Path(images.spec).name)
-    if have != want or any(run.info["recipe"].get(key) != value for key, value in recipe.items()):
+    if have != want or any(run.info.recipe.get(key) != value for key, value in recipe.items()):
         raise InputError(f"{out} holds a finished run with other settings: choose another `out`")
     return run
 

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from edgeadv_runtime.bundle.bundle import Classes
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.bundle.training_images import TRAINING_FILE, TrainingImages
+from edgeadv_runtime.decoding import Count, Sha256, Share, convert
 from edgeadv_runtime.errors import BundleError, InputError, IntegrityError, SchemaError
 from edgeadv_runtime.files import atomic_file, read_json, sha256_file, write_json
 
@@ -29,17 +32,126 @@ WEIGHTS_FILE = "weights.safetensors"
 TEACHER_FOLDER = "teacher"
 
 
+Number = bool | int | float
+"""What JSON has of numbers: a count stays one."""
+
+
+class RunData(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a run was trained and measured on.
+
+    Attributes:
+        spec: the data set: a name, the folder, or what a data set in memory was called.
+        train_images: images trained on.
+        test_images: images measured on.
+    """
+
+    spec: str
+    train_images: Count | None = None
+    test_images: Count | None = None
+
+
+class RunStage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One training and what was measured.
+
+    Attributes:
+        epochs: loss, accuracies and times of each epoch.
+        test_accuracy: top-1 on the test images, of the weights that are kept.
+        test_accuracy_ci95: its interval.
+        test_images: images behind it.
+        unreadable: messages of training images that were left out.
+        train_images: images trained on.
+        peak_lr: largest learning rate.
+        optimizer: its settings.
+        kept_epoch: from 1, the epoch whose weights are kept; None where none was chosen.
+        holdout_images: images held out to choose it.
+        processes: that trained together; None of one alone.
+        stopped: why training ended early, in words.
+    """
+
+    epochs: Annotated[list[dict[str, Number]], msgspec.Meta(min_length=1)]
+    test_accuracy: Share
+    test_accuracy_ci95: tuple[Share, Share]
+    test_images: Count
+    unreadable: list[str]
+    train_images: Count | None = None
+    peak_lr: float | None = None
+    optimizer: dict[str, Any] | None = None
+    kept_epoch: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    holdout_images: Count | None = None
+    processes: Count | None = None
+    stopped: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kept_epoch is not None and self.kept_epoch > len(self.epochs):
+            raise ValueError(f"epoch {self.kept_epoch} of {len(self.epochs)} is kept")
+
+    @property
+    def kept(self) -> dict[str, Number]:
+        """What was measured of the epoch whose weights are kept."""
+        return self.epochs[(self.kept_epoch or len(self.epochs)) - 1]
+
+
+class RunImages(msgspec.Struct, frozen=True):
+    """The list of training images beside ``run.json``."""
+
+    file: str
+    sha256: Sha256
+    count: Count
+
+
+class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``run.json``.
+
+    Attributes:
+        title: the run in a few words.
+        recipe: its name under ``"recipe"``, and the recipe's settings.
+        config: hyper-parameters.
+        architecture: of :class:`~edgeadv.models.builder.Architecture`.
+        preprocess: of :class:`~edgeadv_runtime.bundle.preprocess.Preprocess`.
+        classes: of :class:`~edgeadv_runtime.bundle.bundle.Classes`.
+        data: what it was trained on.
+        stages: what was measured; the last one is the run's own.
+        weights_sha256: hash of the weights.
+        device: what it was trained on.
+        versions: of edgeadv, torch, torchvision and timm.
+        created: when, in ISO 8601.
+        training_images: the list of them; None of an edgeadv that kept none.
+    """
+
+    schema_version: int
+    kind: str
+    finished: bool
+    title: str
+    recipe: dict[str, Number | str | None]
+    config: dict[str, Number | str | None] = {}
+    architecture: dict[str, Any]
+    preprocess: dict[str, Any]
+    classes: list[dict[str, str]]
+    data: RunData
+    stages: Annotated[list[RunStage], msgspec.Meta(min_length=1)]
+    weights_sha256: Sha256
+    device: str | None = None
+    versions: dict[str, str] = {}
+    created: str | None = None
+    training_images: RunImages | None = None
+
+    @property
+    def stage(self) -> RunStage:
+        """The run's own training; others went before it."""
+        return self.stages[-1]
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run, opened.
 
     Attributes:
         path: the folder.
-        info: ``run.json`` as read.
+        info: ``run.json``.
     """
 
     path: Path
-    info: dict[str, Any]
+    info: RunInfo
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -55,45 +167,47 @@ class Run:
         # a distillation trains its teacher in a folder of its own first
         if not (folder / RUN_FILE).exists() and any((folder / name).exists() for name in (STATE_FILE, TEACHER_FOLDER)):
             raise InputError(f"{folder} is not finished: continue it with `resume`")
-        info = read_json(folder / RUN_FILE, what="training run")
-        if info.get("kind") != "run" or info.get("schema_version") != SCHEMA_VERSION:
+        file = folder / RUN_FILE
+        head = read_json(file, what="training run")
+        if head.get("kind") != "run" or head.get("schema_version") != SCHEMA_VERSION:
             raise SchemaError(
-                f"{folder} is a {info.get('kind')!r} of schema version {info.get('schema_version')!r}, not a run of {SCHEMA_VERSION}"
+                f"{folder} is a {head.get('kind')!r} of schema version {head.get('schema_version')!r}, "
+                f"not a run of {SCHEMA_VERSION}"
             )
-        if not info.get("finished"):
+        if not head.get("finished"):
             raise InputError(f"{folder} is not finished: continue it with `resume`")
-        run = cls(folder, info)
+        run = cls(folder, convert(head, RunInfo, what="training run", path=file, mend="copy it again or train again"))
+        written = {WEIGHTS_FILE: run.info.weights_sha256}
+        if run.info.training_images is not None:
+            written[TRAINING_FILE] = run.info.training_images.sha256
         try:
-            _ = run.architecture, run.preprocess, run.classes, run.title, run.data, run.provenance
-            written = {WEIGHTS_FILE: info["weights_sha256"]}
-            if "training_images" in info:
-                written[TRAINING_FILE] = info["training_images"]["sha256"]
-            for name, digest in written.items():
-                if sha256_file(folder / name) != digest:
-                    raise IntegrityError(f"{folder / name} is not what this run wrote; train again or copy it again")
-        except (KeyError, TypeError, AttributeError, InputError, FileNotFoundError) as error:
+            _ = run.architecture, run.preprocess, run.classes
+            found = {name: sha256_file(folder / name) for name in written}
+        except (KeyError, TypeError, AttributeError, InputError, BundleError, FileNotFoundError) as error:
             raise BundleError(f"{folder} is a damaged run ({error}); copy it again or train again") from error
+        if changed := [name for name in written if found[name] != written[name]]:
+            raise IntegrityError(f"{folder / changed[0]} is not what this run wrote; train again or copy it again")
         return run
 
     @property
     def architecture(self) -> Architecture:
         """What was trained."""
-        return Architecture.from_json(self.info["architecture"])
+        return Architecture.from_json(self.info.architecture)
 
     @property
     def preprocess(self) -> Preprocess:
         """How its images were prepared."""
-        return Preprocess.from_json(self.info["preprocess"])
+        return Preprocess.from_json(self.info.preprocess)
 
     @property
     def classes(self) -> Classes:
         """Its classes in logit order."""
-        return Classes.from_json(self.info["classes"])
+        return Classes.from_json(self.info.classes)
 
     @property
     def data(self) -> str:
-        """The ``--data`` it was trained on."""
-        return str(self.info["data"]["spec"])
+        """What it was trained on: a name, a folder, or what a data set in memory was called."""
+        return self.info.data.spec
 
     @property
     def training_images(self) -> TrainingImages | None:
@@ -102,26 +216,24 @@ class Run:
         Raises:
             BundleError: the file is not such a list.
         """
-        entry = self.info.get("training_images")
-        return None if entry is None else TrainingImages.load(self.path / TRAINING_FILE, count=entry["count"])
+        listed = self.info.training_images
+        return None if listed is None else TrainingImages.load(self.path / TRAINING_FILE, count=listed.count)
 
     @property
     def title(self) -> str:
         """The run in a few words, e.g. ``"regnet_y_400mf, papernot T=40"``."""
-        return str(self.info["title"])
+        return self.info.title
 
     @property
     def provenance(self) -> dict[str, Any]:
         """What a bundle keeps of the run: recipe, hyper-parameters, data, seed, versions and final metrics."""
-        keys = ("recipe", "config", "data", "versions", "created", "stages")
-        kept = {key: self.info[key] for key in keys if key in self.info}
+        info: dict[str, Any] = msgspec.to_builtins(self.info)
         # a folder's place says something about the machine and nothing about the model
-        if "stages" in kept:
-            kept["stages"] = [
-                {**stage, "unreadable": [message.partition(": ")[0] for message in stage["unreadable"]]}
-                for stage in kept["stages"]
-            ]
-        return {**kept, "data": {**self.info["data"], "spec": Path(self.data).name}}
+        info["data"]["spec"] = Path(self.data).name
+        for stage in info["stages"]:
+            stage["unreadable"] = [message.partition(": ")[0] for message in stage["unreadable"]]
+        keys = ("recipe", "config", "data", "versions", "created", "stages")
+        return {key: info[key] for key in keys if key in info}
 
     def load_model(self) -> PixelModel:
         """The trained network, in training mode, on the CPU."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..data.loading import DeviceBatch, to_model_input
 from ..data.rng import Draws
 from ..models.builder import PixelModel
 from . import checkpoint
+from .config import TrainConfig
 from .distributed import Team, together
 from .objectives import Objective, parameter_groups
 from .selection import Standing
@@ -32,77 +33,6 @@ OPTIMIZER = {
     "nesterov": True,
     "schedule": "one-cycle, cosine, without cycling the momentum",
 }
-# torch takes no larger ones; a teacher's seed and those of several processes are a little larger
-_SEEDS = 2**62
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Hyper-parameters of one training; all of them are kept in ``run.json``.
-
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images per step.
-        lr: peak learning rate of the one-cycle schedule (SGD, Nesterov momentum 0.9); None takes 0.02, or 0.01 for a
-            network without BatchNorm.
-        weight_decay: L2 penalty.
-        seed: of initialisation, order, augmentation and dropout.
-        augment: a name of :data:`edgeadv.data.augment.AUGMENTS`.
-        limit: train on at most this many images, as many of each class; None takes all.
-        limit_seed: of the choice of these; None takes ``seed``. A teacher has a seed of its own and its student's images.
-        workers: processes that decode images; 0 decodes in this one.
-        clip: largest Euclidean norm of the gradient of all parameters together; None does not clip.
-        ema: decay of an exponential moving average of the weights, and of BatchNorm's statistics with them, that is measured
-            and kept in their place; 0 keeps the weights themselves.
-        holdout: training images that are not trained on: the epoch whose network stands best on them is kept. None takes
-            2,000, or a fifth of all if they are fewer than 10,000, where the recipe has a budget, and none where it has not.
-        accumulate: parts that a batch is passed through the network in, one after another, so that a large one needs less memory.
-            The gradient is that of the whole batch; BatchNorm takes the statistics of each part.
-        compile: let ``torch.compile`` fuse the network for training; another order of sums, else the same.
-    """
-
-    epochs: int = 8
-    batch_size: int = 64
-    lr: float | None = None
-    weight_decay: float = 5e-4
-    seed: int = 0
-    augment: str = "none"
-    limit: int | None = None
-    limit_seed: int | None = None
-    workers: int = 0
-    clip: float | None = None
-    ema: float = 0.0
-    holdout: int | None = None
-    accumulate: int = 1
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 2), ("seed", 0), ("workers", 0), ("accumulate", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
-        if self.seed >= _SEEDS:
-            raise InputError(f"seed must be below {_SEEDS}, not {self.seed}")
-        if self.lr is not None and not 0 < self.lr <= 100:
-            raise InputError(f"lr must be in (0, 100], not {self.lr}")
-        if not 0 <= self.weight_decay <= 1:
-            raise InputError(f"weight decay must be in [0, 1], not {self.weight_decay}")
-        if not 0 <= self.ema < 1:
-            raise InputError(f"ema must be in [0, 1), not {self.ema}")
-        if self.clip is not None and not 0 < self.clip < float("inf"):
-            raise InputError(f"clip must be above 0, not {self.clip}")
-        if self.holdout is not None and self.holdout < 0:
-            raise InputError(f"holdout must be at least 0, not {self.holdout}")
-        if self.augment not in AUGMENTS:
-            raise InputError(f"augment is one of {', '.join(AUGMENTS)}, not {self.augment!r}")
-        if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
-            raise InputError(
-                f"a batch of {self.batch_size} cannot be passed in {self.accumulate} equal parts of at least 2 images"
-            )
-
-
-def settled(config: TrainConfig) -> dict[str, Any]:
-    """What a training cannot be resumed without; more workers or a compiled network change nothing that is meant."""
-    return {key: value for key, value in asdict(config).items() if key not in ("workers", "compile")}
 
 
 class Trainer:
@@ -156,7 +86,12 @@ class Trainer:
         self.best: dict[str, Any] | None = None
         self.unreadable: list[str] = []
         # the schedule depends on the number of steps: another amount of data is another run
-        self.fingerprint = {**settled(config), "steps": steps, "architecture": model.architecture.to_json(), **settings}
+        self.fingerprint = {
+            **config.resume_settings(),
+            "steps": steps,
+            "architecture": model.architecture.to_json(),
+            **settings,
+        }
 
     @property
     def lr(self) -> float:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from edgeadv_runtime.attacks.batches import DataInfo, Progress
 from edgeadv_runtime.attacks.crafting import changing
+from edgeadv_runtime.bundle.batches import DataInfo, Progress
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.bundle.variants import INT8, base_of, precision_of

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from edgeadv_runtime.attacks.batches import Progress
 from edgeadv_runtime.benchmark import latency
+from edgeadv_runtime.bundle.batches import Progress
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.files import ensure_file_writable

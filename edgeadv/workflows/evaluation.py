@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from edgeadv_runtime.attacks.base import CraftedBatch, infos
-from edgeadv_runtime.attacks.batches import Progress, check_readable, readable
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.attacks.pack import SHARD_SIZE, AttackPack
 from edgeadv_runtime.attacks.queries import query_attacks
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.backends.onnxruntime import CPU, PROVIDERS
+from edgeadv_runtime.bundle.batches import Progress, check_readable, readable
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.device.facts import usable_cores
 from edgeadv_runtime.errors import DataError, InputError

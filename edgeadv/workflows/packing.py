@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeadv_runtime.attacks.batches import Progress
 from edgeadv_runtime.attacks.pack import AttackPack
 from edgeadv_runtime.attacks.queries import query_attacks
+from edgeadv_runtime.bundle.batches import Progress
 from edgeadv_runtime.bundle.bundle import Bundle
 
 from .attack_plan import STANDARD, AttackPlan, chosen_attacks, make_workload

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeadv_runtime.attacks.batches import MOST_UNREADABLE
+from edgeadv_runtime.bundle.batches import MOST_UNREADABLE
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.camera.demonstration import StoredPerturbation
 from edgeadv_runtime.errors import DataError, InputError

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from edgeadv_runtime.attacks.batches import Progress
+from edgeadv_runtime.bundle.batches import Progress
 from edgeadv_runtime.errors import DataError
 from edgeadv_runtime.records.study import Study
 

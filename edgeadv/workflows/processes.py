@@ -164,3 +164,8 @@ def narrow(local_rank: int) -> None:
             "processes"
         )
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[local_rank]
+
+
+def is_first() -> bool:
+    """Whether this process is the one that speaks: the first that ``torchrun`` started, or one on its own."""
+    return _world() == 1 or os.environ.get("RANK") == "0"

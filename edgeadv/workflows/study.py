@@ -22,8 +22,8 @@ from timm.data import resolve_data_config
 
 from edgeadv_runtime._version import __version__
 from edgeadv_runtime.attacks.base import infos
-from edgeadv_runtime.attacks.batches import DataInfo, Progress
 from edgeadv_runtime.attacks.crafting import craft
+from edgeadv_runtime.bundle.batches import DataInfo, Progress
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
 from edgeadv_runtime.bundle.entries import ArchitectureEntry, SizedFileEntry
 from edgeadv_runtime.bundle.manifest import Manifest

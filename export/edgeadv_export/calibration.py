@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadv.data.datasets import DEFAULT_ROOT, UNLABELLED, ImageSet, all_pictures, balanced_subset, batches, open_data
+from edgeadv.data.datasets import UNLABELLED, ImageSet, all_pictures, balanced_subset, batches, open_data
+from edgeadv.data.sources import Data
 from edgeadv_runtime.bundle.bundle import Classes
 from edgeadv_runtime.bundle.preprocess import Preprocess, pictures, to_tensor
 from edgeadv_runtime.errors import InputError
@@ -114,21 +115,20 @@ def choose_calibration(
     )
 
 
-def calibration_images(spec: str | None, *, run_data: str | None = None, root: Path = DEFAULT_ROOT) -> ImageSet:
-    """Open what ``--calibration-data`` names: ``train`` of the run, which is the default, or a folder.
+def calibration_images(spec: str | None, *, run_data: Data | None = None) -> ImageSet:
+    """Open what ``calibration_data`` names: ``train`` of the run, which is the default, or a folder.
 
     A folder holds class folders, or ``train/`` with class folders, or just pictures, at any depth.
 
     Args:
         spec: the option; None where it was not given.
-        run_data: the ``--data`` of the run; None without a run.
-        root: where torchvision keeps its data.
+        run_data: what the run was trained and tested on; None without a run.
 
     Raises:
         InputError: nothing was given, or test images, or a folder without images.
     """
     if run_data is not None and spec in (None, TRAIN):
-        return open_data(run_data, split="train", root=root)
+        return run_data.train
     if spec is None:
         raise InputError(
             f"int8 needs `calibration_data`: a folder with at least {FEWEST} images such as the model will see"
@@ -168,8 +168,7 @@ def gate_images(
     classes: Classes,
     *,
     folder: Path | None = None,
-    run_data: str | None = None,
-    root: Path = DEFAULT_ROOT,
+    run_data: Data | None = None,
     limit: int | None = None,
     allow_training_images: bool = False,
 ) -> tuple[ImageSet, NDArray[np.int64]]:
@@ -180,9 +179,8 @@ def gate_images(
     Args:
         calibration: the images that were chosen; none of them is among the positions returned if they are of one set.
         classes: the model's.
-        folder: ``--gate-data``.
-        run_data: the ``--data`` of the run; None without a run.
-        root: where torchvision keeps its data.
+        folder: class folders of labelled images.
+        run_data: what the run was trained and tested on; None without a run.
         limit: at most this many, as many of each class.
         allow_training_images: take a ``folder`` whose name says that its images are for training.
 
@@ -203,7 +201,7 @@ def gate_images(
                 f"`gate_data` {folder} holds training images, on which a network hides what it loses: give test images"
             )
     elif run_data is not None:
-        images = open_data(run_data, split="test", root=root)
+        images = run_data.test
     elif calibration.images.classes is UNLABELLED:
         raise InputError(
             f"int8 does not ship unmeasured, and {calibration.origin} has no class folders: give `gate_data`, a folder with a "

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadv.data.datasets import DEFAULT_ROOT, ImageSet, balanced_subset, batches, open_data
+from edgeadv.data.sources import Data
 from edgeadv.models.builder import PixelModel
-from edgeadv_runtime.attacks.batches import MOST_UNREADABLE, CleanBatch, DataDigest
+from edgeadv_runtime.bundle.batches import MOST_UNREADABLE, CleanBatch, DataDigest
 from edgeadv_runtime.bundle.bundle import Classes
 from edgeadv_runtime.bundle.confidence import (
     BINS,
@@ -154,14 +155,14 @@ def _rejection(
 
 
 def confidence_images(
-    spec: str, classes: Classes, *, run_data: str | None = None, root: Path = DEFAULT_ROOT, limit: int | None = None
+    spec: str, classes: Classes, *, run_data: Data | None = None, root: Path = DEFAULT_ROOT, limit: int | None = None
 ) -> tuple[ImageSet, NDArray[np.int64]]:
-    """Open what ``--confidence-data`` names, and choose images of it.
+    """Open what ``confidence_data`` names, and choose images of it.
 
     Args:
-        spec: ``"test"`` for the test images of the run, or what ``--data`` takes, of which the test part is read.
+        spec: ``"test"`` for the test images of the run, or a name or a folder, of which the test part is read.
         classes: the model's.
-        run_data: the ``--data`` of the run; None without a run.
+        run_data: what the run was trained and tested on; None without a run.
         root: where torchvision keeps its data.
         limit: at most this many, as many of each class; None is :data:`DEFAULT_LIMIT`.
 
@@ -178,8 +179,9 @@ def confidence_images(
             raise InputError(
                 f"`confidence_data` {TEST} is the test images of a run, and there is none: give a folder of class folders"
             )
-        spec = run_data
-    images = open_data(spec, split="test", root=root)
+        images = run_data.test
+    else:
+        images = open_data(spec, split="test", root=root)
     if images.split == "train":
         raise InputError(
             f"`confidence_data` {spec} holds training images, of which a network is too sure: give test images"

@@ -1,7 +1,7 @@
 """The quality gate of int8: what it loses against fp32 on the same labelled images, image by image, and what it gains.
 
-Images that int8 was calibrated on are left out. Clean accuracy is always measured; the worst case where a budget is given, under
-the attacks of :mod:`edgeadv_export.attacked`, and then it must be believable: any masking verdict but PASS ends the export.
+Images that int8 was calibrated on are left out. Clean accuracy is always measured; the worst case where a budget is given, by the
+:class:`~edgeadv_export.judge.Judge` that is handed in, and then it must be believable: any masking verdict but PASS ends the export.
 
 How a drop is judged is in :mod:`edgeadv_export.paired`.
 """
@@ -20,15 +20,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgeadv.attacks.pack_writer import write_pack
 from edgeadv.data.datasets import ImageSet, batches
 from edgeadv.gradients.graph import Surrogate
 from edgeadv.models.builder import PixelModel
-from edgeadv_runtime.attacks.base import infos
-from edgeadv_runtime.attacks.batches import MOST_UNREADABLE, CleanBatch, DataDigest, DataInfo
-from edgeadv_runtime.attacks.crafting import extend
-from edgeadv_runtime.attacks.pack import AttackPack
 from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle.batches import MOST_UNREADABLE, CleanBatch, DataDigest
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.bundle.training_images import Overlap
 from edgeadv_runtime.errors import DataError, ExportError, InputError
@@ -36,9 +32,9 @@ from edgeadv_runtime.files import sha256_bytes
 from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.evidence import ORDER, RowMasking
 
-from .attacked import GATE_SUITE, Attacked, attacks_for_gate, score_attacked
 from .calibration import Calibration
 from .draft import Draft
+from .judge import Attacked, Judge, MakeJudge
 from .paired import Measured, Paired, error_of, images_needed
 from .quantised_graph import make
 
@@ -60,9 +56,11 @@ class Int8Plan:
         max_drop: the largest accepted loss of top-1, in points, above 0; the upper end of its 95% interval is held to it.
         eps: also measure the worst case at this budget.
         allow_training_images: measure on more than 1% of images that the network was trained on.
+        make_judge: who attacks, where there is a budget.
 
     Raises:
-        InputError: ``max_drop`` is out of range, or so few images could not show it even if none were lost.
+        InputError: ``max_drop`` is out of range, so few images could not show it even if none were lost, or there is a budget and
+            nobody to attack.
     """
 
     calibration: Calibration
@@ -71,10 +69,13 @@ class Int8Plan:
     max_drop: float = MAX_DROP
     eps: Eps | None = None
     allow_training_images: bool = False
+    make_judge: MakeJudge | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.max_drop) and 0 < self.max_drop <= 100):
             raise InputError(f"`max_drop` must be above 0 and at most 100 points, not {self.max_drop:g}")
+        if self.eps is not None and self.make_judge is None:
+            raise InputError("`eps` of int8 needs `make_judge`, which attacks: edgeadv.export brings one")
         self.check_images(len(self.order))
 
     def check_images(self, n: int) -> None:
@@ -116,21 +117,20 @@ class Gate:
             ExportError: the worst case of fp32 may not be believed.
         """
         self._plan = plan
-        self._fp32, self._draft = fp32, draft
         self._calibration = frozenset(plan.calibration.hashes)
         self._name = Path(plan.images.spec).name
-        self._classes = len(draft.classes)
         self._progress = progress
-        self._pack: AttackPack | None = None
+        self._judge: Judge | None = None
         progress(f"measuring fp32 on {len(plan.order)} images of {self._name}")
         self._score_fp32(fp32, Overlap(draft.training_images))
-        if plan.eps is not None:
-            self._pack = self._craft(plan.eps, fp32, draft, model, progress)
-            # before hours are spent on graphs that could not be judged
-            alone = score_attacked(
-                self._pack.batches([]), self._pack.infos, bundle=draft.bundle("fp32"), backends=[fp32]
+        if plan.eps is not None and plan.make_judge is not None:
+            n, eps = len(self._index), plan.eps
+            tell = paced(progress, f"attacking {n} images at eps {eps.text}", "images")
+            self._judge = plan.make_judge(
+                fp32, model, draft, images=plan.images, order=self._index, eps=eps, progress=tell
             )
-            _check_believable(alone, plan.eps)
+            # before hours are spent on graphs that could not be judged
+            _check_believable([self._judge.judge_fp32()], eps)
 
     def _score_fp32(self, fp32: Backend, overlap: Overlap) -> None:
         """Find the images that may be scored, those that fp32 is right about, and how many it was trained on."""
@@ -173,7 +173,7 @@ class Gate:
         """
         clean = [_right(int8, to_tensor(b.pixels), b.labels) for b in self._batches(self._index, [], Counter())]
         measured = Measured(Paired.of(self._right, np.concatenate(clean)), None, self._plan.max_drop, look)
-        if self._pack is None or self._plan.eps is None or not measured.holds:  # what fails anyway is not attacked
+        if self._judge is None or self._plan.eps is None or not measured.holds:  # what fails anyway is not attacked
             return measured
         surrogate: Surrogate | None = None
         no_own = None
@@ -184,15 +184,7 @@ class Gate:
             self._progress(f"{int8.variant} is not attacked by its own gradients, which may flatter it: {error}")
         else:
             self._progress(f"attacking {int8.variant} by its own gradients")
-        sha256 = None if surrogate is None else surrogate.sha256
-        own = attacks_for_gate(int8, surrogate, self._plan.eps, classes=self._classes, gradients_sha256=sha256)
-        uint8 = self._pack.uint8
-        fp32, ours = score_attacked(
-            extend(self._pack.batches([]), own, self._pack.infos, uint8=uint8),
-            [*self._pack.infos, *infos(own, uint8=uint8)],
-            bundle=self._draft.bundle("fp32", int8.variant),
-            backends=[self._fp32, int8],
-        )
+        fp32, ours = self._judge.judge_int8(int8, surrogate)
         masking = _check_believable([fp32, ours], self._plan.eps)
         return replace(measured, worst=Paired.of(fp32.right, ours.right), masking=masking, no_own=no_own)
 
@@ -212,13 +204,13 @@ class Gate:
     def to_json(self, measured: Measured) -> dict[str, Any]:
         """What the manifest says of ``measured``."""
         worst: dict[str, Any] = {"not_measured": "no `gate_eps` was given"}
-        if measured.worst is not None and measured.masking is not None and self._plan.eps is not None:
+        if measured.worst and measured.masking and self._plan.eps and self._judge:
             threat: dict[str, Any] = {"threat": "white-box"}
             if measured.no_own is not None:
                 threat = {"threat": "query", "no_own_gradients": measured.no_own}
             worst = {
                 "eps": self._plan.eps.text,
-                "suite": GATE_SUITE,
+                "suite": self._judge.suite,
                 **threat,
                 "verdict": measured.masking.verdict,
                 "judged": True,
@@ -243,16 +235,6 @@ class Gate:
             keep = ~np.array(known, dtype=np.bool_)
             if keep.any():
                 yield CleanBatch(batch.index[keep], batch.pixels[keep], batch.labels[keep])
-
-    def _craft(self, eps: Eps, fp32: Backend, draft: Draft, model: PixelModel, progress: Progress) -> AttackPack:
-        attacks = attacks_for_gate(fp32, model, eps, classes=self._classes, gradients_sha256=draft.weights_sha256)
-        images = self._plan.images
-        data = DataInfo(self._name, images.split, len(self._index), allow_unreadable=True)
-        tell = paced(progress, f"attacking {len(self._index)} images at eps {eps.text}", "images")
-        return write_pack(
-            draft.folder / "gate.pack", bundle=draft.bundle(), images=images, order=self._index, attacks=attacks, reference=fp32,
-            data=data, uint8=eps.fits_8_bits, progress=lambda done, total, _: tell(done, total),
-        )  # fmt: skip
 
 
 def _check_believable(attacked: Sequence[Attacked], eps: Eps) -> RowMasking:

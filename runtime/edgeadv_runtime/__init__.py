@@ -2,11 +2,11 @@
 
 from ._version import __version__
 from .attacks.base import Attack, CallableAttack, Crafted
-from .attacks.batches import DataInfo
 from .attacks.noise import NoiseAttack
 from .attacks.pack import AttackPack
 from .attacks.square_attack import SquareAttack, square
 from .backends import Backend, OnnxRuntimeBackend, TensorRTBackend
+from .bundle.batches import DataInfo
 from .bundle.bundle import Bundle
 from .bundle.preprocess import Preprocess
 from .engine import BatchProfile, EngineCache, EngineOptions

@@ -23,17 +23,17 @@ from edgeadv.data.datasets import ImageSet, balanced_subset, batches, open_data
 from edgeadv.data.loading import feed, to_model_input
 from edgeadv.models.builder import Architecture, PixelModel
 from edgeadv.training.adversarial import AdversarialTraining
+from edgeadv.training.config import TrainConfig
 from edgeadv.training.loop import accuracy, fit
 from edgeadv.training.objectives import DefensiveDistillation, HardLabels, Objective
 from edgeadv.training.recipes import Task, distill, train
 from edgeadv.training.runs import Run
-from edgeadv.training.trainer import TrainConfig
 from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, infos
-from edgeadv_runtime.attacks.batches import CleanBatch
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.attacks.noise import NoiseAttack
 from edgeadv_runtime.attacks.square_attack import SquareAttack
 from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle.batches import CleanBatch
 from edgeadv_runtime.evaluation.verdict import FEWEST_QUERIES, MaskingEvidence
 from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.evidence import Finding
@@ -550,7 +550,7 @@ def test_the_bundle_of_a_run_gives_the_same_verdict(
     """Through the whole line: export, the torch backend, the evaluation loop, its results file."""
     from edgeadv.backends.pytorch import TorchBackend
     from edgeadv_export import export_bundle
-    from edgeadv_runtime.attacks.batches import DataInfo
+    from edgeadv_runtime.bundle.batches import DataInfo
     from edgeadv_runtime.evaluation.loop import evaluate
 
     frames = [np.asarray(digits[1].image(i).convert("RGB")) for i in range(8)]

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from edgeadv.data.datasets import ImageSet, balanced_subset, open_data
+from edgeadv.data.sources import load_data
 from edgeadv_export import Calibration, calibration_images, choose_calibration, gate_images
 from edgeadv_export.calibration import DEFAULT_COUNT, UNLABELLED
 from edgeadv_runtime.bundle.bundle import Classes
@@ -150,7 +151,7 @@ def test_a_split_folder_gives_its_training_part(folder: Path, tmp_path: Path) ->
 
 def test_the_training_images_of_a_run_are_the_default(digits_train: ImageSet) -> None:
     for spec in (None, "train"):
-        images = calibration_images(spec, run_data="mnist5k")
+        images = calibration_images(spec, run_data=load_data("mnist5k"))
         assert (images.spec, images.split, len(images)) == ("mnist5k", "train", len(digits_train))
 
 
@@ -158,14 +159,14 @@ def test_the_training_images_of_a_run_are_the_default(digits_train: ImageSet) ->
 @pytest.mark.parametrize("name", ["test", "val"])
 def test_test_images_are_refused(folder: Path, tmp_path: Path, run_data: str | None, name: str) -> None:
     with pytest.raises(InputError, match="flatter"):
-        calibration_images(name, run_data=run_data)
+        calibration_images(name, run_data=None if run_data is None else load_data(run_data))
     folder.rename(tmp_path / name)
     with pytest.raises(InputError, match="flatter"):
-        calibration_images(str(tmp_path / name), run_data=run_data)
+        calibration_images(str(tmp_path / name), run_data=None if run_data is None else load_data(run_data))
     (tmp_path / "half").mkdir()
     (tmp_path / name).rename(tmp_path / "half" / name)
     with pytest.raises(InputError, match="flatter"):
-        calibration_images(str(tmp_path / "half"), run_data=run_data)
+        calibration_images(str(tmp_path / "half"), run_data=None if run_data is None else load_data(run_data))
 
 
 def test_nothing_to_calibrate_on(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_nothing_to_calibrate_on(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not a folder: give a folder of images$"):
         calibration_images(str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="or train for"):
-        calibration_images("nowhere", run_data="mnist5k")
+        calibration_images("nowhere", run_data=load_data("mnist5k"))
     with pytest.raises(InputError, match="holds no images"):
         calibration_images(str(tmp_path))
 
@@ -193,16 +194,16 @@ def test_what_calibration_left_is_measured_on(folder: Path) -> None:
 
 
 def test_a_run_is_measured_on_its_test_images(folder: Path, digits_test: ImageSet) -> None:
-    images, order = gate_images(choose(folder), digits_test.classes, run_data="mnist5k")
+    images, order = gate_images(choose(folder), digits_test.classes, run_data=load_data("mnist5k"))
     assert (images.split, len(order)) == ("test", 1000)
-    _, order = gate_images(choose(folder), digits_test.classes, run_data="mnist5k", limit=20)
+    _, order = gate_images(choose(folder), digits_test.classes, run_data=load_data("mnist5k"), limit=20)
     assert Counter(images.labels[order].tolist()) == dict.fromkeys(range(10), 2)
 
 
 def test_a_folder_to_measure_on_comes_first(folder: Path, tmp_path: Path) -> None:
     for name in "ab":
         picture(tmp_path / "gate" / name / "0.png", 1)
-    images, order = gate_images(choose(folder), CLASSES, folder=tmp_path / "gate", run_data="mnist5k")
+    images, order = gate_images(choose(folder), CLASSES, folder=tmp_path / "gate", run_data=load_data("mnist5k"))
     assert images.labels.tolist() == [0, 1] and order.tolist() == [0, 1]
 
 

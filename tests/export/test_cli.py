@@ -73,6 +73,9 @@ def test_export_from_a_run(tmp_path: Path, tiny_model: PixelModel, golden: Path)
             "architecture": tiny_model.architecture.to_json(), "preprocess": Preprocess(resize=32, crop=32).to_json(),
             "classes": Classes(digits, digits).to_json(), "data": {"spec": "mnist5k"}, "title": "tiny, undefended",
             "recipe": {"recipe": "undefended"},
+            "stages": [
+                {"epochs": [{"loss": 0.5}], "test_accuracy": 0.5, "test_accuracy_ci95": [0.4, 0.6], "test_images": 100, "unreadable": []}
+            ],
         },
     )  # fmt: skip
     assert main(["export", str(run.path), "--out", str(tmp_path / "x.edgeadv"), "--precision", "fp32"]) == 0

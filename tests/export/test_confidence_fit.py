@@ -104,6 +104,9 @@ def cli_run(tmp_path, digits_model, digits_test, monkeypatch):
             "architecture": digits_model.architecture.to_json(), "preprocess": digits_test.preprocess.to_json(),
             "classes": digits_test.classes.to_json(), "data": {"spec": "mnist5k"}, "title": "digits",
             "recipe": {"recipe": "undefended"},
+            "stages": [
+                {"epochs": [{"loss": 0.5}], "test_accuracy": 0.5, "test_accuracy_ci95": [0.4, 0.6], "test_images": 100, "unreadable": []}
+            ],
         },
     )  # fmt: skip
     monkeypatch.setattr("edgeadv.training.runs.Run.load_model", lambda self: digits_model)

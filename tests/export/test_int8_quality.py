@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from edgeadv.cli import main
 from edgeadv.data.datasets import ImageSet, batches
 from edgeadv.models.builder import PixelModel
+from edgeadv.workflows.int8_judge import GATE_SUITE, Int8Judge, attacks_for_gate
 from edgeadv_export import TOLERANCES, Int8Plan, choose_calibration, data_frames, export_bundle
-from edgeadv_export.attacked import GATE_SUITE, attacks_for_gate
 from edgeadv_export.gain import ROUNDS
 from edgeadv_export.int8_quality import paced
 from edgeadv_export.paired import ERROR, Measured, Paired, error_of, images_needed, quantile_of
@@ -41,7 +41,13 @@ INT8 = ("int8-s8s8", "int8-u8s8")
 
 def plan(train: ImageSet, test: ImageSet, **changes: Any) -> Int8Plan:
     calibration = choose_calibration(train, train.preprocess, count=64)
-    arguments: dict[str, Any] = {"calibration": calibration, "images": test, "order": np.arange(len(test)), **changes}
+    arguments: dict[str, Any] = {
+        "calibration": calibration,
+        "images": test,
+        "order": np.arange(len(test)),
+        "make_judge": Int8Judge,
+        **changes,
+    }
     return Int8Plan(**arguments)
 
 
@@ -103,7 +109,7 @@ def test_counts_are_those_of_an_independent_comparison(bundle: Bundle, digits_te
     assert gate["clean"]["drop_upper"] <= 3.0 and (gate["looks"], gate["judged_level"]) == (1, 0.95)
     assert gate["data"]["calibration_left_out"] == 30 and gate["data"]["n"] == 1000
     assert (gate["max_drop"], gate["fallback"], gate["fully_quantised"]) == (3.0, [], gate["clean"])
-    assert gate["worst_case"] == {"not_measured": "no --gate-eps was given"}
+    assert gate["worst_case"] == {"not_measured": "no `gate_eps` was given"}
     assert bundle.manifest.variants[variant].float_layers == []
 
 
@@ -244,7 +250,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         for name, effort in SUITES[GATE_SUITE].items()
     }
-    monkeypatch.setattr("edgeadv_export.attacked.SUITES", {**SUITES, GATE_SUITE: less})
+    monkeypatch.setattr("edgeadv.workflows.int8_judge.SUITES", {**SUITES, GATE_SUITE: less})
+
+
+def test_a_budget_without_a_judge_is_refused(digits_train: ImageSet, digits_test: ImageSet) -> None:
+    with pytest.raises(
+        InputError, match=r"^`eps` of int8 needs `make_judge`, which attacks: edgeadv\.export brings one$"
+    ):
+        plan(digits_train, digits_test, eps=Eps.parse("8/255"), make_judge=None)
 
 
 @pytest.mark.usefixtures("quick")
@@ -295,8 +308,8 @@ def test_the_worst_case_is_that_of_the_evaluation(
     from edgeadv.data.datasets import batches
     from edgeadv.gradients.graph import load_surrogate
     from edgeadv_runtime.attacks.base import infos
-    from edgeadv_runtime.attacks.batches import CleanBatch, DataInfo
     from edgeadv_runtime.attacks.crafting import craft
+    from edgeadv_runtime.bundle.batches import CleanBatch, DataInfo
     from edgeadv_runtime.evaluation.loop import evaluate
     from edgeadv_runtime.records.effort import lacking
 
@@ -346,7 +359,7 @@ def test_an_int8_that_only_hides_from_the_gradients_of_fp32_does_not_pass(
     monkeypatch.setattr("edgeadv_export.int8._IMAGES_IN_RANGE", 100.0)
     # with few attacks of float32: what many of them break leaves less to tell the two apart
     few = {**SUITES["fast"], PGD_SMOOTHED: Effort(steps=10), SQUARE: Effort(queries=QUERIES)}
-    monkeypatch.setattr("edgeadv_export.attacked.SUITES", {GATE_SUITE: few})
+    monkeypatch.setattr("edgeadv.workflows.int8_judge.SUITES", {GATE_SUITE: few})
     order = np.arange(0, 1000, 2)
     int8 = plan(digits_train, digits_test, order=order, eps=Eps.parse("12/255"), max_drop=100.0)
     whole = export(digits_model, tmp_path / "x.edgeadv", int8, variants=["int8-s8s8"])

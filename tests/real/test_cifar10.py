@@ -91,25 +91,25 @@ def results(work: Path, name: str) -> Results:
 
 def test_the_runs_learnt_something(work, name):
     run = Run.open(work / name)
-    stage = run.info["stages"][-1]
-    assert len(stage["epochs"]) == EPOCHS and stage["train_images"] == 1500 and stage["test_images"] == 500
-    assert stage["epochs"][-1]["loss"] < stage["epochs"][0]["loss"]
+    stage = run.info.stages[-1]
+    assert len(stage.epochs) == EPOCHS and stage.train_images == 1500 and stage.test_images == 500
+    assert stage.epochs[-1]["loss"] < stage.epochs[0]["loss"]
     # ten classes: the whole interval lies above chance
-    assert stage["test_accuracy_ci95"][0] > 0.15
+    assert stage.test_accuracy_ci95[0] > 0.15
     assert not (work / name / "state.bin").exists()
 
 
 def test_the_distilled_run_says_what_it_is(work):
     run, teacher = Run.open(work / "distilled"), Run.open(work / "distilled" / "teacher")
     assert run.title == "regnet_y_400mf, papernot T=40"
-    assert run.info["recipe"]["temperature"] == teacher.info["recipe"]["temperature"] == 40
-    assert run.info["recipe"]["teacher_weights_sha256"] == teacher.info["weights_sha256"]
+    assert run.info.recipe["temperature"] == teacher.info.recipe["temperature"] == 40
+    assert run.info.recipe["teacher_weights_sha256"] == teacher.info.weights_sha256
 
 
 def test_the_bundle_is_the_run(work, name):
     bundle = Bundle.open(work / f"{name}.edgeadv")
     assert bundle.variants == ("fp32", "fp16")
-    assert bundle.weights_sha256 == Run.open(work / name).info["weights_sha256"]
+    assert bundle.weights_sha256 == Run.open(work / name).info.weights_sha256
     assert bundle.classes.ids[:2] == ("airplane", "automobile")
     assert bundle.manifest.provenance["data"]["spec"] == "cifar10"
     assert bundle.manifest.provenance["frames"] == {"origin": "cifar10 test", "count": 64}

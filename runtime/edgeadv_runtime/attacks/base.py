@@ -16,10 +16,10 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ..backends.base import Backend
+from ..bundle.batches import CleanBatch
 from ..errors import InputError
 from ..records.eps import Eps
 from ..records.rows import CLEAN, NORMS, AttackParams
-from .batches import CleanBatch
 
 Key = tuple[str, str]
 """Name of an attack and the text of its eps; ``(CLEAN, "0")`` for the image as it is."""

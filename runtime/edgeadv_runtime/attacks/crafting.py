@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import Backend
+from ..bundle.batches import CleanBatch
 from ..bundle.preprocess import to_tensor
 from ..records.eps import Eps
 from ..records.suites import contradicts, follows_gradients, is_ours, order_of
 from .base import CLEAN_KEY, Attack, AttackInfo, CraftedBatch, CumulativeAttack, Evidence, Key, LazyImages
-from .batches import CleanBatch
 from .margins import clearly_broken, margins
 from .perturbation import check_crafted, round_to_uint8
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.batches import CleanBatch, DataInfo
 from ..bundle.bundle import Bundle
 from ..bundle.entries import Entry, FileEntry
 from ..bundle.preprocess import to_tensor
@@ -30,7 +31,6 @@ from ..records.about import Skipped
 from ..records.eps import Eps
 from ..records.rows import NORMS
 from .base import CLEAN_KEY, AttackInfo, CraftedBatch, Evidence, Key, LazyImages
-from .batches import CleanBatch, DataInfo
 from .perturbation import check_crafted
 
 SCHEMA_VERSION = 1

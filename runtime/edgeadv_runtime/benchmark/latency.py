@@ -19,8 +19,8 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from .._version import __version__
-from ..attacks.batches import Progress
 from ..backends.base import Backend
+from ..bundle.batches import Progress
 from ..bundle.bundle import Bundle
 from ..bundle.preprocess import Preprocess, to_tensor
 from ..decoding import convert

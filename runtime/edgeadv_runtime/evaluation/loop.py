@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from .._version import __version__
 from ..attacks.base import CLEAN_KEY, AttackInfo, CraftedBatch, Key, check_infos
-from ..attacks.batches import DataDigest, DataInfo, Progress, check_readable
 from ..attacks.pack import AttackPack
 from ..backends.base import Backend
+from ..bundle.batches import DataDigest, DataInfo, Progress, check_readable
 from ..bundle.bundle import Bundle
 from ..bundle.training_images import Overlap, check_overlap
 from ..decoding import convert

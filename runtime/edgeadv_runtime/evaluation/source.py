@@ -9,10 +9,10 @@ from typing import Any
 
 from .._version import __version__
 from ..attacks.base import Attack, AttackInfo, CraftedBatch, check_infos, infos
-from ..attacks.batches import DataInfo
 from ..attacks.crafting import extend
 from ..attacks.pack import PACK_FILE, AttackPack, info_to_json
 from ..backends.base import Backend
+from ..bundle.batches import DataInfo
 from ..bundle.bundle import Bundle
 from ..device.facts import library_versions
 from ..errors import InputError

@@ -25,9 +25,9 @@ from edgeadv.backends.pytorch import TorchBackend
 from edgeadv.data.datasets import ImageSet, balanced_subset, batches
 from edgeadv.models.builder import Architecture, PixelModel, build
 from edgeadv_runtime.attacks.base import CallableAttack, infos
-from edgeadv_runtime.attacks.batches import CleanBatch, DataInfo
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.backends import Backend, OnnxRuntimeBackend
+from edgeadv_runtime.bundle.batches import CleanBatch, DataInfo
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.errors import InputError, MissingDependencyError

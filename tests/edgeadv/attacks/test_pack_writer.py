@@ -21,10 +21,10 @@ from edgeadv.attacks.pack_writer import clean_batches, write_pack
 from edgeadv.backends.pytorch import TorchBackend
 from edgeadv.data.datasets import ImageSet, open_data
 from edgeadv_runtime.attacks.base import Attack, CallableAttack, CraftedBatch, infos
-from edgeadv_runtime.attacks.batches import DataInfo
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.attacks.pack import PACK_FILE, SHARD_SIZE, AttackPack
 from edgeadv_runtime.backends import OnnxRuntimeBackend
+from edgeadv_runtime.bundle.batches import DataInfo
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.errors import BundleError, DataError, InputError, StorageError

@@ -516,7 +516,7 @@ options("no_epochs", "epochs must be at least 1", train, "--epochs", "0")
 options("batches_of_one", "batch-size must be at least 2", train, "--batch-size", "1")
 options("batch_larger_than_the_data", "do not fill one batch", train, "--batch-size", "4000")
 options("learning_rate_of_zero", "lr must be in", train, "--lr", "0")
-options("weight_decay_below_zero", "weight decay must be", train, "--weight-decay", "-1")
+options("weight_decay_below_zero", "--weight-decay must be", train, "--weight-decay", "-1")
 options("unknown_augmentation", "augment is one of none, crop-flip", train, "--augment", "mixup")
 options("training_limit_of_zero", "--limit must be at least 1", train, "--limit", "0")
 options("seed_below_zero", "seed must be at least 0", train, "--seed", "-1")
@@ -534,7 +534,7 @@ options(
     "--recipe",
     "papernot",
 )
-options("adversarial_training_without_a_budget", "at-pgd needs --at-eps, e.g. 8/255", train, "--recipe", "at-pgd")
+options("adversarial_training_without_a_budget", "at-pgd needs --eps, e.g. 8/255", train, "--recipe", "at-pgd")
 options(
     "budget_without_adversarial_training", "add --recipe at-pgd, n-fgsm, at-fgsm or trades", train, "--at-eps", "8/255"
 )
@@ -633,7 +633,7 @@ def file_of_a_bundle(desk: Desk) -> Arguments:
     return ["verify", desk.file("model.fp32.onnx", "")]
 
 
-options("robust_distillation_without_a_budget", "ard needs --at-eps, e.g. 8/255", distill, "--recipe", "ard")
+options("robust_distillation_without_a_budget", "ard needs --eps, e.g. 8/255", distill, "--recipe", "ard")
 options("budget_of_papernot", "belong to --recipe ard and rslad", distill, "--at-eps", "8/255")
 options(
     "robust_teacher_of_soft_label",
@@ -1136,13 +1136,13 @@ def teacher_at_another_temperature(desk):
     return distill(desk, "--teacher", desk.run(), "-T", "40")
 
 
-@case("damaged run")
+@case("missing required field 'classes'")
 def run_without_classes(desk):
     edit(desk.run() / "run.json", lambda info: info.pop("classes"))
     return ["export", desk.run(), "--out", "out.edgeadv"]
 
 
-@case("damaged run")
+@case("preprocess: Expected 'object', got 'array'")
 def run_whose_preprocessing_is_a_list(desk):
     edit(desk.run() / "run.json", lambda info: info.update(preprocess=[]))
     return ["export", desk.run(), "--out", "out.edgeadv"]

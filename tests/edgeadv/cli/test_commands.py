@@ -20,7 +20,7 @@ import torch
 
 import edgeadv_runtime
 from edgeadv.training import checkpoint
-from edgeadv.training.runs import Run
+from edgeadv.training.runs import Run, RunData
 from edgeadv_runtime.attacks.pack import AttackPack
 from edgeadv_runtime.benchmark.latency import Bench
 from edgeadv_runtime.bundle.bundle import Bundle
@@ -80,13 +80,13 @@ def test_train_leaves_a_run_and_nothing_else(digits):
     assert sorted(file.name for file in digits.iterdir()) == ["run.json", "training-images.npy", "weights.safetensors"]
     run = Run.open(digits)
     assert run.title == "test_resnet, undefended"
-    assert run.info["config"]["limit"] == 256
-    assert run.info["data"] == {"spec": "mnist5k", "train_images": 256, "test_images": 1000}
+    assert run.info.config["limit"] == 256
+    assert run.info.data == RunData("mnist5k", train_images=256, test_images=1000)
     assert run.classes.ids == tuple("0123456789")
-    (stage,) = run.info["stages"]
-    assert len(stage["epochs"]) == 1
-    low, high = stage["test_accuracy_ci95"]
-    assert low < stage["test_accuracy"] < high
+    (stage,) = run.info.stages
+    assert len(stage.epochs) == 1
+    low, high = stage.test_accuracy_ci95
+    assert low < stage.test_accuracy < high
 
 
 SIZE = "images were resized to 32 and cropped to 32 pixels (--preprocess)"
@@ -96,7 +96,7 @@ def test_train_says_how_it_goes_on_standard_error_and_what_it_made_on_standard_o
     outcome = cli("train", "--data", split, *SMALL, "--out", "run")
     assert outcome.status == 0
     figure, path = outcome.out.splitlines()
-    accuracy = Run.open("run").info["stages"][-1]["test_accuracy"]
+    accuracy = Run.open("run").info.stages[-1].test_accuracy
     assert figure.startswith(f"test_resnet, undefended: test accuracy {accuracy:.1%} [") and figure.endswith(
         "of 16 images"
     )
@@ -139,11 +139,11 @@ def test_distill_trains_a_teacher_and_says_what_distillation_does_not_do(cli, sp
     assert outcome.status == 0, outcome.err
     student, teacher = Run.open("student"), Run.open("student/teacher")
     assert student.title == "test_resnet, papernot T=40"
-    assert student.info["recipe"] == {
-        "recipe": "papernot", "temperature": 40.0, "teacher": teacher.title, "teacher_weights_sha256": teacher.info["weights_sha256"],
-        "teacher_test_accuracy": teacher.info["stages"][-1]["test_accuracy"],
+    assert student.info.recipe == {
+        "recipe": "papernot", "temperature": 40.0, "teacher": teacher.title, "teacher_weights_sha256": teacher.info.weights_sha256,
+        "teacher_test_accuracy": teacher.info.stages[-1].test_accuracy,
     }  # fmt: skip
-    assert teacher.info["weights_sha256"] != student.info["weights_sha256"]
+    assert teacher.info.weights_sha256 != student.info.weights_sha256
     assert outcome.out.splitlines()[1] == "student"
     *epochs, size, note = outcome.err.splitlines()
     assert size == SIZE
@@ -160,9 +160,9 @@ def test_distill_takes_a_teacher_that_is_there(cli, split, run):
     recipe = ("--recipe", "soft-label", "--alpha", "0.5", "-T", "4")
     outcome = cli("distill", "--data", split, *SMALL, *recipe, "--teacher", run, "--out", "student")
     assert outcome.status == 0, outcome.err
-    about = Run.open("student").info["recipe"]
+    about = Run.open("student").info.recipe
     assert (about["recipe"], about["alpha"], about["temperature"]) == ("soft-label", 0.5, 4.0)
-    assert about["teacher_weights_sha256"] == Run.open(run).info["weights_sha256"]
+    assert about["teacher_weights_sha256"] == Run.open(run).info.weights_sha256
     assert not Path("student/teacher").exists()
 
 
@@ -255,7 +255,7 @@ def test_ctrl_c_during_training_leaves_what_resume_finishes_bit_for_bit(cli, spl
     assert [line.partition(":")[0] for line in resumed.err.splitlines()[:-1]] == [
         f"train epoch {i}/30" for i in range(done + 1, 31)
     ]
-    assert len(Run.open("run").info["stages"][-1]["epochs"]) == 30
+    assert len(Run.open("run").info.stages[-1].epochs) == 30
     assert cli(*command, "whole").status == 0
     assert sha256_file(Path("run/weights.safetensors")) == sha256_file(Path("whole/weights.safetensors"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +43,7 @@ def command(
     seen.append((out, group, n))
 
 
-def call(*arguments: str) -> str:
+def call(*arguments: str, command=command) -> str:
     app = typer.Typer()
     app.command()(command)
     result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
@@ -83,6 +84,32 @@ def test_paths_are_given_again_and_a_group_in_a_group_has_its_own_options():
 def test_the_help_is_the_fields_own():
     text = call("--help")
     assert "Images per step." in text and "see --limit." in text and "--no-resume" not in text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    temperature: Annotated[float | None, "Of the softmax."] = None
+    image_seed: int = 7
+
+
+recipes: list[Recipe] = []
+
+
+@partial(with_groups, also={"temperature": ["-T"]})
+def trained(recipe: Recipe) -> None:
+    recipes.append(recipe)
+
+
+@pytest.mark.parametrize("option", ["--temperature", "-T"])
+def test_an_option_may_have_more_names(option):
+    call(option, "40", command=trained)
+    assert recipes.pop() == Recipe(temperature=40.0)
+
+
+def test_a_field_that_is_not_annotated_is_no_option():
+    assert "seed" not in call("--help", command=trained)
+    call(command=trained)
+    assert recipes.pop().image_seed == 7
 
 
 @pytest.mark.parametrize("text", ["", "a,", "a,,b", "a,a"])

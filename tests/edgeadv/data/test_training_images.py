@@ -20,10 +20,10 @@ from edgeadv.data.loading import Resident, Streamed
 from edgeadv.data.training_images import fed_images, hashed, training_data
 from edgeadv.models.builder import Architecture
 from edgeadv.training.adversarial import AdversarialTraining
+from edgeadv.training.config import TrainConfig
 from edgeadv.training.loop import Progress
 from edgeadv.training.recipes import Task, distill, train
 from edgeadv.training.runs import Run
-from edgeadv.training.trainer import TrainConfig
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.bundle.training_images import TRAINING_FILE, TrainingImages
 from edgeadv_runtime.errors import DataError, IntegrityError
@@ -84,7 +84,7 @@ def test_a_run_lists_what_it_was_trained_on(
     run = train(task(), small, tmp_path / "run")
     chosen = balanced_subset(digits_train.labels, 64, seed=0)
     assert listed(run) == expected(digits_train, chosen)
-    assert run.info["training_images"]["count"] == 64
+    assert run.info.training_images.count == 64
 
 
 def test_a_streamed_training_and_a_resumed_one_list_the_same(
@@ -156,7 +156,8 @@ def test_a_run_without_its_list_or_with_another_is_refused(tmp_path: Path, task:
 
 def test_a_run_of_an_older_edgeadv_does_not_know(tmp_path: Path, task: Any, small: Architecture) -> None:
     run = train(task(replace(CONFIG, epochs=1)), small, tmp_path / "run")
-    info = {key: value for key, value in run.info.items() if key != "training_images"}
+    info = json.loads((run.path / "run.json").read_text())
+    del info["training_images"]
     (run.path / "run.json").write_text(json.dumps(info))
     (run.path / TRAINING_FILE).unlink()
     assert Run.open(run.path).training_images is None

@@ -21,10 +21,10 @@ from edgeadv.data.rng import Draws
 from edgeadv.models.builder import Architecture, PixelModel, read_weights
 from edgeadv.training.adversarial import AdversarialTraining, Trades, ascend, divergence, random_start
 from edgeadv.training.checkpoint import STATE_FILE
+from edgeadv.training.config import TrainConfig
 from edgeadv.training.loop import Progress, fit
 from edgeadv.training.recipes import Task, train
 from edgeadv.training.runs import Run
-from edgeadv.training.trainer import TrainConfig
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.records.eps import Eps
 

@@ -18,10 +18,10 @@ from edgeadv.data.datasets import ImageSet, open_data
 from edgeadv.models.builder import Architecture, read_weights
 from edgeadv.training import checkpoint
 from edgeadv.training.adversarial import AdversarialTraining
+from edgeadv.training.config import TrainConfig
 from edgeadv.training.loop import Progress
 from edgeadv.training.recipes import Task, train
 from edgeadv.training.runs import Run
-from edgeadv.training.trainer import TrainConfig
 from edgeadv_runtime.errors import EdgeAdvError
 from edgeadv_runtime.records.eps import Eps
 
@@ -65,7 +65,7 @@ def test_twenty_kills_at_random(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["edgeadv.training.recipes"])
     rng, out, survived = np.random.default_rng(), tmp_path / "run", 0
-    epochs = whole.info["stages"][0]["epochs"]
+    epochs = whole.info.stages[0].epochs
     epoch_s = sum(epoch["duration_s"] + epoch["measured_s"] for epoch in epochs) / len(epochs)
     lost = []
     for kill in range(KILLS):

@@ -16,12 +16,11 @@ from edgeadv.data.datasets import ImageSet, open_data
 from edgeadv.data.rng import Draws
 from edgeadv.models.builder import Architecture
 from edgeadv.training.adversarial import AdversarialTraining, divergence, random_start
-from edgeadv.training.loop import OutOfTimeError
+from edgeadv.training.config import OutOfTimeError, TrainConfig
 from edgeadv.training.objectives import soft_labels
 from edgeadv.training.recipes import DEFAULTS, Task, distill, train
 from edgeadv.training.robust_distillation import Ard, Rslad
 from edgeadv.training.runs import Run
-from edgeadv.training.trainer import TrainConfig
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.records.eps import Eps
 
@@ -165,12 +164,12 @@ def test_a_larger_teacher_teaches_a_smaller_student(
     recipe: str, digits: tuple[ImageSet, ImageSet], student: Architecture, teacher: Run, tmp_path: Path
 ) -> None:
     run = distill(task(digits), student, tmp_path / "run", recipe=recipe, eps=EPS, steps=2, teacher=teacher)  # type: ignore[arg-type]
-    kept = run.info["recipe"]
+    kept = run.info.recipe
     assert (kept["recipe"], kept["eps"], kept["steps"]) == (recipe, "8/255", 2)
     assert (kept["temperature"], kept["alpha"]) == DEFAULTS[recipe]
-    assert kept["teacher"] == teacher.title and kept["teacher_weights_sha256"] == teacher.info["weights_sha256"]
+    assert kept["teacher"] == teacher.title and kept["teacher_weights_sha256"] == teacher.info.weights_sha256
     assert run.title == f"test_resnet, {recipe} T={DEFAULTS[recipe][0]:g} eps 8/255"
-    assert run.info["stages"][0]["holdout_images"] == 50
+    assert run.info.stages[0].holdout_images == 50
     with pytest.raises(InputError, match="other settings"):
         distill(
             task(digits, resume=True), student, tmp_path / "run", recipe=recipe, eps=Eps.parse("4/255"), steps=2,  # type: ignore[arg-type]
@@ -185,8 +184,8 @@ def test_a_teacher_is_trained_robust_where_none_is_given(
     run = distill(
         task(digits), student, out, recipe="rslad", eps=EPS, steps=1, teacher_defence=AdversarialTraining.n_fgsm(EPS)
     )
-    assert Run.open(out / "teacher").info["recipe"]["recipe"] == "n-fgsm"
-    assert run.info["recipe"]["teacher"] == "test_resnet, n-fgsm eps 8/255"
+    assert Run.open(out / "teacher").info.recipe["recipe"] == "n-fgsm"
+    assert run.info.recipe["teacher"] == "test_resnet, n-fgsm eps 8/255"
 
 
 def test_what_does_not_fit_is_said_before_anything_is_trained(
@@ -196,11 +195,11 @@ def test_what_does_not_fit_is_said_before_anything_is_trained(
     out = tmp_path / "run"
     with pytest.raises(InputError, match="was not trained on adversarial images"):
         distill(task(digits), student, out, recipe="ard", eps=EPS, teacher=plain)
-    with pytest.raises(InputError, match="ard needs the budget"):
+    with pytest.raises(InputError, match="ard needs `eps`"):
         distill(task(digits), student, out, recipe="ard", teacher=teacher)
     with pytest.raises(InputError, match="soft-label is trained on images as they are"):
         distill(task(digits), student, out, recipe="soft-label", eps=EPS, teacher=plain)
-    with pytest.raises(InputError, match="papernot has no alpha"):
+    with pytest.raises(InputError, match="papernot has no `alpha`"):
         distill(task(digits), student, out, recipe="papernot", alpha=0.5)
     assert not out.exists()
 
@@ -218,4 +217,4 @@ def test_a_distillation_in_slices_is_the_whole_one(
     run = distill(
         replace(two, resume=True), student, tmp_path / "cut", recipe="rslad", eps=EPS, steps=1, teacher=teacher
     )
-    assert run.info["weights_sha256"] == whole.info["weights_sha256"]
+    assert run.info.weights_sha256 == whole.info.weights_sha256

@@ -21,10 +21,10 @@ from edgeadv.data.rng import Draws
 from edgeadv.models.builder import Architecture, PixelModel
 from edgeadv.training import checkpoint
 from edgeadv.training.adversarial import AdversarialTraining
-from edgeadv.training.loop import OutOfTimeError, fit
+from edgeadv.training.config import OutOfTimeError, TrainConfig
+from edgeadv.training.loop import fit
 from edgeadv.training.objectives import HardLabels
 from edgeadv.training.selection import HOLDOUT, Standing, collapse, split_off, standing
-from edgeadv.training.trainer import TrainConfig
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.records.eps import Eps
 

@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, CallableAttack, Crafted, infos
-from edgeadv_runtime.attacks.batches import CleanBatch
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.attacks.perturbation import check_crafted, round_to_uint8
 from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle.batches import CleanBatch
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.records.eps import Eps

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeadv_runtime.attacks.base import CLEAN_KEY, CallableAttack, Crafted, CumulativeAttack, infos
-from edgeadv_runtime.attacks.batches import CleanBatch
 from edgeadv_runtime.attacks.crafting import WorstVersions, answers_of, craft, extend, progress_of
 from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle.batches import CleanBatch
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.rows import AttackParams

@@ -15,10 +15,10 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeadv_runtime.attacks.base import CLEAN_KEY, AttackInfo, CallableAttack, CraftedBatch, Evidence, infos
-from edgeadv_runtime.attacks.batches import CleanBatch
 from edgeadv_runtime.attacks.crafting import craft, extend
 from edgeadv_runtime.attacks.pack import AttackPack, info_to_json, load_shard, save_shard
 from edgeadv_runtime.backends import OnnxRuntimeBackend
+from edgeadv_runtime.bundle.batches import CleanBatch
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.decoding import convert
 from edgeadv_runtime.errors import BundleError, EdgeAdvError, InputError, IntegrityError, SchemaError

@@ -18,12 +18,12 @@ from edgeadv_runtime import NoiseAttack, SquareAttack
 from edgeadv_runtime.attacks import square_attack as square
 from edgeadv_runtime.attacks.ball import ball
 from edgeadv_runtime.attacks.base import infos
-from edgeadv_runtime.attacks.batches import CleanBatch
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.attacks.margins import clearly_broken, margins
 from edgeadv_runtime.attacks.perturbation import check_crafted
 from edgeadv_runtime.attacks.square_search import square_side
 from edgeadv_runtime.backends import OnnxRuntimeBackend
+from edgeadv_runtime.bundle.batches import CleanBatch
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.errors import BackendError, BundleError, InputError, StorageError
 from edgeadv_runtime.records.eps import Eps

@@ -20,9 +20,9 @@ from PIL import Image
 
 from edgeadv.cli._table import print_results
 from edgeadv_runtime.attacks.base import AttackInfo, CallableAttack, CraftedBatch, Evidence, Key, infos
-from edgeadv_runtime.attacks.batches import CleanBatch, DataInfo
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle.batches import CleanBatch, DataInfo
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
 from edgeadv_runtime.bundle.entries import CalibrationEntry, SizedFileEntry
 from edgeadv_runtime.bundle.manifest import Manifest

@@ -1,4 +1,4 @@
-"""Lengths of time on the command line."""
+"""Lengths of time as text."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from edgeadv_runtime.errors import InputError
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
-def seconds(text: str, *, option: str) -> float:
+def seconds(text: str, *, field: str) -> float:
     """Read ``90s``, ``9m`` or ``2h``.
 
     Raises:
-        InputError: it is no such time, or none at all.
+        InputError: it is no such time, or none at all; ``field`` names it.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", text)
     if not found or not float(found[1]):
-        raise InputError(f"{option} {text!r} is not a time such as 90s, 9m or 2h")
+        raise InputError(field, f"{text!r} is not a time such as 90s, 9m or 2h")
     return float(found[1]) * _UNITS[found[2]]

@@ -1,0 +1,92 @@
+"""Hyper-parameters of a training, and how it ends when its time is over.
+
+Loading this module loads no PyTorch: the command line makes options of the fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any
+
+from edgeadv_runtime.errors import InputError
+
+# torch takes no larger ones; a teacher's seed and those of several processes are a little larger
+_SEEDS = 2**62
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Hyper-parameters of one training; all of them are kept in ``run.json``.
+
+    The peak learning rate ``lr`` is that of a one-cycle schedule (SGD, Nesterov momentum 0.9). With ``accumulate`` the
+    gradient is that of the whole batch; BatchNorm takes the statistics of each part. ``ema`` averages BatchNorm's
+    statistics too. ``holdout`` images are not trained on: the epoch whose network does best on them is kept; None takes
+    2,000, or a fifth of all if they are fewer than 10,000, where the recipe has a budget, and none where it has not.
+    ``limit_seed`` chooses the images of ``limit``; None takes ``seed``: a teacher has a seed of its own and its
+    student's images.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    epochs: Annotated[int, "Passes over the training images, of each training."] = 8
+    batch_size: Annotated[int, "Images per step, of all processes together."] = 64
+    accumulate: Annotated[int, "Parts that a batch passes in one after another, to need less memory."] = 1
+    lr: Annotated[float | None, "Peak learning rate; by default 0.02, or 0.01 without BatchNorm."] = None
+    weight_decay: Annotated[float, "L2 penalty."] = 5e-4
+    clip: Annotated[float | None, "Largest norm of the gradient; by default not clipped."] = None
+    ema: Annotated[float, "Decay of an average of the weights that is kept in their place; 0 keeps the last."] = 0.0
+    holdout: Annotated[
+        int | None, "Training images held out to choose the epoch; by default 2,000 with adversarial images."
+    ] = None
+    seed: Annotated[int, "Of weights, order, augmentation and random starts."] = 0
+    augment: Annotated[str, "none, crop-flip, resized-crop or trivial."] = "none"
+    limit: Annotated[int | None, "Train on at most this many images, as many of each class."] = None
+    workers: Annotated[int, "Processes that decode images."] = 0
+    compile: Annotated[bool, "Fuse the network by torch.compile: minutes at the start, faster steps."] = False
+    limit_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 2), ("seed", 0), ("workers", 0), ("accumulate", 1)):
+            if getattr(self, name) < least:
+                raise InputError(name, f"must be at least {least}, not {getattr(self, name)}")
+        if self.seed >= _SEEDS:
+            raise InputError("seed", f"must be below {_SEEDS}, not {self.seed}")
+        if self.lr is not None and not 0 < self.lr <= 100:
+            raise InputError("lr", f"must be in (0, 100], not {self.lr}")
+        if not 0 <= self.weight_decay <= 1:
+            raise InputError("weight_decay", f"must be in [0, 1], not {self.weight_decay}")
+        if not 0 <= self.ema < 1:
+            raise InputError("ema", f"must be in [0, 1), not {self.ema}")
+        if self.clip is not None and not 0 < self.clip < float("inf"):
+            raise InputError("clip", f"must be above 0, not {self.clip}")
+        if self.holdout is not None and self.holdout < 0:
+            raise InputError("holdout", f"must be at least 0, not {self.holdout}")
+        if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
+            raise InputError(
+                f"a `batch_size` of {self.batch_size} cannot be passed in {self.accumulate} equal parts of at least 2 "
+                "images (`accumulate`)"
+            )
+
+    def with_seed(self, offset: int) -> TrainConfig:
+        """The same settings and images under another seed: teacher and student do not start from the same weights."""
+        images = self.limit_seed if self.limit is None or self.limit_seed is not None else self.seed
+        return replace(self, seed=self.seed + offset, limit_seed=images)
+
+    def resume_settings(self) -> dict[str, Any]:
+        """What a training cannot be resumed without; more workers or a compiled network change nothing of it."""
+        return {key: value for key, value in asdict(self).items() if key not in ("workers", "compile")}
+
+
+class OutOfTimeError(Exception):
+    """The time that was given is over; what is done is saved and can be resumed.
+
+    Attributes:
+        done: epochs that are done.
+        epochs: of this training.
+    """
+
+    def __init__(self, stage: str, done: int, epochs: int, seconds: float | None = None) -> None:
+        each = "" if seconds is None else f"; an epoch takes {seconds:.0f} s, and one that does not fit is not begun"
+        super().__init__(f"{stage}: {done} of {epochs} epochs are done and saved{each}; `resume` continues")
+        self.done, self.epochs = done, epochs

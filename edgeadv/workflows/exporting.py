@@ -1,0 +1,387 @@
+"""Export a run, or an architecture with a weight file, to a bundle. The one workflow that needs ``edgeadv_export``.
+
+Loading this module loads no PyTorch: the command line makes options of its groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+from edgeadv_runtime.bundle.bundle import Bundle, Classes, check_replaceable
+from edgeadv_runtime.bundle.preprocess import Preprocess
+from edgeadv_runtime.bundle.variants import INT8, VARIANTS, expanded, precision_of
+from edgeadv_runtime.errors import DataError, ExportError, InputError, StorageError
+from edgeadv_runtime.files import ensure_writable, sha256_file
+from edgeadv_runtime.records.eps import Eps
+
+from .extras import need
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgeadv_export import ConfidencePlan, Int8Plan
+    from edgeadv_runtime.bundle.training_images import TrainingImages
+
+    from ..data.datasets import ImageSet, Split
+    from ..data.sources import Data, Source
+    from ..models.builder import PixelModel
+    from ..training.runs import Run
+
+IMAGENET = "imagenet1k"
+PRECISIONS = ("fp32", "fp16")
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """A network without a run: all but ``weights_map`` and ``upsample`` must be given."""
+
+    arch: Annotated[str | None, "Without a run: a torchvision or timm architecture."] = None
+    weights: Annotated[str | None, "Without a run: a weight file, or default."] = None
+    classes: Annotated[str | None, f"Without a run: {IMAGENET}, or a file of id<TAB>name in logit order."] = None
+    preprocess: Annotated[str | None, "Without a run: written resize=256,crop=224,interp=bicubic."] = None
+    weights_map: Annotated[
+        str | None, "Without a run: by-name (default), or by-position if the file has other names."
+    ] = None
+    upsample: Annotated[int | None, "Without a run: whole factor by which the model enlarges its input."] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Options:
+    """What int8 is made from and what it must keep."""
+
+    calibration_data: Annotated[
+        str | None, "int8: a folder of images, or train for those of the run (default); never test images."
+    ] = None
+    calibration_count: Annotated[int | None, "int8: how many of them; default 512, or all if they are fewer."] = None
+    calibration_seed: Annotated[int | None, "int8: seed of their choice; default 0."] = None
+    max_drop: Annotated[
+        float | None,
+        "int8: points of top-1 that may be lost against fp32, judged at the interval's upper end; default 1.",
+    ] = None
+    gate_data: Annotated[
+        Path | None, "int8: class folders to measure that on; default the run's test images, or what calibration left."
+    ] = None
+    gate_limit: Annotated[int | None, "int8: at most this many of them, balanced."] = None
+    gate_eps: Annotated[str | None, "int8: hold the worst case under attack at this budget to it too, e.g. 8/255."] = (
+        None
+    )
+    allow_training_images: Annotated[bool, "int8: measure it on more than 1% of images that were trained on."] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfidenceOptions:
+    """What temperature and rejection threshold are made from."""
+
+    confidence_data: Annotated[
+        str | None,
+        "Labelled images not trained on: half of them sets temperature and rejection threshold, half measures them. "
+        "A folder or name as for `data`, or test for those of the run.",
+    ] = None
+    confidence_limit: Annotated[int | None, "At most this many of them, balanced; default 2000."] = None
+    coverage: Annotated[float | None, "Share of clean images that the rejection threshold answers; default 0.95."] = (
+        None
+    )
+
+
+def export(
+    source: Run | ModelSource | str | Path,
+    out: str | Path,
+    *,
+    precisions: Sequence[str] = PRECISIONS,
+    data: Source | Data | None = None,
+    golden: str | Path | None = None,
+    training_data: str | Path | None = None,
+    workers: int = 0,
+    data_root: str | Path | None = None,
+    int8: Int8Options = Int8Options(),
+    confidence: ConfidenceOptions = ConfidenceOptions(),
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Export to ONNX, compare every artefact with PyTorch on real images, and write the bundle only if they agree.
+
+    Args:
+        source: a finished run or its folder, or a network without one.
+        out: the bundle to make; by custom it is called ``NAME.edgeadv``.
+        precisions: variants; ``"int8"`` is both of its variants. With ``-u8in`` behind it a variant takes uint8 pixels.
+        data: what the network was trained and tested on; None opens what the run names.
+        golden: a folder of real images to compare on, 64 of them spread over it; None takes the test images of ``data``.
+        training_data: what the network was trained on beside what its run knows: a name, or a folder of images.
+        workers: processes that decode the images of ``training_data``.
+        data_root: where torchvision keeps its data.
+        int8: what int8 is made from and what it must keep.
+        confidence: what temperature and rejection threshold are made from; neither is shipped without data.
+        overwrite: replace a bundle that is there.
+        progress: called in a few words with what begins.
+
+    Raises:
+        InputError: an argument is wrong; it names the field.
+        ExportError: the model cannot be exported, or a variant is not the model; no bundle is left then.
+        EdgeAdvError: the run or the data cannot be read, or ``out`` cannot be written.
+    """
+    need("export")
+    import edgeadv_export
+
+    from ..data.sources import load_data
+
+    out, tell = Path(out), progress or (lambda _: None)
+    variants = _variants(precisions)
+    wants_int8 = any(precision_of(variant) == INT8 for variant in variants)
+    if not wants_int8 and (given := given_fields(int8)):
+        raise InputError("precisions", f"{','.join(precisions)} has no int8: leave {given} out, or add int8")
+    if confidence.confidence_data is None and (given := given_fields(confidence)):
+        raise InputError(f"{given} needs `confidence_data`: name labelled images that were not trained on")
+    folder = None if golden is None else Path(golden)
+    opened = None if data is None else load_data(data, root=data_root, field="data")
+    if isinstance(source, ModelSource):
+        model = _from_weights(source, opened, folder)
+    else:
+        model = _from_run(source, opened, folder, data_root)
+    check_replaceable(out)
+    if training_data is not None:
+        model = _with_training_data(model, str(training_data), data_root, workers=workers, tell=tell)
+    confidence_plan = _confidence_plan(confidence, model, data_root)
+    int8_plan = _int8_plan(int8, model, tell) if wants_int8 else None
+    return edgeadv_export.export_bundle(
+        model.model,
+        out,
+        classes=model.classes,
+        preprocess=model.preprocess,
+        frames=model.frames,
+        variants=variants,
+        title=model.title,
+        provenance=model.provenance,
+        int8=int8_plan,
+        confidence=confidence_plan,
+        training_images=model.training_images,
+        overwrite=overwrite,
+        progress=tell,
+    )
+
+
+def export_after_training(
+    run: Run, out: str | Path, *, data_root: str | Path | None = None, progress: Progress | None = None
+) -> Bundle:
+    """Export a run that was just trained in fp32 and fp16, or in fp32 alone where fp16 is refused.
+
+    Raises:
+        EdgeAdvError: as :func:`export`.
+    """
+    try:
+        return export(run, out, data_root=data_root, progress=progress)
+    except ExportError as error:
+        # a training went before: what can be had of it is better than nothing
+        if progress is not None:
+            progress(f"warning: {error}; exporting fp32 alone")
+        return export(run, out, precisions=PRECISIONS[:1], data_root=data_root, progress=progress)
+
+
+def check_export(out: Path, *, field: str, may_exist: bool) -> None:
+    """Refuse, before a training, a bundle that could not be written after it.
+
+    Raises:
+        InputError: ``out``, which ``field`` names, is there, or its folder cannot be written.
+    """
+    check_replaceable(out)
+    if out.exists() and not may_exist:
+        raise InputError(f"{out} exists: choose another `{field}`")
+    try:
+        ensure_writable(out.absolute().parent)
+    except StorageError as error:
+        raise InputError(field, f"{out}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Model:
+    """What a bundle is made from."""
+
+    model: PixelModel
+    classes: Classes
+    preprocess: Preprocess
+    frames: list[NDArray[np.uint8]]
+    title: str
+    provenance: dict[str, Any]
+    data: Data | None = None
+    training_images: TrainingImages | None = None
+
+
+def given_fields(options: ModelSource | Int8Options | ConfidenceOptions) -> str:
+    """The fields of ``options`` that are not as they are by default, for a message."""
+    return ", ".join(f"`{f.name}`" for f in fields(options) if getattr(options, f.name) != f.default)
+
+
+def _variants(precisions: Sequence[str]) -> list[str]:
+    """The variants that ``precisions`` names, each once."""
+    variants = expanded(list(precisions), VARIANTS)
+    if unknown := [variant for variant in variants if variant not in VARIANTS]:
+        raise InputError("precisions", f"{unknown[0]!r} is no variant: choose from {', '.join(VARIANTS)}")
+    if len(set(variants)) != len(variants):
+        both = expanded([INT8], VARIANTS)
+        raise InputError("precisions", f"{','.join(precisions)} names a variant twice: {INT8} is {' and '.join(both)}")
+    return variants
+
+
+def _frames(data: Data | None, golden: Path | None) -> tuple[list[NDArray[np.uint8]], str]:
+    """Real images to compare on, and where they are from."""
+    from edgeadv_export import data_frames, folder_frames
+
+    if golden is not None:
+        return folder_frames(golden), golden.resolve().name
+    assert data is not None
+    return data_frames(data.test), f"{data.name} test"
+
+
+def _from_run(source: Run | str | Path, data: Data | None, golden: Path | None, root: str | Path | None) -> _Model:
+    from ..training.runs import Run
+
+    run = source if isinstance(source, Run) else Run.open(source)
+    data = data or _own_data(run, root)
+    frames, origin = _frames(data, golden)
+    return _Model(
+        model=run.load_model(),
+        classes=run.classes,
+        preprocess=run.preprocess,
+        frames=frames,
+        title=run.title,
+        provenance={**run.provenance, "frames": {"origin": origin, "count": len(frames)}},
+        data=data,
+        training_images=run.training_images,
+    )
+
+
+def _own_data(run: Run, root: str | Path | None) -> Data:
+    """What the run names: a data set by name, or a folder; what was in memory, or is gone, must be given."""
+    from ..data.datasets import EMBEDDED, TORCHVISION
+    from ..data.sources import Data, load_data
+
+    folder = Path(run.data)
+    if run.data in (EMBEDDED, *TORCHVISION) or (folder.is_absolute() and folder.is_dir()):
+        return load_data(run.data, root=root)
+
+    def missing(split: Split) -> ImageSet:
+        raise DataError(
+            "data",
+            f"is needed: {run.path} was trained on {folder.name}, a folder that is not here or a data set in memory",
+        )
+
+    return Data(folder.name, missing)
+
+
+def _from_weights(source: ModelSource, data: Data | None, golden: Path | None) -> _Model:
+    from edgeadv_export import imagenet_classes, read_classes
+
+    from ..models.builder import Architecture, WeightsMap, load_pretrained
+
+    arch, weights, classes, preprocess = source.arch, source.weights, source.classes, source.preprocess
+    if not (arch and weights and classes and preprocess and (golden or data)):
+        needed = {
+            "arch": arch,
+            "weights": weights,
+            "classes": classes,
+            "preprocess": preprocess,
+            "golden": golden or data,
+        }
+        missing = ", ".join(f"`{name}`" for name, value in needed.items() if not value)
+        raise InputError(f"without a run, export also needs {missing}")
+    weights_map = source.weights_map or "by-name"
+    if weights_map not in get_args(WeightsMap):
+        raise InputError("weights_map", f"{weights_map!r} is not one of {', '.join(get_args(WeightsMap))}")
+    steps = Preprocess.parse(preprocess)
+    labels = imagenet_classes() if classes == IMAGENET else read_classes(Path(classes))
+    architecture = Architecture.find(
+        arch, num_classes=len(labels), upsample=1 if source.upsample is None else source.upsample
+    )
+    model = load_pretrained(architecture, weights, weights_map=weights_map)  # type: ignore[arg-type]
+    origin: dict[str, Any] = {"name": Path(weights).name, "map": weights_map}
+    if Path(weights).is_file():
+        origin["sha256"] = sha256_file(Path(weights))
+    frames, where = _frames(data, golden)
+    return _Model(
+        model=model,
+        classes=labels,
+        preprocess=steps,
+        frames=frames,
+        title=architecture.name,
+        provenance={"weights": origin, "frames": {"origin": where, "count": len(frames)}},
+        data=data,
+    )
+
+
+def _with_training_data(model: _Model, spec: str, root: str | Path | None, *, workers: int, tell: Progress) -> _Model:
+    """``model`` with the images that ``training_data`` names besides those that its run knows."""
+    from edgeadv_export.int8_quality import paced
+
+    from ..data.datasets import DEFAULT_ROOT
+    from ..data.training_images import hashed, training_data
+
+    data = training_data(spec, root=Path(root or DEFAULT_ROOT))
+    report = paced(tell, f"hashing {len(data)} images of {spec}", "images")
+    images = hashed(data, model.preprocess, workers=workers, progress=report)
+    return replace(model, training_images=images | model.training_images)
+
+
+def _int8_plan(options: Int8Options, model: _Model, tell: Progress) -> Int8Plan:
+    """Choose the calibration images and the labelled ones, before anything is measured."""
+    from edgeadv_export import Int8Plan, calibration_images, choose_calibration, gate_images
+    from edgeadv_export.calibration import ADVISED
+    from edgeadv_export.int8_quality import MAX_DROP
+
+    from .int8_judge import Int8Judge
+
+    eps = None if options.gate_eps is None else Eps.parse(options.gate_eps)
+    calibration = choose_calibration(
+        calibration_images(options.calibration_data, run_data=model.data),
+        model.preprocess,
+        count=options.calibration_count,
+        seed=options.calibration_seed or 0,
+    )
+    images, order = gate_images(
+        calibration,
+        model.classes,
+        folder=options.gate_data,
+        run_data=model.data,
+        limit=options.gate_limit,
+        allow_training_images=options.allow_training_images,
+    )
+    plan = Int8Plan(
+        calibration=calibration,
+        images=images,
+        order=order,
+        eps=eps,
+        max_drop=MAX_DROP if options.max_drop is None else options.max_drop,
+        allow_training_images=options.allow_training_images,
+        make_judge=Int8Judge,
+    )
+    if unreadable := calibration.unreadable:
+        tell(
+            f"{len(unreadable)} image(s) of {calibration.origin} cannot be read and were passed over, "
+            f"e.g. {unreadable[0]}"
+        )
+    if (n := len(calibration.index)) < ADVISED:
+        tell(f"int8 is calibrated on {n} images; {ADVISED} or more are advised")
+    return plan
+
+
+def _confidence_plan(options: ConfidenceOptions, model: _Model, root: str | Path | None) -> ConfidencePlan | None:
+    """Choose the images for temperature and threshold; None where none were named."""
+    from edgeadv_export import ConfidencePlan, confidence_images
+    from edgeadv_export.confidence_fit import COVERAGE
+
+    from ..data.datasets import DEFAULT_ROOT
+
+    if options.confidence_data is None:
+        return None
+    images, order = confidence_images(
+        options.confidence_data,
+        model.classes,
+        run_data=model.data,
+        root=Path(root or DEFAULT_ROOT),
+        limit=options.confidence_limit,
+    )
+    coverage = COVERAGE if options.coverage is None else options.coverage
+    return ConfidencePlan(images=images, order=order, coverage=coverage)

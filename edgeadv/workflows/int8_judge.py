@@ -1,0 +1,172 @@
+"""Who judges int8's worst case at export: its gate's attacks, counted as an evaluation counts them, with the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, AttackInfo, CraftedBatch, infos
+from edgeadv_runtime.attacks.crafting import extend
+from edgeadv_runtime.attacks.noise import NoiseAttack
+from edgeadv_runtime.attacks.square_attack import SquareAttack
+from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle.batches import DataInfo
+from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.evaluation.outcomes import Artefact
+from edgeadv_runtime.evaluation.scoring import score_batches
+from edgeadv_runtime.evaluation.verdict import verdict_of
+from edgeadv_runtime.records.eps import Eps
+from edgeadv_runtime.records.evidence import RowMasking
+from edgeadv_runtime.records.suites import NOISE, ON_SURROGATE, SQUARE, SUITES, SuiteName
+
+from ..attacks import build_attacks
+from ..attacks.pack_writer import write_pack
+from ..data.datasets import ImageSet
+from ..gradients.graph import Surrogate
+
+if TYPE_CHECKING:
+    from edgeadv_export.draft import Draft
+
+GATE_SUITE: SuiteName = "standard"
+"""What attacks before a worst case is judged: less would be an upper bound."""
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What one artefact makes of the attacks.
+
+    Attributes:
+        right: bool (n,): the label came first without an attack and under every one.
+        masking: ``{"verdict", "evidence"}`` of its rows, as :func:`~edgeadv_runtime.evaluation.verdict.verdict_of` has
+            it.
+    """
+
+    right: NDArray[np.bool_]
+    masking: RowMasking
+
+
+class Int8Judge:
+    """Attacks fp32 once, keeps the images, and attacks every int8 graph with them and with what its own gradients make.
+
+    An :class:`edgeadv_export.judge.Judge`.
+
+    Args:
+        fp32: the float32 artefact, opened.
+        model: the same weights in PyTorch, on the CPU in evaluation mode, for the gradients.
+        draft: whose folder takes the adversarial images.
+        images: labelled images, in the order of the model's classes.
+        order: int64 (n,), positions in ``images``.
+        eps: the budget.
+        progress: called with the images done and the images there are.
+    """
+
+    suite = GATE_SUITE
+
+    def __init__(
+        self,
+        fp32: Backend,
+        model: nn.Module,
+        draft: Draft,
+        *,
+        images: ImageSet,
+        order: NDArray[np.int64],
+        eps: Eps,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self._fp32, self._draft, self._eps = fp32, draft, eps
+        attacks = attacks_for_gate(fp32, model, eps, classes=len(draft.classes), gradients_sha256=draft.weights_sha256)
+        self._pack = write_pack(
+            draft.folder / "gate.pack",
+            bundle=draft.bundle(),
+            images=images,
+            order=order,
+            attacks=attacks,
+            reference=fp32,
+            data=DataInfo(Path(images.spec).name, images.split, len(order), allow_unreadable=True),
+            uint8=eps.fits_8_bits,
+            progress=lambda done, total, _: progress(done, total),
+        )
+
+    def judge_fp32(self) -> Attacked:
+        """What fp32 makes of the attacks on itself."""
+        batches, infos = self._pack.batches([]), self._pack.infos
+        return score_attacked(batches, infos, bundle=self._draft.bundle("fp32"), backends=[self._fp32])[0]
+
+    def judge_int8(self, int8: Backend, surrogate: Surrogate | None) -> tuple[Attacked, Attacked]:
+        """What fp32 and ``int8`` make of the attacks on both; without a ``surrogate`` int8 meets fp32's, and queries."""
+        sha256 = None if surrogate is None else surrogate.sha256
+        classes, uint8 = len(self._draft.classes), self._pack.uint8
+        own = attacks_for_gate(int8, surrogate, self._eps, classes=classes, gradients_sha256=sha256)
+        fp32, ours = score_attacked(
+            extend(self._pack.batches([]), own, self._pack.infos, uint8=uint8),
+            [*self._pack.infos, *infos(own, uint8=uint8)],
+            bundle=self._draft.bundle("fp32", int8.variant),
+            backends=[self._fp32, int8],
+        )
+        return fp32, ours
+
+
+def attacks_for_gate(
+    backend: Backend, model: nn.Module | Surrogate | None, eps: Eps, *, classes: int, gradients_sha256: str | None
+) -> list[Attack]:
+    """What attacks ``backend`` in the gate: the suite by the gradients of ``model``, and Square on ``backend`` itself.
+
+    Args:
+        backend: the artefact, opened.
+        model: the float32 network in PyTorch, which all of the suite attacks; or the surrogate of an int8 artefact,
+            which meets those that a surrogate's gradients are good for, beside what was made on float32; None where it
+            has no surrogate.
+        eps: the budget.
+        classes: of the model.
+        gradients_sha256: hash of what the gradients of ``model`` belong to.
+    """
+    efforts = SUITES[GATE_SUITE]
+    made: list[Attack] = []
+    if isinstance(model, Surrogate):
+        own = {name: effort for name, effort in efforts.items() if name in ON_SURROGATE}
+        made += build_attacks(
+            model,
+            [eps],
+            efforts=own,
+            classes=classes,
+            gradients_sha256=gradients_sha256,
+            suffix=f"@{backend.variant}",
+            gradients=model.gradients,
+        )
+    elif model is not None:
+        made += build_attacks(model, [eps], efforts=efforts, classes=classes, gradients_sha256=gradients_sha256)
+        if NOISE in efforts:
+            made.append(NoiseAttack([eps], queries=efforts[NOISE].queries, backend=backend))
+    if SQUARE in efforts:
+        made.append(SquareAttack(backend, [eps], efforts[SQUARE].queries))
+    return made
+
+
+def score_attacked(
+    batches: Iterable[CraftedBatch], infos: Sequence[AttackInfo], *, bundle: Bundle, backends: Sequence[Backend]
+) -> list[Attacked]:
+    """Score every artefact on every image, as ``edgeadv evaluate`` does.
+
+    Args:
+        batches: crafted images.
+        infos: what each of their keys is, and which controls ran.
+        bundle: what is scored.
+        backends: the artefacts, opened.
+
+    Returns:
+        One for each of ``backends``.
+    """
+    outcomes = list(score_batches(batches, infos, bundle=bundle, backends=backends, unreadable=[], examples=0))
+    _, masking = verdict_of(infos, outcomes, [Artefact.of(backend) for backend in backends])
+    keys = [CLEAN_KEY, *(info.key for info in infos if not info.control)]
+    found = []
+    for k, about in enumerate(masking):
+        hits = [np.concatenate([outcome.top1[k][key] for outcome in outcomes]) for key in keys]
+        found.append(Attacked(np.logical_and.reduce(hits), about))
+    return found
