@@ -1,8 +1,149 @@
-"""edgeadv: train it robust, ship it small, prove it on the device.
+"""Train it robust, ship it small, prove it on the device.
 
-Importing this package loads no PyTorch; ``edgeadv.attacks``, ``edgeadv.models.builder`` and the other modules do.
+One call for each thing that edgeadv does. Importing this loads no PyTorch until a function needs it::
+
+    import edgeadv as ea
+
+    data = ea.load_data("gtsrb/")
+    teacher = ea.train("resnet101", data, recipe="trades", eps="8/255", out="runs/teacher", epochs=20)
+    student = ea.distill("regnet_y_400mf", data, recipe="rslad", teacher=teacher, eps="8/255", out="runs/student")
+    bundle = ea.export(student, "signs.edgeadv", precisions=["fp32", "fp16", "int8"])
+    results = ea.evaluate(bundle, data.test, eps=["2/255", "8/255"], backends=["torch", "onnxruntime"])
+    results.gate(eps="8/255", min_clean=0.9, min_robust=0.5).raise_if_failed()
+    ea.report([results, ea.bench(bundle, rate_hz=30)], "report.html")
+
+The device's side, which needs no PyTorch, is :mod:`edgeadv_runtime`.
 """
 
-from edgeadv_runtime import __version__
+from __future__ import annotations
 
-__all__ = ["__version__"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from edgeadv_runtime._version import __version__
+
+if TYPE_CHECKING:
+    from edgeadv_runtime.attacks.base import CallableAttack
+    from edgeadv_runtime.attacks.pack import AttackPack
+    from edgeadv_runtime.bundle.bundle import Bundle
+    from edgeadv_runtime.errors import EdgeAdvError, InputError
+    from edgeadv_runtime.records.bench import Bench
+    from edgeadv_runtime.records.eps import Eps
+    from edgeadv_runtime.records.results import Results
+    from edgeadv_runtime.records.study import Study
+
+    from .data.sources import Data, load_data
+    from .training.runs import Run
+    from .workflows.attack_plan import AttackPlan
+    from .workflows.backends import TensorRTPlan
+    from .workflows.benchmarking import bench
+    from .workflows.engines import build_engines
+    from .workflows.evaluation import Execution, evaluate
+    from .workflows.exporting import ConfidenceOptions, Int8Options, ModelSource, export
+    from .workflows.packing import attack
+    from .workflows.pretrained import Pretrained, study
+    from .workflows.reporting import report
+    from .workflows.runs import list_runs
+    from .workflows.training import DistillOptions, RecipeOptions, TrainConfig, TrainJob, distill, train
+    from .workflows.verification import verify
+
+__all__ = [
+    "AttackPack",
+    "AttackPlan",
+    "Bench",
+    "Bundle",
+    "CallableAttack",
+    "ConfidenceOptions",
+    "Data",
+    "DistillOptions",
+    "EdgeAdvError",
+    "Eps",
+    "Execution",
+    "InputError",
+    "Int8Options",
+    "ModelSource",
+    "Pretrained",
+    "RecipeOptions",
+    "Results",
+    "Run",
+    "Study",
+    "TensorRTPlan",
+    "TrainConfig",
+    "TrainJob",
+    "__version__",
+    "attack",
+    "bench",
+    "build_engines",
+    "distill",
+    "evaluate",
+    "export",
+    "list_runs",
+    "load_data",
+    "report",
+    "study",
+    "train",
+    "verify",
+]
+
+_MODULES = {
+    "edgeadv_runtime.attacks.base": ("CallableAttack",),
+    "edgeadv_runtime.attacks.pack": ("AttackPack",),
+    "edgeadv_runtime.bundle.bundle": ("Bundle",),
+    "edgeadv_runtime.errors": (
+        "EdgeAdvError",
+        "InputError",
+    ),
+    "edgeadv_runtime.records.bench": ("Bench",),
+    "edgeadv_runtime.records.eps": ("Eps",),
+    "edgeadv_runtime.records.results": ("Results",),
+    "edgeadv_runtime.records.study": ("Study",),
+    "edgeadv.data.sources": (
+        "Data",
+        "load_data",
+    ),
+    "edgeadv.training.runs": ("Run",),
+    "edgeadv.workflows.attack_plan": ("AttackPlan",),
+    "edgeadv.workflows.backends": ("TensorRTPlan",),
+    "edgeadv.workflows.benchmarking": ("bench",),
+    "edgeadv.workflows.engines": ("build_engines",),
+    "edgeadv.workflows.evaluation": (
+        "Execution",
+        "evaluate",
+    ),
+    "edgeadv.workflows.exporting": (
+        "ConfidenceOptions",
+        "Int8Options",
+        "ModelSource",
+        "export",
+    ),
+    "edgeadv.workflows.packing": ("attack",),
+    "edgeadv.workflows.pretrained": (
+        "Pretrained",
+        "study",
+    ),
+    "edgeadv.workflows.reporting": ("report",),
+    "edgeadv.workflows.runs": ("list_runs",),
+    "edgeadv.workflows.training": (
+        "DistillOptions",
+        "RecipeOptions",
+        "TrainConfig",
+        "TrainJob",
+        "distill",
+        "train",
+    ),
+    "edgeadv.workflows.verification": ("verify",),
+}
+_WHERE = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_WHERE[name]), name)
+    # a module of the same name would hide it otherwise
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

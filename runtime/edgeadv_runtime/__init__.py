@@ -1,4 +1,12 @@
-"""edgeadv on the device: bundles, backends, evaluation and latency, without PyTorch."""
+"""edgeadv on the device: classify, verify, evaluate and time what ships, without PyTorch::
+
+    from edgeadv_runtime import Bundle, Classifier
+
+    with Classifier.open("device.edgeadv") as classifier:
+        print(classifier.classify(frame)[0].name)
+
+Importing this loads NumPy, Pillow and msgspec, and no ONNX Runtime.
+"""
 
 from ._version import __version__
 from .attacks.base import Attack, CallableAttack, Crafted
@@ -6,20 +14,53 @@ from .attacks.noise import NoiseAttack
 from .attacks.pack import AttackPack
 from .attacks.square_attack import SquareAttack, square
 from .backends import Backend, OnnxRuntimeBackend, TensorRTBackend
+from .backends.build_engine import build_engine
+from .backends.golden_check import verify
+from .benchmark.latency import bench
 from .bundle.batches import DataInfo
 from .bundle.bundle import Bundle
 from .bundle.preprocess import Preprocess
+from .camera.stream import Stream
 from .engine import BatchProfile, EngineCache, EngineOptions
-from .errors import EdgeAdvError
+from .errors import EdgeAdvError, InputError
 from .evaluation.loop import evaluate
 from .inference.classifier import Classifier, Label
 from .inference.smoothing import Smoother
+from .records.bench import Bench
 from .records.eps import Eps
 from .records.results import Results
 from .records.rows import Row
 
 __all__ = [
-    "Attack", "AttackPack", "Backend", "BatchProfile", "Bundle", "CallableAttack", "Classifier", "Crafted", "DataInfo",
-    "EdgeAdvError", "EngineCache", "EngineOptions", "Eps", "Label", "NoiseAttack", "OnnxRuntimeBackend", "Preprocess", "Results", "Row",
-    "Smoother", "SquareAttack", "TensorRTBackend", "__version__", "evaluate", "square",
-]  # fmt: skip
+    "Attack",
+    "AttackPack",
+    "Backend",
+    "BatchProfile",
+    "Bench",
+    "Bundle",
+    "CallableAttack",
+    "Classifier",
+    "Crafted",
+    "DataInfo",
+    "EdgeAdvError",
+    "EngineCache",
+    "EngineOptions",
+    "Eps",
+    "InputError",
+    "Label",
+    "NoiseAttack",
+    "OnnxRuntimeBackend",
+    "Preprocess",
+    "Results",
+    "Row",
+    "Smoother",
+    "SquareAttack",
+    "Stream",
+    "TensorRTBackend",
+    "__version__",
+    "bench",
+    "build_engine",
+    "evaluate",
+    "square",
+    "verify",
+]
