@@ -419,7 +419,7 @@ def test_evaluate_says_the_worst_case_and_the_verdict(cli, tiny_bundle, pack):
             assert row.correct_top1 <= min(r.correct_top1 for r in within)
             low, high = row.top1_ci95
             assert f"{row.top1:.1%} [{low:.1%}, {high:.1%}]" in outcome.out
-    assert f"masking check: {results.masking['verdict']}" in outcome.out
+    assert f"masking check: {results.masking.verdict}" in outcome.out
     assert "not scored: torch fp16: torch serves fp32 only" in outcome.out
     assert outcome.out.splitlines()[-1] == "written: r.json"
     # strict JSON: no NaN, no Infinity
