@@ -71,7 +71,7 @@ class Run:
             for name, digest in written.items():
                 if sha256_file(folder / name) != digest:
                     raise IntegrityError(f"{folder / name} is not what this run wrote; train again or copy it again")
-        except (KeyError, TypeError, AttributeError, InputError, FileNotFoundError) as error:
+        except (KeyError, TypeError, AttributeError, InputError, SchemaError, FileNotFoundError) as error:
             raise BundleError(f"{folder} is a damaged run ({error}); copy it again or train again") from error
         return run
 
