@@ -110,7 +110,7 @@ def test_counts_are_those_of_an_independent_comparison(bundle: Bundle, digits_te
     assert gate["data"]["calibration_left_out"] == 30 and gate["data"]["n"] == 1000
     assert (gate["max_drop"], gate["fallback"], gate["fully_quantised"]) == (3.0, [], gate["clean"])
     assert gate["worst_case"] == {"not_measured": "no `gate_eps` was given"}
-    assert bundle.manifest.variants[variant].float_layers == []
+    assert bundle.manifest.variants[variant].float_layers == ()
 
 
 def test_the_manifest_names_the_calibration_images(bundle: Bundle, digits_train: ImageSet) -> None:
@@ -134,7 +134,7 @@ def test_int8_entries_are_complete(bundle: Bundle) -> None:
         assert gain["int8_bytes"] == entry["bytes"] == bundle.onnx_path(variant).stat().st_size
         assert gain["fp32_bytes"] == bundle.onnx_path("fp32").stat().st_size
         assert gain["smaller"] == gain["fp32_bytes"] / gain["int8_bytes"]
-    json.dumps(bundle.manifest, allow_nan=False)
+    json.dumps(bundle.manifest.to_json(), allow_nan=False)
     assert sorted(p.name for p in bundle.path.iterdir()) == [
         "golden.npz", "manifest.json", "model.fp32.onnx", "model.int8-s8s8.onnx", "model.int8-u8s8.onnx",
         "surrogate.int8-s8s8.safetensors", "surrogate.int8-u8s8.safetensors", "weights.safetensors",

@@ -294,7 +294,7 @@ def link_out_of_the_bundle(desk):
     return verify(desk)
 
 
-@case("ONNX Runtime cannot open")
+@case("cannot be read as ONNX")
 def artefact_that_is_not_onnx(desk):
     replace_file(desk.bundle(), "model.fp32.onnx", b"not a graph")
     return verify(desk)
