@@ -65,7 +65,7 @@ def prepare(work: Path) -> None:
 
     from edgeadv.data.datasets import open_data
     from edgeadv.models.builder import Architecture, build
-    from edgeadv_export import export_bundle
+    from edgeadv_export import Origin, export_bundle
     from edgeadv_runtime import Preprocess
 
     images = open_data("mnist5k", split="test")
@@ -76,8 +76,7 @@ def prepare(work: Path) -> None:
         export_bundle(
             build(Architecture.find("regnet_y_400mf", num_classes=10)).eval(), work / name, classes=images.classes,
             preprocess=Preprocess(resize=side, crop=side), frames=[images.image(i).convert("RGB") for i in range(8)],
-            variants=["fp32", "fp16", "fp32-u8in"], title="RegNetY-400MF, random weights", provenance={},
-        )  # fmt: skip
+            variants=["fp32", "fp16", "fp32-u8in"], origin=Origin(title="RegNetY-400MF, random weights", provenance={}), )  # fmt: skip
 
 
 def ratios(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -140,7 +140,15 @@ def run_int8(
 
 def _export_int8(network: Network, weights: Weights, folder: Path) -> None:
     from edgeadv.data.sources import load_data
-    from edgeadv_export import Int8Plan, calibration_images, choose_calibration, data_frames, export_bundle, gate_images
+    from edgeadv_export import (
+        Int8Plan,
+        Origin,
+        calibration_images,
+        choose_calibration,
+        data_frames,
+        export_bundle,
+        gate_images,
+    )
 
     assert network.int8 is not None
     data = load_data(network.data)
@@ -154,8 +162,7 @@ def _export_int8(network: Network, weights: Weights, folder: Path) -> None:
         classes=test.classes,
         preprocess=test.preprocess,
         frames=data_frames(test),
-        title=network.name,
-        provenance={},
+        origin=Origin(title=network.name, provenance={}),
         variants=[network.int8],
         int8=plan,
     )

@@ -85,13 +85,12 @@ def tiny_bundle(
     photographs: list[NDArray[np.uint8]],
 ) -> Bundle:
     """``tiny_model`` as fp32 and fp16 with eight golden frames. Shared: tests must not change its files."""
-    from edgeadv_export import export_bundle
+    from edgeadv_export import Origin, export_bundle
 
     out: Path = tmp_path_factory.mktemp("bundles") / "tiny.edgeadv"
     return export_bundle(
-        tiny_model, out, classes=tiny_classes, preprocess=tiny_preprocess, frames=photographs, title="tiny",
-        provenance={"recipe": "seed 0"},
-    )  # fmt: skip
+        tiny_model, out, classes=tiny_classes, preprocess=tiny_preprocess, frames=photographs, origin=Origin(title="tiny", provenance={"recipe": "seed 0"}),
+        )  # fmt: skip
 
 
 @pytest.fixture
@@ -159,14 +158,14 @@ def digits_bundle(
     tmp_path_factory: pytest.TempPathFactory, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
 ) -> Bundle:
     """``digits_model`` in every variant: sure enough of its answers that no rounding changes one. Shared as well."""
-    from edgeadv_export import Int8Plan, choose_calibration, data_frames, export_bundle
+    from edgeadv_export import Int8Plan, Origin, choose_calibration, data_frames, export_bundle
 
     calibration = choose_calibration(digits_train, digits_train.preprocess, count=64)
     plan = Int8Plan(calibration=calibration, images=digits_test, order=np.arange(500), max_drop=5.0)
     return export_bundle(
         digits_model, tmp_path_factory.mktemp("bundles") / "digits.edgeadv", classes=digits_test.classes,
-        preprocess=digits_test.preprocess, frames=data_frames(digits_test), variants=VARIANTS, title="digits",
-        provenance={"data": "mnist5k"}, int8=plan,
+        preprocess=digits_test.preprocess, frames=data_frames(digits_test), variants=VARIANTS, origin=Origin(title="digits", provenance={"data": "mnist5k"}),
+        int8=plan,
     )  # fmt: skip
 
 

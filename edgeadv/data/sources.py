@@ -78,40 +78,38 @@ Source: TypeAlias = str | Path | ImageDataset
 
 
 def load_data(
-    source: Source | Data,
+    data: Source | Data,
     *,
     test: ImageDataset | None = None,
     root: str | Path | None = None,
     download: bool = False,
-    field: str = "source",
 ) -> Data:
     """Labelled images by name, by folder, or from a data set in memory.
 
     Args:
-        source: a name (``"mnist5k"``, ``"cifar10"``, ...) or a folder, see :func:`~edgeadv.data.datasets.open_data`; or
+        data: a name (``"mnist5k"``, ``"cifar10"``, ...) or a folder, see :func:`~edgeadv.data.datasets.open_data`; or
             a map-style data set of (image, label), see :func:`image_set`. :class:`Data` is handed back.
-        test: the data set to test on, where ``source`` is one.
+        test: the data set to test on, where ``data`` is one.
         root: where torchvision keeps its data; None takes the user's cache.
         download: let torchvision download what is not there.
-        field: what errors call ``source``.
 
     Returns:
-        Nothing is opened yet where ``source`` is a name or a folder: what is wrong with it is said then.
+        Nothing is opened yet where ``data`` is a name or a folder: what is wrong with it is said then.
 
     Raises:
-        InputError: ``source`` is none of these, or ``test`` does not go with it.
+        InputError: ``data`` is none of these, or ``test`` does not go with it.
         DataError: an image of the data set is of no kind that is known.
     """
-    if isinstance(source, str | Path | Data):
+    if isinstance(data, str | Path | Data):
         if test is not None:
             raise InputError(
                 "test", "goes with a data set in memory: a name or a folder has a part of its own to test on"
             )
-        if isinstance(source, Data):
-            return source
-        spec, folder = str(source), Path(root) if root is not None else DEFAULT_ROOT
+        if isinstance(data, Data):
+            return data
+        spec, folder = str(data), Path(root) if root is not None else DEFAULT_ROOT
         return Data(Path(spec).name, lambda split: open_data(spec, split=split, root=folder, download=download))
-    train = image_set(source, split="train", field=field)
+    train = image_set(data, split="train", field="data")
     tests = (
         None if test is None else image_set(test, split="test", classes=train.classes, name=train.spec, field="test")
     )

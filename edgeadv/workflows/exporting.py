@@ -137,7 +137,7 @@ def export(
     if confidence.confidence_data is None and (given := given_fields(confidence)):
         raise InputError(f"{given} needs `confidence_data`: name labelled images that were not trained on")
     folder = None if golden is None else Path(golden)
-    opened = None if data is None else load_data(data, root=data_root, field="data")
+    opened = None if data is None else load_data(data, root=data_root)
     if isinstance(source, ModelSource):
         model = _from_weights(source, opened, folder)
     else:
@@ -154,11 +154,11 @@ def export(
         preprocess=model.preprocess,
         frames=model.frames,
         variants=variants,
-        title=model.title,
-        provenance=model.provenance,
+        origin=edgeadv_export.Origin(
+            title=model.title, provenance=model.provenance, training_images=model.training_images
+        ),
         int8=int8_plan,
         confidence=confidence_plan,
-        training_images=model.training_images,
         overwrite=overwrite,
         progress=tell,
     )

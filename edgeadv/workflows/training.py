@@ -291,7 +291,7 @@ def _task(
                 each(moment)
 
         with processes.in_turn():
-            opened = load_data(data, root=job.data_root, download=job.download, field="data")
+            opened = load_data(data, root=job.data_root, download=job.download)
             task = Task(
                 train_images=opened.train,
                 test_images=opened.test,

@@ -6,10 +6,10 @@ from .calibration import Calibration, calibration_images, choose_calibration, ga
 from .confidence_fit import ConfidencePlan, confidence_images
 from .frames import data_frames, folder_frames, read_classes
 from .int8_quality import Int8Plan
-from .package import export_bundle
+from .package import Origin, export_bundle
 from .parity import TOLERANCES
 
 __all__ = [
-    "TOLERANCES", "Calibration", "ConfidencePlan", "Int8Plan", "calibration_images", "choose_calibration", "confidence_images",
+    "TOLERANCES", "Calibration", "ConfidencePlan", "Int8Plan", "Origin", "calibration_images", "choose_calibration", "confidence_images",
     "data_frames", "export_bundle", "folder_frames", "gate_images", "imagenet_classes", "read_classes",
 ]  # fmt: skip

@@ -57,6 +57,22 @@ from .u8in import to_u8in
 GOLDEN, SURROGATE = "golden.npz", "surrogate.{}.safetensors"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where weights come from.
+
+    Attributes:
+        title: the model in a few words.
+        provenance: a JSON object.
+        training_images: what the model was trained on, under the preprocessing it is exported with, so that evaluation can
+            tell; None where that is not known.
+    """
+
+    title: str
+    provenance: Mapping[str, Any]
+    training_images: TrainingImages | None = None
+
+
 def export_bundle(
     model: PixelModel,
     out: Path,
@@ -66,11 +82,9 @@ def export_bundle(
     frames: Sequence[NDArray[np.uint8]],
     variants: Sequence[str] = ("fp32", "fp16"),
     golden: int = 8,
-    title: str,
-    provenance: Mapping[str, Any],
+    origin: Origin,
     int8: Int8Plan | None = None,
     confidence: ConfidencePlan | None = None,
-    training_images: TrainingImages | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Bundle:
@@ -89,11 +103,9 @@ def export_bundle(
         variants: which artefacts to ship.
         golden: how many of the frames travel with the bundle for the self-test on the device: the first on whose label
             all variants are decided.
-        title: the model in a few words.
-        provenance: where the weights come from; a JSON object.
+        origin: where the weights come from.
         int8: calibration images, labelled images and limits; needed for int8 variants, and for nothing else.
         confidence: labelled images for the temperature and the rejection threshold; None ships neither.
-        training_images: what ``model`` was trained on, under ``preprocess``, so that evaluation can tell; None where that is not known.
         overwrite: replace a bundle that is at ``out``.
         progress: told in a few words what begins.
 
@@ -105,7 +117,7 @@ def export_bundle(
         ExportError: the model cannot be exported, or a variant is not the model; no bundle is left then.
         StorageError: ``out`` cannot be written, or is something else than a bundle.
     """
-    _check_arguments(model, classes, variants, golden, provenance, int8)
+    _check_arguments(model, classes, variants, golden, origin.provenance, int8)
     check_replaceable(out)
     pixels = _preprocessed(frames, preprocess)
     # a copy, because tracing and moving to the CPU must not be seen by the caller, even after an error
@@ -114,8 +126,8 @@ def export_bundle(
     tell = progress or (lambda _: None)
     measured = None if confidence is None else confidence.measure(reference, preprocess, progress=tell)
     with atomic_folder(out, overwrite=overwrite) as folder:
-        writer = _Writer(folder, reference, classes, preprocess, pixels, int8, measured, training_images, tell)
-        writer.write(variants, title=title, provenance=dict(provenance), frames=frames, golden=golden)
+        writer = _Writer(folder, reference, classes, preprocess, pixels, int8, measured, origin.training_images, tell)
+        writer.write(variants, title=origin.title, provenance=dict(origin.provenance), frames=frames, golden=golden)
     return Bundle.open(out)
 
 

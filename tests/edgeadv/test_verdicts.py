@@ -549,14 +549,14 @@ def test_the_bundle_of_a_run_gives_the_same_verdict(
 ) -> None:
     """Through the whole line: export, the torch backend, the evaluation loop, its results file."""
     from edgeadv.backends.pytorch import TorchBackend
-    from edgeadv_export import export_bundle
+    from edgeadv_export import Origin, export_bundle
     from edgeadv_runtime.bundle.batches import DataInfo
     from edgeadv_runtime.evaluation.loop import evaluate
 
     frames = [np.asarray(digits[1].image(i).convert("RGB")) for i in range(8)]
     bundle = export_bundle(
         distilled_run.load_model().eval(), tmp_path / "d.edgeadv", classes=distilled_run.classes, preprocess=distilled_run.preprocess,
-        frames=frames, title=distilled_run.title, provenance=distilled_run.provenance, variants=["fp32"],
+        frames=frames, origin=Origin(title=distilled_run.title, provenance=distilled_run.provenance), variants=["fp32"],
     )  # fmt: skip
     with TorchBackend(bundle, device=CPU, threads=1) as backend:
         attacks = attacks_on(backend.model, EPS[:1], backend, bundle.weights_sha256)

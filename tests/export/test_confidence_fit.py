@@ -9,7 +9,7 @@ import torch
 from edgeadv.cli import main
 from edgeadv.data.datasets import balanced_subset, batches
 from edgeadv.training.runs import write_run
-from edgeadv_export import ConfidencePlan, confidence_images, data_frames, export_bundle
+from edgeadv_export import ConfidencePlan, Origin, confidence_images, data_frames, export_bundle
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
 from edgeadv_runtime.bundle.confidence import ece, first_is_right, nll, reliability, softmax
 from edgeadv_runtime.bundle.preprocess import to_tensor
@@ -27,8 +27,8 @@ def calibrated(tmp_path_factory, digits_model, digits_test) -> Bundle:
     images, order = confidence_images("mnist5k", digits_test.classes)
     return export_bundle(
         digits_model, tmp_path_factory.mktemp("calibrated") / "digits.edgeadv", classes=digits_test.classes,
-        preprocess=digits_test.preprocess, frames=data_frames(digits_test), variants=["fp32"], title="digits",
-        provenance={}, confidence=ConfidencePlan(images=images, order=order, coverage=0.9),
+        preprocess=digits_test.preprocess, frames=data_frames(digits_test), variants=["fp32"], origin=Origin(title="digits", provenance={}),
+        confidence=ConfidencePlan(images=images, order=order, coverage=0.9),
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeadv.models.builder import Architecture, PixelModel, build, load_state, read_weights
-from edgeadv_export import TOLERANCES, export_bundle
+from edgeadv_export import TOLERANCES, Origin, export_bundle
 from edgeadv_export.package import decided
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
@@ -74,9 +74,11 @@ def export(
 ) -> Export:
     def run(model: PixelModel, **changes: Any) -> Bundle:
         arguments: dict[str, Any] = {
-            "classes": tiny_classes, "preprocess": tiny_preprocess, "frames": photographs, "title": "a net",
-            "provenance": {"seed": 1}, "golden": 3, **changes,
+            "classes": tiny_classes, "preprocess": tiny_preprocess, "frames": photographs, "golden": 3, **changes,
         }  # fmt: skip
+        about = {"title": "a net", "provenance": {"seed": 1}}
+        about |= {key: arguments.pop(key) for key in ("title", "provenance", "training_images") if key in arguments}
+        arguments["origin"] = Origin(**about)
         return export_bundle(model, arguments.pop("out", tmp_path / "net.edgeadv"), **arguments)
 
     return run

@@ -19,7 +19,7 @@ from edgeadv.cli import main
 from edgeadv.data.datasets import ImageSet, batches
 from edgeadv.models.builder import PixelModel
 from edgeadv.workflows.int8_judge import GATE_SUITE, Int8Judge, attacks_for_gate
-from edgeadv_export import TOLERANCES, Int8Plan, choose_calibration, data_frames, export_bundle
+from edgeadv_export import TOLERANCES, Int8Plan, Origin, choose_calibration, data_frames, export_bundle
 from edgeadv_export.gain import ROUNDS
 from edgeadv_export.int8_quality import paced
 from edgeadv_export.paired import ERROR, Measured, Paired, error_of, images_needed, quantile_of
@@ -58,7 +58,7 @@ def export(
     assert images is not None
     return export_bundle(
         model, out, classes=images.classes, preprocess=images.preprocess, frames=data_frames(images, limit=16),
-        variants=variants, title="digits", provenance={}, int8=int8, **more,
+        variants=variants, origin=Origin(title="digits", provenance={}), int8=int8, **more,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from edgeadv.data.datasets import ImageSet, batches
 from edgeadv.gradients.graph import QuantisedGraph, Surrogate
 from edgeadv.models.builder import Architecture, PixelModel
-from edgeadv_export import TOLERANCES, Int8Plan, choose_calibration, data_frames, export_bundle
+from edgeadv_export import TOLERANCES, Int8Plan, Origin, choose_calibration, data_frames, export_bundle
 from edgeadv_export.quantised_graph import as_computed, neutral, prove
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.bundle import Bundle
@@ -213,7 +213,7 @@ def test_an_artefact_without_a_surrogate_ships_and_says_so(
     told: list[str] = []
     bundle = export_bundle(
         model, tmp_path / "waves.edgeadv", classes=digits_test.classes, preprocess=digits_test.preprocess,
-        frames=data_frames(digits_test)[:8], variants=["int8-s8s8"], title="waves", provenance={}, int8=plan, progress=told.append,
+        frames=data_frames(digits_test)[:8], variants=["int8-s8s8"], origin=Origin(title="waves", provenance={}), int8=plan, progress=told.append,
     )  # fmt: skip
     reason = "the surrogate of int8-s8s8 has no operator Sin"
     assert bundle.manifest.variants["int8-s8s8"].surrogate == SurrogateEntry(not_made=reason)

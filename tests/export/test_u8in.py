@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from edgeadv.data.datasets import ImageSet
 from edgeadv.gradients.graph import load_surrogate
 from edgeadv.models.builder import PixelModel
-from edgeadv_export import TOLERANCES, Int8Plan, choose_calibration, data_frames, export_bundle, package
+from edgeadv_export import TOLERANCES, Int8Plan, Origin, choose_calibration, data_frames, export_bundle, package
 from edgeadv_export.u8in import to_u8in
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.bundle import Bundle
@@ -37,7 +37,7 @@ def export(tmp_path: Path, digits_model: PixelModel, digits_train: ImageSet, dig
             plan = Int8Plan(calibration=calibration, images=digits_test, order=np.arange(100), max_drop=10.0)
         return export_bundle(
             digits_model, tmp_path / "x.edgeadv", classes=digits_test.classes, preprocess=digits_test.preprocess,
-            frames=data_frames(digits_test, limit=16), variants=variants, title="digits", provenance={}, int8=plan, **changes,
+            frames=data_frames(digits_test, limit=16), variants=variants, origin=Origin(title="digits", provenance={}), int8=plan, **changes,
         )  # fmt: skip
 
     return run

@@ -143,13 +143,13 @@ def bundle(
     trained: PixelModel, digits_train: ImageSet, digits_test: ImageSet, tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
     """``trained`` as fp32 and int8 for x86."""
-    from edgeadv_export import Int8Plan, choose_calibration, data_frames, export_bundle
+    from edgeadv_export import Int8Plan, Origin, choose_calibration, data_frames, export_bundle
 
     calibration = choose_calibration(digits_train, digits_train.preprocess, count=64)
     return export_bundle(
         trained, tmp_path_factory.mktemp("bundles") / "digits.edgeadv", classes=digits_test.classes,
-        preprocess=digits_test.preprocess, frames=data_frames(digits_test), variants=("fp32", "int8-u8s8"), title="digits",
-        provenance={"data": "mnist5k"}, int8=Int8Plan(calibration=calibration, images=digits_test, order=np.arange(300), max_drop=5.0),
+        preprocess=digits_test.preprocess, frames=data_frames(digits_test), variants=("fp32", "int8-u8s8"), origin=Origin(title="digits", provenance={"data": "mnist5k"}),
+        int8=Int8Plan(calibration=calibration, images=digits_test, order=np.arange(300), max_drop=5.0),
     )  # fmt: skip
 
 

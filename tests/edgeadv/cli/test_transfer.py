@@ -25,15 +25,14 @@ def sibling(
     photographs: list[NDArray[np.uint8]],
 ) -> Bundle:  # fmt: skip
     """The tiny network with its last layer a little changed. Shared."""
-    from edgeadv_export import export_bundle
+    from edgeadv_export import Origin, export_bundle
 
     other = copy.deepcopy(tiny_model)
     with torch.no_grad():
         other.head.weight.mul_(1.5)
     out: Path = tmp_path_factory.mktemp("bundles") / "sibling.edgeadv"
     return export_bundle(
-        other, out, classes=tiny_classes, preprocess=tiny_preprocess, frames=photographs, title="sibling", provenance={},
-        variants=["fp32"],
+        other, out, classes=tiny_classes, preprocess=tiny_preprocess, frames=photographs, origin=Origin(title="sibling", provenance={}), variants=["fp32"],
     )  # fmt: skip
 
 

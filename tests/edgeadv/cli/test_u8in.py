@@ -47,15 +47,15 @@ def pixels(
 ) -> Path:  # fmt: skip
     """The tiny network in every variant, int8 calibrated on 32 of the labelled photographs."""
     from edgeadv.data.datasets import open_data
-    from edgeadv_export import Int8Plan, choose_calibration, export_bundle
+    from edgeadv_export import Int8Plan, Origin, choose_calibration, export_bundle
 
     images = open_data(str(photos), split="test").relabel(tiny_classes)
     calibration = choose_calibration(images, tiny_preprocess, count=32)
     plan = Int8Plan(calibration=calibration, images=images, order=np.arange(len(images)), max_drop=50.0)
     out = tmp_path_factory.mktemp("pixels") / "pixels.edgeadv"
     return export_bundle(
-        tiny_model, out, classes=tiny_classes, preprocess=tiny_preprocess, frames=photographs, variants=VARIANTS, title="tiny",
-        provenance={}, int8=plan,
+        tiny_model, out, classes=tiny_classes, preprocess=tiny_preprocess, frames=photographs, variants=VARIANTS, origin=Origin(title="tiny", provenance={}),
+        int8=plan,
     ).path  # fmt: skip
 
 
