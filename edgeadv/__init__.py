@@ -18,11 +18,11 @@ The device's side, which needs no PyTorch, is :mod:`edgeadv_runtime`.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+import typing
 
 from edgeadv_runtime._version import __version__
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from edgeadv_runtime.attacks.base import CallableAttack
     from edgeadv_runtime.attacks.pack import AttackPack
     from edgeadv_runtime.bundle.bundle import Bundle
@@ -136,7 +136,7 @@ _MODULES = {
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_WHERE[name]), name)

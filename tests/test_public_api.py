@@ -13,23 +13,154 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PUBLIC = {
-    "edgeadv_runtime": [
-        "Attack", "AttackPack", "Backend", "BatchProfile", "Bundle", "CallableAttack", "Classifier", "Crafted", "DataInfo",
-        "EdgeAdvError", "EngineCache", "EngineOptions", "Eps", "Label", "NoiseAttack", "OnnxRuntimeBackend", "Preprocess", "Results", "Row",
-        "Smoother", "SquareAttack", "TensorRTBackend", "__version__", "evaluate", "square",
+    "edgeadv": [
+        "AttackPack",
+        "AttackPlan",
+        "Bench",
+        "Bundle",
+        "CallableAttack",
+        "ConfidenceOptions",
+        "Data",
+        "DistillOptions",
+        "EdgeAdvError",
+        "Eps",
+        "Execution",
+        "InputError",
+        "Int8Options",
+        "ModelSource",
+        "Pretrained",
+        "RecipeOptions",
+        "Results",
+        "Run",
+        "Study",
+        "TensorRTPlan",
+        "TrainConfig",
+        "TrainJob",
+        "__version__",
+        "attack",
+        "bench",
+        "build_engines",
+        "distill",
+        "evaluate",
+        "export",
+        "list_runs",
+        "load_data",
+        "report",
+        "study",
+        "train",
+        "verify",
     ],
-    "edgeadv.attacks": [
-        "L2", "NAMES", "Adversarial", "AutoSteps", "Ball", "GradientAttack", "Linf", "MomentumSteps", "Steps", "apgd",
-        "apgd_targeted", "ascend", "attack_copy", "ball", "build_attacks", "cross_entropy", "dlr", "fgsm", "input_gradient", "margin",
-        "mi_fgsm", "no_direction", "pgd", "rescaled_cross_entropy", "targeted_dlr", "targeted_margin", "towards",
+    "edgeadv_runtime": [
+        "Attack",
+        "AttackPack",
+        "Backend",
+        "BatchProfile",
+        "Bench",
+        "Bundle",
+        "CallableAttack",
+        "Classifier",
+        "Crafted",
+        "DataInfo",
+        "EdgeAdvError",
+        "EngineCache",
+        "EngineOptions",
+        "Eps",
+        "InputError",
+        "Label",
+        "NoiseAttack",
+        "OnnxRuntimeBackend",
+        "Preprocess",
+        "Results",
+        "Row",
+        "Smoother",
+        "SquareAttack",
+        "Stream",
+        "TensorRTBackend",
+        "__version__",
+        "bench",
+        "build_engine",
+        "evaluate",
+        "square",
+        "verify",
     ],
     "edgeadv_export": [
-        "TOLERANCES", "Calibration", "ConfidencePlan", "Int8Plan", "calibration_images", "choose_calibration", "confidence_images",
-        "data_frames", "export_bundle", "folder_frames", "gate_images", "imagenet_classes", "read_classes",
+        "TOLERANCES",
+        "Calibration",
+        "ConfidencePlan",
+        "Int8Plan",
+        "Origin",
+        "calibration_images",
+        "choose_calibration",
+        "confidence_images",
+        "data_frames",
+        "export_bundle",
+        "folder_frames",
+        "gate_images",
+        "imagenet_classes",
+        "read_classes",
     ],
-    "edgeadv.reporting": ["build_report"],
-    "edgeadv": ["__version__"],
-}  # fmt: skip
+    "edgeadv.attacks": [
+        "L2",
+        "NAMES",
+        "Adversarial",
+        "AutoSteps",
+        "Ball",
+        "GradientAttack",
+        "Linf",
+        "MomentumSteps",
+        "Steps",
+        "apgd",
+        "apgd_targeted",
+        "ascend",
+        "attack_copy",
+        "ball",
+        "build_attacks",
+        "cross_entropy",
+        "dlr",
+        "fgsm",
+        "input_gradient",
+        "margin",
+        "mi_fgsm",
+        "no_direction",
+        "pgd",
+        "rescaled_cross_entropy",
+        "targeted_dlr",
+        "targeted_margin",
+        "towards",
+    ],
+    "edgeadv.reporting": [
+        "build_report",
+    ],
+}
+SIGNATURES = {
+    "edgeadv.attack": "bundle data eps out suite attacks plan provider uint8 resume progress",
+    "edgeadv.bench": "bundle backends precisions batches runs warm_up rate_hz provider threads tensorrt out progress",
+    "edgeadv.build_engines": "bundle precisions batch targets library tf32 workspace engine_cache explain out progress",
+    "edgeadv.distill": "arch data out recipe teacher eps epochs config options job progress",
+    "edgeadv.evaluate": "bundle data eps suite attacks backends precisions pack plan execution out progress",
+    "edgeadv.export": "source out precisions data golden training_data workers data_root int8 confidence overwrite progress",
+    "edgeadv.list_runs": "folder",
+    "edgeadv.load_data": "data test root download",
+    "edgeadv.report": "measurements out",
+    "edgeadv.study": "arch data eps out n seed pretrained provider workers allow_unreadable resume progress",
+    "edgeadv.train": "arch data out recipe eps epochs weights weights_map config options job progress",
+    "edgeadv.verify": "bundle backends precisions provider tensorrt progress",
+    "edgeadv_runtime.bench": "bundle openers batches runs warm_up rate_hz progress keep",
+    "edgeadv_runtime.build_engine": "bundle variant options library cache out progress",
+    "edgeadv_runtime.evaluate": "bundle images backends infos data unreadable skipped examples overlap progress",
+    "edgeadv_runtime.square": "predict x y eps queries seed p_init identity progress state",
+    "edgeadv_runtime.verify": "bundle backends",
+    "edgeadv_export.calibration_images": "spec run_data",
+    "edgeadv_export.choose_calibration": "images preprocess count seed",
+    "edgeadv_export.confidence_images": "spec classes run_data root limit",
+    "edgeadv_export.data_frames": "data limit",
+    "edgeadv_export.export_bundle": "model out classes preprocess frames variants golden origin int8 confidence overwrite progress",
+    "edgeadv_export.folder_frames": "folder limit",
+    "edgeadv_export.gate_images": "calibration classes folder run_data limit allow_training_images",
+    "edgeadv_export.imagenet_classes": "",
+    "edgeadv_export.read_classes": "path",
+}
+"""The parameters of every public function, in order."""
 OURS = ("edgeadv", "edgeadv_runtime", "edgeadv_export")
 
 
@@ -46,6 +177,17 @@ def order(name: str) -> tuple[int, str]:
 def test_all_is_what_we_promise(module):
     """Whoever changes ``__all__`` changes what applications may import: do it here too, and in the change log."""
     assert module.__all__ == PUBLIC[module.__name__]
+
+
+def test_public_functions_have_the_parameters_we_promise(module):
+    functions = {name: getattr(module, name) for name in module.__all__ if inspect.isfunction(getattr(module, name))}
+    if module.__name__ not in OURS:
+        return
+    found = {
+        f"{module.__name__}.{name}": " ".join(inspect.signature(each).parameters) for name, each in functions.items()
+    }
+    assert found == {name: text for name, text in SIGNATURES.items() if name.rpartition(".")[0] == module.__name__}
+    assert all(len(text.split()) <= 12 for text in found.values())
 
 
 def test_all_is_sorted_and_without_repetition(module):

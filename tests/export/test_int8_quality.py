@@ -54,11 +54,13 @@ def plan(train: ImageSet, test: ImageSet, **changes: Any) -> Int8Plan:
 def export(
     model: PixelModel, out: Path, int8: Int8Plan | None, *, variants: Any = ("fp32", *INT8), **more: Any
 ) -> Bundle:
+    known = more.pop("training_images", None)
     images = more.pop("frames_of", None) or (int8.images if int8 is not None else None)
     assert images is not None
     return export_bundle(
         model, out, classes=images.classes, preprocess=images.preprocess, frames=data_frames(images, limit=16),
-        variants=variants, origin=Origin(title="digits", provenance={}), int8=int8, **more,
+        variants=variants, int8=int8, **more,
+        origin=Origin(title="digits", provenance={}, training_images=known),
     )  # fmt: skip
 
 
