@@ -15,7 +15,7 @@ import torch
 from edgeadv.backends.pytorch import TorchBackend
 from edgeadv.data.datasets import balanced_subset, batches
 from edgeadv_runtime import NoiseAttack, SquareAttack
-from edgeadv_runtime.attacks import square_attack as square
+from edgeadv_runtime import square
 from edgeadv_runtime.attacks.ball import ball
 from edgeadv_runtime.attacks.base import infos
 from edgeadv_runtime.attacks.crafting import craft
@@ -528,7 +528,7 @@ sys.meta_path.insert(0, Blocker())
 sys.path[:0] = json.loads(sys.argv[1])
 import numpy as np
 from edgeadv_runtime import Bundle, Eps, OnnxRuntimeBackend, SquareAttack
-from edgeadv_runtime.preprocess import to_tensor
+from edgeadv_runtime.bundle.preprocess import to_tensor
 bundle = Bundle.open(sys.argv[2])
 answer = {}
 for variant in ("fp32", "int8-u8s8"):

@@ -927,7 +927,7 @@ sys.path.insert(0, sys.argv[1])
 sys.meta_path.insert(0, Blocker())
 from pathlib import Path
 from edgeadv_runtime.backends import TensorRTBackend
-from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.engine import EngineCache, find_library
 from edgeadv_runtime.errors import ProviderError
 

@@ -450,7 +450,7 @@ def test_slim_and_damaged_bundles_are_told_and_stop_nothing(tiny_bundle: Bundle,
     assert named(checks, f"bundle {damaged}").status == "problem"
     assert "SHA-256" in named(checks, f"bundle {damaged}").detail
     found = named(checks, f"bundle {slim.path}").detail
-    assert "variants here: fp16; left out:" in found and "--public-key" in found
+    assert "variants here: fp16; left out:" in found and "`public_key`" in found
     assert named(checks, "onnxruntime cpu: fp16").status == "ok"
 
 

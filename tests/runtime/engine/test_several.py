@@ -22,7 +22,7 @@ NATIVE = EngineOptions()
 ASK = """
 import json, sys, time
 from pathlib import Path
-from edgeadv_runtime.bundle import Bundle
+from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.engine import EngineCache, EngineOptions, find_library
 bundle, folder, go = Bundle.open(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 library, texts = find_library("tensorrt-rtx"), []
