@@ -1,12 +1,4 @@
-"""edgeadv on the device: classify, verify, evaluate and time what ships, without PyTorch::
-
-    from edgeadv_runtime import Bundle, Classifier
-
-    with Classifier.open("device.edgeadv") as classifier:
-        print(classifier.classify(frame)[0].name)
-
-Importing this loads NumPy, Pillow and msgspec, and no ONNX Runtime.
-"""
+"""edgeadv on the device: classify, verify, evaluate and time what ships. It needs no PyTorch."""
 
 from ._version import __version__
 from .attacks.base import Attack, CallableAttack, Crafted
@@ -32,35 +24,8 @@ from .records.results import Results
 from .records.rows import Row
 
 __all__ = [
-    "Attack",
-    "AttackPack",
-    "Backend",
-    "BatchProfile",
-    "Bench",
-    "Bundle",
-    "CallableAttack",
-    "Classifier",
-    "Crafted",
-    "DataInfo",
-    "EdgeAdvError",
-    "EngineCache",
-    "EngineOptions",
-    "Eps",
-    "InputError",
-    "Label",
-    "NoiseAttack",
-    "OnnxRuntimeBackend",
-    "Preprocess",
-    "Results",
-    "Row",
-    "Smoother",
-    "SquareAttack",
-    "Stream",
-    "TensorRTBackend",
-    "__version__",
-    "bench",
-    "build_engine",
-    "evaluate",
-    "square",
-    "verify",
+    "Attack", "AttackPack", "Backend", "BatchProfile", "Bench", "Bundle", "CallableAttack", "Classifier", "Crafted",
+    "DataInfo", "EdgeAdvError", "EngineCache", "EngineOptions", "Eps", "InputError", "Label", "NoiseAttack",
+    "OnnxRuntimeBackend", "Preprocess", "Results", "Row", "Smoother", "SquareAttack", "Stream", "TensorRTBackend",
+    "__version__", "bench", "build_engine", "evaluate", "square", "verify",
 ]

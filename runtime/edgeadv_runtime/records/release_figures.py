@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -12,10 +12,8 @@ from ..bundle.training_images import MOST_PERCENT
 from ..errors import InputError, SchemaError
 from .effort import effort_of
 from .evidence import ORDER
+from .measured_rows import MeasuredRows
 from .rows import CLEAN, Comparison, Row
-
-if TYPE_CHECKING:
-    from .results import Results
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Drop:
     counts: Comparison
 
     @classmethod
-    def of(cls, results: Results, row: Row, base: Row) -> Drop:
+    def of(cls, results: MeasuredRows, row: Row, base: Row) -> Drop:
         """Look the pair up.
 
         Raises:
@@ -104,7 +102,7 @@ def budget_of(row: Row) -> str:
     return f"at eps {row.eps}" if row.norm == "linf" else f"at eps {row.eps} in {row.norm}"
 
 
-def scope_of(results: Results, row: Row) -> str:
+def scope_of(results: MeasuredRows, row: Row) -> str:
     """Data set, split and number of images of ``row``, and what attacked it: a suite that was covered, or the attacks' names."""
     scope = f"{results.data.name} {results.data.split}, {row.n} images"
     if row.attack == CLEAN:
@@ -119,7 +117,7 @@ def artefact_json(row: Row) -> dict[str, Any]:
     return {**msgspec.to_builtins(row.artefact), "provider": row.provider, "device": row.device}
 
 
-def row_json(results: Results, row: Row) -> dict[str, Any]:
+def row_json(results: MeasuredRows, row: Row) -> dict[str, Any]:
     """The figures of ``row``; those of an attacked one with budget, threat, verdict, attacks and suite."""
     found = {
         "artefact": artefact_json(row),
@@ -144,7 +142,7 @@ def row_json(results: Results, row: Row) -> dict[str, Any]:
     }
 
 
-def trained_on(results: Results) -> str | None:
+def trained_on(results: MeasuredRows) -> str | None:
     """Why no figure of the file is one of a test: more than 1% of its images were trained on. None where they were not.
 
     Files that do not say how many there were are not held to it.

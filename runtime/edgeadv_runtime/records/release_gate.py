@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..bundle.variants import expanded
 from ..errors import GateError, InputError
 from .effort import effort_of, lacking, only_transferred
 from .eps import Eps
 from .evidence import ORDER
+from .measured_rows import MeasuredRows, named
 from .release_figures import (
     Drop,
     budget_of,
@@ -30,9 +30,6 @@ from .release_figures import (
 )
 from .rows import BASELINE, CLEAN, WORST_CASE, Row
 from .suites import SQUARE, SUITES, SuiteName
-
-if TYPE_CHECKING:
-    from .results import Results
 
 SUITE: SuiteName = "standard"
 
@@ -148,7 +145,7 @@ class Gate:
         if self.suite is not None and self.min_robust is None and self.max_drop_robust is None:
             raise InputError("`suite` needs a rule on robust accuracy: `min_robust` or `max_drop_robust`")
 
-    def judge(self, results: Results) -> GateOutcome:
+    def judge(self, results: MeasuredRows) -> GateOutcome:
         """Apply every rule; each has one ruling, in the order of the attributes.
 
         Raises:
@@ -171,7 +168,7 @@ class Gate:
             rulings = [replace(ruling, passed=False, text=f"{ruling.text}; {flaw}") for ruling in rulings]
         return GateOutcome(tuple(rulings))
 
-    def _least(self, rule: str, limit: float, results: Results, attack: str) -> Ruling:
+    def _least(self, rule: str, limit: float, results: MeasuredRows, attack: str) -> Ruling:
         rows = self._rows(results, attack)
         self._check_attacked(results, rows)
         lowest = min(rows, key=share_of)
@@ -181,7 +178,7 @@ class Gate:
         figures = {"limit": limit, **row_json(results, lowest)}
         return Ruling(f"{rule} {limit:g}", passed, text, scope_of(results, lowest), figures)
 
-    def _drop(self, rule: str, limit: float, results: Results, attack: str) -> Ruling:
+    def _drop(self, rule: str, limit: float, results: MeasuredRows, attack: str) -> Ruling:
         rows = self._rows(results, attack)
         drops = [Drop.of(results, row, base) for row in rows if (base := self._base(results, row)) is not None]
         if not drops:
@@ -198,14 +195,14 @@ class Gate:
         figures = {"limit": limit, **row_json(results, largest.row), **largest.to_json()}
         return Ruling(f"{rule} {limit:g}", passed, text, scope_of(results, largest.row), figures)
 
-    def _believable(self, results: Results) -> Ruling:
+    def _believable(self, results: MeasuredRows) -> Ruling:
         worst = max(self._rows(results, WORST_CASE), key=rank_of)
         text = f"worst is {worst.artefact} {budget_of(worst)}: {standing_of(worst)}"
         passed = rank_of(worst) <= ORDER.index(self._least_verdict)
         figures = {"limit": self._least_verdict, **row_json(results, worst)}
         return Ruling(f"verdict {self._least_verdict}", passed, text, scope_of(results, worst), figures)
 
-    def _check_attacked(self, results: Results, rows: Sequence[Row]) -> None:
+    def _check_attacked(self, results: MeasuredRows, rows: Sequence[Row]) -> None:
         """Refuse what is an upper bound only: rows whose artefacts met nothing of their own, or less than the suite."""
         suite, classes = self.suite or SUITE, results.data.classes
         for row in rows:
@@ -236,7 +233,7 @@ class Gate:
         who = "" if worst is rows[0] else f"{worst.artefact} has {standing_of(worst)}, "
         return f"; {who}the verdict asked for is {self._least_verdict}"
 
-    def _rows(self, results: Results, attack: str) -> list[Row]:
+    def _rows(self, results: MeasuredRows, attack: str) -> list[Row]:
         """The rows that a rule judges: one of each artefact that was chosen."""
         chosen = [
             row for row in results.rows
@@ -264,7 +261,7 @@ class Gate:
                 )
         return found
 
-    def _base(self, results: Results, row: Row) -> Row | None:
+    def _base(self, results: MeasuredRows, row: Row) -> Row | None:
         """The row that ``row`` is compared with; None if it is a baseline itself."""
         if row.variant == self._baseline:
             return None
@@ -302,8 +299,3 @@ def _hundredth(value: float) -> str:
 def _exactly(limit: float) -> Fraction:
     """The limit as it was written: 0.07 of 100 images is 7, which no product of floats is."""
     return Fraction(repr(float(limit)))
-
-
-def named(variant: str, names: Sequence[str]) -> bool:
-    """Whether ``names`` choose ``variant``: ``"int8"`` chooses either int8 variant, and no names choose all."""
-    return not names or variant in expanded(list(names), (variant,))

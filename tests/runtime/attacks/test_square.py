@@ -14,8 +14,7 @@ import torch
 
 from edgeadv.backends.pytorch import TorchBackend
 from edgeadv.data.datasets import balanced_subset, batches
-from edgeadv_runtime import NoiseAttack, SquareAttack
-from edgeadv_runtime import square
+from edgeadv_runtime import NoiseAttack, SquareAttack, square
 from edgeadv_runtime.attacks.ball import ball
 from edgeadv_runtime.attacks.base import infos
 from edgeadv_runtime.attacks.crafting import craft
