@@ -18,7 +18,6 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from .._version import __version__
 from ..backends.base import Backend
 from ..bundle.batches import Progress
 from ..bundle.bundle import Bundle
@@ -29,6 +28,7 @@ from ..errors import BundleError, InputError
 from ..records.about import Subject
 from ..records.bench import SPLIT_STAGES, STAGES, Bench, BenchRow, Mode, Stage
 from ..records.machine import Conditions, Environment
+from ..records.measurement import WRITER
 from .conditions import run_warnings
 from .power import Meter, metering
 from .timing import Series, back_to_back, paced, split
@@ -156,7 +156,7 @@ def bench(
             rows=tuple(rows),
             warnings=(*run_warnings(before, after), *notes),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            edgeadv_version=__version__,
+            edgeadv_version=WRITER,
         )
         if keep is not None:
             keep(measured)

@@ -16,7 +16,6 @@ from msgspec import structs
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from .._version import __version__
 from ..attacks.base import CLEAN_KEY, AttackInfo, CraftedBatch, Key, check_infos
 from ..attacks.pack import AttackPack
 from ..backends.base import Backend
@@ -30,6 +29,7 @@ from ..records.about import Calibration, ScoredData, Skipped, Subject
 from ..records.eps import Eps
 from ..records.evidence import RowMasking
 from ..records.machine import Environment
+from ..records.measurement import WRITER
 from ..records.results import Results
 from ..records.rows import CLEAN, WORST_CASE, AttackParams, Comparison, Row, Threat
 from ..records.suites import NOISE, WHOLE_STEP, base_name
@@ -239,7 +239,7 @@ def summarise(
         environment=convert(environment(), Environment, what="description of this machine"), masking=masking, rows=tuple(rows),
         skipped=tuple(skipped),
         examples=first_examples((example for o in outcomes for example in o.examples), examples),
-        comparisons=_comparisons(table, budgets), edgeadv_version=__version__,
+        comparisons=_comparisons(table, budgets), edgeadv_version=WRITER,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )  # fmt: skip
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._version import __version__
 from ..attacks.base import Attack, AttackInfo, CraftedBatch, check_infos, infos
 from ..attacks.crafting import extend
 from ..attacks.pack import PACK_FILE, AttackPack, info_to_json
@@ -17,6 +16,7 @@ from ..bundle.bundle import Bundle
 from ..device.facts import library_versions
 from ..errors import InputError
 from ..files import sha256_file
+from ..records.measurement import WRITER
 from .outcomes import Artefact
 
 Read = Callable[[Sequence[int], list[str]], Iterator[CraftedBatch]]
@@ -84,7 +84,7 @@ class Source:
     def binding(self, bundle: Bundle, backends: Sequence[Backend], examples: int) -> dict[str, Any]:
         """Everything that outcomes depend on."""
         return {
-            "edgeadv_version": __version__,
+            "edgeadv_version": WRITER,
             "versions": library_versions(),
             "bundle_id": bundle.id,
             "data": self.data.binding(),

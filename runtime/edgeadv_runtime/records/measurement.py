@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from .._version import __version__
 from ..decoding import decode
 from ..errors import BundleError, SchemaError
 
 SCHEMA_VERSION = 1
+WRITER = __version__
+"""The edgeadv that writes records."""
 Kind = Literal["results", "bench", "study"]
 
 

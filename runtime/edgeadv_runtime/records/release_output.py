@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from .._version import __version__
 from ..files import write_bytes, write_json
+from .measurement import WRITER
 from .release_gate import Ruling
 from .results import Results
 
@@ -40,7 +40,7 @@ def gate_json(
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "gate",
-        "edgeadv_version": __version__,
+        "edgeadv_version": WRITER,
         "file": file.name,
         **about,
         "status": _status(rulings, error),
