@@ -1,4 +1,5 @@
-"""Images that stand our attacks and those of torchattacks: same models, images and budget; the standard suite against AutoAttack."""
+"""Images that stand our attacks and those of torchattacks: same models, images and budget; the standard suite against
+AutoAttack."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ from edgeadv_runtime.records.statistics import wilson_interval
 from edgeadv_runtime.records.suites import SUITES
 
 Craft = Callable[[PixelModel, Tensor, Tensor], list[Tensor]]
-"""A model, its images and their labels to adversarial images, one tensor per attack; an image stands if it stands them all."""
+"""A model, its images and their labels to adversarial images, one tensor per attack; an image stands if it stands them
+all."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,8 @@ def right(model: PixelModel, x: Tensor, y: Tensor) -> Tensor:
 def compared(
     pair: Pair, subject: Subject, images: Images, eps: Eps, known: dict[Craft, NDArray[np.bool_]]
 ) -> dict[str, Any]:
-    """One row: counts, and their difference image by image. ``known`` keeps what ours left, which two pairs may share."""
+    """One row: counts, and their difference image by image. ``known`` keeps what ours left, which two pairs may
+    share."""
     started = time.monotonic()
     if pair.ours not in known:
         known[pair.ours] = images.standing(subject, pair.ours, eps, f"{pair.name} (ours)")
@@ -227,11 +230,21 @@ def compared(
     n, mine, other = len(ours), int(ours.sum()), int(theirs.sum())
     points = 100 * (mine - other) / n
     row = {
-        "model": subject.title, "weights_sha256": subject.weights_sha256, "eps": eps.text, "attack": pair.name,
-        "how": pair.how, "n": n, "ours": mine, "theirs": other, "ours_ci95": wilson_interval(mine, n),
-        "theirs_ci95": wilson_interval(other, n), "only_ours_broke": int((theirs & ~ours).sum()),
-        "only_theirs_broke": int((ours & ~theirs).sum()), "points": points, "at_most_1_point_above": points <= 1,
-    }  # fmt: skip
+        "model": subject.title,
+        "weights_sha256": subject.weights_sha256,
+        "eps": eps.text,
+        "attack": pair.name,
+        "how": pair.how,
+        "n": n,
+        "ours": mine,
+        "theirs": other,
+        "ours_ci95": wilson_interval(mine, n),
+        "theirs_ci95": wilson_interval(other, n),
+        "only_ours_broke": int((theirs & ~ours).sum()),
+        "only_theirs_broke": int((ours & ~theirs).sum()),
+        "points": points,
+        "at_most_1_point_above": points <= 1,
+    }
     print(
         f"{subject.title[:32]:32s} {eps.text:>6s} {pair.name:14s} ours {mine / n:6.1%}  theirs {other / n:6.1%}  "
         f"{points:+5.1f} points  {'ok' if points <= 1 else 'WEAKER'}  ({time.monotonic() - started:.0f} s)",
@@ -278,11 +291,15 @@ def main() -> None:
                     write_json(
                         options.out,
                         {
-                            "benchmark": "attack_agreement", "data": Path(options.data).name, "arguments": arguments,
+                            "benchmark": "attack_agreement",
+                            "data": Path(options.data).name,
+                            "arguments": arguments,
                             "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-                            "environment": environment(), "versions": versions, "rows": rows,
+                            "environment": environment(),
+                            "versions": versions,
+                            "rows": rows,
                         },
-                    )  # fmt: skip
+                    )
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ LIMIT_MIB = 5.0
 
 
 class Troubled:
-    """A live source around a video that freezes and dies at set times, and refuses to open for a while after it died."""
+    """A live source around a video that freezes and dies at set times, and refuses to open for a while after it
+    died."""
 
     name, live = "troubled", True
 
@@ -119,12 +120,21 @@ def run(scenario: str, classifier: Classifier, video: Path, length_s: float) -> 
     settled = min(60.0, length_s / 4)
     after = [mib for passed, mib in memory if passed >= settled]
     row = {
-        "scenario": scenario, "length_s": length_s, **vars(counts), "adds_up": counts.captured == counts.classified + counts.dropped,
-        "stop_s": round(stopped_s, 3), "threads_left": threading.active_count() - before,
-        "rss_mib": {"settled_after_s": settled, "then": round(after[0], 2), "largest": round(max(after), 2), "end": round(after[-1], 2)},
+        "scenario": scenario,
+        "length_s": length_s,
+        **vars(counts),
+        "adds_up": counts.captured == counts.classified + counts.dropped,
+        "stop_s": round(stopped_s, 3),
+        "threads_left": threading.active_count() - before,
+        "rss_mib": {
+            "settled_after_s": settled,
+            "then": round(after[0], 2),
+            "largest": round(max(after), 2),
+            "end": round(after[-1], 2),
+        },
         "rss_growth_mib": round(max(after) - after[0], 2),
         **({"troubles": source.happened} if isinstance(source, Troubled) else {}),
-    }  # fmt: skip
+    }
     print({k: v for k, v in row.items() if k != "environment"}, flush=True)
     return row
 
@@ -148,9 +158,15 @@ def main() -> None:
         for scenario in options.scenarios.split(","):
             rows.append(run(scenario, classifier, video, 60 * options.minutes))
         about = {
-            "benchmark": "camera_endurance", "title": classifier.bundle.manifest.title, "variant": classifier.backend.variant,
-            "fps": FPS, "size": list(SIZE), "threads": options.threads, "environment": environment(), "rows": rows,
-        }  # fmt: skip
+            "benchmark": "camera_endurance",
+            "title": classifier.bundle.manifest.title,
+            "variant": classifier.backend.variant,
+            "fps": FPS,
+            "size": list(SIZE),
+            "threads": options.threads,
+            "environment": environment(),
+            "rows": rows,
+        }
         write_json(options.out, about)
     for row in rows:
         ok = row["adds_up"] and row["threads_left"] == 0 and row["rss_growth_mib"] < LIMIT_MIB and row["stop_s"] < 1

@@ -1,14 +1,16 @@
-"""Three networks by five recipes on CIFAR-10, by the command line alone: clean, FGSM, worst case, verdict, minutes of each.
+"""Three networks by five recipes on CIFAR-10, by the command line alone: clean, FGSM, worst case, verdict, minutes of
+each.
 
-A row is trained, exported and evaluated in one place, its JSON is written when it is done, and rows that are there already are
-passed over: call it again to go on, also after ``--time-limit``, for trainings resume. What each row ran is in its ``commands``.
+A row is trained, exported and evaluated in one place, its JSON is written when it is done, and rows that are there
+already are passed over: call it again to go on, also after ``--time-limit``, for trainings resume. What each row ran is
+in its ``commands``.
 
     python benchmarks/cifar10_grid.py --data cifar10-png/ --work grid/ --out benchmarks/results/cifar10_grid-h100.json
     python benchmarks/cifar10_grid.py --data cifar10-png/ --work grid-cpu/ --small --limit 1000 \\
         --out benchmarks/results/cifar10_grid-cpu.json
 
-A teacher is the row of its own network and recipe where that is in ``--work`` already, else it is trained for the row, with the
-student's epochs and enlargement; its minutes count only then. For one teacher for all, run its row first.
+A teacher is the row of its own network and recipe where that is in ``--work`` already, else it is trained for the row,
+with the student's epochs and enlargement; its minutes count only then. For one teacher for all, run its row first.
 """
 
 from __future__ import annotations
@@ -41,18 +43,39 @@ SMALL_EPOCHS = {"regnet_y_400mf": 20, "alexnet": 12, "resnet101": 6}
 
 
 def common(architecture: str, options: argparse.Namespace) -> list[str]:
-    """What all trainings of one network share: on a GPU that of the references, on a CPU a subset that takes minutes."""
+    """What all trainings of one network share: on a GPU that of the references, on a CPU a subset that takes
+    minutes."""
     side = ["--upsample", "2"] if architecture == "alexnet" or not options.small else []
     if options.small:
         epochs = options.epochs or SMALL_EPOCHS[architecture]
         return [
-            *side, "--augment", "crop-flip", "--epochs", str(epochs), "--limit", "5000", "--holdout", "500",
-            "--lr", "0.01" if architecture == "alexnet" else "0.05",
-        ]  # fmt: skip
+            *side,
+            "--augment",
+            "crop-flip",
+            "--epochs",
+            str(epochs),
+            "--limit",
+            "5000",
+            "--holdout",
+            "500",
+            "--lr",
+            "0.01" if architecture == "alexnet" else "0.05",
+        ]
     return [
-        *side, "--augment", "crop-flip", "--epochs", str(options.epochs or 30), "--batch-size", "256", "--lr", "0.2",
-        "--ema", "0.999", "--workers", "12",
-    ]  # fmt: skip
+        *side,
+        "--augment",
+        "crop-flip",
+        "--epochs",
+        str(options.epochs or 30),
+        "--batch-size",
+        "256",
+        "--lr",
+        "0.2",
+        "--ema",
+        "0.999",
+        "--workers",
+        "12",
+    ]
 
 
 def teacher(architecture: str, recipe: str, options: argparse.Namespace) -> list[str]:
@@ -92,10 +115,21 @@ def row(architecture: str, recipe: str, options: argparse.Namespace) -> dict[str
     kind, *more = RECIPES[recipe]
     limit = [] if options.time_limit is None else ["--time-limit", options.time_limit]
     train = [
-        kind, "--data", str(options.data), "--arch", architecture, *more, *teacher(architecture, recipe, options),
-        *common(architecture, options), "--seed", str(options.seed),
-        "--out", str(work / "run"), "--resume", *limit,
-    ]  # fmt: skip
+        kind,
+        "--data",
+        str(options.data),
+        "--arch",
+        architecture,
+        *more,
+        *teacher(architecture, recipe, options),
+        *common(architecture, options),
+        "--seed",
+        str(options.seed),
+        "--out",
+        str(work / "run"),
+        "--resume",
+        *limit,
+    ]
     started = time.monotonic()
     if (status := run(train)) != 0:
         return {"architecture": architecture, "recipe": recipe, "failed": f"training ended with exit status {status}"}
@@ -111,10 +145,23 @@ def row(architecture: str, recipe: str, options: argparse.Namespace) -> dict[str
         "--overwrite",
     ]
     evaluate = [
-        "evaluate", str(work / "m.edgeadv"), "--data", str(options.data), "--eps", EPS, "--suite", options.suite, "--backend",
-        "torch,onnxruntime", "--precision", "all", "--resume", "--out", str(work / "results.json"),
+        "evaluate",
+        str(work / "m.edgeadv"),
+        "--data",
+        str(options.data),
+        "--eps",
+        EPS,
+        "--suite",
+        options.suite,
+        "--backend",
+        "torch,onnxruntime",
+        "--precision",
+        "all",
+        "--resume",
+        "--out",
+        str(work / "results.json"),
         *(["--limit", str(options.limit)] if options.limit else []),
-    ]  # fmt: skip
+    ]
     # a bundle that is there stays: half of its evaluation may be done
     todo = [evaluate] if (work / "m.edgeadv").exists() else [export, evaluate]
     for command in todo:
@@ -128,11 +175,16 @@ def row(architecture: str, recipe: str, options: argparse.Namespace) -> dict[str
     infos = [read_json(file, what="run") for file in files]
     info, epochs = infos[0], [e for each in infos for stage in each["stages"] for e in stage["epochs"]]
     return {
-        "architecture": architecture, "recipe": recipe, "title": info["title"], "config": info["config"],
+        "architecture": architecture,
+        "recipe": recipe,
+        "title": info["title"],
+        "config": info["config"],
         "train_minutes": round(sum(e["duration_s"] + e["measured_s"] for e in epochs) / 60, 2),
-        "last_call_minutes": round((time.monotonic() - started) / 60, 2), "stopped": info["stages"][-1].get("stopped"),
-        "commands": [" ".join(["edgeadv", *c]) for c in (train, export, evaluate)], **measured(work / "results.json"),
-    }  # fmt: skip
+        "last_call_minutes": round((time.monotonic() - started) / 60, 2),
+        "stopped": info["stages"][-1].get("stopped"),
+        "commands": [" ".join(["edgeadv", *c]) for c in (train, export, evaluate)],
+        **measured(work / "results.json"),
+    }
 
 
 def main() -> None:

@@ -1,16 +1,18 @@
 """FGSM and PGD images/s of edgeadv and three peers: same network, images, eps and process, as paired ratios.
 
-The adversarial images are compared too, and how many labels they turn: speed that costs strength is worthless. All take every step:
-edgeadv's rule that an image which is broken leaves the batch is switched off here, and so is foolbox's and ART's choice of the best.
-What edgeadv does once a model, copying and folding it, is in ``start_s``. On a GPU edgeadv computes without TF32, as its commands do, and the
-peers with what PyTorch allows them; torchattacks has a row without it, too. Other ways have rows of their own with ``--levers`` (see
-``levers.py``); of those that compile with the number of gradients after which their start is paid for. ``float16`` is what edgeadv's commands
-follow on a GPU with ``--gradients float16``.
+The adversarial images are compared too, and how many labels they turn: speed that costs strength is worthless. All take
+every step: edgeadv's rule that an image which is broken leaves the batch is switched off here, and so is foolbox's and
+ART's choice of the best. What edgeadv does once a model, copying and folding it, is in ``start_s``. On a GPU edgeadv
+computes without TF32, as its commands do, and the peers with what PyTorch allows them; torchattacks has a row without
+it, too. Other ways have rows of their own with ``--levers`` (see ``levers.py``); of those that compile with the number
+of gradients after which their start is paid for. ``float16`` is what edgeadv's commands follow on a GPU with
+``--gradients float16``.
 
-With ``--strength BUNDLE --data FOLDER`` also what is left of the accuracy of a trained network when its own gradients are followed, when
-the copy's are, and when those of the levers that change numbers are, image by image.
+With ``--strength BUNDLE --data FOLDER`` also what is left of the accuracy of a trained network when its own gradients
+are followed, when the copy's are, and when those of the levers that change numbers are, image by image.
 
-    python benchmarks/crafting.py --arch regnet_y_400mf --batch 16 --out benchmarks/results/crafting-regnet_y_400mf-cpu.json
+    python benchmarks/crafting.py --arch regnet_y_400mf --batch 16 --out
+    benchmarks/results/crafting-regnet_y_400mf-cpu.json
 """
 
 from __future__ import annotations
@@ -68,8 +70,13 @@ def peers(
     device, size = x.device, 2.5 * eps / steps
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=device)
     art = PyTorchClassifier(
-        model, loss=nn.CrossEntropyLoss(), input_shape=(3, side, side), nb_classes=classes, clip_values=(0.0, 1.0), device_type="gpu" if x.is_cuda else "cpu"
-    )  # fmt: skip
+        model,
+        loss=nn.CrossEntropyLoss(),
+        input_shape=(3, side, side),
+        nb_classes=classes,
+        clip_values=(0.0, 1.0),
+        device_type="gpu" if x.is_cuda else "cpu",
+    )
     one_hot, pixels = np.eye(classes, dtype=np.float32)[y.cpu().numpy()], x.cpu().numpy()
     if steps == 1:
         theirs: Any = torchattacks.FGSM(model, eps=eps)
@@ -82,13 +89,15 @@ def peers(
             art, norm=np.inf, eps=eps, eps_step=size, max_iter=steps, batch_size=len(x), verbose=False
         )
     return {
-        "torchattacks": lambda: theirs(x, y), "foolbox": lambda: box(wrapped, x, y, epsilons=eps)[1],
+        "torchattacks": lambda: theirs(x, y),
+        "foolbox": lambda: box(wrapped, x, y, epsilons=eps)[1],
         "art": lambda: torch.from_numpy(evasion.generate(pixels, one_hot)).to(device),
-    }  # fmt: skip
+    }
 
 
 def quiet(model: nn.Module) -> nn.Module:
-    """``model`` with factors of 1/2 in its BatchNorms: with random weights and factors of 1, a deep one's activations are beyond float16."""
+    """``model`` with factors of 1/2 in its BatchNorms: with random weights and factors of 1, a deep one's activations
+    are beyond float16."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.constant_(module.weight, 0.5)
@@ -146,10 +155,13 @@ def measure(architecture: str, steps: int, options: argparse.Namespace) -> dict[
     libraries = []
     for name, taken in seconds.items():
         entry = {
-            "library": name, "version": importlib.metadata.version(PACKAGES[name]) if name in PACKAGES else __version__, "images_per_s": round(options.batch / statistics.median(taken), 2),
-            "edgeadv_speedup": ratio(taken, seconds["edgeadv"]), "labels_turned": turned[name],
+            "library": name,
+            "version": importlib.metadata.version(PACKAGES[name]) if name in PACKAGES else __version__,
+            "images_per_s": round(options.batch / statistics.median(taken), 2),
+            "edgeadv_speedup": ratio(taken, seconds["edgeadv"]),
+            "labels_turned": turned[name],
             "same_pixels_1e-4": float(((made[name] - made["torchattacks"]).abs() <= 1e-4).float().mean()),
-        }  # fmt: skip
+        }
         if name in options.levers:
             entry["over_torchattacks"] = ratio(seconds["torchattacks"], taken)
         if isinstance(followed.get(name), HalfCopy):

@@ -1,21 +1,23 @@
-"""The evaluation of a folder of photographs: its stages alone, the whole, and how time and memory grow with the number of images.
+"""The evaluation of a folder of photographs: its stages alone, the whole, and how time and memory grow with the number
+of images.
 
-``stages`` are images/s of decoding and resizing, of FGSM and of scoring by ONNX Runtime, each alone on the same images, one thread each;
-``whole`` is the evaluation of the same images by the same calls: once with scoring in a second thread beside the attack, and once one
-after the other, with decoding alone beside them (``--workers``). ``over_slowest`` is a whole over the slowest stage alone, and
-``over_sum`` over what the stages would take one after the other. Everything runs in turn, ``--rounds`` times; ratios are medians of
-those of each round, with the quartiles.
+``stages`` are images/s of decoding and resizing, of FGSM and of scoring by ONNX Runtime, each alone on the same images,
+one thread each; ``whole`` is the evaluation of the same images by the same calls: once with scoring in a second thread
+beside the attack, and once one after the other, with decoding alone beside them (``--workers``). ``over_slowest`` is a
+whole over the slowest stage alone, and ``over_sum`` over what the stages would take one after the other. Everything
+runs in turn, ``--rounds`` times; ratios are medians of those of each round, with the quartiles.
 
-``steady`` leaves out what a long evaluation does not notice, its start, the first batch and the last: images/s of ``edgeadv evaluate`` between
-a small run and one of all images, over those of the attack alone.
+``steady`` leaves out what a long evaluation does not notice, its start, the first batch and the last: images/s of
+``edgeadv evaluate`` between a small run and one of all images, over those of the attack alone.
 
-``allocator`` is the command on the same images, over the command with glibc left alone (:mod:`edgeadv.models.allocator`).
+``allocator`` is the command on the same images, over the command with glibc left alone
+(:mod:`edgeadv.models.allocator`).
 
-``growth`` runs ``edgeadv evaluate`` on more and more images: seconds, peak memory of the process, and the exponent of a fitted power law,
-1 for linear.
+``growth`` runs ``edgeadv evaluate`` on more and more images: seconds, peak memory of the process, and the exponent of a
+fitted power law, 1 for linear.
 
-    python benchmarks/evaluation_pipeline.py m.edgeadv --data photos/ --limit 448 --growth 1000,4000,16000 --growth-data cifar10-png/ \\
-        --growth-bundle small.edgeadv --out benchmarks/results/evaluation_pipeline-cpu.json
+    python benchmarks/evaluation_pipeline.py m.edgeadv --data photos/ --limit 448 --growth 1000,4000,16000 --growth-data
+        cifar10-png/ \\ --growth-bundle small.edgeadv --out benchmarks/results/evaluation_pipeline-cpu.json
 """
 
 from __future__ import annotations
@@ -59,14 +61,19 @@ def exhaust(batches: Iterable[object]) -> None:
 
 
 def opened(options: argparse.Namespace) -> tuple[Bundle, ImageSet, TorchBackend, list[Attack]]:
-    """What the command opens for FGSM with one thread, in a process whose memory is settled as the command settles it."""
+    """What the command opens for FGSM with one thread, in a process whose memory is settled as the command settles
+    it."""
     keep_freed_memory()
     bundle = Bundle.open(options.bundle)
     images = open_data(options.data, split="test").relabel(bundle.classes)
     reference = TorchBackend(bundle, threads=1)
     attacks = build_attacks(
-        reference.attack_model, EPS, efforts={FGSM: Effort()}, classes=len(bundle.classes), gradients_sha256=bundle.weights_sha256
-    )  # fmt: skip
+        reference.attack_model,
+        EPS,
+        efforts={FGSM: Effort()},
+        classes=len(bundle.classes),
+        gradients_sha256=bundle.weights_sha256,
+    )
     return bundle, images, reference, attacks
 
 
@@ -101,13 +108,17 @@ def stages(options: argparse.Namespace) -> dict[str, Any]:
     slowest = max(alone, key=statistics.median)
     together = [sum(taken) for taken in zip(*alone, strict=True)]
     row = {
-        "part": "stages", "n": n, "workers": options.workers, "variant": options.variant, "rounds": options.rounds,
+        "part": "stages",
+        "n": n,
+        "workers": options.workers,
+        "variant": options.variant,
+        "rounds": options.rounds,
         **{f"{name}_images_per_s": round(n / statistics.median(taken), 2) for name, taken in seconds.items()},
         **{
             name: {"over_slowest": ratio(slowest, seconds[name]), "over_sum": ratio(together, seconds[name])}
             for name in ("whole", "one_after_the_other")
         },
-    }  # fmt: skip
+    }
     print(row, flush=True)
     return row
 
@@ -116,9 +127,28 @@ def command(bundle: Path, data: str, n: int, environment: Mapping[str, str], *, 
     """Seconds, processor seconds and peak memory of ``edgeadv evaluate`` with FGSM on ``n`` images."""
     with tempfile.TemporaryDirectory() as folder:
         asked = [
-            sys.executable, "-m", "edgeadv", "evaluate", str(bundle), "--data", data, "--eps", "8/255", "--attack", FGSM, "--precision", "fp32",
-            "--threads", "1", "--workers", str(workers), "--limit", str(n), "--out", str(Path(folder) / "results.json"),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "edgeadv",
+            "evaluate",
+            str(bundle),
+            "--data",
+            data,
+            "--eps",
+            "8/255",
+            "--attack",
+            FGSM,
+            "--precision",
+            "fp32",
+            "--threads",
+            "1",
+            "--workers",
+            str(workers),
+            "--limit",
+            str(n),
+            "--out",
+            str(Path(folder) / "results.json"),
+        ]
         start = time.perf_counter()
         process = subprocess.Popen(
             asked, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
@@ -130,7 +160,11 @@ def command(bundle: Path, data: str, n: int, environment: Mapping[str, str], *, 
     if process.returncode:
         raise SystemExit(f"{' '.join(asked)}: {said}")
     cpu = usage.ru_utime + usage.ru_stime
-    return {"s": round(time.perf_counter() - start, 2), "cpu_s": round(cpu, 2), "peak_mib": round(usage.ru_maxrss / 1024, 1)}  # fmt: skip
+    return {
+        "s": round(time.perf_counter() - start, 2),
+        "cpu_s": round(cpu, 2),
+        "peak_mib": round(usage.ru_maxrss / 1024, 1),
+    }
 
 
 def steady(options: argparse.Namespace) -> dict[str, Any]:
@@ -160,10 +194,14 @@ def steady(options: argparse.Namespace) -> dict[str, Any]:
         for whole, first in zip(seconds["all"], seconds["first"], strict=True)
     ]
     row = {
-        "part": "steady", "n": options.limit - SHARD_SIZE, "workers": options.workers, "rounds": options.rounds,
-        "command_images_per_s": round(1 / statistics.median(beyond), 2), "attack_images_per_s": round(1 / statistics.median(alone), 2),
+        "part": "steady",
+        "n": options.limit - SHARD_SIZE,
+        "workers": options.workers,
+        "rounds": options.rounds,
+        "command_images_per_s": round(1 / statistics.median(beyond), 2),
+        "attack_images_per_s": round(1 / statistics.median(alone), 2),
         "over_attack": ratio(alone, beyond),
-    }  # fmt: skip
+    }
     print(row, flush=True)
     return row
 
@@ -179,15 +217,20 @@ def allocator(options: argparse.Namespace) -> dict[str, Any]:
 
     seconds = in_turn({name: functools.partial(run, name) for name in environments}, rounds=options.rounds, warm_up=0)
     row = {
-        "part": "allocator", "workers": 0, "n": options.limit, "rounds": options.rounds, "speedup": ratio(seconds["glibc"], seconds["edgeadv"]),
+        "part": "allocator",
+        "workers": 0,
+        "n": options.limit,
+        "rounds": options.rounds,
+        "speedup": ratio(seconds["glibc"], seconds["edgeadv"]),
         **{f"{name}_peak_mib": statistics.median(each["peak_mib"] for each in runs) for name, runs in used.items()},
-    }  # fmt: skip
+    }
     print(row, flush=True)
     return row
 
 
 def fitted(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Start, cost and exponent of ``start + cost n^exponent`` through the processor's seconds, each run's error in proportion to them."""
+    """Start, cost and exponent of ``start + cost n^exponent`` through the processor's seconds, each run's error in
+    proportion to them."""
     n, seconds = np.array([m["n"] for m in measured]), np.array([m["cpu_s"] for m in measured])
     best = (np.inf, 0.0, 0.0, 0.0)
     for exponent in np.arange(0.5, 2, 0.005):
@@ -196,8 +239,10 @@ def fitted(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
         best = min(best, (error, float(exponent), float(cost), float(start_s)))
     _, exponent, cost, start_s = best
     return {
-        "ms_per_image": round(1000 * cost * float(n[-1]) ** (exponent - 1), 3), "start_s": round(start_s, 2), "exponent": round(exponent, 3)
-    }  # fmt: skip
+        "ms_per_image": round(1000 * cost * float(n[-1]) ** (exponent - 1), 3),
+        "start_s": round(start_s, 2),
+        "exponent": round(exponent, 3),
+    }
 
 
 def growth(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""What the runtime costs on a device: installed size, import time, memory with a network open; and that PyTorch is not loaded.
+"""What the runtime costs on a device: installed size, import time, memory with a network open; and that PyTorch is not
+loaded.
 
 Installs this checkout with the extra ``ort``, and nothing else, into an empty environment.
 
@@ -21,7 +22,10 @@ from edgeadv_runtime.device.facts import environment
 from edgeadv_runtime.files import write_json
 
 IMPORT = "import time; t = time.perf_counter(); import edgeadv_runtime; print(time.perf_counter() - t)"
-HELP = "import subprocess, sys, time; t = time.perf_counter(); subprocess.run([sys.argv[1], '--help'], check=True, capture_output=True); print(time.perf_counter() - t)"
+HELP = (
+    "import subprocess, sys, time; t = time.perf_counter(); subprocess.run([sys.argv[1], '--help'], check=True, "
+    "capture_output=True); print(time.perf_counter() - t)"
+)
 OPEN = """
 import json, sys
 import numpy as np
@@ -34,7 +38,8 @@ with Classifier.open(sys.argv[1], threads=1) as classifier:
     frame = np.zeros((480, 640, 3), np.uint8)
     for _ in range(20): classifier.classify(frame, color_order='bgr')
     used = rss()
-heavy = sorted({name.partition('.')[0] for name in sys.modules} & {'torch', 'torchvision', 'timm', 'onnx', 'cv2', 'tensorrt'})
+loaded = {name.partition('.')[0] for name in sys.modules}
+heavy = sorted(loaded & {'torch', 'torchvision', 'timm', 'onnx', 'cv2', 'tensorrt'})
 print(json.dumps({'python': begin, 'imported': imported, 'opened': opened, 'used': used, 'heavy': heavy}))
 """
 
@@ -78,9 +83,12 @@ def main() -> None:
     rows = {
         "installed_mib": round(sum(sizes.values()), 1),
         "largest_mib": {name: round(mib, 1) for name, mib in sorted(sizes.items(), key=lambda item: -item[1])[:8]},
-        "import_s_median": round(statistics.median(times), 4), "import_s_quartiles": [round(q, 4) for q in statistics.quantiles(times, n=4)],
-        "help_s_median": round(statistics.median(helps), 4), "rss_mib": {key: round(value, 1) for key, value in memory.items() if key != "heavy"}, "heavy_modules_loaded": memory["heavy"],
-    }  # fmt: skip
+        "import_s_median": round(statistics.median(times), 4),
+        "import_s_quartiles": [round(q, 4) for q in statistics.quantiles(times, n=4)],
+        "help_s_median": round(statistics.median(helps), 4),
+        "rss_mib": {key: round(value, 1) for key, value in memory.items() if key != "heavy"},
+        "heavy_modules_loaded": memory["heavy"],
+    }
     print(json.dumps(rows, indent=2))
     write_json(
         options.out, {"benchmark": "footprint", "python": sys.version.split()[0], "environment": environment(), **rows}

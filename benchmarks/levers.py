@@ -1,10 +1,11 @@
 """Ways to have a network's gradients sooner, to be measured: each by name, ``+`` between those to combine.
 
-``float16`` is the copy that edgeadv's commands follow on a GPU with ``--gradients float16``, ``bfloat16`` a network rounded to that precision,
-``compiled`` torch.compile for batches of any size, as attacks need it, ``static`` the same for one size, and ``contiguous`` and ``channels_last``
-are orders of memory, one of which edgeadv takes by itself. On a GPU ``tf32`` lets convolutions round to 10 bits of mantissa, which peers do by PyTorch's default and edgeadv does not;
-``tuned`` has cuDNN try its algorithms at each new size; and ``graph`` makes CUDA graphs of the forward and the backward pass, for one size
-of batch.
+``float16`` is the copy that edgeadv's commands follow on a GPU with ``--gradients float16``, ``bfloat16`` a network
+rounded to that precision, ``compiled`` torch.compile for batches of any size, as attacks need it, ``static`` the same
+for one size, and ``contiguous`` and ``channels_last`` are orders of memory, one of which edgeadv takes by itself. On a
+GPU ``tf32`` lets convolutions round to 10 bits of mantissa, which peers do by PyTorch's default and edgeadv does not;
+``tuned`` has cuDNN try its algorithms at each new size; and ``graph`` makes CUDA graphs of the forward and the backward
+pass, for one size of batch.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _ON_A_GPU = ("tf32", "tuned", "graph")
 
 
 class Bfloat16(nn.Module):
-    """A network in bfloat16 that takes float32 pixels and gives float32 logits and gradients; it has float32's range and 8 bits of it."""
+    """A network in bfloat16 that takes float32 pixels and gives float32 logits and gradients; it has float32's range
+    and 8 bits of it."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -83,7 +85,8 @@ def in_order(lever: str, x: Tensor) -> Tensor:
 
 
 def _inside(network: nn.Module, change: Callable[[nn.Module, Tensor], nn.Module], x: Tensor) -> nn.Module:
-    """``network`` after ``change``, which is given what it is called with; of a copy in float16 only what computes in it changes."""
+    """``network`` after ``change``, which is given what it is called with; of a copy in float16 only what computes in
+    it changes."""
     if not isinstance(network, HalfCopy):
         return change(network, x.clone())
     given = network.exact.prepared(x).to(torch.float16, memory_format=torch.channels_last)

@@ -1,7 +1,9 @@
-"""A camera's frame, uint8 in memory, to the model's input: edgeadv, torchvision and OpenCV, paired, with how far the pixels differ.
+"""A camera's frame, uint8 in memory, to the model's input: edgeadv, torchvision and OpenCV, paired, with how far the
+pixels differ.
 
-All begin at the same BGR array, as OpenCV gives it, and end at uint8 RGB, resized and cropped; torchvision's own way goes through
-Pillow. OpenCV has no antialiasing but in INTER_AREA: its pixels are others, and a network trained on Pillow's loses accuracy on them.
+All begin at the same BGR array, as OpenCV gives it, and end at uint8 RGB, resized and cropped; torchvision's own way
+goes through Pillow. OpenCV has no antialiasing but in INTER_AREA: its pixels are others, and a network trained on
+Pillow's loses accuracy on them.
 
     python benchmarks/preprocessing.py --out benchmarks/results/preprocessing-cpu.json
 """
@@ -73,18 +75,25 @@ def main() -> None:
 
         calls: dict[str, Callable[[int], Pixels]] = {
             "edgeadv": lambda _, frame=frame: preprocess(frame, color_order="bgr"),
-            "torchvision, Pillow": torchvision_pillow, "torchvision, tensor": torchvision_tensor,
-            "OpenCV, INTER_LINEAR": lambda i, f=opencv: f(i, cv2.INTER_LINEAR), "OpenCV, INTER_AREA": lambda i, f=opencv: f(i, cv2.INTER_AREA),
-        }  # fmt: skip
+            "torchvision, Pillow": torchvision_pillow,
+            "torchvision, tensor": torchvision_tensor,
+            "OpenCV, INTER_LINEAR": lambda i, f=opencv: f(i, cv2.INTER_LINEAR),
+            "OpenCV, INTER_AREA": lambda i, f=opencv: f(i, cv2.INTER_AREA),
+        }
         made = {name: call(0).astype(np.int16) for name, call in calls.items()}
         seconds = in_turn(calls, rounds=options.rounds, warm_up=5)
         for name, taken in seconds.items():
             apart = np.abs(made[name] - made["edgeadv"])
-            rows.append({
-                "frame": size, "library": name, "ms_median": round(1000 * statistics.median(taken), 3),
-                "edgeadv_speedup": ratio(taken, seconds["edgeadv"]), "levels_apart_mean": round(float(apart.mean()), 3),
-                "levels_apart_max": int(apart.max()),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "frame": size,
+                    "library": name,
+                    "ms_median": round(1000 * statistics.median(taken), 3),
+                    "edgeadv_speedup": ratio(taken, seconds["edgeadv"]),
+                    "levels_apart_mean": round(float(apart.mean()), 3),
+                    "levels_apart_max": int(apart.max()),
+                }
+            )
             print(rows[-1], flush=True)
     save(options.out, "preprocessing", vars(options), rows)
 

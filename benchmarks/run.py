@@ -1,8 +1,9 @@
-"""Run the benchmarks of a CPU, or of a GPU, say which ratios moved by more than their noise, and write the tables of ``README.md``.
+"""Run the benchmarks of a CPU, or of a GPU, say which ratios moved by more than their noise, and write the tables of
+``README.md``.
 
-    python benchmarks/run.py --work build/bench             # measure into the folder, and compare with what is committed
-    python benchmarks/run.py --work build/bench --accept    # also take the new figures, and write the tables and the plot
-    python benchmarks/run.py --cuda --work build/bench      # those of a GPU
+    python benchmarks/run.py --work build/bench             # measure into the folder, and compare with what is
+    committed python benchmarks/run.py --work build/bench --accept    # also take the new figures, and write the tables
+    and the plot python benchmarks/run.py --cuda --work build/bench      # those of a GPU
     python benchmarks/run.py --tables                       # write them from what is committed
 
 Networks have random weights, which changes no speed; ``--only`` names some benchmarks.
@@ -25,38 +26,131 @@ BEGIN, END = "<!-- tables: written by run.py -->", "<!-- end of tables -->"
 LARGE, SMALL = "regnet-224.edgeadv", "regnet-32.edgeadv"
 SUITE: dict[str, list[str]] = {
     "crafting-cpu": ["crafting.py", "--arch", "regnet_y_400mf", "--rounds", "7"],
-    "crafting-levers-cpu": ["crafting.py", "--arch", "regnet_y_400mf", "--steps", "1", "--rounds", "7", "--levers", "compiled,bfloat16,compiled+bfloat16"],
-    "crafting-large-cpu": ["crafting.py", "--arch", "resnet101,alexnet", "--batch", "8", "--steps", "1", "--rounds", "5", "--levers", "bfloat16"],
-    "runtime_latency-regnet_y_400mf-cpu": ["runtime_latency.py", LARGE, "--variants", "fp32,fp32-u8in", "--rounds", "200"],
+    "crafting-levers-cpu": [
+        "crafting.py",
+        "--arch",
+        "regnet_y_400mf",
+        "--steps",
+        "1",
+        "--rounds",
+        "7",
+        "--levers",
+        "compiled,bfloat16,compiled+bfloat16",
+    ],
+    "crafting-large-cpu": [
+        "crafting.py",
+        "--arch",
+        "resnet101,alexnet",
+        "--batch",
+        "8",
+        "--steps",
+        "1",
+        "--rounds",
+        "5",
+        "--levers",
+        "bfloat16",
+    ],
+    "runtime_latency-regnet_y_400mf-cpu": [
+        "runtime_latency.py",
+        LARGE,
+        "--variants",
+        "fp32,fp32-u8in",
+        "--rounds",
+        "200",
+    ],
     "preprocessing-cpu": ["preprocessing.py"],
     "evaluation_pipeline-cpu": [
-        "evaluation_pipeline.py", LARGE, "--data", "mnist5k", "--limit", "192", "--rounds", "3", "--parts", "allocator,growth,stages", "--growth-bundle", SMALL,
-        "--growth-data", "mnist5k",
+        "evaluation_pipeline.py",
+        LARGE,
+        "--data",
+        "mnist5k",
+        "--limit",
+        "192",
+        "--rounds",
+        "3",
+        "--parts",
+        "allocator,growth,stages",
+        "--growth-bundle",
+        SMALL,
+        "--growth-data",
+        "mnist5k",
     ],
     "torch_latency-regnet_y_400mf-cpu": ["torch_latency.py", LARGE, "--rounds", "100", "--threads", "1"],
     "training_throughput-cpu": ["training_throughput.py", "--images", "640", "--rounds", "5"],
     "footprint-cpu": ["footprint.py", LARGE],
-}  # fmt: skip
+}
 CUDA_SUITE: dict[str, list[str]] = {
     "crafting-cuda": [
-        "crafting.py", "--arch", "regnet_y_400mf,resnet101,alexnet", "--batch", "256", "--steps", "1", "--rounds", "5", "--levers",
+        "crafting.py",
+        "--arch",
+        "regnet_y_400mf,resnet101,alexnet",
+        "--batch",
+        "256",
+        "--steps",
+        "1",
+        "--rounds",
+        "5",
+        "--levers",
         "float16,tf32,channels_last",
     ],
     "crafting-compiled-cuda": [
-        "crafting.py", "--arch", "regnet_y_400mf,alexnet", "--batch", "256", "--steps", "1", "--rounds", "5", "--peers", "torchattacks",
-        "--levers", "static+float16,float16+tuned,bfloat16",
+        "crafting.py",
+        "--arch",
+        "regnet_y_400mf,alexnet",
+        "--batch",
+        "256",
+        "--steps",
+        "1",
+        "--rounds",
+        "5",
+        "--peers",
+        "torchattacks",
+        "--levers",
+        "static+float16,float16+tuned,bfloat16",
     ],
     "crafting-pgd-cuda": [
-        "crafting.py", "--arch", "regnet_y_400mf", "--batch", "256", "--steps", "10", "--rounds", "5", "--peers", "torchattacks,foolbox",
-        "--levers", "float16",
+        "crafting.py",
+        "--arch",
+        "regnet_y_400mf",
+        "--batch",
+        "256",
+        "--steps",
+        "10",
+        "--rounds",
+        "5",
+        "--peers",
+        "torchattacks,foolbox",
+        "--levers",
+        "float16",
     ],
     "crafting-batch64-cuda": [
-        "crafting.py", "--arch", "regnet_y_400mf", "--batch", "64", "--steps", "1", "--rounds", "15", "--peers", "torchattacks",
-        "--levers", "float16,float16+graph",
+        "crafting.py",
+        "--arch",
+        "regnet_y_400mf",
+        "--batch",
+        "64",
+        "--steps",
+        "1",
+        "--rounds",
+        "15",
+        "--peers",
+        "torchattacks",
+        "--levers",
+        "float16,float16+graph",
     ],
     "torch_latency-regnet_y_400mf-cuda": ["torch_latency.py", LARGE],
-    "training_throughput-cuda": ["training_throughput.py", "--images", "3840", "--batch", "128", "--workers", "8", "--rounds", "5"],
-}  # fmt: skip
+    "training_throughput-cuda": [
+        "training_throughput.py",
+        "--images",
+        "3840",
+        "--batch",
+        "128",
+        "--workers",
+        "8",
+        "--rounds",
+        "5",
+    ],
+}
 
 
 def prepare(work: Path) -> None:
@@ -74,9 +168,14 @@ def prepare(work: Path) -> None:
             continue
         torch.manual_seed(0)
         export_bundle(
-            build(Architecture.find("regnet_y_400mf", num_classes=10)).eval(), work / name, classes=images.classes,
-            preprocess=Preprocess(resize=side, crop=side), frames=[images.image(i).convert("RGB") for i in range(8)],
-            variants=["fp32", "fp16", "fp32-u8in"], origin=Origin(title="RegNetY-400MF, random weights", provenance={}), )  # fmt: skip
+            build(Architecture.find("regnet_y_400mf", num_classes=10)).eval(),
+            work / name,
+            classes=images.classes,
+            preprocess=Preprocess(resize=side, crop=side),
+            frames=[images.image(i).convert("RGB") for i in range(8)],
+            variants=["fp32", "fp16", "fp32-u8in"],
+            origin=Origin(title="RegNetY-400MF, random weights", provenance={}),
+        )
 
 
 def ratios(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -122,7 +221,8 @@ def tables() -> Iterator[str]:
     """What the committed results say."""
     found = {file.stem: json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))}
     yield from (
-        "| network, batch, threads | attack | peer | edgeadv is faster by | edgeadv's pixels that are torchattacks' | start, s |",
+        "| network, batch, threads | attack | peer | edgeadv is faster by | edgeadv's pixels that are "
+        "torchattacks' | start, s |",
         "|---|---|---|---|---|---|",
     )
     for content in found.values():
@@ -143,21 +243,31 @@ def tables() -> Iterator[str]:
                     else f"; paid after {entry['paid_after_gradients']:,} gradients of an image"
                 )
                 yield (
-                    f"| {row['architecture']} {asked['side']}², {asked['batch']}, {row.get('on', asked['threads'])} | {row['attack']} | {peer} | "
+                    f"| {row['architecture']} {asked['side']}², {asked['batch']}, "
+                    f"{row.get('on', asked['threads'])} | {row['attack']} | {peer} | "
                     f"{show(speedup)} | {pixels:.2%} | {entry.get('start_s', start)}{paid} |"
                 )
         for row in content["rows"]:
             if "strength" in row:
                 for attack in ("fgsm", "pgd-10"):
                     left = row[attack]
-                    yield f"| {row['strength']} | {attack} | its own gradients | accuracy left {left['left_own']:.1%}, by the copy's {left['left_copy']:.1%}; {left['differ']} of {row['n']} images differ | | |"
+                    yield (
+                        f"| {row['strength']} | {attack} | its own gradients | accuracy left "
+                        f"{left['left_own']:.1%}, by the copy's {left['left_copy']:.1%}; {left['differ']} of "
+                        f"{row['n']} images differ | | |"
+                    )
                     for key, share in left.items():
                         lever = key.removeprefix("left_")
                         if lever not in (key, "own", "copy"):
-                            yield f"| {row['strength']} | {attack} | its own gradients, {lever}'s | accuracy left {left['left_own']:.1%} and {share:.1%}; {left[f'differ_{lever}']} of {row['n']} images differ | | |"
+                            yield (
+                                f"| {row['strength']} | {attack} | its own gradients, {lever}'s | accuracy left "
+                                f"{left['left_own']:.1%} and {share:.1%}; {left[f'differ_{lever}']} of {row['n']} "
+                                "images differ | | |"
+                            )
     yield ""
     yield from (
-        "| runtime: variant, batch | raw call, ms | `infer` over raw | all but the resizing over raw | bound over raw | faster than the first | top-1 |",
+        "| runtime: variant, batch | raw call, ms | `infer` over raw | all but the resizing over raw | bound over "
+        "raw | faster than the first | top-1 |",
         "|---|---|---|---|---|---|---|",
     )
     for content in found.values():
@@ -166,7 +276,11 @@ def tables() -> Iterator[str]:
                 speedup = next(value for key, value in row.items() if key.startswith("speedup_over_"))
                 classify = show(row["classify_pixels_over_raw"]) if "classify_pixels_over_raw" in row else ""
                 top1 = f"{row['top1']:.1%} of {row['n']}" if "top1" in row else ""
-                yield f"| {content['arguments']['bundle']}: {row['variant']}, {row['batch']} | {row['raw_ms_median']:.2f} | {show(row['infer_over_raw'])} | {classify} | {show(row['bound_over_raw'])} | {show(speedup)} | {top1} |"
+                yield (
+                    f"| {content['arguments']['bundle']}: {row['variant']}, {row['batch']} | "
+                    f"{row['raw_ms_median']:.2f} | {show(row['infer_over_raw'])} | {classify} | "
+                    f"{show(row['bound_over_raw'])} | {show(speedup)} | {top1} |"
+                )
     yield ""
     yield from (
         "| frame | preprocessing by | ms | edgeadv is faster by | grey levels apart, mean and largest |",
@@ -175,7 +289,10 @@ def tables() -> Iterator[str]:
     for content in found.values():
         if content.get("benchmark") == "preprocessing":
             for row in content["rows"]:
-                yield f"| {row['frame']} | {row['library']} | {row['ms_median']:.2f} | {show(row['edgeadv_speedup'])} | {row['levels_apart_mean']}, {row['levels_apart_max']} |"
+                yield (
+                    f"| {row['frame']} | {row['library']} | {row['ms_median']:.2f} | "
+                    f"{show(row['edgeadv_speedup'])} | {row['levels_apart_mean']}, {row['levels_apart_max']} |"
+                )
     yield ""
     yield from (
         "| PyTorch: bundle, on | variant, batch | way | ms | faster than eager | logits differ by |",
@@ -190,41 +307,63 @@ def tables() -> Iterator[str]:
                 if "not_measured" in row:
                     yield f"| {place} | | | {row['not_measured']} |"
                 else:
-                    yield f"| {place} | {row['ms_median']:.2f} | {show(row['speedup_over_eager'])} | {row['relative_error']:.1e} |"
+                    yield (
+                        f"| {place} | {row['ms_median']:.2f} | {show(row['speedup_over_eager'])} | "
+                        f"{row['relative_error']:.1e} |"
+                    )
     yield ""
     for content in found.values():
         if content.get("benchmark") == "training_throughput":
             for row in content["rows"]:
                 asked = content["arguments"]
                 on = row.get("on", f"{asked['threads']} threads")
-                yield f"- Training, {row['recipe']}: {show(row['edgeadv_speedup'])} of the plain loop's images/s ({asked['arch']}, batch {asked['batch']}, {on})."
+                yield (
+                    f"- Training, {row['recipe']}: {show(row['edgeadv_speedup'])} of the plain loop's images/s "
+                    f"({asked['arch']}, batch {asked['batch']}, {on})."
+                )
         if content.get("benchmark") == "evaluation_pipeline":
             for row in content["rows"]:
                 if row["part"] == "stages":
                     asked, whole, after = content["arguments"], row["whole"], row["one_after_the_other"]
                     yield (
-                        f"- Evaluation with FGSM ({asked['bundle']} on {asked['data']}, one thread a stage, {row['workers']} decoding process): scoring beside the attack "
-                        f"{row['whole_images_per_s']} images/s, {show(whole['over_slowest'])} of its slowest stage alone; one after the other "
-                        f"{row['one_after_the_other_images_per_s']} images/s, {show(after['over_slowest'])} of it and {show(after['over_sum'])} of what all stages take "
-                        f"(decode {row['decode_images_per_s']}, attack {row['attack_images_per_s']}, score {row['score_images_per_s']} images/s alone)."
+                        f"- Evaluation with FGSM ({asked['bundle']} on {asked['data']}, one thread a stage, "
+                        f"{row['workers']} decoding process): scoring beside the attack "
+                        f"{row['whole_images_per_s']} images/s, {show(whole['over_slowest'])} of its slowest stage "
+                        "alone; one after the other "
+                        f"{row['one_after_the_other_images_per_s']} images/s, {show(after['over_slowest'])} of it "
+                        f"and {show(after['over_sum'])} of what all stages take "
+                        f"(decode {row['decode_images_per_s']}, attack {row['attack_images_per_s']}, score "
+                        f"{row['score_images_per_s']} images/s alone)."
                     )
                 elif row["part"] == "steady":
                     asked = content["arguments"]
                     yield (
-                        f"- `edgeadv evaluate --threads 1 --workers {row['workers']}` on {row['n']} images beyond its first batch ({asked['bundle']} on {asked['data']}): "
-                        f"{row['command_images_per_s']} images/s, {show(row['over_attack'])} of the attack alone in another process."
+                        f"- `edgeadv evaluate --threads 1 --workers {row['workers']}` on {row['n']} images beyond "
+                        f"its first batch ({asked['bundle']} on {asked['data']}): "
+                        f"{row['command_images_per_s']} images/s, {show(row['over_attack'])} of the attack alone "
+                        "in another process."
                     )
                 elif row["part"] == "allocator":
                     asked = content["arguments"]
                     yield (
-                        f"- `edgeadv evaluate` with FGSM on {row['n']} images ({asked['bundle']} on {asked['data']}) is {show(row['speedup'])} times as fast as with glibc left alone; "
+                        f"- `edgeadv evaluate` with FGSM on {row['n']} images ({asked['bundle']} on "
+                        f"{asked['data']}) is {show(row['speedup'])} times as fast as with glibc left alone; "
                         f"peak memory {row['edgeadv_peak_mib']:.0f} and {row['glibc_peak_mib']:.0f} MiB."
                     )
                 else:
                     sizes = row["sizes"]
-                    yield f"- Its growth from {sizes[0]['n']:,} to {sizes[-1]['n']:,} images: {row['ms_per_image']} ms an image at the most after {row['start_s']} s of start, exponent {row['exponent']} through {len(sizes)} sizes, one run each; peak memory {sizes[0]['peak_mib']:.0f} to {sizes[-1]['peak_mib']:.0f} MiB."
+                    yield (
+                        f"- Its growth from {sizes[0]['n']:,} to {sizes[-1]['n']:,} images: "
+                        f"{row['ms_per_image']} ms an image at the most after {row['start_s']} s of start, "
+                        f"exponent {row['exponent']} through {len(sizes)} sizes, one run each; peak memory "
+                        f"{sizes[0]['peak_mib']:.0f} to {sizes[-1]['peak_mib']:.0f} MiB."
+                    )
         if content.get("benchmark") == "footprint":
-            yield f"- Runtime: {content['installed_mib']} MiB installed, import {content['import_s_median']:.3f} s, `edgeadv --help` {content['help_s_median']:.3f} s, {content['rss_mib']['opened']} MiB resident with the network open."
+            yield (
+                f"- Runtime: {content['installed_mib']} MiB installed, import {content['import_s_median']:.3f} "
+                f"s, `edgeadv --help` {content['help_s_median']:.3f} s, {content['rss_mib']['opened']} MiB "
+                "resident with the network open."
+            )
 
 
 def plot() -> None:
@@ -242,8 +381,9 @@ def plot() -> None:
         for row in json.loads(file.read_text())["rows"]:
             bars += [
                 (f"{row['architecture']}, {row['attack']}, {entry['library']}", entry["edgeadv_speedup"])
-                for entry in row.get("libraries", []) if entry["library"] != "edgeadv" and "over_torchattacks" not in entry
-            ]  # fmt: skip
+                for entry in row.get("libraries", [])
+                if entry["library"] != "edgeadv" and "over_torchattacks" not in entry
+            ]
     figure, axes = pyplot.subplots(figsize=(8, 0.35 * len(bars) + 1))
     middles = [ratio["median"] for _, ratio in bars]
     spread = [

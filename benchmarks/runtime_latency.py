@@ -1,11 +1,14 @@
-"""The runtime against the raw ONNX Runtime call on the same tensor, each variant, batch 1 and 8: one paired run in random order.
+"""The runtime against the raw ONNX Runtime call on the same tensor, each variant, batch 1 and 8: one paired run in
+random order.
 
-``infer`` is the backend with its checks; ``classify_pixels`` (batch 1) also makes the tensor, and ranks and names the labels: all of
-``Classifier.classify`` but the resizing. Each pair shares one session, so that nothing differs but edgeadv's own work. ``bound`` is the
-raw call with input and output bound once (IO binding), for what it would gain. Variants are compared with the first one in the same rounds;
-with ``--data`` the clean accuracy of each stands beside it, for speed that costs accuracy is not the same speed.
+``infer`` is the backend with its checks; ``classify_pixels`` (batch 1) also makes the tensor, and ranks and names the
+labels: all of ``Classifier.classify`` but the resizing. Each pair shares one session, so that nothing differs but
+edgeadv's own work. ``bound`` is the raw call with input and output bound once (IO binding), for what it would gain.
+Variants are compared with the first one in the same rounds; with ``--data`` the clean accuracy of each stands beside
+it, for speed that costs accuracy is not the same speed.
 
-    python benchmarks/runtime_latency.py m.edgeadv --variants fp32,fp32-u8in,int8 --out benchmarks/results/runtime_latency-NAME-cpu.json
+    python benchmarks/runtime_latency.py m.edgeadv --variants fp32,fp32-u8in,int8 --out
+    benchmarks/results/runtime_latency-NAME-cpu.json
 """
 
 from __future__ import annotations
@@ -78,12 +81,18 @@ def main() -> None:
             seconds = in_turn(calls, rounds=options.rounds, warm_up=20)
             for variant in classifiers:
                 raw, over = seconds[f"{variant} raw"], functools.partial(ratio, below=seconds[f"{variant} raw"])
-                rows.append({
-                    "variant": variant, "batch": batch, "raw_ms_median": round(1000 * statistics.median(raw), 4),
-                    "infer_over_raw": over(seconds[f"{variant} infer"]), "bound_over_raw": over(seconds[f"{variant} bound"]),
-                    **({"classify_pixels_over_raw": over(seconds[f"{variant} classify"])} if batch == 1 else {}),
-                    f"speedup_over_{reference}": ratio(seconds[f"{reference} infer"], seconds[f"{variant} infer"]), **scores.get(variant, {}),
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "variant": variant,
+                        "batch": batch,
+                        "raw_ms_median": round(1000 * statistics.median(raw), 4),
+                        "infer_over_raw": over(seconds[f"{variant} infer"]),
+                        "bound_over_raw": over(seconds[f"{variant} bound"]),
+                        **({"classify_pixels_over_raw": over(seconds[f"{variant} classify"])} if batch == 1 else {}),
+                        f"speedup_over_{reference}": ratio(seconds[f"{reference} infer"], seconds[f"{variant} infer"]),
+                        **scores.get(variant, {}),
+                    }
+                )
                 print(rows[-1], flush=True)
             save(options.out, "runtime_latency", vars(options), rows)
 

@@ -1,9 +1,10 @@
-"""Latency of one network in PyTorch, ways of running it in turn: eager, as a CUDA graph, compiled with CUDA graphs, and ONNX Runtime.
+"""Latency of one network in PyTorch, ways of running it in turn: eager, as a CUDA graph, compiled with CUDA graphs, and
+ONNX Runtime.
 
-``eager`` is the network as it is trained, ``folded`` the same with its BatchNorms in its convolutions, which ``graph`` and ``compiled``
-start from. All four are calls on a tensor that is on the device already, to the end of their kernels; ``infer`` is the
-backend ``torch-compiled`` from a host array to logits on the host, and ``onnxruntime`` the same by ONNX Runtime's provider. Logits are
-compared with eager float32. Without a GPU there are no graphs and no float16.
+``eager`` is the network as it is trained, ``folded`` the same with its BatchNorms in its convolutions, which ``graph``
+and ``compiled`` start from. All four are calls on a tensor that is on the device already, to the end of their kernels;
+``infer`` is the backend ``torch-compiled`` from a host array to logits on the host, and ``onnxruntime`` the same by
+ONNX Runtime's provider. Logits are compared with eager float32. Without a GPU there are no graphs and no float16.
 
     python benchmarks/torch_latency.py m.edgeadv --out benchmarks/results/torch_latency-regnet_y_400mf-cuda.json
 
@@ -72,8 +73,10 @@ def measure(bundle: Bundle, variant: str, batch: int, options: argparse.Namespac
         )
         compiled: Any = backend._network
         ways: dict[str, Callable[[], Any]] = {
-            "eager": lambda: eager(given), "folded": lambda: folded(given), "compiled": lambda: compiled(given),
-        }  # fmt: skip
+            "eager": lambda: eager(given),
+            "folded": lambda: folded(given),
+            "compiled": lambda: compiled(given),
+        }
         if provider == "cuda":
             ways["graph"] = as_graph(folded, given)
         ways["infer"] = lambda: backend.infer(host)
@@ -102,10 +105,17 @@ def measure(bundle: Bundle, variant: str, batch: int, options: argparse.Namespac
             {name: lambda i, w=way: finished(w, i) for name, way in ways.items()}, rounds=options.rounds, warm_up=20
         )
     for name, taken in seconds.items():
-        rows.append({
-            "on": on, "variant": variant, "batch": batch, "way": name, "ms_median": round(1000 * statistics.median(taken), 4),
-            "speedup_over_eager": ratio(seconds["eager"], taken), "relative_error": round(errors[name], 6),
-        })  # fmt: skip
+        rows.append(
+            {
+                "on": on,
+                "variant": variant,
+                "batch": batch,
+                "way": name,
+                "ms_median": round(1000 * statistics.median(taken), 4),
+                "speedup_over_eager": ratio(seconds["eager"], taken),
+                "relative_error": round(errors[name], 6),
+            }
+        )
         print(rows[-1], flush=True)
     return rows
 

@@ -1,8 +1,10 @@
 """Training images/s of edgeadv and of a plain PyTorch loop of the same recipe, as paired ratios.
 
-The plain loop is what its users write: a ``DataLoader`` whose workers augment image by image with torchvision, channels-last memory,
-bf16 autocast on CUDA, SGD with a one-cycle rate; for ``n-fgsm`` one step from noise, as in the code of de Jorge et al. 2022. Both
-train the same network on the same images, decoded beforehand; edgeadv's first epoch, in which it decodes, is left out.
+The plain loop is what its users write: a ``DataLoader`` whose workers augment image by image with torchvision,
+channels-last memory, bf16 autocast on CUDA, SGD with a one-cycle rate; for ``n-fgsm`` one step from noise, as in the
+code of de Jorge et al.
+2022. Both train the same network on the same images, decoded beforehand; edgeadv's first epoch, in which it decodes, is
+      left out.
 """
 
 from __future__ import annotations
@@ -65,9 +67,14 @@ def plain(
     """Images per second of the plain loop, over one epoch after one that warms up."""
     model = build(architecture).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     loader = DataLoader(
-        pictures, batch_size=options.batch, shuffle=True, drop_last=True, num_workers=options.workers, pin_memory=device.type == "cuda",
+        pictures,
+        batch_size=options.batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=options.workers,
+        pin_memory=device.type == "cuda",
         persistent_workers=options.workers > 0,
-    )  # fmt: skip
+    )
     optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=2 * len(loader), cycle_momentum=False)
     rate = 0.0
@@ -98,14 +105,27 @@ def ours(
     """Images per second of edgeadv, in its second epoch."""
     objective = HardLabels() if recipe == "undefended" else AdversarialTraining.n_fgsm(EPS)
     config = TrainConfig(
-        epochs=2, batch_size=options.batch, lr=LR, augment="crop-flip", limit=options.images, holdout=0, workers=options.workers,
+        epochs=2,
+        batch_size=options.batch,
+        lr=LR,
+        augment="crop-flip",
+        limit=options.images,
+        holdout=0,
+        workers=options.workers,
         compile=options.compile,
-    )  # fmt: skip
+    )
     few = open_data(options.data, split="test")
     with tempfile.TemporaryDirectory() as folder:
         made = fit(
-            build(architecture), objective, images, few, preprocess=images.preprocess, config=config, out=Path(folder), device=device
-        )  # fmt: skip
+            build(architecture),
+            objective,
+            images,
+            few,
+            preprocess=images.preprocess,
+            config=config,
+            out=Path(folder),
+            device=device,
+        )
     return float(made["epochs"][1]["images_per_s"])
 
 
@@ -136,11 +156,14 @@ def main() -> None:
                     rates[name].append(ours(images, architecture, recipe, options, device))
                 else:
                     rates[name].append(plain(pictures, architecture, recipe, options, device))
-        rows.append({
-            "recipe": recipe, "on": named(device, options.threads),
-            **{f"{name}_images_per_s_median": round(statistics.median(rate), 2) for name, rate in rates.items()},
-            "edgeadv_speedup": ratio(rates["edgeadv"], rates["plain"]),
-        })  # fmt: skip
+        rows.append(
+            {
+                "recipe": recipe,
+                "on": named(device, options.threads),
+                **{f"{name}_images_per_s_median": round(statistics.median(rate), 2) for name, rate in rates.items()},
+                "edgeadv_speedup": ratio(rates["edgeadv"], rates["plain"]),
+            }
+        )
         print(rows[-1], flush=True)
         save(options.out, "training_throughput", vars(options), rows)
 

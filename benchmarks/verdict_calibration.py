@@ -1,8 +1,9 @@
 """What the masking verdict says of networks that are known: where its thresholds come from, and how it fares.
 
-For each network of ``verdict_networks`` the suite runs on test images at one budget. The truth is bounded from above by images
-made with far more effort on the same network without its trick. A network is *honest* at its budget under a suite if the
-suite's worst case lies within 2 points of that bound, and *dishonest* beyond 5: what counts is the figure, not what was meant.
+For each network of ``verdict_networks`` the suite runs on test images at one budget. The truth is bounded from above by
+images made with far more effort on the same network without its trick. A network is *honest* at its budget under a
+suite if the suite's worst case lies within 2 points of that bound, and *dishonest* beyond 5: what counts is the figure,
+not what was meant.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class Reference(Backend):
 
 @dataclass(frozen=True)
 class Judged:
-    """What is judged: where gradients come from, what answers, and networks to make images on that bound what it stands."""
+    """What is judged: where gradients come from, what answers, and networks to make images on that bound what it
+    stands."""
 
     gradients: nn.Module
     backend: Backend
@@ -101,7 +103,8 @@ def run_suite(it: Judged, attacks: list[Attack], clean: Sequence[CleanBatch]) ->
 def run_int8(
     network: Network, weights: Weights, work: Path, eps: Eps, suite: str, clean: Sequence[CleanBatch]
 ) -> tuple[Judged, Outcome]:
-    """The int8 artefact in ONNX Runtime: attacked by the weights' gradients, by its own, and by queries, as ``evaluate`` does."""
+    """The int8 artefact in ONNX Runtime: attacked by the weights' gradients, by its own, and by queries, as
+    ``evaluate`` does."""
     from edgeadv.gradients.graph import load_surrogate
     from edgeadv_runtime.backends import OnnxRuntimeBackend
     from edgeadv_runtime.bundle.bundle import Bundle
@@ -310,7 +313,8 @@ def main() -> None:
         row = measure(network, weights, options.work, n=options.n, suite=options.suite, queries=options.queries)
         rows.append(row)
         print(
-            f"{row['name']:20s} {row['meant']:9s} clean {row['clean']:.3f} worst {row['worst_case']:.3f} truth {row['truth']:.3f} "
+            f"{row['name']:20s} {row['meant']:9s} clean {row['clean']:.3f} worst {row['worst_case']:.3f} truth "
+            f"{row['truth']:.3f} "
             f"{row['is']:9s} {row['verdict']:9s} {row['findings']} ({row['seconds']:.0f} s)",
             flush=True,
         )

@@ -1,7 +1,7 @@
 """Networks that the masking verdict is calibrated on: meant honestly, or built to deceive who follows their gradients.
 
-Each network is trained once into a folder and found there again. A deceptive one is a trained network behind a trick, so what
-it withstands can be bounded by images that were made on the network without the trick.
+Each network is trained once into a folder and found there again. A deceptive one is a trained network behind a trick,
+so what it withstands can be bounded by images that were made on the network without the trick.
 """
 
 from __future__ import annotations
@@ -108,9 +108,12 @@ class Wrapped(nn.Module):
     """A network of which the images or the logits pass through something first."""
 
     def __init__(
-        self, model: nn.Module, *, images: Callable[[Tensor], Tensor] | None = None,
+        self,
+        model: nn.Module,
+        *,
+        images: Callable[[Tensor], Tensor] | None = None,
         logits: Callable[[Tensor, Tensor], Tensor] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.model, self.images, self.logits = model, images, logits
 
@@ -372,11 +375,19 @@ def _honest() -> list[Network]:
         made(name="at-mlp", build=mlp, recipe=lambda _: at["0.1"](), eps="0.1", lr=0.02),
     ]
     distilled = [
-        made(name="distilled-1", build=cnn, eps="0.05",
-             recipe=lambda weights: DefensiveDistillation(weights.load("relu"), 1.0)),
-        made(name="distilled-2", build=cnn, eps="0.05",
-             recipe=lambda weights: DefensiveDistillation(weights.load("relu"), 2.0)),
-    ]  # fmt: skip
+        made(
+            name="distilled-1",
+            build=cnn,
+            eps="0.05",
+            recipe=lambda weights: DefensiveDistillation(weights.load("relu"), 1.0),
+        ),
+        made(
+            name="distilled-2",
+            build=cnn,
+            eps="0.05",
+            recipe=lambda weights: DefensiveDistillation(weights.load("relu"), 2.0),
+        ),
+    ]
     int8 = [
         made(name="int8-s8s8", base="relu", int8="int8-s8s8", eps="0.05"),
         made(name="int8-u8s8", base="at-0.2", int8="int8-u8s8", eps="0.2"),
@@ -385,9 +396,10 @@ def _honest() -> list[Network]:
     cifar = [
         photographs(name="cifar", build=vgg, eps="1/255"),
         photographs(name="cifar-silu", build=partial(vgg, nn.SiLU), eps="1/255"),
-        photographs(name="cifar-n-fgsm", build=vgg, eps="4/255",
-                    recipe=lambda _: AdversarialTraining.n_fgsm(Eps.parse("4/255"))),
-    ]  # fmt: skip
+        photographs(
+            name="cifar-n-fgsm", build=vgg, eps="4/255", recipe=lambda _: AdversarialTraining.n_fgsm(Eps.parse("4/255"))
+        ),
+    ]
     return [*plain, *robust, *distilled, *int8, *cifar]
 
 
@@ -419,9 +431,14 @@ def _deceptive() -> list[Network]:
         made(name="decoy", decoy="mlp", eps="0.05"),
         made(name="decoy-robust", decoy="at-0.2", eps="0.1"),
         made(name="winners", base=None, build=partial(cnn, WinnersTakeAll), eps="0.1"),
-        made(name="distilled-40", base=None, build=cnn, eps="0.1",
-             recipe=lambda weights: DefensiveDistillation(weights.load("teacher-40"), 40.0)),
-    ]  # fmt: skip
+        made(
+            name="distilled-40",
+            base=None,
+            build=cnn,
+            eps="0.1",
+            recipe=lambda weights: DefensiveDistillation(weights.load("teacher-40"), 40.0),
+        ),
+    ]
 
 
 TEACHERS = (Network(name="teacher-40", eps="0.1", meant="honest", build=cnn, recipe=lambda _: HardLabels(40.0)),)

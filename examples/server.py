@@ -1,4 +1,5 @@
-"""Labels of pictures by HTTP, each request in a thread of its own, all with one model. Needs edgeadv[ort], and no PyTorch.
+"""Labels of pictures by HTTP, each request in a thread of its own, all with one model. Needs edgeadv[ort], and no
+PyTorch.
 
 python examples/server.py model.edgeadv 8081
 curl --data-binary @photo.jpg http://127.0.0.1:8081/

@@ -1,7 +1,7 @@
 """Classify a bundle's golden frames as an application does, under the emulated ARM Python that scripts/arm64.sh starts.
 
-Prints what this Python is and one line for each variant; exit status 1 if a label or a probability is another one than the
-bundle's own logits give, or if this is not ARM, not the installed wheel, or has PyTorch.
+Prints what this Python is and one line for each variant; exit status 1 if a label or a probability is another one than
+the bundle's own logits give, or if this is not ARM, not the installed wheel, or has PyTorch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def main(path: str) -> int:
     wrong = []
     print(f"machine {platform.machine()}, Python {platform.python_version()}, {platform.libc_ver()[1]} glibc")
     print(
-        f"edgeadv {edgeadv_runtime.__version__}, onnxruntime {onnxruntime.__version__}, numpy {np.__version__}, pillow {PIL.__version__}"
+        f"edgeadv {edgeadv_runtime.__version__}, onnxruntime {onnxruntime.__version__}, numpy {np.__version__}, "
+        f"pillow {PIL.__version__}"
     )
     if platform.machine() != "aarch64":
         wrong.append(f"this is {platform.machine()}, not aarch64")

@@ -9,8 +9,14 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGES = ("edgeadv", "runtime/edgeadv_runtime", "export/edgeadv_export")
 LAYOUT = {
-    tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER,
-}  # fmt: skip
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENCODING,
+    tokenize.ENDMARKER,
+}
 
 
 def docstring_lines(source: str) -> set[int]:

@@ -1,4 +1,5 @@
-"""Shared fixtures: a tiny seeded network with real photographs, and a small one that has learned digits, each with its bundle."""
+"""Shared fixtures: a tiny seeded network with real photographs, and a small one that has learned digits, each with its
+bundle."""
 
 from __future__ import annotations
 
@@ -89,8 +90,13 @@ def tiny_bundle(
 
     out: Path = tmp_path_factory.mktemp("bundles") / "tiny.edgeadv"
     return export_bundle(
-        tiny_model, out, classes=tiny_classes, preprocess=tiny_preprocess, frames=photographs, origin=Origin(title="tiny", provenance={"recipe": "seed 0"}),
-        )  # fmt: skip
+        tiny_model,
+        out,
+        classes=tiny_classes,
+        preprocess=tiny_preprocess,
+        frames=photographs,
+        origin=Origin(title="tiny", provenance={"recipe": "seed 0"}),
+    )
 
 
 @pytest.fixture
@@ -163,10 +169,15 @@ def digits_bundle(
     calibration = choose_calibration(digits_train, digits_train.preprocess, count=64)
     plan = Int8Plan(calibration=calibration, images=digits_test, order=np.arange(500), max_drop=5.0)
     return export_bundle(
-        digits_model, tmp_path_factory.mktemp("bundles") / "digits.edgeadv", classes=digits_test.classes,
-        preprocess=digits_test.preprocess, frames=data_frames(digits_test), variants=VARIANTS, origin=Origin(title="digits", provenance={"data": "mnist5k"}),
+        digits_model,
+        tmp_path_factory.mktemp("bundles") / "digits.edgeadv",
+        classes=digits_test.classes,
+        preprocess=digits_test.preprocess,
+        frames=data_frames(digits_test),
+        variants=VARIANTS,
+        origin=Origin(title="digits", provenance={"data": "mnist5k"}),
         int8=plan,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="session")
@@ -185,7 +196,8 @@ def imagenet_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
 
 @pytest.fixture(scope="session")
 def imagenet_photos(tmp_path_factory: pytest.TempPathFactory, imagenet_weights: dict[str, Path]) -> Path:
-    """24 photographs in folders named by WordNet id: what the first of ``imagenet_weights`` sees, every sixth one another.
+    """24 photographs in folders named by WordNet id: what the first of ``imagenet_weights`` sees, every sixth one
+    another.
 
     Shared: tests must not change them.
     """

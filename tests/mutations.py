@@ -10,10 +10,32 @@ from typing import Any
 
 # as JSON text: Python's writer has no number that is too large for a float
 VALUES = [
-    "null", "true", "-1", "0", "1.5", "1e400", "-1e400", "NaN", "Infinity", "9" * 25, "9" * 5000, '""', '"a"', '"\\ud800"', '"\\n"',
-    '"../x"', '"\\u0000"', f'"{"long" * 5000}"', "[]", "{}", "[null]", '{"a\\nb": 1}', "[[[[1]]]]", f"{'[' * 100_000}{']' * 100_000}",
+    "null",
+    "true",
+    "-1",
+    "0",
+    "1.5",
+    "1e400",
+    "-1e400",
+    "NaN",
+    "Infinity",
+    "9" * 25,
+    "9" * 5000,
+    '""',
+    '"a"',
+    '"\\ud800"',
+    '"\\n"',
+    '"../x"',
+    '"\\u0000"',
+    f'"{"long" * 5000}"',
+    "[]",
+    "{}",
+    "[null]",
+    '{"a\\nb": 1}',
+    "[[[[1]]]]",
+    f"{'[' * 100_000}{']' * 100_000}",
     f"{'[' * 200}{']' * 200}",
-]  # fmt: skip
+]
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -35,7 +57,8 @@ def mutated(
     *,
     id_of: Callable[[dict[str, Any]], str] | None = None,
 ) -> bytes:
-    """``document`` as JSON with one value replaced, or its key dropped, renamed or there twice; with ``id_of`` under the ``bundle_id`` that fits."""
+    """``document`` as JSON with one value replaced, or its key dropped, renamed or there twice; with ``id_of`` under
+    the ``bundle_id`` that fits."""
     document = json.loads(json.dumps(document))
     holder: Any = document
     for key in place[:-1]:

@@ -1,4 +1,5 @@
-"""What of scripts/arm64.sh and the camera's unit file can be tested without downloads. The emulated run is in docs/arm64.md."""
+"""What of scripts/arm64.sh and the camera's unit file can be tested without downloads. The emulated run is in
+docs/arm64.md."""
 
 from __future__ import annotations
 
@@ -28,9 +29,13 @@ on_x86 = platform.machine() not in ("aarch64", "arm64")
 
 def arm64(*arguments: object, **environment: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [BASH, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60,
+        [BASH, str(SCRIPT), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
         env=os.environ | {name: str(value) for name, value in environment.items()},
-    )  # fmt: skip
+    )
 
 
 def check_module():

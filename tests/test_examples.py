@@ -29,7 +29,10 @@ BLOCK = "import sys\nfor name in ('torch', 'torchvision', 'timm', 'onnx', 'safet
 
 
 def command(name: str, *arguments: object) -> list[str]:
-    run = f"{BLOCK}import runpy\nsys.argv = {[name, *map(str, arguments)]!r}\nrunpy.run_path({str(EXAMPLES / name)!r}, run_name='__main__')"
+    run = (
+        f"{BLOCK}import runpy\nsys.argv = "
+        f"{[name, *map(str, arguments)]!r}\nrunpy.run_path({str(EXAMPLES / name)!r}, run_name='__main__')"
+    )
     return [sys.executable, "-c", run]
 
 
@@ -53,8 +56,12 @@ def test_the_camera_prints_each_change(
         writer.write(np.ascontiguousarray(frame))
     writer.release()
     done = subprocess.run(
-        command("camera.py", tiny_bundle.path, tmp_path / "v.avi"), capture_output=True, text=True, env=environment(), check=False
-    )  # fmt: skip
+        command("camera.py", tiny_bundle.path, tmp_path / "v.avi"),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("frame 0: class ") and "Counts(captured=12, " in done.stderr
     bad = subprocess.run(
@@ -70,8 +77,12 @@ def test_the_camera_prints_each_change(
 @pytest.fixture
 def address(tiny_bundle: Bundle) -> Iterator[str]:
     process = subprocess.Popen(
-        command("server.py", tiny_bundle.path, 0), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment()
-    )  # fmt: skip
+        command("server.py", tiny_bundle.path, 0),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment(),
+    )
     assert process.stdout is not None
     yield process.stdout.readline().split()[-1]
     process.send_signal(signal.SIGTERM)
@@ -101,8 +112,13 @@ def test_the_server_answers_many_at_once(
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
     cut = (tmp_path / "0.png").read_bytes()[:-2000]
     for data, status in (
-        (b"no picture", 400), (b"", 411), (bomb.getvalue(), 400), (large.getvalue(), 400), (postscript, 400), (cut, 400),
-    ):  # fmt: skip
+        (b"no picture", 400),
+        (b"", 411),
+        (bomb.getvalue(), 400),
+        (large.getvalue(), 400),
+        (postscript, 400),
+        (cut, 400),
+    ):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(urllib.request.Request(address, data=data, method="POST"), timeout=30)
         assert refused.value.code == status

@@ -20,8 +20,17 @@ NEVER_IN_RUNTIME = {"torch", "torchvision", "timm", "onnx", "edgeadv", "edgeadv_
 # what every device install has: the dependencies in pyproject.toml, by module
 BASE = {"numpy", "PIL", "msgspec", "filelock", "platformdirs", "packaging", "psutil", "pynvml"}
 ONLY_INSIDE_FUNCTIONS = {
-    "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "cv2", "cryptography", "matplotlib", "jinja2", "safetensors", "mlxtend",
-}  # fmt: skip
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt_rtx",
+    "cuda",
+    "cv2",
+    "cryptography",
+    "matplotlib",
+    "jinja2",
+    "safetensors",
+    "mlxtend",
+}
 TORCH_SIDE = {"torch", "torchvision", "timm", "safetensors"}
 
 # a module that is blocked here fails to import however it is asked for; prints what was imported
@@ -70,7 +79,8 @@ def modules(folder: Path, package: str) -> set[str]:
 def imports(source: str) -> Iterator[tuple[str, bool]]:
     """Top-level package of every absolute import, and whether it runs when the module is loaded.
 
-    ``importlib.import_module("x")``, ``__import__("x")`` and ``require("x")`` count; what only type checkers read does not.
+    ``importlib.import_module("x")``, ``__import__("x")`` and ``require("x")`` count; what only type checkers read does
+    not.
     """
 
     def visit(node: ast.AST, at_load: bool) -> Iterator[tuple[str, bool]]:
@@ -212,7 +222,10 @@ def beyond_an_export(source: str) -> list[str]:
 def test_an_export_makes_no_attacks_and_trains_nothing():
     found = {file.name: beyond_an_export(file.read_text(encoding="utf-8")) for file in EXPORT.rglob("*.py")}
     assert len(found) > 15 and {name: rooms for name, rooms in found.items() if rooms} == {}
-    planted = "from edgeadv.data.datasets import x\nimport edgeadv.attacks\ndef f():\n    from edgeadv_runtime.attacks.pack import y"
+    planted = (
+        "from edgeadv.data.datasets import x\nimport edgeadv.attacks\ndef f():\n    from "
+        "edgeadv_runtime.attacks.pack import y"
+    )
     assert beyond_an_export(planted) == ["edgeadv.attacks", "edgeadv_runtime.attacks.pack"]
 
 
@@ -241,16 +254,41 @@ def test_the_scan_itself(source, expected):
 
 ROOMS = {
     RUNTIME: [
-        "_version", "errors", "decoding", "files", "device", "bundle", "records", "engine", "backends", "attacks", "inference",
-        "evaluation", "benchmark", "camera", "doctor",
+        "_version",
+        "errors",
+        "decoding",
+        "files",
+        "device",
+        "bundle",
+        "records",
+        "engine",
+        "backends",
+        "attacks",
+        "inference",
+        "evaluation",
+        "benchmark",
+        "camera",
+        "doctor",
     ],
-    TRAINING: ["data", "models", "gradients", "attacks", "training", "backends", "reporting", "workflows", "cli", "__main__"],
-}  # fmt: skip
+    TRAINING: [
+        "data",
+        "models",
+        "gradients",
+        "attacks",
+        "training",
+        "backends",
+        "reporting",
+        "workflows",
+        "cli",
+        "__main__",
+    ],
+}
 """A room imports only itself and rooms before it."""
 
 
 def imported_files(file: Path, root: Path) -> set[Path]:
-    """Files of the package at ``root`` that ``file`` imports, inside functions too, but for what only type checkers read."""
+    """Files of the package at ``root`` that ``file`` imports, inside functions too, but for what only type checkers
+    read."""
     found: set[Path] = set()
 
     def visit(node: ast.AST) -> None:

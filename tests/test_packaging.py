@@ -165,9 +165,16 @@ def test_a_command_without_its_extra_says_what_to_install(empty, tmp_path, argum
 @pytest.mark.slow
 def test_a_report_without_its_extra_says_what_to_install(empty, tmp_path):
     bench = {
-        "schema_version": 1, "kind": "bench", "edgeadv_version": "0", "created": "", "rows": [], "skipped": [],
-        "bundle": {"id": "0", "name": "x", "title": "x"}, "environment": {}, "conditions": {"before": {}, "after": {}},
-    }  # fmt: skip
+        "schema_version": 1,
+        "kind": "bench",
+        "edgeadv_version": "0",
+        "created": "",
+        "rows": [],
+        "skipped": [],
+        "bundle": {"id": "0", "name": "x", "title": "x"},
+        "environment": {},
+        "conditions": {"before": {}, "after": {}},
+    }
     (tmp_path / "bench.json").write_text(json.dumps(bench))
     outcome = run(empty / "edgeadv", "report", "bench.json", "--out", "page.html", cwd=tmp_path)
     assert outcome.returncode == 2

@@ -138,7 +138,8 @@ SIGNATURES = {
     "edgeadv.build_engines": "bundle precisions batch targets library tf32 workspace engine_cache explain out progress",
     "edgeadv.distill": "arch data out recipe teacher eps epochs config options job progress",
     "edgeadv.evaluate": "bundle data eps suite attacks backends precisions pack plan execution out progress",
-    "edgeadv.export": "source out precisions data golden training_data workers data_root int8 confidence overwrite progress",
+    "edgeadv.export": "source out precisions data golden training_data workers data_root int8 confidence overwrite "
+    "progress",
     "edgeadv.list_runs": "folder",
     "edgeadv.load_data": "data test root download",
     "edgeadv.report": "measurements out",
@@ -154,7 +155,9 @@ SIGNATURES = {
     "edgeadv_export.choose_calibration": "images preprocess count seed",
     "edgeadv_export.confidence_images": "spec classes run_data root limit",
     "edgeadv_export.data_frames": "data limit",
-    "edgeadv_export.export_bundle": "model out classes preprocess frames variants golden origin int8 confidence overwrite progress",
+    "edgeadv_export.export_bundle": "model out classes preprocess frames variants golden origin int8 confidence "
+    "overwrite "
+    "progress",
     "edgeadv_export.folder_frames": "folder limit",
     "edgeadv_export.gate_images": "calibration classes folder run_data limit allow_training_images",
     "edgeadv_export.imagenet_classes": "",
@@ -317,7 +320,10 @@ def test_the_check_itself(source, found):
 
 
 def test_the_reader_of_pages_itself():
-    page = "text\n\n```python\nimport edgeadv\n```\n\nIn Python:\n\n    from edgeadv_runtime import Bundle\n\n    Bundle.open('x')\n\nend\n"
+    page = (
+        "text\n\n```python\nimport edgeadv\n```\n\nIn Python:\n\n    from edgeadv_runtime import Bundle\n\n    "
+        "Bundle.open('x')\n\nend\n"
+    )
     fenced, indented = snippets(page)
     assert imported(fenced) == [("edgeadv", None)]
     assert imported(indented) == [("edgeadv_runtime", "Bundle")]

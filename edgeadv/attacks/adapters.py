@@ -8,7 +8,8 @@ one by itself. What comes out is an :class:`~edgeadv_runtime.CallableAttack` at 
 - What a library draws at random comes from generators of the whole process. They are seeded by ``seed`` and the batch's
   images, and put back afterwards: the same batches give the same images, in a sharded or a resumed run as well, but
   other batches of the same images do not, for these libraries draw for a batch and not for an image.
-- What comes back is held to the budget as any attack is (:func:`edgeadv_runtime.attacks.perturbation.check_crafted`), and not
+- What comes back is held to the budget as any attack is (:func:`edgeadv_runtime.attacks.perturbation.check_crafted`),
+  and not
   clipped: the 40 attacks of the three that were tried stay within 3e-8 of it.
 """
 
@@ -50,9 +51,14 @@ _SAME_EPS = 5e-7
 
 
 def from_torchattacks(
-    attack: Any, *, eps: Eps, gradients_sha256: str | None, name: str | None = None, queried: str | None = None,
+    attack: Any,
+    *,
+    eps: Eps,
+    gradients_sha256: str | None,
+    name: str | None = None,
+    queried: str | None = None,
     seed: int = 0,
-) -> CallableAttack:  # fmt: skip
+) -> CallableAttack:
     """An attack of torchattacks, built on a model that takes pixels of [0, 1].
 
     A mode that chooses targets by itself (random, least likely, a function) is run as it is; ``targeted(label)`` is
@@ -63,7 +69,8 @@ def from_torchattacks(
         eps: the budget; the attack's own must be the same.
         gradients_sha256: hash of the weights that the gradients belong to, None if unknown or none are used.
         name: its name in result rows; None is ``"torchattacks-"`` and the class in small letters.
-        queried: ``Backend.identity`` of the artefact behind ``attack.model`` if the attack only asks it, as ``Square`` does.
+        queried: ``Backend.identity`` of the artefact behind ``attack.model`` if the attack only asks it, as ``Square``
+            does.
         seed: of what it draws at random. ``APGD``, ``FAB`` and ``Square`` seed themselves, the same for every batch.
 
     Raises:
@@ -86,24 +93,42 @@ def from_torchattacks(
 
     mode = getattr(attack, "attack_mode", "default")
     described = AttackParams(
-        norm="linf", loss=_text(attack, "loss"), steps=_whole(attack, "steps"), step_size=_number(attack, "alpha"),
-        restarts=_whole(attack, "n_restarts"), seed=getattr(attack, "seed", seed), queries=_whole(attack, "n_queries"),
-        target=None if mode == "default" else mode, library=_library("torchattacks", attack),
-    )  # fmt: skip
+        norm="linf",
+        loss=_text(attack, "loss"),
+        steps=_whole(attack, "steps"),
+        step_size=_number(attack, "alpha"),
+        restarts=_whole(attack, "n_restarts"),
+        seed=getattr(attack, "seed", seed),
+        queries=_whole(attack, "n_queries"),
+        target=None if mode == "default" else mode,
+        library=_library("torchattacks", attack),
+    )
     return _adapted(
-        run, attack.model, eps=eps, name=name or _name("torchattacks", attack), described=described,
-        gradients_sha256=gradients_sha256, queried=queried, seed=seed,
-    )  # fmt: skip
+        run,
+        attack.model,
+        eps=eps,
+        name=name or _name("torchattacks", attack),
+        described=described,
+        gradients_sha256=gradients_sha256,
+        queried=queried,
+        seed=seed,
+    )
 
 
 def from_foolbox(
-    attack: Any, model: nn.Module, *, eps: Eps, gradients_sha256: str | None, name: str | None = None,
-    queried: str | None = None, seed: int = 0,
-) -> CallableAttack:  # fmt: skip
+    attack: Any,
+    model: nn.Module,
+    *,
+    eps: Eps,
+    gradients_sha256: str | None,
+    name: str | None = None,
+    queried: str | None = None,
+    seed: int = 0,
+) -> CallableAttack:
     """An L-infinity attack of foolbox on ``model``: the images that foolbox clips to the budget.
 
-    An attack that looks for the smallest perturbation, such as ``LinfDeepFoolAttack``, is clipped as well where it needs
-    more than the budget; such an image counts as the model takes it.
+    An attack that looks for the smallest perturbation, such as ``LinfDeepFoolAttack``, is clipped as well where it
+    needs more than the budget; such an image counts as the model takes it.
 
     Args:
         attack: e.g. ``foolbox.attacks.LinfPGD()``; ``.repeat(n)`` as well.
@@ -140,25 +165,40 @@ def from_foolbox(
     inner = getattr(attack, "attack", attack)
     relative = _number(inner, "rel_stepsize")
     described = AttackParams(
-        norm="linf", steps=_whole(inner, "steps"),
+        norm="linf",
+        steps=_whole(inner, "steps"),
         step_size=_number(inner, "abs_stepsize") or (f"{relative}*{eps.text}" if relative else None),
-        restarts=_whole(attack, "times"), seed=seed, library=_library("foolbox", inner),
-    )  # fmt: skip
+        restarts=_whole(attack, "times"),
+        seed=seed,
+        library=_library("foolbox", inner),
+    )
     return _adapted(
-        run, model, eps=eps, name=name or _name("foolbox", inner), described=described, gradients_sha256=gradients_sha256,
-        queried=queried, seed=seed,
-    )  # fmt: skip
+        run,
+        model,
+        eps=eps,
+        name=name or _name("foolbox", inner),
+        described=described,
+        gradients_sha256=gradients_sha256,
+        queried=queried,
+        seed=seed,
+    )
 
 
 def from_art(
-    attack: Any, *, eps: Eps, gradients_sha256: str | None, name: str | None = None, queried: str | None = None,
+    attack: Any,
+    *,
+    eps: Eps,
+    gradients_sha256: str | None,
+    name: str | None = None,
+    queried: str | None = None,
     seed: int = 0,
-) -> CallableAttack:  # fmt: skip
+) -> CallableAttack:
     """An L-infinity evasion attack of the Adversarial Robustness Toolbox with the estimator it was built on.
 
-    The estimator is a ``PyTorchClassifier`` of a model that takes pixels, with ``clip_values=(0, 1)`` and nothing before
-    or behind the model. For an attack that only asks, it may be a ``BlackBoxClassifierNeuralNetwork`` around
-    :meth:`edgeadv_runtime.Backend.infer`, and so any artefact. Labels are passed one-hot, which every attack of ART takes.
+    The estimator is a ``PyTorchClassifier`` of a model that takes pixels, with ``clip_values=(0, 1)`` and nothing
+    before or behind the model. For an attack that only asks, it may be a ``BlackBoxClassifierNeuralNetwork`` around
+    :meth:`edgeadv_runtime.Backend.infer`, and so any artefact. Labels are passed one-hot, which every attack of ART
+    takes.
 
     Args:
         attack: e.g. ``ProjectedGradientDescent(classifier, eps=8 / 255)``, untargeted.
@@ -169,8 +209,8 @@ def from_art(
         seed: of what it draws at random.
 
     Raises:
-        InputError: not an attack of ART, another budget, norm or range, a targeted attack, or preprocessing or a defence
-            in the estimator; when crafting, a label that the estimator has no class for.
+        InputError: not an attack of ART, another budget, norm or range, a targeted attack, or preprocessing or a
+            defence in the estimator; when crafting, a label that the estimator has no class for.
     """
     _of("art", attack)
     estimator = attack.estimator
@@ -200,32 +240,46 @@ def from_art(
         library=_library("art", attack),
     )
     return _adapted(
-        run, model if isinstance(model, nn.Module) else None, eps=eps, name=name or _name("art", attack),
-        described=described, gradients_sha256=gradients_sha256, queried=queried, seed=seed,
-    )  # fmt: skip
+        run,
+        model if isinstance(model, nn.Module) else None,
+        eps=eps,
+        name=name or _name("art", attack),
+        described=described,
+        gradients_sha256=gradients_sha256,
+        queried=queried,
+        seed=seed,
+    )
 
 
 def autoattack(
-    model: nn.Module, *, eps: Eps, gradients_sha256: str | None, n_classes: int = 10, steps: int | None = None,
-    seed: int = 0, name: str = "autoattack-torchattacks",
-) -> CallableAttack:  # fmt: skip
+    model: nn.Module,
+    *,
+    eps: Eps,
+    gradients_sha256: str | None,
+    n_classes: int = 10,
+    steps: int | None = None,
+    seed: int = 0,
+    name: str = "autoattack-torchattacks",
+) -> CallableAttack:
     """torchattacks' re-implementation of AutoAttack, version "standard", as a cross-check of our own suite.
 
     AutoAttack (Croce and Hein 2020, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
-    Parameter-free Attacks") is, in the version that its authors call standard, APGD on the cross-entropy, targeted APGD on
-    the DLR loss, targeted FAB and Square, each on the images that still stand. torchattacks 3.5.1 runs the same four in
-    the same order, but it is not the authors' code (github.com/fra31/auto-attack): do not put its figures beside those of
-    a leader board. It differs in that
+    Parameter-free Attacks") is, in the version that its authors call standard, APGD on the cross-entropy, targeted APGD
+    on the DLR loss, targeted FAB and Square, each on the images that still stand. torchattacks 3.5.1 runs the same four
+    in the same order, but it is not the authors' code (github.com/fra31/auto-attack): do not put its figures beside
+    those of a leader board. It differs in that
 
     - APGD and FAB take 10 steps, not the paper's 100 (torchattacks issue 196); ``steps=100`` brings them back;
     - Square's squares shrink over its 5,000 queries; the authors' as if there were 10,000;
     - the authors' checks are missing: for random outputs, for probabilities, for a Square that beats the rest.
 
-    As with the authors' code an image comes back unchanged if no attack broke it, and just across the boundary if one did.
-    So the images serve to count on ``model``. On another artefact (ONNX, int8) they flatter it: compare rows of torch only.
+    As with the authors' code an image comes back unchanged if no attack broke it, and just across the boundary if one
+    did. So the images serve to count on ``model``. On another artefact (ONNX, int8) they flatter it: compare rows of
+    torch only.
 
     Args:
-        model: pixels of [0, 1] to logits, 4 or more: the targeted DLR loss divides by a difference to the fourth largest.
+        model: pixels of [0, 1] to logits, 4 or more: the targeted DLR loss divides by a difference to the fourth
+            largest.
         eps: the budget.
         gradients_sha256: hash of the model's weights.
         n_classes: the ``n_classes - 1`` classes that come next are an image's targets; the authors take 9.
@@ -242,12 +296,14 @@ def autoattack(
         attack = theirs.AutoAttack(model, eps=eps.value, version="standard", n_classes=n_classes, seed=seed)
     else:
         common: dict[str, Any] = {"eps": eps.value, "seed": seed, "n_restarts": 1}
-        attack = theirs.MultiAttack([
-            theirs.APGD(model, loss="ce", steps=steps, **common),
-            theirs.APGDT(model, n_classes=n_classes, steps=steps, **common),
-            theirs.FAB(model, multi_targeted=True, n_classes=n_classes, steps=steps, **common),
-            theirs.Square(model, n_queries=5000, **common),
-        ])  # fmt: skip
+        attack = theirs.MultiAttack(
+            [
+                theirs.APGD(model, loss="ce", steps=steps, **common),
+                theirs.APGDT(model, n_classes=n_classes, steps=steps, **common),
+                theirs.FAB(model, multi_targeted=True, n_classes=n_classes, steps=steps, **common),
+                theirs.Square(model, n_queries=5000, **common),
+            ]
+        )
     adapted = from_torchattacks(attack, eps=eps, gradients_sha256=gradients_sha256, name=name, seed=seed)
 
     def function(x: Images, y: Labels) -> Images:
@@ -255,7 +311,8 @@ def autoattack(
             classes = model(torch.from_numpy(x[:1]).to(attack.device)).shape[1]
         if classes < 4 or not 2 <= n_classes <= classes:
             raise InputError(
-                f"AutoAttack needs 4 classes or more, the model has {classes}, and n_classes from 2 to that, not {n_classes}"
+                f"AutoAttack needs 4 classes or more, the model has {classes}, and n_classes from 2 to that, not "
+                f"{n_classes}"
             )
         return adapted.function(x, y)
 
@@ -265,9 +322,16 @@ def autoattack(
 
 
 def _adapted(
-    run: Callable[[Images, Labels], Images], model: nn.Module | None, *, eps: Eps, name: str, described: AttackParams,
-    gradients_sha256: str | None, queried: str | None, seed: int,
-) -> CallableAttack:  # fmt: skip
+    run: Callable[[Images, Labels], Images],
+    model: nn.Module | None,
+    *,
+    eps: Eps,
+    name: str,
+    described: AttackParams,
+    gradients_sha256: str | None,
+    queried: str | None,
+    seed: int,
+) -> CallableAttack:
     """What is the same for every library: names, the model's state, random numbers."""
     if name.partition("@")[0] in _RESERVED:
         raise InputError(f"{name} is the name of one of edgeadv's rows: give the attack another, e.g. their-{name}")
@@ -294,7 +358,8 @@ def _adapted(
 
 @contextmanager
 def _seeded(seed: int, x: Images) -> Iterator[None]:
-    """Seed the process-wide generators that libraries draw from, by ``seed`` and the images, and put them back afterwards."""
+    """Seed the process-wide generators that libraries draw from, by ``seed`` and the images, and put them back
+    afterwards."""
     value = int(np.random.SeedSequence((seed, zlib.crc32(x.tobytes()))).generate_state(1)[0])
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
@@ -350,7 +415,8 @@ def _check_estimator(estimator: Any) -> None:
         # ART puts a standardisation with mean 0 and deviation 1 where none was asked for
         if not (np.all(getattr(step, "mean", None) == 0) and np.all(getattr(step, "std", None) == 1)):
             raise InputError(
-                f"the estimator has a {type(step).__name__}: build it on a model that takes pixels, without preprocessing "
+                f"the estimator has a {type(step).__name__}: build it on a model that takes pixels, without "
+                "preprocessing "
                 "and without defences"
             )
 

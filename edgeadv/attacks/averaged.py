@@ -1,4 +1,5 @@
-"""Gradients averaged over draws: of a network that answers at random, and of one whose slopes change from pixel to pixel."""
+"""Gradients averaged over draws: of a network that answers at random, and of one whose slopes change from pixel to
+pixel."""
 
 from __future__ import annotations
 
@@ -11,12 +12,14 @@ _SEED = 0
 
 
 class Averaged(nn.Module):
-    """``model`` with the mean gradient of several calls (Athalye et al. 2018, section 4.2, expectation over transformation).
+    """``model`` with the mean gradient of several calls (Athalye et al. 2018, section 4.2, expectation over
+    transformation).
 
-    With ``deviation`` 0 each call asks the same pixels again, and the logits are the mean of all answers: for a network that
-    answers at random. Above 0 the logits are those of the pixels themselves, and each call of the gradient sees them with other
-    noise: for a network whose own slope says nothing about the next pixel value. The noise is the same for every image and
-    in every call, so an image's result does not depend on its batch.
+    With ``deviation`` 0 each call asks the same pixels again, and the logits are the mean of all answers: for a network
+    that answers at random. Above 0 the logits are those of the pixels themselves, and each call of the gradient sees
+    them with other
+    noise: for a network whose own slope says nothing about the next pixel value. The noise is the same for every image
+    and in every call, so an image's result does not depend on its batch.
 
     Shape:
         input float32 (n, 3, H, W) in [0, 1]; output float32 (n, classes), logits.

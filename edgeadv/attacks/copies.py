@@ -18,18 +18,19 @@ _SAME = 1e-4
 def memory_order(device: torch.device) -> torch.memory_format:
     """In which order of memory the gradients of convolutions in float32 come sooner.
 
-    On a processor channels last. On an H100, without TF32, PyTorch's own was 1.1 times as fast for RegNetY-400MF and ResNet-101, and for AlexNet
-    once slower and once not (``benchmarks/README.md``).
+    On a processor channels last. On an H100, without TF32, PyTorch's own was 1.1 times as fast for RegNetY-400MF and
+    ResNet-101, and for AlexNet once slower and once not (``benchmarks/README.md``).
     """
     return torch.contiguous_format if device.type == "cuda" else torch.channels_last
 
 
 def attack_copy(model: nn.Module, sample: Tensor) -> nn.Module:
-    """A frozen copy of ``model``, in the memory order of its device, each BatchNorm that follows a convolution folded into it.
+    """A frozen copy of ``model``, in the memory order of its device, each BatchNorm that follows a convolution folded
+    into it.
 
-    In evaluation mode a BatchNorm is a factor and a shift for each channel (Ioffe and Szegedy 2015, section 3.1), which the
-    convolution before it can carry. Both are then one layer, forwards and backwards. What cannot be traced, or gives other logits
-    afterwards, is copied as it is.
+    In evaluation mode a BatchNorm is a factor and a shift for each channel (Ioffe and Szegedy 2015, section 3.1), which
+    the convolution before it can carry. Both are then one layer, forwards and backwards. What cannot be traced, or
+    gives other logits afterwards, is copied as it is.
 
     Args:
         model: pixels in [0, 1] to logits, in evaluation mode; it is not changed.
@@ -61,7 +62,8 @@ class _Tracer(fx.Tracer):
 
 
 def _pairs(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of each convolution whose output goes to a BatchNorm and nowhere else, and of that BatchNorm; both are called once."""
+    """Names of each convolution whose output goes to a BatchNorm and nowhere else, and of that BatchNorm; both are
+    called once."""
     try:
         graph = _Tracer().trace(model)
     except Exception:  # a network can refuse to be traced in any way

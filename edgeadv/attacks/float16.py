@@ -1,4 +1,5 @@
-"""A copy of a network in float16 whose gradients are worth something: scaled image by image, and float32's where float16 fails."""
+"""A copy of a network in float16 whose gradients are worth something: scaled image by image, and float32's where
+float16 fails."""
 
 from __future__ import annotations
 
@@ -24,11 +25,11 @@ _SMALLEST = 2.0**-12
 class HalfCopy(nn.Module):
     """``exact`` in float16: pixels in float32 to logits in float32, and their gradient in float32.
 
-    In float16 a gradient below 6e-8 is zero, and a network that is sure of itself, above all a distilled one, has smaller ones. What
-    goes back through the network is linear in the gradient of the logits, so each image's is multiplied by a power of two on its way in and
-    divided by it on its way out: loss scaling (Micikevicius et al. 2018, "Mixed Precision Training", section 3.2), for each image its own.
-    An image whose logits overflow, or whose gradient does, or comes out so small that parts of it are lost although that of its logits is not
-    zero, gets float32's.
+    In float16 a gradient below 6e-8 is zero, and a network that is sure of itself, above all a distilled one, has
+    smaller ones. What goes back through the network is linear in the gradient of the logits, so each image's is
+    multiplied by a power of two on its way in and divided by it on its way out: loss scaling (Micikevicius et al. 2018,
+    "Mixed Precision Training", section 3.2), for each image its own. An image whose logits overflow, or whose gradient
+    does, or comes out so small that parts of it are lost although that of its logits is not zero, gets float32's.
 
     Shape:
         input float32 (n, 3, H, W), RGB in [0, 1]; output float32 (n, num_classes), logits.
@@ -69,7 +70,8 @@ class HalfCopy(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of pixels."""
         call = _Call(self)
-        # float16 would round the pixels to steps as wide as a small budget; normalised first they are finer where most of them are
+        # float16 would round the pixels to steps as wide as a small budget; normalised first they are finer where most
+        # of them are
         inner = self.exact.prepared(_Entry.apply(x, call)).to(torch.float16, memory_format=torch.channels_last)
         logits: Tensor = _Exit.apply(self.net(inner).float(), x, call)
         return logits

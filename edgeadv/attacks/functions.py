@@ -38,8 +38,8 @@ def fgsm(
         targeted: move towards ``labels``.
 
     Returns:
-        One result per budget, in the order given. The step is taken whatever comes of it: an image that was wrong before
-        may be right afterwards.
+        One result per budget, in the order given. The step is taken whatever comes of it: an image that was wrong
+        before may be right afterwards.
 
     Raises:
         InputError: ``x`` is out of range, or a budget is not in (0, 1].
@@ -55,10 +55,21 @@ def fgsm(
 
 
 def pgd(
-    model: nn.Module, x: Tensor, labels: Tensor, *, eps: float, steps: int = 20, step_size: float | None = None,
-    loss: Loss = margin, start: Tensor | None = None, norm: str = LINF, restarts: int = 1, seed: int = 0,
-    targeted: bool = False, leave: float = LEAVE_MARGIN,
-) -> Adversarial:  # fmt: skip
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int = 20,
+    step_size: float | None = None,
+    loss: Loss = margin,
+    start: Tensor | None = None,
+    norm: str = LINF,
+    restarts: int = 1,
+    seed: int = 0,
+    targeted: bool = False,
+    leave: float = LEAVE_MARGIN,
+) -> Adversarial:
     """Projected gradient descent (Madry et al. 2018, eq. 3), keeping of each image the version it is most wrong about.
 
     Args:
@@ -88,15 +99,33 @@ def pgd(
     around = ball(norm, eps)
     size = 2.5 * eps / steps if step_size is None else step_size
     return _restarted(
-        model, x, labels, around, lambda: Steps(around, steps, size), loss=loss, start=start, restarts=restarts, seed=seed,
-        targeted=targeted, leave=leave,
-    )  # fmt: skip
+        model,
+        x,
+        labels,
+        around,
+        lambda: Steps(around, steps, size),
+        loss=loss,
+        start=start,
+        restarts=restarts,
+        seed=seed,
+        targeted=targeted,
+        leave=leave,
+    )
 
 
 def mi_fgsm(
-    model: nn.Module, x: Tensor, labels: Tensor, *, eps: float, steps: int = 10, decay: float = 1.0,
-    loss: Loss = cross_entropy, start: Tensor | None = None, targeted: bool = False, leave: float = LEAVE_MARGIN,
-) -> Adversarial:  # fmt: skip
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int = 10,
+    decay: float = 1.0,
+    loss: Loss = cross_entropy,
+    start: Tensor | None = None,
+    targeted: bool = False,
+    leave: float = LEAVE_MARGIN,
+) -> Adversarial:
     """Momentum iterative FGSM (Dong et al. 2018): ``steps`` steps of ``eps / steps`` along the accumulated gradient.
 
     Momentum makes what is found work better on other models; arguments and result as for :func:`pgd`, L-infinity.
@@ -107,16 +136,35 @@ def mi_fgsm(
     _check(x, labels, steps)
     around = ball(LINF, eps)
     return _restarted(
-        model, x, labels, around, lambda: MomentumSteps(around, steps, eps / steps, decay=decay), loss=loss, start=start,
-        restarts=1, seed=0, targeted=targeted, leave=leave,
-    )  # fmt: skip
+        model,
+        x,
+        labels,
+        around,
+        lambda: MomentumSteps(around, steps, eps / steps, decay=decay),
+        loss=loss,
+        start=start,
+        restarts=1,
+        seed=0,
+        targeted=targeted,
+        leave=leave,
+    )
 
 
 def apgd(
-    model: nn.Module, x: Tensor, labels: Tensor, *, eps: float, steps: int = 100, loss: Loss = cross_entropy,
-    norm: str = LINF, restarts: int = 1, seed: int = 0, start: Tensor | None = None, targeted: bool = False,
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int = 100,
+    loss: Loss = cross_entropy,
+    norm: str = LINF,
+    restarts: int = 1,
+    seed: int = 0,
+    start: Tensor | None = None,
+    targeted: bool = False,
     leave: float = LEAVE_MARGIN,
-) -> Adversarial:  # fmt: skip
+) -> Adversarial:
     """Auto-PGD (Croce and Hein 2020, Algorithm 1): no step size to choose; see :class:`edgeadv.attacks.AutoSteps`.
 
     Arguments and result as for :func:`pgd`.
@@ -128,16 +176,34 @@ def apgd(
     around = ball(norm, eps)
     first = around.starts(x, seed=seed) - x if start is None else start
     return _restarted(
-        model, x, labels, around, lambda: AutoSteps(around, steps), loss=loss, start=first, restarts=restarts, seed=seed,
-        targeted=targeted, leave=leave,
-    )  # fmt: skip
+        model,
+        x,
+        labels,
+        around,
+        lambda: AutoSteps(around, steps),
+        loss=loss,
+        start=first,
+        restarts=restarts,
+        seed=seed,
+        targeted=targeted,
+        leave=leave,
+    )
 
 
 def apgd_targeted(
-    model: nn.Module, x: Tensor, labels: Tensor, *, eps: float, steps: int = 100, targets: int = 9, norm: str = LINF,
-    seed: int = 0, start: Tensor | None = None,
-) -> Adversarial:  # fmt: skip
-    """APGD towards the ``targets`` classes that come next on the clean image, one after another (Croce and Hein 2020, 4.1).
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int = 100,
+    targets: int = 9,
+    norm: str = LINF,
+    seed: int = 0,
+    start: Tensor | None = None,
+) -> Adversarial:
+    """APGD towards the ``targets`` classes that come next on the clean image, one after another (Croce and Hein 2020,
+    4.1).
 
     It moves towards a class, and has broken an image when the model gives it any wrong label. The loss is the targeted
     DLR, for fewer than four classes the difference of the two logits.
@@ -164,18 +230,33 @@ def apgd_targeted(
             if number == 0 and start is not None:
                 own = around.project(x + start, x)
             return ascend(
-                model, x[rows], labels[rows], steps=AutoSteps(around, steps), loss=loss, start=own,
+                model,
+                x[rows],
+                labels[rows],
+                steps=AutoSteps(around, steps),
+                loss=loss,
+                start=own,
                 targets=order[rows, number],
-            )  # fmt: skip
+            )
 
         first = towards_next(0, torch.arange(len(x), device=x.device))
         return again(first, towards_next, min(targets, classes - 1) - 1)
 
 
 def _restarted(
-    model: nn.Module, x: Tensor, labels: Tensor, around: Ball, fresh: Callable[[], Steps], *, loss: Loss,
-    start: Tensor | None, restarts: int, seed: int, targeted: bool, leave: float,
-) -> Found:  # fmt: skip
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    around: Ball,
+    fresh: Callable[[], Steps],
+    *,
+    loss: Loss,
+    start: Tensor | None,
+    restarts: int,
+    seed: int,
+    targeted: bool,
+    leave: float,
+) -> Found:
     ascended, rank = (towards(loss), towards(margin)) if targeted else (loss, margin)
 
     def attempt(number: int, rows: Tensor) -> Found:

@@ -44,8 +44,8 @@ class Found(Adversarial):
 class Steps:
     """How the next image is chosen: plain projected gradient ascent (Madry et al. 2018, eq. 3).
 
-    A subclass keeps what it must remember of each image in ``memory``, tensors with one row an image; :meth:`keep` drops
-    the rows of images that have left.
+    A subclass keeps what it must remember of each image in ``memory``, tensors with one row an image; :meth:`keep`
+    drops the rows of images that have left.
 
     Attributes:
         ball: where the images stay.
@@ -70,7 +70,8 @@ class Steps:
 class MomentumSteps(Steps):
     """MI-FGSM (Dong et al. 2018, "Boosting Adversarial Attacks with Momentum", Algorithm 1).
 
-    The gradients, each divided by the sum of its absolute values, add up with decay factor ``decay``; the step follows the sum.
+    The gradients, each divided by the sum of its absolute values, add up with decay factor ``decay``; the step follows
+    the sum.
     """
 
     def __init__(self, ball: Ball, count: int, step_size: float, *, decay: float = 1.0) -> None:
@@ -90,9 +91,9 @@ class MomentumSteps(Steps):
 class AutoSteps(Steps):
     """APGD (Croce and Hein 2020, Algorithm 1): the step size of each image halves when it stops making progress.
 
-    It begins at 2 eps. At checkpoints, which come closer together, an image whose loss rose in fewer than 75% of the steps
-    since the last one, or whose step size and best loss have both stayed the same since, halves its step size and goes on
-    from its best image. Each step keeps 25% of the last one.
+    It begins at 2 eps. At checkpoints, which come closer together, an image whose loss rose in fewer than 75% of the
+    steps since the last one, or whose step size and best loss have both stayed the same since, halves its step size and
+    goes on from its best image. Each step keeps 25% of the last one.
     """
 
     RISE, MOMENTUM = 0.75, 0.75
@@ -107,10 +108,16 @@ class AutoSteps(Steps):
         if not memory:
             step = torch.full_like(slope.losses, self.step_size)
             memory |= {
-                "previous": current, "step": step, "best": current, "best_gradient": slope.gradient,
-                "best_loss": slope.losses, "last_loss": slope.losses, "rises": torch.zeros_like(step),
-                "checkpoint_loss": slope.losses, "halved": torch.ones_like(step, dtype=torch.bool),
-            }  # fmt: skip
+                "previous": current,
+                "step": step,
+                "best": current,
+                "best_gradient": slope.gradient,
+                "best_loss": slope.losses,
+                "last_loss": slope.losses,
+                "rises": torch.zeros_like(step),
+                "checkpoint_loss": slope.losses,
+                "halved": torch.ones_like(step, dtype=torch.bool),
+            }
             return self.ball.project(current + _wide(step) * self.ball.steepest(slope.gradient), x)
         memory["rises"] = memory["rises"] + (slope.losses > memory["last_loss"])
         memory["last_loss"] = slope.losses
@@ -144,7 +151,8 @@ class AutoSteps(Steps):
 
 
 def _checkpoints(count: int) -> frozenset[int]:
-    """Steps at which APGD looks back: p_1 = 0.22, then p_(j+1) = p_j + max(p_j - p_(j-1) - 0.03, 0.06), times ``count``."""
+    """Steps at which APGD looks back: p_1 = 0.22, then p_(j+1) = p_j + max(p_j - p_(j-1) - 0.03, 0.06), times
+    ``count``."""
     # in whole per cent: as floats, 57% of 100 steps round up to 58
     before, now = 0, 22
     found = []
@@ -155,14 +163,22 @@ def _checkpoints(count: int) -> frozenset[int]:
 
 
 def ascend(
-    model: nn.Module, x: Tensor, labels: Tensor, *, steps: Steps, loss: Loss, start: Tensor, rank: Loss = margin,
-    targets: Tensor | None = None, leave: float = LEAVE_MARGIN,
-) -> Found:  # fmt: skip
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    steps: Steps,
+    loss: Loss,
+    start: Tensor,
+    rank: Loss = margin,
+    targets: Tensor | None = None,
+    leave: float = LEAVE_MARGIN,
+) -> Found:
     """Ascend ``loss`` from ``start`` and return each image where the model is most wrong about it.
 
-    An image leaves the batch as soon as it is misclassified by at least ``leave`` of its largest logit: with the default the
-    margin survives the rounding of fp16 and int8, and the time goes to the images that stand. One that has only just
-    crossed the boundary stays in.
+    An image leaves the batch as soon as it is misclassified by at least ``leave`` of its largest logit: with the
+    default the margin survives the rounding of fp16 and int8, and the time goes to the images that stand. One that has
+    only just crossed the boundary stays in.
 
     Args:
         model: pixels in [0, 1] to logits, in evaluation mode, normalisation inside.
@@ -218,7 +234,8 @@ def ascend(
 
 
 def _size(count: int, device: torch.device) -> int:
-    """How many rows ``count`` images take: on a GPU a power of two, for cuDNN prepares every layer anew for each size of a batch."""
+    """How many rows ``count`` images take: on a GPU a power of two, for cuDNN prepares every layer anew for each size
+    of a batch."""
     return 1 << (count - 1).bit_length() if count and _in_steps(device) else count
 
 

@@ -1,4 +1,5 @@
-"""Do gradients say what happens? The control that compares the margin's rise along its gradient with what that predicts."""
+"""Do gradients say what happens? The control that compares the margin's rise along its gradient with what that
+predicts."""
 
 from __future__ import annotations
 
@@ -20,14 +21,15 @@ from .batching import device_of, in_parts, tensors
 from .losses import input_gradient, margin
 
 AT_IMAGE, AT_WORST = (1 / 16, 1 / 4), (1 / 64, 1 / 16)
-"""Lengths of the step, as shares of eps: at the image itself, and at the version with the largest margin, where networks bend more."""
+"""Lengths of the step, as shares of eps: at the image itself, and at the version with the largest margin, where
+networks bend more."""
 
 
 def linearity(model: nn.Module, x: Tensor, labels: Tensor, *, length: float) -> Tensor:
     """``(m(x') - m(x)) / (g (x' - x))`` for the logit margin m, its gradient g and ``x' = clip(x + length * sign(g))``.
 
-    A first-order expansion (the local linearity measure of Qin et al. 2019, section 4, along the sign of the gradient). 1 where
-    the margin is linear, 0 where the gradient says nothing about it or is zero.
+    A first-order expansion (the local linearity measure of Qin et al. 2019, section 4, along the sign of the gradient).
+    1 where the margin is linear, 0 where the gradient says nothing about it or is zero.
 
     Args:
         model: pixels in [0, 1] to logits, in evaluation mode.

@@ -12,11 +12,13 @@ from torch.nn import functional
 from edgeadv_runtime.errors import InputError
 
 Loss = Callable[..., Tensor]
-"""Logits (n, classes) and labels int64 (n,) to one loss per image, float32 (n,); a targeted loss takes targets (n,) too."""
+"""Logits (n, classes) and labels int64 (n,) to one loss per image, float32 (n,); a targeted loss takes targets (n,)
+too."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each image (Goodfellow et al. 2015). In float32 its gradient is 0 where the softmax saturates."""
+    """Cross-entropy of each image (Goodfellow et al. 2015). In float32 its gradient is 0 where the softmax
+    saturates."""
     return functional.cross_entropy(logits, labels, reduction="none")
 
 
@@ -43,8 +45,8 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     """Difference of logits ratio: the margin over the distance of the first logit from the third.
 
-    Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks",
-    eq. 6. It does not change when logits are shifted or scaled.
+    Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+    attacks", eq. 6. It does not change when logits are shifted or scaled.
 
     Raises:
         InputError: there are fewer than 3 classes.
@@ -69,7 +71,8 @@ def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
 
 
 def targeted_margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Logit of ``targets`` minus logit of ``labels``; above 0 the image is misclassified, though perhaps not as the target."""
+    """Logit of ``targets`` minus logit of ``labels``; above 0 the image is misclassified, though perhaps not as the
+    target."""
     return _of(logits, targets) - _of(logits, labels)
 
 
@@ -106,8 +109,8 @@ class Slope(NamedTuple):
 def input_gradient(model: nn.Module, x: Tensor, labels: Tensor, loss: Loss, *, targets: Tensor | None = None) -> Slope:
     """Gradient of the summed loss, so that an image's gradient does not depend on the batch it is in.
 
-    A network without any path from the logits back to the pixels, such as one that compares them with a threshold, has the
-    gradient 0.
+    A network without any path from the logits back to the pixels, such as one that compares them with a threshold, has
+    the gradient 0.
 
     Args:
         model: pixels to logits, in evaluation mode.

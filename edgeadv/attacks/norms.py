@@ -33,14 +33,16 @@ class Ball(ABC):
 
     @abstractmethod
     def steepest(self, gradient: Tensor) -> Tensor:
-        """The direction of length 1, in this norm, in which a loss with ``gradient`` rises fastest; 0 where that is 0."""
+        """The direction of length 1, in this norm, in which a loss with ``gradient`` rises fastest; 0 where that is
+        0."""
 
     @abstractmethod
     def random(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Pixels:
         """A perturbation drawn evenly from the ball, of one image."""
 
     def starts(self, x: Tensor, *, seed: int, restart: int = 0) -> Tensor:
-        """Random points of the balls around ``x``, each drawn by its own image: no image's depends on the batch it is in."""
+        """Random points of the balls around ``x``, each drawn by its own image: no image's depends on the batch it is
+        in."""
         images = x.cpu().contiguous().numpy()
         drawn = np.empty_like(images)
         for i, image in enumerate(images):

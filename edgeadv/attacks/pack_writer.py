@@ -96,14 +96,20 @@ def check_images(pack: AttackPack, images: ImageSet, bundle: Bundle, *, workers:
         digest.add(batch)
     if digest.hexdigest() != pack.manifest.data_sha256:
         raise InputError(
-            f"{pack.path} was not made from the images of {images.spec}: give the data that it was made from, or leave `data` out"
+            f"{pack.path} was not made from the images of {images.spec}: give the data that it was made from, or "
+            "leave `data` out"
         )
 
 
 def check_training_images(
-    images: ImageSet, bundle: Bundle, order: NDArray[np.int64], *, data: DataInfo, workers: int = 0,
+    images: ImageSet,
+    bundle: Bundle,
+    order: NDArray[np.int64],
+    *,
+    data: DataInfo,
+    workers: int = 0,
     progress: Progress | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Look, before the hours that attacks take, whether too many of ``images`` are ones that the bundle was trained on.
 
     Reads every image once, unless the bundle does not know or they are allowed.
@@ -169,8 +175,8 @@ def write_pack(
 
     Raises:
         StorageError: ``out`` exists or cannot be written, or there is an unfinished pack and ``resume`` is false.
-        InputError: the unfinished pack was started with other settings, or too many of the images were trained on and that was not
-            allowed; :func:`check_training_images` says so sooner.
+        InputError: the unfinished pack was started with other settings, or too many of the images were trained on and
+            that was not allowed; :func:`check_training_images` says so sooner.
         DataError: more than 1% of the images are unreadable and that was not allowed.
     """
     if out.exists():
@@ -178,14 +184,27 @@ def write_pack(
     partial = partial_of(out)
     listed = infos(attacks, uint8=uint8)
     plan: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION, "kind": "pack", "edgeadv_version": __version__, "bundle_id": bundle.id,
-        "weights_sha256": bundle.weights_sha256, "preprocess": bundle.preprocess.to_json(), "class_ids": list(bundle.classes.ids),
-        "data": asdict(data), "uint8": uint8, "attacks": [info_to_json(info) for info in listed], "skipped": [to_builtins(entry) for entry in skipped],
-    }  # fmt: skip
-    # where the images come from is nobody's business but a resumed call's, which may also allow what turned out to be unreadable
+        "schema_version": SCHEMA_VERSION,
+        "kind": "pack",
+        "edgeadv_version": __version__,
+        "bundle_id": bundle.id,
+        "weights_sha256": bundle.weights_sha256,
+        "preprocess": bundle.preprocess.to_json(),
+        "class_ids": list(bundle.classes.ids),
+        "data": asdict(data),
+        "uint8": uint8,
+        "attacks": [info_to_json(info) for info in listed],
+        "skipped": [to_builtins(entry) for entry in skipped],
+    }
+    # where the images come from is nobody's business but a resumed call's, which may also allow what turned out to be
+    # unreadable
     begun = {
-        **plan, "data": data.binding(), "images": images_sha256(images, order), "reference": Artefact.of(reference).binding(), "versions": library_versions(),
-    }  # fmt: skip
+        **plan,
+        "data": data.binding(),
+        "images": images_sha256(images, order),
+        "reference": Artefact.of(reference).binding(),
+        "versions": library_versions(),
+    }
     begin_partial(partial, PLAN_FILE, begun, what="pack", resume=resume)
     digest, overlap = DataDigest(), Overlap(bundle.training_images, bundle.calibration_images)
     unreadable: list[str] = []

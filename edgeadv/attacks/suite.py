@@ -67,23 +67,27 @@ class _Job(NamedTuple):
 
 def _random_start(job: _Job) -> Adversarial:
     start = ball(LINF, job.eps / 2).starts(job.x, seed=SEED) - job.x
-    return pgd(
-        job.model, job.x, job.labels, eps=job.eps, steps=1, step_size=job.eps, loss=job.loss, start=start
-    )  # fmt: skip
+    return pgd(job.model, job.x, job.labels, eps=job.eps, steps=1, step_size=job.eps, loss=job.loss, start=start)
 
 
 def _momentum(job: _Job) -> Adversarial:
-    return mi_fgsm(
-        job.model, job.x, job.labels, eps=job.eps, steps=job.effort.steps, loss=job.loss, start=job.start
-    )  # fmt: skip
+    return mi_fgsm(job.model, job.x, job.labels, eps=job.eps, steps=job.effort.steps, loss=job.loss, start=job.start)
 
 
 def _pgd(job: _Job, norm: str = LINF, start: Tensor | None = None) -> Adversarial:
     begin = ball(norm, job.eps).starts(job.x, seed=SEED) - job.x if start is None else start
     return pgd(
-        job.model, job.x, job.labels, eps=job.eps, steps=job.effort.steps, loss=job.loss, norm=norm, seed=SEED, start=begin,
+        job.model,
+        job.x,
+        job.labels,
+        eps=job.eps,
+        steps=job.effort.steps,
+        loss=job.loss,
+        norm=norm,
+        seed=SEED,
+        start=begin,
         restarts=job.effort.restarts,
-    )  # fmt: skip
+    )
 
 
 def _pgd_smoothed(job: _Job) -> Adversarial:
@@ -99,16 +103,29 @@ def _pgd_l2(job: _Job) -> Adversarial:
 
 def _apgd(job: _Job) -> Adversarial:
     return apgd(
-        job.model, job.x, job.labels, eps=job.eps, steps=job.effort.steps, loss=job.loss, restarts=job.effort.restarts,
-        seed=SEED, start=job.start,
-    )  # fmt: skip
+        job.model,
+        job.x,
+        job.labels,
+        eps=job.eps,
+        steps=job.effort.steps,
+        loss=job.loss,
+        restarts=job.effort.restarts,
+        seed=SEED,
+        start=job.start,
+    )
 
 
 def _apgd_targeted(job: _Job) -> Adversarial:
     return apgd_targeted(
-        job.model, job.x, job.labels, eps=job.eps, steps=job.effort.steps, targets=job.effort.targets, seed=SEED,
+        job.model,
+        job.x,
+        job.labels,
+        eps=job.eps,
+        steps=job.effort.steps,
+        targets=job.effort.targets,
+        seed=SEED,
         start=job.start,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -138,9 +155,7 @@ _CE, _MARGIN, _DLR = "cross-entropy", "logit margin", "DLR"
 _PGD_STEP, _AUTO_STEP = "2.5*{eps}/{steps}", "2*{eps}, halved by APGD's schedule"
 _RECIPES: Mapping[str, _Recipe] = {
     FGSM: _Recipe(None, _CE, cross_entropy, "{eps}", random=False),
-    FGSM_RESCALED: _Recipe(
-        None, "cross-entropy of logits / max|logit|", rescaled_cross_entropy, "{eps}", random=False
-    ),
+    FGSM_RESCALED: _Recipe(None, "cross-entropy of logits / max|logit|", rescaled_cross_entropy, "{eps}", random=False),
     FGSM_RANDOM_START: _Recipe(_random_start, _CE, cross_entropy, "{eps}"),
     MI_FGSM: _Recipe(_momentum, _CE, cross_entropy, "{eps}/{steps}", random=False),
     PGD_CE: _Recipe(_pgd, _CE, cross_entropy, _PGD_STEP),
@@ -152,7 +167,7 @@ _RECIPES: Mapping[str, _Recipe] = {
     APGD_DLR: _Recipe(_apgd, _DLR, dlr, _AUTO_STEP),
     APGD_TARGETED: _Recipe(_apgd_targeted, "targeted DLR", dlr, _AUTO_STEP),
     LARGE_EPS: _Recipe(_pgd, _MARGIN, margin, _PGD_STEP),
-}  # fmt: skip
+}
 NAMES = tuple(_RECIPES)
 
 
@@ -202,11 +217,15 @@ class GradientAttack:
         said = "logit margin" if few and recipe.loss is dlr else recipe.said
         steps = self.effort.steps if "steps" in recipe.step_size or "APGD" in recipe.step_size else 1
         return AttackParams(
-            norm=recipe.norm, loss=said, steps=steps, step_size=recipe.step_size.format(eps=eps.text, steps=steps),
+            norm=recipe.norm,
+            loss=said,
+            steps=steps,
+            step_size=recipe.step_size.format(eps=eps.text, steps=steps),
             restarts=min(self.effort.targets, self.classes - 1) if targeted else self.effort.restarts,
-            seed=SEED if recipe.random else None, target=None if self.target is None else str(self.target),
+            seed=SEED if recipe.random else None,
+            target=None if self.target is None else str(self.target),
             draws=None if recipe.draws is None and self.draws == 1 else (recipe.draws or 1) * self.draws,
-        )  # fmt: skip
+        )
 
     def craft(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> list[Crafted]:
         """Attack a batch at every budget, in parts whose activations fit into memory; an image does not notice."""
@@ -275,7 +294,8 @@ def build_attacks(
     gradients: str = GRADIENTS,
     draws: int = 1,
 ) -> list[Attack]:
-    """The gradient attacks among ``efforts``, e.g. ``SUITES["standard"]``; those that only ask the model are left to others.
+    """The gradient attacks among ``efforts``, e.g. ``SUITES["standard"]``; those that only ask the model are left to
+    others.
 
     Args:
         model: pixels to logits, on the device to attack on.

@@ -1,8 +1,8 @@
 """One perturbation for all images, for the demonstration of ``edgeadv camera``.
 
-Sign steps on one shared perturbation up the mean loss of one batch after another, kept within eps (Shafahi et al. 2020, "Universal
-Adversarial Training", algorithm 1; the goal is that of Moosavi-Dezfooli et al. 2017). It is no measure of robustness: an attack on
-each image by itself is much stronger.
+Sign steps on one shared perturbation up the mean loss of one batch after another, kept within eps (Shafahi et al. 2020,
+"Universal Adversarial Training", algorithm 1; the goal is that of Moosavi-Dezfooli et al. 2017). It is no measure of
+robustness: an attack on each image by itself is much stronger.
 """
 
 from __future__ import annotations

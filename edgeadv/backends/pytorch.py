@@ -88,7 +88,8 @@ class TorchBackend(Backend):
 
     @cached_property
     def attack_model(self) -> nn.Module:
-        """The same function of the pixels as :attr:`model`, with gradients that come sooner; see :func:`attack_copy`."""
+        """The same function of the pixels as :attr:`model`, with gradients that come sooner; see
+        :func:`attack_copy`."""
         sample = torch.rand(2, *self.input_shape, generator=torch.Generator().manual_seed(0))
         return attack_copy(self.model, sample.to(self._device))
 

@@ -20,11 +20,13 @@ _MOST_GRAPHS = 64
 
 
 class CompiledTorchBackend(Backend):
-    """Folded, channels-last and compiled; on a GPU each batch size is one CUDA graph, so that no time goes into launching kernels.
+    """Folded, channels-last and compiled; on a GPU each batch size is one CUDA graph, so that no time goes into
+    launching kernels.
 
-    Batches are padded to the next power of two, so that an attack which asks about fewer and fewer images does not compile again and
-    again. The first call of each such size compiles it, which takes from seconds to minutes. Without a GPU the processor's kernels are
-    compiled, float32 only. On a GPU float32 was run, on an H100 (``benchmarks/torch_latency.py``); **float16 was not run yet**.
+    Batches are padded to the next power of two, so that an attack which asks about fewer and fewer images does not
+    compile again and again. The first call of each such size compiles it, which takes from seconds to minutes. Without
+    a GPU the processor's kernels are compiled, float32 only. On a GPU float32 was run, on an H100
+    (``benchmarks/torch_latency.py``); **float16 was not run yet**.
     """
 
     name = "torch-compiled"
@@ -51,7 +53,8 @@ class CompiledTorchBackend(Backend):
         """
         if variant not in VARIANTS:
             raise InputError(
-                f"torch-compiled serves {' and '.join(VARIANTS)}, not {variant}: use `backends` onnxruntime for other variants"
+                f"torch-compiled serves {' and '.join(VARIANTS)}, not {variant}: use `backends` onnxruntime for "
+                "other variants"
             )
         with TorchBackend(bundle, device=device, threads=threads) as plain:
             self.provider: str = plain.provider

@@ -1,6 +1,7 @@
 """The ``edgeadv`` command. Loading it loads neither PyTorch nor ONNX Runtime: a camera device runs it too.
 
-A subcommand's module is imported when it is called, for all of them together take longer than most users wait for ``--help``.
+A subcommand's module is imported when it is called, for all of them together take longer than most users wait for
+``--help``.
 """
 
 from __future__ import annotations
@@ -20,23 +21,35 @@ from ..workflows.processes import PeerError, refuse_processes
 from ._fields import as_options, say
 
 _SUMMARIES = {
-    "demo": "Train RegNetY-400MF on 4,000 digits, undefended and defensively distilled; export, attack, score, time, report.",
-    "train": "Train a classifier: the undefended network that every defence is compared with, or one on adversarial images.",
+    "demo": "Train RegNetY-400MF on 4,000 digits, undefended and defensively distilled; export, attack, score, "
+    "time, report.",
+    "train": "Train a classifier: the undefended network that every defence is compared with, or one on adversarial "
+    "images.",
     "distill": "Distil a teacher into a student; the student is the run.",
     "runs": "List training runs: recipe, clean accuracy, what stood on held-out images, and how long they took.",
-    "export": "Export to ONNX, compare every artefact with PyTorch on real images, and write the bundle only if they agree.",
+    "export": "Export to ONNX, compare every artefact with PyTorch on real images, and write the bundle only if they "
+    "agree.",
     "bundle": "Look at a bundle, copy less of it, or sign it.",
-    "engine": "Build TensorRT plans, or find them in the cache, and prove those that can run here on the golden frames.",
-    "verify": "Check every hash, then replay the golden frames: pixels must be exact, labels equal, logits within tolerance.",
-    "attack": "Attack the bundle's weights with PyTorch's gradients and write a pack that a device can score without PyTorch.",
+    "engine": "Build TensorRT plans, or find them in the cache, and prove those that can run here on the golden "
+    "frames.",
+    "verify": "Check every hash, then replay the golden frames: pixels must be exact, labels equal, logits within "
+    "tolerance.",
+    "attack": "Attack the bundle's weights with PyTorch's gradients and write a pack that a device can score without "
+    "PyTorch.",
     "evaluate": "Clean and adversarial accuracy of the artefacts in a bundle, all on the same images.",
     "study": "Top-1 and top-5 error of pre-trained ImageNet classifiers, without attack and under FGSM.",
-    "bench": "Measure preprocessing, inference and both together: p50, p90, p99 and the slowest call, none of them trimmed.",
-    "camera": "Classify live frames: one line in the terminal, and a page if asked for. Ctrl-C stops and prints where all frames went.",
-    "perturbation": "Make one perturbation that is added to every frame by the slider of `edgeadv camera --serve`. It is a demonstration.",
+    "bench": "Measure preprocessing, inference and both together: p50, p90, p99 and the slowest call, none of them "
+    "trimmed.",
+    "camera": "Classify live frames: one line in the terminal, and a page if asked for. Ctrl-C stops and prints "
+    "where all frames went.",
+    "perturbation": "Make one perturbation that is added to every frame by the slider of `edgeadv camera --serve`. It "
+    "is "
+    "a "
+    "demonstration.",
     "gate": "Judge a results file, for a release or a CI job: one line for each rule.",
     "report": "Write one self-contained HTML page: the worst case first, with its masking verdict, then all the rest.",
-    "doctor": "Show the machine, what is installed and what it can do; for each bundle what would run here, and why the rest not.",
+    "doctor": "Show the machine, what is installed and what it can do; for each bundle what would run here, and why "
+    "the rest not.",
 }
 """What ``edgeadv --help`` says of each subcommand: the first sentence of its own help."""
 _MODULES = {"distill": "train"}
@@ -106,8 +119,8 @@ def _root(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 from ``gate`` for a rule that failed, 2 for bad input (one line on
-    standard error), 130 for Ctrl-C.
+    """Run the command line; returns the exit status: 0, 1 from ``gate`` for a rule that failed, 2 for bad input (one
+    line on standard error), 130 for Ctrl-C.
     """
     command = typer.main.get_command(app)
     given = sys.argv[1:] if arguments is None else list(arguments)

@@ -19,12 +19,13 @@ from ._fields import as_options
 def with_groups(
     command: Callable[..., None], *, also: Mapping[str, Sequence[str]] | None = None
 ) -> Callable[..., None]:
-    """Give ``command`` an option for each field of every parameter whose type is a dataclass, and hand it the group back.
+    """Give ``command`` an option for each field of every parameter whose type is a dataclass, and hand it the group
+    back.
 
     A field is written ``epochs: Annotated[int, "Passes over the training images."] = 8``: the text is the option's
     help. A tuple of strings is a comma-separated list on the command line, a tuple of paths an option that may be given
-    several times, and a field that is a group itself brings its own options; any other field is no option. typer reads a
-    command's signature: what must be given comes first in the one made here.
+    several times, and a field that is a group itself brings its own options; any other field is no option. typer reads
+    a command's signature: what must be given comes first in the one made here.
 
     Args:
         command: the function.

@@ -42,9 +42,15 @@ def print_results(results: Results) -> None:
             others = [row for row in attacks if row.gradients is None]
             low, high = worst.top1_ci95
             cells = [
-                str(artefact), worst.eps, _cell(clean), _cell(plain), _strongest(gradient), _strongest(others),
-                f"{worst.top1:.1%} [{low:.1%}, {high:.1%}]", worst.verdict,
-            ]  # fmt: skip
+                str(artefact),
+                worst.eps,
+                _cell(clean),
+                _cell(plain),
+                _strongest(gradient),
+                _strongest(others),
+                f"{worst.top1:.1%} [{low:.1%}, {high:.1%}]",
+                worst.verdict,
+            ]
             table.add_row(*(Text(cell) for cell in cells))
     console = wide_console(140)
     console.print(table)
@@ -86,7 +92,8 @@ def _cell(row: Row | None) -> str:
 
 
 def _compared(results: Results) -> list[str]:
-    """What each artefact loses against fp32 in the worst case at the largest eps, against fp32 of the same backend if it ran."""
+    """What each artefact loses against fp32 in the worst case at the largest eps, against fp32 of the same backend if
+    it ran."""
     lines = []
     for artefact in results.artefacts if results.budgets else ():
         base, eps = results.baseline_of(artefact), results.budgets[-1].text
@@ -102,7 +109,8 @@ def _compared(results: Results) -> list[str]:
 
 
 def _rounding(results: Results) -> list[str]:
-    """What rounding to 8 bits costs the attack that it costs most: on the reference model, or on each artefact that takes 8 bits."""
+    """What rounding to 8 bits costs the attack that it costs most: on the reference model, or on each artefact that
+    takes 8 bits."""
     known = [row for row in results.rows if row.rounding_lost is not None]
     shared = any(not takes_uint8(row.variant) for row in known)
     by_model: dict[str, list[Row]] = {}
@@ -113,7 +121,8 @@ def _rounding(results: Results) -> list[str]:
         row = max(rows, key=lambda row: row.rounding_lost or 0)
         if row.rounding_lost:
             lines.append(
-                f"rounding to 8 bits costs {row.attack} at eps {row.eps} {row.rounding_lost} of {row.n} images on {model}, "
+                f"rounding to 8 bits costs {row.attack} at eps {row.eps} {row.rounding_lost} of {row.n} images on "
+                f"{model}, "
                 "and no other attack more"
             )
         else:

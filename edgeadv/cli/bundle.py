@@ -70,7 +70,8 @@ def slim(
     print_summary(full.slim(out, variants=kept, weights=weights, overwrite=overwrite))
     if signed:
         say(
-            f"not signed: the copy has a manifest of its own; edgeadv bundle sign {shlex.quote(str(out))} --key PRIVATE.pem"
+            f"not signed: the copy has a manifest of its own; edgeadv bundle sign {shlex.quote(str(out))} --key "
+            "PRIVATE.pem"
         )
 
 
@@ -79,7 +80,8 @@ def sign(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to sign.")],
     key: Annotated[Path, typer.Option(help="Ed25519 private key, PEM: openssl genpkey -algorithm ed25519.")],
 ) -> None:
-    """Check every hash of a bundle, then sign its manifest, which names them all. A signature that is there is replaced."""
+    """Check every hash of a bundle, then sign its manifest, which names them all. A signature that is there is
+    replaced."""
     opened = Bundle.open(bundle)
     signature = opened.sign(key)
     say(f"signed             {opened.path / MANIFEST}")
@@ -118,8 +120,10 @@ def print_summary(bundle: Bundle) -> None:
 def _confidence(entry: ConfidenceEntry) -> str:
     rejection = entry.rejection
     return (
-        f"temperature {entry.temperature:.3f} of {entry.n} images; on {entry.n_held_out} others of {entry.data.name} ECE "
-        f"{entry.ece_before:.1%} before, {entry.ece_after:.1%} after; below probability {rejection.threshold:.3f} unknown: "
+        f"temperature {entry.temperature:.3f} of {entry.n} images; on {entry.n_held_out} others of "
+        f"{entry.data.name} ECE "
+        f"{entry.ece_before:.1%} before, {entry.ece_after:.1%} after; below probability {rejection.threshold:.3f} "
+        "unknown: "
         f"{rejection.answered} answered, {rejection.wrong_answered} of them wrong, of {rejection.wrong} wrong in all"
     )
 
@@ -191,6 +195,7 @@ def _loss(paired: PairedEntry) -> str:
     # bundles of an older edgeadv were judged at the drop itself
     judged = "" if paired.drop_upper is None else f", judged at {paired.drop_upper:.2f}"
     return (
-        f"top-1 {paired.int8_correct / n:.1%} against {paired.fp32_correct / n:.1%} of fp32, drop {paired.drop:.2f} points "
+        f"top-1 {paired.int8_correct / n:.1%} against {paired.fp32_correct / n:.1%} of fp32, drop "
+        f"{paired.drop:.2f} points "
         f"[{low:.2f}, {high:.2f}]{judged}"
     )

@@ -47,7 +47,8 @@ def camera(
     policy: Annotated[
         str | None,
         typer.Option(
-            help="latest: a newer frame replaces one that waits; every: capture waits, nothing is dropped. By default latest, "
+            help="latest: a newer frame replaces one that waits; every: capture waits, nothing is dropped. By "
+            "default latest, "
             "of a folder of pictures every."
         ),
     ] = None,
@@ -73,13 +74,15 @@ def camera(
         typer.Option(
             "--smooth",
             min=1,
-            help="Show what so many frames vote for, unknown below the bundle's threshold if it has one; 1 does not vote.",
+            help="Show what so many frames vote for, unknown below the bundle's threshold if it has one; 1 does "
+            "not vote.",
         ),
     ] = 1,
     expected_sha256: ExpectedHash = None,
     public_key: PublicKey = None,
 ) -> None:
-    """Classify live frames: one line in the terminal, and a page if asked for. Ctrl-C stops and prints where all frames went."""
+    """Classify live frames: one line in the terminal, and a page if asked for. Ctrl-C stops and prints where all frames
+    went."""
     limit_s = None if duration is None else seconds(duration, field="duration")
     if serve is None and (token is not None or perturbation is not None):
         raise InputError("--token and --perturbation belong to the page: add --serve 127.0.0.1:8080, or leave them out")
@@ -87,9 +90,14 @@ def camera(
     with ExitStack() as stack:
         classifier = stack.enter_context(
             Classifier.open(
-                bundle, variant=precision, provider=provider, threads=threads, expected_sha256=expected_sha256, public_key=public_key
+                bundle,
+                variant=precision,
+                provider=provider,
+                threads=threads,
+                expected_sha256=expected_sha256,
+                public_key=public_key,
             )
-        )  # fmt: skip
+        )
         stored = None if perturbation is None else StoredPerturbation.load(perturbation, classifier.bundle)
         view = None
         if serve is not None:
@@ -215,10 +223,12 @@ class _Line:
     def _state(self, answer: Answer[Recognition]) -> dict[str, Any]:
         result = answer.result
         return {
-            "label": "unknown" if result.label is None else result.label.name, "unknown": result.label is None,
-            "levels": result.levels, "labels": [{"name": label.name, "probability": label.probability} for label in result.labels],
+            "label": "unknown" if result.label is None else result.label.name,
+            "unknown": result.label is None,
+            "levels": result.levels,
+            "labels": [{"name": label.name, "probability": label.probability} for label in result.labels],
             "age_ms": round(1000 * answer.age_s, 3),
-        }  # fmt: skip
+        }
 
 
 def _figures(counts: Counts) -> str:

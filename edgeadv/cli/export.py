@@ -48,7 +48,8 @@ def export(
     training_data: Annotated[
         str | None,
         typer.Option(
-            help="What the network was trained on, a name as for --data or a folder of images, so that evaluate can tell; "
+            help="What the network was trained on, a name as for --data or a folder of images, so that evaluate "
+            "can tell; "
             "a run knows its own."
         ),
     ] = None,

@@ -44,14 +44,16 @@ def gate(
     baseline: Annotated[
         str | None,
         typer.Option(
-            help=f"Variant that drops are counted from, {BASELINE} by default: on the same backend, or on the first one "
+            help=f"Variant that drops are counted from, {BASELINE} by default: on the same backend, or on the "
+            "first one "
             "that has it."
         ),
     ] = None,
     variant: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated variants to judge, int8 for both int8 ones, int8-u8in likewise; by default all in the file."
+            help="Comma-separated variants to judge, int8 for both int8 ones, int8-u8in likewise; by default all "
+            "in the file."
         ),
     ] = None,
     backend: Annotated[
@@ -64,7 +66,8 @@ def gate(
     suite: Annotated[
         str | None,
         typer.Option(
-            help=f"Least that must have attacked an artefact for a robust rule, of {', '.join(SUITES)}; {SUITE} by default. "
+            help=f"Least that must have attacked an artefact for a robust rule, of {', '.join(SUITES)}; {SUITE} by "
+            "default. "
             "Read off the attacks in the file."
         ),
     ] = None,

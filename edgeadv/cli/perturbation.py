@@ -24,7 +24,8 @@ def perturbation(
     expected_sha256: ExpectedHash = None,
     public_key: PublicKey = None,
 ) -> None:
-    """Make one perturbation that is added to every frame by the slider of `edgeadv camera --serve`. It is a demonstration.
+    """Make one perturbation that is added to every frame by the slider of `edgeadv camera --serve`. It is a
+    demonstration.
 
     Half of the images make it, the other half say how many labels it turns. It measures no robustness: an attack on
     each image is much stronger, see `edgeadv evaluate`.

@@ -146,8 +146,10 @@ def _print_run(run: Run) -> None:
     if stage.kept_epoch is not None:
         kept = stage.kept
         say(
-            f"epoch {stage.kept_epoch} of {len(stage.epochs)} is kept: of {kept['holdout_images']} training images held "
-            f"out {kept['holdout_worst_case']:.1%} stood PGD (10 steps); measure what it is worth with `edgeadv evaluate`"
+            f"epoch {stage.kept_epoch} of {len(stage.epochs)} is kept: of {kept['holdout_images']} training images "
+            "held "
+            f"out {kept['holdout_worst_case']:.1%} stood PGD (10 steps); measure what it is worth with `edgeadv "
+            "evaluate`"
         )
         if kept["holdout_labels"] == 1:
             say(

@@ -73,5 +73,6 @@ AUGMENTS: Mapping[str, Augment | None] = {
     ),
     "trivial": _one_by_one(lambda _: v2.Compose([v2.RandomHorizontalFlip(), v2.TrivialAugmentWide()])),
 }
-"""By name: nothing; shifts and mirroring; a part of a quarter of the image at least, and mirroring (Szegedy et al. 2015, which
-begins at 8%); mirroring and one of 14 changes of colour or shape (Müller and Hutter 2021, "TrivialAugment")."""
+"""By name: nothing; shifts and mirroring; a part of a quarter of the image at least, and mirroring (Szegedy et al.
+2015, which begins at 8%); mirroring and one of 14 changes of colour or shape (Müller and Hutter 2021,
+"TrivialAugment")."""

@@ -38,7 +38,8 @@ class ImageSet:
 
     Attributes:
         spec: the data set: a name, the folder, or what a data set in memory was called.
-        split: ``"train"``, ``"test"``, or for a folder that is not split ``"all"``, or its name where that is one of these.
+        split: ``"train"``, ``"test"``, or for a folder that is not split ``"all"``, or its name where that is one of
+            these.
         classes: classes in label order.
         labels: int64 of shape (n,).
         names: the name of each image in messages and lists.
@@ -116,9 +117,14 @@ def _mnist5k(split: Split) -> ImageSet:
     chosen = np.flatnonzero(rank < 400 if split == "train" else rank >= 400)
     digits = tuple("0123456789")
     return ImageSet(
-        EMBEDDED, split, Classes(digits, digits), labels[chosen], [f"{EMBEDDED}[{i}]" for i in chosen],
-        Preprocess(resize=32, crop=32), _Arrays(pixels[chosen]),
-    )  # fmt: skip
+        EMBEDDED,
+        split,
+        Classes(digits, digits),
+        labels[chosen],
+        [f"{EMBEDDED}[{i}]" for i in chosen],
+        Preprocess(resize=32, crop=32),
+        _Arrays(pixels[chosen]),
+    )
 
 
 @dataclass(frozen=True)
@@ -173,9 +179,11 @@ def _torchvision(spec: str, split: Split, root: Path, download: bool) -> ImageSe
             labels = [label for _, label in data._samples]
         else:
             kinds = {
-                "mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST,
-                "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100,
-            }  # fmt: skip
+                "mnist": datasets.MNIST,
+                "fashion-mnist": datasets.FashionMNIST,
+                "cifar10": datasets.CIFAR10,
+                "cifar100": datasets.CIFAR100,
+            }
             data = kinds[spec](str(root), train=train, download=download)
             ids = tuple("0123456789") if spec == "mnist" else tuple(data.classes)
             names, labels = ids, list(map(int, data.targets))
@@ -188,9 +196,14 @@ def _torchvision(spec: str, split: Split, root: Path, download: bool) -> ImageSe
     sizes = {"cifar10": (None, 32), "cifar100": (None, 32), "imagenette": (256, 224)}
     resize, crop = sizes.get(spec, (32, 32))
     return ImageSet(
-        spec, split, Classes(ids, names), np.asarray(labels, dtype=np.int64), [f"{spec}[{i}]" for i in range(len(labels))],
-        Preprocess(resize=resize, crop=crop), _Torchvision(data),
-    )  # fmt: skip
+        spec,
+        split,
+        Classes(ids, names),
+        np.asarray(labels, dtype=np.int64),
+        [f"{spec}[{i}]" for i in range(len(labels))],
+        Preprocess(resize=resize, crop=crop),
+        _Torchvision(data),
+    )
 
 
 def _folder(folder: Path, split: Split) -> ImageSet:
@@ -202,7 +215,8 @@ def _folder(folder: Path, split: Split) -> ImageSet:
         return _class_folders(folder / name, spec=str(folder), split=split)
     if split == "train":
         raise DataError(
-            f"training needs {folder}/train and {folder}/test (or val) with class folders, so that no test image is trained on"
+            f"training needs {folder}/train and {folder}/test (or val) with class folders, so that no test image "
+            "is trained on"
         )
     # half of a split data set, named as such: accuracy on what was trained on must not pass for a test
     part = folder.resolve().name
@@ -224,9 +238,14 @@ def _class_folders(folder: Path, *, spec: str, split: str) -> ImageSet:
         paths += files
         labels += [label] * len(files)
     return ImageSet(
-        spec, split, Classes(tuple(ids), tuple(ids)), np.asarray(labels, dtype=np.int64),
-        [str(p.relative_to(folder)) for p in paths], _folder_preprocess(paths), _Files(paths),
-    )  # fmt: skip
+        spec,
+        split,
+        Classes(tuple(ids), tuple(ids)),
+        np.asarray(labels, dtype=np.int64),
+        [str(p.relative_to(folder)) for p in paths],
+        _folder_preprocess(paths),
+        _Files(paths),
+    )
 
 
 def all_pictures(folder: Path, files: Sequence[Path], *, split: str) -> ImageSet:
@@ -249,7 +268,8 @@ def _folder_preprocess(paths: Sequence[Path]) -> Preprocess:
 
 
 def preprocess_for(sides: Sequence[int]) -> Preprocess:
-    """Small pictures as they are, others as ImageNet's: by the median of ``sides``, the shorter sides of some of them, in pixels."""
+    """Small pictures as they are, others as ImageNet's: by the median of ``sides``, the shorter sides of some of them,
+    in pixels."""
     side = sorted(sides)[len(sides) // 2] if sides else _SMALL_SIDE + 1
     return Preprocess(resize=side, crop=side) if side <= _SMALL_SIDE else Preprocess(resize=256, crop=224)
 
@@ -340,9 +360,12 @@ def batches(
     # torch would otherwise draw the workers' base seed from, and so advance, the global random state
     generator = torch.Generator().manual_seed(0)
     loader = DataLoader(
-        _Prepared(images, preprocess, order), batch_size=batch_size, num_workers=workers, collate_fn=list,
+        _Prepared(images, preprocess, order),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=list,
         generator=generator,
-    )  # fmt: skip
+    )
     shape = (0, preprocess.crop, preprocess.crop, 3)
     for items in loader:
         good = [(i, pixels) for i, pixels, _ in items if pixels is not None]

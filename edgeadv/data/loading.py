@@ -1,4 +1,5 @@
-"""How images reach the device: a small set is decoded once and lives there, a large one is decoded by workers ahead of time."""
+"""How images reach the device: a small set is decoded once and lives there, a large one is decoded by workers ahead of
+time."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from edgeadv_runtime.bundle.preprocess import Preprocess
 from .datasets import ImageSet, batches
 
 RESIDENT_BYTES = 1 << 30
-"""Sets of no more bytes than this, as uint8, live on the device: all of CIFAR-10 (184 MB), or 7,000 images of 224 pixels."""
+"""Sets of no more bytes than this, as uint8, live on the device: all of CIFAR-10 (184 MB), or 7,000 images of 224
+pixels."""
 _DECODE_BATCH = 256
 
 
@@ -139,7 +141,8 @@ class Resident:
 
 
 def to_model_input(pixels: Tensor) -> Tensor:
-    """uint8 (n, 3, H, W) pixels as float32 in [0, 1], in the same memory order: the numbers of the runtime's ``to_tensor``."""
+    """uint8 (n, 3, H, W) pixels as float32 in [0, 1], in the same memory order: the numbers of the runtime's
+    ``to_tensor``."""
     return pixels.float().div(255)
 
 
@@ -151,8 +154,8 @@ def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
 class Waiting:
     """How long the device waits for its next batch.
 
-    On CUDA the time between the end of one step's work and the beginning of the next one's, by events of the device itself
-    (not run here: no GPU was at hand); on a CPU the time that the loop spends on fetching a batch.
+    On CUDA the time between the end of one step's work and the beginning of the next one's, by events of the device
+    itself (not run here: no GPU was at hand); on a CPU the time that the loop spends on fetching a batch.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -1,8 +1,8 @@
 """Random numbers that belong to training images, so that it does not matter which process or batch an image is in.
 
-The generator is SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", fig. 16), whose n-th
-number is a function of its seed and n: all numbers of a batch are made at once, on the device where they are needed. It is all
-whole numbers, so that a CPU and a GPU draw the same.
+The generator is SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", fig. 16),
+whose n-th number is a function of its seed and n: all numbers of a batch are made at once, on the device where they are
+needed. It is all whole numbers, so that a CPU and a GPU draw the same.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def _shares(keys: Tensor, count: int) -> Tensor:
 
 
 def _mixed(z: Tensor) -> Tensor:
-    """What SplitMix64 makes of its state; int64 wraps around as unsigned numbers do, and shifts drop the sign that they bring."""
+    """What SplitMix64 makes of its state; int64 wraps around as unsigned numbers do, and shifts drop the sign that they
+    bring."""
     for shift, factor in _MIX:
         z = (z ^ _shifted(z, shift)) * _signed(factor)
     return z ^ _shifted(z, _LAST_SHIFT)

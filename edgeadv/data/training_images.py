@@ -35,8 +35,8 @@ def training_data(spec: str, *, root: Path = DEFAULT_ROOT) -> ImageSet:
     """Open what ``--training-data`` names.
 
     Args:
-        spec: a name as for ``--data``, of which the training part is read; or a folder: its ``train/`` if it has one, else every
-            picture in it, at any depth.
+        spec: a name as for ``--data``, of which the training part is read; or a folder: its ``train/`` if it has one,
+            else every picture in it, at any depth.
         root: where torchvision keeps its data.
 
     Raises:
@@ -54,7 +54,8 @@ def training_data(spec: str, *, root: Path = DEFAULT_ROOT) -> ImageSet:
 def hashed(
     images: ImageSet, preprocess: Preprocess, *, workers: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> TrainingImages:
-    """All of ``images`` under the ``preprocess`` of the network that was trained on them; unreadable ones are passed over.
+    """All of ``images`` under the ``preprocess`` of the network that was trained on them; unreadable ones are passed
+    over.
 
     Args:
         images: what it was trained on.

@@ -1,12 +1,12 @@
 """int8 by its own gradients: the quantised graph of an ONNX artefact, run by PyTorch with a straight-through estimator.
 
-An attack needs gradients, ONNX Runtime has none, and the float32 weights are another network: what they are sensitive to, int8
-may round away, and the other way round. The export writes the graph of each int8 artefact a second time, as ONNX Runtime computes
-it and in a form that needs no onnx to read. :class:`Surrogate` computes it node by node: it rounds where ONNX Runtime rounds,
-with the same scales and on the same sums, and lets gradients through the rounding.
+An attack needs gradients, ONNX Runtime has none, and the float32 weights are another network: what they are sensitive
+to, int8 may round away, and the other way round. The export writes the graph of each int8 artefact a second time, as
+ONNX Runtime computes it and in a form that needs no onnx to read. :class:`Surrogate` computes it node by node: it
+rounds where ONNX Runtime rounds, with the same scales and on the same sums, and lets gradients through the rounding.
 
-It is not the artefact. What ONNX Runtime sums in float32, and of ``int8-s8s8`` that is nearly everything, it sums in another
-order, and now and then a value falls onto the other side of a half. Images are crafted here and scored there.
+It is not the artefact. What ONNX Runtime sums in float32, and of ``int8-s8s8`` that is nearly everything, it sums in
+another order, and now and then a value falls onto the other side of a half. Images are crafted here and scored there.
 """
 
 from __future__ import annotations
@@ -77,9 +77,13 @@ class QuantisedGraph:
             StorageError: the file cannot be written.
         """
         about = {
-            "format": FORMAT, "variant": self.variant, "onnx_sha256": self.onnx_sha256, "input": self.input, "output": self.output,
+            "format": FORMAT,
+            "variant": self.variant,
+            "onnx_sha256": self.onnx_sha256,
+            "input": self.input,
+            "output": self.output,
             "nodes": [asdict(node) for node in self.nodes],
-        }  # fmt: skip
+        }
         write_bytes(path, safetensors.torch.save(dict(self.tensors), {_GRAPH: canonical_json(about).decode()}))
 
     @classmethod
@@ -94,7 +98,8 @@ class QuantisedGraph:
                 about = json.loads((file.metadata() or {})[_GRAPH])
                 if about["format"] != FORMAT:
                     raise BundleError(
-                        f"{path} is a surrogate of format {about['format']}, this edgeadv reads {FORMAT}: use the edgeadv it was "
+                        f"{path} is a surrogate of format {about['format']}, this edgeadv reads {FORMAT}: use the "
+                        "edgeadv it was "
                         "made with, or export the bundle again"
                     )
                 nodes = tuple(

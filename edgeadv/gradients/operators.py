@@ -1,7 +1,7 @@
 """The ONNX operators (opset 20) of exported classifiers in PyTorch, with a gradient through the rounding.
 
-An operator takes a node's attributes and its inputs, None where an optional one is absent, and gives its output, or a tuple
-where there are several. Two conventions make a graph with Q/DQ nodes differentiable and its shapes cheap:
+An operator takes a node's attributes and its inputs, None where an optional one is absent, and gives its output, or a
+tuple where there are several. Two conventions make a graph with Q/DQ nodes differentiable and its shapes cheap:
 
 - what ``QuantizeLinear`` gives is float32 that holds whole numbers, so that a gradient can pass;
 - shapes and indices are int64 on the CPU, wherever the images are.
@@ -30,11 +30,11 @@ class _Round(torch.autograd.Function):
     """``round(x / scale) + zero``, clamped to ``low`` and ``high``; backwards as if nothing was rounded.
 
     Rounding has the derivative 0 almost everywhere. The straight-through estimator (Bengio et al. 2013, "Estimating or
-    Propagating Gradients Through Stochastic Neurons", section 4; Jacob et al. 2018, "Quantization and Training of Neural Networks
-    for Efficient Integer-Arithmetic-Only Inference", section 3) takes it for the identity. Clamping is not rounding: what is
-    beyond the range does not change the output, so its gradient is 0. In ``int8-u8s8`` this is the ReLU itself, which the
-    quantiser leaves to the range. Beyond means after rounding: the zero point is a whole number and moves the range by up to half
-    a step, and a black pixel at its end must not lose its gradient.
+    Propagating Gradients Through Stochastic Neurons", section 4; Jacob et al. 2018, "Quantization and Training of
+    Neural Networks for Efficient Integer-Arithmetic-Only Inference", section 3) takes it for the identity. Clamping is
+    not rounding: what is beyond the range does not change the output, so its gradient is 0. In ``int8-u8s8`` this is
+    the ReLU itself, which the quantiser leaves to the range. Beyond means after rounding: the zero point is a whole
+    number and moves the range by up to half a step, and a black pixel at its end must not lose its gradient.
     """
 
     @staticmethod
@@ -81,27 +81,41 @@ def _conv(attributes: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None
     n = weight.ndim - 2
     convolve = _of_dims("Conv", x, {1: functional.conv1d, 2: functional.conv2d})
     result: Tensor = convolve(
-        x, weight, bias, stride=attributes.get("strides", [1] * n), padding=padding,
-        dilation=attributes.get("dilations", [1] * n), groups=attributes.get("group", 1),
-    )  # fmt: skip
+        x,
+        weight,
+        bias,
+        stride=attributes.get("strides", [1] * n),
+        padding=padding,
+        dilation=attributes.get("dilations", [1] * n),
+        groups=attributes.get("group", 1),
+    )
     return result
 
 
 def _ordered_conv(
     attributes: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None, start: Tensor | None = None
 ) -> Tensor:
-    """A Conv onto ``start``, summed as ONNX Runtime does; not an operator of ONNX: the export says where it is right."""
+    """A Conv onto ``start``, summed as ONNX Runtime does; not an operator of ONNX: the export says where it is
+    right."""
     x, padding = _padded("Conv", attributes, x)
     result: Tensor = OrderedConv.apply(
-        x, weight, start, attributes.get("strides", [1, 1]), padding, attributes.get("dilations", [1, 1]), attributes.get("group", 1)
-    )  # fmt: skip
+        x,
+        weight,
+        start,
+        attributes.get("strides", [1, 1]),
+        padding,
+        attributes.get("dilations", [1, 1]),
+        attributes.get("group", 1),
+    )
     return result if bias is None else result + bias[:, None, None]
 
 
 def _fused_sum(attributes: Attributes, a: Tensor, b: Tensor, factors: Tensor, offset: Tensor) -> Tensor:
-    """``a * factor + (b * factor + offset)`` by fused multiply-adds; not an operator of ONNX: the export says where it is right.
+    """``a * factor + (b * factor + offset)`` by fused multiply-adds; not an operator of ONNX: the export says where it
+    is right.
 
-    What is not rounded between a product and its sum in float32 is exact in float64: these factors are whole numbers below 256.
+    What is not rounded between a product and its sum in float32 is exact in float64: these factors are whole numbers
+    below 256.
     """
     inner = (b.double() * factors[1] + offset).float()
     return (a.double() * factors[0] + inner).float()
@@ -112,9 +126,13 @@ def _max_pool(attributes: Attributes, x: Tensor) -> Tensor:
     x, padding = _padded("MaxPool", attributes, x, value=-math.inf)
     pool = _of_dims("MaxPool", x, {1: functional.max_pool1d, 2: functional.max_pool2d})
     result: Tensor = pool(
-        x, kernel, stride=attributes.get("strides", [1] * len(kernel)), padding=padding,
-        dilation=attributes.get("dilations", [1] * len(kernel)), ceil_mode=bool(attributes.get("ceil_mode", 0)),
-    )  # fmt: skip
+        x,
+        kernel,
+        stride=attributes.get("strides", [1] * len(kernel)),
+        padding=padding,
+        dilation=attributes.get("dilations", [1] * len(kernel)),
+        ceil_mode=bool(attributes.get("ceil_mode", 0)),
+    )
     return result
 
 
@@ -128,9 +146,13 @@ def _average_pool(attributes: Attributes, x: Tensor) -> Tensor:
         padding = _even_pads("AveragePool", attributes, len(kernel))
     pool = _of_dims("AveragePool", x, {1: functional.avg_pool1d, 2: functional.avg_pool2d})
     result: Tensor = pool(
-        x, kernel, stride=attributes.get("strides", [1] * len(kernel)), padding=padding,
-        ceil_mode=bool(attributes.get("ceil_mode", 0)), count_include_pad=whole,
-    )  # fmt: skip
+        x,
+        kernel,
+        stride=attributes.get("strides", [1] * len(kernel)),
+        padding=padding,
+        ceil_mode=bool(attributes.get("ceil_mode", 0)),
+        count_include_pad=whole,
+    )
     return result
 
 
@@ -169,8 +191,12 @@ def _pad(
 
 
 def _resize(
-    attributes: Attributes, x: Tensor, roi: Tensor | None = None, scales: Tensor | None = None, sizes: Tensor | None = None
-) -> Tensor:  # fmt: skip
+    attributes: Attributes,
+    x: Tensor,
+    roi: Tensor | None = None,
+    scales: Tensor | None = None,
+    sizes: Tensor | None = None,
+) -> Tensor:
     del roi  # of another coordinate transformation
     _only("Resize", attributes, antialias=0, exclude_outside=0, keep_aspect_ratio_policy="stretch", axes=None)
     mode = attributes.get("mode", "nearest")
@@ -272,8 +298,13 @@ def _even_sizes(size: int, parts: int) -> list[int]:
 
 
 def _slice(
-    attributes: Attributes, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None
-) -> Tensor:  # fmt: skip
+    attributes: Attributes,
+    x: Tensor,
+    starts: Tensor,
+    ends: Tensor,
+    axes: Tensor | None = None,
+    steps: Tensor | None = None,
+) -> Tensor:
     which = range(len(starts)) if axes is None else axes.tolist()
     by = [1] * len(starts) if steps is None else steps.tolist()
     if min(by) < 1:
@@ -369,15 +400,55 @@ def _only(op: str, attributes: Attributes, **supported: Any) -> None:
 
 
 OPERATORS: dict[str, Operator] = {
-    "Add": _plain(torch.add), "AveragePool": _average_pool, "BatchNormalization": _batch_norm, "Cast": _cast, "Clip": _clip,
-    "Concat": _concat, "ConstantOfShape": _constant_of_shape, "Conv": _conv, "DequantizeLinear": _dequantise, "Div": _divide, "Erf": _plain(torch.erf),
-    "Einsum": _einsum, "Equal": _plain(torch.eq), "Expand": _expand, "Flatten": _flatten, "FusedSum": _fused_sum, "Gather": _gather, "GatherND": _gather_nd, "Gelu": _gelu, "Gemm": _gemm,
-    "GlobalAveragePool": _global_average, "HardSigmoid": _hard_sigmoid, "HardSwish": _plain(functional.hardswish),
-    "Identity": _plain(lambda x: x), "LayerNormalization": _layer_norm, "MatMul": _plain(torch.matmul), "MaxPool": _max_pool,
-    "Mul": _plain(torch.mul), "Not": _plain(torch.logical_not), "OrderedConv": _ordered_conv, "Pad": _pad, "QuantizeLinear": _quantise, "Range": _range,
-    "ReduceL2": _reduce(torch.linalg.vector_norm), "ReduceMean": _reduce(torch.mean), "Relu": _plain(torch.relu), "Reshape": _reshape,
-    "Resize": _resize, "ScatterND": _scatter_nd, "Shape": _shape, "Sigmoid": _plain(torch.sigmoid), "Slice": _slice, "Softmax": _softmax,
-    "Split": _split, "Squeeze": _squeeze, "Sub": _plain(torch.sub), "Tanh": _plain(torch.tanh), "Transpose": _transpose,
-    "Unsqueeze": _unsqueeze, "Where": _where,
-}  # fmt: skip
+    "Add": _plain(torch.add),
+    "AveragePool": _average_pool,
+    "BatchNormalization": _batch_norm,
+    "Cast": _cast,
+    "Clip": _clip,
+    "Concat": _concat,
+    "ConstantOfShape": _constant_of_shape,
+    "Conv": _conv,
+    "DequantizeLinear": _dequantise,
+    "Div": _divide,
+    "Erf": _plain(torch.erf),
+    "Einsum": _einsum,
+    "Equal": _plain(torch.eq),
+    "Expand": _expand,
+    "Flatten": _flatten,
+    "FusedSum": _fused_sum,
+    "Gather": _gather,
+    "GatherND": _gather_nd,
+    "Gelu": _gelu,
+    "Gemm": _gemm,
+    "GlobalAveragePool": _global_average,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _plain(functional.hardswish),
+    "Identity": _plain(lambda x: x),
+    "LayerNormalization": _layer_norm,
+    "MatMul": _plain(torch.matmul),
+    "MaxPool": _max_pool,
+    "Mul": _plain(torch.mul),
+    "Not": _plain(torch.logical_not),
+    "OrderedConv": _ordered_conv,
+    "Pad": _pad,
+    "QuantizeLinear": _quantise,
+    "Range": _range,
+    "ReduceL2": _reduce(torch.linalg.vector_norm),
+    "ReduceMean": _reduce(torch.mean),
+    "Relu": _plain(torch.relu),
+    "Reshape": _reshape,
+    "Resize": _resize,
+    "ScatterND": _scatter_nd,
+    "Shape": _shape,
+    "Sigmoid": _plain(torch.sigmoid),
+    "Slice": _slice,
+    "Softmax": _softmax,
+    "Split": _split,
+    "Squeeze": _squeeze,
+    "Sub": _plain(torch.sub),
+    "Tanh": _plain(torch.tanh),
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+    "Where": _where,
+}
 """By ONNX's name, what stands for it here."""

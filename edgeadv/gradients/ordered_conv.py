@@ -1,8 +1,10 @@
 """Convolution in float32 with the sums in the order of ONNX Runtime's kernels for x86 processors (MLAS).
 
-The order changes the last bit of a sum. Where a sum is rounded to 8 bits afterwards, the last bit decides now and then which of
-two steps it becomes; one step moves what follows, and at the logits of a deep network nothing tells that it was one bit only:
-1 label in 33 was another one on EfficientNet-Lite0 and ImageNet photographs, and none is where the order is the same.
+The order changes the last bit of a sum. Where a sum is rounded to 8 bits afterwards, the last bit decides now and then
+which of two steps it becomes; one step moves what follows, and at the logits of a deep network nothing tells that it
+was one bit
+only: 1 label in 33 was another one on EfficientNet-Lite0 and ImageNet photographs, and none is where the order is the
+    same.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
-# MLAS adds products in blocks of so many; for a narrow result it makes the blocks longer, and those PyTorch's product does not
-# add in the same order: there the last bit may differ
+# MLAS adds products in blocks of so many; for a narrow result it makes the blocks longer, and those PyTorch's product
+# does not add in the same order: there the last bit may differ
 _BLOCK, _NARROWEST = 128, 16
 
 
@@ -26,9 +28,15 @@ class OrderedConv(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, start: Tensor | None, stride: Sequence[int], padding: Sequence[int],
-        dilation: Sequence[int], groups: int,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        start: Tensor | None,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+    ) -> Tensor:
         """Sums, float32 (n, channels, height, width); on a GPU in that one's own order.
 
         Args:
@@ -79,7 +87,8 @@ def _many_rows(rows: Tensor, columns: Tensor, total: Tensor | None) -> Tensor:
 
 
 def _one_row(rows: Tensor, columns: Tensor, total: Tensor | None) -> Tensor:
-    """The same for a single row in each group: four products are added up, then to the total; of the rest two, then one."""
+    """The same for a single row in each group: four products are added up, then to the total; of the rest two, then
+    one."""
     k, i = columns.shape[2], 0
     while i < k:
         count = 4 if k - i >= 4 else 2 if k - i >= 2 else 1

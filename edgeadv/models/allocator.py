@@ -13,10 +13,10 @@ _SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOL
 def keep_freed_memory() -> bool:
     """Have glibc keep what is freed for what is allocated next, for the whole process and until it ends.
 
-    By default (mallopt(3)) it gives every block over 32 MiB back to the system, and the kernel clears the pages of the next one. The
-    activations of a batch of photographs are such blocks. What is not in use any more stays with the process, whose peak was 13% higher
-    where it was measured (``benchmarks/evaluation_pipeline.py``). Somebody who has settled it in the environment, or has another
-    allocator or system, is left alone.
+    By default (mallopt(3)) it gives every block over 32 MiB back to the system, and the kernel clears the pages of the
+    next one. The activations of a batch of photographs are such blocks. What is not in use any more stays with the
+    process, whose peak was 13% higher where it was measured (``benchmarks/evaluation_pipeline.py``). Somebody who has
+    settled it in the environment, or has another allocator or system, is left alone.
 
     Returns:
         Whether glibc was told.

@@ -91,9 +91,13 @@ class Architecture:
         """
         try:
             return cls(
-                name=value["name"], source=value["source"], num_classes=value["num_classes"], upsample=value["upsample"],
-                mean=tuple(value["mean"]), std=tuple(value["std"]),
-            )  # fmt: skip
+                name=value["name"],
+                source=value["source"],
+                num_classes=value["num_classes"],
+                upsample=value["upsample"],
+                mean=tuple(value["mean"]),
+                std=tuple(value["std"]),
+            )
         except KeyError as error:
             raise BundleError(f"this architecture entry lacks {error}; export the bundle again") from error
 
@@ -147,9 +151,11 @@ class PixelModel(nn.Module):
         told = None if ask is None else ask()
         parts = (self.net,) if told is None else told if isinstance(told, tuple) else (told,)
         found = [
-            module for part in parts for module in part.modules()
+            module
+            for part in parts
+            for module in part.modules()
             if isinstance(module, nn.Linear | nn.Conv2d) and _outputs(module) == classes
-        ]  # fmt: skip
+        ]
         if not found:
             raise InputError(f"{name} has no last layer of {classes} outputs; use another architecture")
         if told is not None and len(found) > 1:
@@ -200,8 +206,8 @@ def load_pretrained(
     Args:
         architecture: what to build.
         weights: ``"none"`` for random, ``"default"`` for the library's pretrained weights (downloaded), or a file.
-        weights_map: ``"by-name"``, or ``"by-position"`` for a file whose tensors have other names: count and shapes must
-            agree one by one.
+        weights_map: ``"by-name"``, or ``"by-position"`` for a file whose tensors have other names: count and shapes
+            must agree one by one.
         replace_head: where the weights are for another number of classes, give the network a new, random last layer of
             ``architecture.num_classes``; without it that is an error.
 
@@ -245,7 +251,8 @@ def _pretrained_classes(architecture: Architecture) -> int:
 
 
 def _classes_of(state: Mapping[str, Tensor], architecture: Architecture, weights_map: WeightsMap) -> int:
-    """Number of classes of a weight file: the rows of its last layer. Safetensors sorts by name, so the place says nothing."""
+    """Number of classes of a weight file: the rows of its last layer. Safetensors sorts by name, so the place says
+    nothing."""
     with torch.random.fork_rng(devices=[]):
         model = build(architecture)
     own = model.net.state_dict()
@@ -359,7 +366,8 @@ def check_input_size(model: PixelModel, side: int) -> None:
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{model.architecture.name} cannot take images of {side}x{side} pixels ({reason}): change `upsample`, or the crop of `preprocess`"
+            f"{model.architecture.name} cannot take images of {side}x{side} pixels ({reason}): change `upsample`, "
+            "or the crop of `preprocess`"
         ) from error
 
 

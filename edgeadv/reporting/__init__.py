@@ -26,8 +26,8 @@ def build_report(files: Sequence[Path], out: Path) -> None:
         out: the page; a file that is there is replaced.
 
     Raises:
-        InputError: no file, a file named twice, ``out`` is one of ``files``, or bench files of one device were measured in
-            different power modes or other states that do not compare.
+        InputError: no file, a file named twice, ``out`` is one of ``files``, or bench files of one device were measured
+            in different power modes or other states that do not compare.
         SchemaError: a file is no results or bench file of this version, or it is incomplete.
         BundleError: a file is not readable.
         MissingDependencyError: the extra ``report`` is not installed.

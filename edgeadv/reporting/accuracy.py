@@ -77,7 +77,8 @@ class Line:
 
     @property
     def gradient(self) -> Row | None:
-        """The strongest attack with gradients; plain FGSM, which has a place of its own, only where it is stronger yet."""
+        """The strongest attack with gradients; plain FGSM, which has a place of its own, only where it is stronger
+        yet."""
         rows = [row for row in self._attacks if row.gradients is not None and row.attack != FGSM]
         strongest = min(rows, key=_strength, default=None)
         fgsm = self.fgsm
@@ -167,7 +168,8 @@ class Group:
 
     @property
     def drawn(self) -> Group:
-        """The same with those attacks alone that make a line of the curves: those that are strongest at the largest eps."""
+        """The same with those attacks alone that make a line of the curves: those that are strongest at the largest
+        eps."""
         kept = {row.attack for line in self.attacked[-1:] for row in line.summary}
         lines = (
             replace(line, rows={name: row for name, row in line.rows.items() if name in kept}) for line in self.lines
@@ -254,7 +256,8 @@ def compare(shown: Sequence[Model]) -> tuple[Compared, ...]:
 
 
 def upper_bound(worst: Row, verdict: str) -> bool:
-    """Whether a worst case is written with "at most": no attack of its own met the artefact, or the check did not pass."""
+    """Whether a worst case is written with "at most": no attack of its own met the artefact, or the check did not
+    pass."""
     return (verdict != "PASS" or worst.threat != "white-box") and worst.correct_top1 > 0
 
 
@@ -284,10 +287,14 @@ def _groups(file: ResultsFile) -> tuple[Group, ...]:
         verdicts = [file.results.masking.verdict, *(row.verdict for row in attacked)]
         groups.append(
             Group(
-                artefact, base.get(CLEAN), tuple(lines) or (Line(None, 0.0, base),), own,
-                least_believable(verdicts), tuple(dict.fromkeys(text for row in attacked for text in row.reasons)),
+                artefact,
+                base.get(CLEAN),
+                tuple(lines) or (Line(None, 0.0, base),),
+                own,
+                least_believable(verdicts),
+                tuple(dict.fromkeys(text for row in attacked for text in row.reasons)),
             )
-        )  # fmt: skip
+        )
     return tuple(groups)
 
 
@@ -305,9 +312,14 @@ def _headline(groups: Sequence[Group], verdict: Verdict) -> Headline:
     if not worst_rows:
         first = groups[0] if groups else None
         return Headline(
-            artefact=first.artefact if first else None, clean=first.clean if first else None, worst=None,
-            verdict=first.verdict if first else verdict, line=None, upper_bound=False, gap=None,
-        )  # fmt: skip
+            artefact=first.artefact if first else None,
+            clean=first.clean if first else None,
+            worst=None,
+            verdict=first.verdict if first else verdict,
+            line=None,
+            upper_bound=False,
+            gap=None,
+        )
     largest = max(row.eps_value for row in worst_rows)
     worst = min((row for row in worst_rows if row.eps_value == largest), key=lambda row: row.top1)
     group = next(group for group in groups if group.artefact == Artefact.of(worst))

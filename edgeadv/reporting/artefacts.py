@@ -1,6 +1,8 @@
-"""Which artefact to ship: what each keeps of the accuracy of fp32, how fast it is, and whether its figure may be believed.
+"""Which artefact to ship: what each keeps of the accuracy of fp32, how fast it is, and whether its figure may be
+believed.
 
-The sentences follow from the figures by the rules that :func:`choose` and the functions below it state; the page says them too.
+The sentences follow from the figures by the rules that :func:`choose` and the functions below it state; the page says
+them too.
 """
 
 from __future__ import annotations
@@ -118,8 +120,7 @@ def choose(model: Model, benches: Sequence[BenchFile]) -> Choice:
     """
     head = model.headline
     eps = head.worst.eps if head.worst else None
-    timed = [row for file in benches if file.bench.bundle.id == model.file.results.bundle.id
-             for row in file.bench.rows]  # fmt: skip
+    timed = [row for file in benches if file.bench.bundle.id == model.file.results.bundle.id for row in file.bench.rows]
     candidates = []
     said: set[tuple[str, str | None]] = set()
     for group in model.groups:
@@ -128,13 +129,18 @@ def choose(model: Model, benches: Sequence[BenchFile]) -> Choice:
         worst = group.worst(eps) if eps is not None else None
         candidates.append(
             Candidate(
-                artefact=group.artefact, clean=group.clean, worst=worst,
-                upper_bound=worst is not None and upper_bound(worst, group.verdict), verdict=group.verdict,
-                reason=None if (group.verdict, reason) in said else reason, baseline=base.artefact if base else None,
-                clean_drop=_drop(model, group, base, CLEAN, "0"), worst_drop=_drop(model, group, base, WORST_CASE, eps),
+                artefact=group.artefact,
+                clean=group.clean,
+                worst=worst,
+                upper_bound=worst is not None and upper_bound(worst, group.verdict),
+                verdict=group.verdict,
+                reason=None if (group.verdict, reason) in said else reason,
+                baseline=base.artefact if base else None,
+                clean_drop=_drop(model, group, base, CLEAN, "0"),
+                worst_drop=_drop(model, group, base, WORST_CASE, eps),
                 latencies=_latencies(group, timed),
             )
-        )  # fmt: skip
+        )
         said.add((group.verdict, reason))
     with_fastest, fastest = _fastest(candidates)
     sentences = (*_trust(model, candidates, eps), *_losses(candidates, eps), *fastest)
@@ -180,18 +186,25 @@ def _trust(model: Model, candidates: Sequence[Candidate], eps: str | None) -> It
     if model.headline.worst is None:
         yield "Nothing was attacked here: only clean accuracy can be compared."
     elif verdict == "MASKED":
-        yield f"No robust figure{above} of this file may be trusted: the verdict is MASKED. Compare clean accuracy and latency only."
+        yield (
+            f"No robust figure{above} of this file may be trusted: the verdict is MASKED. Compare clean accuracy "
+            "and latency only."
+        )
         yield from fallen
     elif verdict == "SUSPECT":
         yield (
-            f"Do not choose by the robust figures{above}: the verdict is SUSPECT, and the true worst case may be lower than any of "
+            f"Do not choose by the robust figures{above}: the verdict is SUSPECT, and the true worst case may be "
+            "lower than any of "
             "them."
         )
         yield from fallen
     else:
         yield from fallen
         if verdict == "UNCHECKED":
-            yield f"Quote no robust figure{above} of this file: the verdict is UNCHECKED, so they are upper bounds at best."
+            yield (
+                f"Quote no robust figure{above} of this file: the verdict is UNCHECKED, so they are upper bounds "
+                "at best."
+            )
     for worse in _DOUBTED:
         # those that are as bad as the file's own need no sentence of theirs
         names = [one.artefact for one in candidates if one.verdict == worse != verdict]
@@ -215,7 +228,10 @@ def _losses(candidates: Sequence[Candidate], eps: str | None) -> Iterator[str]:
     others = [one for one in candidates if one.clean_drop or one.worst_drop]
     if not others:
         if len(candidates) > 1:
-            yield "The file does not compare its artefacts image by image: whether one lost accuracy cannot be read off it."
+            yield (
+                "The file does not compare its artefacts image by image: whether one lost accuracy cannot be "
+                "read off it."
+            )
         return
     robust = not _floor(candidates) and any(one.worst_drop and not one.doubted for one in others)
     counted = {
@@ -245,12 +261,14 @@ def _losses(candidates: Sequence[Candidate], eps: str | None) -> Iterator[str]:
 
 
 def _fastest(candidates: Sequence[Candidate]) -> tuple[list[Candidate], tuple[str, ...]]:
-    """The fastest of those that lost nothing measurable, fp32 among them, if all were timed at one place and it is clear."""
+    """The fastest of those that lost nothing measurable, fp32 among them, if all were timed at one place and it is
+    clear."""
     places = {latency.where for one in candidates for latency in one.latencies}
     fair = [
-        one for one in candidates
+        one
+        for one in candidates
         if one.latencies and not measurable(one.clean_drop) and (one.doubted or not measurable(one.worst_drop))
-    ]  # fmt: skip
+    ]
     if len(places) != 1 or len(fair) < 2:
         return list(candidates), ()
     best, second = sorted(fair, key=lambda one: one.latencies[0].row.p50_ms)[:2]
@@ -260,7 +278,8 @@ def _fastest(candidates: Sequence[Candidate]) -> tuple[list[Candidate], tuple[st
     full = [one for one in fair if one.artefact == best.baseline]
     against = f" ({full[0].artefact.label}: {milliseconds(full[0].latencies[0].row.p50_ms)} ms)" if full else ""
     return marked, (
-        f"Fastest of those without a measurable loss: {best.artefact.label}, {milliseconds(best.latencies[0].row.p50_ms)} ms{against}.",
+        f"Fastest of those without a measurable loss: {best.artefact.label}, "
+        f"{milliseconds(best.latencies[0].row.p50_ms)} ms{against}.",
     )
 
 

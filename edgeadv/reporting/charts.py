@@ -171,7 +171,8 @@ def error_curves(
     """Error against eps for one classifier.
 
     Args:
-        series: for each curve its CSS class, its label, and eps, share and 95% interval of each point; eps 0 is no attack.
+        series: for each curve its CSS class, its label, and eps, share and 95% interval of each point; eps 0 is no
+            attack.
         budgets: eps as a number and as written, for the axis.
         title: what the panel shows, in words.
         eps_limit: right end of the axis, the same in all panels of a page.

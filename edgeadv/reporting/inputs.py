@@ -85,8 +85,8 @@ def load_inputs(files: Sequence[Path]) -> Inputs:
         files: in the order in which the page shows them.
 
     Raises:
-        InputError: no file, one named twice, results whose budgets are in different norms, or bench files of one device in
-            different states.
+        InputError: no file, one named twice, results whose budgets are in different norms, or bench files of one device
+            in different states.
         SchemaError: a file is no results or bench file of this version, or it is incomplete.
         BundleError: a file is not readable.
     """
@@ -115,7 +115,8 @@ def load_inputs(files: Sequence[Path]) -> Inputs:
 
 
 def _distinct(files: Sequence[_File]) -> tuple[_File, ...]:
-    """Files of equal titles with as much of their paths behind it as differs: two runs of one model must stay tellable apart."""
+    """Files of equal titles with as much of their paths behind it as differs: two runs of one model must stay tellable
+    apart."""
     titles = [file.title for file in files]
     found = []
     for file in files:

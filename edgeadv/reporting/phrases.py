@@ -50,7 +50,8 @@ MEANINGS = {
         "the true robust accuracy may be far lower."
     ),
     "PASS": (
-        "Attacks along gradients were compared with noise, with smoothed gradients and with a search that asks the artefact itself, "
+        "Attacks along gradients were compared with noise, with smoothed gradients and with a search that asks the "
+        "artefact itself, "
         "and no rule fired. What was not looked for was not found either. "
         "The check says nothing about how hard the model is to fool; the number does."
     ),
@@ -87,8 +88,8 @@ RULES = {
 
 
 def attack_label(attack: str) -> str:
-    """The attack's short name on the page, with the variant that it was bound to; one that the page does not know keeps its
-    own."""
+    """The attack's short name on the page, with the variant that it was bound to; one that the page does not know keeps
+    its own."""
     base, bound, to = attack.partition("@")
     if base not in LABELS:
         return attack

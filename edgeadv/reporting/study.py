@@ -1,4 +1,5 @@
-"""What a study says: one table for the terminal, Markdown and the page, and curves. Every figure comes from the counts of one row."""
+"""What a study says: one table for the terminal, Markdown and the page, and curves. Every figure comes from the counts
+of one row."""
 
 from __future__ import annotations
 
@@ -74,9 +75,14 @@ class Line:
         assert top1 is not None
         attacked = row.attack != CLEAN
         return cls(
-            row.eps if attacked else None, row.eps_value, top1, Share.wrong(row.correct_top5, row.n), row.n,
-            row.zero_gradient_share if attacked else None, row.verdict if attacked else None,
-        )  # fmt: skip
+            row.eps if attacked else None,
+            row.eps_value,
+            top1,
+            Share.wrong(row.correct_top5, row.n),
+            row.n,
+            row.zero_gradient_share if attacked else None,
+            row.verdict if attacked else None,
+        )
 
     @property
     def budget(self) -> str:
@@ -128,9 +134,13 @@ def _entry(subject: StudyArchitecture, results: Results) -> Entry:
     rows.sort(key=lambda row: row.eps_value)
     reasons = [item.text.rstrip(".") for item in results.masking.evidence if item.matters]
     return Entry(
-        subject.name, tuple(Line.of(row) for row in rows), _how(subject, rows[0]), results.masking.verdict,
-        tuple(reasons), results,
-    )  # fmt: skip
+        subject.name,
+        tuple(Line.of(row) for row in rows),
+        _how(subject, rows[0]),
+        results.masking.verdict,
+        tuple(reasons),
+        results,
+    )
 
 
 def _how(subject: StudyArchitecture, row: Row) -> str:
@@ -187,10 +197,17 @@ def page(study: Study) -> str:
     found = entries(study)
     eps_limit = max(line.eps_value for entry in found for line in entry.lines)
     return fill(
-        _TEMPLATE, title="FGSM on pre-trained classifiers", subjects=[entry.title for entry in found], created=study.created,
-        study=study, entries=found, headline=headline(study), fgsm_alone=FGSM_ALONE.split("`"), left_out=list(_left_out(found)),
+        _TEMPLATE,
+        title="FGSM on pre-trained classifiers",
+        subjects=[entry.title for entry in found],
+        created=study.created,
+        study=study,
+        entries=found,
+        headline=headline(study),
+        fgsm_alone=FGSM_ALONE.split("`"),
+        left_out=list(_left_out(found)),
         curves=[(entry, _curves(entry, eps_limit)) for entry in found],
-    )  # fmt: skip
+    )
 
 
 def _curves(entry: Entry, eps_limit: float) -> str:

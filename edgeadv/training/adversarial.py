@@ -1,7 +1,8 @@
 """Adversarial training: the images that a network is trained on are made against the network as it is at that step.
 
-Madry et al. 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks", eq. 2.1: minimise over the weights the
-loss that is largest within eps of each image. The inner maximum is approached by a few sign steps from a random start.
+Madry et al. 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks", eq. 2.1: minimise over the weights
+the loss that is largest within eps of each image. The inner maximum is approached by a few sign steps from a random
+start.
 """
 
 from __future__ import annotations
@@ -31,18 +32,27 @@ def random_start(x: Tensor, eps: float, draws: Draws) -> Tensor:
 
 
 def ascend(
-    model: nn.Module, x: Tensor, labels: Tensor, *, start: Tensor, eps: float, steps: int, step_size: float,
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    start: Tensor,
+    eps: float,
+    steps: int,
+    step_size: float,
     loss: Loss = cross_entropy,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Sign steps up the loss, each projected to within eps of ``x`` and to [0, 1] (Madry et al. 2018, section 2.1).
 
     The last iterate is taken, as in training the papers do: a search for the best one would cost one more pass.
 
     The network is in evaluation mode meanwhile. Madry et al. and Wong et al. attack it in training mode, and so by the
-    statistics of the batch; as in the code of Zhang et al. 2019 (TRADES) it is here the network that will be deployed: BatchNorm
-    takes its running statistics, which the attack's passes leave alone, dropout is off, and an image's perturbation does
-    not depend on the batch that it is in. Pang et al. 2021, "Bag of Tricks for Adversarial Training", section 3, compare
-    both: as robust, and more accurate on clean images. No parameter receives a gradient; modes are as before afterwards.
+    statistics of the batch; as in the code of Zhang et al. 2019 (TRADES) it is here the network that will be deployed:
+    BatchNorm takes its running statistics, which the attack's passes leave alone, dropout is off, and an image's
+    perturbation does not depend on the batch that it is in. Pang et al. 2021, "Bag of Tricks for Adversarial Training",
+    section 3, compare
+    both: as robust, and more accurate on clean images. No parameter receives a gradient; modes are as before
+        afterwards.
 
     Args:
         model: pixels in [0, 1] to logits; normalisation inside.
@@ -115,16 +125,26 @@ class Perturbation:
         else:
             start = random_start(x, self.reach * self.eps.value, draws)
         return ascend(
-            bare(model), x, labels, start=start, eps=self.eps.value if self.project else float("inf"), steps=self.steps,
-            step_size=self.step_size, loss=loss,
-        )  # fmt: skip
+            bare(model),
+            x,
+            labels,
+            start=start,
+            eps=self.eps.value if self.project else float("inf"),
+            steps=self.steps,
+            step_size=self.step_size,
+            loss=loss,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What ``run.json`` keeps of it."""
         return {
-            "eps": self.eps.text, "steps": self.steps, "step_size": self.step_size, "noise": self.noise, "reach": self.reach,
+            "eps": self.eps.text,
+            "steps": self.steps,
+            "step_size": self.step_size,
+            "noise": self.noise,
+            "reach": self.reach,
             "project": self.project,
-        }  # fmt: skip
+        }
 
 
 _SMALL_NOISE = 0.001
@@ -158,16 +178,19 @@ class AdversarialTraining(Perturbed):
 
     @classmethod
     def fgsm(cls, eps: Eps) -> AdversarialTraining:
-        """``at-fgsm``: one step of 1.25 eps from a random start (Wong, Rice and Kolter 2020, "Fast is better than free", alg. 3).
+        """``at-fgsm``: one step of 1.25 eps from a random start (Wong, Rice and Kolter 2020, "Fast is better than
+        free", alg. 3).
 
-        It can collapse: within an epoch the network learns to fool this one step, accuracy under FGSM rises and that under
-        PGD falls to nothing (their section 5, catastrophic overfitting). :mod:`edgeadv.training.selection` notices.
+        It can collapse: within an epoch the network learns to fool this one step, accuracy under FGSM rises and that
+        under PGD falls to nothing (their section 5, catastrophic overfitting). :mod:`edgeadv.training.selection`
+        notices.
         """
         return cls("at-fgsm", Perturbation(eps, 1, 1.25 * eps.value))
 
     @classmethod
     def n_fgsm(cls, eps: Eps) -> AdversarialTraining:
-        """``n-fgsm``: one step of eps from noise of 2 eps, not projected (de Jorge et al. 2022, "Make Some Noise", alg. 1).
+        """``n-fgsm``: one step of eps from noise of 2 eps, not projected (de Jorge et al. 2022, "Make Some Noise", alg.
+        1).
 
         It collapses far less readily than ``at-fgsm`` at the same price.
         """
@@ -177,7 +200,8 @@ class AdversarialTraining(Perturbed):
     def pgd(cls, eps: Eps, steps: int = 7) -> AdversarialTraining:
         """``at-pgd``: ``steps`` steps of ``2.5 * eps / steps`` from a random start (Madry et al. 2018).
 
-        7 steps are the paper's on CIFAR-10; the step size is that of its section 5 for attacks, in training an edgeadv default.
+        7 steps are the paper's on CIFAR-10; the step size is that of its section 5 for attacks, in training an edgeadv
+        default.
 
         Raises:
             InputError: ``steps`` is below 1.
@@ -190,7 +214,8 @@ class AdversarialTraining(Perturbed):
         return f"{self.recipe} eps {self.budget.text}"
 
     def smoothed(self, label_smoothing: float) -> AdversarialTraining:
-        """The same with labels smoothed (Szegedy et al. 2016); Pang et al. 2021 find 0.1 to 0.2 to help robustness a little.
+        """The same with labels smoothed (Szegedy et al. 2016); Pang et al. 2021 find 0.1 to 0.2 to help robustness a
+        little.
 
         Raises:
             InputError: it is not in [0, 1).
@@ -210,11 +235,12 @@ class AdversarialTraining(Perturbed):
 
 @dataclass(frozen=True)
 class Trades(Perturbed):
-    """TRADES (Zhang et al. 2019, "Theoretically Principled Trade-off between Robustness and Accuracy", eq. 5 and alg. 1).
+    """TRADES (Zhang et al. 2019, "Theoretically Principled Trade-off between Robustness and Accuracy", eq. 5 and alg.
+    1).
 
-    ``CE(f(x), y) + beta * KL(f(x) || f(x'))``, where ``x'`` maximises that divergence. Clean and perturbed images go through
-    the network one after the other, each by BatchNorm statistics of its own, as in the authors' code; the running ones take
-    both. The gradient goes through both arguments of the divergence.
+    ``CE(f(x), y) + beta * KL(f(x) || f(x'))``, where ``x'`` maximises that divergence. Clean and perturbed images go
+    through the network one after the other, each by BatchNorm statistics of its own, as in the authors' code; the
+    running ones take both. The gradient goes through both arguments of the divergence.
 
     Attributes:
         perturbation: how ``x'`` is looked for.

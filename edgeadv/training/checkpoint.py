@@ -1,7 +1,8 @@
 """The state of an unfinished training, in one file.
 
-The first line of ``state.bin`` is a JSON object with the schema version and the hash of the state, which follows it. The file is
-written under another name and renamed, so a training that is killed at any moment leaves the state before or the state after.
+The first line of ``state.bin`` is a JSON object with the schema version and the hash of the state, which follows it.
+The file is written under another name and renamed, so a training that is killed at any moment leaves the state before
+or the state after.
 """
 
 from __future__ import annotations

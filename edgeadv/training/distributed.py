@@ -35,8 +35,9 @@ class Team:
     def wrap(self, model: nn.Module) -> nn.Module:
         """``model`` so that a backward pass averages the gradients of all processes.
 
-        On a GPU BatchNorm takes the statistics of the whole batch (SyncBatchNorm, which there is for GPUs only). On a CPU each
-        process takes those of its own part, which is another recipe; the running statistics kept are those of process 0.
+        On a GPU BatchNorm takes the statistics of the whole batch (SyncBatchNorm, which there is for GPUs only). On a
+        CPU each process takes those of its own part, which is another recipe; the running statistics kept are those of
+        process 0.
         """
         if self.world == 1:
             return model

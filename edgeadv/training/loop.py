@@ -97,8 +97,8 @@ def fit(
 
     When it is over, ``out/training-images.npy`` lists the images that were trained on, or held out to choose the epoch.
 
-    Where the objective has a budget the weights are those of the epoch that stood best on held-out training images, and a
-    training that collapses ends there.
+    Where the objective has a budget the weights are those of the epoch that stood best on held-out training images, and
+    a training that collapses ends there.
 
     On a CPU an interrupted and resumed training gives the same weights, bit for bit, as an uninterrupted one.
 
@@ -116,13 +116,14 @@ def fit(
         report: called every 20 steps, after the last one of an epoch, and again when the epoch is measured.
         settings: what else makes this training the one it is, such as the recipe: only the same can be resumed.
         deadline: by ``time.monotonic()``; no epoch begins that would, as long as the last one, end after it.
-        team: the processes that train together, each on every so-manieth image of a batch; None trains alone. All start from the
-            same weights, and get the same figures; process 0 measures, saves, and its ``model`` has the weights to keep.
+        team: the processes that train together, each on every so-manieth image of a batch; None trains alone. All start
+            from the same weights, and get the same figures; process 0 measures, saves, and its ``model`` has the
+            weights to keep.
 
     Returns:
-        ``{"epochs": [{"loss", "train_accuracy", "test_accuracy", ...}], "train_images", "test_images", "unreadable", ...}``,
-        with ``"kept_epoch"`` where one was chosen and ``"stopped"``, in words, where training ended early. The test accuracy
-        is that of the weights that are kept.
+        ``{"epochs": [{"loss", "train_accuracy", "test_accuracy", ...}], "train_images", "test_images", "unreadable",
+        ...}``, with ``"kept_epoch"`` where one was chosen and ``"stopped"``, in words, where training ended early. The
+        test accuracy is that of the weights that are kept.
 
     Raises:
         OutOfTimeError: the deadline came first.
@@ -208,10 +209,17 @@ def fit(
     if team.world > 1:
         more["processes"] = team.world
     return {
-        "epochs": trainer.history, "peak_lr": trainer.peak_lr, "optimizer": OPTIMIZER, "train_images": len(chosen), "test_images": int(last["test_images"]),
-        "test_accuracy": last["test_accuracy"], "test_accuracy_ci95": interval, "unreadable": trainer.unreadable, **more,
+        "epochs": trainer.history,
+        "peak_lr": trainer.peak_lr,
+        "optimizer": OPTIMIZER,
+        "train_images": len(chosen),
+        "test_images": int(last["test_images"]),
+        "test_accuracy": last["test_accuracy"],
+        "test_accuracy_ci95": interval,
+        "unreadable": trainer.unreadable,
+        **more,
         **({"stopped": stopped} if stopped else {}),
-    }  # fmt: skip
+    }
 
 
 def _measure(trainer: Trainer, source: Feed, held_out: NDArray[np.int64], tests: Feed, budget: Eps | None) -> None:
@@ -230,17 +238,30 @@ def _begin(stage: str, epoch: int, epochs: int, steps: int, history: list[dict[s
     """An epoch of which nothing is done yet."""
     last = history[-1] if history else {}
     return Progress(
-        stage, epoch + 1, epochs, 0, steps, test_accuracy=last.get("test_accuracy"), worst_case=last.get("holdout_worst_case")
-    )  # fmt: skip
+        stage,
+        epoch + 1,
+        epochs,
+        0,
+        steps,
+        test_accuracy=last.get("test_accuracy"),
+        worst_case=last.get("holdout_worst_case"),
+    )
 
 
 def _end(begun: Progress, entry: dict[str, float], lr: float) -> Progress:
     """The same epoch, over and measured."""
     return replace(
-        begun, step=begun.steps, loss=entry["loss"], accuracy=entry["train_accuracy"], images_per_s=entry["images_per_s"],
-        waiting=entry["waited_s"] / max(entry["duration_s"], 1e-9), lr=lr, test_accuracy=entry["test_accuracy"],
-        worst_case=entry.get("holdout_worst_case"), measured=entry,
-    )  # fmt: skip
+        begun,
+        step=begun.steps,
+        loss=entry["loss"],
+        accuracy=entry["train_accuracy"],
+        images_per_s=entry["images_per_s"],
+        waiting=entry["waited_s"] / max(entry["duration_s"], 1e-9),
+        lr=lr,
+        test_accuracy=entry["test_accuracy"],
+        worst_case=entry.get("holdout_worst_case"),
+        measured=entry,
+    )
 
 
 def _last_duration(trainer: Trainer) -> float:
@@ -250,9 +271,16 @@ def _last_duration(trainer: Trainer) -> float:
 
 
 def _epoch(
-    trainer: Trainer, objective: Objective, source: Feed, chosen: NDArray[np.int64], epoch: int, steps: int, team: Team,
-    say: Callable[[Progress], None], progress: Progress,
-) -> list[str]:  # fmt: skip
+    trainer: Trainer,
+    objective: Objective,
+    source: Feed,
+    chosen: NDArray[np.int64],
+    epoch: int,
+    steps: int,
+    team: Team,
+    say: Callable[[Progress], None],
+    progress: Progress,
+) -> list[str]:
     """Train for one epoch, add it to the history, and return what could not be read."""
     config = trainer.config
     # order and augmentation come from (seed, epoch), so that nothing but torch's state has to be saved
@@ -271,7 +299,8 @@ def _epoch(
             )
         if len(unreadable) > MOST_UNREADABLE * len(order) + 1:
             raise InputError(
-                f"{len(unreadable)} of the first {seen + len(unreadable)} training images are unreadable, e.g. {unreadable[0]}; repair the data"
+                f"{len(unreadable)} of the first {seen + len(unreadable)} training images are unreadable, e.g. "
+                f"{unreadable[0]}; repair the data"
             )
         if len(batch.index) >= 2:  # BatchNorm has no statistics of one
             loss, right = trainer.step(batch, objective, epoch)
@@ -282,22 +311,31 @@ def _epoch(
             total_loss, hits, images_seen = team.sum(loss_sum, correct, torch.tensor(seen, device=trainer.device))
             if not math.isfinite(total_loss):
                 raise TrainingError(
-                    f"the loss is not finite at step {step} of epoch {epoch + 1}: lower `lr` (it was {trainer.peak_lr:g}) and choose another "
+                    f"the loss is not finite at step {step} of epoch {epoch + 1}: lower `lr` (it was "
+                    f"{trainer.peak_lr:g}) and choose another "
                     "`out`, for this run cannot go on"
                 )
             waited += waiting.seconds()
             passed = time.perf_counter() - start
             progress = replace(
-                progress, step=step, loss=total_loss / images_seen, accuracy=hits / images_seen,
-                images_per_s=images_seen / passed, waiting=waited / passed, lr=trainer.lr,
-            )  # fmt: skip
+                progress,
+                step=step,
+                loss=total_loss / images_seen,
+                accuracy=hits / images_seen,
+                images_per_s=images_seen / passed,
+                waiting=waited / passed,
+                lr=trainer.lr,
+            )
             say(progress)
     trainer.history.append(
         {
-            "loss": progress.loss, "train_accuracy": progress.accuracy, "duration_s": round(time.perf_counter() - start, 3),
-            "images_per_s": round(progress.images_per_s, 1), "waited_s": round(waited, 3),
+            "loss": progress.loss,
+            "train_accuracy": progress.accuracy,
+            "duration_s": round(time.perf_counter() - start, 3),
+            "images_per_s": round(progress.images_per_s, 1),
+            "waited_s": round(waited, 3),
         }
-    )  # fmt: skip
+    )
     return unreadable
 
 

@@ -3,8 +3,8 @@
 Objectives that perturb the images are in ``adversarial.py`` and ``robust_distillation.py``.
 
 Temperature ``T`` divides the logits before the softmax (Hinton et al. 2015, eq. 1). Papernot et al. 2016 ("Distillation
-as a Defense to Adversarial Perturbations against Deep Neural Networks", section IV) train a teacher at T, then a student
-of the same architecture on the teacher's probabilities at T, and deploy the student at T = 1.
+as a Defense to Adversarial Perturbations against Deep Neural Networks", section IV) train a teacher at T, then a
+student of the same architecture on the teacher's probabilities at T, and deploy the student at T = 1.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Outcome(NamedTuple):
 
     Attributes:
         loss: mean over the batch, with its gradient.
-        logits: float32 (n, classes), of the images that the network is judged on: the perturbed ones, where there are any.
+        logits: float32 (n, classes), of the images that the network is judged on: the perturbed ones, where there are
+            any.
     """
 
     loss: Tensor
@@ -36,7 +37,8 @@ class Outcome(NamedTuple):
 
 
 class Objective(Protocol):
-    """What a training minimises: it shows the network the images, perturbed or not, and takes the loss of the logits."""
+    """What a training minimises: it shows the network the images, perturbed or not, and takes the loss of the
+    logits."""
 
     @property
     def head_scale(self) -> float:
@@ -110,8 +112,8 @@ class SoftLabels:
     """Soft labels at T mixed with hard labels (Hinton et al. 2015, section 2).
 
     ``alpha * T**2 * CE(student / T, teacher / T) + (1 - alpha) * CE(student, labels)``. This is our reading of the
-    "modified defensive distillation" of Sen, Sen and Chatterjee 2023, of which only the abstract was at hand: the mixture,
-    the factor T**2 and the two defaults are edgeadv's.
+    "modified defensive distillation" of Sen, Sen and Chatterjee 2023, of which only the abstract was at hand: the
+    mixture, the factor T**2 and the two defaults are edgeadv's.
     """
 
     teacher: nn.Module
@@ -133,7 +135,8 @@ class SoftLabels:
 
 
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
-    """Logits (n, classes) in float32 at least: under autocast a network gives half precision, in which no loss is taken."""
+    """Logits (n, classes) in float32 at least: under autocast a network gives half precision, in which no loss is
+    taken."""
     logits: Tensor = model(x)
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 

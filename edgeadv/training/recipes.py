@@ -1,8 +1,10 @@
-"""Runs: train a network, undefended or on adversarial images, or distil one into another, into a folder that export reads.
+"""Runs: train a network, undefended or on adversarial images, or distil one into another, into a folder that export
+reads.
 
-``ard`` and ``rslad`` train the student on adversarial images and make it robust. Defensive distillation (Papernot et al. 2016) raises the accuracy under plain FGSM by hiding gradients, not by moving
-decision boundaries: Carlini and Wagner 2017 break it completely, and so does a margin attack here. ``docs/robustness.md``
-has the figures. It is implemented faithfully so that this can be measured.
+``ard`` and ``rslad`` train the student on adversarial images and make it robust. Defensive distillation (Papernot et
+al. 2016) raises the accuracy under plain FGSM by hiding gradients, not by moving decision boundaries: Carlini and
+Wagner 2017 break it completely, and so does a margin attack here. ``docs/robustness.md`` has the figures. It is
+implemented faithfully so that this can be measured.
 """
 
 from __future__ import annotations
@@ -41,8 +43,11 @@ Defence = AdversarialTraining | Trades
 Recipe = Literal["papernot", "soft-label", "ard", "rslad"]
 ROBUST: dict[str, type[Ard] | type[Rslad]] = {"ard": Ard, "rslad": Rslad}
 DEFAULTS: dict[str, tuple[float, float | None]] = {
-    "papernot": (40.0, None), "soft-label": (40.0, 0.9), "ard": (30.0, 1.0), "rslad": (1.0, 5 / 6),
-}  # fmt: skip
+    "papernot": (40.0, None),
+    "soft-label": (40.0, 0.9),
+    "ard": (30.0, 1.0),
+    "rslad": (1.0, 5 / 6),
+}
 """Of each recipe: the temperature, and the weight ``alpha`` of the teacher's part, None where it has none."""
 _TEACHER_SEED = 1000
 
@@ -158,8 +163,9 @@ def distill(
         architecture: the student.
         out: the run's folder; a teacher trained here goes into ``out/teacher``, a run of its own.
         recipe: ``"papernot"``: teacher of the same architecture, trained at ``temperature``, student on its soft labels
-            at ``temperature``. ``"soft-label"``: a teacher trained as usual, soft labels mixed with hard ones. ``"ard"`` and
-            ``"rslad"``: a robust teacher, the student on adversarial images; see :mod:`edgeadv.training.robust_distillation`.
+            at ``temperature``. ``"soft-label"``: a teacher trained as usual, soft labels mixed with hard ones.
+            ``"ard"`` and ``"rslad"``: a robust teacher, the student on adversarial images; see
+            :mod:`edgeadv.training.robust_distillation`.
         temperature: T; None takes the recipe's own, :data:`DEFAULTS`.
         alpha: weight of the teacher's part; None takes the recipe's own; ``"papernot"`` has none.
         eps: budget that ``"ard"`` and ``"rslad"`` defend, and only these.
@@ -198,17 +204,25 @@ def distill(
     device = default_device() if task.device is None else task.device
     frozen = teacher.load_model().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     about |= {
-        "teacher": teacher.title, "teacher_weights_sha256": teacher.info.weights_sha256,
+        "teacher": teacher.title,
+        "teacher_weights_sha256": teacher.info.weights_sha256,
         "teacher_test_accuracy": teacher.info.stage.test_accuracy,
-    }  # fmt: skip
+    }
     if teacher.info.stage.kept_epoch is not None:
         about["teacher_worst_case"] = teacher.info.stage.kept["holdout_worst_case"]
     budget = "" if eps is None else f" eps {eps.text}"
     with evaluation_mode(frozen):
         return _train_run(
-            task, architecture, lambda: build(architecture), lambda: objective(frozen), out, stage="student",
-            title=f"{architecture.name}, {recipe} T={temperature:g}{budget}", recipe=about, seen_before=teacher.training_images,
-        )  # fmt: skip
+            task,
+            architecture,
+            lambda: build(architecture),
+            lambda: objective(frozen),
+            out,
+            stage="student",
+            title=f"{architecture.name}, {recipe} T={temperature:g}{budget}",
+            recipe=about,
+            seen_before=teacher.training_images,
+        )
 
 
 def _student_objective(
@@ -258,7 +272,8 @@ def _check_teacher(teacher: Run, task: Task, student: Architecture, recipe: str,
         raise InputError(f"{teacher.path} was trained with other preprocessing ({teacher.preprocess}): use the same")
     if recipe in ROBUST and "eps" not in teacher.info.recipe:
         raise InputError(
-            f"{teacher.path} was not trained on adversarial images: {recipe} hands on the robustness of its teacher, and this one "
+            f"{teacher.path} was not trained on adversarial images: {recipe} hands on the robustness of its "
+            "teacher, and this one "
             "has none; train one with `recipe` trades or at-pgd, or let distill train it"
         )
     trained_by = teacher.info.recipe
@@ -266,7 +281,8 @@ def _check_teacher(teacher: Run, task: Task, student: Architecture, recipe: str,
     trained_at = trained_by.get("temperature", 1.0) if trained_by["recipe"] in ("teacher", "papernot") else 1.0
     if recipe == "papernot" and (trained_at != temperature or teacher.architecture.name != student.name):
         raise InputError(
-            f"{teacher.path} is {teacher.architecture.name} trained at T = {trained_at:g}; papernot needs {student.name} at T = {temperature:g}"
+            f"{teacher.path} is {teacher.architecture.name} trained at T = {trained_at:g}; papernot needs "
+            f"{student.name} at T = {temperature:g}"
         )
 
 
@@ -293,9 +309,17 @@ def _finished(out: Path, task: Task, architecture: Architecture, recipe: dict[st
 
 
 def _train_run(
-    task: Task, architecture: Architecture, start: Callable[[], PixelModel], objective: Callable[[], Objective], out: Path, *,
-    stage: str, title: str, recipe: dict[str, Any], seen_before: TrainingImages | None = None,
-) -> Run:  # fmt: skip
+    task: Task,
+    architecture: Architecture,
+    start: Callable[[], PixelModel],
+    objective: Callable[[], Objective],
+    out: Path,
+    *,
+    stage: str,
+    title: str,
+    recipe: dict[str, Any],
+    seen_before: TrainingImages | None = None,
+) -> Run:
     """Train and write a run; ``seen_before`` are images that its teacher, or its first weights, were trained on."""
     if (finished := _finished(out, task, architecture, recipe)) is not None:
         if task.team.first:
@@ -304,19 +328,42 @@ def _train_run(
     torch.manual_seed(task.config.seed)
     model = start()
     metrics = fit(
-        model, objective(), task.train_images, task.test_images, preprocess=task.preprocess, config=task.config, out=out,
-        stage=stage, resume=task.resume, device=task.device, report=task.report, settings={"stage": stage, "recipe": recipe},
-        deadline=task.deadline, team=task.team,
-    )  # fmt: skip
+        model,
+        objective(),
+        task.train_images,
+        task.test_images,
+        preprocess=task.preprocess,
+        config=task.config,
+        out=out,
+        stage=stage,
+        resume=task.resume,
+        device=task.device,
+        report=task.report,
+        settings={"stage": stage, "recipe": recipe},
+        deadline=task.deadline,
+        team=task.team,
+    )
     device = default_device() if task.device is None else task.device
     info = {
-        "title": title, "recipe": recipe, "config": asdict(task.config), "architecture": model.architecture.to_json(),
-        "preprocess": task.preprocess.to_json(), "classes": task.train_images.classes.to_json(),
-        "data": {"spec": task.train_images.spec, "train_images": metrics["train_images"], "test_images": metrics["test_images"]},
-        "stages": [metrics], "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "versions": {"edgeadv": __version__, **{m: importlib.metadata.version(m) for m in ("torch", "torchvision", "timm")}},
+        "title": title,
+        "recipe": recipe,
+        "config": asdict(task.config),
+        "architecture": model.architecture.to_json(),
+        "preprocess": task.preprocess.to_json(),
+        "classes": task.train_images.classes.to_json(),
+        "data": {
+            "spec": task.train_images.spec,
+            "train_images": metrics["train_images"],
+            "test_images": metrics["test_images"],
+        },
+        "stages": [metrics],
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "versions": {
+            "edgeadv": __version__,
+            **{m: importlib.metadata.version(m) for m in ("torch", "torchvision", "timm")},
+        },
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    }  # fmt: skip
+    }
     if task.team.first:
         write_run(out, model, info, TrainingImages.load(out / TRAINING_FILE) | seen_before)
         checkpoint.remove(out)

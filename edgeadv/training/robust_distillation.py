@@ -1,7 +1,8 @@
-"""Distillation that defends: a small student learns from a robust teacher on images that are perturbed against the student.
+"""Distillation that defends: a small student learns from a robust teacher on images that are perturbed against the
+student.
 
-Unlike defensive distillation it does not rest on hidden gradients: the student is trained on adversarial images, and what the
-teacher adds are better labels for them than one class each.
+Unlike defensive distillation it does not rest on hidden gradients: the student is trained on adversarial images, and
+what the teacher adds are better labels for them than one class each.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ class _RobustDistillation(Perturbed):
 class Ard(_RobustDistillation):
     """Adversarially robust distillation (Goldblum et al. 2020, "Adversarially Robust Distillation", eq. 3 and alg. 1).
 
-    ``alpha * T**2 * KL(teacher(x) || student(x')) / classes + (1 - alpha) * CE(student(x), y)``, both softmaxes of the first
-    term at T, where ``x'`` maximises the student's cross-entropy within eps. The teacher sees clean images. The paper's equation
-    does not divide by the number of classes; the authors' code does, for PyTorch's ``KLDivLoss()`` is a mean over images and
-    classes.
+    ``alpha * T**2 * KL(teacher(x) || student(x')) / classes + (1 - alpha) * CE(student(x), y)``, both softmaxes of the
+    first term at T, where ``x'`` maximises the student's cross-entropy within eps. The teacher sees clean images. The
+    paper's equation does not divide by the number of classes; the authors' code does, for PyTorch's ``KLDivLoss()`` is
+    a mean over images and classes.
 
     Attributes:
         teacher: frozen, in evaluation mode.
@@ -78,9 +79,11 @@ class Ard(_RobustDistillation):
 
 @dataclass(frozen=True)
 class Rslad(_RobustDistillation):
-    """Robust soft label adversarial distillation (Zi et al. 2021, "Revisiting Adversarial Robustness Distillation", eq. 5).
+    """Robust soft label adversarial distillation (Zi et al. 2021, "Revisiting Adversarial Robustness Distillation", eq.
+    5).
 
-    ``alpha * KL(teacher(x) || student(x')) + (1 - alpha) * KL(teacher(x) || student(x))``, where ``x'`` maximises the first
+    ``alpha * KL(teacher(x) || student(x')) + (1 - alpha) * KL(teacher(x) || student(x))``, where ``x'`` maximises the
+    first
     divergence: no hard label anywhere, all at T = 1 unless said.
 
     Attributes:

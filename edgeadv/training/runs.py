@@ -250,8 +250,10 @@ def write_run(folder: Path, model: PixelModel, info: dict[str, Any], images: Tra
         with atomic_file(folder / TRAINING_FILE) as temporary:
             images.save(temporary)
         listed["training_images"] = {
-            "file": TRAINING_FILE, "sha256": sha256_file(folder / TRAINING_FILE), "count": len(images)
-        }  # fmt: skip
+            "file": TRAINING_FILE,
+            "sha256": sha256_file(folder / TRAINING_FILE),
+            "count": len(images),
+        }
     write_json(
         folder / RUN_FILE,
         {

@@ -1,8 +1,9 @@
-"""Which epoch of a training is kept: the one that stands best under attack, on training images that were not trained on.
+"""Which epoch of a training is kept: the one that stands best under attack, on training images that were not trained
+on.
 
-Rice, Wong and Kolter 2020, "Overfitting in adversarially robust deep learning", section 4: robust accuracy on held-out images
-falls again long before the training ends, and keeping the best epoch gains more than most changes to the loss. Neither the
-choice nor the look at collapse sees a test image.
+Rice, Wong and Kolter 2020, "Overfitting in adversarially robust deep learning", section 4: robust accuracy on held-out
+images falls again long before the training ends, and keeping the best epoch gains more than most changes to the loss.
+Neither the choice nor the look at collapse sees a test image.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class Standing:
         fgsm: right under one step from the image.
         worst_case: right clean, under that step, and under 10 steps of PGD on the margin.
         n: images.
-        labels: how many different labels it gives them, without an attack. One that gives one label to everything stands every attack on
-            the images of that class, and is good for nothing.
+        labels: how many different labels it gives them, without an attack. One that gives one label to everything
+            stands every attack on the images of that class, and is good for nothing.
     """
 
     clean: float
@@ -51,9 +52,12 @@ class Standing:
     def to_json(self) -> dict[str, float]:
         """As the history of a run keeps it."""
         return {
-            "holdout_clean": self.clean, "holdout_fgsm": self.fgsm, "holdout_worst_case": self.worst_case, "holdout_images": self.n,
+            "holdout_clean": self.clean,
+            "holdout_fgsm": self.fgsm,
+            "holdout_worst_case": self.worst_case,
+            "holdout_images": self.n,
             "holdout_labels": self.labels,
-        }  # fmt: skip
+        }
 
 
 def split_off(labels: NDArray[np.int64], asked: int | None, *, budget: Eps | None) -> NDArray[np.int64]:
@@ -74,7 +78,8 @@ def split_off(labels: NDArray[np.int64], asked: int | None, *, budget: Eps | Non
 
 
 def standing(model: nn.Module, source: Feed, order: NDArray[np.int64], eps: Eps) -> Standing:
-    """How ``model`` stands on the images of ``source`` at ``order`` at budget ``eps``; its mode and gradients are as before afterwards.
+    """How ``model`` stands on the images of ``source`` at ``order`` at budget ``eps``; its mode and gradients are as
+    before afterwards.
 
     Raises:
         InputError: not one image is readable.
@@ -112,10 +117,11 @@ def _right(model: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> torch.Ten
 def collapse(history: Sequence[dict[str, float]]) -> str | None:
     """Whether the last epoch shows catastrophic overfitting (Wong et al. 2020, section 5), in words; None if not.
 
-    The network has learnt to fool the step that it is trained on: accuracy on the training's own perturbations is no lower than
-    at the best epoch before, while under many steps less than half of that epoch's is left, also as a share of the images that
-    are right without an attack: after a step that was too large a network is simply bad at everything. The best epoch must
-    have stood at least one image in ten, or there was nothing to lose, and fewer than 100 images are too few to tell.
+    The network has learnt to fool the step that it is trained on: accuracy on the training's own perturbations is no
+    lower than at the best epoch before, while under many steps less than half of that epoch's is left, also as a share
+    of the images that are right without an attack: after a step that was too large a network is simply bad at
+    everything. The best epoch must have stood at least one image in ten, or there was nothing to lose, and fewer than
+    100 images are too few to tell.
     """
     if len(history) < 2 or history[-1].get("holdout_images", 0) < _FEWEST:
         return None
@@ -135,6 +141,7 @@ def collapse(history: Sequence[dict[str, float]]) -> str | None:
     return (
         f"catastrophic overfitting in epoch {len(history)}: on the training's own perturbations accuracy went from "
         f"{best['train_accuracy']:.1%} to {last['train_accuracy']:.1%}, under PGD on held-out images from "
-        f"{best['holdout_worst_case']:.1%} to {last['holdout_worst_case']:.1%}; the weights of epoch {k + 1} are kept. Use more steps "
+        f"{best['holdout_worst_case']:.1%} to {last['holdout_worst_case']:.1%}; the weights of epoch {k + 1} are "
+        "kept. Use more steps "
         "(at-pgd, trades), n-fgsm, or a smaller `at_eps`"
     )

@@ -16,15 +16,18 @@ if TYPE_CHECKING:
 
 # what the history of a run calls them, under the headings that a page of charts wants
 _MEASURED = {
-    "test_accuracy": "accuracy/test", "holdout_clean": "held out/clean", "holdout_fgsm": "held out/fgsm",
+    "test_accuracy": "accuracy/test",
+    "holdout_clean": "held out/clean",
+    "holdout_fgsm": "held out/fgsm",
     "holdout_worst_case": "held out/worst case",
-}  # fmt: skip
+}
 
 
 class Scalars:
     """A report of training that writes event files, a folder for each stage (``train``, ``teacher``, ``student``).
 
-    A training that is resumed replaces what was written after the point where it goes on. Close it, or use it with ``with``.
+    A training that is resumed replaces what was written after the point where it goes on. Close it, or use it with
+    ``with``.
 
     Args:
         folder: where the event files go.
@@ -46,9 +49,12 @@ class Scalars:
         writer = self._writer(progress.stage, step)
         if progress.measured is None:
             now = {
-                "loss": progress.loss, "accuracy/train": progress.accuracy, "learning rate": progress.lr,
-                "speed/images per second": progress.images_per_s, "speed/share of waiting": progress.waiting,
-            }  # fmt: skip
+                "loss": progress.loss,
+                "accuracy/train": progress.accuracy,
+                "learning rate": progress.lr,
+                "speed/images per second": progress.images_per_s,
+                "speed/share of waiting": progress.waiting,
+            }
         else:
             now = {name: progress.measured[key] for key, name in _MEASURED.items() if key in progress.measured}
         for name, value in now.items():

@@ -1,4 +1,5 @@
-"""The state of a training: network, average, optimiser, schedule and the best epoch, saved and taken up again as one."""
+"""The state of a training: network, average, optimiser, schedule and the best epoch, saved and taken up again as
+one."""
 
 from __future__ import annotations
 
@@ -101,11 +102,16 @@ class Trainer:
     def save(self, folder: Path) -> None:
         """Write all that :meth:`restore` needs into ``folder``, atomically."""
         state = {
-            "fingerprint": self.fingerprint, "history": self.history, "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(), "rng": torch.get_rng_state(),
-            "average": None if self.average is None else self.average.state_dict(), "best": self.best,
+            "fingerprint": self.fingerprint,
+            "history": self.history,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "rng": torch.get_rng_state(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "best": self.best,
             "unreadable": self.unreadable,
-        }  # fmt: skip
+        }
         buffer = io.BytesIO()
         torch.save(state, buffer)
         checkpoint.save(folder, buffer.getvalue())
@@ -158,7 +164,8 @@ class Trainer:
         return loss, right
 
     def _pass(self, x: Tensor, labels: Tensor, objective: Objective, draws: Draws, of: int) -> tuple[Tensor, Tensor]:
-        """Add to the gradients those of these images, a part of ``of``; returns their share of the loss, and how many are right."""
+        """Add to the gradients those of these images, a part of ``of``; returns their share of the loss, and how many
+        are right."""
         # half precision pays where tensor cores do; a CPU here would only lose digits
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
             loss, logits = objective(self.shared, x, labels, draws)
@@ -184,7 +191,8 @@ class Trainer:
 
 def _of_another_version(folder: Path, error: Exception) -> BundleError:
     return BundleError(
-        f"{folder / checkpoint.STATE_FILE} is of another version of edgeadv or torch ({error}); start again in another `out`"
+        f"{folder / checkpoint.STATE_FILE} is of another version of edgeadv or torch ({error}); start again in "
+        "another `out`"
     )
 
 

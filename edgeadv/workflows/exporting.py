@@ -110,7 +110,8 @@ def export(
         out: the bundle to make; by custom it is called ``NAME.edgeadv``.
         precisions: variants; ``"int8"`` is both of its variants. With ``-u8in`` behind it a variant takes uint8 pixels.
         data: what the network was trained and tested on; None opens what the run names.
-        golden: a folder of real images to compare on, 64 of them spread over it; None takes the test images of ``data``.
+        golden: a folder of real images to compare on, 64 of them spread over it; None takes the test images of
+            ``data``.
         training_data: what the network was trained on beside what its run knows: a name, or a folder of images.
         workers: processes that decode the images of ``training_data``.
         data_root: where torchvision keeps its data.

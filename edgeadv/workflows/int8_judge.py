@@ -1,4 +1,5 @@
-"""Who judges int8's worst case at export: its gate's attacks, counted as an evaluation counts them, with the verdict."""
+"""Who judges int8's worst case at export: its gate's attacks, counted as an evaluation counts them, with the
+verdict."""
 
 from __future__ import annotations
 
@@ -99,7 +100,8 @@ class Int8Judge:
         return score_attacked(batches, infos, bundle=self._draft.bundle("fp32"), backends=[self._fp32])[0]
 
     def judge_int8(self, int8: Backend, surrogate: Surrogate | None) -> tuple[Attacked, Attacked]:
-        """What fp32 and ``int8`` make of the attacks on both; without a ``surrogate`` int8 meets fp32's, and queries."""
+        """What fp32 and ``int8`` make of the attacks on both; without a ``surrogate`` int8 meets fp32's, and
+        queries."""
         sha256 = None if surrogate is None else surrogate.sha256
         classes, uint8 = len(self._draft.classes), self._pack.uint8
         own = attacks_for_gate(int8, surrogate, self._eps, classes=classes, gradients_sha256=sha256)

@@ -1,7 +1,8 @@
 """The paper's table: pre-trained ImageNet classifiers without attack and under FGSM, on images chosen at random.
 
 After Sen, Sen and Chatterjee, "Adversarial Attacks on Image Classification Models: Analysis and Defense" (2023). Each
-classifier becomes a bundle in memory and goes through the one evaluation loop, so its figures are made as every other's.
+classifier becomes a bundle in memory and goes through the one evaluation loop, so its figures are made as every
+other's.
 """
 
 from __future__ import annotations
@@ -87,10 +88,14 @@ class Subject:
             file = Path(self.weights)
             origin = {"file": file.name, "sha256": sha256_file(file), "map": self.weights_map}
         return {
-            "name": self.name, "source": self.architecture.source, "weights": origin,
-            "preprocess": self.preprocess.to_json(), "preprocess_published": self.published,
-            "mean": list(self.architecture.mean), "std": list(self.architecture.std),
-        }  # fmt: skip
+            "name": self.name,
+            "source": self.architecture.source,
+            "weights": origin,
+            "preprocess": self.preprocess.to_json(),
+            "preprocess_published": self.published,
+            "mean": list(self.architecture.mean),
+            "std": list(self.architecture.std),
+        }
 
 
 def make_subjects(
@@ -115,11 +120,15 @@ def make_subjects(
     files = dict.fromkeys(names, DEFAULT) if weights == DEFAULT else _weight_files(weights, names)
     return [
         Subject(
-            name=name, architecture=architecture, preprocess=steps or published_preprocess(architecture),
-            published=steps is None, weights=files[name], weights_map=weights_map,  # type: ignore[arg-type]
+            name=name,
+            architecture=architecture,
+            preprocess=steps or published_preprocess(architecture),
+            published=steps is None,
+            weights=files[name],
+            weights_map=weights_map,  # type: ignore[arg-type]
         )
         for name, architecture in architectures.items()
-    ]  # fmt: skip
+    ]
 
 
 def _weight_files(text: str, names: Sequence[str]) -> dict[str, str]:
@@ -129,7 +138,8 @@ def _weight_files(text: str, names: Sequence[str]) -> dict[str, str]:
         name, _, file = (piece.strip() for piece in part.partition("="))
         if not file or name in files:
             raise InputError(
-                f"`weights` is written {DEFAULT}, or ARCH=FILE,ARCH=FILE with each architecture once; {part.strip()!r} does not fit"
+                f"`weights` is written {DEFAULT}, or ARCH=FILE,ARCH=FILE with each architecture once; "
+                f"{part.strip()!r} does not fit"
             )
         files[name] = file
     if missing := [name for name in names if name not in files]:
@@ -147,8 +157,8 @@ def _weight_files(text: str, names: Sequence[str]) -> dict[str, str]:
 def published_preprocess(architecture: Architecture) -> Preprocess:
     """The evaluation transform that the library publishes with its best weights, but for the normalisation.
 
-    torchvision's is that of the weights it calls ``DEFAULT``; timm's is that of its default configuration at test size, as
-    ``timm.data.create_transform`` reads it.
+    torchvision's is that of the weights it calls ``DEFAULT``; timm's is that of its default configuration at test size,
+    as ``timm.data.create_transform`` reads it.
 
     Raises:
         InputError: there is none, or it is not a resize of the shorter side and a centre crop.
@@ -165,7 +175,8 @@ def published_preprocess(architecture: Architecture) -> Preprocess:
         kind, mode = config["interpolation"], config["crop_mode"]
         if mode != "center" or crop != width:
             raise InputError(
-                f"the transform of timm's {architecture.name} (crop mode {mode}, {crop}x{width} pixels) is not a resize of the "
+                f"the transform of timm's {architecture.name} (crop mode {mode}, {crop}x{width} pixels) is not a "
+                "resize of the "
                 "shorter side and a centre crop: state one with `preprocess`"
             )
         resize = math.floor(crop / config["crop_pct"])
@@ -175,7 +186,8 @@ def published_preprocess(architecture: Architecture) -> Preprocess:
 
 
 def published_name(architecture: Architecture) -> str:
-    """What the library calls the weights behind ``default`` and behind its transform, e.g. ``"ResNet101_Weights.IMAGENET1K_V2"``."""
+    """What the library calls the weights behind ``default`` and behind its transform, e.g.
+    ``"ResNet101_Weights.IMAGENET1K_V2"``."""
     if architecture.source == "torchvision":
         return str(torchvision.models.get_model_weights(architecture.name)["DEFAULT"])
     config = timm.get_pretrained_cfg(architecture.name)
@@ -228,7 +240,8 @@ def run_study(
 
     Raises:
         StorageError: ``out`` exists or cannot be written, or there is an unfinished study and ``resume`` is false.
-        InputError: weights do not fit, there are too few images, or the unfinished study was started with other settings.
+        InputError: weights do not fit, there are too few images, or the unfinished study was started with other
+            settings.
         DataError: more than 1% of the images are unreadable and that was not allowed.
     """
     if out.exists():
@@ -239,9 +252,11 @@ def run_study(
     settings = {
         "architectures": [subject.to_json() for subject in subjects],
         "data": {"name": data.name, "split": data.split, "n": n, "images_sha256": sha256_bytes(canonical_json(chosen))},
-        "seed": seed, "attack": FGSM, "eps": [budget.text for budget in eps],
+        "seed": seed,
+        "attack": FGSM,
+        "eps": [budget.text for budget in eps],
         "libraries": {"timm": timm.__version__, "torchvision": torchvision.__version__},
-    }  # fmt: skip
+    }
     partial = out.with_name(out.name + ".partial")
     study = _begin(partial, convert(settings, StudySettings, what="study"), resume=resume)
     left = subjects[len(study.results) :]
@@ -292,17 +307,27 @@ def _begin(partial: Path, settings: StudySettings, *, resume: bool) -> Study:
 
 
 def _measure(
-    subject: Subject, images: ImageSet, order: NDArray[np.int64], *, data: DataInfo, eps: Sequence[Eps],
-    open_reference: Callable[[Bundle], TorchBackend], workers: int, progress: Progress | None,
-) -> Results:  # fmt: skip
+    subject: Subject,
+    images: ImageSet,
+    order: NDArray[np.int64],
+    *,
+    data: DataInfo,
+    eps: Sequence[Eps],
+    open_reference: Callable[[Bundle], TorchBackend],
+    workers: int,
+    progress: Progress | None,
+) -> Results:
     """One classifier through the evaluation loop."""
     with tempfile.TemporaryDirectory(prefix="edgeadv-study-") as folder:
         bundle = _bundle(subject, images.classes, Path(folder) / subject.name.replace("/", "-"))
         with open_reference(bundle) as reference:
             attacks = build_attacks(
-                reference.attack_model, eps, efforts={FGSM: Effort()}, classes=len(bundle.classes),
+                reference.attack_model,
+                eps,
+                efforts={FGSM: Effort()},
+                classes=len(bundle.classes),
                 gradients_sha256=bundle.weights_sha256,
-            )  # fmt: skip
+            )
             unreadable: list[str] = []
             clean = clean_batches(images, bundle, order, unreadable=unreadable, workers=workers)
             return evaluate(

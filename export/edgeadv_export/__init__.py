@@ -10,6 +10,18 @@ from .package import Origin, export_bundle
 from .parity import TOLERANCES
 
 __all__ = [
-    "TOLERANCES", "Calibration", "ConfidencePlan", "Int8Plan", "Origin", "calibration_images", "choose_calibration", "confidence_images",
-    "data_frames", "export_bundle", "folder_frames", "gate_images", "imagenet_classes", "read_classes",
-]  # fmt: skip
+    "TOLERANCES",
+    "Calibration",
+    "ConfidencePlan",
+    "Int8Plan",
+    "Origin",
+    "calibration_images",
+    "choose_calibration",
+    "confidence_images",
+    "data_frames",
+    "export_bundle",
+    "folder_frames",
+    "gate_images",
+    "imagenet_classes",
+    "read_classes",
+]

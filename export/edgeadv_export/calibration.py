@@ -67,18 +67,23 @@ class Calibration:
     def to_json(self) -> dict[str, Any]:
         """What the manifest says of them."""
         return {
-            "method": METHOD, "seed": self.seed, "count": len(self.hashes), "origin": self.origin,
-            "split": self.images.split, "images": list(self.hashes),
-        }  # fmt: skip
+            "method": METHOD,
+            "seed": self.seed,
+            "count": len(self.hashes),
+            "origin": self.origin,
+            "split": self.images.split,
+            "images": list(self.hashes),
+        }
 
 
 def choose_calibration(
     images: ImageSet, preprocess: Preprocess, *, count: int | None = None, seed: int = 0
 ) -> Calibration:
-    """Choose ``count`` different images by ``seed``, as many of each class as there are; None is up to :data:`DEFAULT_COUNT`.
+    """Choose ``count`` different images by ``seed``, as many of each class as there are; None is up to
+    :data:`DEFAULT_COUNT`.
 
-    An image that cannot be decoded, or whose preprocessed pixels are those of one already chosen, is passed over for the
-    next one.
+    An image that cannot be decoded, or whose preprocessed pixels are those of one already chosen, is passed over for
+    the next one.
 
     Raises:
         InputError: ``count`` or ``seed`` is out of range, or there are not that many images.
@@ -100,7 +105,8 @@ def choose_calibration(
             if count is None and len(chosen) >= FEWEST:
                 break
             raise InputError(
-                f"{images.spec} ({images.split}) holds {len(chosen)} different readable images, fewer than the {FEWEST if count is None else count} "
+                f"{images.spec} ({images.split}) holds {len(chosen)} different readable images, fewer than the "
+                f"{FEWEST if count is None else count} "
                 "that are needed (`calibration_count`): give more images"
             )
         for batch in batches(images, preprocess, batch_size=_BATCH, order=np.setdiff1d(subset, seen)):
@@ -158,7 +164,8 @@ def calibration_images(spec: str | None, *, run_data: Data | None = None) -> Ima
 
 def _test_images(spec: str) -> InputError:
     return InputError(
-        f"`calibration_data` {spec} holds test images: calibrating on them would flatter every figure of the test; give "
+        f"`calibration_data` {spec} holds test images: calibrating on them would flatter every figure of the test; "
+        "give "
         f"{TRAIN}ing images"
     )
 
@@ -204,7 +211,8 @@ def gate_images(
         images = run_data.test
     elif calibration.images.classes is UNLABELLED:
         raise InputError(
-            f"int8 does not ship unmeasured, and {calibration.origin} has no class folders: give `gate_data`, a folder with a "
+            f"int8 does not ship unmeasured, and {calibration.origin} has no class folders: give `gate_data`, a "
+            "folder with a "
             "folder of images for each class"
         )
     else:
@@ -215,7 +223,8 @@ def gate_images(
         order = np.setdiff1d(order, calibration.index)
         if not len(order):
             raise InputError(
-                f"all {len(images)} images of {calibration.origin} are used for calibration and none is left to measure int8 on: "
+                f"all {len(images)} images of {calibration.origin} are used for calibration and none is left to "
+                "measure int8 on: "
                 "lower `calibration_count`, or give `gate_data`"
             )
     return labelled, order[balanced_subset(labelled.labels[order], limit)]

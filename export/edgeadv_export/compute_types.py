@@ -23,8 +23,8 @@ def compute_types(proto: Any) -> dict[str, str]:
     """What each convolution and matrix product of ``proto``, an ``onnx.ModelProto``, is written in.
 
     Returns:
-        By the name of the node, in the order of the graph: ``"Float"``, ``"Half"``, ``"Int8"`` where both factors come out
-        of a ``DequantizeLinear``, or ``"unknown"``.
+        By the name of the node, in the order of the graph: ``"Float"``, ``"Half"``, ``"Int8"`` where both factors come
+        out of a ``DequantizeLinear``, or ``"unknown"``.
     """
     weights = {tensor.name: _TYPES.get(tensor.data_type, _UNKNOWN) for tensor in proto.graph.initializer}
     makers = {output: node for node in proto.graph.node for output in node.output}

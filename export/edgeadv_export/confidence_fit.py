@@ -37,7 +37,8 @@ FEWEST, DEFAULT_LIMIT, COVERAGE = 100, 2000, 0.95
 """Images to fit on, all images by default, and the share of them that the threshold lets be answered."""
 TEST = "test"
 _SEED = 0
-# streams of their own: a --limit of the same seed would otherwise choose the very images that the temperature was fitted on
+# streams of their own: a --limit of the same seed would otherwise choose the very images that the temperature was
+# fitted on
 _STREAM, _HALVES = 0xC0F1, 0xC0F2
 _BATCH = 32
 
@@ -64,8 +65,8 @@ class ConfidencePlan:
         """Fit on one half and measure on the other.
 
         Args:
-            model: float32, on the CPU, in evaluation mode: the reference. Its temperature serves all variants. Parity holds the
-                logits of fp16 to it; nothing holds those of int8, whose gate looks at labels.
+            model: float32, on the CPU, in evaluation mode: the reference. Its temperature serves all variants. Parity
+                holds the logits of fp16 to it; nothing holds those of int8, whose gate looks at labels.
             preprocess: how a frame becomes the model's input.
             progress: told in a few words what begins.
 
@@ -86,14 +87,21 @@ class ConfidencePlan:
         digest = DataDigest()
         digest.add(fit)
         return {
-            "method": METHOD, "temperature": temperature, "n": len(fit.labels), "n_held_out": len(held_out.labels),
+            "method": METHOD,
+            "temperature": temperature,
+            "n": len(fit.labels),
+            "n_held_out": len(held_out.labels),
             **_calibration(other, held_out.labels, temperature),
             "rejection": _rejection(other, held_out.labels, temperature, threshold, self.coverage),
             "data": {
-                "name": name, "split": self.images.split, "sha256": digest.hexdigest(), "seed": _SEED, "unreadable": unreadable,
+                "name": name,
+                "split": self.images.split,
+                "sha256": digest.hexdigest(),
+                "seed": _SEED,
+                "unreadable": unreadable,
             },
             "images": list(fit.hashes),
-        }  # fmt: skip
+        }
 
     def _halves(self, preprocess: Preprocess) -> tuple[CleanBatch, CleanBatch, int]:
         """The images to fit on, the images to measure on, and how many could not be read."""
@@ -107,12 +115,13 @@ class ConfidencePlan:
         total = len(self.order)
         if len(unreadable) > MOST_UNREADABLE * total:
             raise DataError(
-                f"{len(unreadable)} of {total} images to fit the temperature on are unreadable, e.g. {unreadable[0]}; repair or remove them"
+                f"{len(unreadable)} of {total} images to fit the temperature on are unreadable, e.g. "
+                f"{unreadable[0]}; repair or remove them"
             )
         every = CleanBatch(np.concatenate(index), np.concatenate(pixels), np.concatenate(labels))
         n = len(every.labels)
-        # blindly: only then are the halves images of one kind, which the rank of the threshold rests on; as many of each class
-        # would leave none of a rare class to measure
+        # blindly: only then are the halves images of one kind, which the rank of the threshold rests on; as many of
+        # each class would leave none of a rare class to measure
         chosen = np.zeros(n, dtype=np.bool_)
         chosen[np.random.default_rng((_SEED, _HALVES)).permutation(n)[: n // 2]] = True
         fit = every.select(chosen)
@@ -121,7 +130,8 @@ class ConfidencePlan:
         held_out = every.select(~chosen & np.array([image not in known for image in every.hashes]))
         if min(len(fit.labels), len(held_out.labels)) < FEWEST:
             raise DataError(
-                f"{n} labelled images are too few for a temperature: {FEWEST} are fitted on and {FEWEST} others measured; give "
+                f"{n} labelled images are too few for a temperature: {FEWEST} are fitted on and {FEWEST} others "
+                "measured; give "
                 f"{2 * FEWEST} different ones or more (`confidence_data`, `confidence_limit`)"
             )
         return fit, held_out, len(unreadable)
@@ -148,10 +158,15 @@ def _rejection(
     n, k = len(labels), int(answered.sum())
     errors = int((answered & wrong).sum())
     return {
-        "coverage": coverage, "threshold": threshold, "n": n, "answered": k, "answered_ci95": list(wilson_interval(k, n)),
-        "wrong": int(wrong.sum()), "wrong_answered": errors,
+        "coverage": coverage,
+        "threshold": threshold,
+        "n": n,
+        "answered": k,
+        "answered_ci95": list(wilson_interval(k, n)),
+        "wrong": int(wrong.sum()),
+        "wrong_answered": errors,
         "error_answered_ci95": list(wilson_interval(errors, k)) if k else None,
-    }  # fmt: skip
+    }
 
 
 def confidence_images(
@@ -177,7 +192,8 @@ def confidence_images(
     if spec == TEST:
         if run_data is None:
             raise InputError(
-                f"`confidence_data` {TEST} is the test images of a run, and there is none: give a folder of class folders"
+                f"`confidence_data` {TEST} is the test images of a run, and there is none: give a folder of class "
+                "folders"
             )
         images = run_data.test
     else:

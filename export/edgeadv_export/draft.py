@@ -65,7 +65,8 @@ class Draft:
         return OnnxRuntimeBackend(self.bundle(variant), variant=variant, threads=threads)
 
     def entry(self, variant: str) -> VariantEntry:
-        """What the manifest says of the graph of ``variant`` that was written last, before it is compared with anything."""
+        """What the manifest says of the graph of ``variant`` that was written last, before it is compared with
+        anything."""
         path = self.path(variant)
         return VariantEntry(
             file=path.name,

@@ -1,4 +1,5 @@
-"""int8 that passes its gate: with every layer quantised, or with the most sensitive ones left in float32, or not at all."""
+"""int8 that passes its gate: with every layer quantised, or with the most sensitive ones left in float32, or not at
+all."""
 
 from __future__ import annotations
 
@@ -79,12 +80,18 @@ class Fitter:
             DataError: there is nothing to measure on.
         """
         images = plan.calibration
-        text = f"calibrating int8 on {len(images.index)} images of {images.origin} {images.images.split}, seed {images.seed}"
+        text = (
+            f"calibrating int8 on {len(images.index)} images of {images.origin} {images.images.split}, seed "
+            f"{images.seed}"
+        )
         tell = paced(progress, text, "images")
         calibrated = calibrate(
-            fp32, images.tensors(), model.architecture.name, scratch=draft.folder,
+            fp32,
+            images.tensors(),
+            model.architecture.name,
+            scratch=draft.folder,
             progress=lambda done: tell(done, len(images.index)),
-        )  # fmt: skip
+        )
         draft.write("fp32", fp32)
         with ExitStack() as stack:
             backend = stack.enter_context(draft.backend("fp32"))
@@ -94,12 +101,12 @@ class Fitter:
     def fit(self, variant: str) -> Fitted:
         """Quantise, measure, and leave the most sensitive layers in float32 one by one until the gate holds.
 
-        Which layer comes next was measured on calibration images, before. Each graph is one more look at the gate's images and
-        is judged the more strictly for it, until there are too few of them for another.
+        Which layer comes next was measured on calibration images, before. Each graph is one more look at the gate's
+        images and is judged the more strictly for it, until there are too few of them for another.
 
         Raises:
-            ExportError: it does not hold with a quarter of the layers in float32, or as far as the images allow; or the worst
-                case of a graph may not be believed.
+            ExportError: it does not hold with a quarter of the layers in float32, or as far as the images allow; or the
+                worst case of a graph may not be believed.
         """
         whole, proto = self._try(variant, [], look=1)
         measured = whole
@@ -146,8 +153,10 @@ class Fitter:
         )
         return (
             f"{variant} of {self.calibrated.name} loses {whole}{still}; the upper end of the interval may be "
-            f"{self.plan.max_drop:g}. {more}fp32 is right on {whole.clean.fp32_correct / whole.clean.n:.1%}: a network that has learned "
-            "little loses much. Train longer, give more labelled images (`gate_data`, `gate_limit`), more or other calibration images, a "
+            f"{self.plan.max_drop:g}. {more}fp32 is right on {whole.clean.fp32_correct / whole.clean.n:.1%}: a "
+            "network that has learned "
+            "little loses much. Train longer, give more labelled images (`gate_data`, `gate_limit`), more or other "
+            "calibration images, a "
             "larger `max_drop`, or export without it: `precisions` fp32,fp16. No bundle was written"
         )
 

@@ -22,7 +22,8 @@ def to_fp16(fp32: Any, name: str) -> Any:
     """A float16 copy of ``fp32`` with float32 input and output.
 
     The normalisation of the pixels stays in float32. A pixel rounded to float16 moves by up to 6% of 1/255, the size
-    of the perturbations that this product measures: it is rounded once, after the normalisation, and not before as well.
+    of the perturbations that this product measures: it is rounded once, after the normalisation, and not before as
+    well.
 
     Args:
         fp32: an ``onnx.ModelProto`` of :func:`to_onnx`; not changed.

@@ -41,14 +41,22 @@ def gain(draft: Draft, variant: str, images: NDArray[np.float32]) -> dict[str, A
     return {
         **size,
         "latency": {
-            "faster": float(np.median(times[:, 0] / times[:, 1])), "fp32_ms": float(p50[0]), "int8_ms": float(p50[1]),
-            "rounds": ROUNDS, "batch": 1, "threads": 1, "backend": slow.name, "provider": slow.provider, "device": slow.device,
+            "faster": float(np.median(times[:, 0] / times[:, 1])),
+            "fp32_ms": float(p50[0]),
+            "int8_ms": float(p50[1]),
+            "rounds": ROUNDS,
+            "batch": 1,
+            "threads": 1,
+            "backend": slow.name,
+            "provider": slow.provider,
+            "device": slow.device,
         },
-    }  # fmt: skip
+    }
 
 
 def _interleaved(backends: Sequence[Backend], images: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Nanoseconds of each call, int64 (rounds, backends): one image a round through all of them, in alternating order."""
+    """Nanoseconds of each call, int64 (rounds, backends): one image a round through all of them, in alternating
+    order."""
     times = np.empty((ROUNDS, len(backends)), dtype=np.int64)
     for i in range(-_WARM_UP, ROUNDS):
         x = images[i % len(images)][None]

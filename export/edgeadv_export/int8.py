@@ -2,8 +2,8 @@
 
 Two graphs, for no one graph is right everywhere:
 
-``int8-s8s8``  symmetric, at the inputs and weights of Conv, Gemm and MatMul only, biases in float32: what TensorRT takes
-               (it refuses an int32 bias and any zero point but 0), and what ARM computes without saturation.
+``int8-s8s8``  symmetric, at the inputs and weights of Conv, Gemm and MatMul only, biases in float32: what TensorRT
+               takes (it refuses an int32 bias and any zero point but 0), and what ARM computes without saturation.
 ``int8-u8s8``  unsigned activations at every operator, weights in 7 bits: what an x86 CPU computes fast, and without
                VNNI without saturation.
 """
@@ -29,8 +29,8 @@ from edgeadv_runtime.errors import ExportError
 from .to_onnx import INPUT, check, quiet, strip_metadata
 
 METHOD = "minmax-p95"
-# A network meets images on which a layer answers a hundred times louder than on others, and an attack that follows the gradients of
-# int8 finds its way through the coarse steps of a wide range: docs/int8.md has what each percentile costs.
+# A network meets images on which a layer answers a hundred times louder than on others, and an attack that follows the
+# gradients of int8 finds its way through the coarse steps of a wide range: docs/int8.md has what each percentile costs.
 _IMAGES_IN_RANGE = 95.0
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 _NET = "net."
@@ -55,8 +55,8 @@ class Calibrated:
     def layers(self, variant: str) -> dict[str, list[str]]:
         """What can be kept in float32: layers by name, in the order of the graph, and the nodes of each.
 
-        A layer is a weighted node, by the name of its weight, and, where ``variant`` quantises them too, the nodes between
-        it and the next ones: a tensor stays float32 only if neither its producer nor its consumers quantise it.
+        A layer is a weighted node, by the name of its weight, and, where ``variant`` quantises them too, the nodes
+        between it and the next ones: a tensor stays float32 only if neither its producer nor its consumers quantise it.
         """
         types = _op_types(variant)
         layers: dict[str, list[str]] = {}
@@ -98,12 +98,17 @@ class Calibrated:
         symmetric = variant == S8S8
         with _silent():
             quantizer = QDQQuantizer(
-                copy.deepcopy(self.fp32), per_channel=True, reduce_range=not symmetric, weight_qType=QuantType.QInt8,
-                activation_qType=QuantType.QInt8 if symmetric else QuantType.QUInt8, tensors_range=data,
+                copy.deepcopy(self.fp32),
+                per_channel=True,
+                reduce_range=not symmetric,
+                weight_qType=QuantType.QInt8,
+                activation_qType=QuantType.QInt8 if symmetric else QuantType.QUInt8,
+                tensors_range=data,
                 nodes_to_quantize=None if only is None else layers[only],
                 nodes_to_exclude=[node for layer in float_layers for node in layers[layer]],
-                op_types_to_quantize=_op_types(variant), extra_options=_OPTIONS[variant],
-            )  # fmt: skip
+                op_types_to_quantize=_op_types(variant),
+                extra_options=_OPTIONS[variant],
+            )
             quantizer.quantize_model()
             quantizer.model.topological_sort()
         proto = quantizer.model.model
@@ -115,13 +120,15 @@ class Calibrated:
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     S8S8: {
-        "ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False,
+        "ActivationSymmetric": True,
+        "WeightSymmetric": True,
+        "QuantizeBias": False,
         # quantised between a convolution and its activation, a network loses 11 points of top-1
         "OpTypesToExcludeOutputQuantization": list(WEIGHTED),
     },
     # among 256 steps for all logits the first two of 1,000 classes are often the same one
     U8S8: {"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
-}  # fmt: skip
+}
 
 
 def calibrate(
@@ -134,8 +141,8 @@ def calibrate(
 ) -> Calibrated:
     """Run the calibration images through ``fp32`` and note the range of every tensor, in which 95 of 100 images stay.
 
-    The least and the greatest value on each image alone are kept, two numbers for a tensor; the range is their 5th and 95th
-    percentile over the images. On what goes beyond, the artefact saturates.
+    The least and the greatest value on each image alone are kept, two numbers for a tensor; the range is their 5th and
+    95th percentile over the images. On what goes beyond, the artefact saturates.
 
     Args:
         fp32: an ``onnx.ModelProto`` of :func:`to_onnx`; not changed.
@@ -156,7 +163,7 @@ def calibrate(
         shaped = load_model_with_shape_infer(file)
         calibrator = create_calibrator(
             file, None, augmented_model_path=str(augmented), calibrate_method=CalibrationMethod.MinMax
-        )  # fmt: skip
+        )
         names: list[str] = []
         extremes: list[NDArray[np.float32]] = []
         for batch in batches:

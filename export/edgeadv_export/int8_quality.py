@@ -1,7 +1,8 @@
 """The quality gate of int8: what it loses against fp32 on the same labelled images, image by image, and what it gains.
 
-Images that int8 was calibrated on are left out. Clean accuracy is always measured; the worst case where a budget is given, by the
-:class:`~edgeadv_export.judge.Judge` that is handed in, and then it must be believable: any masking verdict but PASS ends the export.
+Images that int8 was calibrated on are left out. Clean accuracy is always measured; the worst case where a budget is
+given, by the :class:`~edgeadv_export.judge.Judge` that is handed in, and then it must be believable: any masking
+verdict but PASS ends the export.
 
 How a drop is judged is in :mod:`edgeadv_export.paired`.
 """
@@ -53,14 +54,15 @@ class Int8Plan:
         calibration: the images for the ranges.
         images: labelled images to measure on, in the order of the model's classes.
         order: int64, positions in ``images``; calibration images among them are left out when they are met.
-        max_drop: the largest accepted loss of top-1, in points, above 0; the upper end of its 95% interval is held to it.
+        max_drop: the largest accepted loss of top-1, in points, above 0; the upper end of its 95% interval is held to
+            it.
         eps: also measure the worst case at this budget.
         allow_training_images: measure on more than 1% of images that the network was trained on.
         make_judge: who attacks, where there is a budget.
 
     Raises:
-        InputError: ``max_drop`` is out of range, so few images could not show it even if none were lost, or there is a budget and
-            nobody to attack.
+        InputError: ``max_drop`` is out of range, so few images could not show it even if none were lost, or there is a
+            budget and nobody to attack.
     """
 
     calibration: Calibration
@@ -87,7 +89,8 @@ class Int8Plan:
         needed = images_needed(self.max_drop)
         if needed is None or n < needed:
             raise InputError(
-                f"{n} labelled images cannot show that at most {self.max_drop:g} points are lost, even if none is: give at least "
+                f"{n} labelled images cannot show that at most {self.max_drop:g} points are lost, even if none is: "
+                "give at least "
                 f"{needed or 'ten million'} (`gate_data`, `gate_limit`), or a larger `max_drop`"
             )
 
@@ -146,7 +149,8 @@ class Gate:
             right.append(_right(fp32, to_tensor(batch.pixels), batch.labels))
         if len(unreadable) > MOST_UNREADABLE * total:
             raise DataError(
-                f"{len(unreadable)} of {total} images to measure int8 on are unreadable, e.g. {unreadable[0]}; repair or remove them"
+                f"{len(unreadable)} of {total} images to measure int8 on are unreadable, e.g. {unreadable[0]}; "
+                "repair or remove them"
             )
         if not index:
             raise DataError(f"int8 was calibrated on all {total} images of {self._name}: give others to measure it on")
@@ -154,11 +158,15 @@ class Gate:
         self._index, self._right = np.concatenate(index), np.concatenate(right)
         self._plan.check_images(len(self._index))
         self.data = {
-            "name": self._name, "split": self._plan.images.split, "n": len(self._index), "sha256": digest.hexdigest(),
-            "calibration_left_out": left_out["calibration"], "unreadable": len(unreadable),
+            "name": self._name,
+            "split": self._plan.images.split,
+            "n": len(self._index),
+            "sha256": digest.hexdigest(),
+            "calibration_left_out": left_out["calibration"],
+            "unreadable": len(unreadable),
             "training_images": overlap.known,
             "runtime": f"onnxruntime {onnxruntime.__version__}, {fp32.provider}",
-        }  # fmt: skip
+        }
 
     def measure(self, int8: Backend, proto: Any, *, look: int) -> Measured:
         """Score a graph on the same images.
@@ -196,9 +204,13 @@ class Gate:
         """
         first = next(self._batches(self._index[:_BATCH], [], Counter()))
         graph, _ = make(
-            proto, int8.variant, onnx_sha256=int8.artifact_sha256, pixels=first.pixels,
-            logits=int8.infer(to_tensor(first.pixels)), runtime=f"onnxruntime {onnxruntime.__version__}",
-        )  # fmt: skip
+            proto,
+            int8.variant,
+            onnx_sha256=int8.artifact_sha256,
+            pixels=first.pixels,
+            logits=int8.infer(to_tensor(first.pixels)),
+            runtime=f"onnxruntime {onnxruntime.__version__}",
+        )
         return Surrogate(graph).eval()
 
     def to_json(self, measured: Measured) -> dict[str, Any]:
@@ -253,7 +265,8 @@ def _check_believable(attacked: Sequence[Attacked], eps: Eps) -> RowMasking:
         else "train another way"
     )
     raise ExportError(
-        f"int8's worst case at eps {eps.text} may not be believed, and so is not judged: verdict {masking.verdict} ({reason}); "
+        f"int8's worst case at eps {eps.text} may not be believed, and so is not judged: verdict {masking.verdict} "
+        f"({reason}); "
         f"{remedy}, or leave `gate_eps` out, which judges clean accuracy alone. No bundle was written"
     )
 
@@ -267,7 +280,8 @@ def _right(backend: Backend, x: NDArray[np.float32], labels: NDArray[np.int64]) 
 
 
 def paced(progress: Progress, text: str, unit: str) -> Callable[[int, int], None]:
-    """A callback for work done and work to do: tells ``progress`` that it begins, and every few seconds how far it is."""
+    """A callback for work done and work to do: tells ``progress`` that it begins, and every few seconds how far it
+    is."""
     progress(text)
     last = time.monotonic()
 

@@ -41,7 +41,8 @@ class Judge(Protocol):
         """What fp32 makes of the attacks on itself."""
 
     def judge_int8(self, int8: Backend, surrogate: Surrogate | None) -> tuple[Attacked, Attacked]:
-        """What fp32 and ``int8`` make of the attacks on both; ``surrogate`` is int8 as PyTorch can follow it, if it can."""
+        """What fp32 and ``int8`` make of the attacks on both; ``surrogate`` is int8 as PyTorch can follow it, if it
+        can."""
 
 
 class MakeJudge(Protocol):

@@ -64,8 +64,8 @@ class Origin:
     Attributes:
         title: the model in a few words.
         provenance: a JSON object.
-        training_images: what the model was trained on, under the preprocessing it is exported with, so that evaluation can
-            tell; None where that is not known.
+        training_images: what the model was trained on, under the preprocessing it is exported with, so that evaluation
+            can tell; None where that is not known.
     """
 
     title: str
@@ -90,9 +90,10 @@ def export_bundle(
 ) -> Bundle:
     """Export ``model`` and write the bundle at ``out``, if every variant agrees with it on ``frames``.
 
-    fp32 and fp16 must agree in the logits. int8 cannot: it must lose no more accuracy than ``int8`` allows. Its graph is written a
-    second time for :mod:`edgeadv.gradients.graph`, if that agrees with the artefact on ``frames``. A ``-u8in`` variant is made from the one
-    with float input, which need not be shipped, must give every frame the same label as that, and shares its gate and surrogate.
+    fp32 and fp16 must agree in the logits. int8 cannot: it must lose no more accuracy than ``int8`` allows. Its graph
+    is written a second time for :mod:`edgeadv.gradients.graph`, if that agrees with the artefact on ``frames``. A
+    ``-u8in`` variant is made from the one with float input, which need not be shipped, must give every frame the same
+    label as that, and shares its gate and surrogate.
 
     Args:
         model: any mode, device and floating dtype; it is left exactly as it is. The bundle holds its float32 weights.
@@ -113,7 +114,8 @@ def export_bundle(
         The opened bundle.
 
     Raises:
-        InputError: an argument does not fit, a weight is NaN or infinite, or int8 was to be measured on training images.
+        InputError: an argument does not fit, a weight is NaN or infinite, or int8 was to be measured on training
+            images.
         ExportError: the model cannot be exported, or a variant is not the model; no bundle is left then.
         StorageError: ``out`` cannot be written, or is something else than a bundle.
     """
@@ -270,15 +272,16 @@ class _Writer:
         different = np.flatnonzero(logits.argmax(axis=1) != floats.argmax(axis=1))
         if len(different):
             raise ExportError(
-                f"{variant} gives {len(different)} of {len(logits)} frames another label than {base_of(variant)}, which it was made "
+                f"{variant} gives {len(different)} of {len(logits)} frames another label than {base_of(variant)}, "
+                "which it was made "
                 f"from, the first of them frame {different[0]}; export without it. No bundle was written"
             )
 
     def _surrogate(self, variant: str, proto: Any, onnx_sha256: str, logits: NDArray[np.float32]) -> SurrogateEntry:
         """Write the surrogate of an int8 artefact and return its manifest entry.
 
-        An artefact that passed its gate is right, whether or not PyTorch can differentiate it: where it cannot, the bundle has no
-        surrogate, the manifest says why, and so does the progress.
+        An artefact that passed its gate is right, whether or not PyTorch can differentiate it: where it cannot, the
+        bundle has no surrogate, the manifest says why, and so does the progress.
         """
         self.progress(f"comparing the surrogate of {variant} with it on {len(self.pixels)} frames")
         try:
@@ -299,10 +302,11 @@ class _Writer:
 
 
 def decided(logits: Mapping[str, NDArray[np.float32]], most: int) -> NDArray[np.int64]:
-    """The first ``most`` frames whose label no accepted error can change; where they are too few, also the next clearest.
+    """The first ``most`` frames whose label no accepted error can change; where they are too few, also the next
+    clearest.
 
-    A frame on the fence would fail the self-test on a device that computes as it should: two right implementations of one
-    int8 graph give other labels to one image in fifty.
+    A frame on the fence would fail the self-test on a device that computes as it should: two right implementations of
+    one int8 graph give other labels to one image in fifty.
 
     Args:
         logits: for each variant, float32 of shape (n, classes) of the same frames.

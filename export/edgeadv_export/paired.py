@@ -1,7 +1,7 @@
 """What int8 loses against fp32, image by image, and by which interval it is judged.
 
-A drop is judged at the upper end of an interval, so the images must be enough to show it. Every graph that is measured on the same
-images is one more chance to pass by luck: the later ones are judged at the end of a wider interval.
+A drop is judged at the upper end of an interval, so the images must be enough to show it. Every graph that is measured
+on the same images is one more chance to pass by luck: the later ones are judged at the end of a wider interval.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from edgeadv_runtime.records.evidence import RowMasking
 from edgeadv_runtime.records.statistics import paired_difference_interval, pairs_needed
 
 ERROR = 0.025
-"""Nominal one-sided error of the first look: the upper end of a two-sided 95% interval. ``docs/int8.md`` says what it was measured to be."""
+"""Nominal one-sided error of the first look: the upper end of a two-sided 95% interval. ``docs/int8.md`` says what it
+was measured to be."""
 
 
 def error_of(look: int) -> float:
-    """One-sided error of the interval that the ``look``-th graph measured on the same images is judged by, the first being 1.
+    """One-sided error of the interval that the ``look``-th graph measured on the same images is judged by, the first
+    being 1.
 
     The first has :data:`ERROR`. All later ones together have as much again, however many there are: the ``k``-th spends
     ``1 / (k * (k - 1))`` of it, which adds up to less than 1.
@@ -85,10 +87,15 @@ class Paired:
     def to_json(self, look: int) -> dict[str, Any]:
         """A JSON object."""
         return {
-            "n": self.n, "fp32_correct": self.fp32_correct, "int8_correct": self.fp32_correct - self.lost + self.gained,
-            "lost": self.lost, "gained": self.gained, "drop": self.drop, "drop_ci95": list(self.interval),
+            "n": self.n,
+            "fp32_correct": self.fp32_correct,
+            "int8_correct": self.fp32_correct - self.lost + self.gained,
+            "lost": self.lost,
+            "gained": self.gained,
+            "drop": self.drop,
+            "drop_ci95": list(self.interval),
             "drop_upper": self.upper(look),
-        }  # fmt: skip
+        }
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -20,8 +20,8 @@ from edgeadv_runtime.errors import BackendError, ExportError
 # logits 40 to 100 times larger than others, and its rounding errors grow with them.
 # fp32: 1e-6 was measured on RegNetY-400MF, AlexNet and EfficientNet-Lite0; a GPU sums in another order.
 # fp16: 3e-3 was measured on EfficientNet-Lite0 with ImageNet weights, 4e-3 where every activation is rounded as well.
-# int8: of another device's logits from ONNX Runtime's, not from PyTorch's. The same integers summed exactly give the same
-# logits, but who keeps the sums in float32 rounds some activations to the next step: up to 0.06 was measured on
+# int8: of another device's logits from ONNX Runtime's, not from PyTorch's. The same integers summed exactly give the
+# same logits, but who keeps the sums in float32 rounds some activations to the next step: up to 0.06 was measured on
 # EfficientNet-Lite0 and 436 photographs. Saturating 16-bit sums (s8s8 on AVX2 without VNNI) give 0.47.
 TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8-s8s8": 0.1, "int8-u8s8": 0.1}
 TOLERANCES |= {variant + U8IN: TOLERANCES[variant] for variant in FLOAT_VARIANTS}
@@ -98,10 +98,15 @@ def compare(expected: NDArray[np.float32], got: NDArray[np.float32], *, referenc
         for i in np.flatnonzero(labels != artifact_labels)
     )
     return Parity(
-        frames=len(truth), max_abs_error=error, max_relative_error=error / scale if scale else float(error > 0),
-        min_cosine=float(cosines.min()), top1_agreement=1 - len(flips) / len(truth), flips=flips,
-        reference=reference, runtime=runtime,
-    )  # fmt: skip
+        frames=len(truth),
+        max_abs_error=error,
+        max_relative_error=error / scale if scale else float(error > 0),
+        min_cosine=float(cosines.min()),
+        top1_agreement=1 - len(flips) / len(truth),
+        flips=flips,
+        reference=reference,
+        runtime=runtime,
+    )
 
 
 def torch_logits(model: nn.Module, pixels: NDArray[np.uint8], name: str) -> NDArray[np.float32]:

@@ -1,4 +1,5 @@
-"""The quantised graph once more, for the side that needs gradients and has no onnx; and the proof that it computes the same."""
+"""The quantised graph once more, for the side that needs gradients and has no onnx; and the proof that it computes the
+same."""
 
 from __future__ import annotations
 
@@ -51,13 +52,14 @@ def neutral(proto: Any, variant: str, *, onnx_sha256: str) -> QuantisedGraph:
 
 
 def as_computed(graph: QuantisedGraph) -> QuantisedGraph:
-    """``graph`` with its sums as ONNX Runtime forms them on an x86 processor, for one activation on another step moves what follows.
+    """``graph`` with its sums as ONNX Runtime forms them on an x86 processor, for one activation on another step moves
+    what follows.
 
-    Kernels for 8 bits add whole numbers, which float32 holds exactly, and scale the sum once; where it is rounded at once, both
-    scales are one factor. A sum of two rounded tensors that is rounded at once is two fused multiply-adds. ``int8-s8s8`` is mostly
-    summed in float32, in an order of its own (:mod:`edgeadv.gradients.ordered_conv`). In both, a
-    float32 bias is rounded to a whole number where the sum is rounded next, after a Relu or Clip at most: ONNX Runtime's optimiser
-    does that, and adds a branch into the sums of a biased convolution.
+    Kernels for 8 bits add whole numbers, which float32 holds exactly, and scale the sum once; where it is rounded at
+    once, both scales are one factor. A sum of two rounded tensors that is rounded at once is two fused multiply-adds.
+    ``int8-s8s8`` is mostly summed in float32, in an order of its own (:mod:`edgeadv.gradients.ordered_conv`). In both,
+    a float32 bias is rounded to a whole number where the sum is rounded next, after a Relu or Clip at most: ONNX
+    Runtime's optimiser does that, and adds a branch into the sums of a biased convolution.
     """
     return _Sums(graph).rewritten()
 
@@ -115,7 +117,8 @@ class _Sums:
         return self._in_integers(node, scale)
 
     def _scale(self, node: Node) -> Tensor | None:
-        """Scale of the sums of ``node``, for each output channel or for all; None where its factors are not dequantised."""
+        """Scale of the sums of ``node``, for each output channel or for all; None where its factors are not
+        dequantised."""
         x, weight = (self._made.get(name) for name in node.inputs[:2])
         if x is None or weight is None or (x.op, weight.op) != (_DQ, _DQ) or weight.inputs[0] not in self._tensors:
             return None
@@ -127,7 +130,8 @@ class _Sums:
         return None if scale.numel() > 1 and weight.attributes.get("axis", 1) != 0 else scale
 
     def _in_8_bits(self, node: Node) -> bool:
-        """Whether a convolution of ``int8-s8s8`` is one of 8 bits: rounded at once, and neither end shared with another node."""
+        """Whether a convolution of ``int8-s8s8`` is one of 8 bits: rounded at once, and neither end shared with another
+        node."""
         users = self._users.get(node.outputs[0], [])
         before = self._made[node.inputs[0]].inputs[0]
         return [u.op for u in users] == [_Q] and all(self._lonely(q) for q in (before, users[0].outputs[0]))
@@ -162,9 +166,11 @@ class _Sums:
         return nodes
 
     def _sum(self, node: Node) -> list[Node] | None:
-        """The nodes for a sum of two rounded tensors that is rounded at once; None where ``node`` is none, or not in 8 bits.
+        """The nodes for a sum of two rounded tensors that is rounded at once; None where ``node`` is none, or not in 8
+        bits.
 
-        ``a * A + (b * B + c)`` with the ratios A and B of the scales and ``c = zero - (A * zero_a + B * zero_b)``, each bracket rounded
+        ``a * A + (b * B + c)`` with the ratios A and B of the scales and ``c = zero - (A * zero_a + B * zero_b)``, each
+        bracket rounded
         once: found by comparing orders of rounding with ONNX Runtime on all 65,536 pairs of values.
         """
         (output,) = node.outputs
@@ -217,7 +223,8 @@ class _Sums:
         return [Node("OrderedConv", tuple(inputs), (output,), node.attributes)]
 
     def _start_of(self, add: Node) -> Node | None:
-        """The convolution of ``int8-s8s8`` whose sums begin with the other input of ``add``: the first that has a bias."""
+        """The convolution of ``int8-s8s8`` whose sums begin with the other input of ``add``: the first that has a
+        bias."""
         if (
             self._graph.variant != S8S8
             or add.inputs[0] == add.inputs[1]
@@ -265,7 +272,8 @@ def make(
     """The surrogate of an artefact, and the proof that it is one; arguments as for :func:`neutral` and :func:`prove`.
 
     Raises:
-        ExportError: there can be none. The artefact does not depend on it: whatever kind of graph this stumbles over, it says so.
+        ExportError: there can be none. The artefact does not depend on it: whatever kind of graph this stumbles over,
+            it says so.
     """
     try:
         graph = as_computed(neutral(proto, variant, onnx_sha256=onnx_sha256))
@@ -277,9 +285,10 @@ def make(
 def prove(graph: QuantisedGraph, pixels: NDArray[np.uint8], logits: NDArray[np.float32], *, runtime: str) -> Parity:
     """Compare the surrogate of ``graph`` with the artefact that it stands for.
 
-    The surrogate is one more machine that runs the same int8 graph, so it is judged as another device is: by the largest error
-    of a logit, of which :data:`TOLERANCES` allows 10%. Labels are counted and not judged: on a few dozen frames one that is on
-    the fence decides their share, and a label can change only where two logits are closer than twice the error.
+    The surrogate is one more machine that runs the same int8 graph, so it is judged as another device is: by the
+    largest error of a logit, of which :data:`TOLERANCES` allows 10%. Labels are counted and not judged: on a few dozen
+    frames one that is on the fence decides their share, and a label can change only where two logits are closer than
+    twice the error.
 
     Args:
         graph: of an int8 artefact.

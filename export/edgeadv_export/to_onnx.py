@@ -41,9 +41,16 @@ def to_onnx(model: PixelModel, input_shape: tuple[int, int, int]) -> Any:
     try:
         with quiet():
             program = torch.onnx.export(
-                model, (example,), dynamo=True, external_data=False, opset_version=OPSET, verbose=False,
-                input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=({0: torch.export.Dim("batch")},),
-            )  # fmt: skip
+                model,
+                (example,),
+                dynamo=True,
+                external_data=False,
+                opset_version=OPSET,
+                verbose=False,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(f"{name} cannot be exported to ONNX: {_root_cause(error)}") from error
     assert program is not None  # it is None only without dynamo

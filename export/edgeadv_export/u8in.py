@@ -20,16 +20,18 @@ _LARGEST = 255.0
 def to_u8in(proto: Any, name: str) -> Any:
     """A copy of ``proto`` that takes uint8 NHWC pixels in 0..255 and does itself what ``to_tensor`` does outside.
 
-    Before the graph, which stays as it is, come ``Cast`` to float32, ``Transpose`` to NCHW and ``Div`` by 255: in this order, for
-    TensorRT takes no ``Transpose`` of uint8, and wants a uint8 input to be cast before anything else. It is the same division
-    of the same float32 numbers, so the graph sees the very tensor that it would have been given.
+    Before the graph, which stays as it is, come ``Cast`` to float32, ``Transpose`` to NCHW and ``Div`` by 255: in this
+    order, for TensorRT takes no ``Transpose`` of uint8, and wants a uint8 input to be cast before anything else. It is
+    the same division of the same float32 numbers, so the graph sees the very tensor that it would have been given.
 
     Args:
-        proto: an ``onnx.ModelProto`` whose input ``image`` is float32 (batch, channels, height, width) in [0, 1]; not changed.
+        proto: an ``onnx.ModelProto`` whose input ``image`` is float32 (batch, channels, height, width) in [0, 1]; not
+            changed.
         name: what to call the network in errors.
 
     Returns:
-        A checked ``onnx.ModelProto``: input ``image`` uint8 (batch, height, width, channels) in 0..255, output as it was.
+        A checked ``onnx.ModelProto``: input ``image`` uint8 (batch, height, width, channels) in 0..255, output as it
+        was.
 
     Raises:
         ExportError: the input of ``proto`` is no such tensor, or a name in it is one of those that are added.

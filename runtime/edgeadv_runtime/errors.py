@@ -18,7 +18,8 @@
     ├── GateError               results do not hold what a release asks for
     └── StorageError            a file or folder cannot be written
 
-The command line shows each of these as one line and exits with status 2. Anything else is a bug and keeps its traceback.
+The command line shows each of these as one line and exits with status 2. Anything else is a bug and keeps its
+traceback.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ _FIELD = re.compile(r"`([a-z][a-z0-9_]*)`")
 class InputError(EdgeAdvError):
     """An argument, an option or a frame is not usable.
 
-    ``InputError("eps", "must be above 0")`` speaks of one argument, ``InputError("the frame is empty")`` of none. Other arguments
-    stand in the text in backticks, so that the command line can write them as its options.
+    ``InputError("eps", "must be above 0")`` speaks of one argument, ``InputError("the frame is empty")`` of none. Other
+    arguments stand in the text in backticks, so that the command line can write them as its options.
 
     Attributes:
         field: the argument that the message begins with, or None.

@@ -93,7 +93,8 @@ def ensure_file_writable(path: Path) -> None:
 
 
 def _target(path: Path) -> Path:
-    """Where writing ``path`` makes a file or replaces one, which links lead to; root could rename a file over ``/dev/null``."""
+    """Where writing ``path`` makes a file or replaces one, which links lead to; root could rename a file over
+    ``/dev/null``."""
     with _storage_errors(path):
         try:
             target = path.resolve() if path.is_symlink() else path

@@ -1,7 +1,7 @@
 """The masking verdict on networks that were really trained: which figures may be believed is known beforehand.
 
-Networks that hide nothing must pass, robust or not; hidden gradients, probabilities and chance must not; and the size of the
-logits must not matter. ``pytest -s`` prints what was measured.
+Networks that hide nothing must pass, robust or not; hidden gradients, probabilities and chance must not; and the size
+of the logits must not matter. ``pytest -s`` prints what was measured.
 """
 
 from __future__ import annotations
@@ -81,9 +81,12 @@ class Changed(nn.Module):
     """A model whose logits, or whose images, something is done to first."""
 
     def __init__(
-        self, model: nn.Module, *, logits: Callable[[Tensor], Tensor] | None = None,
+        self,
+        model: nn.Module,
+        *,
+        logits: Callable[[Tensor], Tensor] | None = None,
         images: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.model, self.logits, self.images = model, logits, images
 
@@ -184,10 +187,13 @@ def measure(clean: list[CleanBatch]) -> Callable[..., Measured]:
             standing = np.all([standing, *(right[i.key] for i in listed if i.eps == budget)], axis=0)
             worst[budget.text] = int(standing.sum())
         measured = Measured(
-            verdict=result.verdict, evidence=result.evidence, clean=float(right[CLEAN_KEY].mean()),
-            standing={i.key: int(right[i.key].sum()) for i in listed}, worst=worst,
+            verdict=result.verdict,
+            evidence=result.evidence,
+            clean=float(right[CLEAN_KEY].mean()),
+            standing={i.key: int(right[i.key].sum()) for i in listed},
+            worst=worst,
             images={i.key: np.concatenate([b.adversarial[i.key] for b in crafted]) for i in listed if not i.control},
-        )  # fmt: skip
+        )
         show(title, measured)
         return measured
 
@@ -196,7 +202,8 @@ def measure(clean: list[CleanBatch]) -> Callable[..., Measured]:
 
 def show(title: str, measured: Measured) -> None:
     print(
-        f"\n{title}: {measured.verdict}, clean {measured.clean:.3f}, at eps 1 {measured.standing[LARGE_EPS, '1'] / N:.3f}"
+        f"\n{title}: {measured.verdict}, clean {measured.clean:.3f}, at eps 1 "
+        f"{measured.standing[LARGE_EPS, '1'] / N:.3f}"
     )
     for eps, worst in measured.worst.items():
         shares = "  ".join(f"{name} {n / N:.3f}" for (name, at), n in measured.standing.items() if at == eps)
@@ -211,9 +218,15 @@ def cnn() -> PixelModel:
     """A small network without BatchNorm."""
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(3, 16, 5, 2, 2), nn.ReLU(), nn.Conv2d(16, 32, 5, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(2048, 100), nn.ReLU(),
+        nn.Conv2d(3, 16, 5, 2, 2),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 5, 2, 2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(2048, 100),
+        nn.ReLU(),
         nn.Linear(100, 10),
-    )  # fmt: skip
+    )
     return PixelModel(net, Architecture(name="cnn", source="timm", num_classes=10, mean=(0.0,) * 3, std=(1.0,) * 3))
 
 
@@ -278,7 +291,8 @@ def undefended_cnn(trained_cnn: Trainer) -> PixelModel:
 
 @pytest.fixture(scope="module")
 def overfitted_cnn(digits: tuple[ImageSet, ImageSet]) -> PixelModel:
-    """Trained on plain FGSM at eps 0.3, without a random start, until FGSM no longer works and PGD does (Wong et al. 2020)."""
+    """Trained on plain FGSM at eps 0.3, without a random start, until FGSM no longer works and PGD does (Wong et al.
+    2020)."""
     epochs, size = 30, 100
     model = cnn()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -440,9 +454,10 @@ def test_probabilities_for_logits_are_suspect(
 
 
 @pytest.mark.parametrize(
-    "images", [partial(functional.dropout, p=0.1, training=True), lambda x: x + 0.05 * torch.randn_like(x)],
+    "images",
+    [partial(functional.dropout, p=0.1, training=True), lambda x: x + 0.05 * torch.randn_like(x)],
     ids=["dropout", "noise"],
-)  # fmt: skip
+)
 def test_a_network_that_throws_dice_is_found(
     images: Callable[[Tensor], Tensor], undefended_cnn: PixelModel, measure: Callable[..., Measured]
 ) -> None:
@@ -463,7 +478,8 @@ def waves(x: Tensor) -> Tensor:
 
 
 class Waved(nn.Module):
-    """A network with waves on its logits: at 0.3 their slope is a hundred times its own, and they change no decision."""
+    """A network with waves on its logits: at 0.3 their slope is a hundred times its own, and they change no
+    decision."""
 
     def __init__(self, model: nn.Module, amplitude: float) -> None:
         super().__init__()
@@ -555,9 +571,14 @@ def test_the_bundle_of_a_run_gives_the_same_verdict(
 
     frames = [np.asarray(digits[1].image(i).convert("RGB")) for i in range(8)]
     bundle = export_bundle(
-        distilled_run.load_model().eval(), tmp_path / "d.edgeadv", classes=distilled_run.classes, preprocess=distilled_run.preprocess,
-        frames=frames, origin=Origin(title=distilled_run.title, provenance=distilled_run.provenance), variants=["fp32"],
-    )  # fmt: skip
+        distilled_run.load_model().eval(),
+        tmp_path / "d.edgeadv",
+        classes=distilled_run.classes,
+        preprocess=distilled_run.preprocess,
+        frames=frames,
+        origin=Origin(title=distilled_run.title, provenance=distilled_run.provenance),
+        variants=["fp32"],
+    )
     with TorchBackend(bundle, device=CPU, threads=1) as backend:
         attacks = attacks_on(backend.model, EPS[:1], backend, bundle.weights_sha256)
         results = evaluate(

@@ -84,8 +84,13 @@ def test_hashes_are_those_of_the_preprocessed_pixels(folder: Path) -> None:
     expected = [hashlib.sha256(np.asarray(Image.open(files[i]).convert("RGB")).tobytes()) for i in calibration.index]
     assert list(calibration.hashes) == [digest.hexdigest() for digest in expected]
     assert calibration.to_json() == {
-        "method": "minmax-p95", "seed": 0, "count": 32, "origin": "photos", "split": "all", "images": list(calibration.hashes)
-    }  # fmt: skip
+        "method": "minmax-p95",
+        "seed": 0,
+        "count": 32,
+        "origin": "photos",
+        "split": "all",
+        "images": list(calibration.hashes),
+    }
 
 
 def test_batches_hold_every_chosen_image_once(folder: Path) -> None:

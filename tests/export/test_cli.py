@@ -36,10 +36,20 @@ def weights_arguments(tmp_path: Path, tiny_model: PixelModel, tiny_classes: Clas
     rows = zip(tiny_classes.ids, tiny_classes.names, strict=True)
     (tmp_path / "classes.tsv").write_text("".join(f"{i}\t{name}\n" for i, name in rows))
     return [
-        "export", "--arch", "timm/test_resnet", "--weights", str(tmp_path / "w.safetensors"), "--classes",
-        str(tmp_path / "classes.tsv"), "--preprocess", "resize=32,crop=32", "--golden", str(golden), "--out",
+        "export",
+        "--arch",
+        "timm/test_resnet",
+        "--weights",
+        str(tmp_path / "w.safetensors"),
+        "--classes",
+        str(tmp_path / "classes.tsv"),
+        "--preprocess",
+        "resize=32,crop=32",
+        "--golden",
+        str(golden),
+        "--out",
         str(tmp_path / "x.edgeadv"),
-    ]  # fmt: skip
+    ]
 
 
 def without(arguments: list[str], option: str) -> list[str]:
@@ -68,16 +78,26 @@ def test_export_from_weights(
 def test_export_from_a_run(tmp_path: Path, tiny_model: PixelModel, golden: Path) -> None:
     digits = tuple("0123456789")
     run = write_run(
-        tmp_path / "run", tiny_model,
+        tmp_path / "run",
+        tiny_model,
         {
-            "architecture": tiny_model.architecture.to_json(), "preprocess": Preprocess(resize=32, crop=32).to_json(),
-            "classes": Classes(digits, digits).to_json(), "data": {"spec": "mnist5k"}, "title": "tiny, undefended",
+            "architecture": tiny_model.architecture.to_json(),
+            "preprocess": Preprocess(resize=32, crop=32).to_json(),
+            "classes": Classes(digits, digits).to_json(),
+            "data": {"spec": "mnist5k"},
+            "title": "tiny, undefended",
             "recipe": {"recipe": "undefended"},
             "stages": [
-                {"epochs": [{"loss": 0.5}], "test_accuracy": 0.5, "test_accuracy_ci95": [0.4, 0.6], "test_images": 100, "unreadable": []}
+                {
+                    "epochs": [{"loss": 0.5}],
+                    "test_accuracy": 0.5,
+                    "test_accuracy_ci95": [0.4, 0.6],
+                    "test_images": 100,
+                    "unreadable": [],
+                }
             ],
         },
-    )  # fmt: skip
+    )
     assert main(["export", str(run.path), "--out", str(tmp_path / "x.edgeadv"), "--precision", "fp32"]) == 0
     bundle = Bundle.open(tmp_path / "x.edgeadv")
     assert bundle.variants == ("fp32",)

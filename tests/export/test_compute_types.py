@@ -44,12 +44,21 @@ def test_a_quantised_model(tiny_bundle: Bundle, tmp_path: Path) -> None:
     types = compute_types(onnx.load(tiny_bundle.onnx_path("fp32")))
     kept = list(types)[:2]
     quantize_static(
-        str(tiny_bundle.onnx_path("fp32")), str(tmp_path / "int8.onnx"), Reader(), per_channel=True,
-        activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+        str(tiny_bundle.onnx_path("fp32")),
+        str(tmp_path / "int8.onnx"),
+        Reader(),
+        per_channel=True,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=["Conv", "Gemm", "MatMul"],
         nodes_to_exclude=kept,
-        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False,
-                       "OpTypesToExcludeOutputQuantization": ["Conv", "Gemm", "MatMul"]},
-    )  # fmt: skip
+        extra_options={
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            "OpTypesToExcludeOutputQuantization": ["Conv", "Gemm", "MatMul"],
+        },
+    )
     expected = {name: "Float" if name in kept else "Int8" for name in types}
     assert compute_types(onnx.load(tmp_path / "int8.onnx")) == expected
 
@@ -74,6 +83,10 @@ def test_types_behind_other_nodes() -> None:
     ]
     proto = model(nodes, w32=single, w8=eight, s=np.array(scale), z=np.array(zero), bias=single[0])
     assert compute_types(proto) == {
-        "of a constant": "Half", "of a cast": "Half", "quantised": "Int8", "of 8-bit weights alone": "unknown",
-        "of two images": "unknown", "6": "Float",
-    }  # fmt: skip
+        "of a constant": "Half",
+        "of a cast": "Half",
+        "quantised": "Int8",
+        "of 8-bit weights alone": "unknown",
+        "of two images": "unknown",
+        "6": "Float",
+    }

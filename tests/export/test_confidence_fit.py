@@ -26,10 +26,15 @@ def calibrated(tmp_path_factory, digits_model, digits_test) -> Bundle:
     """The digits with a temperature of all their test images."""
     images, order = confidence_images("mnist5k", digits_test.classes)
     return export_bundle(
-        digits_model, tmp_path_factory.mktemp("calibrated") / "digits.edgeadv", classes=digits_test.classes,
-        preprocess=digits_test.preprocess, frames=data_frames(digits_test), variants=["fp32"], origin=Origin(title="digits", provenance={}),
+        digits_model,
+        tmp_path_factory.mktemp("calibrated") / "digits.edgeadv",
+        classes=digits_test.classes,
+        preprocess=digits_test.preprocess,
+        frames=data_frames(digits_test),
+        variants=["fp32"],
+        origin=Origin(title="digits", provenance={}),
         confidence=ConfidencePlan(images=images, order=order, coverage=0.9),
-    )  # fmt: skip
+    )
 
 
 def test_half_is_fitted_on_and_the_other_half_measured(calibrated, digits_model, digits_test):
@@ -99,16 +104,26 @@ def test_a_rare_class_is_fitted_on_and_measured(digits_model, digits_test):
 def cli_run(tmp_path, digits_model, digits_test, monkeypatch):
     """A run whose model is the digits'; its class is not one that a run's architecture builds."""
     run = write_run(
-        tmp_path / "run", digits_model,
+        tmp_path / "run",
+        digits_model,
         {
-            "architecture": digits_model.architecture.to_json(), "preprocess": digits_test.preprocess.to_json(),
-            "classes": digits_test.classes.to_json(), "data": {"spec": "mnist5k"}, "title": "digits",
+            "architecture": digits_model.architecture.to_json(),
+            "preprocess": digits_test.preprocess.to_json(),
+            "classes": digits_test.classes.to_json(),
+            "data": {"spec": "mnist5k"},
+            "title": "digits",
             "recipe": {"recipe": "undefended"},
             "stages": [
-                {"epochs": [{"loss": 0.5}], "test_accuracy": 0.5, "test_accuracy_ci95": [0.4, 0.6], "test_images": 100, "unreadable": []}
+                {
+                    "epochs": [{"loss": 0.5}],
+                    "test_accuracy": 0.5,
+                    "test_accuracy_ci95": [0.4, 0.6],
+                    "test_images": 100,
+                    "unreadable": [],
+                }
             ],
         },
-    )  # fmt: skip
+    )
     monkeypatch.setattr("edgeadv.training.runs.Run.load_model", lambda self: digits_model)
     return run.path
 

@@ -74,8 +74,12 @@ def export(
 ) -> Export:
     def run(model: PixelModel, **changes: Any) -> Bundle:
         arguments: dict[str, Any] = {
-            "classes": tiny_classes, "preprocess": tiny_preprocess, "frames": photographs, "golden": 3, **changes,
-        }  # fmt: skip
+            "classes": tiny_classes,
+            "preprocess": tiny_preprocess,
+            "frames": photographs,
+            "golden": 3,
+            **changes,
+        }
         about = {"title": "a net", "provenance": {"seed": 1}}
         about |= {key: arguments.pop(key) for key in ("title", "provenance", "training_images") if key in arguments}
         arguments["origin"] = Origin(**about)
@@ -87,9 +91,21 @@ def export(
 def test_manifest_says_what_was_exported(tiny_bundle: Bundle, tiny_model: PixelModel) -> None:
     manifest = json.loads((tiny_bundle.path / "manifest.json").read_text())
     assert set(manifest) == {
-        "bundle_id", "schema_version", "kind", "created", "edgeadv_version", "title", "architecture", "classes",
-        "preprocess", "variants", "weights", "golden", "provenance", "left_out",
-    }  # fmt: skip
+        "bundle_id",
+        "schema_version",
+        "kind",
+        "created",
+        "edgeadv_version",
+        "title",
+        "architecture",
+        "classes",
+        "preprocess",
+        "variants",
+        "weights",
+        "golden",
+        "provenance",
+        "left_out",
+    }
     assert manifest["architecture"]["name"] == "test_resnet"
     assert manifest["provenance"] == {"recipe": "seed 0"}
     assert manifest["left_out"] == []

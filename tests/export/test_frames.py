@@ -96,9 +96,14 @@ def test_a_folder_without_frames(tmp_path: Path, name: str) -> None:
 def test_data_frames_deal_the_classes_out_in_turn() -> None:
     labels = np.repeat(np.arange(5), 40)
     data = ImageSet(
-        "grey", "test", Classes(tuple("abcde"), tuple("abcde")), labels, [str(i) for i in range(200)],
-        Preprocess(resize=None, crop=6), lambda i: picture(i, "L"),
-    )  # fmt: skip
+        "grey",
+        "test",
+        Classes(tuple("abcde"), tuple("abcde")),
+        labels,
+        [str(i) for i in range(200)],
+        Preprocess(resize=None, crop=6),
+        lambda i: picture(i, "L"),
+    )
     frames = data_frames(data, limit=12)
     chosen = [int(frame[0, 0, 0]) for frame in frames]
     assert [int(labels[i]) for i in chosen] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, *labels[chosen[10:]]]

@@ -214,8 +214,10 @@ def test_the_same_bytes_every_time(
     np.save(tmp_path / "x.npy", x)
     script = (
         "import sys, hashlib, numpy, onnx; from pathlib import Path; from edgeadv_export.int8 import calibrate; "
-        "x = numpy.load('x.npy'); c = calibrate(onnx.load('fp32.onnx'), iter([x[:5], x[5:]]), 'tiny', scratch=Path('.')); "
-        "print(*[hashlib.sha256(c.quantise(v).SerializeToString(deterministic=True)).hexdigest() for v in sys.argv[1:]])"
+        "x = numpy.load('x.npy'); c = calibrate(onnx.load('fp32.onnx'), iter([x[:5], x[5:]]), 'tiny', "
+        "scratch=Path('.')); "
+        "print(*[hashlib.sha256(c.quantise(v).SerializeToString(deterministic=True)).hexdigest() for v in "
+        "sys.argv[1:]])"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     found = subprocess.run(
@@ -396,7 +398,8 @@ def draft(tmp_path: Path, tiny_classes: Classes, tiny_preprocess: Preprocess) ->
 def test_the_backend_computes_what_the_graph_says(
     calibrated: Calibrated, variant: str, draft: Draft, x: NDArray[np.float32]
 ) -> None:
-    """Integer kernels against float32 arithmetic between Q and DQ: apart from an activation here and there, the same."""
+    """Integer kernels against float32 arithmetic between Q and DQ: apart from an activation here and there, the
+    same."""
     proto = calibrated.quantise(variant)
     draft.write(variant, proto)
     with draft.backend(variant) as backend:
@@ -449,7 +452,8 @@ def test_default_arithmetic_without_vnni_is_beyond_the_tolerance(draft: Draft) -
 def test_a_layer_that_stays_in_float32_is_not_rounded_by_the_runtime(
     digits_model: PixelModel, digits_test: ImageSet, tmp_path: Path
 ) -> None:
-    """ONNX Runtime's optimiser rounds the weights of a convolution between two rounded tensors, with one scale for all channels."""
+    """ONNX Runtime's optimiser rounds the weights of a convolution between two rounded tensors, with one scale for all
+    channels."""
     model = copy.deepcopy(digits_model)
     body: Any = model.net.body
     layer = body[3]

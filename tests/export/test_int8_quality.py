@@ -58,10 +58,16 @@ def export(
     images = more.pop("frames_of", None) or (int8.images if int8 is not None else None)
     assert images is not None
     return export_bundle(
-        model, out, classes=images.classes, preprocess=images.preprocess, frames=data_frames(images, limit=16),
-        variants=variants, int8=int8, **more,
+        model,
+        out,
+        classes=images.classes,
+        preprocess=images.preprocess,
+        frames=data_frames(images, limit=16),
+        variants=variants,
+        int8=int8,
+        **more,
         origin=Origin(title="digits", provenance={}, training_images=known),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +109,16 @@ def test_counts_are_those_of_an_independent_comparison(bundle: Bundle, digits_te
     lost, gained = int((fp32 & ~int8).sum()), int((int8 & ~fp32).sum())
     low, high = paired_difference_interval(lost, gained, 1000)
     assert gate["clean"] == {
-        "n": 1000, "fp32_correct": int(fp32.sum()), "int8_correct": int(int8.sum()), "lost": lost, "gained": gained,
-        "drop": pytest.approx((fp32.sum() - int8.sum()) / 10), "drop_ci95": pytest.approx([100 * low, 100 * high]),
+        "n": 1000,
+        "fp32_correct": int(fp32.sum()),
+        "int8_correct": int(int8.sum()),
+        "lost": lost,
+        "gained": gained,
+        "drop": pytest.approx((fp32.sum() - int8.sum()) / 10),
+        "drop_ci95": pytest.approx([100 * low, 100 * high]),
         # at the first look judged by what is printed
         "drop_upper": pytest.approx(100 * high),
-    }  # fmt: skip
+    }
     assert gate["clean"]["drop_upper"] <= 3.0 and (gate["looks"], gate["judged_level"]) == (1, 0.95)
     assert gate["data"]["calibration_left_out"] == 30 and gate["data"]["n"] == 1000
     assert (gate["max_drop"], gate["fallback"], gate["fully_quantised"]) == (3.0, [], gate["clean"])
@@ -118,8 +129,12 @@ def test_counts_are_those_of_an_independent_comparison(bundle: Bundle, digits_te
 def test_the_manifest_names_the_calibration_images(bundle: Bundle, digits_train: ImageSet) -> None:
     calibration = bundle.manifest.calibration.to_json()
     assert {k: v for k, v in calibration.items() if k != "images"} == {
-        "method": "minmax-p95", "seed": 0, "count": 64, "origin": "mnist5k", "split": "train"
-    }  # fmt: skip
+        "method": "minmax-p95",
+        "seed": 0,
+        "count": 64,
+        "origin": "mnist5k",
+        "split": "train",
+    }
     pixels = (digits_train.preprocess(digits_train.image(i)) for i in range(len(digits_train)))
     known = {hashlib.sha256(array.tobytes()).hexdigest() for array in pixels}
     assert len(bundle.calibration_images) == 64 and bundle.calibration_images <= known
@@ -138,9 +153,15 @@ def test_int8_entries_are_complete(bundle: Bundle) -> None:
         assert gain["smaller"] == gain["fp32_bytes"] / gain["int8_bytes"]
     json.dumps(bundle.manifest.to_json(), allow_nan=False)
     assert sorted(p.name for p in bundle.path.iterdir()) == [
-        "golden.npz", "manifest.json", "model.fp32.onnx", "model.int8-s8s8.onnx", "model.int8-u8s8.onnx",
-        "surrogate.int8-s8s8.safetensors", "surrogate.int8-u8s8.safetensors", "weights.safetensors",
-    ]  # fmt: skip
+        "golden.npz",
+        "manifest.json",
+        "model.fp32.onnx",
+        "model.int8-s8s8.onnx",
+        "model.int8-u8s8.onnx",
+        "surrogate.int8-s8s8.safetensors",
+        "surrogate.int8-u8s8.safetensors",
+        "weights.safetensors",
+    ]
 
 
 def test_latency_is_measured_where_it_means_something(bundle: Bundle) -> None:
@@ -203,7 +224,8 @@ def test_the_layer_that_does_the_harm_is_left_in_float32(
         clean, looks = entry["gate"]["clean"], len(steps) + 1
         assert (steps[-1]["drop"], steps[-1]["drop_upper"]) == (clean["drop"], clean["drop_upper"])
         assert clean["drop_upper"] <= 3.0 < entry["gate"]["fully_quantised"]["drop_upper"]
-        # the second graph measured on the same images is judged by a wider interval than the first, the third by a wider one yet
+        # the second graph measured on the same images is judged by a wider interval than the first, the third by a
+        # wider one yet
         assert (entry["gate"]["looks"], entry["gate"]["judged_level"]) == (looks, 1 - 2 * error_of(looks))
         assert clean["drop_upper"] > clean["drop_ci95"][1]
     assert u8s8["gate"]["fallback"][0]["drop_upper"] > 3.0
@@ -306,7 +328,8 @@ def test_a_worst_case_that_may_not_be_believed_ends_the_export(
 def test_the_worst_case_is_that_of_the_evaluation(
     tmp_path: Path, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet, variant: str
 ) -> None:
-    """The same attacks through ``evaluate``, int8's own from the surrogate that ships: the same counts, verdict and suite."""
+    """The same attacks through ``evaluate``, int8's own from the surrogate that ships: the same counts, verdict and
+    suite."""
     from edgeadv.data.datasets import batches
     from edgeadv.gradients.graph import load_surrogate
     from edgeadv_runtime.attacks.base import infos
@@ -357,7 +380,8 @@ def test_an_int8_that_only_hides_from_the_gradients_of_fp32_does_not_pass(
     digits_test: ImageSet,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With coarse steps, images that were made on fp32 leave more of it standing than those that were made on itself."""
+    """With coarse steps, images that were made on fp32 leave more of it standing than those that were made on
+    itself."""
     monkeypatch.setattr("edgeadv_export.int8._IMAGES_IN_RANGE", 100.0)
     # with few attacks of float32: what many of them break leaves less to tell the two apart
     few = {**SUITES["fast"], PGD_SMOOTHED: Effort(steps=10), SQUARE: Effort(queries=QUERIES)}

@@ -11,9 +11,7 @@ from edgeadv_export.parity import Flip, Parity, compare
 
 
 def parity(expected: list[list[float]], got: list[list[float]]) -> Parity:
-    return compare(
-        np.array(expected, np.float32), np.array(got, np.float32), reference="torch", runtime="onnxruntime"
-    )  # fmt: skip
+    return compare(np.array(expected, np.float32), np.array(got, np.float32), reference="torch", runtime="onnxruntime")
 
 
 def test_figures() -> None:
@@ -46,8 +44,13 @@ def test_logits_that_are_all_zero_have_no_scale(got: float, error: float) -> Non
 def test_json_and_text() -> None:
     result = parity([[1.0, 0.0]], [[0.0, 1.0]])
     assert json.loads(json.dumps(result.to_json(), allow_nan=False)) == {
-        "frames": 1, "max_abs_error": 1.0, "max_relative_error": 1.0, "min_cosine": 0.0, "top1_agreement": 0.0,
-        "flips": [{"frame": 0, "torch": 0, "artifact": 1, "margin": 1.0}], "reference": "torch",
+        "frames": 1,
+        "max_abs_error": 1.0,
+        "max_relative_error": 1.0,
+        "min_cosine": 0.0,
+        "top1_agreement": 0.0,
+        "flips": [{"frame": 0, "torch": 0, "artifact": 1, "margin": 1.0}],
+        "reference": "torch",
         "runtime": "onnxruntime",
-    }  # fmt: skip
+    }
     assert str(result) == "relative error 1, absolute 1, cosine 0.000000, 1 of 1 first labels differ"

@@ -1,4 +1,5 @@
-"""The second file of an int8 artefact: what ONNX Runtime's optimiser makes of the graph, and what the manifest says of it."""
+"""The second file of an int8 artefact: what ONNX Runtime's optimiser makes of the graph, and what the manifest says of
+it."""
 
 from __future__ import annotations
 
@@ -33,20 +34,28 @@ STEP = 0.0217  # of the output
 
 
 def quantised_model(tail: list[Any], *, signed: bool, bias: str, per_channel: bool, op: str) -> Any:
-    """A rounded image, an ``op`` with rounded weights and a bias that is ``"float"``, ``"int32"`` or ``"none"``, then ``tail``."""
+    """A rounded image, an ``op`` with rounded weights and a bias that is ``"float"``, ``"int32"`` or ``"none"``, then
+    ``tail``."""
     rng = np.random.default_rng(0)
     size = (OUT, IN, 3, 3) if op == "Conv" else (OUT, IN)
     scale = (rng.random(OUT if per_channel else ()) * 0.01 + 0.005).astype(np.float32)
     dtype, zero = (np.int8, 0) if signed else (np.uint8, 117)
     tensors = {
-        "sx": np.float32(0.0131), "zx": dtype(zero), "sy": np.float32(STEP), "zy": dtype(zero),
-        "w8": rng.integers(-64, 65, size).astype(np.int8), "sw": scale, "zw": np.zeros(scale.shape, np.int8),
-        "low": np.float32(0), "high": np.float32(1.5),
-    }  # fmt: skip
+        "sx": np.float32(0.0131),
+        "zx": dtype(zero),
+        "sy": np.float32(STEP),
+        "zy": dtype(zero),
+        "w8": rng.integers(-64, 65, size).astype(np.int8),
+        "sw": scale,
+        "zw": np.zeros(scale.shape, np.int8),
+        "low": np.float32(0),
+        "high": np.float32(1.5),
+    }
     nodes = [
-        helper.make_node("QuantizeLinear", ["image", "sx", "zx"], ["xq"]), helper.make_node("DequantizeLinear", ["xq", "sx", "zx"], ["x"]),
+        helper.make_node("QuantizeLinear", ["image", "sx", "zx"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "sx", "zx"], ["x"]),
         helper.make_node("DequantizeLinear", ["w8", "sw", "zw"], ["w"], axis=0),
-    ]  # fmt: skip
+    ]
     inputs = ["x", "w"]
     if bias == "float":
         tensors["b"] = rng.standard_normal(OUT).astype(np.float32)
@@ -59,10 +68,12 @@ def quantised_model(tail: list[Any], *, signed: bool, bias: str, per_channel: bo
     options = {"pads": [1, 1, 1, 1]} if op == "Conv" else {"transB": 1}
     nodes += [helper.make_node(op, inputs, ["sum"], **options), *tail]
     graph = helper.make_graph(
-        nodes, "graph", [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, shape)],
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()],
-    )  # fmt: skip
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
@@ -79,9 +90,11 @@ TAILS = {
     "rounded after a clip": [helper.make_node("Clip", ["sum", "low", "high"], ["r"]), *pair("r", "y")],
     "not rounded": [helper.make_node("Sigmoid", ["sum"], ["y"])],
     "rounded in one of two places": [
-        *pair("sum", "r"), helper.make_node("Sigmoid", ["sum"], ["t"]), helper.make_node("Add", ["r", "t"], ["y"]),
+        *pair("sum", "r"),
+        helper.make_node("Sigmoid", ["sum"], ["t"]),
+        helper.make_node("Add", ["r", "t"], ["y"]),
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("tail", TAILS)
@@ -182,9 +195,11 @@ def test_another_network_is_not_taken_for_the_artefact(digits_bundle: Bundle, di
 def test_what_is_not_plain_onnx_is_named() -> None:
     node = helper.make_node("Gelu", ["image"], ["y"], domain="com.microsoft")
     graph = helper.make_graph(
-        [node], "graph", [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1])],
+        [node],
+        "graph",
+        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1])],
         [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])],
-    )  # fmt: skip
+    )
     with pytest.raises(ExportError, match=r"no surrogate can be made of com\.microsoft's operator Gelu"):
         neutral(helper.make_model(graph), "int8-u8s8", onnx_sha256="")
 
@@ -212,9 +227,16 @@ def test_an_artefact_without_a_surrogate_ships_and_says_so(
     plan = Int8Plan(calibration=calibration, images=digits_test, order=np.arange(100), max_drop=100)
     told: list[str] = []
     bundle = export_bundle(
-        model, tmp_path / "waves.edgeadv", classes=digits_test.classes, preprocess=digits_test.preprocess,
-        frames=data_frames(digits_test)[:8], variants=["int8-s8s8"], origin=Origin(title="waves", provenance={}), int8=plan, progress=told.append,
-    )  # fmt: skip
+        model,
+        tmp_path / "waves.edgeadv",
+        classes=digits_test.classes,
+        preprocess=digits_test.preprocess,
+        frames=data_frames(digits_test)[:8],
+        variants=["int8-s8s8"],
+        origin=Origin(title="waves", provenance={}),
+        int8=plan,
+        progress=told.append,
+    )
     reason = "the surrogate of int8-s8s8 has no operator Sin"
     assert bundle.manifest.variants["int8-s8s8"].surrogate == SurrogateEntry(not_made=reason)
     assert [text for text in told if text.endswith(reason)] == [
@@ -239,15 +261,21 @@ def test_a_rounded_sum_is_what_onnxruntime_computes(seed: int) -> None:
     }
     nodes = [
         helper.make_node("Split", ["image"], ["p", "q"], axis=1, num_outputs=2),
-        helper.make_node("QuantizeLinear", ["p", "s0", "z0"], ["a8"]), helper.make_node("QuantizeLinear", ["q", "s1", "z1"], ["b8"]),
-        helper.make_node("DequantizeLinear", ["a8", "s0", "z0"], ["a"]), helper.make_node("DequantizeLinear", ["b8", "s1", "z1"], ["b"]),
-        helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("QuantizeLinear", ["sum", "s2", "z2"], ["c8"]),
+        helper.make_node("QuantizeLinear", ["p", "s0", "z0"], ["a8"]),
+        helper.make_node("QuantizeLinear", ["q", "s1", "z1"], ["b8"]),
+        helper.make_node("DequantizeLinear", ["a8", "s0", "z0"], ["a"]),
+        helper.make_node("DequantizeLinear", ["b8", "s1", "z1"], ["b"]),
+        helper.make_node("Add", ["a", "b"], ["sum"]),
+        helper.make_node("QuantizeLinear", ["sum", "s2", "z2"], ["c8"]),
         helper.make_node("DequantizeLinear", ["c8", "s2", "z2"], ["logits"]),
-    ]  # fmt: skip
+    ]
     graph = helper.make_graph(
-        nodes, "sums", [helper.make_tensor_value_info("image", 1, ["n", 2])], [helper.make_tensor_value_info("logits", 1, ["n", 1])],
+        nodes,
+        "sums",
+        [helper.make_tensor_value_info("image", 1, ["n", 2])],
+        [helper.make_tensor_value_info("logits", 1, ["n", 1])],
         [numpy_helper.from_array(value, name) for name, value in tensors.items()],
-    )  # fmt: skip
+    )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     pairs = np.stack(np.meshgrid(np.arange(256), np.arange(256)), axis=-1).reshape(-1, 2)
     x = ((pairs - zeros[:2]) * scales[:2]).astype(np.float32)

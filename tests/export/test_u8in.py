@@ -1,4 +1,5 @@
-"""The -u8in variants: pixels in, and after that the graph that there is without them, node by node and number by number."""
+"""The -u8in variants: pixels in, and after that the graph that there is without them, node by node and number by
+number."""
 
 from __future__ import annotations
 
@@ -36,9 +37,16 @@ def export(tmp_path: Path, digits_model: PixelModel, digits_train: ImageSet, dig
             calibration = choose_calibration(digits_train, digits_train.preprocess, count=32)
             plan = Int8Plan(calibration=calibration, images=digits_test, order=np.arange(100), max_drop=10.0)
         return export_bundle(
-            digits_model, tmp_path / "x.edgeadv", classes=digits_test.classes, preprocess=digits_test.preprocess,
-            frames=data_frames(digits_test, limit=16), variants=variants, origin=Origin(title="digits", provenance={}), int8=plan, **changes,
-        )  # fmt: skip
+            digits_model,
+            tmp_path / "x.edgeadv",
+            classes=digits_test.classes,
+            preprocess=digits_test.preprocess,
+            frames=data_frames(digits_test, limit=16),
+            variants=variants,
+            origin=Origin(title="digits", provenance={}),
+            int8=plan,
+            **changes,
+        )
 
     return run
 
@@ -105,9 +113,12 @@ def test_fp16_normalises_in_float32(digits_bundle: Bundle) -> None:
 
 def model(*nodes: Any, constants: tuple[Any, ...] = ()) -> Any:
     graph = helper.make_graph(
-        list(nodes), "g", [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 4, 4])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 3, 4, 4])], initializer=list(constants),
-    )  # fmt: skip
+        list(nodes),
+        "g",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 4, 4])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 3, 4, 4])],
+        initializer=list(constants),
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
@@ -175,14 +186,19 @@ def test_int8_shares_the_gate_and_the_surrogate(digits_bundle: Bundle, base: str
 
 
 def test_without_the_artefact_it_was_made_from(export: Export) -> None:
-    """In the order asked for, and neither the graphs with float input nor anything else beside what the manifest names."""
+    """In the order asked for, and neither the graphs with float input nor anything else beside what the manifest
+    names."""
     told: list[str] = []
     bundle = export("int8-u8s8-u8in", "fp16-u8in", progress=told.append)
     assert bundle.variants == ("int8-u8s8-u8in", "fp16-u8in")
     assert sorted(p.name for p in bundle.path.iterdir()) == [
-        "golden.npz", "manifest.json", "model.fp16-u8in.onnx", "model.int8-u8s8-u8in.onnx",
-        "surrogate.int8-u8s8.safetensors", "weights.safetensors",
-    ]  # fmt: skip
+        "golden.npz",
+        "manifest.json",
+        "model.fp16-u8in.onnx",
+        "model.int8-u8s8-u8in.onnx",
+        "surrogate.int8-u8s8.safetensors",
+        "weights.safetensors",
+    ]
     entry = bundle.manifest.variants["int8-u8s8-u8in"].to_json()
     assert entry["gate"]["of"] == entry["made_from"]["variant"] == "int8-u8s8"
     assert sum("calibrating int8" in text for text in told) == sum("measuring int8" in text for text in told) == 1

@@ -1,4 +1,5 @@
-"""RegNetY-400MF on real CIFAR-10 pictures, undefended and distilled, from the zip to the verdict by the command line alone.
+"""RegNetY-400MF on real CIFAR-10 pictures, undefended and distilled, from the zip to the verdict by the command line
+alone.
 
 Few pictures and few epochs: what is asserted is that the line holds together, not that the networks are good.
 """
@@ -70,9 +71,23 @@ def work(passing_folder: Callable[[str], Path]) -> Path:
     for name in NAMES:
         assert main(["export", str(work / name), "--out", str(work / f"{name}.edgeadv")]) == 0
         evaluate = [
-            "evaluate", str(work / f"{name}.edgeadv"), "--data", str(data), "--eps", EPS, "--limit", str(SCORED), "--backend",
-            "all", "--precision", "all", "--suite", "fast", "--out", str(work / f"{name}.json"),
-        ]  # fmt: skip
+            "evaluate",
+            str(work / f"{name}.edgeadv"),
+            "--data",
+            str(data),
+            "--eps",
+            EPS,
+            "--limit",
+            str(SCORED),
+            "--backend",
+            "all",
+            "--precision",
+            "all",
+            "--suite",
+            "fast",
+            "--out",
+            str(work / f"{name}.json"),
+        ]
         assert main(evaluate) == 0
     files = [str(work / f"{name}.json") for name in NAMES]
     assert main(["report", *files, "--out", str(work / "report.html")]) == 0

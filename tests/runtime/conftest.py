@@ -1,9 +1,9 @@
 """Stand-ins for the NVIDIA driver and for TensorRT, for what no machine without a GPU can run.
 
-The driver's is called through the C calling convention, with the prototypes of ``cuda.h``: an argument that would be cut
-on its way to the real library is cut here too. Its memory is memory, its copies copy, and its work waits in streams until
-somebody waits for it. TensorRT's computes the very logits of the bundle, with ONNX Runtime, from the addresses it is given.
-What they cannot tell is whether the real libraries behave as documented.
+The driver's is called through the C calling convention, with the prototypes of ``cuda.h``: an argument that would be
+cut on its way to the real library is cut here too. Its memory is memory, its copies copy, and its work waits in streams
+until somebody waits for it. TensorRT's computes the very logits of the bundle, with ONNX Runtime, from the addresses it
+is given. What they cannot tell is whether the real libraries behave as documented.
 """
 
 from __future__ import annotations
@@ -386,7 +386,8 @@ class StandInTensorRT:
 
     Attributes:
         inspector: what the engine inspector answers.
-        refuse: what goes wrong: ``"load"``, ``"memory"`` (while loading), ``"context"``, ``"address"``, ``"shape"``, ``"execute"`` or ``"capture"``.
+        refuse: what goes wrong: ``"load"``, ``"memory"`` (while loading), ``"context"``, ``"address"``, ``"shape"``,
+            ``"execute"`` or ``"capture"``.
         skew: added to the logits, as a wrong kernel would.
         skew_of: likewise, by batch size.
         loaded: how often a plan was loaded.
@@ -420,13 +421,17 @@ class StandInTensorRT:
             pass
 
         module = SimpleNamespace(
-            __version__=version, ILogger=ILogger, Builder=object, ICudaEngine=ICudaEngine, IBuilderConfig=SimpleNamespace(),
+            __version__=version,
+            ILogger=ILogger,
+            Builder=object,
+            ICudaEngine=ICudaEngine,
+            IBuilderConfig=SimpleNamespace(),
             LayerInformationFormat=SimpleNamespace(JSON=1, ONELINE=0),
             Runtime=lambda logger: SimpleNamespace(
                 deserialize_cuda_engine=lambda plan: trt._load(ICudaEngine, plan, logger),
                 **({"get_engine_validity": lambda plan: (2, 32)} if trt.rtx else {}),
             ),
-        )  # fmt: skip
+        )
         if self.rtx:
             module.ComputeCapability = SimpleNamespace(__members__=dict.fromkeys(("SM80", "SM86", "SM87")))
             module.IBuilderConfig = SimpleNamespace(set_compute_capability=None)
@@ -616,7 +621,8 @@ def c_prototypes() -> dict[str, list[Any]]:
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., StandInTensorRT]]:
-    """Puts stand-ins for the driver and for TensorRT in the place of the real ones; checks afterwards what was done to them."""
+    """Puts stand-ins for the driver and for TensorRT in the place of the real ones; checks afterwards what was done to
+    them."""
     installed: list[StandInTensorRT] = []
 
     def put(*cards: Card, rtx: bool = False) -> StandInTensorRT:
@@ -651,14 +657,22 @@ class NvmlDriver:
     def __init__(self) -> None:
         self.gpus: list[dict[Any, Any]] = [
             {
-                "Name": name, ("ClockInfo", 1): sm, ("ClockInfo", 2): 3996, "Temperature": celsius, "PowerUsage": milliwatts,
-                "PowerManagementLimit": 1_000_000, "CurrentClocksEventReasons": reasons, "TotalEnergyConsumption": energy,
-                ("FieldValues", 74): nanoseconds, ("FieldValues", 75): 0,
+                "Name": name,
+                ("ClockInfo", 1): sm,
+                ("ClockInfo", 2): 3996,
+                "Temperature": celsius,
+                "PowerUsage": milliwatts,
+                "PowerManagementLimit": 1_000_000,
+                "CurrentClocksEventReasons": reasons,
+                "TotalEnergyConsumption": energy,
+                ("FieldValues", 74): nanoseconds,
+                ("FieldValues", 75): 0,
             }
             for name, sm, celsius, milliwatts, reasons, energy, nanoseconds in (
-                (b"NVIDIA B200", 120, 33, 187_800, 0x1, 7_000_000, 0), (b"NVIDIA B200", 1965, 62, 905_300, 0x24, 1_000, 9_000),
+                (b"NVIDIA B200", 120, 33, 187_800, 0x1, 7_000_000, 0),
+                (b"NVIDIA B200", 1965, 62, 905_300, 0x24, 1_000, 9_000),
             )
-        ]  # fmt: skip
+        ]
         self.lacking: set[str] = set()
         self.started = 0
 
@@ -716,7 +730,8 @@ class NvmlDriver:
             ),
             "nvmlDeviceGetTemperatureV": ([pointer, pointer], temperature),
             "nvmlDeviceGetTemperature": (
-                [pointer, integer, pointer], lambda gpu, sensor, out: put(out, integer, self.gpus[gpu - 1].get("Temperature")),
+                [pointer, integer, pointer],
+                lambda gpu, sensor, out: put(out, integer, self.gpus[gpu - 1].get("Temperature")),
             ),
             "nvmlDeviceGetFieldValues": ([pointer, ctypes.c_int, pointer], fields),
             "nvmlDeviceGetPowerUsage": number("PowerUsage"),
@@ -724,7 +739,7 @@ class NvmlDriver:
             "nvmlDeviceGetCurrentClocksEventReasons": number("CurrentClocksEventReasons", ctypes.c_ulonglong),
             "nvmlDeviceGetCurrentClocksThrottleReasons": number("CurrentClocksEventReasons", ctypes.c_ulonglong),
             "nvmlDeviceGetTotalEnergyConsumption": number("TotalEnergyConsumption", ctypes.c_ulonglong),
-        }  # fmt: skip
+        }
         return {key: ctypes.CFUNCTYPE(ctypes.c_int, *types)(call) for key, (types, call) in prototypes.items()}
 
 

@@ -16,7 +16,8 @@ def ball(x: NDArray[np.float32], eps: float) -> tuple[NDArray[np.float32], NDArr
         eps: the budget, in (0, 1].
 
     Returns:
-        float32 arrays like ``x``. No pixel of theirs is further from ``x`` than eps, not even by the rounding to float32.
+        float32 arrays like ``x``. No pixel of theirs is further from ``x`` than eps, not even by the rounding to
+        float32.
     """
     exact = x.astype(np.float64)
     lower = np.maximum(exact - eps, 0).astype(np.float32)
@@ -31,7 +32,8 @@ def image_rng(use: str, seed: int, image: NDArray[np.float32], part: int = 0) ->
     """A generator seeded by the image's own bytes: what it draws does not depend on the batch that the image is in.
 
     Args:
-        use: what it is for, e.g. ``"noise"``: attacks must not draw the same numbers, or one would be no evidence beside another.
+        use: what it is for, e.g. ``"noise"``: attacks must not draw the same numbers, or one would be no evidence
+            beside another.
         seed: not negative.
         image: float32 (3, H, W).
         part: not negative; tells one stream of the same use from another.

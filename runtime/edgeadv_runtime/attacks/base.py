@@ -1,7 +1,7 @@
 """Attacks as the evaluation sees them: pixels and labels in, adversarial pixels out, on NumPy arrays.
 
-Whoever makes the gradients fits in here: ``edgeadv.attacks`` with PyTorch, or any function ``(x, y) -> x_adv`` of another
-library through :class:`CallableAttack`. What comes back is checked before it is scored.
+Whoever makes the gradients fits in here: ``edgeadv.attacks`` with PyTorch, or any function ``(x, y) -> x_adv`` of
+another library through :class:`CallableAttack`. What comes back is checked before it is scored.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Crafted:
     Attributes:
         x: float32 (n, 3, H, W) in [0, 1].
         zero_gradient: bool (n,): images without a gradient to follow; None where the attack does not tell.
-        linearity: what the gradients predict against what happens, float32 (n, k); None but of the control that measures it.
+        linearity: what the gradients predict against what happens, float32 (n, k); None but of the control that
+            measures it.
     """
 
     x: NDArray[np.float32]
@@ -179,15 +180,16 @@ class Evidence:
     Attributes:
         answers: for the clean images and for each key that it was asked about, the label that it gives, int64 (n,).
             Attacks that were added to a pack's are not among the keys.
-        unrounded: for each key of an attack on the reference model itself, in a run that rounds to 8 bits, the label that
-            it gives to the images before they are rounded, int64 (n,).
+        unrounded: for each key of an attack on the reference model itself, in a run that rounds to 8 bits, the label
+            that it gives to the images before they are rounded, int64 (n,).
         zero_gradient: for each key whose attack tells, bool (n,): images without a gradient to follow.
         probabilities: bool (n,): the answer to the clean image lies in [0, 1] and adds up to 1, so these are no logits.
         unstable: bool (n,): asked again about the clean or the attacked image, it gave other logits.
-        progress: for each key of noise and of a query attack on it, float32 (n,): how far it raised the margin, over how far the best
-            attack that follows gradients within the budget did.
-        linearity: for each key of the control ``linearity``, float32 (n, k): how far the margin rose along the gradient, over
-            what the gradient predicts, 1 for a network that is linear there; NaN where it was not measured.
+        progress: for each key of noise and of a query attack on it, float32 (n,): how far it raised the margin, over
+            how far the best attack that follows gradients within the budget did.
+        linearity: for each key of the control ``linearity``, float32 (n, k): how far the margin rose along the
+            gradient, over what the gradient predicts, 1 for a network that is linear there; NaN where it was not
+            measured.
     """
 
     answers: Mapping[Key, NDArray[np.int64]]
@@ -287,8 +289,8 @@ def check_infos(listed: Iterable[AttackInfo]) -> None:
     """Hold attacks that are to run together to what a run can keep apart.
 
     Raises:
-        InputError: two have the same name and budget, a norm is unknown, two norms are mixed, or 8-bit images cannot hold a
-            budget.
+        InputError: two have the same name and budget, a norm is unknown, two norms are mixed, or 8-bit images cannot
+            hold a budget.
     """
     found: set[Key] = set()
     norms: dict[str, str] = {}

@@ -52,7 +52,8 @@ class WorstVersions:
         self._tried: list[tuple[float, NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]] = []
 
     def add(self, eps: Eps, x: NDArray[np.float32], logits: NDArray[np.float32] | None = None) -> None:
-        """Take versions within ``eps``, float32 like the images; without ``logits`` the artefact is asked about those that stand."""
+        """Take versions within ``eps``, float32 like the images; without ``logits`` the artefact is asked about those
+        that stand."""
         labels = self.batch.labels
         if logits is not None:
             self._tried.append((eps.value, x, margins(logits, labels), clearly_broken(logits, labels)))
@@ -79,7 +80,8 @@ class WorstVersions:
     def improves(self, eps: Eps, rows: Bools, x: NDArray[np.float32]) -> Bools:
         """Of the images ``rows`` those whose new version ``x``, (rows, 3, H, W), is to be kept: bool (n,).
 
-        All but those whose worst version is just across the boundary, where the new one has to be worse: what counts is what stands.
+        All but those whose worst version is just across the boundary, where the new one has to be worse: what counts is
+        what stands.
         """
         kept = rows.copy()
         _, largest = self._worst(eps)
@@ -116,7 +118,8 @@ def logits_of(
 
 
 def answers_of(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The label given to each image, int64 (n,); where another class has the same logit as the true one, that other class."""
+    """The label given to each image, int64 (n,); where another class has the same logit as the true one, that other
+    class."""
     wrong = logits.copy()
     rows = np.arange(len(labels))
     wrong[rows, labels] = -np.inf
@@ -149,8 +152,9 @@ def craft(
 ) -> Iterator[CraftedBatch]:
     """Attack each batch once, for every artefact that will be scored on it.
 
-    They run in the order of :func:`~edgeadv_runtime.records.suites.order_of`. A cumulative attack runs on images that stand; what an attack of
-    another library breaks stands for it: nobody says whether that asks or follows gradients, so it must hide no evidence of either.
+    They run in the order of :func:`~edgeadv_runtime.records.suites.order_of`. A cumulative attack runs on images that
+    stand; what an attack of another library breaks stands for it: nobody says whether that asks or follows gradients,
+    so it must hide no evidence of either.
 
     Args:
         batches: images; one batch at a time is held.
@@ -249,13 +253,15 @@ def progress_of(
     budgets: Mapping[Key, Eps],
     own: Callable[[Key], bool] = lambda key: "@" not in key[0],
 ) -> NDArray[np.float32]:
-    """How far ``key`` raised the margin of each image, over how far the best attack that follows gradients within its budget did.
+    """How far ``key`` raised the margin of each image, over how far the best attack that follows gradients within its
+    budget did.
 
     Args:
         key: a query attack, or noise.
         reached: margins of the clean images and under each attack, float32 (n,).
         budgets: of each attack.
-        own: which of the attacks that follow gradients follow those of the model; by default those that were made for no other.
+        own: which of the attacks that follow gradients follow those of the model; by default those that were made for
+            no other.
 
     Returns:
         float32 (n,), at least 0; infinite where gradients raised nothing.
@@ -278,7 +284,8 @@ def extend(
 
     Args:
         batches: what a pack holds.
-        attacks: attacks that need no gradients and no reference model; none of them a control. A cumulative one asks an artefact.
+        attacks: attacks that need no gradients and no reference model; none of them a control. A cumulative one asks an
+            artefact.
         held: what the pack's keys are.
         uint8: round their images to 8 bits, as those of the pack were.
 

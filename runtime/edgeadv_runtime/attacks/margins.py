@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEAVE_MARGIN = 0.1
-"""Share of an image's largest absolute logit by which it must be misclassified to leave an attack: an image that has only just
-crossed the boundary here may not have crossed it on another artefact."""
+"""Share of an image's largest absolute logit by which it must be misclassified to leave an attack: an image that has
+only just crossed the boundary here may not have crossed it on another artefact."""
 
 
 def margins(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:

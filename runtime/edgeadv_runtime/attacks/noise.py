@@ -23,16 +23,16 @@ from .square_attack import query_attack_name
 class NoiseAttack:
     """Noise that is uniform in [-eps, eps], clipped to [0, 1], as an :class:`~edgeadv_runtime.Attack`.
 
-    The draws belong to the image and are the same at every budget but for their size. With one draw no model is asked; of
-    several the one with the highest logit margin is kept, the first of them being the one that is drawn alone.
+    The draws belong to the image and are the same at every budget but for their size. With one draw no model is asked;
+    of several the one with the highest logit margin is kept, the first of them being the one that is drawn alone.
 
     Attributes:
         eps: budgets.
         queries: draws for an image, at least 1.
         seed: of the draws, not negative.
         backend: the artefact that is asked where there are several draws; it stays the caller's to close.
-        name: its name in result rows; left empty, ``"noise"``, with the artefact behind it where one is asked that is not the
-            reference.
+        name: its name in result rows; left empty, ``"noise"``, with the artefact behind it where one is asked that is
+            not the reference.
     """
 
     eps: Sequence[Eps]

@@ -1,8 +1,8 @@
 """Attack packs: adversarial images made where the gradients are, scored where the device is.
 
-A folder with ``pack.json`` and shards ``shard-00000.npz`` of at most 64 images. A pack belongs to the weights it was made
-from; scoring it needs neither PyTorch nor the data set, and it carries the evidence for the masking verdict. Shards are
-read one at a time, each checked against its hash first. ``docs/pack.md`` describes the format.
+A folder with ``pack.json`` and shards ``shard-00000.npz`` of at most 64 images. A pack belongs to the weights it was
+made from; scoring it needs neither PyTorch nor the data set, and it carries the evidence for the masking verdict.
+Shards are read one at a time, each checked against its hash first. ``docs/pack.md`` describes the format.
 """
 
 from __future__ import annotations
@@ -78,10 +78,15 @@ class PackManifest(Entry, frozen=True, kw_only=True):
 def info_to_json(info: AttackInfo) -> dict[str, Any]:
     """One attack at one budget, as ``pack.json`` holds it."""
     return {
-        "name": info.name, "eps": asdict(info.eps), "params": info.params.to_json(), "gradients": info.gradients,
-        "gradients_sha256": info.gradients_sha256, "queried": info.queried, "control": info.control,
+        "name": info.name,
+        "eps": asdict(info.eps),
+        "params": info.params.to_json(),
+        "gradients": info.gradients,
+        "gradients_sha256": info.gradients_sha256,
+        "queried": info.queried,
+        "control": info.control,
         "cumulative": info.cumulative,
-    }  # fmt: skip
+    }
 
 
 def save_shard(
@@ -90,10 +95,14 @@ def save_shard(
     """Write one shard; adversarial images as uint8 NHWC, which must lose nothing, or as float32 NCHW."""
     evidence = batch.evidence
     arrays: dict[str, NDArray[Any]] = {
-        "index": batch.clean.index, "labels": batch.clean.labels, "pixels": batch.clean.pixels,
-        "unreadable": np.array(unreadable, dtype=np.str_), "reference_clean": evidence.answers[CLEAN_KEY],
-        "probabilities": evidence.probabilities, "unstable": evidence.unstable,
-    }  # fmt: skip
+        "index": batch.clean.index,
+        "labels": batch.clean.labels,
+        "pixels": batch.clean.pixels,
+        "unreadable": np.array(unreadable, dtype=np.str_),
+        "reference_clean": evidence.answers[CLEAN_KEY],
+        "probabilities": evidence.probabilities,
+        "unstable": evidence.unstable,
+    }
     for k, info in enumerate(infos):
         if not info.control:
             x_adv = batch.adversarial[info.key]
@@ -139,9 +148,14 @@ def load_shard(path: Path, infos: list[AttackInfo]) -> tuple[CraftedBatch, tuple
             }
             answers = {info.key: arrays[f"reference_{k}"] for k, info in enumerate(infos)}
             evidence = Evidence(
-                {CLEAN_KEY: arrays["reference_clean"], **answers}, table("reference_float"), table("zero_gradient"),
-                flags("probabilities"), flags("unstable"), table("progress"), table("linearity"),
-            )  # fmt: skip
+                {CLEAN_KEY: arrays["reference_clean"], **answers},
+                table("reference_float"),
+                table("zero_gradient"),
+                flags("probabilities"),
+                flags("unstable"),
+                table("progress"),
+                table("linearity"),
+            )
             return CraftedBatch(clean, LazyImages(images), evidence), tuple(arrays["unreadable"].tolist())
     except _NO_SHARD as error:
         raise _no_shard(path, error) from error
@@ -190,7 +204,8 @@ class AttackPack:
         found = read(file, dict[str, Any], what=_WHAT, mend=_MEND)
         if found.get("kind") != "pack" or found.get("schema_version") != SCHEMA_VERSION:
             raise SchemaError(
-                f"{folder} is a {reprlib.repr(found.get('kind'))} of schema version {reprlib.repr(found.get('schema_version'))}; "
+                f"{folder} is a {reprlib.repr(found.get('kind'))} of schema version "
+                f"{reprlib.repr(found.get('schema_version'))}; "
                 f"this edgeadv reads attack packs of version {SCHEMA_VERSION}"
             )
         manifest = convert(found, PackManifest, what=_WHAT, path=file, mend=_MEND)
@@ -201,7 +216,8 @@ class AttackPack:
         ):
             if getattr(manifest, key) != ours:
                 raise InputError(
-                    f"{folder} was made for another model ({key} differs from {bundle.path}); make a pack from this bundle"
+                    f"{folder} was made for another model ({key} differs from {bundle.path}); make a pack from "
+                    "this bundle"
                 )
         pack = cls(folder, manifest, list(manifest.attacks), manifest.data)
         if manifest.n not in (None, pack.n):

@@ -53,10 +53,10 @@ def round_to_uint8(
 ) -> NDArray[np.uint8]:
     """Adversarial images as 8-bit pixels within eps of the originals.
 
-    In the maximum norm each pixel takes the nearest grey level that is still within eps. In the Euclidean norm all are cut to whole
-    levels towards the original, and then those are raised to the next level, one after another, that follow the perturbation most
-    for the length that they cost, until the length is used up: taking the nearest would undo a perturbation most of whose
-    values are below half a level.
+    In the maximum norm each pixel takes the nearest grey level that is still within eps. In the Euclidean norm all are
+    cut to whole levels towards the original, and then those are raised to the next level, one after another, that
+    follow the perturbation most for the length that they cost, until the length is used up: taking the nearest would
+    undo a perturbation most of whose values are below half a level.
 
     Args:
         x_adv: float32 (n, 3, H, W) in [0, 1], within eps.
@@ -81,10 +81,11 @@ def round_to_uint8(
 
 
 def _whole_levels(moved: NDArray[np.float64], length: float) -> NDArray[np.float64]:
-    """``moved`` in whole levels, of Euclidean length at most ``length``, as near to its direction as a greedy choice comes.
+    """``moved`` in whole levels, of Euclidean length at most ``length``, as near to its direction as a greedy choice
+    comes.
 
-    Raising a value of size a from floor(a) to the next level adds a to the product with ``moved`` and 2 floor(a) + 1 to the square of
-    the length.
+    Raising a value of size a from floor(a) to the next level adds a to the product with ``moved`` and 2 floor(a) + 1 to
+    the square of the length.
     """
     size = np.abs(moved).ravel()
     whole = np.floor(size + _LEVEL_SLACK)

@@ -1,8 +1,8 @@
 """Square: black-box search in the L-infinity ball that asks for logits and nothing else.
 
-Andriushchenko, Croce, Flammarion and Hein 2020, "Square Attack: a query-efficient black-box adversarial attack via random
-search", algorithms 1 and 2. It has no use for gradients, so it attacks any artefact that answers: a TensorRT plan or an int8
-graph as well as fp32.
+Andriushchenko, Croce, Flammarion and Hein 2020, "Square Attack: a query-efficient black-box adversarial attack via
+random search", algorithms 1 and 2. It has no use for gradients, so it attacks any artefact that answers: a TensorRT
+plan or an int8 graph as well as fp32.
 """
 
 from __future__ import annotations
@@ -33,27 +33,37 @@ Progress = Callable[[int, int], None]
 
 
 def square(
-    predict: Predict, x: NDArray[np.float32], y: NDArray[np.int64], *, eps: float, queries: int, seed: int = 0,
-    p_init: float = P_INIT, identity: str = "", progress: Progress | None = None, state: Path | None = None,
-) -> SquareResult:  # fmt: skip
+    predict: Predict,
+    x: NDArray[np.float32],
+    y: NDArray[np.int64],
+    *,
+    eps: float,
+    queries: int,
+    seed: int = 0,
+    p_init: float = P_INIT,
+    identity: str = "",
+    progress: Progress | None = None,
+    state: Path | None = None,
+) -> SquareResult:
     """Search the L-infinity ball for the highest logit margin, by squares of random place and sign.
 
-    An image's first query is the clean image, the second vertical stripes of -eps and +eps, every other the best image so far
-    with one square of it set to -eps or +eps in each channel. What raises the margin is kept. An image leaves when it is
-    broken: wrong on the clean image, or misclassified by at least :data:`~edgeadv_runtime.attacks.margins.LEAVE_MARGIN` of its largest
-    absolute logit.
+    An image's first query is the clean image, the second vertical stripes of -eps and +eps, every other the best image
+    so far with one square of it set to -eps or +eps in each channel. What raises the margin is kept. An image leaves
+    when it is
+    broken: wrong on the clean image, or misclassified by at least :data:`~edgeadv_runtime.attacks.margins.LEAVE_MARGIN`
+    of its largest absolute logit.
 
-    The square begins with a share ``p_init`` of the image and is halved in area by the schedule of the authors' code for
-    10,000 queries, rescaled to ``queries``. They take p 0.05 for undefended ImageNet networks and 0.3 to 0.8 for defended
-    ones; AutoAttack (Croce and Hein 2020) takes 0.8, as we do. A square that would change nothing is drawn again, as in
-    their code; unlike there it can lie on the last row and column.
+    The square begins with a share ``p_init`` of the image and is halved in area by the schedule of the authors' code
+    for 10,000 queries, rescaled to ``queries``. They take p 0.05 for undefended ImageNet networks and 0.3 to 0.8 for
+    defended ones; AutoAttack (Croce and Hein 2020) takes 0.8, as we do. A square that would change nothing is drawn
+    again, as in their code; unlike there it can lie on the last row and column.
 
     The random draws belong to the image. A batch split otherwise gives the same images, as long as ``predict`` gives an
     image the same logits in every batch; a library that adds up in another order for another batch size may not.
 
     Args:
-        predict: float32 (n, 3, H, W) in [0, 1] to logits, float32 (n, classes), such as ``Backend.infer``. It is called with
-            all images that still stand, so the size of the batch shrinks.
+        predict: float32 (n, 3, H, W) in [0, 1] to logits, float32 (n, classes), such as ``Backend.infer``. It is called
+            with all images that still stand, so the size of the batch shrinks.
         x: float32 (n, 3, H, W) in [0, 1].
         y: true labels, int64 (n,).
         eps: the budget, in (0, 1]; no pixel moves further.
@@ -62,8 +72,8 @@ def square(
         p_init: in (0, 1].
         identity: what ``predict`` is, such as ``Backend.identity``: part of what ``state`` is bound to.
         progress: called after every query with the queries that each standing image has had, and ``queries``.
-        state: a file to continue from, written every 10 seconds and removed at the end. An interrupted call continues there and
-            ends in the same result.
+        state: a file to continue from, written every 10 seconds and removed at the end. An interrupted call continues
+            there and ends in the same result.
 
     Raises:
         InputError: an argument is out of range, or ``state`` belongs to another run.
@@ -72,18 +82,35 @@ def square(
         StorageError: ``state`` cannot be written.
     """
     result = _run(
-        predict, x, y, eps=eps, queries=queries, seed=seed, p_init=p_init, progress=progress, state=state,
+        predict,
+        x,
+        y,
+        eps=eps,
+        queries=queries,
+        seed=seed,
+        p_init=p_init,
+        progress=progress,
+        state=state,
         bound_to=_checked(x, y, eps, queries, seed, p_init, identity),
-    )  # fmt: skip
+    )
     if state is not None:
         state.unlink(missing_ok=True)
     return result
 
 
 def _run(
-    predict: Predict, x: NDArray[np.float32], y: NDArray[np.int64], *, eps: float, queries: int, seed: int, p_init: float,
-    progress: Progress | None, state: Path | None, bound_to: str,
-) -> SquareResult:  # fmt: skip
+    predict: Predict,
+    x: NDArray[np.float32],
+    y: NDArray[np.int64],
+    *,
+    eps: float,
+    queries: int,
+    seed: int,
+    p_init: float,
+    progress: Progress | None,
+    state: Path | None,
+    bound_to: str,
+) -> SquareResult:
     """:func:`square`, whose state stays when it is done."""
     search = Search(predict, x, y.astype(np.int64), eps, queries, seed, p_init)
     if state is not None and state.exists():
@@ -127,7 +154,8 @@ def _checked(
 
 
 def query_attack_name(base: str, backend: Backend) -> str:
-    """Name of an attack that asks ``backend``: plain for the reference, ``square@onnxruntime-int8-u8s8`` for other artefacts."""
+    """Name of an attack that asks ``backend``: plain for the reference, ``square@onnxruntime-int8-u8s8`` for other
+    artefacts."""
     reference = (backend.name, backend.variant) == ("torch", "fp32")
     return base if reference else f"{base}@{backend.name}-{backend.variant}"
 
@@ -136,8 +164,8 @@ def query_attack_name(base: str, backend: Backend) -> str:
 class SquareAttack:
     """:func:`square` on an open backend, at several budgets, as an :class:`~edgeadv_runtime.Attack`.
 
-    An image that is broken within a smaller eps is broken within a larger one: there it is the same image, and nothing is asked.
-    Every other image is attacked at each budget as if that were the only one.
+    An image that is broken within a smaller eps is broken within a larger one: there it is the same image, and nothing
+    is asked. Every other image is attacked at each budget as if that were the only one.
 
     Attributes:
         backend: the artefact that is asked; it stays the caller's to close.
@@ -145,7 +173,8 @@ class SquareAttack:
         queries: most queries for an image at one budget, at least 1.
         seed: of the random draws.
         name: its name in result rows; left empty, what :func:`query_attack_name` makes of ``"square"``.
-        progress: called with the queries that each standing image has had, all budgets together, and the most there may be.
+        progress: called with the queries that each standing image has had, all budgets together, and the most there may
+            be.
         state: a folder for the states of batches that were interrupted, bound to the backend's identity.
     """
 
@@ -198,7 +227,8 @@ class SquareAttack:
         return [crafted[i] for i in range(len(self.eps))]
 
     def craft_from(self, x: NDArray[np.float32], y: NDArray[np.int64], start: NDArray[np.float32], eps: Eps) -> Crafted:
-        """Attack images that stand. The search begins at its own stripes: what gradients led to is no part of its evidence.
+        """Attack images that stand. The search begins at its own stripes: what gradients led to is no part of its
+        evidence.
 
         Raises:
             InputError, BundleError, BackendError, StorageError: as :func:`square`.
@@ -216,9 +246,17 @@ class SquareAttack:
         if self.state is not None:
             states.append(self.state / f"square-{bound_to[:16]}.npz")
         return _run(
-            self.backend.infer, x, y, eps=eps.value, queries=self.queries, seed=self.seed, p_init=P_INIT,
-            progress=self._progress(done), state=states[-1] if states else None, bound_to=bound_to,
-        )  # fmt: skip
+            self.backend.infer,
+            x,
+            y,
+            eps=eps.value,
+            queries=self.queries,
+            seed=self.seed,
+            p_init=P_INIT,
+            progress=self._progress(done),
+            state=states[-1] if states else None,
+            bound_to=bound_to,
+        )
 
     def _progress(self, done: int) -> Progress | None:
         if (report := self.progress) is None:

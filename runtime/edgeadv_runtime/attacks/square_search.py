@@ -1,4 +1,5 @@
-"""The random search of :func:`edgeadv_runtime.attacks.square_attack`, query by query: what may be interrupted, saved and continued."""
+"""The random search of :func:`edgeadv_runtime.attacks.square_attack`, query by query: what may be interrupted, saved
+and continued."""
 
 from __future__ import annotations
 
@@ -66,8 +67,15 @@ class Search:
     """
 
     def __init__(
-        self, predict: Predict, x: NDArray[np.float32], y: NDArray[np.int64], eps: float, queries: int, seed: int, p_init: float
-    ) -> None:  # fmt: skip
+        self,
+        predict: Predict,
+        x: NDArray[np.float32],
+        y: NDArray[np.int64],
+        eps: float,
+        queries: int,
+        seed: int,
+        p_init: float,
+    ) -> None:
         self._predict, self._x, self._y, self._eps = predict, x, y, eps
         self._most, self._seed, self._p_init = queries, seed, p_init
         n = len(x)
@@ -97,17 +105,26 @@ class Search:
         self._put_back()
         clean_is_better = (self._clean > self._best)[:, None, None, None]
         return SquareResult(
-            np.where(clean_is_better, self._x, self._images), np.maximum(self._clean, self._best), self._queries, self._left
-        )  # fmt: skip
+            np.where(clean_is_better, self._x, self._images),
+            np.maximum(self._clean, self._best),
+            self._queries,
+            self._left,
+        )
 
     def save(self, path: Path, bound_to: str) -> None:
-        """Write all that is not known from the arguments. An attacked pixel is at one end of its range or the other: a bit."""
+        """Write all that is not known from the arguments. An attacked pixel is at one end of its range or the other: a
+        bit."""
         self._put_back()
         _, upper = ball(self._x, self._eps)
         arrays: dict[str, Any] = {
-            "bound_to": np.array(bound_to), "asked": np.array(self.asked), "upper": np.packbits(self._images == upper),
-            "clean": self._clean, "best": self._best, "queries": self._queries, "left": self._left,
-        }  # fmt: skip
+            "bound_to": np.array(bound_to),
+            "asked": np.array(self.asked),
+            "upper": np.packbits(self._images == upper),
+            "clean": self._clean,
+            "best": self._best,
+            "queries": self._queries,
+            "left": self._left,
+        }
         with atomic_file(path) as temporary, temporary.open("wb") as stream:
             np.savez(stream, **arrays)
 
@@ -117,7 +134,8 @@ class Search:
             with np.load(path, allow_pickle=False) as arrays:
                 if str(arrays["bound_to"]) != bound_to:
                     raise InputError(
-                        f"{path} is the state of another run of Square: delete it, or repeat that run with its own images, "
+                        f"{path} is the state of another run of Square: delete it, or repeat that run with its own "
+                        "images, "
                         "labels, eps, queries, seed and model"
                     )
                 upper_ends = np.unpackbits(arrays["upper"], count=self._x.size).reshape(self._x.shape).astype(np.bool_)
@@ -200,9 +218,13 @@ class Search:
         return drawn[:, 0], drawn[:, 1], drawn[:, 2], drawn[:, 3] + 1
 
     def _at_ends(
-        self, bounds: NDArray[np.float32], image: NDArray[np.int64], row: NDArray[np.int64], column: NDArray[np.int64],
+        self,
+        bounds: NDArray[np.float32],
+        image: NDArray[np.int64],
+        row: NDArray[np.int64],
+        column: NDArray[np.int64],
         signs: NDArray[np.int64],
-    ) -> NDArray[np.float32]:  # fmt: skip
+    ) -> NDArray[np.float32]:
         """The square of each image at the upper or the lower end of its pixels' range, (m, channels, side, side)."""
         channel = np.arange(self._x.shape[1])
         ends = (signs[:, None] >> channel) & 1

@@ -26,12 +26,13 @@ class Backend(ABC):
         provider: what executes it inside the backend, e.g. ``"CPUExecutionProvider"``.
         device: the device in words; figures scored here belong to it and to no other.
         artifact_sha256: hash of the file that was opened.
-        float_sha256: of a ``-u8in`` artefact the hash of the one with float input that it was made from: both are one function
-            of the pixels, so gradients of that one are its own. None for every other artefact.
+        float_sha256: of a ``-u8in`` artefact the hash of the one with float input that it was made from: both are one
+            function of the pixels, so gradients of that one are its own. None for every other artefact.
         input_shape: (channels, height, width).
         n_classes: number of logits.
         threads: CPU threads a call may use, or None where that does not apply or is left to the library.
-        gpu_index: the GPU it runs on, as CUDA counts them; None for the processor, or where that is left to the library.
+        gpu_index: the GPU it runs on, as CUDA counts them; None for the processor, or where that is left to the
+            library.
     """
 
     name: str
@@ -57,7 +58,8 @@ class Backend(ABC):
 
     @property
     def engine_info(self) -> EngineInfo | None:
-        """The compiled plan behind the figures, as files of figures keep it; None for a backend that runs the artefact itself.
+        """The compiled plan behind the figures, as files of figures keep it; None for a backend that runs the artefact
+        itself.
 
         Ask after the last call, and before :meth:`close`: CUDA graphs are made when a batch size comes again.
         """
@@ -65,17 +67,19 @@ class Backend(ABC):
 
     @property
     def takes_uint8(self) -> bool:
-        """Whether the artefact takes uint8 pixels, as the ``-u8in`` variants do: :meth:`infer_pixels` then makes no float tensor."""
+        """Whether the artefact takes uint8 pixels, as the ``-u8in`` variants do: :meth:`infer_pixels` then makes no
+        float tensor."""
         return takes_uint8(self.variant)
 
     def infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits of a batch.
 
-        A ``-u8in`` artefact cannot be given anything between two grey levels: there ``x`` is first rounded to 8 bits, which
-        loses nothing of pixels over 255. Use :meth:`infer_pixels` where the pixels are at hand.
+        A ``-u8in`` artefact cannot be given anything between two grey levels: there ``x`` is first rounded to 8 bits,
+        which loses nothing of pixels over 255. Use :meth:`infer_pixels` where the pixels are at hand.
 
         Args:
-            x: float32 of shape (n, channels, height, width), n >= 1, RGB in [0, 1]; not normalised, the graph does that.
+            x: float32 of shape (n, channels, height, width), n >= 1, RGB in [0, 1]; not normalised, the graph does
+                that.
 
         Returns:
             float32 of shape (n, n_classes). The array is the caller's: no later call changes it.
@@ -111,7 +115,8 @@ class Backend(ABC):
         return self._checked_logits(pixels if self.takes_uint8 else to_tensor(pixels))
 
     def _check_batch(self, batch: Any, dtype: type[np.generic], shape: tuple[int, ...], levels: str) -> None:
-        """Refuse anything but an array of ``dtype`` with at least one image of ``shape``, and anything at all once closed."""
+        """Refuse anything but an array of ``dtype`` with at least one image of ``shape``, and anything at all once
+        closed."""
         if self._closed:
             raise BackendError(f"this {self.name} backend is closed; open it again")
         array = isinstance(batch, np.ndarray)
@@ -127,11 +132,13 @@ class Backend(ABC):
         logits = self._infer(batch)
         if logits.shape != (len(batch), self.n_classes) or logits.dtype != np.float32:
             raise BackendError(
-                f"{self.name} {self.variant} gave {logits.dtype} {logits.shape} where float32 {(len(batch), self.n_classes)} was due"
+                f"{self.name} {self.variant} gave {logits.dtype} {logits.shape} where float32 "
+                f"{(len(batch), self.n_classes)} was due"
             )
         if not np.isfinite(logits).all():
             raise BackendError(
-                f"{self.name} {self.variant} gave logits that are NaN or infinite: the weights are broken, the input is not "
+                f"{self.name} {self.variant} gave logits that are NaN or infinite: the weights are broken, the "
+                "input is not "
                 "finite, or the precision overflows"
             )
         return logits

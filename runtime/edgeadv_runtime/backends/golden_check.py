@@ -85,8 +85,13 @@ def _verification(bundle: Bundle, golden: Golden, backend: Backend, exact: int) 
     scale = float(np.abs(expected).max())
     error = float(np.abs(logits - expected).max())
     return Verification(
-        backend=backend.name, variant=backend.variant, provider=backend.provider, device=backend.device,
-        frames=len(expected), exact_frames=exact,
+        backend=backend.name,
+        variant=backend.variant,
+        provider=backend.provider,
+        device=backend.device,
+        frames=len(expected),
+        exact_frames=exact,
         equal_labels=int((logits.argmax(axis=1) == expected.argmax(axis=1)).sum()),
-        max_relative_error=error / scale if scale else float(error > 0), tolerance=bundle.tolerance(backend.variant),
-    )  # fmt: skip
+        max_relative_error=error / scale if scale else float(error > 0),
+        tolerance=bundle.tolerance(backend.variant),
+    )

@@ -1,8 +1,8 @@
 """ONNX Runtime: the artefact as it ships, on exactly the device that was asked for.
 
-The provider is what was asked for, or an error: on a GPU no node may fall back to the CPU. Which library is missing where
-a provider does not load was seen with onnxruntime-gpu 1.31 on a machine without a GPU; neither CUDA nor TensorRT has
-been seen running under this code.
+The provider is what was asked for, or an error: on a GPU no node may fall back to the CPU. Which library is missing
+where a provider does not load was seen with onnxruntime-gpu 1.31 on a machine without a GPU; neither CUDA nor TensorRT
+has been seen running under this code.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider", TENSORR
 # TF32, on by default, would make of fp32 another precision than the one that was compared at export
 _CUDA_OPTIONS = {"use_tf32": "0"}
 # Precision is in the graph. With all of these flags off ONNX Runtime is meant to take it from there (a strongly typed
-# network, since TensorRT 10); its documentation does not tie Q/DQ nodes to trt_int8_enable, and a TensorRT that wants the
-# flag fails to build, which is an error here. They are set, or the environment (ORT_TENSORRT_...) would decide. ONNX
-# Runtime's cache of engines does not see that a model has changed: it is not used.
+# network, since TensorRT 10); its documentation does not tie Q/DQ nodes to trt_int8_enable, and a TensorRT that wants
+# the flag fails to build, which is an error here. They are set, or the environment (ORT_TENSORRT_...) would decide.
+# ONNX Runtime's cache of engines does not see that a model has changed: it is not used.
 _TENSORRT_OPTIONS = dict.fromkeys(
     ("trt_fp16_enable", "trt_bf16_enable", "trt_int8_enable", "trt_engine_cache_enable", "trt_timing_cache_enable"),
     "False",
@@ -57,8 +57,8 @@ class OnnxRuntimeBackend(Backend):
     With ``tensorrt`` ONNX Runtime builds an engine when it is opened and again for every new size of the batch.
 
     Attributes:
-        node_share: for each provider the share of the graph's nodes that it took; empty where an older ONNX Runtime does
-            not tell.
+        node_share: for each provider the share of the graph's nodes that it took; empty where an older ONNX Runtime
+            does not tell.
     """
 
     name = "onnxruntime"
@@ -72,8 +72,8 @@ class OnnxRuntimeBackend(Backend):
         Args:
             bundle: an opened bundle.
             variant: which artefact.
-            provider: ``"cpu"``, ``"cuda"``, or ``"tensorrt"`` with CUDA for the nodes that TensorRT does not take; there is
-                no fallback from one to the other.
+            provider: ``"cpu"``, ``"cuda"``, or ``"tensorrt"`` with CUDA for the nodes that TensorRT does not take;
+                there is no fallback from one to the other.
             threads: intra-op threads; None leaves them to ONNX Runtime.
 
         Raises:
@@ -100,8 +100,10 @@ class OnnxRuntimeBackend(Backend):
         check_self_contained(path)
         if provider == TENSORRT and os.environ.get(TF32_VARIABLE) != "0" and FLOAT in bundle.written_in(variant):
             raise ProviderError(
-                f"ONNX Runtime cannot switch TF32 off in TensorRT, and what is float32 in {variant} would be of another precision "
-                f"than exported: start with {TF32_VARIABLE}=0 in the environment, or use `provider` cuda or `backends` tensorrt"
+                f"ONNX Runtime cannot switch TF32 off in TensorRT, and what is float32 in {variant} would be of "
+                "another precision "
+                f"than exported: start with {TF32_VARIABLE}=0 in the environment, or use `provider` cuda or "
+                "`backends` tensorrt"
             )
         session = _open(ort, path, variant=variant, provider=provider, threads=threads)
         self._session: Any = session
@@ -116,7 +118,8 @@ class OnnxRuntimeBackend(Backend):
         self.node_share = _node_share(session)
         if self.node_share and wanted not in self.node_share:
             raise ProviderError(
-                f"{wanted} opened {path} and took none of its nodes, all are left to {', '.join(self.node_share)}: use that "
+                f"{wanted} opened {path} and took none of its nodes, all are left to {', '.join(self.node_share)}: "
+                "use that "
                 "provider, or `backends` tensorrt"
             )
         inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -149,8 +152,8 @@ def _open(ort: Any, path: Path, *, variant: str, provider: str, threads: int | N
     if base_of(variant) == S8S8 and provider == CPU and is_x86():
         # without VNNI the default arithmetic saturates in 16 bits and silently loses 20 points of top-1
         options.add_session_config_entry("session.x64quantprecision", "1")
-    # it rounds the weights of a layer that was left in float32 between two rounded tensors, to one scale for all channels;
-    # int8-s8s8 cannot do without it, for its biases are float32 too
+    # it rounds the weights of a layer that was left in float32 between two rounded tensors, to one scale for all
+    # channels; int8-s8s8 cannot do without it, for its biases are float32 too
     disabled = ["WeightBiasQuantization"] if base_of(variant) == U8S8 else None
     wanted = PROVIDERS[provider]
     chosen: list[Any] = [wanted]
@@ -182,7 +185,8 @@ def _refusal(error: Exception, path: Path, provider: str) -> BackendError:
         return ProviderError(f"asked ONNX Runtime for {wanted}, which cannot be had here: {why}")
     if any(said in text for said in _NOT_ALL):
         return ProviderError(
-            f"{wanted} did not load, or leaves nodes of {path} to the CPU; {_ON_STDERR}; use `provider` cpu or `backends` tensorrt"
+            f"{wanted} did not load, or leaves nodes of {path} to the CPU; {_ON_STDERR}; use `provider` cpu or "
+            "`backends` tensorrt"
         )
     return BackendError(f"ONNX Runtime cannot open {path}: {text}")
 

@@ -1,7 +1,7 @@
 """TensorRT: a plan of the artefact, built for this GPU, proved on it, and run without PyTorch.
 
-Everything but the calls into CUDA and TensorRT is tested on stand-ins for the two; neither has been seen running on a GPU
-under this code. ``docs/tensorrt.md`` lists what was run where.
+Everything but the calls into CUDA and TensorRT is tested on stand-ins for the two; neither has been seen running on a
+GPU under this code. ``docs/tensorrt.md`` lists what was run where.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class TensorRTBackend(Backend):
         engine: the plan with its record, whose ``verification`` and ``precision`` were made of this plan on this GPU.
         plan_sha256: hash of the plan; ``artifact_sha256`` is that of the ONNX file it was built from.
         profile: the batch sizes that the plan serves; other batches are padded or cut.
-        precision_label: ``"verified"`` if the engine inspector showed every convolution and matrix product in the type of
-            its ONNX, else ``"declared"``.
+        precision_label: ``"verified"`` if the engine inspector showed every convolution and matrix product in the type
+            of its ONNX, else ``"declared"``.
     """
 
     name = "tensorrt"
@@ -58,14 +58,23 @@ class TensorRTBackend(Backend):
     _session: Session | None
 
     def __init__(
-        self, bundle: Bundle, *, variant: str = "fp16", options: EngineOptions = _DEFAULT, cache: EngineCache | None = None,
-        library: str | None = None, trust_plan: str | None = None, gpu_index: int = 0, progress: Progress | None = None,
-    ) -> None:  # fmt: skip
-        """Open ``variant`` of ``bundle``: take its plan from the cache or build it, load it and, once for each plan, prove it.
+        self,
+        bundle: Bundle,
+        *,
+        variant: str = "fp16",
+        options: EngineOptions = _DEFAULT,
+        cache: EngineCache | None = None,
+        library: str | None = None,
+        trust_plan: str | None = None,
+        gpu_index: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        """Open ``variant`` of ``bundle``: take its plan from the cache or build it, load it and, once for each plan,
+        prove it.
 
-        A plan that does not load is built again, once, and if that one does not load either, not at the next start again. A
-        plan that was not proved on this GPU replays the golden frames, and its layers are compared with the ONNX; the outcome
-        is kept beside it.
+        A plan that does not load is built again, once, and if that one does not load either, not at the next start
+        again. A plan that was not proved on this GPU replays the golden frames, and its layers are compared with the
+        ONNX; the outcome is kept beside it.
 
         Args:
             bundle: an opened bundle.
@@ -124,10 +133,11 @@ class TensorRTBackend(Backend):
 
     @property
     def engine_info(self) -> EngineInfo:
-        """The plan behind the figures, as :attr:`Backend.engine_info` has it; once this is closed, as it was at the end.
+        """The plan behind the figures, as :attr:`Backend.engine_info` has it; once this is closed, as it was at the
+        end.
 
-        ``cuda_graphs`` is what is known now: null until a batch size has come again and was captured. Of TensorRT-RTX, which
-        captures by itself, it only says that it was asked to.
+        ``cuda_graphs`` is what is known now: null until a batch size has come again and was captured. Of TensorRT-RTX,
+        which captures by itself, it only says that it was asked to.
         """
         with self._lock:
             if self._session is not None:
@@ -163,8 +173,8 @@ class TensorRTBackend(Backend):
             x: as :meth:`infer` takes it, or uint8 as :meth:`infer_pixels` does.
 
         Returns:
-            The logits, and milliseconds of ``"copy-in"``, ``"compute"`` and ``"copy-out"``, each the sum over the pieces of the
-            batch. What the processor does, such as filling the staging memory, is in none of them.
+            The logits, and milliseconds of ``"copy-in"``, ``"compute"`` and ``"copy-out"``, each the sum over the
+            pieces of the batch. What the processor does, such as filling the staging memory, is in none of them.
         """
         with self._lock:
             session = self._running()
@@ -211,7 +221,8 @@ class TensorRTBackend(Backend):
             except (PlanRefusedError, IntegrityError) as error:  # no other failure is one that other bytes would mend
                 if isinstance(error, PlanRefusedError) and never_loaded(self.engine, self.gpu):
                     raise EngineError(
-                        f"{error}; it did not when it was new either: delete {self.engine.path} or run edgeadv engine again once "
+                        f"{error}; it did not when it was new either: delete {self.engine.path} or run edgeadv "
+                        "engine again once "
                         "the cause is gone"
                     ) from error
                 if progress is not None:
@@ -227,18 +238,29 @@ class TensorRTBackend(Backend):
 
     def _provide(self, progress: Progress | None, *, rebuild: bool) -> Engine:
         return self._cache.provide(
-            self._bundle, self.variant, self._options, library=self._library, gpu=self.gpu, rebuild=rebuild, progress=progress
-        )  # fmt: skip
+            self._bundle,
+            self.variant,
+            self._options,
+            library=self._library,
+            gpu=self.gpu,
+            rebuild=rebuild,
+            progress=progress,
+        )
 
     def _load(self) -> Session:
         session = Session(
-            self._library, self.gpu, self.engine.read(), image=ImageSpec.of(self.input_shape, uint8=self.takes_uint8),
-            n_classes=self.n_classes, runtime_cache=self._saved_runtime_cache(),
-        )  # fmt: skip
+            self._library,
+            self.gpu,
+            self.engine.read(),
+            image=ImageSpec.of(self.input_shape, uint8=self.takes_uint8),
+            n_classes=self.n_classes,
+            runtime_cache=self._saved_runtime_cache(),
+        )
         if self.engine.origin != "trusted" and session.profile != self._options.profile:
             session.close()
             raise EngineError(
-                f"the plan serves batch {session.profile}, not {self._options.profile} as it was built for: {self._library} "
+                f"the plan serves batch {session.profile}, not {self._options.profile} as it was built for: "
+                f"{self._library} "
                 "did not keep to the profile; use another version of it"
             )
         return session
@@ -251,39 +273,48 @@ class TensorRTBackend(Backend):
         if self._tf32:
             verification = replace(verification, tolerance=max(verification.tolerance, TF32_TOLERANCE))
         precision = compare_precision(
-            session.inspect(), self.variant, nodes=self._bundle.manifest.variants[self.variant].compute,
-            written_in=self._bundle.written_in(self.variant), tf32=self._tf32,
-        )  # fmt: skip
+            session.inspect(),
+            self.variant,
+            nodes=self._bundle.manifest.variants[self.variant].compute,
+            written_in=self._bundle.written_in(self.variant),
+            tf32=self._tf32,
+        )
         errors = self._batch_errors()
         wrong = [size for size, error in errors.items() if error > verification.tolerance]
         of_this = _found_on(self.engine, self.gpu)
         self.engine = self._cache.note(
             self.engine,
             verification={
-                **asdict(verification), "ok": verification.ok and not wrong, **of_this,
+                **asdict(verification),
+                "ok": verification.ok and not wrong,
+                **of_this,
                 "batches": [{"size": size, "max_relative_error": error} for size, error in errors.items()],
                 "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             },
             precision={**precision.to_json(), **of_this},
-        )  # fmt: skip
+        )
         if precision.problems:
             raise EngineError(
                 f"{self.engine.path.name}: {precision.sentence}; export with another precision or use another TensorRT"
             )
         if not verification.ok:
             raise EngineError(
-                f"{self.engine.path.name} does not pass the self-test on this GPU, do not use it: {verification}; build it again "
+                f"{self.engine.path.name} does not pass the self-test on this GPU, do not use it: {verification}; "
+                "build it again "
                 "with another version of TensorRT, or use fp32"
             )
         if wrong:
             raise EngineError(
-                f"{self.engine.path.name} gives other logits in a batch of {wrong[0]} than one image at a time on this GPU, do not "
-                f"use it: relative error {errors[wrong[0]]:.2g} (at most {verification.tolerance:g}); build it again with another "
+                f"{self.engine.path.name} gives other logits in a batch of {wrong[0]} than one image at a time on "
+                "this GPU, do not "
+                f"use it: relative error {errors[wrong[0]]:.2g} (at most {verification.tolerance:g}); build it "
+                "again with another "
                 "version of TensorRT, or for batch 1"
             )
 
     def _batch_errors(self) -> dict[int, float]:
-        """How far the logits of golden frames in batches of the profile's larger sizes are from those of one frame at a time.
+        """How far the logits of golden frames in batches of the profile's larger sizes are from those of one frame at a
+        time.
 
         A plan has kernels of its own for each of these sizes, and the self-test gives it one frame at a time.
 
@@ -336,12 +367,14 @@ def check_gpu(library: Library, gpu: Gpu, options: EngineOptions) -> None:
     """
     if library.can_target and gpu.sm not in library.known_targets:
         raise ProviderError(
-            f"{library} does not serve {gpu.name} ({gpu.sm}), only {', '.join(library.known_targets)}: use classic TensorRT here, "
+            f"{library} does not serve {gpu.name} ({gpu.sm}), only {', '.join(library.known_targets)}: use classic "
+            "TensorRT here, "
             f'pip install "edgeadv[{TENSORRT}]", on a Jetson the one that JetPack brings'
         )
     if options.targets and gpu.sm not in options.targets:
         raise InputError(
-            f"an engine for {', '.join(options.targets)} does not run on {gpu.name}, which is {gpu.sm}: add that to the targets, "
+            f"an engine for {', '.join(options.targets)} does not run on {gpu.name}, which is {gpu.sm}: add that "
+            "to the targets, "
             "or leave them out"
         )
 
@@ -363,6 +396,7 @@ def is_proved(engine: Engine, gpu: Gpu) -> bool:
 
 
 def never_loaded(engine: Engine, gpu: Gpu) -> bool:
-    """Whether the record says that this very plan was refused on this GPU with this driver when it had just been built."""
+    """Whether the record says that this very plan was refused on this GPU with this driver when it had just been
+    built."""
     noted = engine.record.not_loaded or {}
     return noted.items() >= _found_on(engine, gpu).items()

@@ -1,4 +1,5 @@
-"""What the state of a machine means for its figures: sentences about one run, and a refusal for two that do not compare.
+"""What the state of a machine means for its figures: sentences about one run, and a refusal for two that do not
+compare.
 
 What :func:`~edgeadv_runtime.device.facts.conditions` could not read is unknown here, never different.
 """
@@ -45,8 +46,8 @@ def check_comparable(benches: Sequence[Bench]) -> None:
         benches: bench files that a reader is about to see side by side.
 
     Raises:
-        InputError: two files are of one device in different power modes, with ``jetson_clocks`` in different states, under
-            different CPU governors or with different GPU power limits.
+        InputError: two files are of one device in different power modes, with ``jetson_clocks`` in different states,
+            under different CPU governors or with different GPU power limits.
     """
     for one, other in combinations(benches, 2):
         if not _same_device(one, other):
@@ -92,7 +93,10 @@ def _throttling(before: Conditions, after: Conditions) -> Iterator[str]:
     for key, count in after.throttle_counts.items():
         if (first := before.throttle_counts.get(key)) is not None and count > first:
             what = _THROTTLED.get(key, f"the module throttled for too high a current or too low a voltage ({key})")
-            yield f"{what} during the run, {count - first} times: figures are slower than those of a cool, well fed machine"
+            yield (
+                f"{what} during the run, {count - first} times: figures are slower than those of a cool, well "
+                "fed machine"
+            )
     for gpu, earlier in _gpus(before, after):
         for reason, us in gpu.throttled_us.items():
             if (first := earlier.throttled_us.get(reason)) is not None and us > first:

@@ -1,9 +1,10 @@
 """Latency of a bundle on this machine. ``docs/bench.md`` says what is measured, and describes the file.
 
-What is timed is what an application calls: :class:`~edgeadv_runtime.bundle.preprocess.Preprocess` and ``Backend.infer``, of a ``-u8in``
-variant ``Backend.infer_pixels``, on the bundle's own golden frames. No run is ever left out of a figure; warm-up runs come before, and are counted apart.
-Nothing but the timed calls happens between two timed calls: progress is reported between series only, and meters of
-energy are read before the first timed call and after the last.
+What is timed is what an application calls: :class:`~edgeadv_runtime.bundle.preprocess.Preprocess` and
+``Backend.infer``, of a ``-u8in`` variant ``Backend.infer_pixels``, on the bundle's own golden frames. No run is ever
+left out of a figure; warm-up runs come before, and are counted apart. Nothing but the timed calls happens between two
+timed calls: progress is reported between series only, and meters of energy are read before the first timed call and
+after the last.
 """
 
 from __future__ import annotations
@@ -34,9 +35,23 @@ from .power import Meter, metering
 from .timing import Series, back_to_back, paced, split
 
 __all__ = [
-    "INCLUDES", "P99_MIN_RUNS", "SPLIT_STAGES", "STAGES", "Bench", "BenchRow", "Mode", "Opener", "Progress", "Series",
-    "Splits", "Stage", "back_to_back", "bench", "paced", "split",
-]  # fmt: skip
+    "INCLUDES",
+    "P99_MIN_RUNS",
+    "SPLIT_STAGES",
+    "STAGES",
+    "Bench",
+    "BenchRow",
+    "Mode",
+    "Opener",
+    "Progress",
+    "Series",
+    "Splits",
+    "Stage",
+    "back_to_back",
+    "bench",
+    "paced",
+    "split",
+]
 
 Opener = Callable[[], Backend]
 # a p99 from fewer runs would rest on fewer than ten of them
@@ -53,7 +68,8 @@ INCLUDES: dict[Stage, str] = {
 # of a variant that takes pixels
 _INCLUDES_UINT8: dict[Stage, str] = {
     "preprocess": "decoded RGB frames in memory to a uint8 NHWC array: resize and crop; no capture or decoding",
-    "inference": "Backend.infer_pixels, a uint8 array in memory to logits in memory: with its checks and any device copies",
+    "inference": "Backend.infer_pixels, a uint8 array in memory to logits in memory: with its checks and any device "
+    "copies",
 }
 # ONNX Runtime is opened without a device number, and then takes the first GPU
 _FIRST_GPU = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
@@ -82,8 +98,8 @@ def bench(
     """Measure every stage of every backend at every batch size, on the bundle's golden frames.
 
     Backends are opened, measured and closed one after another, so that none shares memory or cores with the next. All
-    are opened once before that: what cannot be opened shows in seconds, not after the minutes of the others, and so does a
-    plan that would cut or pad a batch. Where the machine counts energy each series has its own, see
+    are opened once before that: what cannot be opened shows in seconds, not after the minutes of the others, and so
+    does a plan that would cut or pad a batch. Where the machine counts energy each series has its own, see
     :mod:`~edgeadv_runtime.benchmark.power`.
 
     Args:
@@ -95,11 +111,12 @@ def bench(
         warm_up: calls before them.
         rate_hz: also a paced series of batch 1 at this rate; None for none.
         progress: called with the series done, all series and the name of the next.
-        keep: given what there is as soon as a backend has been measured, for those that come after it may fail or be interrupted.
+        keep: given what there is as soon as a backend has been measured, for those that come after it may fail or be
+            interrupted.
 
     Returns:
-        Three rows, one for each stage, of each backend and batch, and of each backend's paced series; three more of each
-        batch of a backend that can :class:`split <Splits>` a call.
+        Three rows, one for each stage, of each backend and batch, and of each backend's paced series; three more of
+        each batch of a backend that can :class:`split <Splits>` a call.
 
     Raises:
         InputError: an argument is out of range, or a plan does not serve a batch size.
@@ -137,11 +154,16 @@ def bench(
                 # between frames energy goes on flowing: it belongs to the whole, and to no stage
                 own += [
                     _row(
-                        backend, stage, times.durations_ns[:, k], times, warm_up=warm_up, rate_hz=rate_hz,
+                        backend,
+                        stage,
+                        times.durations_ns[:, k],
+                        times,
+                        warm_up=warm_up,
+                        rate_hz=rate_hz,
                         meter=meter if stage == "end-to-end" else None,
                     )
                     for k, stage in enumerate(STAGES)
-                ]  # fmt: skip
+                ]
             # CUDA graphs are made in the calls: only now is it known whether they could be
             engine = backend.engine_info
             rows += [replace(row, engine=engine) for row in own]
@@ -215,8 +237,10 @@ def _check_plan(backend: Backend, sizes: Sequence[int]) -> None:
         served = f"{most}" if least == most else f"{least},{best},{most}"
         wanted = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]},{sizes[len(sizes) // 2]},{sizes[-1]}"
         raise InputError(
-            f"the plan of {_who(backend)} serves batch {served}; batch {', '.join(map(str, unserved))} would be cut or padded, and "
-            f"timed as what it is not: give `engine_batch` {wanted} (`rate` needs batch 1), or time what the plan serves"
+            f"the plan of {_who(backend)} serves batch {served}; batch {', '.join(map(str, unserved))} would be "
+            "cut or padded, and "
+            f"timed as what it is not: give `engine_batch` {wanted} (`rate` needs batch 1), or time what the plan "
+            "serves"
         )
 
 

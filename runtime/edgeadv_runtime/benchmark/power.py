@@ -1,11 +1,12 @@
-"""Energy of a series of calls, from whatever counts it on this machine. Where nothing does there is no figure, not a zero.
+"""Energy of a series of calls, from whatever counts it on this machine. Where nothing does there is no figure, not a
+zero.
 
 Each meter says what it covers, and counts all of it: what idles beside the model draws power too. Meters are read just
 before the first timed call and just after the last one; what must sample in between does so in a process of its own.
 
 Not seen running: no machine that this was written on had an NVIDIA driver, a Jetson's ``tegrastats`` or a readable
-powercap. :class:`NvmlMeter` uses NVIDIA's own binding of the library, :class:`TegrastatsMeter` follows lines that others
-recorded, :class:`RaplMeter` the kernel's documentation.
+powercap. :class:`NvmlMeter` uses NVIDIA's own binding of the library, :class:`TegrastatsMeter` follows lines that
+others recorded, :class:`RaplMeter` the kernel's documentation.
 """
 
 from __future__ import annotations
@@ -283,9 +284,10 @@ def metering(
     """Open the meter that covers the work: of the GPU's board, of the Jetson, or of the processor; None without one.
 
     Args:
-        gpu_index: the GPU that the model runs on, as CUDA counts them; None for the processor, and where that is not known:
-            the counter of another GPU would show it idle.
-        processor: whether the model runs on the processor. What counts that alone would miss most of the energy of a GPU.
+        gpu_index: the GPU that the model runs on, as CUDA counts them; None for the processor, and where that is not
+            known: the counter of another GPU would show it idle.
+        processor: whether the model runs on the processor. What counts that alone would miss most of the energy of a
+            GPU.
         load: opens CUDA's library by its name.
         powercap: the kernel's folder of power zones.
     """

@@ -65,7 +65,8 @@ class DataInfo:
     training_images: Count | None = None
 
     def binding(self) -> dict[str, Any]:
-        """What outcomes depend on: what was wrong with the images may be allowed when it turns up, to go on from there."""
+        """What outcomes depend on: what was wrong with the images may be allowed when it turns up, to go on from
+        there."""
         return {key: value for key, value in asdict(self).items() if key in ("name", "split", "total")}
 
 
@@ -104,7 +105,8 @@ def check_readable(unreadable: Sequence[str], data: DataInfo) -> None:
     """
     if len(unreadable) > MOST_UNREADABLE * data.total and not data.allow_unreadable:
         raise DataError(
-            f"{data.name}: {len(unreadable)} of {data.total} images are unreadable, e.g. {unreadable[0]}; repair them or pass `allow_unreadable`"
+            f"{data.name}: {len(unreadable)} of {data.total} images are unreadable, e.g. {unreadable[0]}; repair "
+            "them or pass `allow_unreadable`"
         )
 
 

@@ -109,7 +109,8 @@ class Bundle:
                 checked before the manifest is even parsed.
 
         Raises:
-            IntegrityError: a hash differs, a file is missing that was not left out, or the signature is missing or wrong.
+            IntegrityError: a hash differs, a file is missing that was not left out, or the signature is missing or
+                wrong.
             SchemaError: the manifest is of another kind or version.
             BundleError: there is no bundle, the manifest is damaged, or it names a path outside the bundle.
             InputError: the public key cannot be used.
@@ -152,7 +153,8 @@ class Bundle:
         """Sign the manifest, and with it every file that it names; returns the path of the signature.
 
         Args:
-            private_key: an unencrypted PEM file with an Ed25519 private key, as ``openssl genpkey -algorithm ed25519`` makes.
+            private_key: an unencrypted PEM file with an Ed25519 private key, as ``openssl genpkey -algorithm ed25519``
+                makes.
 
         Raises:
             InputError: the key is not such a key.
@@ -200,7 +202,8 @@ class Bundle:
 
     @cached_property
     def confidence(self) -> Confidence | None:
-        """Temperature and rejection threshold, fitted on the reference logits; None where the export had no images for them."""
+        """Temperature and rejection threshold, fitted on the reference logits; None where the export had no images for
+        them."""
         entry = self.manifest.confidence
         if entry is None:
             return None
@@ -222,7 +225,8 @@ class Bundle:
             have = ", ".join(self.variants) or "none"
             if variant in self.manifest.variants:
                 raise InputError(
-                    f"{self.path} is a slim copy with no variant {variant!r} (it has: {have}); slim the full bundle again with it"
+                    f"{self.path} is a slim copy with no variant {variant!r} (it has: {have}); slim the full "
+                    "bundle again with it"
                 )
             raise InputError(
                 f"{self.path} carries no variant {variant!r} (it has: {have}); export it with `precisions`"
@@ -234,12 +238,14 @@ class Bundle:
         return self.manifest.variants[variant].sha256
 
     def float_sha256(self, variant: str) -> str | None:
-        """Hash of the graph with float input that a ``-u8in`` ``variant`` was made from, carried or not; None for any other."""
+        """Hash of the graph with float input that a ``-u8in`` ``variant`` was made from, carried or not; None for any
+        other."""
         made_from = self.manifest.variants[variant].made_from
         return None if made_from is None else made_from.sha256
 
     def written_in(self, variant: str) -> frozenset[str]:
-        """Types that convolutions and matrix products of ``variant`` may be written in: ``"Float"``, ``"Half"``, ``"Int8"``, ...
+        """Types that convolutions and matrix products of ``variant`` may be written in: ``"Float"``, ``"Half"``,
+        ``"Int8"``, ...
 
         Bundles of an older edgeadv do not list them: of those it is what the precision allows.
         """
@@ -265,7 +271,8 @@ class Bundle:
         return self.path / file
 
     def surrogate_path(self, variant: str) -> Path:
-        """The graph of an int8 ``variant`` for the gradient side, see ``edgeadv.gradients.graph``; with ``-u8in`` or without the same.
+        """The graph of an int8 ``variant`` for the gradient side, see ``edgeadv.gradients.graph``; with ``-u8in`` or
+        without the same.
 
         Raises:
             InputError: this bundle carries none.
@@ -280,7 +287,8 @@ class Bundle:
             raise InputError(f"{self.path} has no surrogate of {variant}, attack it with the gradients of fp32: {why}")
         if entry.file in self.manifest.left_out:
             raise InputError(
-                f"{self.path} is a slim bundle without the surrogate of {variant}: gradients need the full one, or use an attack pack"
+                f"{self.path} is a slim bundle without the surrogate of {variant}: gradients need the full one, or "
+                "use an attack pack"
             )
         return self.path / entry.file
 

@@ -1,8 +1,8 @@
 """What a probability is worth: temperature scaling, calibration error, and the threshold below which an answer is none.
 
-Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks": dividing all logits by one number, fitted on
-images that were not trained on, makes most of the difference between what a network says and how often it is right. It
-changes no label, and it says nothing about images of another kind or under attack.
+Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks": dividing all logits by one number,
+fitted on images that were not trained on, makes most of the difference between what a network says and how often it is
+right. It changes no label, and it says nothing about images of another kind or under attack.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def first_is_right(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> N
 
 
 def nll(logits: NDArray[np.floating], labels: NDArray[np.int64], *, temperature: float = 1.0) -> float:
-    """Mean negative log-likelihood of the labels under ``softmax(logits / temperature)`` (Guo et al. 2017, section 2), in nats.
+    """Mean negative log-likelihood of the labels under ``softmax(logits / temperature)`` (Guo et al. 2017, section 2),
+    in nats.
 
     Args:
         logits: finite, (n, classes), n >= 1.
@@ -93,7 +94,8 @@ def reliability(confidence: NDArray[np.floating], right: NDArray[np.bool_], *, b
 
 
 def ece(bins: tuple[Bin, ...]) -> float:
-    """Expected calibration error: mean distance of accuracy and confidence, weighted by images (Guo et al. 2017, eq. 3).
+    """Expected calibration error: mean distance of accuracy and confidence, weighted by images (Guo et al. 2017, eq.
+    3).
 
     Raises:
         ValueError: there are no images.
@@ -107,27 +109,30 @@ def ece(bins: tuple[Bin, ...]) -> float:
 def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
     """The temperature with the least :func:`nll` (Guo et al. 2017, section 4.2).
 
-    In b = 1 / T the NLL is convex: its derivative, the mean of ``sum_k p_k z_k - z_label`` with ``p = softmax(b z)``, rises with
-    b, so its one zero is bracketed by doubling and found by halving. Nothing can diverge or end beside the minimum.
+    In b = 1 / T the NLL is convex: its derivative, the mean of ``sum_k p_k z_k - z_label`` with ``p = softmax(b z)``,
+    rises with b, so its one zero is bracketed by doubling and found by halving. Nothing can diverge or end beside the
+    minimum.
 
     Args:
         logits: finite, (n, classes), n >= 1.
         labels: int64 (n,).
 
     Raises:
-        DataError: there is no minimum: every label comes first, so that any smaller T is better, or the logits are no better
-            than chance, so that any larger one is.
+        DataError: there is no minimum: every label comes first, so that any smaller T is better, or the logits are no
+            better than chance, so that any larger one is.
     """
     z = logits.astype(np.float64)
     z = z - z.max(axis=1, keepdims=True)
     own = np.take_along_axis(z, labels[:, None], axis=1)[:, 0]
     if (own >= 0).all():
         raise DataError(
-            f"all {len(z)} images to fit the temperature on are right, so none says how sure is too sure: give more or harder images"
+            f"all {len(z)} images to fit the temperature on are right, so none says how sure is too sure: give "
+            "more or harder images"
         )
     if float(z.mean(axis=1).mean()) >= float(own.mean()):
         raise DataError(
-            f"on the {len(z)} images to fit the temperature on the logits are no better than chance: check that the labels are "
+            f"on the {len(z)} images to fit the temperature on the logits are no better than chance: check that "
+            "the labels are "
             "those of the model's classes"
         )
 
@@ -151,9 +156,9 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
 def rejection_threshold(confidence: NDArray[np.floating], *, coverage: float) -> float:
     """The probability below which an answer counts as none, so that at least a share ``coverage`` is answered.
 
-    The k-th smallest of n with ``k = floor((n + 1) (1 - coverage))``: a further image of the same kind falls below it with
-    probability at most ``k / (n + 1)``, whatever the distribution (a one-sided tolerance limit, Wilks 1941; as in split conformal
-    prediction, Lei et al. 2018). 0 where there are too few images for any.
+    The k-th smallest of n with ``k = floor((n + 1) (1 - coverage))``: a further image of the same kind falls below it
+    with probability at most ``k / (n + 1)``, whatever the distribution (a one-sided tolerance limit, Wilks 1941; as in
+    split conformal prediction, Lei et al. 2018). 0 where there are too few images for any.
 
     Args:
         confidence: probability of the first label, (n,).

@@ -231,7 +231,8 @@ class MadeFromEntry(Entry, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class VariantEntry(SizedFileEntry, frozen=True, kw_only=True):
-    """One ONNX file. ``compute``: by the name of each convolution and matrix product, the type that it multiplies in."""
+    """One ONNX file. ``compute``: by the name of each convolution and matrix product, the type that it multiplies
+    in."""
 
     precision: Annotated[str, msgspec.Meta(pattern=r"^(fp32|fp16|int8)\Z")]
     opset: Positive
@@ -281,7 +282,8 @@ class ConfidenceDataEntry(Entry, frozen=True, kw_only=True):
 
 
 class ConfidenceEntry(Entry, frozen=True, kw_only=True):
-    """Temperature and rejection, with the calibration error on the images held out. ``reliability``: its bins, before and after."""
+    """Temperature and rejection, with the calibration error on the images held out. ``reliability``: its bins, before
+    and after."""
 
     temperature: Annotated[float, msgspec.Meta(gt=0)]
     n: Count

@@ -1,7 +1,7 @@
 """The manifest of a bundle in typed records, and the one way to read it; ``docs/bundle.md`` describes every key.
 
-A key that no record knows is ignored: it describes. Where it would change what is computed, in ``preprocess`` and in what a variant takes
-and gives, it is refused. What else a reader must know stands in ``requires``.
+A key that no record knows is ignored: it describes. Where it would change what is computed, in ``preprocess`` and in
+what a variant takes and gives, it is refused. What else a reader must know stands in ``requires``.
 """
 
 from __future__ import annotations
@@ -65,10 +65,16 @@ class Manifest(Entry, frozen=True, kw_only=True):
 
     @classmethod
     def draft(
-        cls, classes: Sequence[Mapping[str, str]], preprocess: PreprocessEntry, *, variants: dict[str, VariantEntry],
-        weights: SizedFileEntry, title: str = "", architecture: ArchitectureEntry | None = None,
+        cls,
+        classes: Sequence[Mapping[str, str]],
+        preprocess: PreprocessEntry,
+        *,
+        variants: dict[str, VariantEntry],
+        weights: SizedFileEntry,
+        title: str = "",
+        architecture: ArchitectureEntry | None = None,
         provenance: dict[str, Any] | None = None,
-    ) -> Manifest:  # fmt: skip
+    ) -> Manifest:
         """That of a bundle which is not written: a model at work before it is exported, if ever it is.
 
         Args:
@@ -164,7 +170,8 @@ def read_object(data: bytes, path: Path) -> dict[str, Any]:
 
     Raises:
         BundleError: it is no JSON object.
-        SchemaError: another kind or version, a feature is required that this version does not know, or it is nested too deeply.
+        SchemaError: another kind or version, a feature is required that this version does not know, or it is nested too
+            deeply.
     """
     found: dict[str, Any] = decode(data, dict[str, Any], what=_WHAT, path=path, mend=_MEND)
     level: list[Any] = [found]
@@ -176,7 +183,8 @@ def read_object(data: bytes, path: Path) -> dict[str, Any]:
     kind, version = found.get("kind"), found.get("schema_version")
     if kind != "bundle" or version != SCHEMA_VERSION:
         raise SchemaError(
-            f"{path.parent} is a {reprlib.repr(kind)} of schema version {reprlib.repr(version)}; this edgeadv reads bundles of version "
+            f"{path.parent} is a {reprlib.repr(kind)} of schema version {reprlib.repr(version)}; this edgeadv "
+            "reads bundles of version "
             f"{SCHEMA_VERSION}: use the edgeadv it was made with, or export it again"
         )
     required = convert(found.get("requires", []), tuple[Text, ...], what=_WHAT, path=path, mend=_MEND)

@@ -32,12 +32,14 @@ _FILTERS = {
 }
 
 
-# of a resized picture, four bytes each; a picture of 150,000 x 1, 516 bytes as a file, would take ten thousand million of them
+# of a resized picture, four bytes each; a picture of 150,000 x 1, 516 bytes as a file, would take ten thousand million
+# of them
 _MOST_PIXELS, _ALWAYS_TAKEN = 1 << 26, 4
 
 
 def pictures(files: Iterable[Path]) -> list[Path]:
-    """Those of ``files`` whose endings are of formats that :func:`decode` reads, sorted; Pillow writes some that it cannot read."""
+    """Those of ``files`` whose endings are of formats that :func:`decode` reads, sorted; Pillow writes some that it
+    cannot read."""
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     return sorted(file for file in files if file.suffix.lower() in suffixes and file.is_file())
 
@@ -61,7 +63,8 @@ def as_image(frame: Image.Image | NDArray[np.uint8], *, color_order: ColorOrder 
     """A Pillow RGB image from a Pillow image, or from a uint8 HWC array whose colour order is stated.
 
     Raises:
-        InputError: wrong type, dtype or shape, an array without its colour order, or a picture that Pillow cannot convert.
+        InputError: wrong type, dtype or shape, an array without its colour order, or a picture that Pillow cannot
+            convert.
     """
     if isinstance(frame, Image.Image):
         try:
@@ -103,7 +106,8 @@ def to_tensor(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def to_pixels(x: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """float32 NCHW to the nearest uint8 NHWC: the inverse of :func:`to_tensor` where ``x`` is pixels over 255, else rounded.
+    """float32 NCHW to the nearest uint8 NHWC: the inverse of :func:`to_tensor` where ``x`` is pixels over 255, else
+    rounded.
 
     Args:
         x: finite, float32 of shape (n, channels, height, width); what is outside [0, 1] is cut to it.
@@ -231,8 +235,8 @@ class Preprocess:
             uint8 array of shape (crop, crop, 3), RGB.
 
         Raises:
-            InputError: the frame is not one of the two, smaller than the crop while ``resize`` is None, or so long and narrow that
-                resizing it would take more than 64 million pixels.
+            InputError: the frame is not one of the two, smaller than the crop while ``resize`` is None, or so long and
+                narrow that resizing it would take more than 64 million pixels.
         """
         image = as_image(frame, color_order=color_order)
         if self.resize is not None:

@@ -74,7 +74,8 @@ def check(data: bytes, manifest: Path, public_key: Path) -> None:
         signature = path.read_bytes()
     except FileNotFoundError as error:
         raise IntegrityError(
-            f"{manifest} is not signed: there is no {path.name}; have it signed with `edgeadv bundle sign`, or open it without "
+            f"{manifest} is not signed: there is no {path.name}; have it signed with `edgeadv bundle sign`, or "
+            "open it without "
             "a public key"
         ) from error
     except OSError as error:
@@ -88,7 +89,8 @@ def check(data: bytes, manifest: Path, public_key: Path) -> None:
         key.verify(signature, data)
     except invalid as error:
         raise IntegrityError(
-            f"{manifest} is not what the owner of {public_key} signed: it was changed, or signed with another key; do not use "
+            f"{manifest} is not what the owner of {public_key} signed: it was changed, or signed with another key; "
+            "do not use "
             "this bundle"
         ) from error
 
@@ -103,7 +105,8 @@ def _private(path: Path) -> Ed25519PrivateKey:
         loaded = _serialization().load_pem_private_key(data, password=None)
     except TypeError as error:
         raise InputError(
-            f"{path} is encrypted: write it without a pass phrase to a place only you can read, openssl pkey -in {path.name} "
+            f"{path} is encrypted: write it without a pass phrase to a place only you can read, openssl pkey -in "
+            f"{path.name} "
             "-out plain.pem, and sign with that"
         ) from error
     except _unreadable() as error:

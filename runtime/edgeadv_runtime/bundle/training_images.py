@@ -1,8 +1,9 @@
 """Which images a network was trained on, known by hash: accuracy on them must not pass for accuracy on others.
 
-A network is nearly always right about what it was trained on, whatever the folder is called that the images lie in. A run and its
-bundle therefore carry the first 8 bytes of the SHA-256 of each image's preprocessed pixels. Only the very pixels are found again:
-the same photograph at another JPEG quality, another frame of the same video or another crop is another image here.
+A network is nearly always right about what it was trained on, whatever the folder is called that the images lie in. A
+run and its bundle therefore carry the first 8 bytes of the SHA-256 of each image's preprocessed pixels. Only the very
+pixels are found again: the same photograph at another JPEG quality, another frame of the same video or another crop is
+another image here.
 """
 
 from __future__ import annotations
@@ -33,15 +34,16 @@ class TrainingImages:
     """Images of one preprocessing, by the first 8 bytes of the SHA-256 of their pixels.
 
     Attributes:
-        hashes: uint64 (n,), ascending, all different. That an image is taken for one of a million others by chance is as
-            likely as 1 in 10^13.
+        hashes: uint64 (n,), ascending, all different. That an image is taken for one of a million others by chance is
+            as likely as 1 in 10^13.
     """
 
     hashes: NDArray[np.uint64]
 
     @classmethod
     def of(cls, images: Iterable[str]) -> TrainingImages:
-        """Those with the hex SHA-256 of pixels in ``images``, as :attr:`~edgeadv_runtime.attacks.base.CleanBatch.hashes` has them."""
+        """Those with the hex SHA-256 of pixels in ``images``, as
+        :attr:`~edgeadv_runtime.attacks.base.CleanBatch.hashes` has them."""
         return cls(np.unique(_shortened(images)))
 
     def __len__(self) -> int:
@@ -90,7 +92,8 @@ class TrainingImages:
 
 
 def too_many(known: int | None, n: int) -> bool:
-    """Whether more than :data:`MOST_PERCENT` of ``n`` images, ``known`` of them trained on, flatter; None is not known."""
+    """Whether more than :data:`MOST_PERCENT` of ``n`` images, ``known`` of them trained on, flatter; None is not
+    known."""
     return known is not None and 100 * known > MOST_PERCENT * n
 
 

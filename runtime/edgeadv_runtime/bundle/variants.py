@@ -11,7 +11,8 @@ U8IN = "-u8in"
 VARIANTS = (*FLOAT_VARIANTS, *(variant + U8IN for variant in FLOAT_VARIANTS))
 INT8 = "int8"
 PRECISIONS = ("fp32", "fp16", INT8)
-"""What :func:`precision_of` gives; ``int8``, alone or with ``-u8in``, stands for :func:`int8_variant` of the backend."""
+"""What :func:`precision_of` gives; ``int8``, alone or with ``-u8in``, stands for :func:`int8_variant` of the
+backend."""
 S8S8, U8S8 = "int8-s8s8", "int8-u8s8"
 TENSORRT_REFUSES_U8S8 = f"TensorRT takes symmetric int8 only, that is {S8S8}; {U8S8} is for x86 processors"
 _X86 = ("x86_64", "amd64", "i386", "i686")
@@ -28,7 +29,8 @@ def takes_uint8(variant: str) -> bool:
 
 
 def base_of(variant: str) -> str:
-    """``variant`` with float input, of which the one with uint8 input is made: ``"fp16"`` of ``"fp16-u8in"`` and of itself."""
+    """``variant`` with float input, of which the one with uint8 input is made: ``"fp16"`` of ``"fp16-u8in"`` and of
+    itself."""
     return variant.removesuffix(U8IN)
 
 

@@ -1,6 +1,7 @@
 """A stored perturbation that is added to live frames, so that people see what an attack does to a label.
 
-It is one perturbation for all images, made in PyTorch by ``edgeadv perturbation``; an attacker who has the frame does better.
+It is one perturbation for all images, made in PyTorch by ``edgeadv perturbation``; an attacker who has the frame does
+better.
 """
 
 from __future__ import annotations

@@ -40,7 +40,8 @@ class Source(Protocol):
 
     @property
     def live(self) -> bool:
-        """Whether its frames come by the clock and its end is a loss, as with a camera; False for a file, which is read to its end."""
+        """Whether its frames come by the clock and its end is a loss, as with a camera; False for a file, which is read
+        to its end."""
         ...
 
     def frames(self) -> Iterator[Frame]:
@@ -59,8 +60,8 @@ class Source(Protocol):
 class Pool:
     """Arrays of one shape that are used again as soon as nothing refers to them any more.
 
-    Who holds a frame, or a view of its pixels, keeps it: no application has to say when it is done with one. There are never more
-    arrays than were held at one time, plus the one that is being filled.
+    Who holds a frame, or a view of its pixels, keeps it: no application has to say when it is done with one. There are
+    never more arrays than were held at one time, plus the one that is being filled.
     """
 
     def __init__(self) -> None:

@@ -38,7 +38,8 @@ class Recognition:
 
 
 class Recognizer:
-    """Classifies frames of one camera, in order: with a stored perturbation added if a view's slider says so, and put to a vote."""
+    """Classifies frames of one camera, in order: with a stored perturbation added if a view's slider says so, and put
+    to a vote."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """A small page with the live picture, labels, latency and drops, by the standard library's own server.
 
-It listens on this machine only, unless it is given a token: then every request must carry it. A page of another site cannot use it:
-the host must be one of this server's names, and what changes something must come from the page itself.
+It listens on this machine only, unless it is given a token: then every request must carry it. A page of another site
+cannot use it: the host must be one of this server's names, and what changes something must come from the page itself.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ _PAGES = {
     "/app.js": ("app.js", "text/javascript"),
     "/style.css": ("style.css", "text/css"),
 }
-_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'"
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'"
+)
 _BOUNDARY = "frame"
 _PICTURES_PER_S = 15.0
 # each viewer costs a thread and its own compression of every picture, beside the model
@@ -97,7 +100,8 @@ class View:
             }
 
     def picture(self, after: int, timeout_s: float) -> tuple[int, bytes] | None:
-        """The newest picture as JPEG and its number, once there is one after ``after``; None if none came, or the end."""
+        """The newest picture as JPEG and its number, once there is one after ``after``; None if none came, or the
+        end."""
         with self._changed:
             self._changed.wait_for(lambda: self._number > after or self._closed, timeout_s)
             if self._closed or self._number <= after or self._pixels is None:
@@ -163,7 +167,8 @@ class PageServer:
             raise InputError(f"a token has at least {LEAST_TOKEN} letters and digits")
         if not ip_address(host).is_loopback and token is None:
             raise InputError(
-                f"`serve` {address} can be reached from other machines: give it a `token` of {LEAST_TOKEN} letters and digits "
+                f"`serve` {address} can be reached from other machines: give it a `token` of {LEAST_TOKEN} letters "
+                "and digits "
                 "or more, or serve on 127.0.0.1"
             )
         handler = _handler(view, token, own_names_only=ip_address(host).is_loopback)

@@ -26,7 +26,8 @@ def open_source(text: str, *, fps: float | None = None, loop: bool = False) -> S
     Args:
         text: ``/dev/video0`` or its number, a GStreamer pipeline (with ``!`` between its elements), a URL (``rtsp://``,
             ``http://``, ...), a video file, or a folder of pictures.
-        fps: pace of a file or folder in frames per second; None plays a file at its own, and shows pictures as fast as they are taken.
+        fps: pace of a file or folder in frames per second; None plays a file at its own, and shows pictures as fast as
+            they are taken.
         loop: begin a file or folder again at its end.
 
     Raises:
@@ -53,15 +54,16 @@ def open_source(text: str, *, fps: float | None = None, loop: bool = False) -> S
     if text.isdecimal() or text.startswith("/dev/"):
         return Camera(text)
     raise InputError(
-        f"source {text!r} is no device (/dev/video0 or 0), no GStreamer pipeline, no URL, no video file and no folder of pictures here"
+        f"source {text!r} is no device (/dev/video0 or 0), no GStreamer pipeline, no URL, no video file and no "
+        "folder of pictures here"
     )
 
 
 class Memory:
     """Frames that an application already has; also what tests use.
 
-    :meth:`put` waits while ``depth`` frames are not taken yet. A stream takes them at once, and drops or keeps them by its policy; when
-    it has stopped, or its classifier has failed, :meth:`put` waits no more.
+    :meth:`put` waits while ``depth`` frames are not taken yet. A stream takes them at once, and drops or keeps them by
+    its policy; when it has stopped, or its classifier has failed, :meth:`put` waits no more.
     """
 
     name = "memory"

@@ -58,8 +58,8 @@ class Event:
     """Something that happened to the source.
 
     Attributes:
-        kind: ``"connected"`` when the first frame of a connection is there, ``"stalled"`` when none came for too long, ``"lost"``
-            when the connection ended.
+        kind: ``"connected"`` when the first frame of a connection is there, ``"stalled"`` when none came for too long,
+            ``"lost"`` when the connection ended.
         text: in words.
     """
 
@@ -160,8 +160,8 @@ class Stream(Generic[T]):
             classify: called with each frame that is not dropped, in the inference thread.
             on_answer: called with each answer, in the inference thread.
             on_event: called when a source connects, stalls or is lost, from either thread.
-            policy: ``"latest"``: a newer frame takes the place of one that waits, which is dropped. ``"every"``: capture waits, so
-                that no frame is dropped here; a camera's driver then drops them unseen.
+            policy: ``"latest"``: a newer frame takes the place of one that waits, which is dropped. ``"every"``:
+                capture waits, so that no frame is dropped here; a camera's driver then drops them unseen.
             depth: of ``"every"``, how many frames may wait.
             stall_s: seconds without a frame after which a live source counts as stalled and is opened again.
             back_off_s: seconds between attempts to open a lost source again: the first, doubled up to the second.
@@ -258,11 +258,20 @@ class Stream(Generic[T]):
             spread = float(moments.max() - moments.min()) if len(moments) > 1 else 0.0
             age = {q: self._ages.quantile(q, least=n) for q, n in ((0.5, 1), (0.99, _LEAST_FOR_P99))}
             return Counts(
-                captured=self._captured, classified=self._classified, dropped=self._dropped, waiting=len(self._waiting),
-                working=self._working, connections=self._connections, losses=self._losses, stalls=self._stalls,
-                age_p50_ms=_ms(age[0.5]), age_p99_ms=_ms(age[0.99]), age_max_ms=_ms(self._ages.largest if self._ages.count else None),
-                busy_p50_ms=_ms(self._busy.quantile(0.5)), fps=(len(moments) - 1) / spread if spread > 0 else None,
-            )  # fmt: skip
+                captured=self._captured,
+                classified=self._classified,
+                dropped=self._dropped,
+                waiting=len(self._waiting),
+                working=self._working,
+                connections=self._connections,
+                losses=self._losses,
+                stalls=self._stalls,
+                age_p50_ms=_ms(age[0.5]),
+                age_p99_ms=_ms(age[0.99]),
+                age_max_ms=_ms(self._ages.largest if self._ages.count else None),
+                busy_p50_ms=_ms(self._busy.quantile(0.5)),
+                fps=(len(moments) - 1) / spread if spread > 0 else None,
+            )
 
     def __enter__(self) -> Stream[T]:
         self.start()

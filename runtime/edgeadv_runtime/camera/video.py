@@ -1,7 +1,7 @@
 """Sources that OpenCV opens: cameras, GStreamer pipelines, network streams and video files.
 
-OpenCV's headless wheel has V4L2 and FFmpeg, on ARM too, but not GStreamer: CSI cameras need the OpenCV of the system, as JetPack has it.
-A V4L2 device, a GStreamer pipeline and an RTSP stream have not been run here: there was none.
+OpenCV's headless wheel has V4L2 and FFmpeg, on ARM too, but not GStreamer: CSI cameras need the OpenCV of the system,
+as JetPack has it. A V4L2 device, a GStreamer pipeline and an RTSP stream have not been run here: there was none.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from typing import Any
 from ..errors import SourceError, require
 from .frames import Frame, Pool
 
-# a read ends after so long: a longer wait would keep close() from ending within a second. FFmpeg's streams have ended by that,
-# devices and pipelines are read again
+# a read ends after so long: a longer wait would keep close() from ending within a second. FFmpeg's streams have ended
+# by that, devices and pipelines are read again
 _OPEN_MS, _READ_MS = 5000, 800
-# a failed read that took no longer is no time limit but the end; a stream of slow frames is silent for longer than one read, and a
-# camera before its first frame for seconds
+# a failed read that took no longer is no time limit but the end; a stream of slow frames is silent for longer than one
+# read, and a camera before its first frame for seconds
 _END_S, _SILENCE_S = 0.4, 10.0
-# read when cv2 is first imported: the driver's own wait for a V4L2 frame, in whole seconds; and what OpenCV and FFmpeg write on
-# standard error, which says less than the errors raised here
+# read when cv2 is first imported: the driver's own wait for a V4L2 frame, in whole seconds; and what OpenCV and FFmpeg
+# write on standard error, which says less than the errors raised here
 _ENVIRONMENT = {
-    "OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT": "1", "OPENCV_LOG_LEVEL": "ERROR", "OPENCV_FFMPEG_LOGLEVEL": "-8",
-}  # fmt: skip
+    "OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT": "1",
+    "OPENCV_LOG_LEVEL": "ERROR",
+    "OPENCV_FFMPEG_LOGLEVEL": "-8",
+}
 # as much as containers are wrong about their number of frames
 _MISCOUNTED = 0.01
 
@@ -136,18 +138,25 @@ class Pipeline(_Capture):
 
     def _settings(self) -> Sequence[int]:
         return (
-            self._cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_MS, self._cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_MS,
-        )  # fmt: skip
+            self._cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+            _OPEN_MS,
+            self._cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+            _READ_MS,
+        )
 
     def _why_not(self) -> str:
         information = self._cv2.getBuildInformation()
         lines = [line for line in information.splitlines() if line.strip().startswith("GStreamer:")]
         if not lines or "YES" not in lines[0]:
             return (
-                "the OpenCV here is built without GStreamer, as the one of PyPI is: use the system's, on a Jetson JetPack's, "
+                "the OpenCV here is built without GStreamer, as the one of PyPI is: use the system's, on a Jetson "
+                "JetPack's, "
                 "in a venv with --system-site-packages and without opencv-python-headless"
             )
-        return "GStreamer refuses the pipeline: try it with gst-launch-1.0; its last element must be appsink and its format BGR"
+        return (
+            "GStreamer refuses the pipeline: try it with gst-launch-1.0; its last element must be appsink and "
+            "its format BGR"
+        )
 
 
 class Url(_Capture):
@@ -167,8 +176,11 @@ class Url(_Capture):
 
     def _settings(self) -> Sequence[int]:
         return (
-            self._cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_MS, self._cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_MS,
-        )  # fmt: skip
+            self._cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+            _OPEN_MS,
+            self._cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+            _READ_MS,
+        )
 
     def _why_not(self) -> str:
         return f"nothing answers there within {_OPEN_MS / 1000:g} s, or it is no video: check address, user and network"
@@ -206,8 +218,8 @@ class VideoFile(_Capture):
                 shown, here = shown + 1, here + 1
                 continue
             if here < enough and place_s < enough / own_fps:
-                # OpenCV does not tell an end from an error, and of some containers takes the number of frames from the length and the
-                # rate: where the rate varies, the place of the last one tells
+                # OpenCV does not tell an end from an error, and of some containers takes the number of frames from the
+                # length and the rate: where the rate varies, the place of the last one tells
                 raise SourceError(f"{self.name} ended after {here} of {promised} frames: it is damaged or cut short")
             if not self._loop or not here:
                 return

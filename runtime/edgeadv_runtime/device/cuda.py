@@ -1,11 +1,11 @@
 """CUDA without PyTorch: the driver's own interface, ``libcuda.so.1``, through ctypes.
 
-The driver brings this library, on a desktop as on a Jetson, and it is the same one for CUDA 12 and 13: nothing has to be
-installed, and nothing has to fit to the version of TensorRT. All work happens in the primary context of a GPU, which is
-also the one that TensorRT and PyTorch use.
+The driver brings this library, on a desktop as on a Jetson, and it is the same one for CUDA 12 and 13: nothing has to
+be installed, and nothing has to fit to the version of TensorRT. All work happens in the primary context of a GPU, which
+is also the one that TensorRT and PyTorch use.
 
-Signatures were compared with ``cuda.h`` of CUDA 13. No GPU has been seen running under this code: the tests call it on a
-stand-in for the library, through the same C calling convention.
+Signatures were compared with ``cuda.h`` of CUDA 13. No GPU has been seen running under this code: the tests call it on
+a stand-in for the library, through the same C calling convention.
 """
 
 from __future__ import annotations
@@ -37,24 +37,42 @@ _INT_OUT, _SIZE_OUT, _ADDRESS_OUT, _POINTER_OUT, _TEXT_OUT = (
     ctypes.POINTER(kind) for kind in (_INT, _SIZE, _ADDRESS, _POINTER, ctypes.c_char_p)
 )
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
-    "cuInit": (_UINT,), "cuDriverGetVersion": (_INT_OUT,), "cuGetErrorName": (_INT, _TEXT_OUT),
-    "cuGetErrorString": (_INT, _TEXT_OUT), "cuDeviceGetCount": (_INT_OUT,), "cuDeviceGet": (_INT_OUT, _INT),
-    "cuDeviceGetName": (ctypes.c_char_p, _INT, _INT), "cuDeviceGetAttribute": (_INT_OUT, _INT, _INT),
-    "cuDeviceTotalMem_v2": (_SIZE_OUT, _INT), "cuDevicePrimaryCtxRetain": (_POINTER_OUT, _INT),
-    "cuDevicePrimaryCtxRelease_v2": (_INT,), "cuCtxPushCurrent_v2": (_POINTER,),
-    "cuCtxPopCurrent_v2": (_POINTER_OUT,), "cuMemGetInfo_v2": (_SIZE_OUT, _SIZE_OUT),
-    "cuMemAlloc_v2": (_ADDRESS_OUT, _SIZE), "cuMemFree_v2": (_ADDRESS,),
-    "cuMemHostAlloc": (_POINTER_OUT, _SIZE, _UINT), "cuMemFreeHost": (_POINTER,),
+    "cuInit": (_UINT,),
+    "cuDriverGetVersion": (_INT_OUT,),
+    "cuGetErrorName": (_INT, _TEXT_OUT),
+    "cuGetErrorString": (_INT, _TEXT_OUT),
+    "cuDeviceGetCount": (_INT_OUT,),
+    "cuDeviceGet": (_INT_OUT, _INT),
+    "cuDeviceGetName": (ctypes.c_char_p, _INT, _INT),
+    "cuDeviceGetAttribute": (_INT_OUT, _INT, _INT),
+    "cuDeviceTotalMem_v2": (_SIZE_OUT, _INT),
+    "cuDevicePrimaryCtxRetain": (_POINTER_OUT, _INT),
+    "cuDevicePrimaryCtxRelease_v2": (_INT,),
+    "cuCtxPushCurrent_v2": (_POINTER,),
+    "cuCtxPopCurrent_v2": (_POINTER_OUT,),
+    "cuMemGetInfo_v2": (_SIZE_OUT, _SIZE_OUT),
+    "cuMemAlloc_v2": (_ADDRESS_OUT, _SIZE),
+    "cuMemFree_v2": (_ADDRESS,),
+    "cuMemHostAlloc": (_POINTER_OUT, _SIZE, _UINT),
+    "cuMemFreeHost": (_POINTER,),
     "cuMemHostGetDevicePointer_v2": (_ADDRESS_OUT, _POINTER, _UINT),
     "cuMemcpyHtoDAsync_v2": (_ADDRESS, _POINTER, _SIZE, _POINTER),
-    "cuMemcpyDtoHAsync_v2": (_POINTER, _ADDRESS, _SIZE, _POINTER), "cuStreamCreate": (_POINTER_OUT, _UINT),
-    "cuStreamSynchronize": (_POINTER,), "cuStreamDestroy_v2": (_POINTER,),
-    "cuStreamBeginCapture_v2": (_POINTER, _INT), "cuStreamEndCapture": (_POINTER, _POINTER_OUT),
-    "cuEventCreate": (_POINTER_OUT, _UINT), "cuEventRecord": (_POINTER, _POINTER), "cuEventSynchronize": (_POINTER,),
-    "cuEventElapsedTime": (ctypes.POINTER(ctypes.c_float), _POINTER, _POINTER), "cuEventDestroy_v2": (_POINTER,),
+    "cuMemcpyDtoHAsync_v2": (_POINTER, _ADDRESS, _SIZE, _POINTER),
+    "cuStreamCreate": (_POINTER_OUT, _UINT),
+    "cuStreamSynchronize": (_POINTER,),
+    "cuStreamDestroy_v2": (_POINTER,),
+    "cuStreamBeginCapture_v2": (_POINTER, _INT),
+    "cuStreamEndCapture": (_POINTER, _POINTER_OUT),
+    "cuEventCreate": (_POINTER_OUT, _UINT),
+    "cuEventRecord": (_POINTER, _POINTER),
+    "cuEventSynchronize": (_POINTER,),
+    "cuEventElapsedTime": (ctypes.POINTER(ctypes.c_float), _POINTER, _POINTER),
+    "cuEventDestroy_v2": (_POINTER,),
     "cuGraphInstantiateWithFlags": (_POINTER_OUT, _POINTER, ctypes.c_ulonglong),
-    "cuGraphLaunch": (_POINTER, _POINTER), "cuGraphExecDestroy": (_POINTER,), "cuGraphDestroy": (_POINTER,),
-}  # fmt: skip
+    "cuGraphLaunch": (_POINTER, _POINTER),
+    "cuGraphExecDestroy": (_POINTER,),
+    "cuGraphDestroy": (_POINTER,),
+}
 _INTEGRATED, _CAN_MAP_HOST_MEMORY, _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 18, 19, 75, 76
 _HOST_MAPPED = 0x02
 _STREAM_NON_BLOCKING = 0x01
@@ -62,14 +80,17 @@ _CAPTURE_THREAD_LOCAL = 1
 _NAME_BYTES = 256
 # what cuInit may answer, and what then is to be done
 _WHY_NOT = {
-    34: "the library found is the toolkit's stub, not the driver's: install the driver, or take the stubs folder out of "
+    34: "the library found is the toolkit's stub, not the driver's: install the driver, or take the stubs folder "
+    "out of "
     "LD_LIBRARY_PATH",
     35: f"it is too old: {_TOO_OLD}",
     36: f"it is too old: {_TOO_OLD}",
-    100: "it sees no GPU: look at nvidia-smi and CUDA_VISIBLE_DEVICES, and in a container at how it was started (--gpus all, "
+    100: "it sees no GPU: look at nvidia-smi and CUDA_VISIBLE_DEVICES, and in a container at how it was started "
+    "(--gpus all, "
     "on a Jetson --runtime nvidia)",
     101: "it refuses the GPU: look at nvidia-smi and CUDA_VISIBLE_DEVICES",
-    803: "its kernel module is of another version than its library: restart the machine after a driver update, or update "
+    803: "its kernel module is of another version than its library: restart the machine after a driver update, or "
+    "update "
     "the container's driver library",
     804: "the CUDA compatibility library does not serve this GPU: take it out of LD_LIBRARY_PATH or update the driver",
 }
@@ -83,7 +104,8 @@ class Gpu:
         index: as CUDA counts the GPUs it may see.
         name: e.g. "NVIDIA GeForce RTX 3060", "Orin".
         compute_capability: major and minor number.
-        driver: version of the NVIDIA driver; where the system does not tell, the newest CUDA that it serves, as "CUDA 13.0".
+        driver: version of the NVIDIA driver; where the system does not tell, the newest CUDA that it serves, as "CUDA
+            13.0".
         memory_mib: all of its memory; on an integrated GPU the system's.
         free_mib: what of it was free when it was found.
         integrated: whether it shares the memory of the processor, as on a Jetson.
@@ -205,10 +227,14 @@ def find_gpu(index: int = 0, *, load: Callable[[str], Any] = ctypes.CDLL, versio
     except BackendError as error:
         raise ProviderError(f"GPU {index} is here and cannot be used: {error}") from error
     return Gpu(
-        index=index, name=name.value.decode(errors="replace"), compute_capability=(major, minor),
-        driver=driver_version(version_file) or f"CUDA {_dotted(driver.version)}", memory_mib=total // MIB,
-        free_mib=free // MIB, integrated=bool(integrated and mapped),
-    )  # fmt: skip
+        index=index,
+        name=name.value.decode(errors="replace"),
+        compute_capability=(major, minor),
+        driver=driver_version(version_file) or f"CUDA {_dotted(driver.version)}",
+        memory_mib=total // MIB,
+        free_mib=free // MIB,
+        integrated=bool(integrated and mapped),
+    )
 
 
 def driver_version(path: Path = VERSION_FILE) -> str | None:
@@ -259,7 +285,8 @@ class Context:
 
 
 class _Held:
-    """Something that the driver lent, given back once. Its own calls need the context to be current, closing does not."""
+    """Something that the driver lent, given back once. Its own calls need the context to be current, closing does
+    not."""
 
     def __init__(self, context: Context, give_back: str, kind: Any, take: str, *arguments: Any) -> None:
         """Have ``take`` fill in a ``kind``; ``give_back`` is the function that takes it back."""

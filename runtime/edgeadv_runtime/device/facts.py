@@ -1,8 +1,8 @@
 """Facts about the machine that a figure belongs to. Whatever cannot be read is left out, never guessed.
 
 :func:`environment` tells what the machine is, :func:`conditions` in what state it is just now. Parsers take the text
-and touch nothing. Those of ``nvpmodel`` and ``jetson_clocks`` were written from outputs that others recorded: these programs
-have not been seen running under this code on a device that has them.
+and touch nothing. Those of ``nvpmodel`` and ``jetson_clocks`` were written from outputs that others recorded: these
+programs have not been seen running under this code on a device that has them.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def conditions() -> dict[str, Any]:
 
 
 def read_memory() -> dict[str, int]:
-    """``total_mib`` of this machine, and ``available_mib``, what programs can still have; empty where it is not told."""
+    """``total_mib`` of this machine, and ``available_mib``, what programs can still have; empty where it is not
+    told."""
     import psutil
 
     try:
@@ -169,7 +170,8 @@ def read_throttle_counts(
         hwmon: the kernel's folder of sensors: a Jetson counts too high a current and too low a voltage there.
 
     Returns:
-        ``core`` and ``package``, summed over the processors, and ``oc1``, ``oc2``, ... as the Jetson numbers its alarms.
+        ``core`` and ``package``, summed over the processors, and ``oc1``, ``oc2``, ... as the Jetson numbers its
+        alarms.
     """
     counts: Counter[str] = Counter()
     for path in (*cpus.glob("cpu[0-9]*/thermal_throttle/*_throttle_count"), *hwmon.glob("hwmon*/oc[0-9]*_event_cnt")):
@@ -220,8 +222,8 @@ def parse_nvpmodel(text: str) -> dict[str, Any]:
 def parse_jetson_clocks(text: str) -> dict[str, Any]:
     """Read the answer of ``jetson_clocks --show``, which it gives to root only.
 
-    Not seen running on a device: recorded answers have ``MinFreq``, ``MaxFreq`` and ``CurrentFreq`` of each processor in
-    kHz and of the GPU and the memory (``EMC``) in Hz, each on a line of its own.
+    Not seen running on a device: recorded answers have ``MinFreq``, ``MaxFreq`` and ``CurrentFreq`` of each processor
+    in kHz and of the GPU and the memory (``EMC``) in Hz, each on a line of its own.
 
     Returns:
         ``pinned``, whether the processors that are online and the GPU have one frequency only; ``gpu_mhz`` and

@@ -1,7 +1,7 @@
 """NVIDIA GPUs as their driver's library NVML tells them. Without a driver there are none, and nothing here raises.
 
-What a driver cannot tell is left out: an older one lacks functions, and on a Jetson NVML, where it is there at all, knows
-little more than the GPU's name.
+What a driver cannot tell is left out: an older one lacks functions, and on a Jetson NVML, where it is there at all,
+knows little more than the GPU's name.
 """
 
 from __future__ import annotations
@@ -13,10 +13,18 @@ from typing import Any
 
 # what lowers clocks, as NVML names it; pynvml has the bit of each
 _REASONS = (
-    "GpuIdle", "ApplicationsClocksSetting", "SwPowerCap", "HwSlowdown", "SyncBoost", "SwThermalSlowdown",
-    "HwThermalSlowdown", "HwPowerBrakeSlowdown", "DisplayClockSetting",
-)  # fmt: skip
-# the counters whose field has one number in every driver: those of SwThermalSlowdown and HwThermalSlowdown apart had several
+    "GpuIdle",
+    "ApplicationsClocksSetting",
+    "SwPowerCap",
+    "HwSlowdown",
+    "SyncBoost",
+    "SwThermalSlowdown",
+    "HwThermalSlowdown",
+    "HwPowerBrakeSlowdown",
+    "DisplayClockSetting",
+)
+# the counters whose field has one number in every driver: those of SwThermalSlowdown and HwThermalSlowdown apart had
+# several
 _THROTTLED_FIELDS = {
     "SwPowerCap": "NVML_FI_DEV_PERF_POLICY_POWER",
     "ThermalSlowdown": "NVML_FI_DEV_PERF_POLICY_THERMAL",

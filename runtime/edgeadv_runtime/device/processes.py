@@ -13,6 +13,7 @@ _PRCTL: Any = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 def end_with_parent() -> None:
-    """Called in a child: have the kernel kill it with the thread that started it, even if that is killed; on Linux only."""
+    """Called in a child: have the kernel kill it with the thread that started it, even if that is killed; on Linux
+    only."""
     if _PRCTL is not None:
         _PRCTL(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -14,7 +14,8 @@ class Check:
 
     Attributes:
         name: what.
-        status: ``"ok"``; ``"untried"``, for what would take too long here; ``"missing"``, which matters only to those who need it; or ``"problem"``.
+        status: ``"ok"``; ``"untried"``, for what would take too long here; ``"missing"``, which matters only to those
+            who need it; or ``"problem"``.
         detail: what was found.
         hint: what to do about it, or None.
     """

@@ -22,9 +22,12 @@ _APART = ("ort", "ort-gpu", "tensorrt", "tensorrt-rtx")
 
 
 def diagnose(
-    bundles: Sequence[str | Path] = (), *, public_key: Path | None = None, load: Callable[[str], Any] = ctypes.CDLL,
+    bundles: Sequence[str | Path] = (),
+    *,
+    public_key: Path | None = None,
+    load: Callable[[str], Any] = ctypes.CDLL,
     release_file: Path = RELEASE_FILE,
-) -> list[Check]:  # fmt: skip
+) -> list[Check]:
     """Look at the machine, at what is installed, and at ``bundles``.
 
     Args:

@@ -25,7 +25,8 @@ EXTRAS: dict[str, dict[str, str]] = {
 }
 OLDEST_PYTHON = "3.10"
 _JETSON_WHEEL = (
-    "the onnxruntime-gpu wheel that NVIDIA's Jetson AI Lab builds for your JetPack, or one that you build: PyPI's has no code "
+    "the onnxruntime-gpu wheel that NVIDIA's Jetson AI Lab builds for your JetPack, or one that you build: PyPI's "
+    "has no code "
     "for Orin (sm_87) and Thor (sm_110)"
 )
 

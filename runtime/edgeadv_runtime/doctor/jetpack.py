@@ -1,8 +1,9 @@
 """JetPack: which one this is, and which TensorRT may be used with it.
 
-The system says only which Jetson Linux (L4T) it is. Which JetPack that belongs to and which TensorRT comes with it is from
-NVIDIA's release notes as far as they could be read, and for 6.0, 7.0 and 7.2 from what others report; which TensorRT 11
-supports which JetPack, from the TensorRT 11.4.1 migration guide for Jetson. No Jetson has been seen running under this code.
+The system says only which Jetson Linux (L4T) it is. Which JetPack that belongs to and which TensorRT comes with it is
+from NVIDIA's release notes as far as they could be read, and for 6.0, 7.0 and 7.2 from what others report; which
+TensorRT 11 supports which JetPack, from the TensorRT 11.4.1 migration guide for Jetson. No Jetson has been seen running
+under this code.
 """
 
 from __future__ import annotations
@@ -22,16 +23,39 @@ _BOARDS_WITH_11 = "AGX Orin and Thor"
 _RELEASE = re.compile(r"^#?\s*R(\d+)\s*\(release\),\s*REVISION:\s*(\d+(?:\.\d+)*)", re.MULTILINE)
 # a release that is not here is known by its first number alone: a guess at the others could be wrong
 _JETPACKS = {
-    "35.1": "5.0.2", "35.2.1": "5.1", "35.3.1": "5.1.1", "35.4.1": "5.1.2", "35.5": "5.1.3", "35.6": "5.1.4",
-    "35.6.1": "5.1.5", "35.6.2": "5.1.5",
-    "36.3": "6.0", "36.4": "6.1", "36.4.3": "6.2", "36.4.4": "6.2.1", "36.4.7": "6.2.1", "36.5": "6.2.2",
-    "38.2": "7.0", "38.2.1": "7.0", "38.4": "7.1", "39.2": "7.2", "39.2.1": "7.2.1",
-}  # fmt: skip
+    "35.1": "5.0.2",
+    "35.2.1": "5.1",
+    "35.3.1": "5.1.1",
+    "35.4.1": "5.1.2",
+    "35.5": "5.1.3",
+    "35.6": "5.1.4",
+    "35.6.1": "5.1.5",
+    "35.6.2": "5.1.5",
+    "36.3": "6.0",
+    "36.4": "6.1",
+    "36.4.3": "6.2",
+    "36.4.4": "6.2.1",
+    "36.4.7": "6.2.1",
+    "36.5": "6.2.2",
+    "38.2": "7.0",
+    "38.2.1": "7.0",
+    "38.4": "7.1",
+    "39.2": "7.2",
+    "39.2.1": "7.2.1",
+}
 _MAJORS = {32: 4, 34: 5, 35: 5, 36: 6, 38: 7, 39: 7}
 _BROUGHT = {
-    "4.x": "8.2", "5.x": "8.5", "5.0": "8.4", "5.1": "8.5", "6.0": "8.6", "6.1": "10.3", "6.2": "10.3", "7.0": "10.13",
-    "7.1": "10.13", "7.2": "10.16",
-}  # fmt: skip
+    "4.x": "8.2",
+    "5.x": "8.5",
+    "5.0": "8.4",
+    "5.1": "8.5",
+    "6.0": "8.6",
+    "6.1": "10.3",
+    "6.2": "10.3",
+    "7.0": "10.13",
+    "7.1": "10.13",
+    "7.2": "10.16",
+}
 
 
 @dataclass(frozen=True)
@@ -110,13 +134,15 @@ def refusal(jetpack: Jetpack | None, tensorrt: str, *, board: str | None) -> str
         return None
     if not jetpack.has_11:
         return (
-            f"NVIDIA does not support TensorRT {tensorrt} on {jetpack}: stay with the 10.x that it brings, or update to "
+            f"NVIDIA does not support TensorRT {tensorrt} on {jetpack}: stay with the 10.x that it brings, or "
+            "update to "
             f"JetPack {FIRST_WITH_11}"
         )
     small = "Orin" in (board or "") and "AGX" not in (board or "")  # Orin NX and Nano
     if small or older(tensorrt, FIRST_11):
         return (
-            f"NVIDIA does not support TensorRT {tensorrt} on {board or 'a Jetson'}: of the 11.x only {FIRST_11} and newer, on "
+            f"NVIDIA does not support TensorRT {tensorrt} on {board or 'a Jetson'}: of the 11.x only {FIRST_11} "
+            "and newer, on "
             f"{_BOARDS_WITH_11}; stay with the 10.x that {jetpack} brings"
         )
     return None

@@ -10,6 +10,17 @@ from .library import LIBRARIES, Library, find_library
 from .options import BatchProfile, EngineOptions, parse_targets
 
 __all__ = [
-    "LIBRARIES", "BatchProfile", "BuildReport", "Engine", "EngineCache", "EngineOptions", "Explanation", "Library",
-    "build_plan", "copy_engine", "default_cache", "find_library", "parse_targets",
-]  # fmt: skip
+    "LIBRARIES",
+    "BatchProfile",
+    "BuildReport",
+    "Engine",
+    "EngineCache",
+    "EngineOptions",
+    "Explanation",
+    "Library",
+    "build_plan",
+    "copy_engine",
+    "default_cache",
+    "find_library",
+    "parse_targets",
+]

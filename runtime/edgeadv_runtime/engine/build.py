@@ -75,9 +75,15 @@ class BuildReport:
 
 
 def build_plan(
-    onnx: bytes | Path, out: Path, *, options: EngineOptions, library: Library | str, gpu: Gpu | None = None,
-    onnx_sha256: str | None = None, progress: Progress | None = None,
-) -> BuildReport:  # fmt: skip
+    onnx: bytes | Path,
+    out: Path,
+    *,
+    options: EngineOptions,
+    library: Library | str,
+    gpu: Gpu | None = None,
+    onnx_sha256: str | None = None,
+    progress: Progress | None = None,
+) -> BuildReport:
     """Build the plan of ``onnx`` and write it to ``out``, whole or not at all.
 
     Args:
@@ -97,10 +103,13 @@ def build_plan(
     """
     library = find_library(library) if isinstance(library, str) else library
     request: dict[str, Any] = {
-        "library": library.name, "targets": build_targets(library, options, gpu), "onnx_sha256": onnx_sha256,
-        "options": replace(options, workspace_mib=_workspace(options, gpu)).to_json(), "parent": os.getpid(),
+        "library": library.name,
+        "targets": build_targets(library, options, gpu),
+        "onnx_sha256": onnx_sha256,
+        "options": replace(options, workspace_mib=_workspace(options, gpu)).to_json(),
+        "parent": os.getpid(),
         "every_s": _PROGRESS_EVERY_S,
-    }  # fmt: skip
+    }
     with _readable(onnx) as stream, atomic_file(out) as temporary:
         name = onnx.name if isinstance(onnx, Path) else "the model"
         with _no_word_of_the_plan(name):
@@ -159,7 +168,10 @@ def memory_warning(model_bytes: int, available_mib: int | None) -> str | None:
     needed = _BASE_MIB + _TIMES_MODEL * model_bytes // MIB
     if available_mib is None or available_mib >= needed:
         return None
-    return f"a build takes about {needed} MiB of memory and {available_mib} are available: it may be killed; close other programs"
+    return (
+        f"a build takes about {needed} MiB of memory and {available_mib} are available: it may be killed; close "
+        "other programs"
+    )
 
 
 @contextmanager
@@ -169,7 +181,8 @@ def _no_word_of_the_plan(name: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise EngineError(
-            f"{name}: the build broke off ({error.strerror or error}): make room in {tempfile.gettempdir()}, and keep open what "
+            f"{name}: the build broke off ({error.strerror or error}): make room in {tempfile.gettempdir()}, and "
+            "keep open what "
             "its messages go to"
         ) from error
 
@@ -204,9 +217,13 @@ def _run(
         try:
             # a session of its own: Ctrl-C is for this process, which ends the worker
             worker = subprocess.Popen(
-                command, stdin=onnx, stdout=subprocess.PIPE, stderr=chatter, start_new_session=True,
+                command,
+                stdin=onnx,
+                stdout=subprocess.PIPE,
+                stderr=chatter,
+                start_new_session=True,
                 env=worker_environment(os.environ, gpu),
-            )  # fmt: skip
+            )
         except OSError as error:
             raise EngineError(f"the process that builds engines cannot be started: {error.strerror}") from error
         try:
@@ -252,7 +269,8 @@ def _death(status: int, library: Library, chatter: str) -> str:
     said = f"; its last words: {last}" if last else ""
     if status == -signal.SIGKILL:
         return (
-            f"{library} was killed (signal 9) during the build: probably out of memory; close other programs, give a smaller "
+            f"{library} was killed (signal 9) during the build: probably out of memory; close other programs, give "
+            "a smaller "
             "`workspace`, or build on a larger machine"
         )
     if status < 0:

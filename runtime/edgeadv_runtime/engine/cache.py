@@ -1,9 +1,9 @@
 """The engine cache: plans outside the bundle, each found again only where it would be built the same.
 
-A folder of pairs: ``NAME-VARIANT-KEY.plan``, the plan and nothing else, and ``NAME-VARIANT-KEY.json``, its record. KEY is
-made of everything that decides whether a plan may be used: a native one belongs to one GPU, driver and library version,
-one that was cross-built for named targets to the targets and the library version. A plan counts only if its record is
-there and its hash is the recorded one. Two builds of the same key may differ in their bytes.
+A folder of pairs: ``NAME-VARIANT-KEY.plan``, the plan and nothing else, and ``NAME-VARIANT-KEY.json``, its record. KEY
+is made of everything that decides whether a plan may be used: a native one belongs to one GPU, driver and library
+version, one that was cross-built for named targets to the targets and the library version. A plan counts only if its
+record is there and its hash is the recorded one. Two builds of the same key may differ in their bytes.
 
 A plan is code, and its record vouches for nothing but its bytes: a cache is as safe as its folder.
 """
@@ -53,7 +53,8 @@ class Engine:
         path: the plan.
         sha256: its hash.
         record: what is known of it.
-        origin: ``"hit"``, ``"built"``, ``"waited"`` (another process built it meanwhile) or ``"trusted"`` (from a bundle).
+        origin: ``"hit"``, ``"built"``, ``"waited"`` (another process built it meanwhile) or ``"trusted"`` (from a
+            bundle).
     """
 
     path: Path
@@ -132,9 +133,12 @@ def key_fields(
         InputError: the options name no target and there is no GPU.
     """
     fields = {
-        "recipe": RECIPE, "onnx_sha256": bundle.artifact_sha256(variant), **options.to_json(), "library": library.name,
+        "recipe": RECIPE,
+        "onnx_sha256": bundle.artifact_sha256(variant),
+        **options.to_json(),
+        "library": library.name,
         "library_version": library.version,
-    }  # fmt: skip
+    }
     if options.targets:
         return fields
     if gpu is None:
@@ -183,9 +187,16 @@ class EngineCache:
         return self._find(_wanted(bundle, variant, options, library, gpu))
 
     def provide(
-        self, bundle: Bundle, variant: str, options: EngineOptions, *, library: Library | str, gpu: Gpu | None,
-        rebuild: bool = False, progress: Progress | None = None,
-    ) -> Engine:  # fmt: skip
+        self,
+        bundle: Bundle,
+        variant: str,
+        options: EngineOptions,
+        *,
+        library: Library | str,
+        gpu: Gpu | None,
+        rebuild: bool = False,
+        progress: Progress | None = None,
+    ) -> Engine:
         """The plan if it is here, else a new one.
 
         Args:
@@ -237,13 +248,15 @@ class EngineCache:
         if path is None:
             there = f"{', '.join(plan.name for plan in plans)} are others" if plans else "there is no plan in it"
             raise IntegrityError(
-                f"no plan in {bundle.path} has the SHA-256 that you trust, {there}: ask whoever built it, or have it built here"
+                f"no plan in {bundle.path} has the SHA-256 that you trust, {there}: ask whoever built it, or have "
+                "it built here"
             )
         try:
             record = read_record(path.with_suffix(RECORD))
         except BundleError as error:
             raise EngineError(
-                f"{path} is not used without its record, which says what it was built from ({error}): copy the .json beside it too"
+                f"{path} is not used without its record, which says what it was built from ({error}): copy the "
+                ".json beside it too"
             ) from error
         if record.sha256 != digest:
             raise EngineError(
@@ -251,7 +264,8 @@ class EngineCache:
             )
         if record.variant != variant or record.key.onnx_sha256 != bundle.artifact_sha256(variant):
             raise EngineError(
-                f"{path} was built from another model than {variant} of this bundle, as {record.variant}: have it built here"
+                f"{path} was built from another model than {variant} of this bundle, as {record.variant}: have it "
+                "built here"
             )
         return Engine(path, digest, record, "trusted")
 
@@ -271,7 +285,8 @@ class EngineCache:
         return noted
 
     def discard(self, engine: Engine) -> None:
-        """Have ``engine``, a plan of this cache, built again by whoever asks for it next: without its record it does not count.
+        """Have ``engine``, a plan of this cache, built again by whoever asks for it next: without its record it does
+        not count.
 
         Raises:
             StorageError: the cache cannot be written.
@@ -281,7 +296,8 @@ class EngineCache:
                 engine.path.with_suffix(RECORD).unlink(missing_ok=True)
             except OSError as error:
                 raise StorageError(
-                    f"the engine cache {self.folder} cannot be written ({error.strerror}): choose another with `engine_cache`"
+                    f"the engine cache {self.folder} cannot be written ({error.strerror}): choose another with "
+                    "`engine_cache`"
                 ) from error
 
     def _build(self, bundle: Bundle, wanted: _Wanted, gpu: Gpu | None, progress: Progress | None) -> Engine:
@@ -293,9 +309,14 @@ class EngineCache:
         onnx = bundle.onnx_path(wanted.variant)
         check_self_contained(onnx)
         report = build_plan(
-            onnx, plan, options=wanted.options, library=wanted.library, gpu=gpu,
-            onnx_sha256=bundle.artifact_sha256(wanted.variant), progress=progress,
-        )  # fmt: skip
+            onnx,
+            plan,
+            options=wanted.options,
+            library=wanted.library,
+            gpu=gpu,
+            onnx_sha256=bundle.artifact_sha256(wanted.variant),
+            progress=progress,
+        )
         record = EngineRecord(
             schema_version=SCHEMA_VERSION,
             kind=KIND,
@@ -351,7 +372,8 @@ class EngineCache:
                 pass
         except OSError as error:
             raise StorageError(
-                f"the engine cache {self.folder} cannot be written ({error.strerror}): choose another with `engine_cache`"
+                f"the engine cache {self.folder} cannot be written ({error.strerror}): choose another with "
+                "`engine_cache`"
             ) from error
 
     def _lock(self, key: str) -> Path:

@@ -1,7 +1,8 @@
 """Running a plan: batches cut to what its profile takes, and the calls of TensorRT and CUDA that compute one of them.
 
-The first half is arithmetic. The second half, from :class:`PlanExecutor` on, was written from the documentation of TensorRT
-10 and 11 and TensorRT-RTX 1.7: it has not been seen running on a GPU, and the tests run it on stand-ins for both libraries.
+The first half is arithmetic. The second half, from :class:`PlanExecutor` on, was written from the documentation of
+TensorRT 10 and 11 and TensorRT-RTX 1.7: it has not been seen running on a GPU, and the tests run it on stand-ins for
+both libraries.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class Piece(NamedTuple):
 
 
 def pieces(n: int, profile: BatchProfile) -> Iterator[Piece]:
-    """Cut a batch of ``n`` images to sizes of ``profile``: as many of the largest as fit, and the rest, padded if need be."""
+    """Cut a batch of ``n`` images to sizes of ``profile``: as many of the largest as fit, and the rest, padded if need
+    be."""
     for start in range(0, n, profile.max):
         stop = min(start + profile.max, n)
         yield Piece(start, stop, max(stop - start, profile.min))
@@ -78,7 +80,8 @@ def execute_batch(executor: Executor, x: NDArray[Any], n_classes: int) -> NDArra
 
 
 class PlanExecutor:
-    """A plan on a GPU: one stream, staging memory for its largest batch, and a CUDA graph for each batch size that recurs.
+    """A plan on a GPU: one stream, staging memory for its largest batch, and a CUDA graph for each batch size that
+    recurs.
 
     On a GPU that shares the processor's memory the staging memory is mapped, and nothing is copied. Not safe to be used
     from two threads at once. The GPU's context must be current for every call.
@@ -91,9 +94,15 @@ class PlanExecutor:
     """
 
     def __init__(
-        self, loaded: LoadedPlan, cuda: Context, *, image: ImageSpec, n_classes: int,
-        mapped: bool = False, runtime_cache: bytes | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        loaded: LoadedPlan,
+        cuda: Context,
+        *,
+        image: ImageSpec,
+        n_classes: int,
+        mapped: bool = False,
+        runtime_cache: bytes | None = None,
+    ) -> None:
         """Take the memory.
 
         Args:
@@ -137,7 +146,8 @@ class PlanExecutor:
 
     @property
     def cuda_graphs(self) -> bool | None:
-        """Whether calls are given to the GPU as CUDA graphs: None while no batch size has come again, and so none was captured.
+        """Whether calls are given to the GPU as CUDA graphs: None while no batch size has come again, and so none was
+        captured.
 
         Of a library that captures them itself it is known only that it was asked to.
         """
@@ -267,9 +277,15 @@ class Session:
     """
 
     def __init__(
-        self, library: Library, gpu: Gpu, plan: bytes, *, image: ImageSpec, n_classes: int,
+        self,
+        library: Library,
+        gpu: Gpu,
+        plan: bytes,
+        *,
+        image: ImageSpec,
+        n_classes: int,
         runtime_cache: bytes | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Load ``plan``, whose hash was checked before, and take the memory that it needs.
 
         Raises:
@@ -287,9 +303,13 @@ class Session:
                 self._loaded = LoadedPlan(library, plan)
                 self._release_in_context(self._loaded)
                 self._executor = PlanExecutor(
-                    self._loaded, self._cuda, image=image, n_classes=n_classes, mapped=gpu.integrated,
+                    self._loaded,
+                    self._cuda,
+                    image=image,
+                    n_classes=n_classes,
+                    mapped=gpu.integrated,
                     runtime_cache=runtime_cache,
-                )  # fmt: skip
+                )
                 self._release_in_context(self._executor)
             undo.pop_all()
         self.profile: BatchProfile = self._executor.profile

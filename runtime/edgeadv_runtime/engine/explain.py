@@ -14,10 +14,16 @@ Status = Literal["hit", "miss", "stale"]
 # what somebody chose; the other fields of a key are what happened to be the case
 OPTIONS = ("profile", "targets", "tf32", "workspace_mib", "library")
 _WORDS = {
-    "profile": "batch", "targets": "target", "tf32": "TF32", "workspace_mib": "workspace", "onnx_sha256": "ONNX file",
-    "library_version": "library version", "gpu": "GPU", "compute_capability": "compute capability",
+    "profile": "batch",
+    "targets": "target",
+    "tf32": "TF32",
+    "workspace_mib": "workspace",
+    "onnx_sha256": "ONNX file",
+    "library_version": "library version",
+    "gpu": "GPU",
+    "compute_capability": "compute capability",
     "recipe": "edgeadv's way of building",
-}  # fmt: skip
+}
 _HASH_SHOWN = 12
 
 
@@ -26,8 +32,8 @@ class Explanation:
     """What the cache has for what was asked.
 
     Attributes:
-        status: ``"hit"``: a plan that may be used; ``"stale"``: only one whose model, library, GPU or driver was another,
-            or a damaged one; ``"miss"``: none with these options.
+        status: ``"hit"``: a plan that may be used; ``"stale"``: only one whose model, library, GPU or driver was
+            another, or a damaged one; ``"miss"``: none with these options.
         sentence: why, in words.
         changed: for each field of the key that differs its value in the nearest plan and the value asked for.
         path: the plan that the sentence is about, or None.

@@ -1,8 +1,8 @@
 """Whether an ONNX file holds its weights itself, read without the onnx package, which a device does not have.
 
-A tensor may say that its values lie in another file. No hash of a manifest covers that file, and it may be any on the device, so such
-a model is refused before ONNX Runtime or TensorRT follow it. This reads as much of the protocol buffer as finds every tensor; field
-numbers are those of ``onnx.proto``.
+A tensor may say that its values lie in another file. No hash of a manifest covers that file, and it may be any on the
+device, so such a model is refused before ONNX Runtime or TensorRT follow it. This reads as much of the protocol buffer
+as finds every tensor; field numbers are those of ``onnx.proto``.
 """
 
 from __future__ import annotations

@@ -6,12 +6,13 @@ The inspector's JSON differs between versions, and between TensorRT's own layers
                  "Inputs": [{"Name": "x", "Format/Datatype": "Channel major FP16 format where channel % 4 == 0"}],
                  "TacticName": "sm80_xmma_fprop_implicit_gemm_f16f16_f16f16_f16_nhwckrsc_nhwc_...", ...}, ...]}
     {"Layers": [{"Name": "/fc/MatMul_myl0_7", "LayerType": "gemm", "Metadata": "[ONNX Layer: /fc/MatMul]",
-                 "Inputs": [{"Name": "x", "Format/Datatype": "Half"}], "TacticName": "sm80_xmma_gemm_f16f16_f16f16_f16_..."}]}
+                 "Inputs": [{"Name": "x", "Format/Datatype": "Half"}], "TacticName":
+                 "sm80_xmma_gemm_f16f16_f16f16_f16_..."}]}
     {"Layers": ["conv_1 + relu_1", ...]}                                 names alone: nothing can be said
 
-So what is not understood is never called right: the label is ``"verified"`` only if every convolution and matrix product
-of the ONNX was found among the layers, each in its own type. The comparison was tried on outputs that others recorded;
-no inspector has been seen running under this code.
+So what is not understood is never called right: the label is ``"verified"`` only if every convolution and matrix
+product of the ONNX was found among the layers, each in its own type. The comparison was tried on outputs that others
+recorded; no inspector has been seen running under this code.
 """
 
 from __future__ import annotations
@@ -30,18 +31,36 @@ _MOST_NAMED = 3
 _TF32 = "TF32"
 # in the order in which they are tried: BFloat16 holds Float, UInt8 and FP8 hold others
 _DATATYPES = (
-    ("BFloat16", r"BF16|BFloat16"), ("FP8", r"FP8|E4M3|E5M2"), ("FP4", r"FP4|E2M1"), ("Half", r"FP16|Half"),
-    ("Float", r"FP32|Float"), ("UInt8", r"UInt8"), ("Int8", r"Int8"), ("Int4", r"Int4"), ("Int32", r"Int32"),
-    ("Int64", r"Int64"), ("Bool", r"Bool"),
-)  # fmt: skip
-# operand types in the names of kernels, as in ..._i8i8_i8i32_f32_..., ..._f16f16_f16f16_f16_..., ..._f32f32_tf32f32_f32_...
-# or turing_fp16_s1688gemm_fp16_..., ampere_h16816gemm_..., cutlass_80_tensorop_s1688bf16gemm_...
+    ("BFloat16", r"BF16|BFloat16"),
+    ("FP8", r"FP8|E4M3|E5M2"),
+    ("FP4", r"FP4|E2M1"),
+    ("Half", r"FP16|Half"),
+    ("Float", r"FP32|Float"),
+    ("UInt8", r"UInt8"),
+    ("Int8", r"Int8"),
+    ("Int4", r"Int4"),
+    ("Int32", r"Int32"),
+    ("Int64", r"Int64"),
+    ("Bool", r"Bool"),
+)
+# operand types in the names of kernels, as in ..._i8i8_i8i32_f32_..., ..._f16f16_f16f16_f16_...,
+# ..._f32f32_tf32f32_f32_... or turing_fp16_s1688gemm_fp16_..., ampere_h16816gemm_...,
+# cutlass_80_tensorop_s1688bf16gemm_...
 _OPERANDS = {
-    "i8": "Int8", "s8": "Int8", "f16": "Half", "fp16": "Half", "bf16": "BFloat16", "f32": "Float", "e4m3": "FP8",
-    "h884": "Half", "h1688": "Half", "h16816": "Half",
-}  # fmt: skip
+    "i8": "Int8",
+    "s8": "Int8",
+    "f16": "Half",
+    "fp16": "Half",
+    "bf16": "BFloat16",
+    "f32": "Float",
+    "e4m3": "FP8",
+    "h884": "Half",
+    "h1688": "Half",
+    "h16816": "Half",
+}
 _KERNEL = re.compile(rf"(?:^|_|s1688)({'|'.join(_OPERANDS)})(?:{'|'.join(_OPERANDS)}|i32)*(?=_|gemm|cudnn)")
-# a product of this shape takes float16, BFloat16 or TensorFloat-32; only the last goes without a word about its operands
+# a product of this shape takes float16, BFloat16 or TensorFloat-32; only the last goes without a word about its
+# operands
 _BARE_TF32_KERNEL = "s1688"
 _COMPUTE_TYPE = re.compile(r"conv|gemm|gemv|matmul|matrixmul|fullyconnected", re.IGNORECASE)
 _COMPUTE_KERNEL = re.compile(r"xmma_|_gemm_|implicit_gemm|fprop|cudnn|cutlass|gemv", re.IGNORECASE)

@@ -1,8 +1,9 @@
 """TensorRT in its versions: the only module that knows how they differ.
 
-Written for ``tensorrt`` 10.3 (JetPack 6), 10.13 and later, 11.x, and ``tensorrt_rtx`` 1.x. Whether something is there is
-asked of the module itself, by name: the numbers behind the names differ between versions. The builder of TensorRT-RTX
-1.7 has run under this code; ``tensorrt`` and every runtime were written from their stubs and have not been seen running.
+Written for ``tensorrt`` 10.3 (JetPack 6), 10.13 and later, 11.x, and ``tensorrt_rtx`` 1.x. Whether something is there
+is asked of the module itself, by name: the numbers behind the names differ between versions. The builder of
+TensorRT-RTX 1.7 has run under this code; ``tensorrt`` and every runtime were written from their stubs and have not been
+seen running.
 """
 
 from __future__ import annotations
@@ -100,12 +101,14 @@ class Library:
         """
         if targets and not self.can_target:
             raise InputError(
-                f"{self} builds only on and for the GPU present: leave out the target {', '.join(targets)} and build on that "
+                f"{self} builds only on and for the GPU present: leave out the target {', '.join(targets)} and "
+                "build on that "
                 f"device, or use {TENSORRT_RTX}"
             )
         if unknown := [target for target in targets if target not in self.known_targets]:
             raise InputError(
-                f"{self} cannot build for {', '.join(unknown)}: it knows {', '.join(self.known_targets)}; for another GPU, "
+                f"{self} cannot build for {', '.join(unknown)}: it knows {', '.join(self.known_targets)}; for "
+                "another GPU, "
                 f"a Jetson's too, build on the device with {TENSORRT}"
             )
 
@@ -155,7 +158,8 @@ class Library:
         return network
 
     def create_config(self, builder: Any, options: EngineOptions, *, targets: tuple[str, ...]) -> Any:
-        """A ``IBuilderConfig`` that has taken everything asked of it: each setting is read back, for a refusal only logs.
+        """A ``IBuilderConfig`` that has taken everything asked of it: each setting is read back, for a refusal only
+        logs.
 
         Args:
             builder: what :meth:`create_builder` gave.
@@ -301,7 +305,8 @@ def _import(name: str) -> ModuleType:
 
 def _too_old(version: str) -> str:
     return (
-        f"TensorRT {version} is too old: before {OLDEST_TENSORRT} it does not keep to the types of the ONNX file; update "
+        f"TensorRT {version} is too old: before {OLDEST_TENSORRT} it does not keep to the types of the ONNX file; "
+        "update "
         f"it, on a Jetson with JetPack 6 or newer, or use {TENSORRT_RTX} where that serves the GPU"
     )
 

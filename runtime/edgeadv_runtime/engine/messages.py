@@ -1,8 +1,9 @@
 """What TensorRT says: one logger for each of its modules in a process, and who hears it.
 
-TensorRT keeps the first logger that it is given for all that is global, such as its plugin registry, as long as any builder
-or runtime lives, whoever made it. A logger of each plan would be gone before the last use of it, and take the process along:
-there is one, which is never freed, and it passes on what it is told to whoever listens.
+TensorRT keeps the first logger that it is given for all that is global, such as its plugin registry, as long as any
+builder or runtime lives, whoever made it. A logger of each plan would be gone before the last use of it, and take the
+process
+along: there is one, which is never freed, and it passes on what it is told to whoever listens.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ _LONGEST_MESSAGE = 600
 _MOST_KEPT = 100
 
 _LOGGERS: dict[type, Any] = {}
-# the listeners with the threads they listen in, the innermost last; one lock for both, taken again by whoever holds it: what
-# is freed while it is held may have something to say
+# the listeners with the threads they listen in, the innermost last; one lock for both, taken again by whoever holds it:
+# what is freed while it is held may have something to say
 _LISTENING: list[tuple[int, Heard]] = []
 _LOCK = threading.RLock()
 
@@ -57,7 +58,8 @@ class Heard:
 
 @contextmanager
 def listening() -> Iterator[Heard]:
-    """Hear what is said in this thread during the block, and in threads in which nobody listens, such as TensorRT's own."""
+    """Hear what is said in this thread during the block, and in threads in which nobody listens, such as TensorRT's
+    own."""
     entry = threading.get_ident(), Heard()
     with _LOCK:
         _LISTENING.append(entry)

@@ -122,23 +122,28 @@ class EngineOptions:
         size = self.workspace_mib
         if size is not None and (type(size) is not int or not 1 <= size <= LARGEST_WORKSPACE_MIB):
             raise InputError(
-                f"a workspace of {size} MiB is not possible: give 1 to {LARGEST_WORKSPACE_MIB}, or none to leave it to TensorRT"
+                f"a workspace of {size} MiB is not possible: give 1 to {LARGEST_WORKSPACE_MIB}, or none to leave "
+                "it to TensorRT"
             )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object of all of it."""
         return {
-            "profile": self.profile.to_json(), "targets": list(self.targets), "tf32": self.tf32,
+            "profile": self.profile.to_json(),
+            "targets": list(self.targets),
+            "tf32": self.tf32,
             "workspace_mib": self.workspace_mib,
-        }  # fmt: skip
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> EngineOptions:
         """Read what :meth:`to_json` wrote."""
         return cls(
-            profile=BatchProfile.from_json(value["profile"]), targets=tuple(value["targets"]), tf32=value["tf32"],
+            profile=BatchProfile.from_json(value["profile"]),
+            targets=tuple(value["targets"]),
+            tf32=value["tf32"],
             workspace_mib=value["workspace_mib"],
-        )  # fmt: skip
+        )
 
 
 def parse_targets(text: str) -> tuple[str, ...]:
@@ -164,7 +169,8 @@ def normalised(targets: Iterable[str]) -> tuple[str, ...]:
         match = _TARGET.fullmatch(target)
         if match is None:
             raise InputError(
-                f"target {target!r} is not a compute capability: write sm_86, or sm_86,sm_89 for a plan that serves both"
+                f"target {target!r} is not a compute capability: write sm_86, or sm_86,sm_89 for a plan that "
+                "serves both"
             )
         numbers.add(int(match[1] or match[2] + match[3]))
     return tuple(f"sm_{number}" for number in sorted(numbers))

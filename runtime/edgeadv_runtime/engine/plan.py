@@ -1,7 +1,7 @@
 """A plan that TensorRT has loaded, and what can be asked of it.
 
-Written from the documentation of TensorRT 10 and 11 and TensorRT-RTX 1.7. Refusing a damaged plan has run under this code,
-with TensorRT-RTX; loading one has not, for want of a GPU, and is tested on a stand-in.
+Written from the documentation of TensorRT 10 and 11 and TensorRT-RTX 1.7. Refusing a damaged plan has run under this
+code, with TensorRT-RTX; loading one has not, for want of a GPU, and is tested on a stand-in.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from .messages import Heard
 from .options import INPUT, OUTPUT, BatchProfile, ImageSpec
 
 _WHY_INVALID = {
-    "VERSION_MISMATCH": "another version built it", "UNSUPPORTED_CC": "it was built for another GPU",
-    "OLD_CUDA_DRIVER": "the NVIDIA driver is too old for it", "OLD_CUDA_RUNTIME": "the CUDA runtime is too old for it",
-    "INSUFFICIENT_GPU_MEMORY": "the memory of the GPU is not enough", "MALFORMED_ENGINE": "it is damaged or no plan at all",
-}  # fmt: skip
+    "VERSION_MISMATCH": "another version built it",
+    "UNSUPPORTED_CC": "it was built for another GPU",
+    "OLD_CUDA_DRIVER": "the NVIDIA driver is too old for it",
+    "OLD_CUDA_RUNTIME": "the CUDA runtime is too old for it",
+    "INSUFFICIENT_GPU_MEMORY": "the memory of the GPU is not enough",
+    "MALFORMED_ENGINE": "it is damaged or no plan at all",
+}
 _NO_MEMORY = re.compile(
     r"out of memory|out_?of_?memory|memory.{0,40} could not be allocated|insufficient.{0,8} memory", re.IGNORECASE
 )

@@ -21,7 +21,8 @@ Name = Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*\
 
 
 class EngineKey(Entry, frozen=True, kw_only=True):
-    """Everything that decides whether a plan may be used; a plan without targets is for the GPU that it was built on."""
+    """Everything that decides whether a plan may be used; a plan without targets is for the GPU that it was built
+    on."""
 
     onnx_sha256: Sha256
     profile: Profile
@@ -61,7 +62,8 @@ class BuildEntry(Entry, frozen=True, kw_only=True):
 
 
 class EngineRecord(Entry, frozen=True, kw_only=True):
-    """What is known of a plan. The last four are facts that were found out later, JSON objects, each bound to a plan, GPU and driver."""
+    """What is known of a plan. The last four are facts that were found out later, JSON objects, each bound to a plan,
+    GPU and driver."""
 
     schema_version: Literal[1]
     kind: Literal["engine"]
@@ -85,7 +87,8 @@ def read_record(file: Path) -> EngineRecord:
     """The record in ``file``.
 
     Raises:
-        BundleError: there is none, or it is not one that this version wrote in whole; the message says what is wrong with it.
+        BundleError: there is none, or it is not one that this version wrote in whole; the message says what is wrong
+            with it.
     """
     found = read(file, dict[str, Any], what=_WHAT, mend=_MEND)
     if found.get("kind") != KIND or found.get("schema_version") != SCHEMA_VERSION:

@@ -11,8 +11,8 @@ some errors with a segmentation fault. REQUEST is a JSON object::
     every_s      seconds between two words about the progress
     parent       process id: when that process is gone, so is this one
 
-Every message is a line of JSON: ``{"phase", "step", "steps"}`` now and then, and at the end either ``{"built": report}``
-or ``{"error": sentence, "kind": name of an EdgeAdvError}``.
+Every message is a line of JSON: ``{"phase", "step", "steps"}`` now and then, and at the end either ``{"built":
+report}`` or ``{"error": sentence, "kind": name of an EdgeAdvError}``.
 """
 
 from __future__ import annotations
@@ -70,9 +70,14 @@ def _build(request: dict[str, Any], onnx: bytes, step: Step) -> dict[str, Any]:
     except OSError as error:
         raise StorageError(f"the plan cannot be written ({error.strerror}): make room there") from error
     return {
-        "library": library.name, "version": library.version, "onnx_sha256": digest, "sha256": hashlib.sha256(plan).hexdigest(),
-        "bytes": len(plan), "seconds": round(seconds, 3), **facts,
-    }  # fmt: skip
+        "library": library.name,
+        "version": library.version,
+        "onnx_sha256": digest,
+        "sha256": hashlib.sha256(plan).hexdigest(),
+        "bytes": len(plan),
+        "seconds": round(seconds, 3),
+        **facts,
+    }
 
 
 def build(
@@ -88,7 +93,8 @@ def build(
         step: called with (phase, step, steps), from any thread.
 
     Returns:
-        The plan, and the facts that were read back: ``flags``, ``targets``, ``workspace_mib``, ``profile`` and ``warnings``.
+        The plan, and the facts that were read back: ``flags``, ``targets``, ``workspace_mib``, ``profile`` and
+        ``warnings``.
 
     Raises:
         EngineError: TensorRT refuses, in its own words.
@@ -141,7 +147,8 @@ def parse(library: Library, network: Any, heard: Heard, onnx: bytes) -> None:
     layouts = {"FLOAT": "(batch, 3, height, width)", "UINT8": "(batch, height, width, 3)"}
     if got not in [[[(INPUT, kind)], [(OUTPUT, "FLOAT")]] for kind in layouts]:
         raise EngineError(
-            f"the ONNX file does not have the one float32 input {INPUT!r} and output {OUTPUT!r} of a bundle, or a uint8 input in a "
+            f"the ONNX file does not have the one float32 input {INPUT!r} and output {OUTPUT!r} of a bundle, or a "
+            "uint8 input in a "
             "variant with -u8in; export it again"
         )
     shape = tuple(inputs[0].shape)

@@ -175,7 +175,8 @@ def score_source(
 
 @dataclass(frozen=True)
 class _Scored:
-    """One artefact on all images: by key, worst cases included, bool (n,) whether the label came first, or among five."""
+    """One artefact on all images: by key, worst cases included, bool (n,) whether the label came first, or among
+    five."""
 
     artefact: Artefact
     top1: dict[Key, NDArray[np.bool_]]
@@ -228,24 +229,39 @@ def summarise(
         rows += [replace(row, training_images=trained_on) for row in made]
     return Results(
         bundle=Subject(
-            id=bundle.id, name=bundle.path.name, title=bundle.manifest.title, weights_sha256=bundle.weights_sha256,
-            architecture=bundle.manifest.architecture.to_json(), provenance=bundle.manifest.provenance, confidence=_confidence(bundle),
+            id=bundle.id,
+            name=bundle.path.name,
+            title=bundle.manifest.title,
+            weights_sha256=bundle.weights_sha256,
+            architecture=bundle.manifest.architecture.to_json(),
+            provenance=bundle.manifest.provenance,
+            confidence=_confidence(bundle),
         ),
         data=ScoredData(
-            name=data.name, split=data.split, n=n, sha256=digest.hexdigest(), unreadable=tuple(unreadable),
-            calibration_left_out=left_out, classes=len(bundle.classes), training_images=trained_on,
+            name=data.name,
+            split=data.split,
+            n=n,
+            sha256=digest.hexdigest(),
+            unreadable=tuple(unreadable),
+            calibration_left_out=left_out,
+            classes=len(bundle.classes),
+            training_images=trained_on,
             allow_training_images=data.allow_training_images,
         ),
-        environment=convert(environment(), Environment, what="description of this machine"), masking=masking, rows=tuple(rows),
+        environment=convert(environment(), Environment, what="description of this machine"),
+        masking=masking,
+        rows=tuple(rows),
         skipped=tuple(skipped),
         examples=first_examples((example for o in outcomes for example in o.examples), examples),
-        comparisons=_comparisons(table, budgets), edgeadv_version=WRITER,
+        comparisons=_comparisons(table, budgets),
+        edgeadv_version=WRITER,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    )  # fmt: skip
+    )
 
 
 def _confidence(bundle: Bundle) -> Calibration | None:
-    """What the report shows of the bundle's probabilities, without the list of images; None where it has no temperature."""
+    """What the report shows of the bundle's probabilities, without the list of images; None where it has no
+    temperature."""
     entry = bundle.manifest.confidence
     if entry is None:
         return None
@@ -293,22 +309,47 @@ def _zero_share(key: Key, outcomes: Sequence[BatchOutcome], n: int) -> float | N
 
 
 def _rows(
-    entry: _Scored, scored: Sequence[AttackInfo], budgets: Sequence[Eps], shares: dict[Key, float], lost: dict[Key, int],
-    masking: RowMasking, *, top5: bool,
-) -> list[Row]:  # fmt: skip
+    entry: _Scored,
+    scored: Sequence[AttackInfo],
+    budgets: Sequence[Eps],
+    shares: dict[Key, float],
+    lost: dict[Key, int],
+    masking: RowMasking,
+    *,
+    top5: bool,
+) -> list[Row]:
     artefact = entry.artefact
 
     def row(
-        key: Key, eps_value: float, params: AttackParams, threat: Threat | None, gradients: str | None, *, top5: bool = top5
-    ) -> Row:  # fmt: skip
+        key: Key,
+        eps_value: float,
+        params: AttackParams,
+        threat: Threat | None,
+        gradients: str | None,
+        *,
+        top5: bool = top5,
+    ) -> Row:
         first, among5 = entry.top1[key], entry.top5[key]
         return Row(
-            variant=artefact.variant, artifact_sha256=artefact.artifact_sha256, backend=artefact.backend,
-            provider=artefact.provider, device=artefact.device, attack=key[0], params=params, eps=key[1], eps_value=eps_value,
-            threat=threat, gradients=gradients, n=len(first), correct_top1=int(first.sum()),
-            correct_top5=int(among5.sum()) if top5 else None, zero_gradient_share=shares.get(key),
-            masking=None if key == CLEAN_KEY else masking, engine=artefact.engine, rounding_lost=lost.get(key),
-        )  # fmt: skip
+            variant=artefact.variant,
+            artifact_sha256=artefact.artifact_sha256,
+            backend=artefact.backend,
+            provider=artefact.provider,
+            device=artefact.device,
+            attack=key[0],
+            params=params,
+            eps=key[1],
+            eps_value=eps_value,
+            threat=threat,
+            gradients=gradients,
+            n=len(first),
+            correct_top1=int(first.sum()),
+            correct_top5=int(among5.sum()) if top5 else None,
+            zero_gradient_share=shares.get(key),
+            masking=None if key == CLEAN_KEY else masking,
+            engine=artefact.engine,
+            rounding_lost=lost.get(key),
+        )
 
     rows = [row(CLEAN_KEY, 0.0, AttackParams(), None, None)]
     for eps in budgets:
@@ -329,13 +370,15 @@ def _rows(
 
 
 def _tells_top5(info: AttackInfo) -> bool:
-    """Whether the attack is not content with an image whose label has become the second; of a third party's nobody knows."""
+    """Whether the attack is not content with an image whose label has become the second; of a third party's nobody
+    knows."""
     name = base_name(info.name)
     return name in WHOLE_STEP or (name == NOISE and info.params.queries == 1)
 
 
 def _threat(info: AttackInfo, artefact: Artefact) -> Threat:
-    """White-box only where the gradients are those of the very artefact that is scored, query only where it was asked."""
+    """White-box only where the gradients are those of the very artefact that is scored, query only where it was
+    asked."""
     if artefact.has_gradients(info.gradients_sha256):
         return "white-box"
     return "query" if info.queried == artefact.identity else "transfer"
@@ -349,8 +392,13 @@ def _comparisons(table: Sequence[_Scored], budgets: Sequence[Eps]) -> tuple[Comp
             ours, theirs = baseline.top1[key], other.top1[key]
             found.append(
                 Comparison(
-                    attack=key[0], eps=key[1], baseline=baseline.artefact.id, artefact=other.artefact.id, n=len(ours),
-                    lost=int((ours & ~theirs).sum()), gained=int((~ours & theirs).sum()),
+                    attack=key[0],
+                    eps=key[1],
+                    baseline=baseline.artefact.id,
+                    artefact=other.artefact.id,
+                    n=len(ours),
+                    lost=int((ours & ~theirs).sum()),
+                    gained=int((~ours & theirs).sum()),
                 )
-            )  # fmt: skip
+            )
     return tuple(found)

@@ -1,7 +1,8 @@
-"""What is kept of a batch once it is scored: for each image which artefact was right under which attack, not the images.
+"""What is kept of a batch once it is scored: for each image which artefact was right under which attack, not the
+images.
 
-Everything that a results file says is a function of these outcomes (:func:`edgeadv_runtime.evaluation.loop.summarise`), so they can be
-made by several processes, or by one that is stopped and goes on, and the file does not show it.
+Everything that a results file says is a function of these outcomes (:func:`edgeadv_runtime.evaluation.loop.summarise`),
+so they can be made by several processes, or by one that is stopped and goes on, and the file does not show it.
 """
 
 from __future__ import annotations
@@ -50,9 +51,15 @@ class Artefact:
     def of(cls, backend: Backend) -> Artefact:
         """Describe ``backend``; its plan is described as it is now, so ask after the last call."""
         return cls(
-            backend.name, backend.variant, backend.artifact_sha256, backend.provider, backend.device, backend.identity,
-            backend.engine_info, backend.float_sha256,
-        )  # fmt: skip
+            backend.name,
+            backend.variant,
+            backend.artifact_sha256,
+            backend.provider,
+            backend.device,
+            backend.identity,
+            backend.engine_info,
+            backend.float_sha256,
+        )
 
     @property
     def takes_uint8(self) -> bool:
@@ -101,7 +108,8 @@ class BatchOutcome:
         left_out: images of the batch that int8 was calibrated on; they are not among the ``n``.
         unreadable: messages of images that could not be decoded.
         examples: images that the report may show.
-        progress: for each artefact and each key of noise and of a query attack, float32 (n,), as :class:`Evidence` has it.
+        progress: for each artefact and each key of noise and of a query attack, float32 (n,), as :class:`Evidence` has
+            it.
         unstable: for each artefact, bool (n,): asked again it gave other logits.
     """
 
@@ -135,13 +143,20 @@ class BatchOutcome:
         for k, (first, among5, beyond) in enumerate(zip(self.top1, self.top5, self.progress, strict=True)):
             tables |= {f"top1_{k}": first, f"top5_{k}": among5, f"progress_{k}": beyond}
         rest = {
-            "keys": {name: list(table) for name, table in tables.items()}, "artefacts": len(self.top1), "left_out": self.left_out,
-            "hashes": self.hashes, "unreadable": self.unreadable, "examples": to_builtins(self.examples),
-        }  # fmt: skip
+            "keys": {name: list(table) for name, table in tables.items()},
+            "artefacts": len(self.top1),
+            "left_out": self.left_out,
+            "hashes": self.hashes,
+            "unreadable": self.unreadable,
+            "examples": to_builtins(self.examples),
+        }
         arrays: dict[str, NDArray[Any]] = {
-            "index": self.index, "labels": self.labels, "probabilities": evidence.probabilities, "unstable": evidence.unstable,
+            "index": self.index,
+            "labels": self.labels,
+            "probabilities": evidence.probabilities,
+            "unstable": evidence.unstable,
             "rest": np.frombuffer(json.dumps(rest, allow_nan=False).encode(), dtype=np.uint8),
-        }  # fmt: skip
+        }
         arrays |= {f"unstable_{k}": flags for k, flags in enumerate(self.unstable)}
         arrays |= {name: np.stack(list(table.values())) for name, table in tables.items() if table}
         with path.open("wb") as stream:
@@ -217,10 +232,12 @@ class BatchOutcome:
 def rounding_lost(
     k: int, artefacts: Sequence[Artefact], scored: Sequence[AttackInfo], outcomes: Sequence[BatchOutcome]
 ) -> dict[Key, int]:
-    """By attack, how many images artefact ``k`` gets right only because they were rounded to 8 bits; without what cannot be told.
+    """By attack, how many images artefact ``k`` gets right only because they were rounded to 8 bits; without what
+    cannot be told.
 
-    Where all artefacts were given rounded images, it is told by the reference model. Where this one alone was, as it takes no
-    others, by the artefact with float input that is the same function, if it was scored too, or, of fp32, by the reference model.
+    Where all artefacts were given rounded images, it is told by the reference model. Where this one alone was, as it
+    takes no others, by the artefact with float input that is the same function, if it was scored too, or, of fp32, by
+    the reference model.
     """
     own = artefacts[k]
     twin = next(
@@ -251,8 +268,8 @@ def rounding_lost(
 class OutcomeStore:
     """Outcomes in a folder beside the results to come, one file a batch; what an interrupted evaluation goes on from.
 
-    As a context it removes its folder when the block ends without anything in it to go on from, unless it is shared: another
-    process may be about to write there.
+    As a context it removes its folder when the block ends without anything in it to go on from, unless it is shared:
+    another process may be about to write there.
     """
 
     def __init__(self, folder: Path, *, n_classes: int, shared: bool = False) -> None:
@@ -315,7 +332,8 @@ class OutcomeStore:
         missing = sorted(set(range(count)) - set(self.numbers()))
         if missing:
             raise StorageError(
-                f"{self.folder} lacks the outcomes of {len(missing)} of {count} batches, e.g. batch {missing[0]}: processes on several "
+                f"{self.folder} lacks the outcomes of {len(missing)} of {count} batches, e.g. batch {missing[0]}: "
+                "processes on several "
                 "machines need one folder that all of them see; go on with `resume` there"
             )
         return [self.get(number) for number in range(count)]

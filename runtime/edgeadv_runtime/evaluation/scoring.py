@@ -1,4 +1,5 @@
-"""Scoring batches: what every artefact makes of the clean and the adversarial images, as outcomes of a few bits an image."""
+"""Scoring batches: what every artefact makes of the clean and the adversarial images, as outcomes of a few bits an
+image."""
 
 from __future__ import annotations
 
@@ -45,16 +46,17 @@ def score_batches(
         infos: what each of their keys is.
         bundle: what is scored.
         backends: the artefacts, opened.
-        unreadable: filled by the iterator; what is new with a batch goes into its outcome, what comes after the last one
-            into one more.
+        unreadable: filled by the iterator; what is new with a batch goes into its outcome, what comes after the last
+            one into one more.
         examples: how many images the results file is to show.
         seen: labels that batches before these have shown already.
-        overlap: score a batch in a second thread while the caller's thread asks for the next one: two batches are held then. The
-            outcomes are the same. It pays where crafting and scoring do not want the same cores: gradients on a GPU and
-            artefacts on the processor, or threads enough for both. ``backends`` must bear calls from two threads if an
-            attack asks them too; those of ONNX Runtime and TensorRT do.
-        keep: given the position of each batch among ``batches`` and its outcome as soon as it is scored, in the thread that scored it:
-            with ``overlap`` the outcome is yielded only when the next batch has been crafted, which may take an hour.
+        overlap: score a batch in a second thread while the caller's thread asks for the next one: two batches are held
+            then. The outcomes are the same. It pays where crafting and scoring do not want the same cores: gradients on
+            a GPU and artefacts on the processor, or threads enough for both. ``backends`` must bear calls from two
+            threads if an attack asks them too; those of ONNX Runtime and TensorRT do.
+        keep: given the position of each batch among ``batches`` and its outcome as soon as it is scored, in the thread
+            that scored it: with ``overlap`` the outcome is yielded only when the next batch has been crafted, which may
+            take an hour.
     """
     check_budgets(infos, backends)
     scored = [info for info in infos if not info.control]
@@ -107,7 +109,8 @@ def score_batches(
 def _beside(calls: Iterator[Callable[[], _T]]) -> Iterator[_T]:
     """What ``calls`` return, in their order: each runs in a second thread while the next one is being made in this one.
 
-    Crafting stays in the caller's thread, where an interruption reaches it; what was handed to the second thread is finished.
+    Crafting stays in the caller's thread, where an interruption reaches it; what was handed to the second thread is
+    finished.
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="scoring")
     before: Future[_T] | None = None
@@ -126,7 +129,8 @@ def _beside(calls: Iterator[Callable[[], _T]]) -> Iterator[_T]:
 def _scored(
     batch: CraftedBatch, infos: Sequence[AttackInfo], backends: Sequence[Backend], picker: ExamplePicker
 ) -> tuple[list[_Hits], list[tuple[dict[Key, NDArray[np.float32]], Bools]], tuple[LabelledExample, ...]]:
-    """What each artefact is right about in ``batch``, its evidence for the verdict, and examples of what the last one makes of it."""
+    """What each artefact is right about in ``batch``, its evidence for the verdict, and examples of what the last one
+    makes of it."""
     clean, labels = to_tensor(batch.clean.pixels), batch.clean.labels
     hits: list[_Hits] = []
     controls: list[tuple[dict[Key, NDArray[np.float32]], Bools]] = []

@@ -3,9 +3,9 @@
 The evidence on the weights is gathered on the reference model, whose gradients the attacks used, from images that it
 classifies right; on an artefact from the images that the artefact classifies right. The rules are in ``verdict_rules``.
 
-``PASS`` says that no rule fired, with all that the rules need: attacks that follow gradients, controls of these gradients, and a
-search that asks the artefact itself and could have contradicted them. It does not say that the model is robust, and nothing of
-what was not looked for.
+``PASS`` says that no rule fired, with all that the rules need: attacks that follow gradients, controls of these
+gradients, and a search that asks the artefact itself and could have contradicted them. It does not say that the model
+is robust, and nothing of what was not looked for.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 NEEDED_CONTROLS = (NOISE, PGD_SMOOTHED, LINEARITY)
 """What a ``PASS`` needs at every budget beside :data:`NEEDED`, and :data:`LARGE_EPS`."""
 FEWEST_IMAGES = 300
-"""With fewer images classified right a rule may well stay silent where it should fire, so their silence is no ``PASS``."""
+"""With fewer images classified right a rule may well stay silent where it should fire, so their silence is no
+``PASS``."""
 FEWEST_STEPS = 10
 """Of the attacks with many steps, for a ``PASS``."""
 FEWEST_DRAWS = 20
@@ -100,7 +101,8 @@ class MaskingEvidence:
         return Masking(verdict=verdict_on(evidence), evidence=tuple(evidence))
 
     def findings(self) -> list[Finding]:
-        """The evidence on the weights' gradients, with what is missing of it; not whether the model was asked itself."""
+        """The evidence on the weights' gradients, with what is missing of it; not whether the model was asked
+        itself."""
         standing, zero, odd, ratios = self._gather()
         evidence: list[Finding] = []
         if standing.n:
@@ -115,7 +117,8 @@ class MaskingEvidence:
         return all(key in evidence.answers for _, evidence in self._batches)
 
     def _gather(self) -> tuple[Standing, dict[Key, Bools], dict[str, Bools], dict[Key, NDArray[np.float32]]]:
-        """Of the images that the reference gets right: what stands, had no gradient, was answered oddly, and was linear."""
+        """Of the images that the reference gets right: what stands, had no gradient, was answered oddly, and was
+        linear."""
         right = [evidence.answers[CLEAN_KEY] == labels for labels, evidence in self._batches]
 
         def kept(parts: Sequence[NDArray[Any]], dtype: type) -> NDArray[Any]:
@@ -145,7 +148,8 @@ class MaskingEvidence:
 
 
 def _filled(parts: Sequence[NDArray[Any] | None], sizes: Sequence[int]) -> list[NDArray[Any]]:
-    """What each batch holds; one in which no image stood holds nothing of a cumulative attack, and nothing was found there."""
+    """What each batch holds; one in which no image stood holds nothing of a cumulative attack, and nothing was found
+    there."""
     like = next(part for part in parts if part is not None)
     empty = np.nan if like.dtype.kind == "f" else False
     return [
@@ -160,9 +164,13 @@ def budgets_of(infos: Sequence[AttackInfo]) -> dict[float, str]:
 
 
 def _obstacle(standing: Standing, budgets: Mapping[float, str]) -> str | None:
-    """Why the evidence on the gradients cannot earn a ``PASS`` for worst cases at ``budgets``, which are texts by value."""
+    """Why the evidence on the gradients cannot earn a ``PASS`` for worst cases at ``budgets``, which are texts by
+    value."""
     if standing.n < FEWEST_IMAGES:
-        return f"only {standing.n} images are classified right without an attack; at least {FEWEST_IMAGES} are needed for a verdict"
+        return (
+            f"only {standing.n} images are classified right without an attack; at least {FEWEST_IMAGES} are "
+            "needed for a verdict"
+        )
     infos = standing.infos
     hashes: set[str | None] = set()
     for name in (*NEEDED, *NEEDED_CONTROLS):
@@ -210,7 +218,10 @@ def unasked(asked: Mapping[Key, AttackInfo], budgets: Mapping[float, str]) -> st
     """Why the attacks that ``asked`` an artefact itself cannot earn it a ``PASS``."""
     ran = [info for info in asked.values() if base_name(info.name) == SQUARE and info.params.target is None]
     if missing := _missing(ran, budgets):
-        return f"{SQUARE} did not ask the artefact itself at every budget{missing}: its figures are an upper bound, and no PASS"
+        return (
+            f"{SQUARE} did not ask the artefact itself at every budget{missing}: its figures are an upper "
+            "bound, and no PASS"
+        )
     if any((info.params.queries or 0) < FEWEST_QUERIES for info in ran):
         return (
             f"{SQUARE} asked fewer than {FEWEST_QUERIES} times: figures are an upper bound, and no PASS without as many"
@@ -275,7 +286,8 @@ def _on_artefact(
     outcomes: Sequence[BatchOutcome],
     budgets: Mapping[float, str],
 ) -> list[Finding]:
-    """What attacks that asked this very artefact found beyond the gradients that were tried on it, and what is missing."""
+    """What attacks that asked this very artefact found beyond the gradients that were tried on it, and what is
+    missing."""
     ours = {info.key: info for info in infos if _ours(info)}
     asked = {key: info for key, info in ours.items() if info.queried == artefact.identity}
     whose = f"{artefact.backend} {artefact.variant}"
@@ -294,7 +306,8 @@ def _on_artefact(
         gradients = frozenset({artefact.artifact_sha256, artefact.float_sha256} - {None})
         progress = of_right([o.progress[k] for o in outcomes])
         standing = Standing(ours, labels[right], stood, progress, whose, gradients)
-        # what asked the reference is judged with the weights, unless it was added to a pack, where there is no reference
+        # what asked the reference is judged with the weights, unless it was added to a pack, where there is no
+        # reference
         new = {
             key: i for key, i in asked.items() if "@" in i.name or not all(key in o.evidence.answers for o in outcomes)
         }
@@ -304,7 +317,10 @@ def _on_artefact(
             items += answers(standing, {"unstable": unstable})
     missing = unasked(asked, budgets)
     if missing is None and n < FEWEST_IMAGES:
-        missing = f"{whose} classifies only {n} images right without an attack; at least {FEWEST_IMAGES} are needed for a verdict"
+        missing = (
+            f"{whose} classifies only {n} images right without an attack; at least {FEWEST_IMAGES} are needed "
+            "for a verdict"
+        )
     if missing:
         items.append(Finding(rule=COVERAGE, n=n, finding=None, text=missing, artefact=whose))
     return items

@@ -1,8 +1,8 @@
 """The rules of the masking verdict: what each one counts, and from where on it fires.
 
-Every rule compares the same images twice (paired), looks one way only (a stronger attack that happens to do worse is no evidence of
-anything), and fires on the 95% one-sided lower bound of what it counts. ``docs/robustness.md`` explains the rules and where their
-thresholds come from.
+Every rule compares the same images twice (paired), looks one way only (a stronger attack that happens to do worse is no
+evidence of anything), and fires on the 95% one-sided lower bound of what it counts. ``docs/robustness.md`` explains the
+rules and where their thresholds come from.
 """
 
 from __future__ import annotations
@@ -67,39 +67,42 @@ RESCALED_STRONGER = Threshold(suspect=0.25, masked=0.40)
 """Dividing all logits by a number changes no decision, so one step should profit little from it."""
 RANDOM_START_STRONGER = Threshold(suspect=0.10, masked=1.0)
 """One step from a random point against one step from the image: where training on FGSM has bent the loss around the
-images only, leaving them helps (Tramèr et al. 2018). So it does on an honest network at three times the budget that it was
-trained for: FGSM flatters there, and that is all that is said."""
+images only, leaving them helps (Tramèr et al. 2018). So it does on an honest network at three times the budget that it
+was trained for: FGSM flatters there, and that is all that is said."""
 MARGIN_STRONGER = Threshold(suspect=0.03, masked=0.10)
 """The same steps from the same point, on the margin instead of the cross-entropy: a difference beyond
 :data:`MARGIN_ALLOWED` is what the softmax hides."""
 MARGIN_ALLOWED = 0.15
-"""Of what the cross-entropy leaves standing, the share that the margin may break. On a network that hides nothing the margin
-is simply the better loss, and the more so the less the network knows; on one that hides gradients it breaks nearly all."""
+"""Of what the cross-entropy leaves standing, the share that the margin may break. On a network that hides nothing the
+margin is simply the better loss, and the more so the less the network knows; on one that hides gradients it breaks
+nearly all."""
 ONE_STEP_STRONGER = Threshold(suspect=0.05, masked=0.15)
-"""One step against twenty on the same loss (Athalye et al. 2018, section 3.1: one-step attacks should not do better)."""
+"""One step against twenty on the same loss (Athalye et al. 2018, section 3.1: one-step attacks should not do
+better)."""
 STEPS_STRONGER = Threshold(suspect=0.55, masked=1.0)
-"""Twenty steps against one, on the same loss. Steps explain much: undefended networks showed up to 0.46, at budgets that
-twenty steps have almost used up. Beyond that one step was led astray, by training on it (Wong et al. 2020) or by a budget
-well beyond the one of the training. FGSM flatters in both, but whether gradients are hidden it does not tell."""
+"""Twenty steps against one, on the same loss. Steps explain much: undefended networks showed up to 0.46, at budgets
+that twenty steps have almost used up. Beyond that one step was led astray, by training on it (Wong et al. 2020) or by a
+budget well beyond the one of the training. FGSM flatters in both, but whether gradients are hidden it does not tell."""
 QUERY_STRONGER = Threshold(suspect=0.005, masked=0.15)
-"""An attack without gradients, or with those of another network or of the surroundings, against all that follow the network's own
-together (Athalye et al. 2018; Croce and Hein 2020, whose code warns from 0.2 points on)."""
+"""An attack without gradients, or with those of another network or of the surroundings, against all that follow the
+network's own together (Athalye et al. 2018; Croce and Hein 2020, whose code warns from 0.2 points on)."""
 FURTHER = Threshold(suspect=0.02, masked=0.15)
-"""Images that stand, and whose margin noise or queries raise by more than :data:`MOST_PROGRESS` of what the best attack with
-gradients does: gradients that are worth following get further in twenty steps than chance in twenty draws."""
+"""Images that stand, and whose margin noise or queries raise by more than :data:`MOST_PROGRESS` of what the best attack
+with gradients does: gradients that are worth following get further in twenty steps than chance in twenty draws."""
 MOST_PROGRESS = {NOISE: 0.5, SQUARE: 1.5}
-"""Of what gradients reach. Networks that were trained honestly showed at most 0.2 for twenty draws of noise and 1.2 for a
-thousand queries."""
+"""Of what gradients reach. Networks that were trained honestly showed at most 0.2 for twenty draws of noise and 1.2 for
+a thousand queries."""
 NOT_LINEAR = Threshold(suspect=0.02, masked=0.15)
 """Images that stand, and whose margin does not do along the gradient what the gradient predicts."""
 LINEAR = (0.5, 2.0)
-"""Ratios of the margin's rise to its prediction that count as kept. Of networks that were trained honestly no standing image was
-outside at steps of up to a quarter of eps."""
+"""Ratios of the margin's rise to its prediction that count as kept. Of networks that were trained honestly no standing
+image was outside at steps of up to a quarter of eps."""
 LARGE_EPS_STANDS = Threshold(suspect=0.05, masked=0.20)
 """At eps 1 every image can become every other: what stands beyond the share of the commonest class was not attacked
 (Athalye et al. 2018: unbounded attacks should reach 100%)."""
 RISES = Threshold(suspect=0.05, masked=0.15)
-"""PGD at a larger budget against PGD at the next smaller one; never judged on one-step attacks, which may honestly get worse."""
+"""PGD at a larger budget against PGD at the next smaller one; never judged on one-step attacks, which may honestly get
+worse."""
 PROBABILITIES = Threshold(suspect=0.5, masked=1.0)
 """Answers that lie in [0, 1] and add up to 1: the cross-entropy was taken of a softmax of a softmax."""
 UNSTABLE = Threshold(suspect=0.01, masked=0.5)
@@ -126,7 +129,8 @@ class Standing:
         infos: the attacks, by key.
         labels: of the images, int64 (n,).
         stood: by key, bool (n,).
-        progress: by key of noise and query attacks, float32 (n,): how far they raised the margin, over how far gradients did.
+        progress: by key of noise and query attacks, float32 (n,): how far they raised the margin, over how far
+            gradients did.
         whose: whose images these are, in words; empty for the reference model.
         gradients: hashes of artefacts whose gradients are the model's own, beside those of attacks made for no other.
     """
@@ -209,8 +213,8 @@ class Standing:
     ) -> Finding:
         """Evidence of how many images ``key`` broke beyond those that another way, leaving ``than`` standing, did.
 
-        Of ``than`` the share ``allowed`` does not count: an image scores 1 if gained, -1 if lost, less ``allowed`` if it was
-        left standing.
+        Of ``than`` the share ``allowed`` does not count: an image scores 1 if gained, -1 if lost, less ``allowed`` if
+        it was left standing.
         """
         stood = self.stood[key]
         gained, lost, left = int((than & ~stood).sum()), int((~than & stood).sum()), int(than.sum())
@@ -230,11 +234,19 @@ class Standing:
 def answers(standing: Standing, odd: Mapping[str, Bools]) -> Iterator[Finding]:
     """Answers that are probabilities, and answers that change; ``odd`` has the flags of either rule, bool (n,)."""
     for rule, threshold, text in (
-        ("probabilities", PROBABILITIES, "{share:.1%} of the answers are probabilities, not logits: the attacks "
-         "followed a softmax of a softmax; export the network without its last softmax"),
-        ("unstable", UNSTABLE, "asked twice, the model answers differently for {share:.1%} of the images: figures of a random "
-         "model depend on the throw, and the attacks did not average over it"),
-    ):  # fmt: skip
+        (
+            "probabilities",
+            PROBABILITIES,
+            "{share:.1%} of the answers are probabilities, not logits: the attacks "
+            "followed a softmax of a softmax; export the network without its last softmax",
+        ),
+        (
+            "unstable",
+            UNSTABLE,
+            "asked twice, the model answers differently for {share:.1%} of the images: figures of a random "
+            "model depend on the throw, and the attacks did not average over it",
+        ),
+    ):
         if rule in odd and odd[rule].any():
             yield standing.counted(rule, CLEAN_KEY, odd[rule], threshold, text)
 
@@ -242,13 +254,14 @@ def answers(standing: Standing, odd: Mapping[str, Bools]) -> Iterator[Finding]:
 def zero_gradients(standing: Standing, zero: Mapping[Key, Bools]) -> Iterator[Finding]:
     """Images without a gradient to follow; ``zero`` has their flags by attack, bool (n,)."""
     text = (
-        "{attack} at eps {eps}: {share:.1%} of the {n} images that are right without an attack have no gradient to follow and "
+        "{attack} at eps {eps}: {share:.1%} of the {n} images that are right without an attack have no gradient to "
+        "follow and "
         "were not attacked"
     )
     for key, flags in zero.items():
         info = standing.infos[key]
-        # from another model's gradients, or from far away, nothing follows about these; what has the target's label already was
-        # not attacked either, and hides nothing
+        # from another model's gradients, or from far away, nothing follows about these; what has the target's label
+        # already was not attacked either, and hides nothing
         if not info.control and info.name in NEEDED and info.params.target is None:
             yield standing.counted("zero-gradient", key, flags, ZERO_GRADIENT, text)
 
@@ -268,10 +281,12 @@ def pairs(standing: Standing) -> Iterator[Finding]:
 
 
 def queries(standing: Standing, asked: Mapping[Key, AttackInfo]) -> Iterator[Finding]:
-    """Attacks ``asked`` that do not follow the network's own gradients, against all that do: each by itself, and all together."""
+    """Attacks ``asked`` that do not follow the network's own gradients, against all that do: each by itself, and all
+    together."""
     text = "at eps {eps}, {attack} broke {count} of {n} images that every attack %s left standing"
     further = (
-        "at eps {eps}, {attack} raised the margin of {count} of {n} images by more than %g of what gradients did, of images that these "
+        "at eps {eps}, {attack} raised the margin of {count} of {n} images by more than %g of what gradients did, "
+        "of images that these "
         "left standing"
     )
     if not any(standing.follows_own(standing.infos[key]) for key in standing.stood):
@@ -293,7 +308,10 @@ def queries(standing: Standing, asked: Mapping[Key, AttackInfo]) -> Iterator[Fin
             most = MOST_PROGRESS[base]
             flags = left & (standing.progress[key] > most)
             yield standing.counted("noise" if base == NOISE else "progress", key, flags, FURTHER, further % most)
-    text = "at eps {eps}, attacks without the network's own gradients broke {count} of {n} images that every attack with them left standing"
+    text = (
+        "at eps {eps}, attacks without the network's own gradients broke {count} of {n} images that every "
+        "attack with them left standing"
+    )
     for key, union in together.values():
         yield standing.counted("together", key, union, QUERY_STRONGER, text)
 
@@ -304,7 +322,8 @@ _RULES = {NOISE: "query", SQUARE: "query", PGD_SMOOTHED: "smoothed", TRANSFER: "
 def nonlinear(standing: Standing, ratios: Mapping[Key, NDArray[np.float32]]) -> Iterator[Finding]:
     """Standing images along whose gradient the margin does something else than the gradient predicts."""
     text = (
-        "at eps {eps}, of {count} of {n} images that are right without an attack and stand, the margin does not rise as its "
+        "at eps {eps}, of {count} of {n} images that are right without an attack and stand, the margin does not "
+        "rise as its "
         "gradient predicts"
     )
     for key, table in ratios.items():
@@ -313,7 +332,8 @@ def nonlinear(standing: Standing, ratios: Mapping[Key, NDArray[np.float32]]) -> 
 
 
 def breaks_linearity(ratios: NDArray[np.float32]) -> Bools:
-    """Whether the margin does not rise as its gradient predicts: at the image by every step length, at its worst version by any.
+    """Whether the margin does not rise as its gradient predicts: at the image by every step length, at its worst
+    version by any.
 
     Args:
         ratios: float32 (n, 2 k): for k lengths at the image, then for k at the worst version; NaN where not measured.
@@ -336,16 +356,16 @@ def large_eps(standing: Standing) -> Iterator[Finding]:
     """Images that stand at eps 1."""
     for key in standing.untargeted(LARGE_EPS):
         commonest = int(np.bincount(standing.labels).max()) / standing.n
-        share, (lower, _) = standing.stood[key].mean(), wilson_interval(
-            int(standing.stood[key].sum()), standing.n, z=Z95_ONE_SIDED
-        )  # fmt: skip
+        share, (lower, _) = (
+            standing.stood[key].mean(),
+            wilson_interval(int(standing.stood[key].sum()), standing.n, z=Z95_ONE_SIDED),
+        )
         text = (
-            f"at eps 1, where every image can become any other, PGD on the margin left {share:.1%} of {standing.n} images "
+            f"at eps 1, where every image can become any other, PGD on the margin left {share:.1%} of {standing.n} "
+            "images "
             f"standing; the commonest class is {commonest:.1%} of them"
         )
-        yield standing.item(
-            "large-eps", key, float(share) - commonest, lower - commonest, LARGE_EPS_STANDS, text
-        )  # fmt: skip
+        yield standing.item("large-eps", key, float(share) - commonest, lower - commonest, LARGE_EPS_STANDS, text)
 
 
 def rising(standing: Standing) -> Iterator[Finding]:
@@ -355,10 +375,9 @@ def rising(standing: Standing) -> Iterator[Finding]:
         gained = int((~standing.stood[small] & standing.stood[large]).sum())
         lost = int((standing.stood[small] & ~standing.stood[large]).sum())
         text = (
-            f"{info.name} at eps {small[1]} broke {gained} of {standing.n} images that it left standing at eps {large[1]}; the "
+            f"{info.name} at eps {small[1]} broke {gained} of {standing.n} images that it left standing at eps "
+            f"{large[1]}; the "
             f"reverse {lost}"
         )
         lower = paired_difference_lower_bound(gained, lost, standing.n)
-        yield standing.item(
-            "rising", large, (gained - lost) / standing.n, lower, RISES, text, gained=gained, lost=lost
-        )  # fmt: skip
+        yield standing.item("rising", large, (gained - lost) / standing.n, lower, RISES, text, gained=gained, lost=lost)

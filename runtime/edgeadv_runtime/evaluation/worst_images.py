@@ -21,8 +21,8 @@ from .outcomes import LabelledExample
 class ExamplePicker:
     """Keeps the first image of each class, in the order they are scored, until there are enough.
 
-    Over batches that several processes scored, each in ascending order, :func:`first_examples` then finds the same images as
-    one process: what comes first among all came first in its process too.
+    Over batches that several processes scored, each in ascending order, :func:`first_examples` then finds the same
+    images as one process: what comes first among all came first in its process too.
     """
 
     def __init__(

@@ -29,8 +29,9 @@ class Label:
         index: position among the model's classes.
         class_id: the class's id, e.g. a wnid.
         name: the class's name.
-        probability: softmax of the logits, in [0, 1], at the bundle's temperature where it has one: then it is about how often
-            such answers are right on images like those it was fitted on, and only on those. Without one, do not read it as
+        probability: softmax of the logits, in [0, 1], at the bundle's temperature where it has one: then it is about
+            how often such answers are right on images like those it was fitted on, and only on those. Without one, do
+            not read it as
             confidence: a network distilled at a high temperature says 1.0 to almost everything.
     """
 
@@ -61,16 +62,22 @@ class Classifier:
 
     @classmethod
     def open(
-        cls, path: str | Path, *, variant: str | None = None, provider: str = "cpu", threads: int | None = None,
-        expected_sha256: str | None = None, public_key: str | Path | None = None,
-    ) -> Classifier:  # fmt: skip
+        cls,
+        path: str | Path,
+        *,
+        variant: str | None = None,
+        provider: str = "cpu",
+        threads: int | None = None,
+        expected_sha256: str | None = None,
+        public_key: str | Path | None = None,
+    ) -> Classifier:
         """Open a bundle in ONNX Runtime.
 
         Args:
             path: the bundle's folder.
-            variant: which artefact; ``"int8"`` takes the int8 variant that is right for the provider and this processor,
-                ``"int8-u8in"`` the same with uint8 input, None the first that the bundle carries, and of two int8 variants
-                also the right one.
+            variant: which artefact; ``"int8"`` takes the int8 variant that is right for the provider and this
+                processor, ``"int8-u8in"`` the same with uint8 input, None the first that the bundle carries, and of two
+                int8 variants also the right one.
             provider: ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; there is no fallback.
             threads: CPU threads per call; None leaves them to ONNX Runtime.
             expected_sha256: hex SHA-256 of the manifest, where it is known from elsewhere.
@@ -130,7 +137,8 @@ class Classifier:
         return self.rank(self.backend.infer_pixels(pixels[None])[0], top=top)
 
     def rank(self, logits: NDArray[np.float32], *, top: int = 5) -> list[Label]:
-        """Labels of finite logits, float32 (classes,), as :meth:`classify` gives them, for callers who infer for themselves.
+        """Labels of finite logits, float32 (classes,), as :meth:`classify` gives them, for callers who infer for
+        themselves.
 
         Raises:
             InputError: ``top`` is below 1.

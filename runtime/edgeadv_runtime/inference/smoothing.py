@@ -1,8 +1,9 @@
-"""From single answers to one that an application can show: a vote over the last frames, with hysteresis and ``unknown``.
+"""From single answers to one that an application can show: a vote over the last frames, with hysteresis and
+``unknown``.
 
-A camera sees the same thing in frame after frame, and a classifier that is right nine times in ten still flickers. This trades a
-delay of a few frames for a label that stands still. It makes no answer more robust to an attack: who can change one frame can
-change them all.
+A camera sees the same thing in frame after frame, and a classifier that is right nine times in ten still flickers. This
+trades a delay of a few frames for a label that stands still. It makes no answer more robust to an attack: who can
+change one frame can change them all.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ class Smoothed:
     """What is to be shown after a frame.
 
     Attributes:
-        label: the answer, as the last frame of the window that voted for it gave it; after its votes have left the window, as it
-            was last given. None is unknown.
+        label: the answer, as the last frame of the window that voted for it gave it; after its votes have left the
+            window, as it was last given. None is unknown.
         votes: how many frames of the window voted for this answer.
         frames: how many frames are in the window.
         changed: whether this frame changed the answer.
@@ -38,8 +39,8 @@ class Smoother:
     """A vote over the last ``window`` answers; not for several threads at once, one for each camera.
 
     Every frame votes for its first label, or for unknown where that is less probable than ``threshold``.
-    The answer shown, unknown at first, changes only when one answer has at least ``margin`` votes more than every other,
-    the one that is shown included.
+    The answer shown, unknown at first, changes only when one answer has at least ``margin`` votes more than every
+    other, the one that is shown included.
 
     Example::
 
@@ -55,8 +56,8 @@ class Smoother:
         Args:
             threshold: probability in [0, 1] below which a frame votes for unknown; 0 takes every answer.
             window: how many frames vote, at least 1.
-            margin: by how many votes an answer must lead every other to be shown, 1 to ``window``. An answer that suddenly is
-                the only one is shown after at most ``(window + margin + 1) // 2`` frames.
+            margin: by how many votes an answer must lead every other to be shown, 1 to ``window``. An answer that
+                suddenly is the only one is shown after at most ``(window + margin + 1) // 2`` frames.
 
         Raises:
             InputError: an argument is out of range.

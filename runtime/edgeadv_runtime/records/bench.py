@@ -49,8 +49,8 @@ class BenchRow(ArtefactRow, frozen=True, kw_only=True):
         images_per_s: images over the wall time of the whole series; for paced the rate that was kept.
         late: frames not finished when the next was due; None for back-to-back.
         includes: what is in the time and what is not.
-        energy_mj_per_image: millijoules over the whole series for each of its images; None where nothing measured it, or
-            the series was too short for what did.
+        energy_mj_per_image: millijoules over the whole series for each of its images; None where nothing measured it,
+            or the series was too short for what did.
         energy_source: what measured it and what it covers; None where nothing could.
 
     Raises:
@@ -93,7 +93,8 @@ class Bench:
         environment: device facts and versions.
         conditions: the state of the machine ``before`` and ``after`` all measurements.
         rows: what was measured.
-        warnings: sentences on what happened to the machine meanwhile, such as throttling, and on CUDA graphs that failed.
+        warnings: sentences on what happened to the machine meanwhile, such as throttling, and on CUDA graphs that
+            failed.
         skipped: pairs of backend and variant that were asked for as ``all`` and cannot be, with the reason.
         created: UTC time, ISO 8601.
         edgeadv_version: what wrote it.

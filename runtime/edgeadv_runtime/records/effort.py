@@ -14,9 +14,10 @@ from .suites import CONTROLS, NOISE, QUERY_ATTACKS, SQUARE, SUITES, Effort, Suit
 def lacking(worst: Row, rows: Sequence[Row], suite: SuiteName, *, classes: int | None = None) -> list[str]:
     """What of ``suite`` did not run on an artefact at a budget, or tried less hard.
 
-    An attack counts where the worst case names it, and where it was untargeted and edgeadv's own. Square must have asked this very
-    artefact: what it found on another one is transferred. An attack of another artefact's gradients counts under its plain name,
-    as the reference's do, or where they are the artefact's own.
+    An attack counts where the worst case names it, and where it was untargeted and edgeadv's own. Square must have
+    asked this very
+    artefact: what it found on another one is transferred. An attack of another artefact's gradients counts under its
+    plain name, as the reference's do, or where they are the artefact's own.
 
     Args:
         worst: the artefact's worst case at the budget.
@@ -40,7 +41,8 @@ def lacking(worst: Row, rows: Sequence[Row], suite: SuiteName, *, classes: int |
 
 
 def effort_of(worst: Row, rows: Sequence[Row], *, classes: int | None = None) -> SuiteName | None:
-    """The hardest suite of which every attack ran on an artefact at a budget, at least as hard; None if not even the easiest.
+    """The hardest suite of which every attack ran on an artefact at a budget, at least as hard; None if not even the
+    easiest.
 
     The arguments are those of :func:`lacking`.
     """

@@ -79,8 +79,8 @@ class Eps:
     def check_8_bits(self, *, instead: str = "") -> None:
         """Refuse an L-infinity budget that 8-bit images cannot hold.
 
-        An attack searches the whole budget and is content with what works there. Cut back to fewer grey levels much of that works no
-        more, and the model looks robust.
+        An attack searches the whole budget and is content with what works there. Cut back to fewer grey levels much of
+        that works no more, and the model looks robust.
 
         Args:
             instead: what else one may do, in words.
@@ -96,6 +96,7 @@ class Eps:
                 f"eps {self.text} is less than one grey level of 8-bit images: use a larger one{otherwise}"
             )
         raise InputError(
-            f"eps {self.text} is {self.value * 255:.7g} grey levels, and 8-bit images hold whole ones: use {levels}/255 or "
+            f"eps {self.text} is {self.value * 255:.7g} grey levels, and 8-bit images hold whole ones: use "
+            f"{levels}/255 or "
             f"{levels + 1}/255{otherwise}"
         )

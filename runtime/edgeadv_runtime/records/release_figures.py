@@ -59,7 +59,8 @@ class Drop:
     def __str__(self) -> str:
         counts, (low, high) = self.counts, self.counts.interval
         figure = (
-            f"{float(100 * self.share):.2f} points ({counts.lost} lost, {counts.gained} gained of {counts.n}, 95% interval "
+            f"{float(100 * self.share):.2f} points ({counts.lost} lost, {counts.gained} gained of {counts.n}, 95% "
+            "interval "
             f"{100 * low:.2f} to {100 * high:.2f}, McNemar p {counts.p:.2g})"
         )
         if self.row.attack == CLEAN:
@@ -103,7 +104,8 @@ def budget_of(row: Row) -> str:
 
 
 def scope_of(results: MeasuredRows, row: Row) -> str:
-    """Data set, split and number of images of ``row``, and what attacked it: a suite that was covered, or the attacks' names."""
+    """Data set, split and number of images of ``row``, and what attacked it: a suite that was covered, or the attacks'
+    names."""
     scope = f"{results.data.name} {results.data.split}, {row.n} images"
     if row.attack == CLEAN:
         return scope

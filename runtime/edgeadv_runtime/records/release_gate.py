@@ -1,8 +1,8 @@
 """The gate: does a results file hold what a release asks for?
 
-Rules compare counts with the limit as it was written, so 400 of 1000 pass a limit of 0.40. Point estimates are judged; the
-95% interval is printed beside them. ``docs/gate.md`` explains the rules, :mod:`edgeadv_runtime.records.release_output` writes them for a
-pipeline.
+Rules compare counts with the limit as it was written, so 400 of 1000 pass a limit of 0.40. Point estimates are judged;
+the 95% interval is printed beside them. ``docs/gate.md`` explains the rules,
+:mod:`edgeadv_runtime.records.release_output` writes them for a pipeline.
 """
 
 from __future__ import annotations
@@ -92,27 +92,28 @@ class Gate:
     """What is asked of a results file; at least one rule.
 
     A rule on robust accuracy also fails where the masking verdict of a figure that it needs is worse than ``verdict``:
-    a figure that may not be believed passes no gate. It refuses to judge where less than ``suite`` attacked an artefact at the
-    budget, or nothing that was made for it: that is an upper bound.
+    a figure that may not be believed passes no gate. It refuses to judge where less than ``suite`` attacked an artefact
+    at the budget, or nothing that was made for it: that is an upper bound.
 
     Attributes:
         min_clean: least clean top-1 accuracy, a share in [0, 1].
         min_robust: least top-1 accuracy in the worst case at ``eps``, a share in [0, 1].
         max_drop_clean: largest drop of clean accuracy against ``baseline``, paired, a share in [0, 1).
         max_drop_robust: largest such drop in the worst case at ``eps``.
-        verdict: the least believable verdict that is accepted, of :data:`~edgeadv_runtime.evaluation.verdict.ORDER`. A rule of its
-            own if given; None accepts only ``"PASS"`` in rules on robust accuracy.
-        baseline: variant that drops are counted from; None is ``"fp32"``. It is taken from the artefact's own backend, or
-            from the first one in the file that has it.
-        variants: those to judge, ``"int8"`` for either int8 variant, ``"int8-u8in"`` for either of these with uint8 input; empty
-            for all in the file.
+        verdict: the least believable verdict that is accepted, of :data:`~edgeadv_runtime.evaluation.verdict.ORDER`. A
+            rule of its own if given; None accepts only ``"PASS"`` in rules on robust accuracy.
+        baseline: variant that drops are counted from; None is ``"fp32"``. It is taken from the artefact's own backend,
+            or from the first one in the file that has it.
+        variants: those to judge, ``"int8"`` for either int8 variant, ``"int8-u8in"`` for either of these with uint8
+            input; empty for all in the file.
         backends: likewise.
         eps: the budget of the robust rules and of ``verdict``; None is the only one in the file.
-        suite: the least that rules on robust accuracy accept, of :data:`~edgeadv_runtime.records.suites.SUITES`; None is ``"standard"``.
+        suite: the least that rules on robust accuracy accept, of :data:`~edgeadv_runtime.records.suites.SUITES`; None
+            is ``"standard"``.
 
     Raises:
-        InputError: no rule, a limit that is not a share, an unknown verdict or suite, or ``baseline``, ``eps`` or ``suite``
-            without a rule that needs it.
+        InputError: no rule, a limit that is not a share, an unknown verdict or suite, or ``baseline``, ``eps`` or
+            ``suite`` without a rule that needs it.
     """
 
     min_clean: float | None = None
@@ -149,8 +150,8 @@ class Gate:
         """Apply every rule; each has one ruling, in the order of the attributes.
 
         Raises:
-            InputError: the file has nothing that a rule could judge: no such artefact, attack, budget or comparison, several
-                budgets and none was named, or too little attacked an artefact.
+            InputError: the file has nothing that a rule could judge: no such artefact, attack, budget or comparison,
+                several budgets and none was named, or too little attacked an artefact.
             SchemaError: the file's comparisons contradict its rows.
         """
         rulings = []
@@ -183,7 +184,8 @@ class Gate:
         drops = [Drop.of(results, row, base) for row in rows if (base := self._base(results, row)) is not None]
         if not drops:
             raise InputError(
-                f"{results.name} has nothing to compare with {self._baseline}: evaluate other variants with it in one run, "
+                f"{results.name} has nothing to compare with {self._baseline}: evaluate other variants with it in "
+                "one run, "
                 "or name another `baseline`"
             )
         largest = max(drops, key=lambda drop: drop.share)
@@ -211,7 +213,8 @@ class Gate:
             who = f"{results.name}: {row.artefact} {budget_of(row)}"
             if only_transferred(row, results.rows):
                 raise InputError(
-                    f"{who} met only transferred attacks: an upper bound; evaluate it with `attacks` {SQUARE} on the device, or "
+                    f"{who} met only transferred attacks: an upper bound; evaluate it with `attacks` {SQUARE} on "
+                    "the device, or "
                     "attack it by its own gradients"
                 )
             if missing := lacking(row, results.rows, suite, classes=classes):
@@ -219,7 +222,8 @@ class Gate:
                 packed = f", of a pack with `attacks` {SQUARE}" if any(SQUARE in text for text in missing) else ""
                 accept = "" if less is None else f", or accept less: `suite` {less}"
                 raise InputError(
-                    f"{who} was attacked by less than the suite {suite}: {'; '.join(missing)}. Evaluate it with edgeadv "
+                    f"{who} was attacked by less than the suite {suite}: {'; '.join(missing)}. Evaluate it with "
+                    "edgeadv "
                     f"evaluate ... `eps` {row.eps} `suite` {suite}{packed}{accept}"
                 )
 
@@ -236,9 +240,10 @@ class Gate:
     def _rows(self, results: MeasuredRows, attack: str) -> list[Row]:
         """The rows that a rule judges: one of each artefact that was chosen."""
         chosen = [
-            row for row in results.rows
+            row
+            for row in results.rows
             if named(row.variant, self.variants) and (not self.backends or row.backend in self.backends)
-        ]  # fmt: skip
+        ]
         variants, backends = {row.variant for row in results.rows}, {row.backend for row in results.rows}
         idle = [name for name in self.variants if not any(named(variant, (name,)) for variant in variants)]
         idle += [name for name in self.backends if name not in backends]

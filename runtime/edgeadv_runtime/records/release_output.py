@@ -1,4 +1,5 @@
-"""What the gate found, for a pipeline: JUnit XML and JSON, written whole, also where a rule failed or nothing was judged."""
+"""What the gate found, for a pipeline: JUnit XML and JSON, written whole, also where a rule failed or nothing was
+judged."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ def gate_json(
 
 
 def gate_junit(file: Path, rulings: Sequence[Ruling], *, error: str | None = None) -> bytes:
-    """The gate's outcome as JUnit XML, UTF-8: a test case for each rule, or one with an ``<error>`` where nothing was judged.
+    """The gate's outcome as JUnit XML, UTF-8: a test case for each rule, or one with an ``<error>`` where nothing was
+    judged.
 
     The arguments are those of :func:`gate_json`.
     """

@@ -1,7 +1,7 @@
 """The results file: one schema for what was measured, read by the report, tables and CI gates.
 
-``docs/results.md`` describes every key. Readers ignore keys that they do not know; keys that came later have a default, so
-older files of this version load.
+``docs/results.md`` describes every key. Readers ignore keys that they do not know; keys that came later have a default,
+so older files of this version load.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class Results(MeasuredRows):
             min_robust: least accuracy of every artefact in the worst case, a share in [0, 1].
             max_drop_clean: largest drop of clean accuracy against ``baseline``, a share in [0, 1).
             max_drop_robust: largest such drop in the worst case.
-            verdict: least believable masking verdict that is accepted; None accepts only ``"PASS"`` for robust accuracy.
+            verdict: least believable masking verdict that is accepted; None accepts only ``"PASS"`` for robust
+                accuracy.
             variants: those to judge; None is all in the file.
             backends: likewise.
             baseline: variant that drops are counted from; None is ``"fp32"``.

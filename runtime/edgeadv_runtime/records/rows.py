@@ -1,4 +1,5 @@
-"""A row of a results file: one artefact under one attack at one budget, and what two artefacts differ in, image by image."""
+"""A row of a results file: one artefact under one attack at one budget, and what two artefacts differ in, image by
+image."""
 
 from __future__ import annotations
 
@@ -29,9 +30,9 @@ _ALIKE = 1e-4
 class AttackParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How an attack was run; None where a parameter does not apply.
 
-    ``library`` is a third party's whose attack it is, with its version, in words; None for edgeadv's own. ``draws``: calls that a
-    gradient is the mean of. ``cumulative``: it ran on what the attacks before it left standing, and its row counts what stands
-    after all of them.
+    ``library`` is a third party's whose attack it is, with its version, in words; None for edgeadv's own. ``draws``:
+    calls that a gradient is the mean of. ``cumulative``: it ran on what the attacks before it left standing, and its
+    row counts what stands after all of them.
     """
 
     norm: Annotated[str, msgspec.Meta(pattern="^(linf|l2)$")] | None = None
@@ -93,7 +94,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"profile {self.profile} does not ascend")
 
     def __str__(self) -> str:
-        """What a person must know: the hash, shortened, the batch sizes that it serves, whether its precision was seen."""
+        """What a person must know: the hash, shortened, the batch sizes that it serves, whether its precision was
+        seen."""
         least, best, most = self.profile
         batch = f"{most}" if least == most else f"{least} to {most}, best {best}"
         seen = "precision verified" if self.precision == "verified" else "precision declared, not verified"
@@ -152,8 +154,9 @@ class Row(ArtefactRow, frozen=True, kw_only=True):
         eps: the budget as written; ``"0"`` for clean.
         eps_value: the budget in pixels of [0, 1].
         threat: None for clean; ``"white-box"`` where the gradients belong to the scored artefact, ``"transfer"`` where
-            they come from another one and for attacks without any, ``"query"`` where the attack asked the scored artefact. A
-            worst case has the first of these three, in the order white-box, query, transfer, that one of its attacks has.
+            they come from another one and for attacks without any, ``"query"`` where the attack asked the scored
+            artefact. A worst case has the first of these three, in the order white-box, query, transfer, that one of
+            its attacks has.
         gradients: where the attack's gradients come from; None for clean.
         n: scored images, at least 1.
         correct_top1: images whose first label is right.
@@ -162,10 +165,10 @@ class Row(ArtefactRow, frozen=True, kw_only=True):
         zero_gradient_share: share of the ``n`` images whose gradient was zero or not finite, so not attacked; None if
             unknown or not applicable.
         masking: the artefact's verdict, with the sentences of what was found; None for clean.
-        rounding_lost: images that the attack broke before they were rounded to 8 bits and not afterwards; None where nothing
-            was rounded or it cannot be told. ``docs/results.md`` says on which model.
-        training_images: of the ``n`` images, those that the network was trained on; None where that is not known. More than 1%,
-            and the row flatters: it is there only because that was allowed.
+        rounding_lost: images that the attack broke before they were rounded to 8 bits and not afterwards; None where
+            nothing was rounded or it cannot be told. ``docs/results.md`` says on which model.
+        training_images: of the ``n`` images, those that the network was trained on; None where that is not known. More
+            than 1%, and the row flatters: it is there only because that was allowed.
 
     Raises:
         ValueError: the counts or the budget do not fit together.

@@ -35,9 +35,10 @@ def paired_difference_lower_bound(
 ) -> float:
     """One-sided 95% lower bound of ``(gained - lost - allowed * left) / n`` for paired outcomes.
 
-    The Wald interval of the mean of one score per pair: 1 or -1 where the outcomes differ, less ``allowed`` where a gain was
-    possible; adjusted as Bonett and Price (2012) do, by one pair more that gains and one that loses, or it would shrink to a point
-    where all pairs are alike. Without ``allowed`` it is the bound of :func:`paired_difference_interval`.
+    The Wald interval of the mean of one score per pair: 1 or -1 where the outcomes differ, less ``allowed`` where a
+    gain was possible; adjusted as Bonett and Price (2012) do, by one pair more that gains and one that loses, or it
+    would shrink to a point where all pairs are alike. Without ``allowed`` it is the bound of
+    :func:`paired_difference_interval`.
 
     Args:
         gained: pairs in which only the first outcome happened.
@@ -101,7 +102,8 @@ def pairs_needed(
         most: where to stop looking.
 
     Returns:
-        A number of pairs, or None: more than ``most``, or no number would do, as ``gained - lost`` is not below ``limit``.
+        A number of pairs, or None: more than ``most``, or no number would do, as ``gained - lost`` is not below
+        ``limit``.
     """
 
     def holds(n: int) -> bool:
@@ -127,8 +129,8 @@ def mcnemar_p(lost: int, gained: int) -> float:
         gained: pairs in which only the second happened.
 
     Returns:
-        Between 0 and 1, symmetric in its arguments; 1 where no pair differs, and 0 where the value is below the range of a
-        float.
+        Between 0 and 1, symmetric in its arguments; 1 where no pair differs, and 0 where the value is below the range
+        of a float.
 
     Raises:
         ValueError: a count is negative.

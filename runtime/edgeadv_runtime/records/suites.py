@@ -58,28 +58,49 @@ _DRAWS = 20
 _ONE_STEP: Mapping[str, Effort] = {FGSM: Effort(), FGSM_RESCALED: Effort(), FGSM_RANDOM_START: Effort()}
 SUITES: Mapping[SuiteName, Mapping[str, Effort]] = {
     "fast": {
-        **_ONE_STEP, PGD_CE: Effort(steps=20), PGD_MARGIN: Effort(steps=20), NOISE: Effort(queries=_DRAWS), **_CONTROLS,
+        **_ONE_STEP,
+        PGD_CE: Effort(steps=20),
+        PGD_MARGIN: Effort(steps=20),
+        NOISE: Effort(queries=_DRAWS),
+        **_CONTROLS,
     },
     "standard": {
-        **_ONE_STEP, MI_FGSM: Effort(steps=10), PGD_CE: Effort(steps=20), PGD_MARGIN: Effort(steps=20),
-        APGD_CE: Effort(steps=50), APGD_DLR: Effort(steps=50), APGD_TARGETED: Effort(steps=50, targets=5),
-        PGD_SMOOTHED: Effort(steps=20), NOISE: Effort(queries=_DRAWS), SQUARE: Effort(queries=1000), **_CONTROLS,
+        **_ONE_STEP,
+        MI_FGSM: Effort(steps=10),
+        PGD_CE: Effort(steps=20),
+        PGD_MARGIN: Effort(steps=20),
+        APGD_CE: Effort(steps=50),
+        APGD_DLR: Effort(steps=50),
+        APGD_TARGETED: Effort(steps=50, targets=5),
+        PGD_SMOOTHED: Effort(steps=20),
+        NOISE: Effort(queries=_DRAWS),
+        SQUARE: Effort(queries=1000),
+        **_CONTROLS,
     },
     "full": {
-        **_ONE_STEP, MI_FGSM: Effort(steps=20), PGD_CE: Effort(steps=100, restarts=5),
-        PGD_MARGIN: Effort(steps=100, restarts=5), APGD_CE: Effort(steps=100, restarts=5),
-        APGD_DLR: Effort(steps=100, restarts=5), APGD_TARGETED: Effort(steps=100, targets=9),
-        PGD_SMOOTHED: Effort(steps=100), NOISE: Effort(queries=_DRAWS), SQUARE: Effort(queries=5000), **_CONTROLS,
+        **_ONE_STEP,
+        MI_FGSM: Effort(steps=20),
+        PGD_CE: Effort(steps=100, restarts=5),
+        PGD_MARGIN: Effort(steps=100, restarts=5),
+        APGD_CE: Effort(steps=100, restarts=5),
+        APGD_DLR: Effort(steps=100, restarts=5),
+        APGD_TARGETED: Effort(steps=100, targets=9),
+        PGD_SMOOTHED: Effort(steps=100),
+        NOISE: Effort(queries=_DRAWS),
+        SQUARE: Effort(queries=5000),
+        **_CONTROLS,
     },
-}  # fmt: skip
+}
 """``fast`` takes seconds, ``standard`` minutes, ``full`` a night; the first two of each on one device."""
 QUERY_ATTACKS = (SQUARE, NOISE)
 """Those that need no gradient, and so no PyTorch."""
 TARGETABLE = (FGSM, FGSM_RESCALED)
-"""Those that move towards a class that is named: one step says what that class attracts, the others look for the worst case."""
+"""Those that move towards a class that is named: one step says what that class attracts, the others look for the worst
+case."""
 WHOLE_STEP = (FGSM, FGSM_RESCALED)
-"""Those that go as far as the budget lets them, whatever the model says: the others leave an image, or keep its first version, as
-soon as its label is no longer the first, so that it mostly comes second, and their top-5 accuracy says nothing."""
+"""Those that go as far as the budget lets them, whatever the model says: the others leave an image, or keep its first
+version, as soon as its label is no longer the first, so that it mostly comes second, and their top-5 accuracy says
+nothing."""
 OPTIONAL = (PGD_L2,)
 """Attacks that no suite runs: they are asked for by name."""
 RANDOM_DRAWS = 10
@@ -89,7 +110,8 @@ CUMULATIVE = (MI_FGSM, APGD_TARGETED, PGD_SMOOTHED, TRANSFER, SQUARE)
 KNOWN = frozenset(name for suite in SUITES.values() for name in suite) | frozenset((*OPTIONAL, TRANSFER))
 """All names of edgeadv's own attacks; a suffix after ``@`` says which artefact one was made for."""
 ON_SURROGATE = (PGD_MARGIN, APGD_DLR)
-"""What is run with an int8 surrogate's gradients, of the attacks that run at all: losses that no saturated softmax stops."""
+"""What is run with an int8 surrogate's gradients, of the attacks that run at all: losses that no saturated softmax
+stops."""
 
 
 def base_name(name: str) -> str:
@@ -115,8 +137,9 @@ def follows_gradients(name: str) -> bool:
 def order_of(name: str, *, cumulative: bool) -> int:
     """The place of an attack in a run, so that none hides what another would have found.
 
-    First all that follow the reference's own gradients, the cumulative ones after the others; then the control that looks at what
-    these left; then what contradicts them; last those of other libraries, of which nobody knows what they do.
+    First all that follow the reference's own gradients, the cumulative ones after the others; then the control that
+    looks at what these left; then what contradicts them; last those of other libraries, of which nobody knows what they
+    do.
     """
     if not is_ours(name):
         return 4

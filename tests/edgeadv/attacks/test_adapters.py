@@ -57,9 +57,12 @@ def estimator(model: nn.Module, **changes: Any) -> Any:
     from art.estimators.classification import PyTorchClassifier
 
     keywords: dict[str, Any] = {
-        "loss": nn.CrossEntropyLoss(), "input_shape": (3, 32, 32), "nb_classes": 10, "clip_values": (0.0, 1.0),
+        "loss": nn.CrossEntropyLoss(),
+        "input_shape": (3, 32, 32),
+        "nb_classes": 10,
+        "clip_values": (0.0, 1.0),
         "device_type": "cpu",
-    }  # fmt: skip
+    }
     return PyTorchClassifier(model, **{**keywords, **changes})
 
 
@@ -122,7 +125,8 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def trained(digits_train: ImageSet) -> PixelModel:
-    """A residual network with BatchNorm after two passes over 2,000 digits, which is enough. Shared: do not change it."""
+    """A residual network with BatchNorm after two passes over 2,000 digits, which is enough. Shared: do not change
+    it."""
     torch.set_num_threads(1)
     order = balanced_subset(digits_train.labels, 2000)
     everything = next(batches(digits_train, digits_train.preprocess, batch_size=2000, order=order))
@@ -147,10 +151,15 @@ def bundle(
 
     calibration = choose_calibration(digits_train, digits_train.preprocess, count=64)
     return export_bundle(
-        trained, tmp_path_factory.mktemp("bundles") / "digits.edgeadv", classes=digits_test.classes,
-        preprocess=digits_test.preprocess, frames=data_frames(digits_test), variants=("fp32", "int8-u8s8"), origin=Origin(title="digits", provenance={"data": "mnist5k"}),
+        trained,
+        tmp_path_factory.mktemp("bundles") / "digits.edgeadv",
+        classes=digits_test.classes,
+        preprocess=digits_test.preprocess,
+        frames=data_frames(digits_test),
+        variants=("fp32", "int8-u8s8"),
+        origin=Origin(title="digits", provenance={"data": "mnist5k"}),
         int8=Int8Plan(calibration=calibration, images=digits_test, order=np.arange(300), max_drop=5.0),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +244,11 @@ def test_random_choices_are_seeded_and_the_global_generators_are_put_back(
 @pytest.mark.parametrize(("uint8", "names"), [(False, [*CASES]), (True, ["ta-pgd", "fb-deepfool", "art-pgd"])])
 def test_they_run_through_the_real_evaluation(bundle: Bundle, batch: CleanBatch, uint8: bool, names: list[str]) -> None:
     with TorchBackend(bundle, device=torch.device("cpu"), threads=1) as reference:
-        backends: list[Backend] = [reference, OnnxRuntimeBackend(bundle), OnnxRuntimeBackend(bundle, variant="int8-u8s8")]  # fmt: skip
+        backends: list[Backend] = [
+            reference,
+            OnnxRuntimeBackend(bundle),
+            OnnxRuntimeBackend(bundle, variant="int8-u8s8"),
+        ]
         attacks = [CASES[name].adapted(reference.model, bundle.weights_sha256, name=name) for name in names]
         (made,) = craft([batch], attacks, reference, uint8=uint8)
         results = evaluate(
@@ -418,7 +431,10 @@ def _fb(attack: Any, model: Any, **keywords: Any) -> CallableAttack:
 
 
 REFUSED: dict[str, tuple[Build, str]] = {
-    "ta-eps": (lambda m: _ta(torchattacks.PGD(m, eps=0.1)), r"PGD was built with eps 0\.1, not 8/255 = 0\.031373: build it"),
+    "ta-eps": (
+        lambda m: _ta(torchattacks.PGD(m, eps=0.1)),
+        r"PGD was built with eps 0\.1, not 8/255 = 0\.031373: build it",
+    ),
     "ta-max-eps": (lambda m: _ta(torchattacks.PIFGSM(m)), r"PIFGSM was built with eps 0\.06"),
     "ta-no-eps": (lambda m: _ta(torchattacks.CW(m)), "CW has no eps"),
     "ta-member-eps": (
@@ -433,7 +449,10 @@ REFUSED: dict[str, tuple[Build, str]] = {
     "ta-training": (_ta_training, "in training mode"),
     "ta-device": (_ta_elsewhere, "built for meta and its model is on cpu"),
     "ta-foreign": (lambda m: _ta(foolbox.attacks.LinfPGD()), "is not an attack object of torchattacks"),
-    "ta-name": (lambda m: _ta(torchattacks.PGD(m, eps=V), name="pgd-margin"), "pgd-margin is the name of one of edgeadv"),
+    "ta-name": (
+        lambda m: _ta(torchattacks.PGD(m, eps=V), name="pgd-margin"),
+        "pgd-margin is the name of one of edgeadv",
+    ),
     "ta-suffix": (lambda m: _ta(torchattacks.PGD(m, eps=V), name="square@torch-fp32"), "square@torch-fp32 is the name"),
     "ta-row": (lambda m: _ta(torchattacks.PGD(m, eps=V), name="worst-case"), "worst-case is the name"),
     "ta-both": (
@@ -461,7 +480,7 @@ REFUSED: dict[str, tuple[Build, str]] = {
         lambda m: from_art(torchattacks.PGD(m, eps=V), eps=EPS, gradients_sha256=None),
         "is not an attack object of adversarial-robustness-toolbox",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -554,9 +573,14 @@ def test_the_page_runs_as_it_is_written(bundle: Bundle, tmp_path: Path, monkeypa
     for block in blocks:
         exec(block, names)
     assert {row.attack for row in names["results"].rows} == {
-        "clean", "torchattacks-pgd", "foolbox-linfdeepfoolattack", "autoattack-torchattacks", "worst-case",
-    }  # fmt: skip
+        "clean",
+        "torchattacks-pgd",
+        "foolbox-linfdeepfoolattack",
+        "autoattack-torchattacks",
+        "worst-case",
+    }
     assert [attack.name for attack in names["attacks"]] == [
-        "art-projectedgradientdescent", "art-square@onnxruntime-int8-u8s8",
-    ]  # fmt: skip
+        "art-projectedgradientdescent",
+        "art-square@onnxruntime-int8-u8s8",
+    ]
     assert (tmp_path / "results.json").exists()

@@ -50,7 +50,8 @@ def test_it_is_the_same_function_without_a_batchnorm(name: str) -> None:
     assert not any(parameter.requires_grad for parameter in made.parameters())
     with torch.no_grad():
         torch.testing.assert_close(made(x), model(x), rtol=1e-4, atol=1e-5)
-    # in float32 a unit that is at the kink of its ReLU can be on either side of it, and takes a part of a gradient with it
+    # in float32 a unit that is at the kink of its ReLU can be on either side of it, and takes a part of a gradient with
+    # it
     moved = [fgsm(each, x, labels, eps=8 / 255)[0].x for each in (made, model)]
     assert float(((moved[0] - moved[1]).abs() <= 1e-4).float().mean()) > 0.9
     # the model itself is as it was

@@ -1,7 +1,7 @@
 """Our attacks and those of torchattacks, foolbox and ART make the same images of the same model.
 
-Pixels agree but where a gradient is within rounding of zero, where each library may see either sign. That attack objects of
-theirs run through our evaluation is tested in ``test_adapters.py``.
+Pixels agree but where a gradient is within rounding of zero, where each library may see either sign. That attack
+objects of theirs run through our evaluation is tested in ``test_adapters.py``.
 """
 
 from __future__ import annotations
@@ -35,9 +35,15 @@ def model() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(
-            nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(),
-            nn.Flatten(), nn.Linear(32 * 16 * 16, 10),
-        )  # fmt: skip
+            nn.Conv2d(3, 16, 3, padding=1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(32 * 16 * 16, 10),
+        )
     return net.eval()
 
 
@@ -142,8 +148,16 @@ def our_l2_pgd(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
     """Its last iterate; the steps lead to the edge of the ball, so that the projection is used."""
     with asked(model) as seen:
         pgd(
-            model, x, labels, eps=L2_EPS, steps=STEPS, step_size=L2_STEP_SIZE, loss=cross_entropy, norm="l2", leave=math.inf
-        )  # fmt: skip
+            model,
+            x,
+            labels,
+            eps=L2_EPS,
+            steps=STEPS,
+            step_size=L2_STEP_SIZE,
+            loss=cross_entropy,
+            norm="l2",
+            leave=math.inf,
+        )
     assert len(seen) == STEPS + 1
     length = (seen[-1] - x).flatten(1).norm(dim=1)
     assert float(length.max()) <= L2_EPS + 1e-6 and float(length.min()) > 0.9 * L2_EPS
@@ -208,9 +222,16 @@ def test_apgd_goes_the_way_of_torchattacks(model: nn.Module, x: Tensor, labels: 
     theirs = theirs[1:]
     with asked(steady) as ours:
         apgd(
-            steady, x, labels, eps=eps, steps=100, loss=cross_entropy if loss == "ce" else dlr, norm=norm, start=theirs[0] - x,
+            steady,
+            x,
+            labels,
+            eps=eps,
+            steps=100,
+            loss=cross_entropy if loss == "ce" else dlr,
+            norm=norm,
+            start=theirs[0] - x,
             leave=math.inf,
-        )  # fmt: skip
+        )
     assert len(ours) == len(theirs) == 101
     for step in (0, 1, 2, 10, 22, 23, 30, 41, 42, 50):
         agree = ((ours[step] - theirs[step]).abs() < 1e-5).float().mean()
@@ -223,8 +244,13 @@ def test_apgd_goes_the_way_of_torchattacks(model: nn.Module, x: Tensor, labels: 
 @pytest.mark.parametrize(("loss", "name"), [(cross_entropy, "ce"), (dlr, "dlr")])
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.06), ("l2", 1.5)])
 def test_apgd_is_as_strong_as_torchattacks(
-    digits_model: PixelModel, digits_test: ImageSet, loss: Callable[[Tensor, Tensor], Tensor], name: str, norm: str, eps: float
-) -> None:  # fmt: skip
+    digits_model: PixelModel,
+    digits_test: ImageSet,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    name: str,
+    norm: str,
+    eps: float,
+) -> None:
     """On a trained network, at a budget that leaves some images standing: within one point, or stronger."""
     import torchattacks
 

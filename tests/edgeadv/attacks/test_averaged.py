@@ -1,4 +1,5 @@
-"""Gradients averaged over draws, against the mean of gradients taken one by one, and networks without a path for any."""
+"""Gradients averaged over draws, against the mean of gradients taken one by one, and networks without a path for
+any."""
 
 from __future__ import annotations
 

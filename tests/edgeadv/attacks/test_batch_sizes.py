@@ -29,7 +29,8 @@ ATTACKS = {
 
 
 class Watched(nn.Module):
-    """A network in float64, so that a batch's size changes no bit that counts, and the sizes that it was called with."""
+    """A network in float64, so that a batch's size changes no bit that counts, and the sizes that it was called
+    with."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

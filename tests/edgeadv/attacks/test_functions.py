@@ -221,9 +221,7 @@ def test_pgd_stays_in_the_ball_and_keeps_the_best_iterate(steps: int, step_size:
     def wave(logits: Tensor, y: Tensor) -> Tensor:
         return torch.sin(5 * margin(logits, y))
 
-    result = pgd(
-        model, x, labels, eps=eps, steps=steps, step_size=step_size, loss=wave, start=start, leave=math.inf
-    )  # fmt: skip
+    result = pgd(model, x, labels, eps=eps, steps=steps, step_size=step_size, loss=wave, start=start, leave=math.inf)
     assert len(model.asked) == steps + 1
     iterates = torch.stack(model.asked)
     assert float((iterates - x).abs().max()) <= eps + 1e-6
@@ -534,13 +532,18 @@ def test_apgd_looks_back_when_the_paper_says() -> None:
 
 
 def algorithm_1(
-    f: Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]], x: NDArray[np.float64], begin: NDArray[np.float64],
-    eps: float, count: int, checkpoints: Sequence[int],
-) -> tuple[list[NDArray[np.float64]], list[float]]:  # fmt: skip
-    """The paper's Algorithm 1 on one image, line by line: where its steps begin and the last ends, and the size of each.
+    f: Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]],
+    x: NDArray[np.float64],
+    begin: NDArray[np.float64],
+    eps: float,
+    count: int,
+    checkpoints: Sequence[int],
+) -> tuple[list[NDArray[np.float64]], list[float]]:
+    """The paper's Algorithm 1 on one image, line by line: where its steps begin and the last ends, and the size of
+    each.
 
-    Line 14 sets x_(k+1) to the best image so far; as in the authors' code, f of the iterate that it takes the place of is what
-    the next one is compared with.
+    Line 14 sets x_(k+1) to the best image so far; as in the authors' code, f of the iterate that it takes the place of
+    is what the next one is compared with.
     """
 
     def project(z: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -603,9 +606,15 @@ def test_apgd_is_algorithm_1(frequency: float) -> None:
             return moved
 
     ascend(
-        model, torch.from_numpy(x), torch.arange(n), steps=Watched(Linf(eps), count), loss=hump, start=torch.from_numpy(begin),
-        rank=lambda z, _: z.sum(dim=1), leave=math.inf,
-    )  # fmt: skip
+        model,
+        torch.from_numpy(x),
+        torch.arange(n),
+        steps=Watched(Linf(eps), count),
+        loss=hump,
+        start=torch.from_numpy(begin),
+        rank=lambda z, _: z.sum(dim=1),
+        leave=math.inf,
+    )
     halved = []
     for i in range(n):
 
@@ -653,14 +662,21 @@ def test_apgd_halves_for_the_two_reasons_of_the_paper_only() -> None:
 
 
 def test_apgd_halves_its_step_where_nothing_is_gained() -> None:
-    """A linear loss: the first step reaches the best corner, so at each checkpoint none of the steps since made progress."""
+    """A linear loss: the first step reaches the best corner, so at each checkpoint none of the steps since made
+    progress."""
     model, eps = Pixels(), 0.1
     steps = AutoSteps(Linf(eps), 100)
     x = torch.full((1, 3, 1, 2), 0.5)
     found = ascend(
-        model, x, torch.zeros(1, dtype=torch.long), steps=steps, loss=lambda z, _: z.sum(dim=1), start=x, leave=math.inf,
+        model,
+        x,
+        torch.zeros(1, dtype=torch.long),
+        steps=steps,
+        loss=lambda z, _: z.sum(dim=1),
+        start=x,
+        leave=math.inf,
         rank=lambda z, _: z.sum(dim=1),
-    )  # fmt: skip
+    )
     torch.testing.assert_close(found.x, x + eps)
     assert float(steps.memory["step"]) == pytest.approx(2 * eps / 2**8)
 
@@ -684,11 +700,14 @@ def test_apgd_never_returns_less_than_it_began_with(
 @pytest.mark.parametrize(
     ("attack", "how"),
     [
-        (pgd, {"eps": 0.03}), (pgd, {"eps": 0.25, "norm": "l2"}), (apgd, {"eps": 0.03}), (apgd, {"eps": 0.25, "norm": "l2"}),
+        (pgd, {"eps": 0.03}),
+        (pgd, {"eps": 0.25, "norm": "l2"}),
+        (apgd, {"eps": 0.03}),
+        (apgd, {"eps": 0.25, "norm": "l2"}),
         (mi_fgsm, {"eps": 0.03}),
     ],
     ids=["pgd", "pgd-l2", "apgd", "apgd-l2", "mi-fgsm"],
-)  # fmt: skip
+)
 def test_an_image_leaves_once_it_is_clearly_broken(attack: Callable[..., Any], how: dict[str, Any]) -> None:
     model, x = Linear(6), images(40)
     labels = torch.from_numpy(model.logits(x).argmax(axis=1))
@@ -742,7 +761,8 @@ def test_only_what_stands_is_attacked_again() -> None:
 
 
 def test_apgd_t_moves_towards_the_classes_that_come_next() -> None:
-    """Three classes, so the loss is a difference of two logits: each attempt ends in a corner that can be written down."""
+    """Three classes, so the loss is a difference of two logits: each attempt ends in a corner that can be written
+    down."""
     model, x, eps = Linear(3, scale=0.01), images(6), 0.004
     order = np.argsort(-model.logits(x), axis=1)
     labels = torch.from_numpy(order[:, 0].copy())
@@ -770,8 +790,15 @@ def test_targeted_dlr_raises_each_target() -> None:
     for number in (1, 2, 3):
         target = torch.from_numpy(order[:, number].copy())
         ascend(
-            model, x, labels, steps=AutoSteps(Linf(0.01), 20), loss=targeted_dlr, start=x, targets=target, leave=math.inf
-        )  # fmt: skip
+            model,
+            x,
+            labels,
+            steps=AutoSteps(Linf(0.01), 20),
+            loss=targeted_dlr,
+            start=x,
+            targets=target,
+            leave=math.inf,
+        )
         ahead = model.asked[-1]
         with torch.no_grad():
             gained = targeted_dlr(model(ahead), labels, target) - targeted_dlr(model(x), labels, target)
@@ -806,7 +833,7 @@ QUICK = {name: Effort(steps=5, restarts=2, targets=2) for name in NAMES}
 def build(model: nn.Module, name: str, *, classes: int = 10, target: int | None = None) -> Attack:
     (attack,) = build_attacks(
         model, EPS, efforts={name: QUICK[name]}, classes=classes, gradients_sha256="a" * 64, target=target
-    )  # fmt: skip
+    )
     return attack
 
 
@@ -901,10 +928,8 @@ def test_a_target_is_moved_towards(name: str) -> None:
 def test_what_looks_for_the_worst_case_takes_no_target(tiny_model: PixelModel) -> None:
     by_name = {
         a.name: a.params(EPS[0]).target
-        for a in build_attacks(
-            tiny_model, EPS, efforts=SUITES["standard"], classes=10, gradients_sha256=None, target=3
-        )
-    }  # fmt: skip
+        for a in build_attacks(tiny_model, EPS, efforts=SUITES["standard"], classes=10, gradients_sha256=None, target=3)
+    }
     assert {name for name, target in by_name.items() if target is not None} == {"fgsm", "fgsm-rescaled"}
 
 

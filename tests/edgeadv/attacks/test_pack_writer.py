@@ -143,9 +143,11 @@ def test_a_pack_and_the_streamed_run_agree_image_by_image(
         np.testing.assert_array_equal(ours.clean.pixels, theirs.clean.pixels)
         np.testing.assert_array_equal(ours.clean.labels, theirs.clean.labels)
         for mine, other in (
-            (ours.adversarial, theirs.adversarial), (ours.evidence.answers, theirs.evidence.answers),
-            (ours.evidence.unrounded, theirs.evidence.unrounded), (ours.evidence.zero_gradient, theirs.evidence.zero_gradient),
-        ):  # fmt: skip
+            (ours.adversarial, theirs.adversarial),
+            (ours.evidence.answers, theirs.evidence.answers),
+            (ours.evidence.unrounded, theirs.evidence.unrounded),
+            (ours.evidence.zero_gradient, theirs.evidence.zero_gradient),
+        ):
             assert mine.keys() == other.keys() and len(mine) >= 4
             for key in mine:
                 np.testing.assert_array_equal(mine[key], other[key])
@@ -168,8 +170,8 @@ def test_a_pack_and_the_streamed_run_agree_image_by_image(
 def test_a_pack_scores_as_the_stream_with_query_attacks_and_controls(
     tmp_path: Path, tiny_bundle: Bundle, images: ImageSet, reference: TorchBackend
 ) -> None:
-    """Counts, evidence, comparisons, examples and what rounding costs: all that a results file says, in a process of its own
-    that never loads PyTorch."""
+    """Counts, evidence, comparisons, examples and what rounding costs: all that a results file says, in a process of
+    its own that never loads PyTorch."""
 
     def noise(x: NDArray[np.float32], y: NDArray[np.int64]) -> NDArray[np.float32]:
         draws = [np.random.default_rng(zlib.crc32(image.tobytes())).uniform(-1, 1, image.shape) for image in x]
@@ -185,8 +187,11 @@ def test_a_pack_scores_as_the_stream_with_query_attacks_and_controls(
     ]
     # labels that the network gives: with others there is nothing to break
     known = np.concatenate(
-        [reference.infer(to_tensor(b.pixels)).argmax(axis=1) for b in clean_batches(images, tiny_bundle, np.arange(N), unreadable=[])]
-    )  # fmt: skip
+        [
+            reference.infer(to_tensor(b.pixels)).argmax(axis=1)
+            for b in clean_batches(images, tiny_bundle, np.arange(N), unreadable=[])
+        ]
+    )
     images = replace(images, labels=known)
     plan = {"order": np.arange(70), "bundle": tiny_bundle, "images": images, "reference": reference, "data": info(70)}
     pack = write_pack(tmp_path / "a.pack", attacks=listed, **plan)
@@ -203,7 +208,8 @@ def test_a_pack_scores_as_the_stream_with_query_attacks_and_controls(
     assert all((row.rounding_lost is None) == (row.attack in ("clean", "noise", "worst-case")) for row in streamed.rows)
     code = (
         "import sys; from edgeadv.cli import main; "
-        f"status = main(['evaluate', {str(tiny_bundle.path)!r}, '--pack', {str(pack.path)!r}, '--threads', '1', '--out', 'r.json']); "
+        f"status = main(['evaluate', {str(tiny_bundle.path)!r}, '--pack', {str(pack.path)!r}, '--threads', '1', "
+        "'--out', 'r.json']); "
         "assert 'torch' not in sys.modules; sys.exit(status)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -236,9 +242,14 @@ def test_a_pack_lists_what_it_holds(cheap_pack: AttackPack) -> None:
 def test_the_order_is_kept(tmp_path: Path, tiny_bundle: Bundle, images: ImageSet, reference: TorchBackend) -> None:
     order = np.array([100, 3, 77])
     pack = write_pack(
-        tmp_path / "a.pack", bundle=tiny_bundle, images=images, order=order, attacks=attacks(reference, ("fgsm",)),
-        reference=reference, data=info(3),
-    )  # fmt: skip
+        tmp_path / "a.pack",
+        bundle=tiny_bundle,
+        images=images,
+        order=order,
+        attacks=attacks(reference, ("fgsm",)),
+        reference=reference,
+        data=info(3),
+    )
     assert stored(pack)[0].clean.index.tolist() == [100, 3, 77]
 
 
@@ -292,8 +303,13 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(
 ) -> None:
     out, seen = tmp_path / "a.pack", list[tuple[int, int]]()
     arguments = {
-        "bundle": tiny_bundle, "images": images, "order": np.arange(N), "attacks": attacks(reference), "reference": reference, "data": info(),
-    }  # fmt: skip
+        "bundle": tiny_bundle,
+        "images": images,
+        "order": np.arange(N),
+        "attacks": attacks(reference),
+        "reference": reference,
+        "data": info(),
+    }
     with pytest.raises(Stop):
         write_pack(out, **arguments, progress=interrupt_after(65, seen))
     assert seen == [(64, N), (128, N)]
@@ -382,9 +398,13 @@ def test_a_damaged_shard_of_an_unfinished_pack_is_named(
 ) -> None:
     out = tmp_path / "a.pack"
     arguments = {
-        "bundle": tiny_bundle, "images": images, "order": np.arange(70), "attacks": attacks(reference, ("fgsm",)),
-        "reference": reference, "data": info(70),
-    }  # fmt: skip
+        "bundle": tiny_bundle,
+        "images": images,
+        "order": np.arange(70),
+        "attacks": attacks(reference, ("fgsm",)),
+        "reference": reference,
+        "data": info(70),
+    }
     with pytest.raises(Stop):
         write_pack(out, **arguments, progress=interrupt_after(1, []))
     shard = tmp_path / "a.pack.partial" / "shard-00000.npz"
@@ -404,9 +424,15 @@ def test_nothing_is_written_over(
     for resume in (False, True):
         with pytest.raises(StorageError, match=r"a\.pack exists"):
             write_pack(
-                out, bundle=tiny_bundle, images=images, order=np.arange(3), attacks=attacks(reference), reference=reference,
-                data=info(3), resume=resume,
-            )  # fmt: skip
+                out,
+                bundle=tiny_bundle,
+                images=images,
+                order=np.arange(3),
+                attacks=attacks(reference),
+                reference=reference,
+                data=info(3),
+                resume=resume,
+            )
     assert [f.name for f in tmp_path.iterdir()] == ["a.pack"]
     assert (out / "mine.txt").read_text() == "mine"
 
@@ -446,9 +472,12 @@ def test_too_many_unreadable_images_are_an_error(
         return images.image(i)
 
     arguments = {
-        "bundle": tiny_bundle, "images": replace(images, image=image), "order": np.arange(10), "attacks": attacks(reference, ("fgsm",)),
+        "bundle": tiny_bundle,
+        "images": replace(images, image=image),
+        "order": np.arange(10),
+        "attacks": attacks(reference, ("fgsm",)),
         "reference": reference,
-    }  # fmt: skip
+    }
     with pytest.raises(DataError, match="2 of 10 images are unreadable"):
         write_pack(tmp_path / "a.pack", **arguments, data=info(10))
     # nothing is left to go on from: who repairs the images starts afresh

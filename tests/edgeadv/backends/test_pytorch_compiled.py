@@ -1,4 +1,5 @@
-"""The compiled backend is the network, under the contract of every backend; here on the processor, for no GPU is at hand."""
+"""The compiled backend is the network, under the contract of every backend; here on the processor, for no GPU is at
+hand."""
 
 from __future__ import annotations
 
@@ -42,8 +43,11 @@ def test_without_a_compiler_it_is_one_sentence(tiny_bundle: Bundle, tmp_path: Pa
         f"sys.exit(main(['verify', {str(tiny_bundle.path)!r}, '--backend', 'torch-compiled', '--precision', 'fp32']))"
     )
     environment = {
-        **os.environ, "CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)
-    }  # fmt: skip
+        **os.environ,
+        "CXX": "no-such-compiler",
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("edgeadv: ")]

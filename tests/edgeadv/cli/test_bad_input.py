@@ -182,9 +182,21 @@ def export(desk: Desk, weights: Path, *more: object) -> Arguments:
     """Export a file of weights for the photographs' ten classes."""
     classes = desk.file("classes.tsv", "".join(f"n{i:04d}\tclass {i}\n" for i in range(10)))
     return [
-        "export", "--arch", "timm/test_resnet", "--weights", weights, "--classes", classes, "--preprocess", "resize=32,crop=32",
-        "--golden", desk.photos(), "--out", "out.edgeadv", *more,
-    ]  # fmt: skip
+        "export",
+        "--arch",
+        "timm/test_resnet",
+        "--weights",
+        weights,
+        "--classes",
+        classes,
+        "--preprocess",
+        "resize=32,crop=32",
+        "--golden",
+        desk.photos(),
+        "--out",
+        "out.edgeadv",
+        *more,
+    ]
 
 
 def weights(desk: Desk, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
@@ -1328,10 +1340,20 @@ def test_there_are_many_kinds_of_bad_input():
 @pytest.mark.parametrize(
     "key",
     [
-        "bundle_id", "title", "architecture", "classes", "preprocess", "variants", "weights", "golden", "provenance", "left_out",
-        "created", "edgeadv_version",
+        "bundle_id",
+        "title",
+        "architecture",
+        "classes",
+        "preprocess",
+        "variants",
+        "weights",
+        "golden",
+        "provenance",
+        "left_out",
+        "created",
+        "edgeadv_version",
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("command", ["show", "verify", "evaluate", "bench"])
 def test_a_manifest_without_one_of_its_keys(desk, cli, key, command):
     """The id fits, as in a bundle that some other tool made: no command may fall over what is not there."""
@@ -1404,10 +1426,14 @@ def test_on_a_real_standard_error_there_is_one_line_too(desk):
     arguments = ["bundle", "slim", desk.bundle(), "--variant", "fp16", "--out", "out"]
     before = desk.contents()
     outcome = subprocess.run(
-        [sys.executable, "-m", "edgeadv", *map(str, arguments)], capture_output=True, text=True, check=False, cwd=desk.home,
+        [sys.executable, "-m", "edgeadv", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=desk.home,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         preexec_fn=partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000)),
-    )  # fmt: skip
+    )
     assert (outcome.returncode, outcome.stdout) == (2, "")
     check_one_line(outcome.stderr, "File too large")
     assert desk.contents() == before

@@ -81,10 +81,13 @@ def test_ctrl_c_and_systemd_stop_it_without_an_error(tiny_bundle, pictures, numb
     path = os.pathsep.join(path for path in sys.path if path)
     arguments = ["camera", str(tiny_bundle.path), "--source", str(pictures), "--fps", "20", "--loop"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "edgeadv", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "edgeadv", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    )
     assert process.stderr is not None
     first = process.stderr.readline()
     assert "class" in first
@@ -105,8 +108,12 @@ def test_it_runs_without_torch(tiny_bundle, video):
     )
     path = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, check=False
-    )  # fmt: skip
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     counted(done.stdout)
 
@@ -200,8 +207,15 @@ def test_a_perturbation_of_another_network_is_refused(cli, digits_bundle, tiny_b
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [(("--eps", "0"), "eps"), (("--eps", "2"), "eps"), (("--eps", "0.4/255"), "less than one grey level"), (("--eps", "0.1"), "25.5 grey levels"), (("--eps", "26/255", "--data", "nothing"), "nothing"), (("--eps", "26/255", "--out", "."), "is a folder")],
-)  # fmt: skip
+    [
+        (("--eps", "0"), "eps"),
+        (("--eps", "2"), "eps"),
+        (("--eps", "0.4/255"), "less than one grey level"),
+        (("--eps", "0.1"), "25.5 grey levels"),
+        (("--eps", "26/255", "--data", "nothing"), "nothing"),
+        (("--eps", "26/255", "--out", "."), "is a folder"),
+    ],
+)
 def test_bad_input_of_perturbation(cli, tiny_bundle, photos, options, says):
     given = {"--data": str(photos), "--out": "p.npz"} | dict(zip(options[::2], options[1::2], strict=True))
     outcome = cli("perturbation", tiny_bundle.path, *(part for pair in given.items() for part in pair))

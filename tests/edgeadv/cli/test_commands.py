@@ -140,9 +140,12 @@ def test_distill_trains_a_teacher_and_says_what_distillation_does_not_do(cli, sp
     student, teacher = Run.open("student"), Run.open("student/teacher")
     assert student.title == "test_resnet, papernot T=40"
     assert student.info.recipe == {
-        "recipe": "papernot", "temperature": 40.0, "teacher": teacher.title, "teacher_weights_sha256": teacher.info.weights_sha256,
+        "recipe": "papernot",
+        "temperature": 40.0,
+        "teacher": teacher.title,
+        "teacher_weights_sha256": teacher.info.weights_sha256,
         "teacher_test_accuracy": teacher.info.stages[-1].test_accuracy,
-    }  # fmt: skip
+    }
     assert teacher.info.weights_sha256 != student.info.weights_sha256
     assert outcome.out.splitlines()[1] == "student"
     *epochs, size, note = outcome.err.splitlines()
@@ -229,11 +232,15 @@ def test_an_interrupted_distillation_goes_on_with_the_teacher_it_has(cli, split,
 def test_ctrl_c_during_training_leaves_what_resume_finishes_bit_for_bit(cli, split, tmp_path):
     command = ["train", "--data", str(split), *NETWORK, "--epochs", "30", "--batch-size", "16", "--out"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "edgeadv", *command, "run"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        [sys.executable, "-m", "edgeadv", *command, "run"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         # whoever runs the tests in the background may have had SIGINT ignored
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    )
     try:
         while not (tmp_path / "run" / "state.bin").exists():
             assert process.poll() is None, process.communicate()
@@ -282,8 +289,11 @@ def test_export_verify_show_and_slim_agree_on_what_the_bundle_is(cli, bundle, di
     assert (verified.status, verified.err) == (0, "")
     lines = [line for line in verified.out.splitlines() if not line.startswith("tensorrt")]
     assert [line.split()[:2] for line in lines] == [
-        ["torch", "fp32"], ["onnxruntime", "fp32"], ["onnxruntime", "fp16"], ["torch", "fp16:"],
-    ]  # fmt: skip
+        ["torch", "fp32"],
+        ["onnxruntime", "fp32"],
+        ["onnxruntime", "fp16"],
+        ["torch", "fp16:"],
+    ]
     assert verified.out.count(": ok;") == 3
     shown = cli("bundle", "show", bundle)
     assert (shown.status, shown.err) == (0, "")
@@ -323,9 +333,19 @@ def test_a_pack_and_the_run_that_crafts_its_attacks_give_the_same_counts(cli, ti
     scored = cli("evaluate", tiny_bundle.path, "--pack", "p", *both, "--out", "pack.json")
     assert (scored.status, scored.err) == (0, "")
     crafted = cli(
-        "evaluate", tiny_bundle.path, "--data", photos, "--eps", "2/255,8/255", "--attack", ATTACKS, *both, "--out", "data.json",
+        "evaluate",
+        tiny_bundle.path,
+        "--data",
+        photos,
+        "--eps",
+        "2/255,8/255",
+        "--attack",
+        ATTACKS,
+        *both,
+        "--out",
+        "data.json",
         *(["--uint8"] if stored == "--uint8" else []),
-    )  # fmt: skip
+    )
     assert (crafted.status, crafted.err) == (0, "")
     from_pack, from_data = Results.load(Path("pack.json")), Results.load(Path("data.json"))
     assert counts(from_pack) == counts(from_data)
@@ -532,9 +552,13 @@ def test_a_reader_that_leaves_early_is_no_error(tiny_bundle, tmp_path):
     """``edgeadv bundle show X | head -1``"""
     command: Callable[..., subprocess.Popen[str]] = subprocess.Popen
     process = command(
-        [sys.executable, "-m", "edgeadv", "bundle", "show", str(tiny_bundle.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-    )  # fmt: skip
+        [sys.executable, "-m", "edgeadv", "bundle", "show", str(tiny_bundle.path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     err = process.stderr.read()

@@ -36,9 +36,13 @@ class Device:
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME")}
         program, *arguments = map(str, command)
         return subprocess.run(
-            [str(self.bin / program), *arguments], capture_output=True, text=True, check=False, cwd=self.home,
+            [str(self.bin / program), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.home,
             env=environment | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        )
 
 
 def host(*arguments: object) -> None:
@@ -52,12 +56,15 @@ def host(*arguments: object) -> None:
 
 @pytest.fixture(scope="module")
 def device(passing_folder: Callable[[str], Path]) -> Device:
-    """The wheel with the extra ``ort``, of the host's version of ONNX Runtime, so that only the installation differs."""
+    """The wheel with the extra ``ort``, of the host's version of ONNX Runtime, so that only the installation
+    differs."""
     home = passing_folder("device")
     built = subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(home), str(CHECKOUT)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert built.returncode == 0, built.stdout + built.stderr
     (wheel,) = home.glob("*.whl")
     venv.create(home / "venv", with_pip=True)
@@ -77,8 +84,17 @@ def measured(
     crafted = ("--data", many_photos, "--eps", EPS, "--suite", "fast")
     host("attack", tiny_bundle.path, *crafted, "--out", work / "photos.pack")
     host(
-        "evaluate", tiny_bundle.path, *crafted, "--uint8", "--backend", "onnxruntime", "--precision", "all", "--out", work / "host.json",
-    )  # fmt: skip
+        "evaluate",
+        tiny_bundle.path,
+        *crafted,
+        "--uint8",
+        "--backend",
+        "onnxruntime",
+        "--precision",
+        "all",
+        "--out",
+        work / "host.json",
+    )
     host("bundle", "slim", tiny_bundle.path, "--variant", "fp16", "--no-weights", "--out", work / "slim.edgeadv")
     shutil.copytree(work / "slim.edgeadv", device.home / "model.edgeadv")
     shutil.copytree(work / "photos.pack", device.home / "photos.pack")
@@ -88,7 +104,10 @@ def measured(
 
 
 def test_the_device_has_no_pytorch(device):
-    code = "import importlib.util as u; print([m for m in ('torch', 'torchvision', 'timm', 'onnx', 'onnxruntime') if u.find_spec(m)])"
+    code = (
+        "import importlib.util as u; print([m for m in ('torch', 'torchvision', 'timm', 'onnx', 'onnxruntime') "
+        "if u.find_spec(m)])"
+    )
     assert device("python", "-c", code).stdout.strip() == "['onnxruntime']"
 
 

@@ -27,9 +27,14 @@ from edgeadv_runtime.errors import EdgeAdvError, ProviderError
 Cli = Callable[..., Any]
 SM_86 = ("--target", "sm_86")
 GPU = Gpu(
-    index=0, name="NVIDIA GeForce RTX 3060", compute_capability=(8, 6), driver="570.10", memory_mib=12288, free_mib=11000,
+    index=0,
+    name="NVIDIA GeForce RTX 3060",
+    compute_capability=(8, 6),
+    driver="570.10",
+    memory_mib=12288,
+    free_mib=11000,
     integrated=False,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,7 +91,8 @@ def test_a_plan_for_a_gpu_that_is_not_here(build: Cli, tmp_path: Path, rtx: Libr
         "  precision      declared as fp16",
         f"  plan sha256    {digest}",
         f"  plan           {plan}",
-        "  not verified   needs an sm_86 or sm_89 GPU; take the plan along with --out, or run edgeadv engine on that machine",
+        "  not verified   needs an sm_86 or sm_89 GPU; take the plan along with --out, or run edgeadv engine on "
+        "that machine",
     ]
     assert first.err == f"building the engine of tiny fp16 with {rtx}\n"
     second = build("--precision", "fp16", "--batch", "1,8,32", "--target", "sm_86,sm_89")
@@ -104,7 +110,8 @@ def test_explain_only_explains(build: Cli, tmp_path: Path) -> None:
     assert build(*SM_86, "--explain").out.startswith("fp16: hit: tiny-fp16-")
     other = build(*SM_86, "--explain", "--batch", "8", "--tf32", "--workspace", "64")
     assert other.out == (
-        "fp16: miss: no engine of tiny fp16 with these options; the nearest has batch 1, TF32 off, workspace as TensorRT "
+        "fp16: miss: no engine of tiny fp16 with these options; the nearest has batch 1, TF32 off, workspace as "
+        "TensorRT "
         "likes instead of 8, on, 64 MiB\n"
     )
     (record,) = (tmp_path / "cache").glob("*.json")
@@ -127,14 +134,16 @@ def test_all_leaves_out_what_tensorrt_refuses(build: Cli, bundle: Path, tmp_path
     assert [line.partition(":")[0] for line in done.out.splitlines()] == ["fp32", "fp16", "int8-s8s8"]
     assert (
         done.err
-        == "int8-u8s8 is left out: TensorRT takes symmetric int8 only, that is int8-s8s8; int8-u8s8 is for x86 processors\n"
+        == "int8-u8s8 is left out: TensorRT takes symmetric int8 only, that is int8-s8s8; int8-u8s8 is for x86 "
+        "processors\n"
     )
     done = build(*SM_86, "--precision", "int8,fp32", "--explain")
     assert [line.partition(":")[0] for line in done.out.splitlines()] == ["int8-s8s8", "fp32"]
     refused = build(*SM_86, "--precision", "int8-u8s8")
     assert (refused.status, refused.out) == (2, "")
     assert refused.err == (
-        "edgeadv: TensorRT takes symmetric int8 only, that is int8-s8s8; int8-u8s8 is for x86 processors: use --precision "
+        "edgeadv: TensorRT takes symmetric int8 only, that is int8-s8s8; int8-u8s8 is for x86 processors: use "
+        "--precision "
         "int8-s8s8\n"
     )
 
@@ -219,7 +228,10 @@ def test_classic_tensorrt_builds_for_the_gpu_present(
 ) -> None:
     classic = Library("tensorrt", "10.13.3", SimpleNamespace(IBuilderConfig=object))
     monkeypatch.setattr(command, "find_library", lambda name=None: classic)
-    says = r"edgeadv: TensorRT 10\.13\.3 builds only on and for the GPU present: leave out the target sm_89 .* or use tensorrt-rtx\n"
+    says = (
+        r"edgeadv: TensorRT 10\.13\.3 builds only on and for the GPU present: leave out the target sm_89 .* or "
+        r"use tensorrt-rtx\n"
+    )
     done = build("--target", "sm_89", "--explain")
     assert done.status == 2 and re.fullmatch(says, done.err)
     monkeypatch.setattr(command, "find_gpu", lambda: GPU)
@@ -305,12 +317,16 @@ def test_a_builder_that_is_killed_is_one_line(bundle: Path, tmp_path: Path) -> N
     """A real process from which another one takes the builder away."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(
-        "import os, sys\nif sys.argv[:1] == ['-c'] and '\"onnx_sha256\"' in sys.orig_argv[-2]:\n    os.kill(os.getpid(), 9)\n"
+        "import os, sys\nif sys.argv[:1] == ['-c'] and '\"onnx_sha256\"' in sys.orig_argv[-2]:\n    "
+        "os.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run(
         [sys.executable, "-m", "edgeadv", "engine", str(bundle), *SM_86, "--engine-cache", str(tmp_path / "cache")],
-        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+    )
     assert done.returncode == 2
     assert re.search(
         r"^edgeadv: model\.fp16\.onnx: TensorRT-RTX \S+ was killed \(signal 9\) during the build: ", done.stderr, re.M

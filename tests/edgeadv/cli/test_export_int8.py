@@ -32,10 +32,27 @@ def arguments(tmp_path: Path, tiny_model: PixelModel, tiny_classes: Classes, pho
     rows = zip(tiny_classes.ids, tiny_classes.names, strict=True)
     (tmp_path / "classes.tsv").write_text("".join(f"{i}\t{name}\n" for i, name in rows))
     return [
-        "export", "--arch", "timm/test_resnet", "--weights", "w.safetensors", "--classes", "classes.tsv", "--preprocess",
-        "resize=32,crop=32", "--golden", str(photos), "--precision", "fp32,int8", "--calibration-data", str(photos),
-        "--calibration-count", "32", *LOOSE, "--out", "x.edgeadv",
-    ]  # fmt: skip
+        "export",
+        "--arch",
+        "timm/test_resnet",
+        "--weights",
+        "w.safetensors",
+        "--classes",
+        "classes.tsv",
+        "--preprocess",
+        "resize=32,crop=32",
+        "--golden",
+        str(photos),
+        "--precision",
+        "fp32,int8",
+        "--calibration-data",
+        str(photos),
+        "--calibration-count",
+        "32",
+        *LOOSE,
+        "--out",
+        "x.edgeadv",
+    ]
 
 
 def replaced(arguments: list[str], option: str, *values: str) -> list[str]:
@@ -104,8 +121,11 @@ def test_one_variant_and_labelled_images_of_another_folder(
     bundle = Bundle.open(tmp_path / "x.edgeadv")
     assert bundle.variants == ("int8-u8s8",)
     assert {k: getattr(bundle.manifest.calibration, k) for k in ("origin", "split", "seed", "count")} == {
-        "origin": "flat", "split": "all", "seed": 3, "count": 32
-    }  # fmt: skip
+        "origin": "flat",
+        "split": "all",
+        "seed": 3,
+        "count": 32,
+    }
     data = bundle.manifest.variants["int8-u8s8"].gate.data.to_json()
     assert data["n"] + data["calibration_left_out"] == 100 and data["name"] == many_photos.name
 
@@ -180,10 +200,15 @@ def test_unusable_options(
 @pytest.mark.parametrize(
     "option",
     [
-        ("--calibration-data", "."), ("--calibration-count", "64"), ("--calibration-seed", "0"), ("--max-drop", "1"),
-        ("--gate-data", "."), ("--gate-limit", "10"), ("--gate-eps", "8/255"),
+        ("--calibration-data", "."),
+        ("--calibration-count", "64"),
+        ("--calibration-seed", "0"),
+        ("--max-drop", "1"),
+        ("--gate-data", "."),
+        ("--gate-limit", "10"),
+        ("--gate-eps", "8/255"),
     ],
-)  # fmt: skip
+)
 def test_options_of_int8_without_int8(cli: Cli, run: Path, tmp_path: Path, option: tuple[str, str]) -> None:
     outcome = cli("export", run, "--out", "x.edgeadv", *option)
     assert outcome.status == 2 and f"has no int8: leave {option[0]} out" in outcome.err
@@ -199,13 +224,19 @@ def test_test_images_of_a_run_are_refused(cli: Cli, run: Path, split: Path, tmp_
 
 
 PLANTED = (
-    ("conv1.1", "conv1.3"), ("conv1.4", "conv1.6"), ("layer1.0.bn1", "layer1.0.conv2"), ("layer2.0.bn1", "layer2.0.conv2"),
-    ("layer3.0.bn1", "layer3.0.conv2"), ("layer3.0.bn2", "layer3.0.conv3"), ("layer4.0.bn1", "layer4.0.conv2"),
-)  # fmt: skip
+    ("conv1.1", "conv1.3"),
+    ("conv1.4", "conv1.6"),
+    ("layer1.0.bn1", "layer1.0.conv2"),
+    ("layer2.0.bn1", "layer2.0.conv2"),
+    ("layer3.0.bn1", "layer3.0.conv2"),
+    ("layer3.0.bn2", "layer3.0.conv3"),
+    ("layer4.0.bn1", "layer4.0.conv2"),
+)
 
 
 def hopeless(model: PixelModel, x: torch.Tensor) -> PixelModel:
-    """A network of which seven layers need float32: before each, one channel is so loud that the others round to nothing."""
+    """A network of which seven layers need float32: before each, one channel is so loud that the others round to
+    nothing."""
     model = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

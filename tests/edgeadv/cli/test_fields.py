@@ -15,8 +15,16 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 PACKAGES = ("edgeadv", "runtime/edgeadv_runtime", "export/edgeadv_export")
 # options of other programs that a message tells how to call
 FOREIGN = {
-    "--system-site-packages", "--force-reinstall", "--upgrade", "--volume", "--gpus", "--runtime", "--interval", "--target", "--show",
-}  # fmt: skip
+    "--system-site-packages",
+    "--force-reinstall",
+    "--upgrade",
+    "--volume",
+    "--gpus",
+    "--runtime",
+    "--interval",
+    "--target",
+    "--show",
+}
 
 
 def options_named(source: str) -> list[str]:

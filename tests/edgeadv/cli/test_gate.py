@@ -48,11 +48,23 @@ def row(variant: str, attack: str, correct: int, verdict: str = "PASS") -> Row:
     params = AttackParams(attacks=("clean", *STANDARD)) if attack == "worst-case" else AttackParams()
     masking = RowMasking(verdict=verdict, evidence=() if verdict == "PASS" else (WHY,))  # type: ignore[arg-type]
     return Row(
-        variant=variant, artifact_sha256=hashlib.sha256(variant.encode()).hexdigest(), backend="onnxruntime", provider="cpu", device="a CPU",
-        attack=attack, params=params, eps="8/255" if attacked else "0", eps_value=8 / 255 if attacked else 0.0,
-        threat="query" if attacked else None, gradients="torch fp32" if attacked else None, n=N, correct_top1=correct,
-        correct_top5=None, zero_gradient_share=None, masking=masking if attacked else None,
-    )  # fmt: skip
+        variant=variant,
+        artifact_sha256=hashlib.sha256(variant.encode()).hexdigest(),
+        backend="onnxruntime",
+        provider="cpu",
+        device="a CPU",
+        attack=attack,
+        params=params,
+        eps="8/255" if attacked else "0",
+        eps_value=8 / 255 if attacked else 0.0,
+        threat="query" if attacked else None,
+        gradients="torch fp32" if attacked else None,
+        n=N,
+        correct_top1=correct,
+        correct_top5=None,
+        zero_gradient_share=None,
+        masking=masking if attacked else None,
+    )
 
 
 def compared(attack: str, eps: str, lost: int, gained: int) -> Comparison:
@@ -64,16 +76,25 @@ def compared(attack: str, eps: str, lost: int, gained: int) -> Comparison:
 
 
 def results(verdict: str = "PASS") -> Results:
-    """fp32 and int8 with 65% right under each attack and 45% in the worst case; int8 loses 6 clean images and 9 attacked ones."""
+    """fp32 and int8 with 65% right under each attack and 45% in the worst case; int8 loses 6 clean images and 9
+    attacked ones."""
     rows = [
-        row("fp32", "clean", 950), *behind("fp32", verdict), row("fp32", "worst-case", 450, verdict),
-        row("int8-u8s8", "clean", 944), *behind("int8-u8s8", verdict), row("int8-u8s8", "worst-case", 441, verdict),
-    ]  # fmt: skip
+        row("fp32", "clean", 950),
+        *behind("fp32", verdict),
+        row("fp32", "worst-case", 450, verdict),
+        row("int8-u8s8", "clean", 944),
+        *behind("int8-u8s8", verdict),
+        row("int8-u8s8", "worst-case", 441, verdict),
+    ]
     return Results(
-        bundle=Subject(id="b" * 64, name="x.edgeadv", title="x"), data=ScoredData(name="d", split="test", n=N),
-        environment=Environment(), masking=Masking(verdict=verdict), rows=tuple(rows),  # type: ignore[arg-type]
-        comparisons=(compared("clean", "0", 10, 4), compared("worst-case", "8/255", 16, 7)), created="2026-01-01T00:00:00+00:00",
-    )  # fmt: skip
+        bundle=Subject(id="b" * 64, name="x.edgeadv", title="x"),
+        data=ScoredData(name="d", split="test", n=N),
+        environment=Environment(),
+        masking=Masking(verdict=verdict),
+        rows=tuple(rows),  # type: ignore[arg-type]
+        comparisons=(compared("clean", "0", 10, 4), compared("worst-case", "8/255", 16, 7)),
+        created="2026-01-01T00:00:00+00:00",
+    )
 
 
 def test_a_budget_in_l2_may_be_above_1(cli, tmp_path: Path) -> None:
@@ -82,7 +103,7 @@ def test_a_budget_in_l2_may_be_above_1(cli, tmp_path: Path) -> None:
     rows = [
         r if r.eps == "0" else replace(r, eps="2.5", eps_value=2.5, params=AttackParams(norm="l2"))
         for r in measured.rows
-    ]  # fmt: skip
+    ]
     dataclasses.replace(measured, rows=tuple(rows), comparisons=()).save(tmp_path / "l2.json")
     judged = cli("gate", "l2.json", "--verdict", "PASS", "--eps", "2.5")
     assert judged.status == 0, judged.err
@@ -110,12 +131,16 @@ def test_every_rule_passed_is_0(cli, good):
     outcome = cli("gate", good, *ALL_RULES, "--baseline", "fp32", "--verdict", "PASS")
     assert outcome.status == 0 and outcome.err == ""
     assert outcome.out.splitlines() == [
-        f"passed min-clean 0.8 ({SCOPE}): lowest is onnxruntime int8-u8s8 with 94.4% (944 of 1000, 95% interval 92.8% to 95.7%)",
-        f"passed min-robust 0.4 ({SCOPE}, suite standard): lowest is onnxruntime int8-u8s8 at eps 8/255 with at most 44.1% (441 of "
+        f"passed min-clean 0.8 ({SCOPE}): lowest is onnxruntime int8-u8s8 with 94.4% (944 of 1000, 95% interval "
+        "92.8% to 95.7%)",
+        f"passed min-robust 0.4 ({SCOPE}, suite standard): lowest is onnxruntime int8-u8s8 at eps 8/255 with at "
+        "most 44.1% (441 of "
         "1000, 95% interval 41.1% to 47.2%), query, verdict PASS",
-        f"passed max-drop-clean 0.01 ({SCOPE}): largest is onnxruntime int8-u8s8 against onnxruntime fp32: 0.60 points (10 lost, 4 "
+        f"passed max-drop-clean 0.01 ({SCOPE}): largest is onnxruntime int8-u8s8 against onnxruntime fp32: 0.60 "
+        "points (10 lost, 4 "
         "gained of 1000, 95% interval -0.18 to 1.38, McNemar p 0.18)",
-        f"passed max-drop-robust 0.01 ({SCOPE}, suite standard): largest is onnxruntime int8-u8s8 (query) against onnxruntime fp32 (query) at "
+        f"passed max-drop-robust 0.01 ({SCOPE}, suite standard): largest is onnxruntime int8-u8s8 (query) against "
+        "onnxruntime fp32 (query) at "
         "eps 8/255: 0.90 points (16 lost, 7 gained of 1000, 95% interval -0.08 to 1.87, McNemar p 0.093), verdict PASS",
         f"passed verdict PASS ({SCOPE}, suite standard): worst is onnxruntime fp32 at eps 8/255: verdict PASS",
     ]
@@ -125,11 +150,21 @@ def test_every_rule_passed_is_0(cli, good):
     ("options", "line"),
     [
         (("--min-clean", "0.945"), f"FAILED min-clean 0.945 ({SCOPE}): lowest is onnxruntime int8-u8s8 with 94.4%"),
-        (("--min-robust", "0.45"), f"FAILED min-robust 0.45 ({SCOPE}, suite standard): lowest is onnxruntime int8-u8s8 at eps 8/255 with at most 44.1%"),
-        (("--max-drop-clean", "0.005"), f"FAILED max-drop-clean 0.005 ({SCOPE}): largest is onnxruntime int8-u8s8 against"),
-        (("--max-drop-robust", "0.0089"), f"FAILED max-drop-robust 0.0089 ({SCOPE}, suite standard): largest is onnxruntime int8-u8s8 (query)"),
+        (
+            ("--min-robust", "0.45"),
+            f"FAILED min-robust 0.45 ({SCOPE}, suite standard): lowest is onnxruntime int8-u8s8 at eps 8/255 with "
+            "at most 44.1%",
+        ),
+        (
+            ("--max-drop-clean", "0.005"),
+            f"FAILED max-drop-clean 0.005 ({SCOPE}): largest is onnxruntime int8-u8s8 against",
+        ),
+        (
+            ("--max-drop-robust", "0.0089"),
+            f"FAILED max-drop-robust 0.0089 ({SCOPE}, suite standard): largest is onnxruntime int8-u8s8 (query)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_rule_that_failed_is_1_and_the_others_are_said_all_the_same(cli, good, options, line):
     others = [part for part in zip(ALL_RULES[::2], ALL_RULES[1::2], strict=True) if part[0] != options[0]]
     outcome = cli("gate", good, *options, *(word for part in others for word in part))
@@ -144,7 +179,8 @@ def test_65_percent_under_fgsm_is_nothing_where_gradients_are_hidden(cli, masked
     outcome = cli("gate", masked, "--min-robust", "0.40")
     assert outcome.status == 1
     assert outcome.out.splitlines() == [
-        f"FAILED min-robust 0.4 ({SCOPE}, suite standard): lowest is onnxruntime int8-u8s8 at eps 8/255 with at most 44.1% (441 of 1000, 95% interval "
+        f"FAILED min-robust 0.4 ({SCOPE}, suite standard): lowest is onnxruntime int8-u8s8 at eps 8/255 with at "
+        "most 44.1% (441 of 1000, 95% interval "
         f"41.1% to 47.2%), query, verdict MASKED ({WHY}); the verdict asked for is PASS"
     ]
     assert "65.0%" not in outcome.out
@@ -175,13 +211,19 @@ def test_what_is_judged_can_be_narrowed(cli, good):
         (("--max-drop-clean", "1"), "--max-drop-clean 1 is not a share in [0, 1): did you mean 0.01?"),
         (("--min-clean", "80%"), "Invalid value for '--min-clean'"),
         (("--min-clean", "nan"), "--min-clean nan is not a share"),
-        (("--min-robust", "0.4", "--verdict", "GOOD"), "--verdict 'GOOD' is not one of PASS, UNCHECKED, SUSPECT, MASKED"),
+        (
+            ("--min-robust", "0.4", "--verdict", "GOOD"),
+            "--verdict 'GOOD' is not one of PASS, UNCHECKED, SUSPECT, MASKED",
+        ),
         (("--min-robust", "0.4", "--eps", "8"), "did you mean 8/255?"),
         (("--min-robust", "0.4", "--eps", "4/255"), "was not attacked at eps 4/255; it was at 8/255"),
         (("--min-clean", "0.4", "--eps", "8/255"), "--eps needs a rule on attacked images"),
         (("--min-clean", "0.4", "--suite", "full"), "--suite needs a rule on robust accuracy"),
         (("--min-robust", "0.4", "--suite", "hard"), "--suite 'hard' is not one of fast, standard, full"),
-        (("--min-robust", "0.4", "--suite", "full"), "less than the suite full: mi-fgsm ran with less than 20 steps; pgd-ce"),
+        (
+            ("--min-robust", "0.4", "--suite", "full"),
+            "less than the suite full: mi-fgsm ran with less than 20 steps; pgd-ce",
+        ),
         (("--min-clean", "0.4", "--json", "results.json"), "must be three different files"),
         (("--min-clean", "0.4", "--json", "a", "--junit", "a"), "must be three different files"),
         (("--min-clean", "0.4", "--junit", "."), "is a folder"),
@@ -191,7 +233,7 @@ def test_what_is_judged_can_be_narrowed(cli, good):
         (("--min-clean", "0.4", "--variant", "fp32,"), "--variant 'fp32,' is a comma-separated list without gaps"),
         (("--min-clean", "0.4", "--backend", "tensorrt"), "has no tensorrt; it has"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_2_and_nothing_is_judged(cli, good, options, says):
     outcome = cli("gate", good, *options)
     assert outcome.status == 2 and outcome.out == ""

@@ -26,9 +26,13 @@ def one_thread() -> None:
 def options(imagenet_photos: Path, imagenet_weights: dict[str, Path], tmp_path: Path) -> dict[str, Any]:
     """A study of two classifiers on eight photographs; a test changes one option."""
     return {
-        "arch": ",".join(NAMES), "weights": ",".join(f"{name}={file}" for name, file in imagenet_weights.items()),
-        "data": imagenet_photos, "n": 8, "eps": "1/255,8/255", "out": "out",
-    }  # fmt: skip
+        "arch": ",".join(NAMES),
+        "weights": ",".join(f"{name}={file}" for name, file in imagenet_weights.items()),
+        "data": imagenet_photos,
+        "n": 8,
+        "eps": "1/255,8/255",
+        "out": "out",
+    }
 
 
 def words(options: dict[str, Any]) -> list[Any]:
@@ -124,7 +128,10 @@ BAD: dict[str, tuple[str, Case]] = {
     "unknown_arch": ("unknown architecture 'resnet1O1'; did you mean resnet101", lambda o, f: {"arch": "resnet1O1"}),
     "arch_twice": ("without gaps or repetitions", lambda o, f: {"arch": f"{NAMES[0]},{NAMES[0]}"}),
     "no_arch": ("without gaps", lambda o, f: {"arch": ""}),
-    "weights_not_there": ("nowhere.pth does not exist", lambda o, f: {"arch": NAMES[0], "weights": f"{NAMES[0]}=nowhere.pth"}),
+    "weights_not_there": (
+        "nowhere.pth does not exist",
+        lambda o, f: {"arch": NAMES[0], "weights": f"{NAMES[0]}=nowhere.pth"},
+    ),
     "weights_without_arch": ("is written default, or ARCH=FILE", lambda o, f: {"weights": "resnet.pth"}),
     "weights_twice": ("each architecture once", lambda o, f: {"weights": f"{o['weights']},{o['weights']}"}),
     "weights_of_one_missing": (f"no file for {NAMES[1]}", lambda o, f: {"weights": o["weights"].split(",")[0]}),
@@ -134,7 +141,8 @@ BAD: dict[str, tuple[str, Case]] = {
     "weights_that_are_text": ("not a", lambda o, f: {"arch": NAMES[0], "weights": f"{NAMES[0]}={text_file(f)}"}),
     "weights_map": ("--weights-map 'by-magic' is not one of", lambda o, f: {"weights-map": "by-magic"}),
     "weights_map_of_safetensors": (
-        "safetensors keeps no order", lambda o, f: {"weights-map": "by-position", "weights": by_position_safetensors(f, o)}
+        "safetensors keeps no order",
+        lambda o, f: {"weights-map": "by-position", "weights": by_position_safetensors(f, o)},
     ),
     "eps_in_levels": ("did you mean 8/255?", lambda o, f: {"eps": "8"}),
     "eps_word": ("eps 'much' is not a number", lambda o, f: {"eps": "0.1,much"}),
@@ -147,12 +155,15 @@ BAD: dict[str, tuple[str, Case]] = {
     "data_not_there": ("is not a folder", lambda o, f: {"data": "nowhere"}),
     "data_by_name": ("is not a folder", lambda o, f: {"data": "cifar10"}),
     "preprocess": ("is written resize=256,crop=224", lambda o, f: {"preprocess": "224"}),
-    "preprocess_too_small": ("cannot take images of 1x1 pixels", lambda o, f: {"preprocess": "resize=1,crop=1", "arch": "alexnet", "weights": alexnet(f)}),
+    "preprocess_too_small": (
+        "cannot take images of 1x1 pixels",
+        lambda o, f: {"preprocess": "resize=1,crop=1", "arch": "alexnet", "weights": alexnet(f)},
+    ),
     "provider": ("torch has no provider tensorrt", lambda o, f: {"provider": "tensorrt"}),
     "out_is_there": ("exists: choose another --out", lambda o, f: {"out": f / "photos"}),
     "out_under_a_file": ("cannot write", lambda o, f: {"out": text_file(f) / "out"}),
     "unfinished": ("continue it with --resume", lambda o, f: unfinished(f)),
-}  # fmt: skip
+}
 
 
 def alexnet(folder: Path) -> str:

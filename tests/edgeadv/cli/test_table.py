@@ -17,11 +17,23 @@ from edgeadv_runtime.records.rows import ArtefactId, AttackParams, Comparison, R
 def row(variant: str, attack: str, correct: int) -> Row:
     attacked = attack != "clean"
     return Row(
-        variant=variant, artifact_sha256=variant.ljust(64, "0"), backend="onnxruntime", provider="cpu", device="a CPU", attack=attack,
-        params=AttackParams(), eps="8/255" if attacked else "0", eps_value=8 / 255 if attacked else 0.0,
-        threat="transfer" if attacked else None, gradients=None, n=100, correct_top1=correct, correct_top5=None,
-        zero_gradient_share=None, masking=RowMasking(verdict="PASS") if attacked else None,
-    )  # fmt: skip
+        variant=variant,
+        artifact_sha256=variant.ljust(64, "0"),
+        backend="onnxruntime",
+        provider="cpu",
+        device="a CPU",
+        attack=attack,
+        params=AttackParams(),
+        eps="8/255" if attacked else "0",
+        eps_value=8 / 255 if attacked else 0.0,
+        threat="transfer" if attacked else None,
+        gradients=None,
+        n=100,
+        correct_top1=correct,
+        correct_top5=None,
+        zero_gradient_share=None,
+        masking=RowMasking(verdict="PASS") if attacked else None,
+    )
 
 
 def results() -> Results:
@@ -31,13 +43,20 @@ def results() -> Results:
     ]
     entry = Comparison(attack="worst-case", eps="8/255", baseline=ends[0], artefact=ends[1], n=100, lost=3, gained=1)
     return Results(
-        bundle=Subject(id="b" * 64, name="x", title="x"), data=ScoredData(name="d", split="test", n=100), environment=Environment(),
-        masking=Masking(verdict="PASS"), rows=tuple(rows), comparisons=(entry,),
-    )  # fmt: skip
+        bundle=Subject(id="b" * 64, name="x", title="x"),
+        data=ScoredData(name="d", split="test", n=100),
+        environment=Environment(),
+        masking=Masking(verdict="PASS"),
+        rows=tuple(rows),
+        comparisons=(entry,),
+    )
 
 
 def test_the_drop_is_against_fp32_whichever_was_named_first(capsys: pytest.CaptureFixture[str]) -> None:
-    line = "onnxruntime int8-u8s8 against onnxruntime fp32, worst case at eps 8/255: drop 2.0 points [-2.7, 6.7], McNemar's p = 0.62"
+    line = (
+        "onnxruntime int8-u8s8 against onnxruntime fp32, worst case at eps 8/255: drop 2.0 points [-2.7, 6.7], "
+        "McNemar's p = 0.62"
+    )
     measured = results()
     for comparisons in (measured.comparisons, tuple(entry.reversed for entry in measured.comparisons)):
         print_results(replace(measured, comparisons=comparisons))

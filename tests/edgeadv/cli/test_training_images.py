@@ -261,9 +261,20 @@ def test_a_network_without_a_run_is_told(cli: Any, run_on_digits: Path, folder: 
     data = folder("seen", train=80)
     (tmp_path / "classes.tsv").write_text("".join(f"{i}\t{i}\n" for i in range(10)))
     export = (
-        "export", *NETWORK, "--weights", run_on_digits / "weights.safetensors", "--classes", "classes.tsv",
-        "--preprocess", "resize=32,crop=32", "--golden", data, "--precision", "fp32", "--out",
-    )  # fmt: skip
+        "export",
+        *NETWORK,
+        "--weights",
+        run_on_digits / "weights.safetensors",
+        "--classes",
+        "classes.tsv",
+        "--preprocess",
+        "resize=32,crop=32",
+        "--golden",
+        data,
+        "--precision",
+        "fp32",
+        "--out",
+    )
     untold = cli(*export, "a.edgeadv")
     assert untold.status == 0, untold.err
     assert "training images    not known, so evaluate cannot tell them: see export --training-data" in untold.out

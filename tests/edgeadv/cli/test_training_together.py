@@ -63,8 +63,19 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(pictures: Path, cwd: Path, out: str, *more: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
     return run(
-        "train", "--data", pictures, *NETWORK, *RECIPE, "--epochs", "3", "--out", out, *more, cwd=cwd, processes=processes
-    )  # fmt: skip
+        "train",
+        "--data",
+        pictures,
+        *NETWORK,
+        *RECIPE,
+        "--epochs",
+        "3",
+        "--out",
+        out,
+        *more,
+        cwd=cwd,
+        processes=processes,
+    )
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
@@ -122,10 +133,16 @@ def test_a_state_of_another_number_of_processes_goes_on(
     """Killed after its first epoch."""
     arguments = command(
         "train", "--data", pictures, *NETWORK, *RECIPE, "--epochs", "3", "--out", "run", processes=before
-    )  # fmt: skip
+    )
     process = subprocess.Popen(
-        arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )  # fmt: skip
+        arguments,
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     wait_for_epoch(process, tmp_path / "run" / "state.bin")
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -162,12 +179,16 @@ def children(pid: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", ["0", "1"])
 def test_a_lost_process_ends_the_run_which_goes_on_afterwards(pictures: Path, tmp_path: Path, lost: str) -> None:
-    arguments = command(
-        "train", "--data", pictures, *NETWORK, *RECIPE, "--epochs", "300", "--out", "run", processes=2
-    )  # fmt: skip
+    arguments = command("train", "--data", pictures, *NETWORK, *RECIPE, "--epochs", "300", "--out", "run", processes=2)
     process = subprocess.Popen(
-        arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )  # fmt: skip
+        arguments,
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     wait_for_epoch(process, tmp_path / "run" / "state.bin")
     ranks = {rank(child): child for child in children(process.pid)}
     os.kill(ranks[lost], signal.SIGKILL)
@@ -179,7 +200,19 @@ def test_a_lost_process_ends_the_run_which_goes_on_afterwards(pictures: Path, tm
     other = train(pictures, tmp_path, "run", "--resume")
     assert other.returncode == 2 and "started with other settings (epochs)" in other.stderr
     more = run(
-        "train", "--data", pictures, *NETWORK, *RECIPE, "--epochs", "300", "--out", "run", "--resume", "--time-limit", "1s", cwd=tmp_path
-    )  # fmt: skip
+        "train",
+        "--data",
+        pictures,
+        *NETWORK,
+        *RECIPE,
+        "--epochs",
+        "300",
+        "--out",
+        "run",
+        "--resume",
+        "--time-limit",
+        "1s",
+        cwd=tmp_path,
+    )
     assert more.returncode == 0, more.stderr
     assert "of 300 epochs are done and saved; an epoch takes " in more.stdout

@@ -21,9 +21,12 @@ SCORE = ("--eps", "8/255", "--attack", "pgd-margin,linearity", "--backend", "tor
 
 @pytest.fixture(scope="module")
 def sibling(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: PixelModel, tiny_classes: Classes, tiny_preprocess: Preprocess,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_model: PixelModel,
+    tiny_classes: Classes,
+    tiny_preprocess: Preprocess,
     photographs: list[NDArray[np.uint8]],
-) -> Bundle:  # fmt: skip
+) -> Bundle:
     """The tiny network with its last layer a little changed. Shared."""
     from edgeadv_export import Origin, export_bundle
 
@@ -32,8 +35,14 @@ def sibling(
         other.head.weight.mul_(1.5)
     out: Path = tmp_path_factory.mktemp("bundles") / "sibling.edgeadv"
     return export_bundle(
-        other, out, classes=tiny_classes, preprocess=tiny_preprocess, frames=photographs, origin=Origin(title="sibling", provenance={}), variants=["fp32"],
-    )  # fmt: skip
+        other,
+        out,
+        classes=tiny_classes,
+        preprocess=tiny_preprocess,
+        frames=photographs,
+        origin=Origin(title="sibling", provenance={}),
+        variants=["fp32"],
+    )
 
 
 def test_images_of_another_network_are_rows_and_count_in_the_worst_case(
@@ -57,7 +66,20 @@ def test_images_of_another_network_are_rows_and_count_in_the_worst_case(
 
 
 def test_a_pack_carries_them(cli: Callable[..., object], tiny_bundle: Bundle, sibling: Bundle, photos: Path) -> None:
-    made = cli("attack", tiny_bundle.path, "--data", photos, "--eps", "8/255", "--attack", "fgsm", "--transfer-from", sibling.path, "--out", "p")  # fmt: skip
+    made = cli(
+        "attack",
+        tiny_bundle.path,
+        "--data",
+        photos,
+        "--eps",
+        "8/255",
+        "--attack",
+        "fgsm",
+        "--transfer-from",
+        sibling.path,
+        "--out",
+        "p",
+    )
     assert made.status == 0  # type: ignore[attr-defined]
     assert cli("evaluate", tiny_bundle.path, "--pack", "p", "--out", "r.json").status == 0  # type: ignore[attr-defined]
     assert Results.load("r.json").select(attack=f"transfer@{sibling.weights_sha256[:8]}")
@@ -77,8 +99,9 @@ def test_the_network_itself_and_another_task_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("recipe", "advice"), [("papernot", "RUN/teacher"), ("at-pgd", "images that break an undefended one"), ("undefended", None)]
-)  # fmt: skip
+    ("recipe", "advice"),
+    [("papernot", "RUN/teacher"), ("at-pgd", "images that break an undefended one"), ("undefended", None)],
+)
 def test_it_is_advised_for_what_was_trained_to_withstand(
     recipe: str,
     advice: str | None,

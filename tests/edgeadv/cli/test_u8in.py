@@ -30,9 +30,20 @@ def arguments(tmp_path: Path, tiny_model: PixelModel, tiny_classes: Classes, pho
     rows = zip(tiny_classes.ids, tiny_classes.names, strict=True)
     (tmp_path / "classes.tsv").write_text("".join(f"{i}\t{name}\n" for i, name in rows))
     return [
-        "export", "--arch", "timm/test_resnet", "--weights", "w.safetensors", "--classes", "classes.tsv", "--preprocess",
-        "resize=32,crop=32", "--golden", str(photos), "--out", "x.edgeadv",
-    ]  # fmt: skip
+        "export",
+        "--arch",
+        "timm/test_resnet",
+        "--weights",
+        "w.safetensors",
+        "--classes",
+        "classes.tsv",
+        "--preprocess",
+        "resize=32,crop=32",
+        "--golden",
+        str(photos),
+        "--out",
+        "x.edgeadv",
+    ]
 
 
 @pytest.fixture
@@ -42,9 +53,13 @@ def int8(photos: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def pixels(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: PixelModel, tiny_classes: Classes, tiny_preprocess: Preprocess,
-    photographs: list[NDArray[np.uint8]], photos: Path,
-) -> Path:  # fmt: skip
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_model: PixelModel,
+    tiny_classes: Classes,
+    tiny_preprocess: Preprocess,
+    photographs: list[NDArray[np.uint8]],
+    photos: Path,
+) -> Path:
     """The tiny network in every variant, int8 calibrated on 32 of the labelled photographs."""
     from edgeadv.data.datasets import open_data
     from edgeadv_export import Int8Plan, Origin, choose_calibration, export_bundle
@@ -54,9 +69,15 @@ def pixels(
     plan = Int8Plan(calibration=calibration, images=images, order=np.arange(len(images)), max_drop=50.0)
     out = tmp_path_factory.mktemp("pixels") / "pixels.edgeadv"
     return export_bundle(
-        tiny_model, out, classes=tiny_classes, preprocess=tiny_preprocess, frames=photographs, variants=VARIANTS, origin=Origin(title="tiny", provenance={}),
+        tiny_model,
+        out,
+        classes=tiny_classes,
+        preprocess=tiny_preprocess,
+        frames=photographs,
+        variants=VARIANTS,
+        origin=Origin(title="tiny", provenance={}),
         int8=plan,
-    ).path  # fmt: skip
+    ).path
 
 
 @pytest.fixture
@@ -110,19 +131,29 @@ def test_a_run_exports_pixels_only(cli: Cli, run: Path, tmp_path: Path) -> None:
 def test_scored_on_images_that_are_pixels_both_are_one(scored: Callable[..., Results]) -> None:
     """Rounded as a pack is, the adversarial images are the same for both, and so are all counts."""
     results = scored(
-        "--eps", "8/255,16/255", "--attack", "fgsm,pgd-margin", "--uint8", "--precision",
+        "--eps",
+        "8/255,16/255",
+        "--attack",
+        "fgsm,pgd-margin",
+        "--uint8",
+        "--precision",
         "fp32,fp32-u8in,fp16,fp16-u8in,int8-u8s8,int8-u8s8-u8in",
-    )  # fmt: skip
+    )
     for base in ("fp32", "fp16", "int8-u8s8"):
         floats, bytes_ = results.select(variant=base), results.select(variant=f"{base}-u8in")
         assert len(floats) == len(bytes_) > 5
         for ours, theirs in zip(floats, bytes_, strict=True):
             assert (ours.attack, ours.eps, ours.params, ours.threat) == (
-                theirs.attack, theirs.eps, theirs.params, theirs.threat
-            )  # fmt: skip
+                theirs.attack,
+                theirs.eps,
+                theirs.params,
+                theirs.threat,
+            )
             assert (ours.correct_top1, ours.correct_top5, ours.n) == (
-                theirs.correct_top1, theirs.correct_top5, theirs.n
-            )  # fmt: skip
+                theirs.correct_top1,
+                theirs.correct_top5,
+                theirs.n,
+            )
             assert ours.rounding_lost == theirs.rounding_lost
     # crafted once, on the surrogate of both
     own = results.select(variant="int8-u8s8-u8in", attack="pgd-margin@int8-u8s8")
@@ -159,8 +190,15 @@ def test_square_asks_the_variant_that_takes_pixels(scored: Callable[..., Results
 
 def test_a_pack_on_a_device_that_has_pixels_only(cli: Cli, pixels: Path, tmp_path: Path, photos: Path) -> None:
     packed = [
-        "attack", pixels, "--data", photos, "--eps", "16/255", "--attack", "fgsm,pgd-margin",
-    ]  # fmt: skip
+        "attack",
+        pixels,
+        "--data",
+        photos,
+        "--eps",
+        "16/255",
+        "--attack",
+        "fgsm,pgd-margin",
+    ]
     assert cli(*packed, "--out", "p.pack").status == 0
     slim = cli("bundle", "slim", pixels, "--variant", "int8-u8s8-u8in", "--out", "device.edgeadv")
     assert slim.status == 0

@@ -1,4 +1,5 @@
-"""What a run says that it was trained on: the pixels before augmentation, those that chose the epoch, and the teacher's."""
+"""What a run says that it was trained on: the pixels before augmentation, those that chose the epoch, and the
+teacher's."""
 
 from __future__ import annotations
 
@@ -49,9 +50,11 @@ def few(digits_test: ImageSet) -> ImageSet:
     """Enough to measure on."""
     keep = balanced_subset(digits_test.labels, 20)
     return replace(
-        digits_test, labels=digits_test.labels[keep], names=[digits_test.names[i] for i in keep],
+        digits_test,
+        labels=digits_test.labels[keep],
+        names=[digits_test.names[i] for i in keep],
         image=lambda i: digits_test.image(int(keep[i])),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture

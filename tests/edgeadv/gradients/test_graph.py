@@ -1,4 +1,5 @@
-"""int8 by its own gradients: every operator against ONNX Runtime, the gradient against closed forms, whole networks on images."""
+"""int8 by its own gradients: every operator against ONNX Runtime, the gradient against closed forms, whole networks on
+images."""
 
 from __future__ import annotations
 
@@ -46,11 +47,12 @@ def model_of(
 ) -> Any:
     """An ONNX model of ``nodes`` from ``image`` to ``output``."""
     graph = helper.make_graph(
-        list(nodes), "graph",
+        list(nodes),
+        "graph",
         [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["batch", *shape[1:]])],
         [helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in (tensors or {}).items()],
-    )  # fmt: skip
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
@@ -112,7 +114,10 @@ CASES: dict[str, tuple[str, list[Any], dict[str, Any], tuple[int, ...]]] = {
     "max pool, uneven": ("MaxPool", [], {"kernel_shape": [2, 3], "pads": [0, 1, 1, 0]}, IMAGES),
     "average pool": ("AveragePool", [], {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}, IMAGES),
     "average pool, padding counts": (
-        "AveragePool", [], {"kernel_shape": [3, 2], "pads": [1, 0, 1, 0], "count_include_pad": 1}, IMAGES,
+        "AveragePool",
+        [],
+        {"kernel_shape": [3, 2], "pads": [1, 0, 1, 0], "count_include_pad": 1},
+        IMAGES,
     ),
     "average pool, ceil": ("AveragePool", [], {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}, IMAGES),
     "global average": ("GlobalAveragePool", [], {}, IMAGES),
@@ -124,8 +129,10 @@ CASES: dict[str, tuple[str, list[Any], dict[str, Any], tuple[int, ...]]] = {
     "layer norm": ("LayerNormalization", [random(8), random(8, seed=1)], {"epsilon": 1e-3}, IMAGES),
     "layer norm, of two axes": ("LayerNormalization", [random(9, 8)], {"axis": 2}, IMAGES),
     "batch norm": (
-        "BatchNormalization", [random(4), random(4, seed=1), random(4, seed=2), np.abs(random(4, seed=3)) + F(0.5)],
-        {"epsilon": 1e-3}, IMAGES,
+        "BatchNormalization",
+        [random(4), random(4, seed=1), random(4, seed=2), np.abs(random(4, seed=3)) + F(0.5)],
+        {"epsilon": 1e-3},
+        IMAGES,
     ),
     "gemm": ("Gemm", [random(7, 5), random(7)], {"transB": 1, "alpha": 0.5, "beta": 2.0}, (3, 5)),
     "gemm, turned": ("Gemm", [random(3, 4)], {"transA": 1}, (3, 5)),
@@ -153,11 +160,13 @@ CASES: dict[str, tuple[str, list[Any], dict[str, Any], tuple[int, ...]]] = {
     "enlarge oddly": ("Resize", [None, np.array([1, 1, 1.5, 2.25], F)], {"mode": "linear"}, IMAGES),
     "enlarge to": ("Resize", [None, None, whole(3, 4, 20, 11)], {"mode": "linear"}, IMAGES),
     "enlarge, nearest": (
-        "Resize", [None, np.array([1, 1, 2, 3], F)],
-        {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}, IMAGES,
+        "Resize",
+        [None, np.array([1, 1, 2, 3], F)],
+        {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
+        IMAGES,
     ),
     "einsum": ("Einsum", [random(3, 6, 8)], {"equation": "b c h w, b d w -> b c h d"}, IMAGES),
-}  # fmt: skip
+}
 
 
 def one_node(case: str) -> tuple[Any, NDArray[np.float32]]:
@@ -181,20 +190,30 @@ def shapes() -> Any:
     node = helper.make_node
     return model_of(
         [
-            node("Shape", ["image"], ["batch"], start=0, end=1), node("Shape", ["image"], ["all"]),
-            node("Constant", [], ["one"], value=numpy_helper.from_array(whole(1))), node("Gather", ["all", "one"], ["channels"]),
-            node("Constant", [], ["axis"], value_ints=[0]), node("Squeeze", ["channels", "axis"], ["limit"]),
-            node("Range", ["zero", "limit", "step"], ["places"]), node("Div", ["places", "two"], ["halves"]),
-            node("Equal", ["places", "halves"], ["even"]), node("Not", ["even"], ["odd"]),
+            node("Shape", ["image"], ["batch"], start=0, end=1),
+            node("Shape", ["image"], ["all"]),
+            node("Constant", [], ["one"], value=numpy_helper.from_array(whole(1))),
+            node("Gather", ["all", "one"], ["channels"]),
+            node("Constant", [], ["axis"], value_ints=[0]),
+            node("Squeeze", ["channels", "axis"], ["limit"]),
+            node("Range", ["zero", "limit", "step"], ["places"]),
+            node("Div", ["places", "two"], ["halves"]),
+            node("Equal", ["places", "halves"], ["even"]),
+            node("Not", ["even"], ["odd"]),
             node("ConstantOfShape", ["channels"], ["fill"], value=numpy_helper.from_array(np.array([0.5], F))),
-            node("Cast", ["places"], ["numbers"], to=1), node("Where", ["odd", "numbers", "fill"], ["vector"]),
-            node("Concat", ["batch", "minus"], ["flat"], axis=0), node("Reshape", ["image", "flat"], ["rows"]),
-            node("Split", ["rows"], ["first", "second"], axis=1, num_outputs=2), node("Split", ["first", "cut"], ["a", "b"], axis=1),
-            node("Concat", ["batch", "channels"], ["matrix"], axis=0), node("Expand", ["vector", "matrix"], ["many"]),
+            node("Cast", ["places"], ["numbers"], to=1),
+            node("Where", ["odd", "numbers", "fill"], ["vector"]),
+            node("Concat", ["batch", "minus"], ["flat"], axis=0),
+            node("Reshape", ["image", "flat"], ["rows"]),
+            node("Split", ["rows"], ["first", "second"], axis=1, num_outputs=2),
+            node("Split", ["first", "cut"], ["a", "b"], axis=1),
+            node("Concat", ["batch", "channels"], ["matrix"], axis=0),
+            node("Expand", ["vector", "matrix"], ["many"]),
             node("Concat", ["b", "second", "a", "many"], ["y"], axis=1),
         ],
-        IMAGES, {"zero": np.int64(0), "step": np.int64(1), "two": np.int64(2), "minus": whole(-1), "cut": whole(44, 100)},
-    )  # fmt: skip
+        IMAGES,
+        {"zero": np.int64(0), "step": np.int64(1), "two": np.int64(2), "minus": whole(-1), "cut": whole(44, 100)},
+    )
 
 
 def test_shape_arithmetic_is_onnxruntimes() -> None:
@@ -233,7 +252,8 @@ def test_rounding_is_onnxruntimes_bit_for_bit(scale: float, zero: Any) -> None:
 
 
 def test_rounding_runs_where_the_image_is() -> None:
-    """On a GPU, of which only shapes and devices are looked at here: zero points stay behind when a network moves there."""
+    """On a GPU, of which only shapes and devices are looked at here: zero points stay behind when a network moves
+    there."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     attributes: dict[str, Any] = {}
@@ -259,9 +279,10 @@ def test_rounding_along_an_axis(axis: int) -> None:
 def linear(scale: float, zero: Any, weight: NDArray[np.float32]) -> Surrogate:
     """``weight`` times the rounded input, as nodes."""
     nodes = [
-        Node("QuantizeLinear", ("image", "s", "z"), ("q",), {}), Node("DequantizeLinear", ("q", "s", "z"), ("x",), {}),
+        Node("QuantizeLinear", ("image", "s", "z"), ("q",), {}),
+        Node("DequantizeLinear", ("q", "s", "z"), ("x",), {}),
         Node("Gemm", ("x", "w"), ("logits",), {"transB": 1}),
-    ]  # fmt: skip
+    ]
     tensors = {"s": torch.tensor(scale), "z": torch.tensor(zero), "w": torch.from_numpy(weight)}
     return Surrogate(QuantisedGraph("int8-u8s8", "", "image", "logits", tuple(nodes), tensors))
 
@@ -304,7 +325,8 @@ def test_a_pixel_at_the_end_of_the_range_keeps_its_gradient() -> None:
 def test_where_rounding_vanishes_the_gradient_is_the_networks(
     digits_bundle: Bundle, digits_model: PixelModel, digits_test: ImageSet
 ) -> None:
-    """The graph of ``int8-s8s8`` as written, with steps so fine that float32 hardly notices them, its weights not rounded at all."""
+    """The graph of ``int8-s8s8`` as written, with steps so fine that float32 hardly notices them, its weights not
+    rounded at all."""
     graph = neutral(onnx.load(digits_bundle.onnx_path("int8-s8s8")), "int8-s8s8", onnx_sha256="")
     fine, nodes = dict(graph.tensors), []
     weights = [w for w in digits_model.net.state_dict().values() if w.ndim > 1]
@@ -377,7 +399,8 @@ def test_it_agrees_with_onnxruntime_on_clean_and_adversarial_images(
 def test_its_own_gradients_find_the_artefacts_errors(
     digits_bundle: Bundle, digits_model: PixelModel, digits_test: ImageSet, variant: str
 ) -> None:
-    """White-box on int8 is at least about as strong as what is transferred from float32: never weaker by more than noise."""
+    """White-box on int8 is at least about as strong as what is transferred from float32: never weaker by more than
+    noise."""
     x, y = images(digits_test, 200)
     right = {}
     with OnnxRuntimeBackend(digits_bundle, variant=variant, threads=1) as backend:

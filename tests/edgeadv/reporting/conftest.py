@@ -60,10 +60,19 @@ EVIDENCE = [
 
 # what the standard suite adds, with gradients of the int8 artefact's surrogate and queries of the artefact itself
 STANDARD = {
-    ("fgsm", "8/255"): 520, ("fgsm-rescaled", "8/255"): 530, ("fgsm-rs", "8/255"): 525, ("mi-fgsm", "8/255"): 480,
-    ("pgd-ce", "8/255"): 470, ("pgd-margin", "8/255"): 462, ("apgd-ce", "8/255"): 465, ("apgd-dlr", "8/255"): 466,
-    ("apgd-t", "8/255"): 455, ("noise", "8/255"): 800, ("square", "8/255"): 610, (WORST_CASE, "8/255"): 450,
-}  # fmt: skip
+    ("fgsm", "8/255"): 520,
+    ("fgsm-rescaled", "8/255"): 530,
+    ("fgsm-rs", "8/255"): 525,
+    ("mi-fgsm", "8/255"): 480,
+    ("pgd-ce", "8/255"): 470,
+    ("pgd-margin", "8/255"): 462,
+    ("apgd-ce", "8/255"): 465,
+    ("apgd-dlr", "8/255"): 466,
+    ("apgd-t", "8/255"): 455,
+    ("noise", "8/255"): 800,
+    ("square", "8/255"): 610,
+    (WORST_CASE, "8/255"): 450,
+}
 QUERIES = {"noise": 1, "square": 1000}
 FINDING = (
     "at eps 8/255, square@onnxruntime-int8-s8s8 broke 170 of 853 images that every attack with gradients left standing"
@@ -79,11 +88,20 @@ def png(size: int = 32, seed: int = 0) -> str:
 
 def example(*, clean_size: int = 32, **changes: Any) -> dict[str, Any]:
     return {
-        "index": 7, "label": "cat", "attack": "pgd-margin", "eps": "8/255", "amplification": 15.9375,
-        "clean_png": png(clean_size, seed=1), "perturbation_png": png(seed=2), "adversarial_png": png(seed=3),
-        "clean_prediction": "cat", "adversarial_prediction": "dog", "clean_probability": 0.974,
-        "adversarial_probability": 0.881, "artefact": "torch fp32",
-    } | changes  # fmt: skip
+        "index": 7,
+        "label": "cat",
+        "attack": "pgd-margin",
+        "eps": "8/255",
+        "amplification": 15.9375,
+        "clean_png": png(clean_size, seed=1),
+        "perturbation_png": png(seed=2),
+        "adversarial_png": png(seed=3),
+        "clean_prediction": "cat",
+        "adversarial_prediction": "dog",
+        "clean_probability": 0.974,
+        "adversarial_probability": 0.881,
+        "artefact": "torch fp32",
+    } | changes
 
 
 def make_results(
@@ -102,18 +120,33 @@ def make_results(
         for (attack, eps), correct in {(CLEAN, "0"): clean, **counts}.items():
             rows.append(
                 Row(
-                    variant=variant, artifact_sha256="ab" * 32, backend=backend, provider=f"{backend} provider",
-                    device="a device", attack=attack, params=AttackParams(norm="linf", steps=1), eps=eps,
-                    eps_value=int(eps.removesuffix("/255")) / 255, threat=None if attack == CLEAN else threat,
-                    gradients=None if attack == CLEAN else "torch fp32", n=N, correct_top1=correct,
+                    variant=variant,
+                    artifact_sha256="ab" * 32,
+                    backend=backend,
+                    provider=f"{backend} provider",
+                    device="a device",
+                    attack=attack,
+                    params=AttackParams(norm="linf", steps=1),
+                    eps=eps,
+                    eps_value=int(eps.removesuffix("/255")) / 255,
+                    threat=None if attack == CLEAN else threat,
+                    gradients=None if attack == CLEAN else "torch fp32",
+                    n=N,
+                    correct_top1=correct,
                     correct_top5=min(N, correct + 90) if top5 else None,
                     zero_gradient_share=zero if attack == "fgsm" else None,
                     masking=None if attack == CLEAN else RowMasking(verdict=verdict),  # type: ignore[arg-type]
                 )
-            )  # fmt: skip
+            )
     values: dict[str, Any] = {
-        "bundle": {"id": "cd" * 32, "name": "regnet", "title": title, "weights_sha256": "ef" * 32,
-                   "architecture": {"name": "regnet_y_400mf"}, "provenance": {"recipe": "papernot", "temperature": 40}},
+        "bundle": {
+            "id": "cd" * 32,
+            "name": "regnet",
+            "title": title,
+            "weights_sha256": "ef" * 32,
+            "architecture": {"name": "regnet_y_400mf"},
+            "provenance": {"recipe": "papernot", "temperature": 40},
+        },
         "data": {"name": "CIFAR-10", "split": "test", "n": N, "sha256": "12" * 32, "unreadable": ["cat/0173.jpg: cut"]},
         "environment": {"processor": "a processor", "versions": {"numpy": "2.0"}},
         "masking": {"verdict": verdict, "evidence": EVIDENCE},
@@ -122,7 +155,7 @@ def make_results(
         "examples": [example()],
         "created": "2026-02-03T10:11:12+00:00",
         "edgeadv_version": "0.1.0",
-    }  # fmt: skip
+    }
     return Results.from_json(values | changes)
 
 
@@ -140,9 +173,14 @@ def make_several(**changes: Any) -> Results:
         if row.attack == WORST_CASE and row.variant.startswith("int8"):
             of_surrogate = replace(row, attack=f"pgd-margin@{row.variant}", correct_top1=431, gradients="surrogate")
             queried = replace(
-                row, attack=f"square@onnxruntime-{row.variant}", threat="query", gradients=None, correct_top1=600, correct_top5=690,
+                row,
+                attack=f"square@onnxruntime-{row.variant}",
+                threat="query",
+                gradients=None,
+                correct_top1=600,
+                correct_top5=690,
                 params=AttackParams(norm="linf", queries=1000),
-            )  # fmt: skip
+            )
             row = replace(row, threat="query", correct_top1=390)
             if row.variant == "int8-s8s8":
                 queried, row = replace(queried, correct_top1=281), replace(row, correct_top1=280)
@@ -152,11 +190,19 @@ def make_several(**changes: Any) -> Results:
         rows.append(row)
     rows = [
         replace(row, masking=RowMasking(verdict="MASKED", evidence=("another sentence", FINDING)))
-        if row.variant == "int8-s8s8" and row.masking else row
+        if row.variant == "int8-s8s8" and row.masking
+        else row
         for row in rows
-    ]  # fmt: skip
-    finding = {"rule": "query", "attack": "square", "eps": "8/255", "finding": "MASKED", "text": FINDING,
-               "artefact": "onnxruntime int8-s8s8", "value": 0.199}  # fmt: skip
+    ]
+    finding = {
+        "rule": "query",
+        "attack": "square",
+        "eps": "8/255",
+        "finding": "MASKED",
+        "text": FINDING,
+        "artefact": "onnxruntime int8-s8s8",
+        "value": 0.199,
+    }
     silent = [entry | {"finding": None} for entry in EVIDENCE]
     masking = {"verdict": measured.masking.verdict, "evidence": [*silent, finding]}
     return Results.from_json(
@@ -180,28 +226,51 @@ def make_comparisons() -> list[dict[str, Any]]:
                 for (attack, eps), (lost, gained) in zip(((CLEAN, "0"), (WORST_CASE, "8/255")), both, strict=True):
                     found.append(
                         {
-                            "attack": attack, "eps": eps, "n": N, "lost": lost, "gained": gained,
+                            "attack": attack,
+                            "eps": eps,
+                            "n": N,
+                            "lost": lost,
+                            "gained": gained,
                             "baseline": {"backend": backend, "variant": "fp32", "artifact_sha256": "ab" * 32},
                             "artefact": {"backend": "onnxruntime", "variant": variant, "artifact_sha256": "ab" * 32},
-                            "drop": 0.5, "drop_ci95": [0.4, 0.6], "mcnemar_p": 0.5,
+                            "drop": 0.5,
+                            "drop_ci95": [0.4, 0.6],
+                            "mcnemar_p": 0.5,
                         }
-                    )  # fmt: skip
+                    )
     return found
 
 
 def make_bench(*, title: str = "regnet_y_400mf, papernot T=40", slowest: float = 31.4, **changes: Any) -> Bench:
     rows = []
-    for stage, mode, p50 in (("preprocess", "back-to-back", 1.12), ("inference", "back-to-back", 7.6),
-                             ("end-to-end", "paced", 9.6)):  # fmt: skip
+    for stage, mode, p50 in (
+        ("preprocess", "back-to-back", 1.12),
+        ("inference", "back-to-back", 7.6),
+        ("end-to-end", "paced", 9.6),
+    ):
         rows.append(
             BenchRow(
-                variant="fp16", artifact_sha256="ab" * 32, backend="onnxruntime", provider="CPUExecutionProvider",
-                device="a device", threads=2, batch=1, mode=mode, rate_hz=30.0 if mode == "paced" else None,
-                stage=stage, n=1000 if mode != "paced" else 600, warm_up=50, p50_ms=p50, p90_ms=p50 * 1.25,
-                p99_ms=None if mode == "paced" else p50 * 1.5, max_ms=max(slowest, p50 * 2), images_per_s=1000 / p50,
-                late=3 if mode == "paced" else None, includes=INCLUDES[stage],
+                variant="fp16",
+                artifact_sha256="ab" * 32,
+                backend="onnxruntime",
+                provider="CPUExecutionProvider",
+                device="a device",
+                threads=2,
+                batch=1,
+                mode=mode,
+                rate_hz=30.0 if mode == "paced" else None,
+                stage=stage,
+                n=1000 if mode != "paced" else 600,
+                warm_up=50,
+                p50_ms=p50,
+                p90_ms=p50 * 1.25,
+                p99_ms=None if mode == "paced" else p50 * 1.5,
+                max_ms=max(slowest, p50 * 2),
+                images_per_s=1000 / p50,
+                late=3 if mode == "paced" else None,
+                includes=INCLUDES[stage],
             )
-        )  # fmt: skip
+        )
     values: dict[str, Any] = {
         "bundle": {"id": "cd" * 32, "name": "regnet", "title": title},
         "environment": {"processor": "a processor"},
@@ -215,20 +284,31 @@ def make_bench(*, title: str = "regnet_y_400mf, papernot T=40", slowest: float =
 
 def make_plan(**changes: Any) -> dict[str, Any]:
     return {
-        "plan_sha256": "0123456789ab" + "f" * 52, "profile": [1, 1, 1], "precision": "declared", "library": "TensorRT 10.13.3",
-        "compute_capability": "sm_87", "driver": "540.4.0", "tf32": False, "cuda_graphs": True, "cuda_graph_note": None,
-    } | changes  # fmt: skip
+        "plan_sha256": "0123456789ab" + "f" * 52,
+        "profile": [1, 1, 1],
+        "precision": "declared",
+        "library": "TensorRT 10.13.3",
+        "compute_capability": "sm_87",
+        "driver": "540.4.0",
+        "tf32": False,
+        "cuda_graphs": True,
+        "cuda_graph_note": None,
+    } | changes
 
 
 def make_study(*results: Results) -> Study:
     architectures = [
         {
-            "name": result.bundle.title, "source": "torchvision", "weights": {"file": "a<b>.pth", "sha256": "ef" * 32, "map": "by-name"},
-            "preprocess": Preprocess(resize=256, crop=224).to_json(), "preprocess_published": True, "mean": [0.5] * 3,
+            "name": result.bundle.title,
+            "source": "torchvision",
+            "weights": {"file": "a<b>.pth", "sha256": "ef" * 32, "map": "by-name"},
+            "preprocess": Preprocess(resize=256, crop=224).to_json(),
+            "preprocess_published": True,
+            "mean": [0.5] * 3,
             "std": [0.25] * 3,
         }
         for result in results
-    ]  # fmt: skip
+    ]
     data = {"name": "val", "split": "val", "n": N, "images_sha256": "12" * 32}
     settings = {"architectures": architectures, "data": data, "seed": 0, "attack": "fgsm", "eps": ["2/255", "8/255"]}
     results = tuple(dataclasses.replace(result, rows=tuple(result.select(backend="torch"))) for result in results)

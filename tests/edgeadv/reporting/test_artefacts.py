@@ -51,23 +51,40 @@ def test_artefacts_stand_side_by_side_with_what_they_lost_and_their_own_verdict(
     assert table(page) == {
         "torch fp32": ["85.3% 83.0–87.4%", "–", "45.0% 41.9–48.1% white-box", "–", "PASS"],
         "onnxruntime fp32": [
-            "85.3% 83.0–87.4%", "0.0 −0.3 to 0.3, p = 1", "≤ 45.0% 41.9–48.1% transfer", "0.0 −0.3 to 0.3, p = 1", "PASS",
+            "85.3% 83.0–87.4%",
+            "0.0 −0.3 to 0.3, p = 1",
+            "≤ 45.0% 41.9–48.1% transfer",
+            "0.0 −0.3 to 0.3, p = 1",
+            "PASS",
         ],
         "onnxruntime fp16": [
-            "85.3% 83.0–87.4%", "0.1 −0.4 to 0.6, p = 1", "≤ 45.0% 41.9–48.1% transfer", "0.8 −0.0 to 1.6, p = 0.077", "PASS",
+            "85.3% 83.0–87.4%",
+            "0.1 −0.4 to 0.6, p = 1",
+            "≤ 45.0% 41.9–48.1% transfer",
+            "0.8 −0.0 to 1.6, p = 0.077",
+            "PASS",
         ],
         "onnxruntime int8-s8s8": [
-            "85.3% 83.0–87.4%", "0.0 −0.6 to 0.6, p = 1", "≤ 28.0% 25.3–30.9% query", "17.0 14.5 to 19.4, p < 0.001",
-            "MASKED at eps 8/255, square@onnxruntime-int8-s8s8 broke 170 of 853 images that every attack with gradients left "
+            "85.3% 83.0–87.4%",
+            "0.0 −0.6 to 0.6, p = 1",
+            "≤ 28.0% 25.3–30.9% query",
+            "17.0 14.5 to 19.4, p < 0.001",
+            "MASKED at eps 8/255, square@onnxruntime-int8-s8s8 broke 170 of 853 images that every attack with "
+            "gradients left "
             "standing",
         ],
         U8S8: [
-            "83.3% 80.9–85.5%", "2.0 0.9 to 3.1, p < 0.001", "≤ 39.0% 36.0–42.1% query", "6.0 4.3 to 7.7, p < 0.001", "PASS",
+            "83.3% 80.9–85.5%",
+            "2.0 0.9 to 3.1, p < 0.001",
+            "≤ 39.0% 36.0–42.1% query",
+            "6.0 4.3 to 7.7, p < 0.001",
+            "PASS",
         ],
-    }  # fmt: skip
+    }
     assert sentences(page) == [
         "Do not trust the worst case of onnxruntime int8-s8s8: the verdict on it is MASKED.",
-        "onnxruntime fp32 and fp16 lose neither clean nor worst-case accuracy (eps 8/255) measurably against fp32; with 1,000 "
+        "onnxruntime fp32 and fp16 lose neither clean nor worst-case accuracy (eps 8/255) measurably against fp32; "
+        "with 1,000 "
         "images a loss of up to 1.6 points could go unseen.",
         "onnxruntime int8-u8s8 loses 2.0 points clean and 6.0 points in the worst case (eps 8/255) against fp32.",
     ]
@@ -97,12 +114,23 @@ def test_a_loss_is_named_from_1_point_on_and_only_if_the_interval_is_above_0(rep
 @pytest.mark.parametrize(
     ("verdict", "first"),
     [
-        ("MASKED", "No robust figure of this file may be trusted: the verdict is MASKED. Compare clean accuracy and latency only."),
-        ("SUSPECT", "Do not choose by the robust figures: the verdict is SUSPECT, and the true worst case may be lower than any of "
-         "them."),
-        ("UNCHECKED", "Quote no robust figure of this file: the verdict is UNCHECKED, so they are upper bounds at best."),
+        (
+            "MASKED",
+            "No robust figure of this file may be trusted: the verdict is MASKED. Compare clean accuracy and "
+            "latency only.",
+        ),
+        (
+            "SUSPECT",
+            "Do not choose by the robust figures: the verdict is SUSPECT, and the true worst case may be lower "
+            "than any of "
+            "them.",
+        ),
+        (
+            "UNCHECKED",
+            "Quote no robust figure of this file: the verdict is UNCHECKED, so they are upper bounds at best.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_without_a_pass_the_first_sentence_is_that_no_figure_counts(report, several, verdict, first):
     page = report(several(verdict=verdict))
     said = sentences(page)
@@ -149,8 +177,12 @@ def test_latency_is_that_of_one_image_of_the_same_bundle(report, several, bench)
     )
     page = report(several(), dataclasses.replace(timed, rows=rows), other)
     assert {label: cells[4] for label, cells in table(page).items()} == {
-        "torch fp32": "–", "onnxruntime fp32": "8.12", "onnxruntime fp16": "7.60", "onnxruntime int8-s8s8": "–", U8S8: "3.50",
-    }  # fmt: skip
+        "torch fp32": "–",
+        "onnxruntime fp32": "8.12",
+        "onnxruntime fp16": "7.60",
+        "onnxruntime int8-s8s8": "–",
+        U8S8: "3.50",
+    }
     # int8 is faster still, but it lost something
     assert sentences(page)[-1] == (
         "Fastest of those without a measurable loss: onnxruntime fp16, 7.60 ms (onnxruntime fp32: 8.12 ms)."
@@ -170,10 +202,14 @@ def test_latency_is_that_of_one_image_of_the_same_bundle(report, several, bench)
 @pytest.mark.parametrize(
     ("verdict", "fgsm", "worst", "flatters"),
     [
-        ("PASS", 500, 401, False), ("PASS", 501, 401, True), ("UNCHECKED", 402, 401, True), ("UNCHECKED", 401, 401, False),
-        ("MASKED", 900, 2, True), ("PASS", 500, None, True),
+        ("PASS", 500, 401, False),
+        ("PASS", 501, 401, True),
+        ("UNCHECKED", 402, 401, True),
+        ("UNCHECKED", 401, 401, False),
+        ("MASKED", 900, 2, True),
+        ("PASS", 500, None, True),
     ],
-)  # fmt: skip
+)
 def test_fgsm_is_struck_where_it_flatters_and_never_shown_without_a_word(
     report, results, verdict, fgsm, worst, flatters
 ):
@@ -200,8 +236,12 @@ def test_comparison_has_the_strongest_attack_of_each_kind_by_name(report, severa
         "43.1% 40.1–46.2% PGD margin on int8-u8s8, transfer",
     ]
     assert [cell.split(" ", 2)[2] for cell in cells("query")] == [
-        "Square, transfer", "Square, transfer", "Square, transfer", "Square on int8-s8s8, query", "Square on int8-u8s8, query",
-    ]  # fmt: skip
+        "Square, transfer",
+        "Square, transfer",
+        "Square, transfer",
+        "Square on int8-s8s8, query",
+        "Square on int8-u8s8, query",
+    ]
     assert cells("check") == ["PASS", "PASS", "PASS", "MASKED", "PASS"]
     assert [cell.startswith("≤") for cell in cells("worst-case")] == [False, True, True, True, True]
     assert "MI-FGSM" not in comparison and comparison.count("<code>mi-fgsm</code>") == 5
@@ -260,8 +300,20 @@ def test_every_attack_of_the_suites_has_a_label_and_a_suffix_is_said():
 
 def test_every_rule_of_the_check_is_explained():
     rules = {pair.rule for pair in verdict_rules.PAIRS} | {
-        "zero-gradient", "linearity", "noise", "progress", "query", "together", "smoothed", "transfer", "large-eps", "rising", "probabilities", "unstable", "coverage",
-    }  # fmt: skip
+        "zero-gradient",
+        "linearity",
+        "noise",
+        "progress",
+        "query",
+        "together",
+        "smoothed",
+        "transfer",
+        "large-eps",
+        "rising",
+        "probabilities",
+        "unstable",
+        "coverage",
+    }
     assert rules == set(RULES)
 
 

@@ -17,9 +17,17 @@ from edgeadv.reporting.study import write_pages
 
 UNDEFENDED_FGSM = {("fgsm", "2/255"): 31, ("fgsm", "8/255"): 12}
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr", "--v=0",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--enable-logging=stderr",
+    "--v=0",
+)
 # what the page may not have, run in a copy of it that has no policy to forbid it
 PROBE = """
 const labels = [...document.querySelectorAll('.curves')].map(svg => [...svg.querySelectorAll('text')]
@@ -106,7 +114,8 @@ def test_a_planted_fault_is_seen(visit, pages, tmp_path, body):
 
 
 def framed(source: str, width: int, path: Path) -> Path:
-    """A page that measures ``source`` in a frame, because Chromium's own window does not get narrower than 500 pixels."""
+    """A page that measures ``source`` in a frame, because Chromium's own window does not get narrower than 500
+    pixels."""
     source = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", source)
     source = source.replace("<details", "<details open").replace("</body>", f"<script>{PROBE}</script></body>")
     frame = f'<!DOCTYPE html><body><iframe width="{width}" height="900" srcdoc="{html.escape(source)}"></iframe></body>'

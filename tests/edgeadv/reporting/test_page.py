@@ -83,8 +83,9 @@ def test_comparison_shows_every_budget_artefact_threat_and_unattacked_share(repo
     assert table.count("63.7% not attacked") == 4 and "0.0% not attacked" not in table
     gradient = re.findall(r'<td class="c-gradient" data-label="gradient">(.*?)</td>', table)
     assert [re.sub("<.*?>", "", cell) for cell in gradient[:2]] == [
-        "16.2% 14.0–18.6% PGD margin, white-box", "14.0% 12.0–16.3% PGD margin, white-box",
-    ]  # fmt: skip
+        "16.2% 14.0–18.6% PGD margin, white-box",
+        "14.0% 12.0–16.3% PGD margin, white-box",
+    ]
     assert len(gradient) == 8 and sum("transfer" in cell for cell in gradient) == 4
     # every figure of every attack is further down, threat and parameters with it
     for attack in ("fgsm", "fgsm-rescaled", "fgsm-rs", "pgd-margin", "worst-case"):
@@ -425,14 +426,28 @@ def test_template_and_style_lie_in_the_package():
 def told_confidence(**changes):
     bins = [{"n": 0, "confidence": 0.0, "accuracy": 0.0}] * 13
     return {
-        "temperature": 1.8, "n": 500, "n_held_out": 400, "nll_before": 0.62, "nll_after": 0.51, "ece_before": 0.5, "ece_after": 0.5,
+        "temperature": 1.8,
+        "n": 500,
+        "n_held_out": 400,
+        "nll_before": 0.62,
+        "nll_after": 0.51,
+        "ece_before": 0.5,
+        "ece_after": 0.5,
         "rejection": {"coverage": 0.95, "threshold": 0.41, "answered": 384, "wrong": 60, "wrong_answered": 44},
         "data": {"name": "<b>photos", "split": "test"},
         "reliability": {
-            "before": [*bins, {"n": 100, "confidence": 0.9, "accuracy": 0.7}, {"n": 300, "confidence": 1.0, "accuracy": 0.9}],
-            "after": [*bins, {"n": 100, "confidence": 0.9, "accuracy": 0.86}, {"n": 300, "confidence": 0.95, "accuracy": 0.95}],
+            "before": [
+                *bins,
+                {"n": 100, "confidence": 0.9, "accuracy": 0.7},
+                {"n": 300, "confidence": 1.0, "accuracy": 0.9},
+            ],
+            "after": [
+                *bins,
+                {"n": 100, "confidence": 0.9, "accuracy": 0.86},
+                {"n": 300, "confidence": 0.95, "accuracy": 0.95},
+            ],
         },
-    } | changes  # fmt: skip
+    } | changes
 
 
 def test_confidence_is_shown_with_its_table(report, results):
@@ -451,11 +466,18 @@ def test_confidence_is_shown_with_its_table(report, results):
 @pytest.mark.parametrize(
     "value",
     [
-        7, {}, told_confidence(temperature=0), told_confidence(n_held_out=401), told_confidence(n="500"),
-        told_confidence(reliability={"before": [], "after": []}), told_confidence(nll_after=None),
-        told_confidence(rejection={"coverage": 0.95, "threshold": 0.41, "answered": 384, "wrong": 60, "wrong_answered": 61}),
+        7,
+        {},
+        told_confidence(temperature=0),
+        told_confidence(n_held_out=401),
+        told_confidence(n="500"),
+        told_confidence(reliability={"before": [], "after": []}),
+        told_confidence(nll_after=None),
+        told_confidence(
+            rejection={"coverage": 0.95, "threshold": 0.41, "answered": 384, "wrong": 60, "wrong_answered": 61}
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_confidence_that_does_not_fit_together_is_refused(report, results, value):
     with pytest.raises(SchemaError, match=r"not a complete results file \(bundle\.confidence"):
         results(bundle=results().to_json()["bundle"] | {"confidence": value})
@@ -465,10 +487,11 @@ def in_l2(measured: Results) -> Results:
     """The same with budgets that are lengths: 2/255 is 0.5, 8/255 is 2."""
     lengths = {"2/255": ("0.5", 0.5), "8/255": ("2", 2.0)}
     rows = [
-        row if row.attack == CLEAN
+        row
+        if row.attack == CLEAN
         else replace(row, eps=lengths[row.eps][0], eps_value=lengths[row.eps][1], params=replace(row.params, norm="l2"))
         for row in measured.rows
-    ]  # fmt: skip
+    ]
     return dataclasses.replace(measured, rows=tuple(rows), comparisons=(), examples=())
 
 
@@ -500,7 +523,8 @@ def test_equal_titles_and_file_names_are_told_apart_by_their_folders(tmp_path, r
 
 
 def refused_with(path, measured, key, value):
-    """Write ``measured`` with another value of ``key``, in the file or in its second row, and see that it is said of the file."""
+    """Write ``measured`` with another value of ``key``, in the file or in its second row, and see that it is said of
+    the file."""
     measured.save(path)
     content = read_json(path, what="measurement")
     (content if key == "created" else content["rows"][1])[key] = value

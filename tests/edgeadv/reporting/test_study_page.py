@@ -13,8 +13,10 @@ def test_lines_are_errors_of_fgsm_alone(study, results):
     """The other attacks of a results file, the worst case included, are not in the paper's table."""
     (entry,) = entries(study(results(title=NAME)))
     assert [(line.budget, line.verdict) for line in entry.lines] == [
-        ("no attack", None), ("2/255", "MASKED"), ("8/255", "MASKED")
-    ]  # fmt: skip
+        ("no attack", None),
+        ("2/255", "MASKED"),
+        ("8/255", "MASKED"),
+    ]
     # 852, 850 and 840 of 1,000 are right
     for line, wrong in zip(entry.lines, (148, 150, 160), strict=True):
         interval = binomtest(wrong, 1000).proportion_ci(method="wilson")

@@ -1,4 +1,5 @@
-"""Adversarial training: the perturbation against closed forms, what it must leave alone, and that it makes a network robust."""
+"""Adversarial training: the perturbation against closed forms, what it must leave alone, and that it makes a network
+robust."""
 
 from __future__ import annotations
 
@@ -54,8 +55,13 @@ def normed() -> nn.Sequential:
     """With BatchNorm whose running statistics are not those of a batch, and dropout."""
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(54, CLASSES)
-    )  # fmt: skip
+        nn.Conv2d(3, 6, 3, stride=2),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Flatten(),
+        nn.Linear(54, CLASSES),
+    )
     net.train()
     with torch.no_grad():
         for _ in range(3):
@@ -136,12 +142,13 @@ def test_the_steps_are_those_of_our_own_attack() -> None:
     many = ascend(flat, x, labels % 2, start=start, eps=eps, steps=4, step_size=0.3 * eps)
     theirs = pgd(
         flat, x, labels % 2, eps=eps, steps=4, step_size=0.3 * eps, start=start - x, loss=cross_entropy, leave=math.inf
-    )  # fmt: skip
+    )
     torch.testing.assert_close(many, theirs.x, rtol=0, atol=1e-6)
 
 
 def test_the_network_is_left_as_it_was() -> None:
-    """Statistics, gradients, what is trained, modes, and the random numbers of dropout; the attack sees the network to deploy."""
+    """Statistics, gradients, what is trained, modes, and the random numbers of dropout; the attack sees the network to
+    deploy."""
     net, (x, labels) = normed(), pictures()
     net[0].requires_grad_(False)
     net[3].eval()
@@ -307,9 +314,13 @@ def architecture() -> Architecture:
 
 def task(digits: tuple[ImageSet, ImageSet], **more: Any) -> Task:
     return Task(
-        train_images=digits[0], test_images=digits[1], preprocess=digits[0].preprocess,
-        config=TrainConfig(epochs=3, batch_size=64, limit=256, augment="crop-flip"), device=CPU, **more,
-    )  # fmt: skip
+        train_images=digits[0],
+        test_images=digits[1],
+        preprocess=digits[0].preprocess,
+        config=TrainConfig(epochs=3, batch_size=64, limit=256, augment="crop-flip"),
+        device=CPU,
+        **more,
+    )
 
 
 DEFENCES = [AdversarialTraining.pgd(EPS, 2), AdversarialTraining.fgsm(EPS)]
@@ -317,9 +328,11 @@ DEFENCES = [AdversarialTraining.pgd(EPS, 2), AdversarialTraining.fgsm(EPS)]
 
 @pytest.fixture(scope="module", params=DEFENCES, ids=lambda defence: defence.recipe)
 def finished(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, digits: tuple[ImageSet, ImageSet],
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    digits: tuple[ImageSet, ImageSet],
     architecture: Architecture,
-) -> tuple[AdversarialTraining, Run]:  # fmt: skip
+) -> tuple[AdversarialTraining, Run]:
     """An uninterrupted run of each recipe. Shared: tests must not change it."""
     out = tmp_path_factory.mktemp("runs") / "whole"
     return request.param, train(task(digits), architecture, out, defence=request.param)
@@ -331,15 +344,20 @@ def test_a_run_says_what_it_was_trained_on(finished: tuple[AdversarialTraining, 
     kept = json.loads((run.path / "run.json").read_text())["recipe"]
     assert kept == run.provenance["recipe"]
     assert kept == {
-        **defence.to_json(), "start_weights": "none", "weights_map": "by-name",
-    }  # fmt: skip
+        **defence.to_json(),
+        "start_weights": "none",
+        "weights_map": "by-name",
+    }
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_interrupted_and_resumed_is_uninterrupted(
-    tmp_path: Path, finished: tuple[AdversarialTraining, Run], digits: tuple[ImageSet, ImageSet],
-    architecture: Architecture, epoch: int,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    finished: tuple[AdversarialTraining, Run],
+    digits: tuple[ImageSet, ImageSet],
+    architecture: Architecture,
+    epoch: int,
+) -> None:
     """The random starts go on where they were."""
     defence, whole = finished
 
@@ -397,9 +415,14 @@ def test_an_update_is_what_madry_says(tmp_path: Path, digits: tuple[ImageSet, Im
 
     ours, theirs, eps, steps = network(), network(), 0.1, 2
     fit(
-        ours, AdversarialTraining.pgd(Eps.parse("0.1"), steps), *digits, preprocess=digits[0].preprocess, config=config,
-        out=tmp_path / "run", device=CPU,
-    )  # fmt: skip
+        ours,
+        AdversarialTraining.pgd(Eps.parse("0.1"), steps),
+        *digits,
+        preprocess=digits[0].preprocess,
+        config=config,
+        out=tmp_path / "run",
+        device=CPU,
+    )
     chosen = balanced_subset(digits[0].labels, 256, seed=0)
     order = np.random.default_rng((0, 0)).permutation(chosen)
     optimizer = torch.optim.SGD(theirs.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -446,9 +469,12 @@ def test_adversarial_training_makes_a_network_robust(tmp_path: Path) -> None:
     clean, standing = {}, {}
     for defence in (None, AdversarialTraining.pgd(eps, 3)):
         settings = Task(
-            train_images=train_images, test_images=test_images, preprocess=train_images.preprocess,
-            config=TrainConfig(epochs=6, lr=0.05), device=CPU,
-        )  # fmt: skip
+            train_images=train_images,
+            test_images=test_images,
+            preprocess=train_images.preprocess,
+            config=TrainConfig(epochs=6, lr=0.05),
+            device=CPU,
+        )
         name = "undefended" if defence is None else defence.recipe
         architecture = Architecture.find("timm/test_efficientnet", num_classes=10)
         model = train(settings, architecture, tmp_path / name, defence=defence).load_model().eval()

@@ -129,9 +129,14 @@ def test_damage_is_named(tmp_path: Path, damage: str) -> None:
     file = tmp_path / STATE_FILE
     content = file.read_bytes()
     changed = {
-        "empty": b"", "cut": content[:-1], "longer": content + b"x", "changed": content[:-1] + b"x", "no header": OLD,
-        "no kind": b"{}\n" + OLD, "no object": b"[1]\n" + OLD,
-    }  # fmt: skip
+        "empty": b"",
+        "cut": content[:-1],
+        "longer": content + b"x",
+        "changed": content[:-1] + b"x",
+        "no header": OLD,
+        "no kind": b"{}\n" + OLD,
+        "no object": b"[1]\n" + OLD,
+    }
     if damage == "missing":
         file.unlink()
     else:

@@ -30,7 +30,8 @@ CONFIG = TrainConfig(epochs=EPOCHS, batch_size=32, limit=128, holdout=40, augmen
 
 
 def training(out: Path, log: Path) -> Run:
-    """A small training, all of whose state there is: average, held-out choice, momentum. It logs each epoch that is saved."""
+    """A small training, all of whose state there is: average, held-out choice, momentum. It logs each epoch that is
+    saved."""
     torch.set_num_threads(1)
     images = open_data("mnist5k", split="train")
 
@@ -39,9 +40,14 @@ def training(out: Path, log: Path) -> Run:
             stream.write(f"{progress.epoch} {progress.measured is not None}\n")
 
     task = Task(
-        train_images=images, test_images=small(images), preprocess=images.preprocess, config=CONFIG, device=torch.device("cpu"),
-        resume=True, report=report,
-    )  # fmt: skip
+        train_images=images,
+        test_images=small(images),
+        preprocess=images.preprocess,
+        config=CONFIG,
+        device=torch.device("cpu"),
+        resume=True,
+        report=report,
+    )
     architecture = Architecture.find("timm/test_resnet", num_classes=10)
     return train(task, architecture, out, defence=AdversarialTraining.fgsm(Eps.parse("0.1")))
 
@@ -49,8 +55,11 @@ def training(out: Path, log: Path) -> Run:
 def small(images: ImageSet) -> ImageSet:
     index = np.arange(0, len(images), 100)
     return replace(
-        images, labels=images.labels[index], names=[images.names[i] for i in index], image=lambda i: images.image(index[i])
-    )  # fmt: skip
+        images,
+        labels=images.labels[index],
+        names=[images.names[i] for i in index],
+        image=lambda i: images.image(index[i]),
+    )
 
 
 def lines(log: Path) -> list[tuple[int, bool]]:

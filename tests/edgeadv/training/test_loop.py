@@ -192,8 +192,14 @@ def test_each_epoch_has_an_order_of_its_own(
 
     config = replace(CONFIG, epochs=2)
     fit(
-        build(small), Watched(), *digits, preprocess=digits[0].preprocess, config=config, out=tmp_path / "run", device=CPU
-    )  # fmt: skip
+        build(small),
+        Watched(),
+        *digits,
+        preprocess=digits[0].preprocess,
+        config=config,
+        out=tmp_path / "run",
+        device=CPU,
+    )
     first, second = seen[:256], seen[256:]
     assert len(seen) == 512 and len(set(first)) == 256
     assert set(first) == set(second) and first != second
@@ -327,9 +333,15 @@ def cut(tmp_path: Path, digits: tuple[ImageSet, ImageSet], bn: Architecture) -> 
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"epochs": 4}, "epochs"), ({"lr": 0.1}, "lr"), ({"seed": 1}, "seed"), ({"limit": 512}, "limit, steps"), ({"augment": "none"}, "augment"),
-     ({"batch_size": 32, "weight_decay": 0.0}, "batch_size, steps, weight_decay")],
-)  # fmt: skip
+    [
+        ({"epochs": 4}, "epochs"),
+        ({"lr": 0.1}, "lr"),
+        ({"seed": 1}, "seed"),
+        ({"limit": 512}, "limit, steps"),
+        ({"augment": "none"}, "augment"),
+        ({"batch_size": 32, "weight_decay": 0.0}, "batch_size, steps, weight_decay"),
+    ],
+)
 def test_it_cannot_go_on_with_other_settings(
     cut: Path, digits: tuple[ImageSet, ImageSet], bn: Architecture, change: dict[str, Any], named: str
 ) -> None:
@@ -469,16 +481,31 @@ def test_a_loss_that_is_not_finite_stops(tmp_path: Path, digits: tuple[ImageSet,
     model = PixelModel(net, Architecture(name="plain", source="timm", num_classes=10, mean=(0.5,) * 3, std=(0.5,) * 3))
     with pytest.raises(TrainingError, match=r"loss is not finite at step \d+ of epoch \d+: lower `lr`"):
         fit(
-            model, HardLabels(), *digits, preprocess=digits[0].preprocess, config=TrainConfig(epochs=10, limit=640, lr=100), out=tmp_path / "run",
+            model,
+            HardLabels(),
+            *digits,
+            preprocess=digits[0].preprocess,
+            config=TrainConfig(epochs=10, limit=640, lr=100),
+            out=tmp_path / "run",
             device=CPU,
-        )  # fmt: skip
+        )
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"epochs": 0}, {"batch_size": 1}, {"seed": -1}, {"seed": 2**64}, {"workers": -1}, {"lr": 0.0}, {"lr": 101.0}, {"lr": float("nan")},
-     {"weight_decay": -0.1}, {"weight_decay": 1.1}],
-)  # fmt: skip
+    [
+        {"epochs": 0},
+        {"batch_size": 1},
+        {"seed": -1},
+        {"seed": 2**64},
+        {"workers": -1},
+        {"lr": 0.0},
+        {"lr": 101.0},
+        {"lr": float("nan")},
+        {"weight_decay": -0.1},
+        {"weight_decay": 1.1},
+    ],
+)
 def test_unusable_settings_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"^`{next(iter(change))}` must be "):
         TrainConfig(**change)

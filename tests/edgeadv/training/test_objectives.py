@@ -33,8 +33,14 @@ def network(seed: int = 0, *, bias: bool = True) -> PixelModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = nn.Sequential(
-            nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(54, 16), nn.ReLU(), nn.Linear(16, CLASSES, bias=bias)
-        )  # fmt: skip
+            nn.Conv2d(3, 6, 3, stride=2),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(54, 16),
+            nn.ReLU(),
+            nn.Linear(16, CLASSES, bias=bias),
+        )
     about = Architecture(name="small", source="timm", num_classes=CLASSES, mean=(0.5,) * 3, std=(0.5,) * 3)
     return PixelModel(net, about).double()
 
@@ -202,9 +208,11 @@ def test_soft_labels_are_probabilities_without_a_gradient(teacher_z: NDArray[np.
 def test_an_unusable_temperature_is_refused(temperature: float, teacher_z: NDArray[np.float64]) -> None:
     teacher = Fixed(teacher_z)
     for make in (
-        lambda: check_temperature(temperature), lambda: HardLabels(temperature), lambda: DefensiveDistillation(teacher, temperature),
+        lambda: check_temperature(temperature),
+        lambda: HardLabels(temperature),
+        lambda: DefensiveDistillation(teacher, temperature),
         lambda: SoftLabels(teacher, temperature, 0.5),
-    ):  # fmt: skip
+    ):
         with pytest.raises(InputError, match="temperature must be from 1 to 1e6"):
             make()
 

@@ -350,7 +350,7 @@ def test_a_teacher_of_other_data_is_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"temperature": 0.5}, "temperature must be from 1"), ({"alpha": 1.5}, "alpha must be in")],
-)  # fmt: skip
+)
 def test_unusable_options_are_refused_before_a_teacher_is_trained(
     tmp_path: Path, digits: Digits, architecture: Architecture, change: dict[str, Any], message: str
 ) -> None:
@@ -398,9 +398,7 @@ def test_papernot_needs_a_teacher_that_was_trained_at_its_temperature(
     tmp_path: Path, digits: Digits, architecture: Architecture
 ) -> None:
     """A soft-label student's T is that of the labels it was given: its logits are no T times as large."""
-    hot = distill(
-        task(digits), architecture, tmp_path / "a", recipe="soft-label", temperature=40.0, alpha=0.9
-    )  # fmt: skip
+    hot = distill(task(digits), architecture, tmp_path / "a", recipe="soft-label", temperature=40.0, alpha=0.9)
     with pytest.raises(InputError, match="trained at T = 1; papernot needs test_vit2 at T = 40"):
         distill(task(digits), architecture, tmp_path / "b", recipe="papernot", temperature=40.0, teacher=hot)
 

@@ -55,7 +55,8 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
 @pytest.mark.parametrize("temperature", [1.0, 30.0])
 @pytest.mark.filterwarnings("ignore:reduction")  # that it is a mean over classes too is the point
 def test_ard_is_the_authors_loss(temperature: float, alpha: float) -> None:
-    """``alpha * T**2 * nn.KLDivLoss()(log_softmax(student / T), softmax(teacher / T)) + (1 - alpha) * CE``, as their code has it."""
+    """``alpha * T**2 * nn.KLDivLoss()(log_softmax(student / T), softmax(teacher / T)) + (1 - alpha) * CE``, as their
+    code has it."""
     student, teacher, (x, labels) = network(0), network(1).eval(), pictures()
     objective = Ard.at(EPS, teacher, temperature=temperature, alpha=alpha, steps=3)
     outcome = objective(student, x, labels, draws(x))
@@ -141,9 +142,13 @@ def digits() -> tuple[ImageSet, ImageSet]:
 
 def task(digits: tuple[ImageSet, ImageSet], **more: object) -> Task:
     return Task(
-        train_images=digits[0], test_images=digits[1], preprocess=digits[0].preprocess,
-        config=TrainConfig(epochs=1, batch_size=64, limit=256, holdout=50), device=CPU, **more,  # type: ignore[arg-type]
-    )  # fmt: skip
+        train_images=digits[0],
+        test_images=digits[1],
+        preprocess=digits[0].preprocess,
+        config=TrainConfig(epochs=1, batch_size=64, limit=256, holdout=50),
+        device=CPU,
+        **more,  # type: ignore[arg-type]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -172,9 +177,14 @@ def test_a_larger_teacher_teaches_a_smaller_student(
     assert run.info.stages[0].holdout_images == 50
     with pytest.raises(InputError, match="other settings"):
         distill(
-            task(digits, resume=True), student, tmp_path / "run", recipe=recipe, eps=Eps.parse("4/255"), steps=2,  # type: ignore[arg-type]
+            task(digits, resume=True),
+            student,
+            tmp_path / "run",
+            recipe=recipe,
+            eps=Eps.parse("4/255"),
+            steps=2,  # type: ignore[arg-type]
             teacher=teacher,
-        )  # fmt: skip
+        )
 
 
 def test_a_teacher_is_trained_robust_where_none_is_given(

@@ -108,9 +108,15 @@ def run(
     settings = {"epochs": 3, "batch_size": 64, "limit": 256, "holdout": 100}
     kept = {name: more.pop(name) for name in ("resume", "report", "deadline") if name in more}
     return fit(
-        model, AdversarialTraining.fgsm(EPS) if objective is None else objective, *digits, preprocess=digits[0].preprocess,
-        config=TrainConfig(**{**settings, **more}), out=out, device=CPU, **kept,
-    )  # fmt: skip
+        model,
+        AdversarialTraining.fgsm(EPS) if objective is None else objective,
+        *digits,
+        preprocess=digits[0].preprocess,
+        config=TrainConfig(**{**settings, **more}),
+        out=out,
+        device=CPU,
+        **kept,
+    )
 
 
 def test_held_out_images_are_not_trained_on(
@@ -287,7 +293,7 @@ def epochs(*figures: tuple[float, float], clean: float = 0.8) -> list[dict[str, 
         ([{"train_accuracy": 0.1}, {"train_accuracy": 0.9}], False),  # nothing held out
         ([{**e, "holdout_images": 99} for e in epochs((0.5, 0.3), (0.8, 0.01))], False),  # chance
     ],
-)  # fmt: skip
+)
 def test_collapse_is_told_from_a_bad_epoch(history: list[dict[str, float]], collapsed: bool) -> None:
     found = collapse(history)
     assert (found is not None) == collapsed

@@ -26,12 +26,17 @@ def bundle(*variants: str) -> Bundle:
     """What names are resolved against; nothing of it is opened."""
     entries = {
         variant: VariantEntry(
-            file=f"model.{variant}.onnx", sha256=variant, bytes=0, precision=precision_of(variant), opset=20, tolerance=0.1,
+            file=f"model.{variant}.onnx",
+            sha256=variant,
+            bytes=0,
+            precision=precision_of(variant),
+            opset=20,
+            tolerance=0.1,
             input=InputEntry(name="image", dtype="float32", layout="NCHW", range=(0, 1)),
             output=OutputEntry(name="logits", dtype="float32"),
         )
         for variant in variants
-    }  # fmt: skip
+    }
     weights = SizedFileEntry(file="weights.safetensors", sha256="w", bytes=0)
     preprocess = Preprocess(resize=8, crop=8).entry
     return Bundle(Path("some.edgeadv"), Manifest.draft([], preprocess, variants=entries, weights=weights))
@@ -63,8 +68,9 @@ def on_arm(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("on_x86")
 def test_int8_is_another_artefact_on_each_backend() -> None:
     assert resolved(ALL_FOUR, backends="onnxruntime,tensorrt", precisions="int8") == [
-        ("onnxruntime", "int8-u8s8"), ("tensorrt", "int8-s8s8"),
-    ]  # fmt: skip
+        ("onnxruntime", "int8-u8s8"),
+        ("tensorrt", "int8-s8s8"),
+    ]
     assert resolved(ALL_FOUR, backends="onnxruntime", precisions="int8", provider="cuda") == [
         ("onnxruntime", "int8-s8s8")
     ]
@@ -82,8 +88,9 @@ def test_int8_and_the_variant_that_it_stands_for_are_opened_once() -> None:
 @pytest.mark.usefixtures("on_x86")
 def test_int8_with_pixels_is_another_artefact_on_each_backend() -> None:
     assert resolved(ALL_EIGHT, backends="onnxruntime,tensorrt", precisions="int8-u8in") == [
-        ("onnxruntime", "int8-u8s8-u8in"), ("tensorrt", "int8-s8s8-u8in"),
-    ]  # fmt: skip
+        ("onnxruntime", "int8-u8s8-u8in"),
+        ("tensorrt", "int8-s8s8-u8in"),
+    ]
     with pytest.raises(InputError, match="no variant 'int8-u8s8-u8in'"):
         resolved(ALL_FOUR, backends="onnxruntime", precisions="int8-u8in")
 

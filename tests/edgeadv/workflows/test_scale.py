@@ -118,9 +118,13 @@ def test_a_process_that_fails_ends_all_and_what_is_done_is_kept(tiny_bundle, pac
 def test_an_evaluation_that_was_killed_goes_on_to_the_same_file(tiny_bundle, many_photos, whole, tmp_path):
     command = [tiny_bundle.path, "--data", many_photos, *CRAFT, "--out", "r.json"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "edgeadv", "evaluate", *map(str, command)], cwd=tmp_path, env=environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "edgeadv", "evaluate", *map(str, command)],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     partial = tmp_path / "r.json.partial"
     try:
         while len(list(partial.glob("batch-*.npz"))) < 2:
@@ -157,17 +161,23 @@ def test_the_figures_are_those_of_an_evaluation_that_keeps_nothing_on_the_way(ti
     )
     stored = Results.load(whole)
     assert (results.rows, results.masking, results.data, results.comparisons, results.examples) == (
-        stored.rows, stored.masking, stored.data, stored.comparisons, stored.examples,
-    )  # fmt: skip
+        stored.rows,
+        stored.masking,
+        stored.data,
+        stored.comparisons,
+        stored.examples,
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "together"),
     [
-        (("--threads", "1"), True), (("--threads", "2"), False), ((), False),
+        (("--threads", "1"), True),
+        (("--threads", "2"), False),
+        ((), False),
         (("--threads", "1", "--backend", "torch,onnxruntime"), False),
     ],
-)  # fmt: skip
+)
 def test_scoring_goes_on_beside_attacks_only_where_there_are_cores_for_both(
     tiny_bundle, photos, tmp_path, monkeypatch, options, together
 ):
@@ -252,9 +262,20 @@ def test_images_that_were_mended_are_looked_at_again(cli, tiny_bundle, many_phot
     for file in broken:
         file.write_bytes(b"")
     commands = {
-        "evaluate": ("evaluate", tiny_bundle.path, "--data", photos, "--eps", "8/255", "--attack", "fgsm", "--out", "r.json"),
+        "evaluate": (
+            "evaluate",
+            tiny_bundle.path,
+            "--data",
+            photos,
+            "--eps",
+            "8/255",
+            "--attack",
+            "fgsm",
+            "--out",
+            "r.json",
+        ),
         "attack": ("attack", tiny_bundle.path, "--data", photos, "--eps", "8/255", "--attack", "fgsm", "--out", "p"),
-    }  # fmt: skip
+    }
     for command in commands.values():
         assert "6 of 400 images are unreadable" in cli(*command).err
         assert "6 of 400 images are unreadable" in cli(*command, "--resume").err

@@ -1,4 +1,5 @@
-"""The study: figures against another library's attack and transforms, what survives an interruption, what the pages say."""
+"""The study: figures against another library's attack and transforms, what survives an interruption, what the pages
+say."""
 
 from __future__ import annotations
 
@@ -48,9 +49,13 @@ def arguments(images: ImageSet, imagenet_weights: dict[str, Path]) -> dict[str, 
     """Both classifiers on 20 of the 24 photographs."""
     weights = ",".join(f"{name}={file}" for name, file in imagenet_weights.items())
     return {
-        "subjects": make_subjects(NAMES, imagenet_classes(), weights=weights), "images": images, "n": 20, "eps": EPS,
-        "seed": 3, "open_reference": TorchBackend,
-    }  # fmt: skip
+        "subjects": make_subjects(NAMES, imagenet_classes(), weights=weights),
+        "images": images,
+        "n": 20,
+        "eps": EPS,
+        "seed": 3,
+        "open_reference": TorchBackend,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +79,17 @@ def libraries_own(architecture: Architecture) -> Any:
 @pytest.mark.parametrize(
     ("name", "resize", "crop"),
     [
-        ("resnet101", 232, 224), ("alexnet", 256, 224), ("regnet_y_400mf", 232, 224), ("efficientnet_b0", 256, 224),
-        ("vit_h_14", 518, 518), ("timm/efficientnet_lite0", 256, 224), ("timm/test_resnet", 168, 160), ("timm/resnet50", 288, 288),
+        ("resnet101", 232, 224),
+        ("alexnet", 256, 224),
+        ("regnet_y_400mf", 232, 224),
+        ("efficientnet_b0", 256, 224),
+        ("vit_h_14", 518, 518),
+        ("timm/efficientnet_lite0", 256, 224),
+        ("timm/test_resnet", 168, 160),
+        ("timm/resnet50", 288, 288),
         ("timm/vit_base_patch16_224", 248, 224),
     ],
-)  # fmt: skip
+)
 def test_preprocessing_is_what_the_library_publishes(name, resize, crop, photographs):
     architecture = Architecture.find(name, num_classes=1000)
     steps = published_preprocess(architecture)
@@ -91,7 +102,9 @@ def test_preprocessing_is_what_the_library_publishes(name, resize, crop, photogr
 
 
 def test_a_transform_that_is_no_resize_and_crop_is_refused():
-    squashed = next(name for name in timm.list_models() if (c := timm.get_pretrained_cfg(name)) and c.crop_mode == "squash")  # fmt: skip
+    squashed = next(
+        name for name in timm.list_models() if (c := timm.get_pretrained_cfg(name)) and c.crop_mode == "squash"
+    )
     with pytest.raises(InputError, match=r"crop mode squash.*state one with `preprocess`"):
         published_preprocess(Architecture.find(f"timm/{squashed}", num_classes=1000))
     # what the user states is taken
@@ -104,10 +117,12 @@ def test_a_transform_that_is_no_resize_and_crop_is_refused():
 @pytest.mark.parametrize(
     ("name", "weights"),
     [
-        ("resnet101", "ResNet101_Weights.IMAGENET1K_V2"), ("alexnet", "AlexNet_Weights.IMAGENET1K_V1"),
-        ("timm/resnet18", "timm/resnet18.a1_in1k"), ("timm/resnet18.tv_in1k", "timm/resnet18.tv_in1k"),
+        ("resnet101", "ResNet101_Weights.IMAGENET1K_V2"),
+        ("alexnet", "AlexNet_Weights.IMAGENET1K_V1"),
+        ("timm/resnet18", "timm/resnet18.a1_in1k"),
+        ("timm/resnet18.tv_in1k", "timm/resnet18.tv_in1k"),
     ],
-)  # fmt: skip
+)
 def test_default_weights_are_named(name, weights):
     (subject,) = make_subjects([name], imagenet_classes(), weights="default")
     assert published_name(subject.architecture) == weights
@@ -262,9 +277,7 @@ def test_an_interrupted_study_goes_on_with_the_next_classifier(study, arguments,
     with pytest.raises(InputError, match="started with other settings"):
         run_study(out, **{**arguments, "seed": 4}, resume=True)
     asked: list[str] = []
-    finished = run_study(
-        out, **{**arguments, "progress": lambda done, total, what: asked.append(what)}, resume=True
-    )  # fmt: skip
+    finished = run_study(out, **{**arguments, "progress": lambda done, total, what: asked.append(what)}, resume=True)
     assert set(asked) == {f"{NAMES[1]} (2 of 2)"}
     assert [result.rows for result in finished.results] == [result.rows for result in study.results]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

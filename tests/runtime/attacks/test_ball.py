@@ -38,8 +38,12 @@ def test_draws_belong_to_the_image_the_seed_and_the_part():
     first = image_rng("noise", 0, a).random(4)
     assert (image_rng("noise", 0, a.copy()).random(4) == first).all()
     others = [
-        image_rng("noise", 0, b), image_rng("noise", 1, a), image_rng("noise", 0, a, 1), image_rng("noise", 0, a, 2),
-        image_rng("start", 0, a), image_rng("start", 0, a, 1),
-    ]  # fmt: skip
+        image_rng("noise", 0, b),
+        image_rng("noise", 1, a),
+        image_rng("noise", 0, a, 1),
+        image_rng("noise", 0, a, 2),
+        image_rng("start", 0, a),
+        image_rng("start", 0, a, 1),
+    ]
     drawn = [tuple(rng.random(4)) for rng in others]
     assert len({tuple(first), *drawn}) == 7

@@ -144,7 +144,7 @@ def _one_too_far(x: NDArray[np.float32]) -> NDArray[np.float32]:
         (_one_too_far, "moved a pixel by 0.0352.*more than eps 8/255"),
     ],
     ids=["shape", "layout", "nan", "inf", "normalised", "below", "above", "eps"],
-)  # fmt: skip
+)
 def test_a_broken_attack_is_named(
     pixels: NDArray[np.uint8], broken: Callable[[NDArray[np.float32]], NDArray[np.float32]], message: str
 ) -> None:
@@ -248,7 +248,8 @@ def test_less_than_a_grey_level_needs_floats() -> None:
 
 @pytest.mark.parametrize("text", ["0.01", "8.5/255", "0.3"])
 def test_between_two_grey_levels_needs_floats(text: str) -> None:
-    """An attack is content with what works at 2.55 levels; cut back to 2, most of it would not, and the model would look robust."""
+    """An attack is content with what works at 2.55 levels; cut back to 2, most of it would not, and the model would
+    look robust."""
     attack = CallableAttack(lambda x, y: x, "between", Eps.parse(text))
     assert len(infos([attack], uint8=False)) == 1
     with pytest.raises(InputError, match="8-bit images hold whole ones"):
@@ -314,7 +315,8 @@ def test_rounding_in_l2_uses_the_length_up_and_keeps_the_direction(text: str, si
         size, between = np.abs(exact), np.abs(exact - np.rint(exact)) > 1e-4
         raised, cost = np.abs(ours) > size, 2 * np.floor(size) + 1
         if (between & ~raised).any():
-            # what is next would be too long, and nothing that was raised follows the perturbation less for what it costs
+            # what is next would be too long, and nothing that was raised follows the perturbation less for what it
+            # costs
             left = (255 * eps.value) ** 2 - (ours**2).sum()
             gain = size / cost
             following = gain[between & ~raised].max()
@@ -414,8 +416,9 @@ def test_what_rounding_costs_is_known_of_attacks_on_the_reference_itself() -> No
     assert x.mean() > 0.5 > _a_little_darker(x, clean.labels).mean()
     (crafted,) = craft([clean], attacks, Brightness(), uint8=True)
     assert {key: labels.tolist() for key, labels in crafted.evidence.unrounded.items()} == {
-        ("white", "8/255"): [0], ("asked", "8/255"): [0],
-    }  # fmt: skip
+        ("white", "8/255"): [0],
+        ("asked", "8/255"): [0],
+    }
     assert {labels.tolist()[0] for labels in crafted.evidence.answers.values()} == {1}
     (floats,) = craft([clean], attacks, Brightness(), uint8=False)
     assert floats.evidence.unrounded == {}

@@ -98,7 +98,8 @@ def test_it_runs_on_what_stands_from_the_worst_version_so_far() -> None:
 
 
 def test_a_version_that_is_wrong_already_is_not_lost_to_a_weaker_one() -> None:
-    """Just across the boundary an image stays in, for an artefact may see it otherwise; what fails on it changes nothing."""
+    """Just across the boundary an image stays in, for an artefact may see it otherwise; what fails on it changes
+    nothing."""
 
     class Loud(Bright):
         n_classes = 3
@@ -166,9 +167,13 @@ def test_ties_go_against_the_model() -> None:
 
 def test_progress_is_the_gain_over_that_of_the_best_attack_with_gradients() -> None:
     margins = {
-        CLEAN_KEY: [-4, -4, -4, -4], ("pgd-margin", "10/255"): [-2, -4, -5, -1], ("fgsm", "10/255"): [-3, -4, -4, -3],
-        ("pgd-smoothed", "10/255"): [0, 0, 0, 0], ("pgd-margin", "40/255"): [9, 9, 9, 9], ("square", "10/255"): [-1, -4, -3, -5],
-    }  # fmt: skip
+        CLEAN_KEY: [-4, -4, -4, -4],
+        ("pgd-margin", "10/255"): [-2, -4, -5, -1],
+        ("fgsm", "10/255"): [-3, -4, -4, -3],
+        ("pgd-smoothed", "10/255"): [0, 0, 0, 0],
+        ("pgd-margin", "40/255"): [9, 9, 9, 9],
+        ("square", "10/255"): [-1, -4, -3, -5],
+    }
     reached = {key: np.array(values, np.float32) for key, values in margins.items()}
     budgets = {key: SMALL if key[1] == SMALL.text else LARGE for key in reached}
     found = progress_of(("square", "10/255"), reached, budgets)
@@ -204,14 +209,22 @@ def test_the_worst_version_is_that_with_the_largest_margin_within_the_budget() -
 
 
 def test_no_attack_hides_what_another_would_find() -> None:
-    """Attacks that go on from the worst version run before noise and queries, and the control looks at what gradients left."""
+    """Attacks that go on from the worst version run before noise and queries, and the control looks at what gradients
+    left."""
     names = [name for name in SUITES["full"] if name not in QUERY_ATTACKS]
     names += ["noise", "square", "transfer@0a1b2c3d", "pgd-margin@int8-u8s8", "theirs"]
     ordered = sorted(names, key=lambda name: order_of(name, cumulative=base_name(name) in CUMULATIVE))
     place = {name: ordered.index(name) for name in ordered}
     for earlier, later in (
-        ("apgd-dlr", "mi-fgsm"), ("apgd-t", "linearity"), ("mi-fgsm", "linearity"), ("pgd-large-eps", "mi-fgsm"), ("linearity", "noise"),
-        ("linearity", "pgd-smoothed"), ("linearity", "square"), ("linearity", "transfer@0a1b2c3d"),
-        ("linearity", "pgd-margin@int8-u8s8"), ("square", "theirs"),
-    ):  # fmt: skip
+        ("apgd-dlr", "mi-fgsm"),
+        ("apgd-t", "linearity"),
+        ("mi-fgsm", "linearity"),
+        ("pgd-large-eps", "mi-fgsm"),
+        ("linearity", "noise"),
+        ("linearity", "pgd-smoothed"),
+        ("linearity", "square"),
+        ("linearity", "transfer@0a1b2c3d"),
+        ("linearity", "pgd-margin@int8-u8s8"),
+        ("square", "theirs"),
+    ):
         assert place[earlier] < place[later], (earlier, later)

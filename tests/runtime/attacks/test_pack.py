@@ -36,8 +36,10 @@ def _brighten(x: NDArray[np.float32], y: NDArray[np.int64]) -> NDArray[np.float3
 
 def assert_same_evidence(ours: Evidence, theirs: Evidence) -> None:
     for mine, other in (
-        (ours.answers, theirs.answers), (ours.unrounded, theirs.unrounded), (ours.zero_gradient, theirs.zero_gradient)
-    ):  # fmt: skip
+        (ours.answers, theirs.answers),
+        (ours.unrounded, theirs.unrounded),
+        (ours.zero_gradient, theirs.zero_gradient),
+    ):
         assert mine.keys() == other.keys()
         for key in mine:
             np.testing.assert_array_equal(mine[key], other[key])
@@ -78,11 +80,19 @@ def pack(tmp_path: Path, tiny_bundle: Bundle, crafted: tuple[list[CraftedBatch],
         save_shard(file, batch, listed, (f"bad-{number}.png: cut off",), uint8=True)
         shards.append({"file": file.name, "sha256": sha256_file(file), "n": len(batch.clean.labels)})
     manifest = {
-        "schema_version": 1, "kind": "pack", "edgeadv_version": "0", "bundle_id": tiny_bundle.id,
-        "weights_sha256": tiny_bundle.weights_sha256, "preprocess": tiny_bundle.preprocess.to_json(),
-        "class_ids": list(tiny_bundle.classes.ids), "uint8": True, "attacks": [info_to_json(i) for i in listed],
-        "data": {"name": "golden", "split": "test", "total": 10, "allow_unreadable": True}, "created": "", "shards": shards,
-    }  # fmt: skip
+        "schema_version": 1,
+        "kind": "pack",
+        "edgeadv_version": "0",
+        "bundle_id": tiny_bundle.id,
+        "weights_sha256": tiny_bundle.weights_sha256,
+        "preprocess": tiny_bundle.preprocess.to_json(),
+        "class_ids": list(tiny_bundle.classes.ids),
+        "uint8": True,
+        "attacks": [info_to_json(i) for i in listed],
+        "data": {"name": "golden", "split": "test", "total": 10, "allow_unreadable": True},
+        "created": "",
+        "shards": shards,
+    }
     (folder / "pack.json").write_text(json.dumps(manifest))
     return folder
 
@@ -121,8 +131,9 @@ def test_of_a_control_there_is_what_the_reference_says_and_no_image(
 ) -> None:
     opened = AttackPack.open(pack, bundle=tiny_bundle)
     assert [(i.name, i.control, i.queried is None) for i in opened.infos] == [
-        ("brighten", False, False), ("white", True, True),
-    ]  # fmt: skip
+        ("brighten", False, False),
+        ("white", True, True),
+    ]
     with np.load(pack / "shard-00000.npz") as shard:
         assert "x_adv_0" in shard.files and "x_adv_1" not in shard.files
         assert "reference_float_0" in shard.files and "reference_float_1" not in shard.files

@@ -32,7 +32,8 @@ EPS = 8 / 255
 
 
 class Linear:
-    """Two classes: ``gain * <w, x - 1/2> - offset`` against 0, an image's logit the same in every batch. Counts what is asked.
+    """Two classes: ``gain * <w, x - 1/2> - offset`` against 0, an image's logit the same in every batch. Counts what is
+    asked.
 
     Attributes:
         w: float32 (3, H, W), the gradient of the margin of class 0.
@@ -349,9 +350,10 @@ def interrupted(x, y, falling, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "other", [{"eps": 0.07}, {"queries": 101}, {"seed": 1}, {"p_init": 0.5}, {"identity": "b"}, {"x": 1}, {"y": 1}],
+    "other",
+    [{"eps": 0.07}, {"queries": 101}, {"seed": 1}, {"p_init": 0.5}, {"identity": "b"}, {"x": 1}, {"y": 1}],
     ids=lambda other: next(iter(other)),
-)  # fmt: skip
+)
 def test_the_state_of_another_run_is_refused_and_kept(x, y, falling, interrupted, other):
     arguments = {"x": x.copy(), "y": y.copy(), "eps": 0.06, "queries": 100, "identity": "a"}
     for name, value in other.items():
@@ -381,16 +383,23 @@ def test_a_state_that_cannot_be_written(x, y, falling, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"eps": 0}, "eps and p_init must be in"), ({"eps": 1.01}, "eps and p_init must be in"),
-        ({"eps": float("nan")}, "eps and p_init must be in"), ({"p_init": 0}, "eps and p_init must be in"),
-        ({"queries": 0}, "queries must be at least 1"), ({"seed": -1}, "the seed not negative"),
-        ({"x": np.zeros((12, 3, 16, 16))}, "images are float32"), ({"x": np.zeros((12, 3, 16), np.float32)}, "images are float32"),
-        ({"x": np.full((12, 3, 16, 16), 1.01, np.float32)}, "out of"), ({"x": np.full((12, 3, 16, 16), -0.01, np.float32)}, "out of"),
+        ({"eps": 0}, "eps and p_init must be in"),
+        ({"eps": 1.01}, "eps and p_init must be in"),
+        ({"eps": float("nan")}, "eps and p_init must be in"),
+        ({"p_init": 0}, "eps and p_init must be in"),
+        ({"queries": 0}, "queries must be at least 1"),
+        ({"seed": -1}, "the seed not negative"),
+        ({"x": np.zeros((12, 3, 16, 16))}, "images are float32"),
+        ({"x": np.zeros((12, 3, 16), np.float32)}, "images are float32"),
+        ({"x": np.full((12, 3, 16, 16), 1.01, np.float32)}, "out of"),
+        ({"x": np.full((12, 3, 16, 16), -0.01, np.float32)}, "out of"),
         ({"x": np.full((12, 3, 16, 16), np.nan, np.float32)}, "out of"),
-        ({"y": np.zeros(11, np.int64)}, "with n whole labels"), ({"y": np.zeros(12)}, "with n whole labels"),
-        ({"y": np.full(12, 2)}, "labels run from 2 to 2; the model has 2 classes"), ({"y": np.full(12, -1)}, "labels run from -1"),
+        ({"y": np.zeros(11, np.int64)}, "with n whole labels"),
+        ({"y": np.zeros(12)}, "with n whole labels"),
+        ({"y": np.full(12, 2)}, "labels run from 2 to 2; the model has 2 classes"),
+        ({"y": np.full(12, -1)}, "labels run from -1"),
     ],
-)  # fmt: skip
+)
 def test_bad_input(x, y, standing, changed, message):
     arguments = {"x": x, "y": y, "eps": 0.1, "queries": 5, **changed}
     with pytest.raises(InputError, match=message):
@@ -400,16 +409,20 @@ def test_bad_input(x, y, standing, changed, message):
 @pytest.mark.parametrize(
     ("logits", "message"),
     [
-        (np.full((12, 2), np.nan, np.float32), "NaN or infinite"), (np.zeros((11, 2), np.float32), r"gave \(11, 2\) for 12 images"),
-        (np.zeros(12, np.float32), r"gave \(12,\) for 12"), (np.zeros((12, 1), np.float32), "gave"), ([[0.0, 1.0]] * 12, "gave list"),
+        (np.full((12, 2), np.nan, np.float32), "NaN or infinite"),
+        (np.zeros((11, 2), np.float32), r"gave \(11, 2\) for 12 images"),
+        (np.zeros(12, np.float32), r"gave \(12,\) for 12"),
+        (np.zeros((12, 1), np.float32), "gave"),
+        ([[0.0, 1.0]] * 12, "gave list"),
     ],
-)  # fmt: skip
+)
 def test_answers_that_are_no_logits(x, y, logits, message):
     with pytest.raises(BackendError, match=message):
         square(lambda batch: logits, x, y, eps=0.1, queries=5)
 
 
-# --- on artefacts -------------------------------------------------------------------------------------------------------
+# --- on artefacts
+# -------------------------------------------------------------------------------------------------------
 
 
 BUDGETS = Eps.parse_list("0.05,0.3")
@@ -444,8 +457,12 @@ def test_artefacts_are_attacked_end_to_end(opened, digits, variant):
     assert attack.name == f"square@onnxruntime-{variant}" and attack.queried == backend.identity
     assert (attack.gradients, attack.gradients_sha256, attack.control) == (None, None, False)
     assert attack.params(BUDGETS[0]).to_json() == {
-        "norm": "linf", "loss": "logit margin", "restarts": 1, "seed": 0, "queries": QUERIES,
-    }  # fmt: skip
+        "norm": "linf",
+        "loss": "logit margin",
+        "restarts": 1,
+        "seed": 0,
+        "queries": QUERIES,
+    }
     clean = CleanBatch(digits.index, digits.pixels, y)
     attacks = [attack, NoiseAttack(BUDGETS)]
     (batch,) = craft([clean], attacks, backend, uint8=False)
@@ -546,8 +563,11 @@ print(json.dumps(answer))
 def test_no_torch_is_loaded(digits_bundle):
     path = json.dumps([entry for entry in sys.path if entry])
     run = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, path, str(digits_bundle.path)], capture_output=True, text=True, check=False
-    )  # fmt: skip
+        [sys.executable, "-c", WITHOUT_TORCH, path, str(digits_bundle.path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 0, run.stderr
     for n, stand in json.loads(run.stdout).values():
         assert n >= 8 and stand < n
@@ -556,8 +576,9 @@ def test_no_torch_is_loaded(digits_bundle):
 @pytest.mark.slow
 @pytest.mark.parametrize(("eps", "queries"), [(0.1, 1000), (0.2, 300)])
 def test_as_strong_as_torchattacks(digits_model, digits_test, eps, queries):
-    """On the same images of a really trained network: within a point, beyond what the seeds explain. torchattacks draws one square
-    for a whole batch, so that its accuracy on one batch of 300 swings by 5 points from seed to seed: it gets batches of 10."""
+    """On the same images of a really trained network: within a point, beyond what the seeds explain. torchattacks draws
+    one square for a whole batch, so that its accuracy on one batch of 300 swings by 5 points from seed to seed: it gets
+    batches of 10."""
     import torchattacks
 
     order = balanced_subset(digits_test.labels, 300)
@@ -576,9 +597,17 @@ def test_as_strong_as_torchattacks(digits_model, digits_test, eps, queries):
         made = []
         for k, part in enumerate(zip(torch.from_numpy(x).split(10), torch.from_numpy(y).split(10), strict=True)):
             attack = torchattacks.Square(
-                digits_model, norm="Linf", eps=eps, n_queries=queries, n_restarts=1, p_init=0.8, seed=1000 * seed + k, verbose=False,
-                loss="margin", resc_schedule=True,
-            )  # fmt: skip
+                digits_model,
+                norm="Linf",
+                eps=eps,
+                n_queries=queries,
+                n_restarts=1,
+                p_init=0.8,
+                seed=1000 * seed + k,
+                verbose=False,
+                loss="margin",
+                resc_schedule=True,
+            )
             made.append(attack(*part))
         theirs.append(accuracy(torch.cat(made).numpy()))
         ours.append(accuracy(square(predict, x, y, eps=eps, queries=queries, seed=seed).x))

@@ -54,9 +54,16 @@ def _tensorrt_cases() -> tuple[list[Case], str]:
             why.append(str(error))
             continue
         for variant, profile in (
-            ("fp32", (1, 1, 1)), ("fp16", (1, 1, 1)), ("fp16", (2, 4, 8)), ("int8-s8s8", (1, 1, 1)), ("int8-s8s8", (1, 4, 8)),
-            ("fp32-u8in", (1, 1, 1)), ("fp16-u8in", (1, 1, 1)), ("fp16-u8in", (2, 4, 8)), ("int8-s8s8-u8in", (1, 4, 8)),
-        ):  # fmt: skip
+            ("fp32", (1, 1, 1)),
+            ("fp16", (1, 1, 1)),
+            ("fp16", (2, 4, 8)),
+            ("int8-s8s8", (1, 1, 1)),
+            ("int8-s8s8", (1, 4, 8)),
+            ("fp32-u8in", (1, 1, 1)),
+            ("fp16-u8in", (1, 1, 1)),
+            ("fp16-u8in", (2, 4, 8)),
+            ("int8-s8s8-u8in", (1, 4, 8)),
+        ):
             options = EngineOptions(profile=BatchProfile(*profile))
             opener = partial(_tensorrt, variant=variant, library=library, options=options)
             cases.append(Case("tensorrt", variant, opener, f"{library}-{variant}-batch-{options.profile}"))
@@ -157,12 +164,20 @@ def test_memory_layout_does_not_matter(
 @pytest.mark.parametrize(
     "wrong",
     [
-        None, [[1.0]], np.float32(1), np.zeros((3, 32, 32), np.float32), np.zeros((0, 3, 32, 32), np.float32),
-        np.zeros((1, 3, 32, 31), np.float32), np.zeros((1, 1, 32, 32), np.float32), np.zeros((1, 32, 32, 3), np.float32),
-        np.zeros((1, 3, 32, 32), np.float64), np.zeros((1, 3, 32, 32), np.float16), np.zeros((1, 3, 32, 32), np.uint8),
+        None,
+        [[1.0]],
+        np.float32(1),
+        np.zeros((3, 32, 32), np.float32),
+        np.zeros((0, 3, 32, 32), np.float32),
+        np.zeros((1, 3, 32, 31), np.float32),
+        np.zeros((1, 1, 32, 32), np.float32),
+        np.zeros((1, 32, 32, 3), np.float32),
+        np.zeros((1, 3, 32, 32), np.float64),
+        np.zeros((1, 3, 32, 32), np.float16),
+        np.zeros((1, 3, 32, 32), np.uint8),
     ],
     ids=["None", "list", "scalar", "one image", "empty", "size", "channels", "NHWC", "float64", "float16", "uint8"],
-)  # fmt: skip
+)
 def test_wrong_inputs_are_refused(backend: Backend, wrong: Any) -> None:
     with pytest.raises(InputError, match=r"float32 of shape \(n, 3, 32, 32\)"):
         backend.infer(wrong)
@@ -180,7 +195,8 @@ def test_pixels_give_the_logits_of_their_tensor(backend: Backend, bundle: Bundle
 
 
 def test_the_artefact_with_pixels_is_the_one_with_floats(backend: Backend, case: Case, bundle: Bundle) -> None:
-    """The same numbers, bit for bit, where it is the same library that computes them; with TensorRT each has a plan of its own."""
+    """The same numbers, bit for bit, where it is the same library that computes them; with TensorRT each has a plan of
+    its own."""
     if not takes_uint8(case.variant):
         assert backend.takes_uint8 is False and backend.float_sha256 is None
         return
@@ -217,12 +233,19 @@ def test_memory_layout_of_pixels_does_not_matter(backend: Backend, bundle: Bundl
 @pytest.mark.parametrize(
     "wrong",
     [
-        None, [[1]], np.zeros((32, 32, 3), np.uint8), np.zeros((0, 32, 32, 3), np.uint8), np.zeros((1, 32, 31, 3), np.uint8),
-        np.zeros((1, 32, 32, 1), np.uint8), np.zeros((1, 3, 32, 32), np.uint8), np.zeros((1, 32, 32, 3), np.int8),
-        np.zeros((1, 32, 32, 3), np.float32), np.zeros((1, 3, 32, 32), np.float32),
+        None,
+        [[1]],
+        np.zeros((32, 32, 3), np.uint8),
+        np.zeros((0, 32, 32, 3), np.uint8),
+        np.zeros((1, 32, 31, 3), np.uint8),
+        np.zeros((1, 32, 32, 1), np.uint8),
+        np.zeros((1, 3, 32, 32), np.uint8),
+        np.zeros((1, 32, 32, 3), np.int8),
+        np.zeros((1, 32, 32, 3), np.float32),
+        np.zeros((1, 3, 32, 32), np.float32),
     ],
     ids=["None", "list", "one image", "empty", "size", "channels", "NCHW", "int8", "float32", "tensor"],
-)  # fmt: skip
+)
 def test_wrong_pixels_are_refused(backend: Backend, wrong: Any) -> None:
     with pytest.raises(InputError, match=r"uint8 of shape \(n, 32, 32, 3\) in 0\.\.255, not "):
         backend.infer_pixels(wrong)

@@ -54,9 +54,10 @@ def test_every_backend_passes(tiny_bundle: Bundle) -> None:
     from edgeadv.backends.pytorch import TorchBackend
 
     backends = [
-        OnnxRuntimeBackend(tiny_bundle, threads=1), OnnxRuntimeBackend(tiny_bundle, variant="fp16", threads=1),
+        OnnxRuntimeBackend(tiny_bundle, threads=1),
+        OnnxRuntimeBackend(tiny_bundle, variant="fp16", threads=1),
         TorchBackend(tiny_bundle),
-    ]  # fmt: skip
+    ]
     results = verify(tiny_bundle, backends)
     assert [(r.backend, r.variant) for r in results] == [
         ("onnxruntime", "fp32"),

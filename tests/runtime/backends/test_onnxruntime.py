@@ -24,7 +24,8 @@ GPU_PROVIDERS = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecu
 
 @pytest.fixture
 def compiled_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An ONNX Runtime that says of itself that it has the providers for GPUs, as onnxruntime-gpu does on any machine."""
+    """An ONNX Runtime that says of itself that it has the providers for GPUs, as onnxruntime-gpu does on any
+    machine."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: GPU_PROVIDERS)
     monkeypatch.setenv(ort.TF32_VARIABLE, "0")
 
@@ -108,8 +109,14 @@ def test_without_a_driver_the_driver_is_what_is_missing(tiny_bundle: Bundle, com
     ],
 )
 def test_the_first_missing_library_is_named(
-    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, compiled_in: None, gpu: None, provider: str, loads: tuple[str, ...], says: str,
-) -> None:  # fmt: skip
+    tiny_bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    compiled_in: None,
+    gpu: None,
+    provider: str,
+    loads: tuple[str, ...],
+    says: str,
+) -> None:
     """The refusal to open is ONNX Runtime's own: it is told not to fall back, and does not."""
     if ort.PROVIDERS[provider] in BUILT_IN:
         pytest.skip("this ONNX Runtime has the providers for GPUs")

@@ -60,9 +60,16 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         plan = json.dumps([str(onnx), options.profile.to_json()]).encode() + b" " * len(built)
         out.write_bytes(plan)
         facts = {
-            "library": library.name, "version": library.version, "onnx_sha256": rest["onnx_sha256"],
-            "sha256": sha256_bytes(plan), "bytes": len(plan), "profile": options.profile.to_json(), "flags": [], "targets": [], "warnings": [],
-        }  # fmt: skip
+            "library": library.name,
+            "version": library.version,
+            "onnx_sha256": rest["onnx_sha256"],
+            "sha256": sha256_bytes(plan),
+            "bytes": len(plan),
+            "profile": options.profile.to_json(),
+            "flags": [],
+            "targets": [],
+            "warnings": [],
+        }
         return BuildReport(**{field.name: facts.get(field.name, 0) for field in fields(BuildReport)})
 
     monkeypatch.setattr(cache_module, "build_plan", build)
@@ -103,8 +110,15 @@ def sidecar(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("integrated", [False, True], ids=["own memory", "shared memory"])
 @pytest.mark.parametrize("profile", [(1, 1, 1), (8, 8, 8), (2, 4, 8)], ids=str)
 def test_it_gives_the_logits_of_onnx_runtime(
-    opened: Any, install: Any, card: Any, x: Any, expected: Any, rtx: bool, integrated: bool, profile: tuple[int, int, int]
-) -> None:  # fmt: skip
+    opened: Any,
+    install: Any,
+    card: Any,
+    x: Any,
+    expected: Any,
+    rtx: bool,
+    integrated: bool,
+    profile: tuple[int, int, int],
+) -> None:
     trt = install(card(integrated=integrated), rtx=rtx)
     with opened(options=EngineOptions(profile=BatchProfile(*profile))) as backend:
         for n in (1, 2, 3, 8, 9, 20, 20, 20, 1, 3):
@@ -119,8 +133,14 @@ def test_it_gives_the_logits_of_onnx_runtime(
 @pytest.mark.parametrize("profile", [(1, 1, 1), (8, 8, 8), (2, 4, 8)], ids=str)
 @pytest.mark.parametrize("variant", ["fp32-u8in", "fp16-u8in", "int8-s8s8-u8in"])
 def test_pixels_reach_the_gpu_as_they_are(
-    opened: Any, install: Any, card: Any, digits_bundle: Bundle, variant: str, profile: tuple[int, int, int], integrated: bool
-) -> None:  # fmt: skip
+    opened: Any,
+    install: Any,
+    card: Any,
+    digits_bundle: Bundle,
+    variant: str,
+    profile: tuple[int, int, int],
+    integrated: bool,
+) -> None:
     trt = install(card(integrated=integrated))
     trt.tensors["image"] = ("UINT8", (-1, 32, 32, 3))
     pixels = np.concatenate([digits_bundle.golden().pixels] * 3)[:20]
@@ -214,9 +234,10 @@ def test_times_of_the_steps(opened: Any, install: Any, x: Any) -> None:
         for _ in range(3):
             logits, times = backend.infer_split(x)  # 8, 8 and 4 images: three pieces
         assert times == {
-            "copy-in": pytest.approx(3 * trt.driver.copy_ms), "compute": pytest.approx(3 * trt.driver.compute_ms),
+            "copy-in": pytest.approx(3 * trt.driver.copy_ms),
+            "compute": pytest.approx(3 * trt.driver.compute_ms),
             "copy-out": pytest.approx(3 * trt.driver.copy_ms),
-        }  # fmt: skip
+        }
         assert np.array_equal(logits, backend.infer(x))
         with pytest.raises(InputError):
             backend.infer_split(x[0])
@@ -240,9 +261,16 @@ def test_what_results_say_of_the_plan(opened: Any, install: Any, x: Any) -> None
     with opened(options=DYNAMIC) as backend:
         info = backend.engine_info
         assert info == EngineInfo(
-            plan_sha256=backend.plan_sha256, profile=(2, 4, 8), precision="declared", library="TensorRT 10.13.0",
-            compute_capability="sm_86", driver="CUDA 13.0", tf32=False, cuda_graphs=True, cuda_graph_note=None,
-        )  # fmt: skip
+            plan_sha256=backend.plan_sha256,
+            profile=(2, 4, 8),
+            precision="declared",
+            library="TensorRT 10.13.0",
+            compute_capability="sm_86",
+            driver="CUDA 13.0",
+            tf32=False,
+            cuda_graphs=True,
+            cuda_graph_note=None,
+        )
         trt.refuse.add("capture")
         backend.infer(x[:7])
         assert backend.engine_info.cuda_graphs is True
@@ -293,15 +321,19 @@ def test_warm_up_leaves_nothing_to_be_done_once(opened: Any, install: Any, x: An
             calls = len(trt.driver.calls)
             backend.infer(x[:n])
             assert set(trt.driver.calls[calls:]) == {
-                "cuCtxPushCurrent_v2", "cuMemcpyHtoDAsync_v2", "cuGraphLaunch", "cuMemcpyDtoHAsync_v2", "cuStreamSynchronize",
+                "cuCtxPushCurrent_v2",
+                "cuMemcpyHtoDAsync_v2",
+                "cuGraphLaunch",
+                "cuMemcpyDtoHAsync_v2",
+                "cuStreamSynchronize",
                 "cuCtxPopCurrent_v2",
-            }  # fmt: skip
+            }
 
 
 @pytest.mark.parametrize("options", [EngineOptions(), DYNAMIC], ids=["static", "dynamic"])
 def test_a_capture_that_fails_is_said_and_costs_nothing_else(
     opened: Any, install: Any, x: Any, expected: Any, options: EngineOptions
-) -> None:  # fmt: skip
+) -> None:
     trt = install()
     trt.refuse.add("capture")
     with opened(options=options) as backend:
@@ -317,7 +349,7 @@ def test_a_capture_that_fails_is_said_and_costs_nothing_else(
 
 def test_a_new_plan_is_proved_and_an_old_one_is_believed(
     opened: Any, install: Any, builds: list[str], tiny_bundle: Bundle, tmp_path: Path
-) -> None:  # fmt: skip
+) -> None:
     trt = install()
     trt.inspector = inspected(tiny_bundle)
     said: list[str] = []
@@ -341,13 +373,18 @@ def test_a_new_plan_is_proved_and_an_old_one_is_believed(
 @pytest.mark.parametrize(
     "change",
     [
-        lambda record: record.pop("verification"), lambda record: record.pop("precision"),
-        lambda record: record["verification"].update(ok=False), lambda record: record["verification"].update(driver="another"),
-        lambda record: record["precision"].update(plan_sha256="0" * 64), lambda record: record["precision"].update(gpu="another"),
-        lambda record: record.update(verification=True), lambda record: record["precision"].pop("problems"),
-        lambda record: record["verification"].pop("batches"), lambda record: record["precision"].pop("label"),
+        lambda record: record.pop("verification"),
+        lambda record: record.pop("precision"),
+        lambda record: record["verification"].update(ok=False),
+        lambda record: record["verification"].update(driver="another"),
+        lambda record: record["precision"].update(plan_sha256="0" * 64),
+        lambda record: record["precision"].update(gpu="another"),
+        lambda record: record.update(verification=True),
+        lambda record: record["precision"].pop("problems"),
+        lambda record: record["verification"].pop("batches"),
+        lambda record: record["precision"].pop("label"),
     ],
-)  # fmt: skip
+)
 def test_a_proof_of_something_else_is_not_believed(opened: Any, install: Any, tmp_path: Path, change: Any) -> None:
     trt = install()
     opened().close()
@@ -385,7 +422,8 @@ def test_a_plan_that_is_wrong_in_a_batch_only_is_refused(opened: Any, install: A
     trt.skew_of[size] = 5.0
     with pytest.raises(
         EngineError,
-        match=rf"gives other logits in a batch of {size} than one image at a time on this GPU, do not use it: relative error \d",
+        match=rf"gives other logits in a batch of {size} than one image at a time on this GPU, do not use it: "
+        r"relative error \d",
     ):
         opened(options=DYNAMIC)
     noted = sidecar(tmp_path)["verification"]
@@ -472,7 +510,7 @@ def test_a_plan_that_does_not_load_is_built_again_once(
 @pytest.mark.parametrize("first_loads", [False, True])
 def test_a_new_plan_that_does_not_load_is_never_built_again(
     opened: Any, install: Any, card: Any, builds: list[str], tmp_path: Path, first_loads: bool
-) -> None:  # fmt: skip
+) -> None:
     """A service that starts again and again would build for ever."""
     trt = install()
     if first_loads:
@@ -501,7 +539,7 @@ def test_a_new_plan_that_does_not_load_is_never_built_again(
 
 def test_a_failure_of_another_driver_is_no_reason_not_to_build(
     opened: Any, install: Any, builds: list[str], tmp_path: Path
-) -> None:  # fmt: skip
+) -> None:
     trt = install()
     trt.refuse.add("load")
     with pytest.raises(EngineError):
@@ -518,7 +556,7 @@ def test_a_failure_of_another_driver_is_no_reason_not_to_build(
 @pytest.mark.parametrize("what", ["context", "memory"])
 def test_a_shortage_of_memory_builds_nothing(
     opened: Any, install: Any, builds: list[str], tmp_path: Path, what: str, rtx: bool
-) -> None:  # fmt: skip
+) -> None:
     trt = install(rtx=rtx)
     opened().close()
     before = sidecar(tmp_path)
@@ -538,7 +576,7 @@ def test_a_shortage_of_memory_builds_nothing(
 
 def test_a_plan_that_changes_before_it_is_read_is_built_again(
     opened: Any, install: Any, builds: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+) -> None:
     install()
     opened().close()
     provide = EngineCache.provide
@@ -560,7 +598,8 @@ def test_a_plan_that_changes_before_it_is_read_is_built_again(
         (
             "context",
             BackendError,
-            "gives no execution context: Requested amount of GPU memory could not be allocated; close what uses the memory of "
+            "gives no execution context: Requested amount of GPU memory could not be allocated; close what uses "
+            "the memory of "
             "the GPU, or use a smaller batch",
         ),
         ("address", BackendError, "does not take the memory for 'image': the address of image is not aligned"),
@@ -596,8 +635,16 @@ def test_after_a_failed_call_the_next_one_is_right(opened: Any, install: Any, x:
 
 
 @pytest.mark.parametrize(
-    "function", ["cuMemAlloc_v2", "cuMemHostAlloc", "cuStreamCreate", "cuEventCreate", "cuMemcpyHtoDAsync_v2", "cuStreamSynchronize"]
-)  # fmt: skip
+    "function",
+    [
+        "cuMemAlloc_v2",
+        "cuMemHostAlloc",
+        "cuStreamCreate",
+        "cuEventCreate",
+        "cuMemcpyHtoDAsync_v2",
+        "cuStreamSynchronize",
+    ],
+)
 def test_cudas_own_words(opened: Any, install: Any, function: str) -> None:
     trt = install()
     trt.driver.fail[function] = 2
@@ -650,14 +697,26 @@ def with_plan(tiny_bundle: Bundle, tmp_path: Path) -> tuple[Bundle, str]:
 def write_record(bundle: Bundle, digest: str, *, variant: str = "fp16", tf32: bool = False, **more: Any) -> None:
     """The record that came with the plan."""
     key = {
-        "onnx_sha256": bundle.artifact_sha256(variant), "profile": [1, 2, 4], "targets": ["sm_86"], "tf32": tf32,
-        "workspace_mib": None, "library": "tensorrt-rtx", "library_version": "1.7.1.116",
-    }  # fmt: skip
+        "onnx_sha256": bundle.artifact_sha256(variant),
+        "profile": [1, 2, 4],
+        "targets": ["sm_86"],
+        "tf32": tf32,
+        "workspace_mib": None,
+        "library": "tensorrt-rtx",
+        "library_version": "1.7.1.116",
+    }
     build = {"bytes": 1, "seconds": 1.0, "flags": [], "targets": ["sm_86"], "profile": [1, 2, 4]}
     record = {
-        "schema_version": 1, "kind": "engine", "created": "", "bundle": "b", "variant": variant, "file": "model.plan",
-        "sha256": digest, "key": key, "build": build,
-    }  # fmt: skip
+        "schema_version": 1,
+        "kind": "engine",
+        "created": "",
+        "bundle": "b",
+        "variant": variant,
+        "file": "model.plan",
+        "sha256": digest,
+        "key": key,
+        "build": build,
+    }
     (bundle.path / "model.json").write_text(json.dumps({**record, **more}))
 
 
@@ -786,7 +845,8 @@ def test_a_gpu_that_tensorrt_rtx_does_not_serve(opened: Any, install: Any, card:
     trt = install(card(name="NVIDIA H100", capability=(9, 0)), rtx=True)
     with pytest.raises(
         ProviderError,
-        match=r"^TensorRT-RTX 1\.7\.1\.116 does not serve NVIDIA H100 \(sm_90\), only sm_80, sm_86, sm_87: use classic TensorRT",
+        match=r"^TensorRT-RTX 1\.7\.1\.116 does not serve NVIDIA H100 \(sm_90\), only sm_80, sm_86, sm_87: use "
+        r"classic TensorRT",
     ):
         opened()
     assert builds == [] and trt.loaded == 0
@@ -944,8 +1004,11 @@ def test_without_a_gpu_it_says_so_in_one_sentence(tiny_bundle: Bundle, tmp_path:
     runtime = Path(__file__).resolve().parents[3] / "runtime"
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_A_GPU, str(runtime), str(tiny_bundle.path), str(tmp_path / "engines")],
-        capture_output=True, text=True, check=False, env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+    )
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     assert re.match(NO_GPU, line), line

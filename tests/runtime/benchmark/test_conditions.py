@@ -27,30 +27,48 @@ def gpu(**changes):
     ("before", "after", "sentence"),
     [
         ({"power_mode": "15W"}, {"power_mode": "MAXN"}, "power_mode changed during the run, from 15W to MAXN"),
-        ({"jetson_clocks": {"pinned": True}}, {"jetson_clocks": {"pinned": False}}, "jetson_clocks changed .* on to off"),
+        (
+            {"jetson_clocks": {"pinned": True}},
+            {"jetson_clocks": {"pinned": False}},
+            "jetson_clocks changed .* on to off",
+        ),
         ({"governors": ["performance"]}, {"governors": ["powersave", "schedutil"]}, "to powersave, schedutil"),
         (gpu(), gpu(power_limit_w=50.0), "power_limit_w of GPU 0 changed during the run, from 70.0 to 50.0"),
         ({"throttle_counts": {"core": 3}}, {"throttle_counts": {"core": 10}}, "cores throttled for heat .* 7 times"),
         ({"throttle_counts": {"package": 0}}, {"throttle_counts": {"package": 1}}, "processor throttled for heat"),
-        ({"throttle_counts": {"oc3": 37}}, {"throttle_counts": {"oc3": 40}}, r"current .* \(oc3\) during the run, 3 times"),
         (
-            gpu(throttled_us={"SwPowerCap": 1_000}), gpu(throttled_us={"SwPowerCap": 2_501_000}),
+            {"throttle_counts": {"oc3": 37}},
+            {"throttle_counts": {"oc3": 40}},
+            r"current .* \(oc3\) during the run, 3 times",
+        ),
+        (
+            gpu(throttled_us={"SwPowerCap": 1_000}),
+            gpu(throttled_us={"SwPowerCap": 2_501_000}),
             "GPU 0 was held back by SwPowerCap for 2.5 s of the run",
         ),
-        (gpu(), gpu(throttle_reasons=["HwSlowdown", "HwThermalSlowdown"]), "HwSlowdown, HwThermalSlowdown just after the run"),
+        (
+            gpu(),
+            gpu(throttle_reasons=["HwSlowdown", "HwThermalSlowdown"]),
+            "HwSlowdown, HwThermalSlowdown just after the run",
+        ),
         (gpu(throttle_reasons=["SwPowerCap"]), gpu(), "GPU 0 was held back by SwPowerCap just before the run"),
-        ({"cpu_limit_mhz": [2000.0, 1510.4]}, {"cpu_limit_mhz": [2000.0, 1190.4]}, "fell during the run, from 1510.4 to 1190"),
+        (
+            {"cpu_limit_mhz": [2000.0, 1510.4]},
+            {"cpu_limit_mhz": [2000.0, 1190.4]},
+            "fell during the run, from 1510.4 to 1190",
+        ),
         (
             {"governors": ["performance"], "cpu_mhz": [900.0, 1500.0], "cpu_mhz_source": "cpufreq"},
             {"governors": ["performance"], "cpu_mhz": [1200.0, 900.0], "cpu_mhz_source": "cpufreq"},
             "fastest processor fell during the run, from 1500 to 1200 MHz",
         ),
         (
-            gpu(sm_mhz=1980.0), gpu(sm_mhz=1200.0, throttle_reasons=["ApplicationsClocksSetting"]),
+            gpu(sm_mhz=1980.0),
+            gpu(sm_mhz=1200.0, throttle_reasons=["ApplicationsClocksSetting"]),
             "clock of GPU 0 fell during the run, from 1980 to 1200 MHz",
         ),
     ],
-)  # fmt: skip
+)
 def test_one_sentence_for_what_happened_during_the_run(before, after, sentence):
     (warning,) = run_warnings(state(before), state(after))
     assert re.search(sentence, warning), warning
@@ -91,8 +109,12 @@ ORIN = {"processor": "ARMv8 Processor rev 1 (v8l)", "board": "NVIDIA Jetson Orin
 def bench(name, environment=ORIN, before=None, after=None):
     conditions = {"before": state(before or {}), "after": state(after if after is not None else before or {})}
     return Bench(
-        bundle=Subject(name="regnet"), environment=Environment(**environment), conditions=conditions, rows=(), path=Path(name)
-    )  # fmt: skip
+        bundle=Subject(name="regnet"),
+        environment=Environment(**environment),
+        conditions=conditions,
+        rows=(),
+        path=Path(name),
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,9 +176,12 @@ def test_a_gpu_that_one_file_does_not_name_does_not_make_another_device():
 def test_benches_that_were_not_read_from_files_have_the_name_of_their_bundle():
     files = [
         Bench(
-            bundle=Subject(name=name), environment=Environment(**ORIN), conditions={"before": Conditions(power_mode=name)}, rows=()
+            bundle=Subject(name=name),
+            environment=Environment(**ORIN),
+            conditions={"before": Conditions(power_mode=name)},
+            rows=(),
         )
         for name in ("first", "second")
-    ]  # fmt: skip
+    ]
     with pytest.raises(InputError, match="the bench of first and the bench of second"):
         check_comparable(files)

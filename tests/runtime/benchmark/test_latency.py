@@ -75,9 +75,16 @@ class Apart(Recorded):
 
 
 PLAN = EngineInfo(
-    plan_sha256="0123456789ab" + "f" * 52, profile=(1, 1, 1), precision="declared", library="TensorRT 10.13.3",
-    compute_capability="sm_87", driver="540.4.0", tf32=False, cuda_graphs=True, cuda_graph_note=None,
-)  # fmt: skip
+    plan_sha256="0123456789ab" + "f" * 52,
+    profile=(1, 1, 1),
+    precision="declared",
+    library="TensorRT 10.13.3",
+    compute_capability="sm_87",
+    driver="540.4.0",
+    tf32=False,
+    cuda_graphs=True,
+    cuda_graph_note=None,
+)
 
 
 class Planned(OnnxRuntimeBackend):
@@ -178,8 +185,11 @@ def test_rows_say_whose_figure_they_are_and_what_is_in_it(tiny_bundle):
             for row in rows:
                 assert row.artifact_sha256 == tiny_bundle.artifact_sha256(variant)
                 assert (row.backend, row.provider, row.device, row.threads) == (
-                    "onnxruntime", "CPUExecutionProvider", backend.device, 1,
-                )  # fmt: skip
+                    "onnxruntime",
+                    "CPUExecutionProvider",
+                    backend.device,
+                    1,
+                )
                 assert row.includes.startswith(latency.INCLUDES[row.stage])
                 assert ("see late" in row.includes) == (row.mode == "paced")
                 assert row.rate_hz == (1000 if row.mode == "paced" else None)
@@ -397,9 +407,12 @@ def test_backends_are_open_one_at_a_time_and_closed_afterwards(tiny_bundle):
     assert Recorded.opened == 0
     open_while_measuring = []
     benchmark(
-        tiny_bundle, [partial(Recorded, tiny_bundle), partial(Recorded, tiny_bundle, variant="fp16")], runs=2, warm_up=0,
+        tiny_bundle,
+        [partial(Recorded, tiny_bundle), partial(Recorded, tiny_bundle, variant="fp16")],
+        runs=2,
+        warm_up=0,
         progress=lambda done, total, text: open_while_measuring.append(Recorded.opened),
-    )  # fmt: skip
+    )
     assert open_while_measuring == [1] * 6 + [0]
     assert Recorded.opened == 0
 
@@ -414,9 +427,14 @@ def test_a_backend_that_cannot_be_opened_shows_before_any_is_measured(tiny_bundl
 def test_progress_counts_every_series_and_names_the_next(tiny_bundle):
     calls = []
     benchmark(
-        tiny_bundle, [opener(tiny_bundle)], batches=(1, 2), runs=2, warm_up=0, rate_hz=1000,
+        tiny_bundle,
+        [opener(tiny_bundle)],
+        batches=(1, 2),
+        runs=2,
+        warm_up=0,
+        rate_hz=1000,
         progress=lambda *call: calls.append(call),
-    )  # fmt: skip
+    )
     assert [(done, total) for done, total, _ in calls] == [(i, 7) for i in range(8)]
     assert calls[0][2] == "onnxruntime fp32, batch 1, preprocess"
     assert calls[6][2] == "onnxruntime fp32, paced at 1000 Hz"

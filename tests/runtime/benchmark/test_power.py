@@ -1,7 +1,7 @@
 """Energy: counters in folders made like the kernel's, a stand-in tegrastats, and stand-ins for NVIDIA's libraries.
 
-The libraries are called through ctypes, as the real ones are, NVML's by the real binding; the programs are started, as the
-real one is.
+The libraries are called through ctypes, as the real ones are, NVML's by the real binding; the programs are started, as
+the real one is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from edgeadv_runtime.benchmark.power import NvmlMeter, RaplMeter, TegrastatsMete
 # lines of tegrastats as others recorded them, shortened
 ORIN_NANO = (
     "04-27-2026 15:00:54 RAM 779/7620MB (lfb 2x4MB) SWAP 0/3810MB (cached 0MB) CPU [0%@1344,0%@1344,off] GR3D_FREQ 0% "
-    "cpu@50.125C soc2@49.125C gpu@50.562C tj@50.562C VDD_IN 6626mW/6625mW VDD_CPU_GPU_CV 1228mW/1230mW VDD_SOC 2380mW/2380mW"
+    "cpu@50.125C soc2@49.125C gpu@50.562C tj@50.562C VDD_IN 6626mW/6625mW VDD_CPU_GPU_CV 1228mW/1230mW VDD_SOC "
+    "2380mW/2380mW"
 )
 NANO = (
     "RAM 613/3964MB (lfb 634x4MB) SWAP 0/1982MB (cached 0MB) IRAM 0/252kB(lfb 252kB) CPU [2%@102,1%@102] EMC_FREQ 0% "
@@ -27,7 +28,10 @@ XAVIER = (
     "RAM 2000/31918MB CPU [17%@1190,17%@1190] EMC_FREQ 55%@2133 GR3D_FREQ 95%@1377 APE 150 MTS fg 0% bg 10% AO@48C "
     "GPU@54.5C GPU 18401/18525 CPU 2301/2330 SOC 4602/4602 CV 0/0 VDDRQ 2914/2911 SYS5V 4632/4620"
 )
-AGX_ORIN = "RAM 3162/30536MB EMC_FREQ 0%@2133 tj@47.9C VDD_GPU_SOC 3175mW/3175mW VDD_CPU_CV 794mW/794mW VIN_SYS_5V0 4032mW/4032mW"
+AGX_ORIN = (
+    "RAM 3162/30536MB EMC_FREQ 0%@2133 tj@47.9C VDD_GPU_SOC 3175mW/3175mW VDD_CPU_CV 794mW/794mW VIN_SYS_5V0 "
+    "4032mW/4032mW"
+)
 THOR = (
     "07-31-2026 14:45:55 RAM 86905/125772MB (lfb 368x4MB) CPU [12%@972,off] tj@39.906C VDD_GPU 3561mW/3561mW/4000mW "
     "VDD_CPU_SOC_MSS 7910mW/7910mW/8000mW VIN_SYS_5V0 7620mW/7620mW/7700mW VIN 26686mW/26686mW/30000mW"
@@ -186,9 +190,13 @@ SPAN = 262_143_328_850
 
 def test_rapl_counts_packages_only_and_says_so(tmp_path):
     rapl(
-        tmp_path, rapl_0=("package-0", 1_000_000, SPAN), rapl_0_0=("core", 1, SPAN), rapl_1=("psys", 1, SPAN),
-        rapl_2=("package-1", 5_000_000, SPAN), rapl_2_0=("dram", 1, SPAN),
-    )  # fmt: skip
+        tmp_path,
+        rapl_0=("package-0", 1_000_000, SPAN),
+        rapl_0_0=("core", 1, SPAN),
+        rapl_1=("psys", 1, SPAN),
+        rapl_2=("package-1", 5_000_000, SPAN),
+        rapl_2_0=("dram", 1, SPAN),
+    )
     meter = RaplMeter.open(tmp_path)
     assert meter.source.startswith("RAPL: 2 processor packages, without memory")
     first = meter.read()

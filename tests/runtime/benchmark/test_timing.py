@@ -1,4 +1,5 @@
-"""One series of calls, on a clock that passes only when told to: what is timed, what is counted, when meters are read."""
+"""One series of calls, on a clock that passes only when told to: what is timed, what is counted, when meters are
+read."""
 
 from __future__ import annotations
 
@@ -47,9 +48,14 @@ def run_paced(took, *, warm_up=0, rate_hz=100.0):
         return i
 
     times = paced(
-        preprocess, lambda i: clock.work(took[i] - 1), rate_hz=rate_hz, runs=len(took) - warm_up, warm_up=warm_up,
-        clock=clock, sleep=clock.sleep,
-    )  # fmt: skip
+        preprocess,
+        lambda i: clock.work(took[i] - 1),
+        rate_hz=rate_hz,
+        runs=len(took) - warm_up,
+        warm_up=warm_up,
+        clock=clock,
+        sleep=clock.sleep,
+    )
     return times, began
 
 
@@ -134,8 +140,14 @@ def test_meters_are_read_around_the_timed_calls_and_never_between_them():
     meter.read_at.clear()
     start = clock.now
     times = paced(
-        lambda i: i, lambda i: clock.work(5), rate_hz=100, runs=3, warm_up=1, clock=clock, sleep=clock.sleep,
+        lambda i: i,
+        lambda i: clock.work(5),
+        rate_hz=100,
+        runs=3,
+        warm_up=1,
+        clock=clock,
+        sleep=clock.sleep,
         meter=meter,
-    )  # fmt: skip
+    )
     assert [(at - start) / MS for at in meter.read_at] == [5, 30]
     assert times.joules == pytest.approx(0.025)

@@ -24,13 +24,27 @@ from edgeadv_runtime.errors import BundleError, DataError, InputError
 from edgeadv_runtime.inference.classifier import Classifier
 
 REJECTION = {
-    "coverage": 0.95, "threshold": 0.4, "n": 9, "answered": 8, "answered_ci95": [0.5, 1.0], "wrong": 1, "wrong_answered": 0,
+    "coverage": 0.95,
+    "threshold": 0.4,
+    "n": 9,
+    "answered": 8,
+    "answered_ci95": [0.5, 1.0],
+    "wrong": 1,
+    "wrong_answered": 0,
     "error_answered_ci95": None,
-}  # fmt: skip
+}
 TOLD = {
-    "temperature": 2.0, "n": 9, "n_held_out": 9, "nll_before": 1.0, "nll_after": 0.9, "ece_before": 0.2, "ece_after": 0.1,
-    "rejection": REJECTION, "data": {"name": "photos", "split": "test"}, "reliability": {"before": [], "after": []},
-}  # fmt: skip
+    "temperature": 2.0,
+    "n": 9,
+    "n_held_out": 9,
+    "nll_before": 1.0,
+    "nll_after": 0.9,
+    "ece_before": 0.2,
+    "ece_after": 0.1,
+    "rejection": REJECTION,
+    "data": {"name": "photos", "split": "test"},
+    "reliability": {"before": [], "after": []},
+}
 
 
 def too_sure(n: int, classes: int, *, times: float, seed: int = 0):
@@ -96,8 +110,10 @@ def test_temperature_is_that_of_another_optimiser(times):
     found = fit_temperature(logits, labels)
     other = minimize_scalar(
         lambda log_t: nll(logits, labels, temperature=math.exp(log_t)),
-        bounds=(math.log(times) - 3, math.log(times) + 3), method="bounded", options={"xatol": 1e-10},
-    )  # fmt: skip
+        bounds=(math.log(times) - 3, math.log(times) + 3),
+        method="bounded",
+        options={"xatol": 1e-10},
+    )
     # near its minimum a function is flat: half the digits of its argument
     assert found == pytest.approx(math.exp(other.x), rel=1e-6)
     assert nll(logits, labels, temperature=found) <= other.fun + 1e-12
@@ -184,10 +200,15 @@ def test_the_classifier_uses_the_temperature_of_its_bundle(tiny_bundle, rewritte
 @pytest.mark.parametrize(
     "value",
     [
-        3, {}, {**TOLD, "temperature": 0}, {**TOLD, "temperature": "warm"}, {**TOLD, "temperature": "inf"},
-        {**TOLD, "rejection": {**REJECTION, "threshold": 1.5}}, {**TOLD, "rejection": {**REJECTION, "coverage": 0}},
+        3,
+        {},
+        {**TOLD, "temperature": 0},
+        {**TOLD, "temperature": "warm"},
+        {**TOLD, "temperature": "inf"},
+        {**TOLD, "rejection": {**REJECTION, "threshold": 1.5}},
+        {**TOLD, "rejection": {**REJECTION, "coverage": 0}},
     ],
-)  # fmt: skip
+)
 def test_a_damaged_confidence_is_refused(rewritten, value):
     with pytest.raises(BundleError, match=r"manifest.json is not a complete bundle manifest \(confidence"):
         Bundle.open(rewritten(confidence=value))

@@ -1,4 +1,5 @@
-"""Whatever a manifest says, opening it is a success or one sentence, and what opens answers everything that readers ask of it."""
+"""Whatever a manifest says, opening it is a success or one sentence, and what opens answers everything that readers ask
+of it."""
 
 from __future__ import annotations
 

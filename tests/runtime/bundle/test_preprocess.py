@@ -189,9 +189,20 @@ def test_parse_and_json() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "resize=256", "crop=x", "crop=32,crop=32", "size=32", "crop", "crop=", "crop=0", "crop=9000", "crop=32,resize=16",
-     "crop=32,interp=cubic"],
-)  # fmt: skip
+    [
+        "",
+        "resize=256",
+        "crop=x",
+        "crop=32,crop=32",
+        "size=32",
+        "crop",
+        "crop=",
+        "crop=0",
+        "crop=9000",
+        "crop=32,resize=16",
+        "crop=32,interp=cubic",
+    ],
+)
 def test_texts_that_are_no_preprocessing(text: str) -> None:
     with pytest.raises(InputError):
         Preprocess.parse(text)

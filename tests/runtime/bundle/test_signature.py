@@ -182,9 +182,12 @@ def test_keys_of_another_kind(signed: Path, tmp_path: Path, make: Callable[[], A
 
 
 NO_PEM = [
-    b"", b"text", b"\x00\xff" * 40, b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
+    b"",
+    b"text",
+    b"\x00\xff" * 40,
+    b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
     b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("data", NO_PEM)

@@ -27,9 +27,16 @@ from edgeadv_runtime.records.eps import Eps
 
 EPS = Eps.parse("0.3")
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--remote-debugging-pipe",
+)
 
 
 class Browser:
@@ -46,8 +53,12 @@ class Browser:
             os.dup2(out, 4)
 
         self.process = subprocess.Popen(
-            [program, *FLAGS, f"--user-data-dir={profile}"], preexec_fn=pipes, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )  # fmt: skip
+            [program, *FLAGS, f"--user-data-dir={profile}"],
+            preexec_fn=pipes,
+            close_fds=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(theirs_in)
         os.close(theirs_out)
         self._read, self._write = os.fdopen(reading, "rb"), os.fdopen(writing, "wb", buffering=0)
@@ -161,15 +172,30 @@ LABEL = "document.getElementById('label')?.textContent"
 
 def slide(browser: Browser, value: float) -> None:
     browser.value(
-        f"(() => {{ const s = document.getElementById('strength'); s.value = {value}; s.dispatchEvent(new Event('input')); }})()"
+        f"(() => {{ const s = document.getElementById('strength'); s.value = {value}; s.dispatchEvent(new "
+        "Event('input')); })()"
     )
 
 
 def test_people_see_the_attack(scene: Path, browser: Browser, digits_bundle: Bundle) -> None:
     command = [
-        sys.executable, "-m", "edgeadv", "camera", str(digits_bundle.path), "--source", str(scene / "pictures"), "--fps", "4", "--loop",
-        "--serve", "127.0.0.1:0", "--perturbation", str(scene / "p.npz"), "--precision", "fp32",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "edgeadv",
+        "camera",
+        str(digits_bundle.path),
+        "--source",
+        str(scene / "pictures"),
+        "--fps",
+        "4",
+        "--loop",
+        "--serve",
+        "127.0.0.1:0",
+        "--perturbation",
+        str(scene / "p.npz"),
+        "--precision",
+        "fp32",
+    ]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),

@@ -237,10 +237,15 @@ def test_nobody_waits_for_room_in_a_stream_that_is_over(stop: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ("0", Camera), ("/dev/video7", Camera), ("rtsp://10.0.0.1/stream", Url), ("http://camera/mjpg", Url),
-        ("nvarguscamerasrc ! video/x-raw ! appsink", Pipeline), (f"videotestsrc{' ! identity' * 60} ! appsink", Pipeline), ("videotestsrc!appsink", Pipeline),
+        ("0", Camera),
+        ("/dev/video7", Camera),
+        ("rtsp://10.0.0.1/stream", Url),
+        ("http://camera/mjpg", Url),
+        ("nvarguscamerasrc ! video/x-raw ! appsink", Pipeline),
+        (f"videotestsrc{' ! identity' * 60} ! appsink", Pipeline),
+        ("videotestsrc!appsink", Pipeline),
     ],
-)  # fmt: skip
+)
 def test_what_a_text_names(text: str, kind: type) -> None:
     source = open_source(text)
     assert type(source) is kind and source.live and source.name == text

@@ -16,7 +16,8 @@ IMAGE = np.zeros((4, 4, 3), np.uint8)
 
 
 class Scripted:
-    """A live source whose connections are lists of what happens: a frame for each number, a wait, a loss, or silence."""
+    """A live source whose connections are lists of what happens: a frame for each number, a wait, a loss, or
+    silence."""
 
     name, live = "scripted", True
 

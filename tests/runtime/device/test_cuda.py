@@ -86,8 +86,14 @@ def test_a_gpu_is_described(driver_of: Callable[..., Any], card: Any, tmp_path: 
 
 @pytest.mark.parametrize(
     ("text", "version"),
-    [(DRIVER, "535.104.05"), (OPEN_DRIVER, "550.54.14"), (JETSON_DRIVER, "540.3.0"), ("nothing of the kind", None), ("", None)],
-)  # fmt: skip
+    [
+        (DRIVER, "535.104.05"),
+        (OPEN_DRIVER, "550.54.14"),
+        (JETSON_DRIVER, "540.3.0"),
+        ("nothing of the kind", None),
+        ("", None),
+    ],
+)
 def test_the_version_of_the_driver(tmp_path: Path, text: str, version: str | None) -> None:
     (tmp_path / "version").write_text(text)
     assert driver_version(tmp_path / "version") == version
@@ -110,11 +116,15 @@ def test_no_driver() -> None:
     [
         (34, r"driver is a stub library.*LD_LIBRARY_PATH"),
         (35, r"driver version is insufficient.*too old: update the NVIDIA driver to 470 or newer"),
-        (100, r"no CUDA-capable device is detected \(CUDA_ERROR_NO_DEVICE\)\): it sees no GPU: .*CUDA_VISIBLE_DEVICES.*--gpus all"),
+        (
+            100,
+            r"no CUDA-capable device is detected \(CUDA_ERROR_NO_DEVICE\)\): it sees no GPU: "
+            r".*CUDA_VISIBLE_DEVICES.*--gpus all",
+        ),
         (803, r"unsupported display driver.*restart the machine"),
         (999, r"\(CUDA error 999\): look at nvidia-smi"),
     ],
-)  # fmt: skip
+)
 def test_a_driver_that_does_not_start(library: Any, status: int, sentence: str) -> None:
     library.fail["cuInit"] = status
     with pytest.raises(ProviderError, match=f"the NVIDIA driver is here and does not start .*{sentence}") as error:

@@ -194,8 +194,10 @@ def test_throttle_counts_are_summed_over_processors_and_alarms(tmp_path):
 
 def test_clocks_come_from_cpufreq_in_the_order_of_the_processors(tmp_path):
     for cpu, (now, limit, governor) in {
-        0: (1510400, 1510400, "schedutil"), 2: (729600, 1510400, "schedutil"), 10: (729600, 1190400, "performance"),
-    }.items():  # fmt: skip
+        0: (1510400, 1510400, "schedutil"),
+        2: (729600, 1510400, "schedutil"),
+        10: (729600, 1190400, "performance"),
+    }.items():
         folder = tmp_path / "cpu" / f"cpu{cpu}" / "cpufreq"
         write(folder / "scaling_cur_freq", f"{now}\n")
         write(folder / "scaling_max_freq", f"{limit}\n")

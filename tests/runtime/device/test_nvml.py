@@ -8,13 +8,24 @@ from edgeadv_runtime.device import facts as device
 from edgeadv_runtime.device.nvml import ask, nvml, read_gpus
 
 IDLE = {
-    "index": 0, "name": "NVIDIA B200", "sm_mhz": 120.0, "memory_mhz": 3996.0, "temperature_c": 33.0, "power_w": 187.8,
-    "power_limit_w": 1000.0, "throttle_reasons": ["GpuIdle"], "throttled_us": {"SwPowerCap": 0, "ThermalSlowdown": 0},
-}  # fmt: skip
+    "index": 0,
+    "name": "NVIDIA B200",
+    "sm_mhz": 120.0,
+    "memory_mhz": 3996.0,
+    "temperature_c": 33.0,
+    "power_w": 187.8,
+    "power_limit_w": 1000.0,
+    "throttle_reasons": ["GpuIdle"],
+    "throttled_us": {"SwPowerCap": 0, "ThermalSlowdown": 0},
+}
 BUSY = IDLE | {
-    "index": 1, "sm_mhz": 1965.0, "temperature_c": 62.0, "power_w": 905.3, "throttle_reasons": ["SwPowerCap", "SwThermalSlowdown"],
+    "index": 1,
+    "sm_mhz": 1965.0,
+    "temperature_c": 62.0,
+    "power_w": 905.3,
+    "throttle_reasons": ["SwPowerCap", "SwThermalSlowdown"],
     "throttled_us": {"SwPowerCap": 9, "ThermalSlowdown": 0},
-}  # fmt: skip
+}
 
 
 def test_gpus_of_a_data_centre(nvml_driver):
@@ -45,11 +56,23 @@ def test_a_counter_that_one_gpu_has_not_is_left_out(nvml_driver):
     ("mask", "reasons"),
     [
         (0, []),
-        (0x1FF, ["GpuIdle", "ApplicationsClocksSetting", "SwPowerCap", "HwSlowdown", "SyncBoost", "SwThermalSlowdown",
-                 "HwThermalSlowdown", "HwPowerBrakeSlowdown", "DisplayClockSetting"]),
+        (
+            0x1FF,
+            [
+                "GpuIdle",
+                "ApplicationsClocksSetting",
+                "SwPowerCap",
+                "HwSlowdown",
+                "SyncBoost",
+                "SwThermalSlowdown",
+                "HwThermalSlowdown",
+                "HwPowerBrakeSlowdown",
+                "DisplayClockSetting",
+            ],
+        ),
         (1 << 40 | 4, ["SwPowerCap", "0x10000000000"]),
     ],
-)  # fmt: skip
+)
 def test_throttle_reasons(nvml_driver, mask, reasons):
     nvml_driver.gpus[0]["CurrentClocksEventReasons"] = mask
     assert read_gpus()[0]["throttle_reasons"] == reasons

@@ -13,18 +13,21 @@ ORIN_NANO, AGX_ORIN = "NVIDIA Jetson Orin Nano Developer Kit", "NVIDIA Jetson AG
 THOR = "NVIDIA Jetson AGX Thor Developer Kit"
 # from forum posts, bug reports and tutorials, as cat printed them there
 R35 = (
-    "# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64, DATE: Tue Aug  1 19:57:35 UTC 2023\n"
+    "# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64, DATE: Tue Aug  1 19:57:35 UTC "
+    "2023\n"
     "# KERNEL_VARIANT: oot\nTARGET_USERSPACE_LIB_DIR=nvidia\n"
     "TARGET_USERSPACE_LIB_DIR_PATH=usr/lib/aarch64-linux-gnu/nvidia\n"
 )
 R36 = (
-    "# R36 (release), REVISION: 4.0, GCID: 37537400, BOARD: generic, EABI: aarch64, DATE: Fri Sep 13 04:36:44 UTC 2024\n"
+    "# R36 (release), REVISION: 4.0, GCID: 37537400, BOARD: generic, EABI: aarch64, DATE: Fri Sep 13 04:36:44 UTC "
+    "2024\n"
     "# KERNEL_VARIANT: oot\nTARGET_USERSPACE_LIB_DIR=nvidia\n"
     "TARGET_USERSPACE_LIB_DIR_PATH=usr/lib/aarch64-linux-gnu/nvidia\n"
 )
 R38 = "# R38 (release), REVISION: 2.0, GCID: 41844464, BOARD: generic, EABI: aarch64\n"
 R39 = (
-    "# R39 (release), REVISION: 2.1, GCID: 46758480, BOARD: generic, EABI: aarch64, DATE: Fri Aug 7 05:54:22 AM UTC 2026\n"
+    "# R39 (release), REVISION: 2.1, GCID: 46758480, BOARD: generic, EABI: aarch64, DATE: Fri Aug 7 05:54:22 AM "
+    "UTC 2026\n"
     "# KERNEL_VARIANT: oot\nTARGET_USERSPACE_LIB_DIR=nvidia\n"
 )
 
@@ -62,13 +65,29 @@ def test_what_is_no_release(text: str) -> None:
     [
         (R35, "problem", "JetPack 5.1.2, from L4T 35.4.1 after NVIDIA's release notes: its TensorRT 8.5 is too old"),
         (R36.replace("4.0", "3.0"), "problem", "JetPack 6.0"),
-        (R36, "ok", "JetPack 6.1, from L4T 36.4 after NVIDIA's release notes; it brings TensorRT 10.3; only TensorRT 10.x"),
-        (R38, "ok", "JetPack 7.0, from L4T 38.2 after NVIDIA's release notes; it brings TensorRT 10.13; only TensorRT 10.x"),
-        (R39, "ok", "it brings TensorRT 10.16; only TensorRT 10.x may be used: NVIDIA supports 11 from JetPack 7.2.2 on"),
-        (R39.replace("2.1", "9.0"), "ok", "JetPack 7.x, from L4T 39.9 after NVIDIA's release notes; TensorRT 10.x may be used"),
+        (
+            R36,
+            "ok",
+            "JetPack 6.1, from L4T 36.4 after NVIDIA's release notes; it brings TensorRT 10.3; only TensorRT 10.x",
+        ),
+        (
+            R38,
+            "ok",
+            "JetPack 7.0, from L4T 38.2 after NVIDIA's release notes; it brings TensorRT 10.13; only TensorRT 10.x",
+        ),
+        (
+            R39,
+            "ok",
+            "it brings TensorRT 10.16; only TensorRT 10.x may be used: NVIDIA supports 11 from JetPack 7.2.2 on",
+        ),
+        (
+            R39.replace("2.1", "9.0"),
+            "ok",
+            "JetPack 7.x, from L4T 39.9 after NVIDIA's release notes; TensorRT 10.x may be used",
+        ),
         ("# R99 (release), REVISION: 1.0", "ok", "JetPack of unknown version"),
     ],
-)  # fmt: skip
+)
 def test_what_a_release_means(text: str, status: str, says: str) -> None:
     check = check_jetpack(parse_tegra_release(text), board=ORIN_NANO, path=FILE)
     assert check is not None and check.status == status
@@ -110,7 +129,7 @@ def test_no_jetson_and_a_jetson_in_a_container() -> None:
         ("7.x", "11.4.1", THOR, None),
         (None, "11.4.1", ORIN_NANO, None),
     ],
-)  # fmt: skip
+)
 def test_which_tensorrt_is_not_for_this_machine(
     jetpack: str | None, tensorrt: str, board: str | None, says: str | None
 ) -> None:

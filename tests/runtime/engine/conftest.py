@@ -33,9 +33,14 @@ def sm_86() -> EngineOptions:
 def gpu() -> Gpu:
     """A description only: TensorRT-RTX builds for such a GPU whether it is here or not."""
     return Gpu(
-        index=0, name="NVIDIA GeForce RTX 3060", compute_capability=(8, 6), driver="570.10", memory_mib=12288,
-        free_mib=11000, integrated=False,
-    )  # fmt: skip
+        index=0,
+        name="NVIDIA GeForce RTX 3060",
+        compute_capability=(8, 6),
+        driver="570.10",
+        memory_mib=12288,
+        free_mib=11000,
+        integrated=False,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -147,9 +147,14 @@ BAD_ONNX: dict[str, tuple[Any, str]] = {
     "zeros": (bytes(4096), "not ONNX at all"),
     "half": (lambda whole: whole[: len(whole) // 2], "cut off or not ONNX at all"),
     "a byte short": (lambda whole: whole[:-1], "cut off or not ONNX at all"),
-    "no graph": (onnx.ModelProto(ir_version=10).SerializeToString(), "there is no model in the ONNX file|does not take this ONNX file"),
+    "no graph": (
+        onnx.ModelProto(ir_version=10).SerializeToString(),
+        "there is no model in the ONNX file|does not take this ONNX file",
+    ),
     "unknown operator": (
-        graph(helper.make_node("Relu", ["image"], ["a"]), helper.make_node("NoSuchOp", ["a"], ["logits"], name="bad_node")),
+        graph(
+            helper.make_node("Relu", ["image"], ["a"]), helper.make_node("NoSuchOp", ["a"], ["logits"], name="bad_node")
+        ),
         r"does not take this ONNX file: node bad_node \(NoSuchOp\): .*Plugin not found",
     ),
     "wrong weights": (
@@ -167,8 +172,11 @@ BAD_ONNX: dict[str, tuple[Any, str]] = {
         "the one float32 input 'image' and output 'logits'",
     ),
     "float16 input": (
-        graph(relu(), image=helper.make_tensor_value_info("image", TensorProto.FLOAT16, ["N", 3, 4, 4]),
-              logits=helper.make_tensor_value_info("logits", TensorProto.FLOAT16, None)),
+        graph(
+            relu(),
+            image=helper.make_tensor_value_info("image", TensorProto.FLOAT16, ["N", 3, 4, 4]),
+            logits=helper.make_tensor_value_info("logits", TensorProto.FLOAT16, None),
+        ),
         "the one float32 input 'image'",
     ),
     "uint8 that is transposed first": (
@@ -190,7 +198,7 @@ BAD_ONNX: dict[str, tuple[Any, str]] = {
         graph(relu(), image=helper.make_tensor_value_info("image", TensorProto.FLOAT, [2, 3, 4, 4])),
         r"input of the ONNX file is \(2, 3, 4, 4\), not \(batch, 3, height, width\)",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("model", "says"), BAD_ONNX.values(), ids=BAD_ONNX.keys())
@@ -300,20 +308,33 @@ CRASH = "import sys; sys.path[:] = sys.argv.pop().split('\\n'); "
     [
         (
             # TensorRT's own: the parser writes into a network that nobody holds
-            "import tensorrt_rtx as t; l = t.Logger(); t.OnnxParser(t.Builder(l).create_network(0), l).parse(sys.stdin.buffer.read())",
+            "import tensorrt_rtx as t; l = t.Logger(); t.OnnxParser(t.Builder(l).create_network(0), "
+            "l).parse(sys.stdin.buffer.read())",
             r"crashed during the build \(signal 11, SIGSEGV\)",
         ),
         ("import os; os.kill(os.getpid(), 9)", r"was killed \(signal 9\) during the build: probably out of memory"),
-        ("import os; print('assertion!', file=sys.stderr); os.abort()", r"signal 6, SIGABRT\); its last words: assertion!"),
-        ("raise RuntimeError('surprise')", "ended with status 1 before the plan was built; its last words: RuntimeError: surprise"),
+        (
+            "import os; print('assertion!', file=sys.stderr); os.abort()",
+            r"signal 6, SIGABRT\); its last words: assertion!",
+        ),
+        (
+            "raise RuntimeError('surprise')",
+            "ended with status 1 before the plan was built; its last words: RuntimeError: surprise",
+        ),
         ("print('{\"phase\":', end='')", "ended with status 0 before the plan was built"),
     ],
     ids=["segmentation fault", "killed", "abort", "exception", "half a message"],
-)  # fmt: skip
+)
 def test_a_builder_that_dies_is_one_sentence(
-    rtx: Library, onnx_file: Path, sm_86: EngineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, says: str,
+    rtx: Library,
+    onnx_file: Path,
+    sm_86: EngineOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+    says: str,
     capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr(build, "_START", CRASH + code)
     with pytest.raises(EngineError, match=says) as caught:
         build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library=rtx)
@@ -359,7 +380,11 @@ PARENT = """
 import os, sys
 from pathlib import Path
 from edgeadv_runtime.engine import EngineOptions, build, build_plan
-build._START = "import sys, os; sys.path[:] = sys.argv.pop().split('\\\\n'); from edgeadv_runtime.engine import worker; import json; worker._die_with(json.loads(sys.argv[1])['parent']); import time; print('{}', flush=True); time.sleep(600)"
+build._START = (
+    "import sys, os; sys.path[:] = sys.argv.pop().split('\\\\n'); from edgeadv_runtime.engine import worker; "
+    "import json; worker._die_with(json.loads(sys.argv[1])['parent']); "
+    "import time; print('{}', flush=True); time.sleep(600)"
+)
 sys.stdout.write("ready\\n"); sys.stdout.flush()
 build_plan(Path(sys.argv[1]), Path(sys.argv[2]), options=EngineOptions(targets=("sm_86",)), library="tensorrt-rtx")
 """
@@ -448,7 +473,8 @@ def test_the_builder_finds_the_package_where_its_parent_found_it(onnx_file: Path
         f"import sys; sys.path.insert(0, {str(tmp_path / 'place')!r}); from pathlib import Path\n"
         "from edgeadv_runtime.engine import EngineOptions, build_plan\n"
         "options = EngineOptions(targets=('sm_86',))\n"
-        f"build_plan(Path({str(onnx_file)!r}), Path({str(tmp_path / 'a.plan')!r}), options=options, library='tensorrt-rtx')"
+        f"build_plan(Path({str(onnx_file)!r}), Path({str(tmp_path / 'a.plan')!r}), options=options, "
+        "library='tensorrt-rtx')"
     )
     subprocess.run([sys.executable, "-I", "-c", code], check=True, cwd="/")
     assert (tmp_path / "mark").exists()

@@ -1,4 +1,5 @@
-"""The cache of plans, with real plans of TensorRT-RTX. A plan "for the GPU present" is built for one that is only described."""
+"""The cache of plans, with real plans of TensorRT-RTX. A plan "for the GPU present" is built for one that is only
+described."""
 
 from __future__ import annotations
 
@@ -31,10 +32,18 @@ NATIVE = EngineOptions()
 def test_the_key_of_a_native_plan(tiny_bundle: Bundle, rtx: Library, gpu: Gpu) -> None:
     fields = key_fields(tiny_bundle, "fp16", NATIVE, library=rtx, gpu=gpu)
     assert fields == {
-        "recipe": 1, "onnx_sha256": tiny_bundle.artifact_sha256("fp16"), "profile": [1, 1, 1], "targets": [], "tf32": False,
-        "workspace_mib": None, "library": "tensorrt-rtx", "library_version": rtx.version, "gpu": "NVIDIA GeForce RTX 3060",
-        "compute_capability": "sm_86", "driver": "570.10",
-    }  # fmt: skip
+        "recipe": 1,
+        "onnx_sha256": tiny_bundle.artifact_sha256("fp16"),
+        "profile": [1, 1, 1],
+        "targets": [],
+        "tf32": False,
+        "workspace_mib": None,
+        "library": "tensorrt-rtx",
+        "library_version": rtx.version,
+        "gpu": "NVIDIA GeForce RTX 3060",
+        "compute_capability": "sm_86",
+        "driver": "570.10",
+    }
 
 
 def test_the_key_of_a_portable_plan_belongs_to_no_machine(
@@ -211,7 +220,8 @@ def test_a_record_of_another_key_does_not_count(
     assert cache.find(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None) is None
     explanation = cache.explain(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None)
     assert str(explanation) == (
-        f"stale: {record.name} was changed, its library_version is not what its name stands for: it has to be built again"
+        f"stale: {record.name} was changed, its library_version is not what its name stands for: it has to be "
+        "built again"
     )
     assert explanation.changed == {"library_version": ("1.0", rtx.version)}
 
@@ -235,8 +245,10 @@ def test_what_killed_builders_left_is_removed(
     (cache.folder / ".tiny-fp16-0123456789abcdef.plan.abc.tmp").write_text("of a builder that may live")
     cache.provide(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None)
     assert contents(cache.folder) == [
-        ".tiny-fp16-0123456789abcdef.plan.abc.tmp", f"tiny-fp16-{key}.json", f"tiny-fp16-{key}.plan",
-    ]  # fmt: skip
+        ".tiny-fp16-0123456789abcdef.plan.abc.tmp",
+        f"tiny-fp16-{key}.json",
+        f"tiny-fp16-{key}.plan",
+    ]
 
 
 def test_a_build_that_fails_leaves_nothing(
@@ -329,7 +341,8 @@ import sys
 from importlib.abc import MetaPathFinder
 class Blocker(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "edgeadv_export", "safetensors"}:
+        blocked = {"torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "edgeadv_export", "safetensors"}
+        if name.partition(".")[0] in blocked:
             raise ImportError(f"blocked import of {name}")
 sys.meta_path.insert(0, Blocker())
 open(__file__ + ".used", "a").write("x")
@@ -341,10 +354,24 @@ def test_the_base_install_and_tensorrt_rtx_are_enough(tiny_bundle: Bundle, rtx: 
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(BLOCKED)
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; from edgeadv.cli import main; sys.exit(main())", "engine", str(tiny_bundle.path),
-         "--precision", "all", "--target", "sm_86", "--engine-cache", str(tmp_path / "engines")],
-        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            "import sys; from edgeadv.cli import main; sys.exit(main())",
+            "engine",
+            str(tiny_bundle.path),
+            "--precision",
+            "all",
+            "--target",
+            "sm_86",
+            "--engine-cache",
+            str(tmp_path / "engines"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+    )
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "engines").glob("*.plan"))) == 2
     assert (tmp_path / "site" / "sitecustomize.py.used").read_text() == "xxx"  # the command and two builders

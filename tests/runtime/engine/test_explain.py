@@ -89,7 +89,8 @@ def test_a_miss_names_the_nearest_options(cache: EngineCache, tiny_bundle: Bundl
     assert (explanation.path, explanation.changed) == (nearest.path, {"profile": ([1, 8, 32], [1, 1, 1])})
     explanation = cache.explain(tiny_bundle, "fp16", NATIVE, library=rtx, gpu=gpu)
     assert str(explanation) == (
-        "miss: no engine of tiny fp16 with these options; the nearest has batch 1,8,32, target sm_86, TF32 on, workspace "
+        "miss: no engine of tiny fp16 with these options; the nearest has batch 1,8,32, target sm_86, TF32 on, "
+        "workspace "
         "512 MiB instead of 1, the GPU present, off, as TensorRT likes"
     )
     explanation = cache.explain(tiny_bundle, "fp32", one, library=rtx, gpu=None)

@@ -92,9 +92,14 @@ def test_a_backend_does_not_open_such_a_model(rewritten: Any, tiny_bundle: Bundl
 def test_a_file_that_is_no_model(tiny_bundle: Bundle, tmp_path: Path) -> None:
     whole = tiny_bundle.onnx_path("fp16").read_bytes()
     for name, data in {
-        "empty": b"", "text": b"this is not ONNX", "half": whole[: len(whole) // 2], "short": whole[:-1], "zeros": bytes(64),
-        "endless number": b"\xff" * 64, "nothing": onnx.ModelProto(producer_name="x").SerializeToString(),
-    }.items():  # fmt: skip
+        "empty": b"",
+        "text": b"this is not ONNX",
+        "half": whole[: len(whole) // 2],
+        "short": whole[:-1],
+        "zeros": bytes(64),
+        "endless number": b"\xff" * 64,
+        "nothing": onnx.ModelProto(producer_name="x").SerializeToString(),
+    }.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(BundleError, match=f"{name} cannot be read as ONNX .*copy the bundle again"):
             check_self_contained(tmp_path / name)

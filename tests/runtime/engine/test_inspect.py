@@ -1,4 +1,5 @@
-"""The comparison of a plan's layers with its ONNX, on answers of the engine inspector; ``inspector.json`` says whose."""
+"""The comparison of a plan's layers with its ONNX, on answers of the engine inspector; ``inspector.json`` says
+whose."""
 
 from __future__ import annotations
 
@@ -57,7 +58,7 @@ def retype(part: dict[str, Any], words: str, weights: str, tactic: str) -> None:
 )
 def test_a_plan_that_is_what_was_asked_for(
     name: str, variant: str, nodes: dict[str, str], counts: dict[str, int]
-) -> None:  # fmt: skip
+) -> None:
     report = compare_precision(answer(name), variant, nodes=nodes)
     assert (report.label, report.counts, report.problems) == ("verified", counts, ())
     assert report.sentence.startswith(f"{variant} is verified: all 3 convolutions and matrix products were found")
@@ -118,8 +119,13 @@ def test_a_planted_half_layer_in_float32(node: str) -> None:
 def test_a_half_layer_between_the_convolutions_of_a_float32_plan() -> None:
     found = answer("layers, fp32")
     found["Layers"].insert(
-        1, {"Name": "node_relu_2", "LayerType": "PointWiseV2", "Outputs": [{"Name": "y", "Format/Datatype": "Row major linear FP16 format"}]}
-    )  # fmt: skip
+        1,
+        {
+            "Name": "node_relu_2",
+            "LayerType": "PointWiseV2",
+            "Outputs": [{"Name": "y", "Format/Datatype": "Row major linear FP16 format"}],
+        },
+    )
     assert compare_precision(found, "fp32", nodes=FP32).problems == ("node_relu_2 has Half, not Float",)
     found["Layers"][1]["Outputs"][0]["Format/Datatype"] = "Row major linear INT32"  # a shape or an index
     assert compare_precision(found, "fp32", nodes=FP32).label == "verified"
@@ -180,10 +186,24 @@ def test_the_operands_in_the_name_of_a_kernel(tactic: str, kind: str) -> None:
 
 @pytest.mark.parametrize(
     "nothing",
-    [None, "", "not JSON", 7, [], {}, {"Layers": []}, {"Layers": None}, {"Layers": {}}, {"Layers": [{}]}, {"Layers": [None, 3]},
-     {"Layers": [{"Name": "x", "Inputs": None, "Metadata": 5}]}, ANSWERS["names alone"], ANSWERS["names alone"]["Layers"]],
+    [
+        None,
+        "",
+        "not JSON",
+        7,
+        [],
+        {},
+        {"Layers": []},
+        {"Layers": None},
+        {"Layers": {}},
+        {"Layers": [{}]},
+        {"Layers": [None, 3]},
+        {"Layers": [{"Name": "x", "Inputs": None, "Metadata": 5}]},
+        ANSWERS["names alone"],
+        ANSWERS["names alone"]["Layers"],
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_an_answer_that_says_nothing_verifies_nothing(nothing: Any) -> None:
     report = compare_precision(nothing, "fp16", nodes=FP16)
     assert (report.label, report.counts, report.problems) == ("declared", {}, ())
@@ -237,10 +257,16 @@ def test_a_layer_without_a_name_from_the_onnx_must_be_one_that_could_be_there() 
 def test_names_survive_what_tensorrt_does_to_them() -> None:
     nodes = {"/layers.0/conv/Conv": "Half", "/layers.0/fc/MatMul": "Half", "/layers.1/fc/MatMul": "Half"}
     tensors = [{"Name": "x", "Format/Datatype": "Half"}]
-    found = {"Layers": [
-        {"Name": "/layers_0/conv/Conv_myl0_7", "LayerType": "conv", "Inputs": tensors},
-        {"Name": "/layers.0/fc/MatMul || /layers.1/fc/MatMul", "LayerType": "CaskGemmMatrixMultiply", "Inputs": tensors},
-    ]}  # fmt: skip
+    found = {
+        "Layers": [
+            {"Name": "/layers_0/conv/Conv_myl0_7", "LayerType": "conv", "Inputs": tensors},
+            {
+                "Name": "/layers.0/fc/MatMul || /layers.1/fc/MatMul",
+                "LayerType": "CaskGemmMatrixMultiply",
+                "Inputs": tensors,
+            },
+        ]
+    }
     report = compare_precision(found, "fp16", nodes=nodes)
     assert (report.label, report.counts) == ("verified", {"Half": 2})
 

@@ -21,10 +21,22 @@ KILLS = 20
 def start(bundle: Bundle, folder: Path) -> subprocess.Popen[bytes]:
     """``edgeadv engine``, when it holds the lock of the plan that it builds, or has already let go of it."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "edgeadv", "engine", str(bundle.path), "--precision", "fp32", "--target", "sm_86",
-         "--engine-cache", str(folder)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "edgeadv",
+            "engine",
+            str(bundle.path),
+            "--precision",
+            "fp32",
+            "--target",
+            "sm_86",
+            "--engine-cache",
+            str(folder),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     while process.poll() is None and not list(folder.glob("*")):
         time.sleep(0.002)
     return process

@@ -1,4 +1,5 @@
-"""The versions of TensorRT. TensorRT-RTX is real; classic TensorRT, which needs a GPU, is a namespace with its names."""
+"""The versions of TensorRT. TensorRT-RTX is real; classic TensorRT, which needs a GPU, is a namespace with its
+names."""
 
 from __future__ import annotations
 
@@ -14,9 +15,13 @@ from edgeadv_runtime.engine.messages import Heard
 from edgeadv_runtime.errors import EngineError, InputError, MissingDependencyError
 
 CLASSIC = SimpleNamespace(
-    __version__="10.3.0", Builder=object, ICudaEngine=object, IBuilderConfig=object, ILogger=object,
+    __version__="10.3.0",
+    Builder=object,
+    ICudaEngine=object,
+    IBuilderConfig=object,
+    ILogger=object,
     NetworkDefinitionCreationFlag=SimpleNamespace(EXPLICIT_BATCH=0, STRONGLY_TYPED=1),
-)  # fmt: skip
+)
 
 
 @pytest.fixture
@@ -132,8 +137,10 @@ def test_a_configuration_takes_what_is_asked(rtx: Library, tf32: bool) -> None:
     options = EngineOptions(tf32=tf32, workspace_mib=96)
     config = rtx.create_config(builder, options, targets=("sm_86", "sm_89"))
     assert rtx.read_back(config) == {
-        "flags": ["TF32"] if tf32 else [], "targets": ["sm_86", "sm_89"], "workspace_mib": 96,
-    }  # fmt: skip
+        "flags": ["TF32"] if tf32 else [],
+        "targets": ["sm_86", "sm_89"],
+        "workspace_mib": 96,
+    }
     assert config.profiling_verbosity.name == "DETAILED"
 
 

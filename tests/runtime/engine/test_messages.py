@@ -28,7 +28,8 @@ def test_there_is_one_logger_for_a_module(rtx: Library) -> None:
     assert logger_of(SimpleNamespace(ILogger=type("ILogger", (), {}))) is not first
 
 
-# the first logger that TensorRT is given stays the one of its plugin registry while anything lives, whoever else is there
+# the first logger that TensorRT is given stays the one of its plugin registry while anything lives, whoever else is
+# there
 TWO_PLANS = """
 import gc, sys
 from edgeadv_runtime.engine import find_library

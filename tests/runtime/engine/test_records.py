@@ -1,4 +1,5 @@
-"""Records that somebody has changed: read whole, or said to be none. Never a traceback, never in the way of a new build."""
+"""Records that somebody has changed: read whole, or said to be none. Never a traceback, never in the way of a new
+build."""
 
 from __future__ import annotations
 
@@ -18,22 +19,39 @@ from edgeadv_runtime.errors import BundleError, EdgeAdvError
 from tests.mutations import assert_one_line, mutated, places
 
 BROKEN = {
-    "created": [None, 3], "bundle": [None, []], "variant": [None, {}], "file": [None, 1],
-    "sha256": [None, 3, "", "x" * 64, "0" * 63], "key": [None, [], {}, "key"], "build": [None, [], {}, 0],
+    "created": [None, 3],
+    "bundle": [None, []],
+    "variant": [None, {}],
+    "file": [None, 1],
+    "sha256": [None, 3, "", "x" * 64, "0" * 63],
+    "key": [None, [], {}, "key"],
+    "build": [None, [], {}, 0],
     "key.profile": [None, [], [1], [1, 2], [3, 2, 1], [1, 2, "3"], [0, 1, 1], 5, {"a": 1, "b": 2, "c": 3}],
-    "key.targets": [None, [], "sm_86", [86]], "key.tf32": [None, 0, "no"], "key.library": [None, 1],
-    "key.library_version": [None, 1], "key.onnx_sha256": [None, "", 5], "key.workspace_mib": ["64"],
-    "build.bytes": [None, "5", True], "build.seconds": [None, "5"], "build.targets": [None, "sm_86", [1]],
-    "build.flags": [None, "TF32", [1]], "build.profile": [None, [1], [2, 1, 1]],
-}  # fmt: skip
+    "key.targets": [None, [], "sm_86", [86]],
+    "key.tf32": [None, 0, "no"],
+    "key.library": [None, 1],
+    "key.library_version": [None, 1],
+    "key.onnx_sha256": [None, "", 5],
+    "key.workspace_mib": ["64"],
+    "build.bytes": [None, "5", True],
+    "build.seconds": [None, "5"],
+    "build.targets": [None, "sm_86", [1]],
+    "build.flags": [None, "TF32", [1]],
+    "build.profile": [None, [1], [2, 1, 1]],
+}
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in BROKEN.items() for value in values], ids=str
 )
 def test_a_record_that_is_not_what_was_written_is_no_record(
-    broken_engine: tuple[EngineCache, Engine], tiny_bundle: Bundle, rtx: Library, sm_86: EngineOptions, name: str, value: Any
-) -> None:  # fmt: skip
+    broken_engine: tuple[EngineCache, Engine],
+    tiny_bundle: Bundle,
+    rtx: Library,
+    sm_86: EngineOptions,
+    name: str,
+    value: Any,
+) -> None:
     cache, engine = broken_engine
     record = engine.record.to_json()
     outer, _, inner = name.partition(".")
@@ -48,7 +66,8 @@ def test_a_record_that_is_not_what_was_written_is_no_record(
         assert cache.find(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None) is None
         explanation = cache.explain(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None)
         assert re.fullmatch(
-            rf"stale: {file.name} is not a complete engine record \(.*{outer}.*\); it counts for nothing: it has to be built again",
+            rf"stale: {file.name} is not a complete engine record \(.*{outer}.*\); it counts for nothing: it has "
+            r"to be built again",
             str(explanation),
         )
         # what is no record is not the nearest either
@@ -72,8 +91,13 @@ def broken_engine(
 @pytest.mark.parametrize("value", [None, True, [], "yes", 3])
 @pytest.mark.parametrize("name", ["verification", "precision", "runtime_cache", "not_loaded"])
 def test_facts_that_cannot_be_read_were_never_noted(
-    broken_engine: tuple[EngineCache, Engine], tiny_bundle: Bundle, rtx: Library, sm_86: EngineOptions, name: str, value: Any
-) -> None:  # fmt: skip
+    broken_engine: tuple[EngineCache, Engine],
+    tiny_bundle: Bundle,
+    rtx: Library,
+    sm_86: EngineOptions,
+    name: str,
+    value: Any,
+) -> None:
     cache, engine = broken_engine
     file = engine.path.with_suffix(".json")
     before = file.read_text()

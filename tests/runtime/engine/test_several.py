@@ -29,7 +29,8 @@ library, texts = find_library("tensorrt-rtx"), []
 print("ready", flush=True)
 while not go.exists():
     time.sleep(0.001)
-engine = EngineCache(folder).provide(bundle, "fp32", EngineOptions(targets=("sm_86",)), library=library, gpu=None, progress=texts.append)
+options = EngineOptions(targets=("sm_86",))
+engine = EngineCache(folder).provide(bundle, "fp32", options, library=library, gpu=None, progress=texts.append)
 print(json.dumps([engine.origin, engine.sha256, texts]))
 """
 
@@ -63,9 +64,13 @@ def test_who_comes_during_a_build_waits_for_it(
 
     thread = threading.Thread(target=second)
     first = cache.provide(
-        tiny_bundle, "fp16", sm_86, library=rtx, gpu=None,
+        tiny_bundle,
+        "fp16",
+        sm_86,
+        library=rtx,
+        gpu=None,
         progress=lambda text: (thread.start(), _until(lambda: bool(texts))) if text.startswith("building") else None,
-    )  # fmt: skip
+    )
     thread.join()
     assert first.origin == "built"
     assert answers == [replace(first, origin="waited")]

@@ -77,12 +77,21 @@ def test_a_plan_in_a_bundle_needs_its_hash(
     [
         (None, r"does not exist.*copy the \.json beside it too"),
         (lambda record: record.pop("key"), r"is not a complete engine record .*key.*copy the \.json beside it too"),
-        (lambda record: record.update(sha256="0" * 64), "is the record of another plan: copy the .json that came with this one"),
-        (lambda record: record.update(variant="fp32"), "was built from another model than fp16 of this bundle, as fp32"),
-        (lambda record: record["key"].update(onnx_sha256="0" * 64), "was built from another model than fp16 of this bundle"),
+        (
+            lambda record: record.update(sha256="0" * 64),
+            "is the record of another plan: copy the .json that came with this one",
+        ),
+        (
+            lambda record: record.update(variant="fp32"),
+            "was built from another model than fp16 of this bundle, as fp32",
+        ),
+        (
+            lambda record: record["key"].update(onnx_sha256="0" * 64),
+            "was built from another model than fp16 of this bundle",
+        ),
     ],
     ids=["none", "no key", "another plan", "another variant", "another model"],
-)  # fmt: skip
+)
 def test_a_plan_in_a_bundle_needs_its_record(
     cache: EngineCache, bundle: Bundle, rtx: Library, sm_86: EngineOptions, change: Any, says: str
 ) -> None:

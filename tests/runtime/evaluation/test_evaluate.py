@@ -71,9 +71,13 @@ def bundle(n_classes: int = 10) -> Bundle:
     """What the loop reads of a bundle."""
     classes = Classes(tuple(f"n{i:04d}" for i in range(n_classes)), tuple(f"class {i}" for i in range(n_classes)))
     manifest = Manifest.draft(
-        classes.to_json(), Preprocess(resize=2, crop=2).entry, variants={}, title="first pixel", provenance={"recipe": "none"},
+        classes.to_json(),
+        Preprocess(resize=2, crop=2).entry,
+        variants={},
+        title="first pixel",
+        provenance={"recipe": "none"},
         weights=SizedFileEntry(file="weights.safetensors", sha256=WEIGHTS, bytes=0),
-    )  # fmt: skip
+    )
     return Bundle(Path("some/where/pixel.edgeadv"), structs.replace(manifest, bundle_id="b" * 64))
 
 
@@ -88,9 +92,13 @@ def info(name: str, eps: Eps, *, gradients_sha256: str | None = WEIGHTS) -> Atta
 
 
 def batch(
-    labels: Sequence[int], clean: Sequence[int], adversarial: dict[Key, Sequence[int]], *, zero: dict[Key, Sequence[bool]] | None = None,
+    labels: Sequence[int],
+    clean: Sequence[int],
+    adversarial: dict[Key, Sequence[int]],
+    *,
+    zero: dict[Key, Sequence[bool]] | None = None,
     first: int = 0,
-) -> CraftedBatch:  # fmt: skip
+) -> CraftedBatch:
     """Images and what a :class:`FirstPixel` will answer to them and to their adversarial versions."""
     answers = {("clean", "0"): np.array(clean), **{key: np.array(given) for key, given in adversarial.items()}}
     flags = {key: np.array(told) for key, told in (zero or {}).items()}
@@ -160,8 +168,9 @@ def test_no_top5_under_an_attack_that_is_content_with_another_first_label() -> N
     other = info("fgsm", SMALL)
     results = score([batch(LABELS, CLEAN, {**FOOLED, other.key: CLEAN})], [A, other, B, C])
     assert [(row.attack, row.eps) for row in results.rows if row.correct_top5 is not None] == [
-        ("clean", "0"), ("fgsm", "2/255")
-    ]  # fmt: skip
+        ("clean", "0"),
+        ("fgsm", "2/255"),
+    ]
     drawn = replace(A, name="noise")
     for queries, told in ((1, True), (10, False)):
         noise = replace(drawn, params=msgspec.structs.replace(drawn.params, queries=queries))
@@ -193,10 +202,14 @@ def test_images_of_the_calibration_are_left_out_and_counted() -> None:
     rest = batch(LABELS, CLEAN, FOOLED).select(np.isin(np.arange(8), kept))
     seen: list[tuple[int, int]] = []
     results = score(
-        [batch(LABELS[:4], CLEAN[:4], {k: v[:4] for k, v in FOOLED.items()}),
-         batch(LABELS[4:], CLEAN[4:], {k: v[4:] for k, v in FOOLED.items()}, first=4)],
-        [A, B, C], bundle=calibrated_on([2, 3, 100]), progress=lambda done, total, _: seen.append((done, total)),
-    )  # fmt: skip
+        [
+            batch(LABELS[:4], CLEAN[:4], {k: v[:4] for k, v in FOOLED.items()}),
+            batch(LABELS[4:], CLEAN[4:], {k: v[4:] for k, v in FOOLED.items()}, first=4),
+        ],
+        [A, B, C],
+        bundle=calibrated_on([2, 3, 100]),
+        progress=lambda done, total, _: seen.append((done, total)),
+    )
     assert (results.data.n, results.data.calibration_left_out) == (6, 2)
     expected = score([rest], [A, B, C])
     assert expected.data.calibration_left_out == 0
@@ -318,11 +331,15 @@ def test_an_attack_that_asked_the_artefact_is_a_query_attack_there_and_nowhere_e
     results = score([batch([0, 1], [0, 1], answers)], [asked, foreign], [first, second])
     threats = {(row.variant, row.attack, row.eps): row.threat for row in results.rows if row.attack != "clean"}
     assert threats == {
-        ("fp32", "square@fp16", "2/255"): "transfer", ("fp32", "worst-case", "2/255"): "transfer",
-        ("fp32", "t", "20/255"): "transfer", ("fp32", "worst-case", "20/255"): "transfer",
-        ("fp16", "square@fp16", "2/255"): "query", ("fp16", "worst-case", "2/255"): "query",
-        ("fp16", "t", "20/255"): "transfer", ("fp16", "worst-case", "20/255"): "query",
-    }  # fmt: skip
+        ("fp32", "square@fp16", "2/255"): "transfer",
+        ("fp32", "worst-case", "2/255"): "transfer",
+        ("fp32", "t", "20/255"): "transfer",
+        ("fp32", "worst-case", "20/255"): "transfer",
+        ("fp16", "square@fp16", "2/255"): "query",
+        ("fp16", "worst-case", "2/255"): "query",
+        ("fp16", "t", "20/255"): "transfer",
+        ("fp16", "worst-case", "20/255"): "query",
+    }
     # gradients of the artefact itself come first
     both = score([batch([0, 1], [0, 1], answers)], [replace(asked, queried=first.identity), A], [first])
     assert one(both, "worst-case", "2/255").threat == "white-box"
@@ -445,18 +462,22 @@ def test_the_verdict_comes_from_the_reference_not_from_the_scored_artefact() -> 
     crafted = batch(labels, labels, answers | {(PGD_MARGIN, SMALL.text): other, control.key: other})
     none = np.zeros(FEWEST_IMAGES)
     told = replace(
-        crafted.evidence, zero_gradient={(name, SMALL.text): none > 0 for name in NEEDED},
+        crafted.evidence,
+        zero_gradient={(name, SMALL.text): none > 0 for name in NEEDED},
         progress={i.key: none.astype(np.float32) for i in (noise, asking)},
         linearity={bent.key: np.ones((FEWEST_IMAGES, 4), np.float32)},
-    )  # fmt: skip
+    )
     crafted = replace(crafted, evidence=told)
     masked = score([crafted], listed, [Undecided()])
     assert masked.masking.verdict == "MASKED"
     sentence, *_ = one(masked, FGSM, SMALL.text).masking.evidence
     assert f"pgd-margin broke {FEWEST_IMAGES} of the {FEWEST_IMAGES} images" in sentence
     blind = replace(
-        crafted, evidence=replace(crafted.evidence, answers=crafted.evidence.answers | {(PGD_MARGIN, SMALL.text): np.array(labels)})
-    )  # fmt: skip
+        crafted,
+        evidence=replace(
+            crafted.evidence, answers=crafted.evidence.answers | {(PGD_MARGIN, SMALL.text): np.array(labels)}
+        ),
+    )
     results = score([blind], listed)
     assert results.masking.verdict == "PASS"
     assert one(results, PGD_MARGIN, SMALL.text).correct_top1 == 0
@@ -490,7 +511,8 @@ def test_examples_show_one_image_of_each_class_and_what_the_last_attack_did() ->
 
 
 def test_craft_and_evaluate_fit_together() -> None:
-    """An attack on the real loop: it adds what carries 0 to 2, and so fools the even labels only where eps allows it."""
+    """An attack on the real loop: it adds what carries 0 to 2, and so fools the even labels only where eps allows
+    it."""
 
     def up(x: NDArray[np.float32], y: NDArray[np.int64]) -> NDArray[np.float32]:
         x = x.copy()
@@ -534,13 +556,17 @@ def test_two_norms_in_one_run_are_refused() -> None:
 def test_artefacts_are_compared_image_by_image() -> None:
     first, second, third = FirstPixel(), FirstPixel(shift=1, variant="fp16", sha256="c" * 64), Undecided(variant="int8")
     labels, clean = [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 3, 4]
-    # image 0 is broken for the first, image 1 for neither; 4 and 5 the second gets right on clean, and 5 under attack too
+    # image 0 is broken for the first, image 1 for neither; 4 and 5 the second gets right on clean, and 5 under attack
+    # too
     results = score([batch(labels, clean, {A.key: [5, 1, 2, 3, 9, 4]})], [A], [first, second, third])
     assert [(c.baseline.variant, c.artefact.variant, c.attack, c.eps) for c in results.comparisons] == [
-        ("fp32", "fp16", "clean", "0"), ("fp32", "fp16", "worst-case", "2/255"),
-        ("fp32", "int8", "clean", "0"), ("fp32", "int8", "worst-case", "2/255"),
-        ("fp16", "int8", "clean", "0"), ("fp16", "int8", "worst-case", "2/255"),
-    ]  # fmt: skip
+        ("fp32", "fp16", "clean", "0"),
+        ("fp32", "fp16", "worst-case", "2/255"),
+        ("fp32", "int8", "clean", "0"),
+        ("fp32", "int8", "worst-case", "2/255"),
+        ("fp16", "int8", "clean", "0"),
+        ("fp16", "int8", "worst-case", "2/255"),
+    ]
     on_clean, worst = results.comparisons[:2]
     assert on_clean.artefact == ArtefactId(backend="first-pixel", variant="fp16", artifact_sha256="c" * 64)
     assert (on_clean.n, on_clean.lost, on_clean.gained, on_clean.drop) == (6, 4, 2, pytest.approx(1 / 3))

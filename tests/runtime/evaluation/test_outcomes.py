@@ -31,15 +31,29 @@ def outcome(n: int = 5) -> BatchOutcome:
         return rng.random(shape, dtype=np.float32)
 
     evidence = Evidence(
-        {CLEAN_KEY: labels(), KEY: labels()}, {KEY: labels()}, {KEY: flags()} if n else {}, flags(), flags(),
-        {KEY: ratios(n)}, {KEY: ratios(n, 6)},
-    )  # fmt: skip
+        {CLEAN_KEY: labels(), KEY: labels()},
+        {KEY: labels()},
+        {KEY: flags()} if n else {},
+        flags(),
+        flags(),
+        {KEY: ratios(n)},
+        {KEY: ratios(n, 6)},
+    )
     top1, top5 = (tuple({CLEAN_KEY: flags(), KEY: flags()} for _ in range(2)) for _ in range(2))
     examples = (Example(3, {"index": 7, "label": "drei, für drei"}),)
     return BatchOutcome(
-        np.arange(n) + 64, labels(), tuple(f"{i:064x}" for i in range(n)), top1, top5, evidence, 2, ("ü.png: leer", "x"), examples,
-        ({KEY: ratios(n)}, {KEY: ratios(n)}), (flags(), flags()),
-    )  # fmt: skip
+        np.arange(n) + 64,
+        labels(),
+        tuple(f"{i:064x}" for i in range(n)),
+        top1,
+        top5,
+        evidence,
+        2,
+        ("ü.png: leer", "x"),
+        examples,
+        ({KEY: ratios(n)}, {KEY: ratios(n)}),
+        (flags(), flags()),
+    )
 
 
 def assert_same(ours: BatchOutcome, theirs: BatchOutcome) -> None:
@@ -47,15 +61,21 @@ def assert_same(ours: BatchOutcome, theirs: BatchOutcome) -> None:
         np.testing.assert_array_equal(a, b)
         assert a.dtype == np.int64
     assert (ours.hashes, ours.left_out, ours.unreadable, ours.examples) == (
-        theirs.hashes, theirs.left_out, theirs.unreadable, theirs.examples,
-    )  # fmt: skip
+        theirs.hashes,
+        theirs.left_out,
+        theirs.unreadable,
+        theirs.examples,
+    )
     tables = [
-        *zip(ours.top1, theirs.top1, strict=True), *zip(ours.top5, theirs.top5, strict=True),
-        (ours.evidence.answers, theirs.evidence.answers), (ours.evidence.unrounded, theirs.evidence.unrounded),
+        *zip(ours.top1, theirs.top1, strict=True),
+        *zip(ours.top5, theirs.top5, strict=True),
+        (ours.evidence.answers, theirs.evidence.answers),
+        (ours.evidence.unrounded, theirs.evidence.unrounded),
         (ours.evidence.zero_gradient, theirs.evidence.zero_gradient),
-        (ours.evidence.progress, theirs.evidence.progress), (ours.evidence.linearity, theirs.evidence.linearity),
+        (ours.evidence.progress, theirs.evidence.progress),
+        (ours.evidence.linearity, theirs.evidence.linearity),
         *zip(ours.progress, theirs.progress, strict=True),
-    ]  # fmt: skip
+    ]
     for mine, other in tables:
         assert list(mine) == list(other)
         for key in mine:
@@ -93,14 +113,27 @@ def _edited(array: NDArray[Any], name: str) -> NDArray[Any]:
 @pytest.mark.parametrize(
     ("name", "edit"),
     [
-        ("labels", lambda a: a + 10), ("labels", lambda a: a - 10), ("labels", lambda a: a[:-1]), ("index", lambda a: a[:-1]),
-        ("answers", lambda a: a + 10), ("answers", lambda a: a[:, :-1]), ("unrounded", lambda a: a - 10),
-        ("zero_gradient", lambda a: a[:, :-1]), ("probabilities", lambda a: a[:-1]), ("unstable", lambda a: a[:-1]),
-        ("top1_0", lambda a: a[:, :-1]), ("top5_1", lambda a: a[:, :-1]), ("top1_1", lambda a: a[:-1]),
-        ("progress", lambda a: a[:, :-1]), ("linearity", lambda a: a[:, :-1]), ("linearity", lambda a: a[..., 0]),
-        ("progress_1", lambda a: a[:, :-1]), ("unstable_0", lambda a: a[:-1]), ("rest", lambda a: _edited(a, "rest")),
+        ("labels", lambda a: a + 10),
+        ("labels", lambda a: a - 10),
+        ("labels", lambda a: a[:-1]),
+        ("index", lambda a: a[:-1]),
+        ("answers", lambda a: a + 10),
+        ("answers", lambda a: a[:, :-1]),
+        ("unrounded", lambda a: a - 10),
+        ("zero_gradient", lambda a: a[:, :-1]),
+        ("probabilities", lambda a: a[:-1]),
+        ("unstable", lambda a: a[:-1]),
+        ("top1_0", lambda a: a[:, :-1]),
+        ("top5_1", lambda a: a[:, :-1]),
+        ("top1_1", lambda a: a[:-1]),
+        ("progress", lambda a: a[:, :-1]),
+        ("linearity", lambda a: a[:, :-1]),
+        ("linearity", lambda a: a[..., 0]),
+        ("progress_1", lambda a: a[:, :-1]),
+        ("unstable_0", lambda a: a[:-1]),
+        ("rest", lambda a: _edited(a, "rest")),
     ],
-)  # fmt: skip
+)
 def test_arrays_that_do_not_fit_together_are_refused(
     tmp_path: Path, name: str, edit: Callable[[NDArray[Any]], NDArray[Any]]
 ) -> None:
@@ -159,9 +192,11 @@ def test_a_store_goes_on_only_with_its_own_plan(tmp_path: Path) -> None:
         OutcomeStore(folder, n_classes=10).start(plan, resume=False)
     OutcomeStore(folder, n_classes=10).start(plan, resume=True)
     for other, named in (
-        ({**plan, "bundle": "c"}, "bundle"), ({**plan, "more": 1}, "more"), ({"attacks": ["a"], "bundle": "b"}, "data"),
+        ({**plan, "bundle": "c"}, "bundle"),
+        ({**plan, "more": 1}, "more"),
+        ({"attacks": ["a"], "bundle": "b"}, "data"),
         ({**plan, "data": {"name": "d", "total": 5}, "attacks": []}, "attacks, data"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(
             InputError, match=rf"was started with other settings \({named}\): continue with the same ones"
         ):

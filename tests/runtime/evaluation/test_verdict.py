@@ -137,10 +137,18 @@ def batch(
 
 
 def verdict(
-    fooled: dict[str, Sequence[int]] | None = None, *, names: Sequence[str] = ALL, n: int = N, wrong: Sequence[int] = (),
-    zero: dict[str, Sequence[int]] | None = None, probabilities: int = 0, unstable: int = 0,
-    further: dict[str, int] | None = None, bent: int = 0, **changed: AttackInfo,
-) -> dict[str, Any]:  # fmt: skip
+    fooled: dict[str, Sequence[int]] | None = None,
+    *,
+    names: Sequence[str] = ALL,
+    n: int = N,
+    wrong: Sequence[int] = (),
+    zero: dict[str, Sequence[int]] | None = None,
+    probabilities: int = 0,
+    unstable: int = 0,
+    further: dict[str, int] | None = None,
+    bent: int = 0,
+    **changed: AttackInfo,
+) -> dict[str, Any]:
     """The verdict at one budget; ``changed`` gives attacks run in another way, by their names with underscores.
 
     At eps 1 nothing stands unless ``fooled`` says otherwise.
@@ -154,10 +162,17 @@ def verdict(
     keys = [i.key for i in infos]
     evidence.add(
         *batch(
-            keyed, keys=keys, n=n, wrong=wrong, zero=flags, probabilities=probabilities, unstable=unstable, bent=bent,
+            keyed,
+            keys=keys,
+            n=n,
+            wrong=wrong,
+            zero=flags,
+            probabilities=probabilities,
+            unstable=unstable,
+            bent=bent,
             further={(name, eps[name]): count for name, count in (further or {}).items()},
         )
-    )  # fmt: skip
+    )
     return evidence.verdict()
 
 
@@ -167,7 +182,8 @@ def item(result: dict[str, Any], rule: str, attack: str | None = None) -> dict[s
 
 
 def wald(gained: int, lost: int, n: int, *, left: int | None = None, allowed: float = 0.0) -> float:
-    """The one-sided 95% bound of a paired difference, from the variance of +1, -1 and 0, less what is allowed; one more of each."""
+    """The one-sided 95% bound of a paired difference, from the variance of +1, -1 and 0, less what is allowed; one more
+    of each."""
     left = gained if left is None else left
     outcomes = np.array([1] * gained + [0] * (left - gained) + [-1] * lost + [0] * (n - left - lost), dtype=float)
     outcomes[:left] -= allowed
@@ -191,10 +207,18 @@ def test_nothing_found_with_all_attacks_is_a_pass() -> None:
     assert result.verdict == "PASS"
     assert all(i.finding is None for i in result.evidence)
     assert {(i.rule, i.attack) for i in result.evidence} == {
-        *(("zero-gradient", name) for name in NEEDED), *((pair.rule, pair.attack) for pair in PAIRS), ("together", SQUARE),
-        ("query", NOISE), ("query", SQUARE), ("smoothed", PGD_SMOOTHED), ("transfer", f"{TRANSFER}@other"),
-        ("noise", NOISE), ("progress", SQUARE), ("linearity", LINEARITY), ("large-eps", LARGE_EPS),
-    }  # fmt: skip
+        *(("zero-gradient", name) for name in NEEDED),
+        *((pair.rule, pair.attack) for pair in PAIRS),
+        ("together", SQUARE),
+        ("query", NOISE),
+        ("query", SQUARE),
+        ("smoothed", PGD_SMOOTHED),
+        ("transfer", f"{TRANSFER}@other"),
+        ("noise", NOISE),
+        ("progress", SQUARE),
+        ("linearity", LINEARITY),
+        ("large-eps", LARGE_EPS),
+    }
 
 
 def wilson(k: int, n: int = N) -> float:
@@ -224,9 +248,10 @@ def test_a_paired_rule_fires_just_above_its_threshold(pair: Any, finding: str, l
     for count, expected in ((gained - 1, BELOW[finding]), (gained, finding)):
         result = verdict({pair.than: spared, pair.attack: range(count)}, names=EVERY)
         found = next(
-            i for i in result.evidence
+            i
+            for i in result.evidence
             if (i.rule, i.attack) == (pair.rule, pair.attack) and f"that {pair.than} left" in i.text
-        )  # fmt: skip
+        )
         assert (found.gained, found.lost, found.left, found.n) == (count, lost, N - lost, N)
         assert found.value == pytest.approx((count - lost - pair.allowed * (N - lost)) / N)
         bound = wald(count, lost, N, left=N - lost, allowed=pair.allowed)
@@ -244,9 +269,17 @@ def test_a_query_attack_counts_for_what_it_adds_to_all_gradients_together(name: 
     more = next(k for k in range(N) if wilson(k) > bound)
     for count, expected in ((more - 1, BELOW[finding]), (more, finding)):
         # PGD broke the last 100, among them the last of what the query attack broke
-        result = verdict({PGD_CE: range(N - 100, N), PGD_MARGIN: range(N - 100, N), FGSM: range(N - 100, N),
-                          FGSM_RANDOM_START: range(N - 100, N), FGSM_RESCALED: range(N - 100, N),
-                          name: [*range(count), N - 1]}, names=EVERY)  # fmt: skip
+        result = verdict(
+            {
+                PGD_CE: range(N - 100, N),
+                PGD_MARGIN: range(N - 100, N),
+                FGSM: range(N - 100, N),
+                FGSM_RANDOM_START: range(N - 100, N),
+                FGSM_RESCALED: range(N - 100, N),
+                name: [*range(count), N - 1],
+            },
+            names=EVERY,
+        )
         found = item(result, RULES[name], name)
         assert found.value == pytest.approx(count / N) and found.finding == expected
         assert result.verdict == (expected or "PASS")
@@ -451,9 +484,13 @@ def test_bent_margins_are_counted_on_images_that_stand(finding: str) -> None:
 def test_linearity_needs_every_length_at_the_image_and_one_at_the_worst_version() -> None:
     low, high = LINEAR
     for ratios, broken in (
-        ([low, high, 0, high], False), ([low, 1, low, 9], False), ([low - 0.01, 1, 1, 1], True), ([1, high + 0.01, 1, 1], True),
-        ([1, 1, -1, high + 0.01], True), ([np.nan] * 4, False),
-    ):  # fmt: skip
+        ([low, high, 0, high], False),
+        ([low, 1, low, 9], False),
+        ([low - 0.01, 1, 1, 1], True),
+        ([1, high + 0.01, 1, 1], True),
+        ([1, 1, -1, high + 0.01], True),
+        ([np.nan] * 4, False),
+    ):
         assert breaks_linearity(np.array([ratios], np.float32)).tolist() == [broken]
 
 
@@ -617,21 +654,33 @@ def asking(artefact: Artefact, queries: int = FEWEST_QUERIES) -> AttackInfo:
 
 
 def judge(
-    infos: Sequence[AttackInfo], fooled: dict[Key, Sequence[int]], artefacts: dict[Artefact, dict[Key, int]], *,
-    unasked: Sequence[AttackInfo] = (), progress: dict[Key, int] | None = None, unstable: int = 0,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
+    infos: Sequence[AttackInfo],
+    fooled: dict[Key, Sequence[int]],
+    artefacts: dict[Artefact, dict[Key, int]],
+    *,
+    unasked: Sequence[AttackInfo] = (),
+    progress: dict[Key, int] | None = None,
+    unstable: int = 0,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The verdict on artefacts, each of which the first so-many images are taken from by each key."""
     labels, evidence = batch({(LARGE_EPS, "1"): range(N), **fooled}, keys=[i.key for i in infos if i not in unasked])
     scored = [CLEAN_KEY, *(i.key for i in infos if not i.control)]
     hits = tuple({key: np.arange(N) >= broken.get(key, 0) for key in scored} for broken in artefacts.values())
     further = {
         i.key: np.where(np.arange(N) < (progress or {}).get(i.key, 0), 9, 0).astype(np.float32)
-        for i in infos if base_name(i.name) in (SQUARE, NOISE)
-    }  # fmt: skip
+        for i in infos
+        if base_name(i.name) in (SQUARE, NOISE)
+    }
     outcome = BatchOutcome(
-        np.arange(N), labels, ("",) * N, hits, hits, evidence, progress=(further,) * len(hits),
+        np.arange(N),
+        labels,
+        ("",) * N,
+        hits,
+        hits,
+        evidence,
+        progress=(further,) * len(hits),
         unstable=(np.arange(N) < unstable,) * len(hits),
-    )  # fmt: skip
+    )
     return verdict_of(infos, [outcome], list(artefacts))
 
 
@@ -646,9 +695,7 @@ def test_a_query_attack_on_an_artefact_judges_that_artefact_alone() -> None:
     told = [i for i in masking.evidence if i.artefact == "onnxruntime int8-u8s8"]
     assert next(i for i in told if i.rule == "query").value == pytest.approx(0.1)
     # getting further counts, though nothing broke
-    _, (fp32, int8) = judge(
-        infos, {}, {FP32: {}, INT8: {}}, unasked=infos[-2:], progress={asking(INT8).key: N // 2}
-    )  # fmt: skip
+    _, (fp32, int8) = judge(infos, {}, {FP32: {}, INT8: {}}, unasked=infos[-2:], progress={asking(INT8).key: N // 2})
     assert fp32.verdict == "PASS" and int8.verdict == "MASKED"
 
 

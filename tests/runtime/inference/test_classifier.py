@@ -103,8 +103,14 @@ def test_colour_order_must_be_stated(classifier: Classifier, photographs: Frames
 
 
 @pytest.mark.parametrize(
-    "frame", [np.zeros((40, 40), np.uint8), np.zeros((40, 40, 4), np.uint8), np.zeros((40, 40, 3), np.float32), np.zeros((0, 40, 3), np.uint8)]
-)  # fmt: skip
+    "frame",
+    [
+        np.zeros((40, 40), np.uint8),
+        np.zeros((40, 40, 4), np.uint8),
+        np.zeros((40, 40, 3), np.float32),
+        np.zeros((0, 40, 3), np.uint8),
+    ],
+)
 def test_what_is_no_frame_is_refused(classifier: Classifier, frame: NDArray[np.uint8]) -> None:
     with pytest.raises(InputError, match="frame array is uint8"):
         classifier.classify(frame, color_order="rgb")

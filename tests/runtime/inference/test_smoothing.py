@@ -55,8 +55,12 @@ def test_votes_frames_and_change_are_told():
     smoother = Smoother(threshold=0.5, window=3, margin=2)
     told = [smoother.update(said(letter)) for letter in "aabbb"]
     assert [(each.votes, each.frames, each.changed) for each in told] == [
-        (0, 1, False), (2, 2, True), (2, 3, False), (1, 3, False), (3, 3, True),
-    ]  # fmt: skip
+        (0, 1, False),
+        (2, 2, True),
+        (2, 3, False),
+        (1, 3, False),
+        (3, 3, True),
+    ]
 
 
 def test_the_label_is_the_one_that_was_given_last():
@@ -112,11 +116,13 @@ def test_a_new_answer_comes_within_the_stated_delay():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"threshold": 1.1}, "threshold is a probability"), ({"threshold": float("nan")}, "threshold is a probability"),
-        ({"threshold": 0, "window": 0}, "window must be at least 1"), ({"threshold": 0, "margin": 0}, "margin from 1"),
+        ({"threshold": 1.1}, "threshold is a probability"),
+        ({"threshold": float("nan")}, "threshold is a probability"),
+        ({"threshold": 0, "window": 0}, "window must be at least 1"),
+        ({"threshold": 0, "margin": 0}, "margin from 1"),
         ({"threshold": 0, "window": 3, "margin": 4}, "not window 3 and margin 4"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_refused(arguments, text):
     with pytest.raises(InputError, match=text):
         Smoother(**arguments)

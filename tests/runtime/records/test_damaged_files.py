@@ -41,7 +41,8 @@ def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str |
 
 
 def damaged(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What was done, and the text of the file: every value replaced by each of the wrong ones, and every key dropped."""
+    """What was done, and the text of the file: every value replaced by each of the wrong ones, and every key
+    dropped."""
     for path in places(value):
         changed = copy.deepcopy(value)
         parent = changed

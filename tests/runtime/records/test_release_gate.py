@@ -40,17 +40,29 @@ AT = Eps.parse("8/255")
 def row(artefact: Artefact, correct: int, eps: str | None = None, **changes: Any) -> Row:
     """A clean row, or the worst case at ``eps``, of what :func:`attacks` lists."""
     values: dict[str, Any] = {
-        "variant": artefact[1], "artifact_sha256": sha(artefact), "backend": artefact[0], "provider": "cpu", "device": "a CPU",
-        "attack": "worst-case" if eps else "clean", "params": AttackParams(attacks=BEHIND if eps else None), "eps": eps or "0",
-        "eps_value": Eps.parse(eps).value if eps else 0.0, "n": N, "correct_top1": correct, "correct_top5": None,
+        "variant": artefact[1],
+        "artifact_sha256": sha(artefact),
+        "backend": artefact[0],
+        "provider": "cpu",
+        "device": "a CPU",
+        "attack": "worst-case" if eps else "clean",
+        "params": AttackParams(attacks=BEHIND if eps else None),
+        "eps": eps or "0",
+        "eps_value": Eps.parse(eps).value if eps else 0.0,
+        "n": N,
+        "correct_top1": correct,
+        "correct_top5": None,
         "threat": ("white-box" if artefact[0] == "torch" else "query") if eps else None,
-        "gradients": "torch fp32" if eps else None, "zero_gradient_share": None, "masking": PASS if eps else None,
-    }  # fmt: skip
+        "gradients": "torch fp32" if eps else None,
+        "zero_gradient_share": None,
+        "masking": PASS if eps else None,
+    }
     return Row(**(values | changes))
 
 
 def attacks(worst: Row, suite: SuiteName = "standard", **without: Any) -> list[Row]:
-    """A row of each attack of ``suite`` behind a worst case, as hard as it asks for; ``without`` changes or drops (None) some."""
+    """A row of each attack of ``suite`` behind a worst case, as hard as it asks for; ``without`` changes or drops
+    (None) some."""
     rows = []
     for name, effort in SUITES[suite].items():
         if name in CONTROLS:
@@ -82,24 +94,40 @@ def file(rows: Iterable[Row], comparisons: Iterable[Comparison] = ()) -> Results
     rows = list(rows)
     behind = [made for row in rows if row.attack == "worst-case" for made in attacks(row)]
     return Results(
-        bundle=Subject(id="b" * 64, name="x.edgeadv"), data=ScoredData(name="d", split="test", n=N), environment=Environment(),
-        masking=Masking(verdict="PASS"), rows=(*rows, *behind), comparisons=tuple(comparisons),
-    )  # fmt: skip
+        bundle=Subject(id="b" * 64, name="x.edgeadv"),
+        data=ScoredData(name="d", split="test", n=N),
+        environment=Environment(),
+        masking=Masking(verdict="PASS"),
+        rows=(*rows, *behind),
+        comparisons=tuple(comparisons),
+    )
 
 
 @pytest.fixture
 def three() -> Results:
     """Three artefacts at two budgets, with every pair compared."""
     rows = [
-        row(FP32, 850), row(FP32, 700, "2/255"), row(FP32, 450, "8/255"),
-        row(ORT, 850), row(ORT, 701, "2/255"), row(ORT, 450, "8/255"),
-        row(INT8, 838), row(INT8, 690, "2/255"), row(INT8, 430, "8/255"),
-    ]  # fmt: skip
+        row(FP32, 850),
+        row(FP32, 700, "2/255"),
+        row(FP32, 450, "8/255"),
+        row(ORT, 850),
+        row(ORT, 701, "2/255"),
+        row(ORT, 450, "8/255"),
+        row(INT8, 838),
+        row(INT8, 690, "2/255"),
+        row(INT8, 430, "8/255"),
+    ]
     comparisons = [
-        entry(FP32, ORT, 0, 0), entry(FP32, ORT, 0, 1, "2/255"), entry(FP32, ORT, 2, 2, "8/255"),
-        entry(FP32, INT8, 20, 8), entry(FP32, INT8, 22, 12, "2/255"), entry(FP32, INT8, 45, 25, "8/255"),
-        entry(ORT, INT8, 21, 9), entry(ORT, INT8, 21, 10, "2/255"), entry(ORT, INT8, 41, 21, "8/255"),
-    ]  # fmt: skip
+        entry(FP32, ORT, 0, 0),
+        entry(FP32, ORT, 0, 1, "2/255"),
+        entry(FP32, ORT, 2, 2, "8/255"),
+        entry(FP32, INT8, 20, 8),
+        entry(FP32, INT8, 22, 12, "2/255"),
+        entry(FP32, INT8, 45, 25, "8/255"),
+        entry(ORT, INT8, 21, 9),
+        entry(ORT, INT8, 21, 10, "2/255"),
+        entry(ORT, INT8, 41, 21, "8/255"),
+    ]
     return file(rows, comparisons)
 
 
@@ -111,14 +139,19 @@ def only(results: Results, **rules: Any) -> Ruling:
 def test_every_rule_has_one_line_in_order(three: Results) -> None:
     gate = Gate(min_clean=0.80, min_robust=0.40, max_drop_clean=0.01, max_drop_robust=0.02, verdict="PASS", eps=AT)
     assert [*gate.judge(three).lines] == [
-        "passed min-clean 0.8 (d test, 1000 images): lowest is onnxruntime int8-u8s8 with 83.8% (838 of 1000, 95% interval "
+        "passed min-clean 0.8 (d test, 1000 images): lowest is onnxruntime int8-u8s8 with 83.8% (838 of 1000, 95% "
+        "interval "
         "81.4% to 86.0%)",
-        "passed min-robust 0.4 (d test, 1000 images, suite standard): lowest is onnxruntime int8-u8s8 at eps 8/255 with at most "
+        "passed min-robust 0.4 (d test, 1000 images, suite standard): lowest is onnxruntime int8-u8s8 at eps 8/255 "
+        "with at most "
         "43.0% (430 of 1000, 95% interval 40.0% to 46.1%), query, verdict PASS",
-        "FAILED max-drop-clean 0.01 (d test, 1000 images): largest is onnxruntime int8-u8s8 against onnxruntime fp32: 1.20 "
+        "FAILED max-drop-clean 0.01 (d test, 1000 images): largest is onnxruntime int8-u8s8 against onnxruntime "
+        "fp32: 1.20 "
         "points (21 lost, 9 gained of 1000, 95% interval 0.09 to 2.30, McNemar p 0.043)",
-        "passed max-drop-robust 0.02 (d test, 1000 images, suite standard): largest is onnxruntime int8-u8s8 (query) against "
-        "onnxruntime fp32 (query) at eps 8/255: 2.00 points (41 lost, 21 gained of 1000, 95% interval 0.44 to 3.56, McNemar p "
+        "passed max-drop-robust 0.02 (d test, 1000 images, suite standard): largest is onnxruntime int8-u8s8 "
+        "(query) against "
+        "onnxruntime fp32 (query) at eps 8/255: 2.00 points (41 lost, 21 gained of 1000, 95% interval 0.44 to "
+        "3.56, McNemar p "
         "0.015), verdict PASS",
         "passed verdict PASS (d test, 1000 images, suite standard): worst is torch fp32 at eps 8/255: verdict PASS",
     ]
@@ -129,9 +162,18 @@ def test_every_rule_has_one_line_in_order(three: Results) -> None:
 
 @pytest.mark.parametrize(
     ("correct", "limit", "passed"),
-    [(400, 0.40, True), (399, 0.40, False), (70, 0.07, True), (290, 0.29, True), (1000, 1.0, True), (999, 1.0, False),
-     (0, 0.0, True), (333, 0.3333, False), (334, 0.3333, True)],
-)  # fmt: skip
+    [
+        (400, 0.40, True),
+        (399, 0.40, False),
+        (70, 0.07, True),
+        (290, 0.29, True),
+        (1000, 1.0, True),
+        (999, 1.0, False),
+        (0, 0.0, True),
+        (333, 0.3333, False),
+        (334, 0.3333, True),
+    ],
+)
 def test_counts_are_judged_not_rounded_shares(correct: int, limit: float, passed: bool) -> None:
     assert only(file([row(FP32, correct)]), min_clean=limit).passed is passed
     assert only(file([row(FP32, 1000), row(FP32, correct, "8/255")]), min_robust=limit).passed is passed
@@ -139,9 +181,17 @@ def test_counts_are_judged_not_rounded_shares(correct: int, limit: float, passed
 
 @pytest.mark.parametrize(
     ("lost", "gained", "limit", "passed"),
-    [(10, 0, 0.01, True), (11, 0, 0.01, False), (39, 10, 0.029, True), (40, 10, 0.029, False), (0, 0, 0.0, True),
-     (1, 0, 0.0, False), (0, 30, 0.0, True), (200, 195, 0.005, True)],
-)  # fmt: skip
+    [
+        (10, 0, 0.01, True),
+        (11, 0, 0.01, False),
+        (39, 10, 0.029, True),
+        (40, 10, 0.029, False),
+        (0, 0, 0.0, True),
+        (1, 0, 0.0, False),
+        (0, 30, 0.0, True),
+        (200, 195, 0.005, True),
+    ],
+)
 def test_drops_are_judged_by_their_counts(lost: int, gained: int, limit: float, passed: bool) -> None:
     rows = [row(FP32, 500), row(INT8, 500 - lost + gained)]
     assert only(file(rows, [entry(FP32, INT8, lost, gained)]), max_drop_clean=limit).passed is passed
@@ -251,13 +301,15 @@ def test_the_verdict_of_every_judged_artefact_counts_not_only_the_lowest_ones(th
     rows = [replace(r, masking=MASKED) if (r.backend, r.eps) == ("torch", "8/255") else r for r in three.rows]
     mixed = dataclasses.replace(three, rows=tuple(rows))
     assert str(only(mixed, min_robust=0.4, eps=AT)) == (
-        "FAILED min-robust 0.4 (d test, 1000 images, suite standard): lowest is onnxruntime int8-u8s8 at eps 8/255 with at most "
+        "FAILED min-robust 0.4 (d test, 1000 images, suite standard): lowest is onnxruntime int8-u8s8 at eps 8/255 "
+        "with at most "
         "43.0% (430 of 1000, 95% interval 40.0% to 46.1%), query, verdict PASS; torch fp32 has verdict MASKED "
         f"({WHY}), the verdict asked for is PASS"
     )
     assert only(mixed, min_robust=0.4, backends=("onnxruntime",), eps=AT).passed
     assert str(only(mixed, verdict="SUSPECT", eps=AT)) == (
-        "FAILED verdict SUSPECT (d test, 1000 images, suite standard): worst is torch fp32 at eps 8/255: verdict MASKED "
+        "FAILED verdict SUSPECT (d test, 1000 images, suite standard): worst is torch fp32 at eps 8/255: verdict "
+        "MASKED "
         f"({WHY})"
     )
     assert only(mixed, verdict="MASKED", eps=AT).passed
@@ -265,9 +317,13 @@ def test_the_verdict_of_every_judged_artefact_counts_not_only_the_lowest_ones(th
 
 def test_neither_end_of_a_drop_may_be_masked(three: Results) -> None:
     masked_base = dataclasses.replace(
-        three, rows=tuple(replace(r, masking=MASKED) if r.eps != "0" and r.backend == "torch" else r
-                          for r in three.rows if (r.backend, r.variant) != ORT),
-    )  # fmt: skip
+        three,
+        rows=tuple(
+            replace(r, masking=MASKED) if r.eps != "0" and r.backend == "torch" else r
+            for r in three.rows
+            if (r.backend, r.variant) != ORT
+        ),
+    )
     ruling = only(masked_base, max_drop_robust=0.5, variants=("int8",), eps=AT)
     assert not ruling.passed
     assert ruling.text.endswith(f"; torch fp32 has verdict MASKED ({WHY}), the verdict asked for is PASS")
@@ -319,7 +375,7 @@ def test_a_verdict_without_a_reason_says_so() -> None:
         ({"min_robust": 0.8, "suite": "easy"}, "`suite` 'easy' is not one of fast, standard, full"),
         ({"min_clean": 0.8, "verdict": "PASS", "suite": "fast"}, "`suite` needs a rule on robust accuracy"),
     ],
-)  # fmt: skip
+)
 def test_rules_that_make_no_sense_are_refused(rules: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         Gate(**rules)
@@ -364,7 +420,7 @@ def test_without_a_comparison_no_drop_is_judged(three: Results) -> None:
 @pytest.mark.parametrize(
     "change",
     [{"lost": 20}, {"gained": 10}, {"n": 999}, {"lost": "21"}, {"baseline": {}}, {"lost": -9, "gained": -21}],
-)  # fmt: skip
+)
 def test_a_comparison_that_contradicts_the_rows_is_damage(three: Results, change: dict[str, Any]) -> None:
     value = three.to_json()
     value["comparisons"][three.comparisons.index(entry(ORT, INT8, 21, 9))] |= change
@@ -374,9 +430,17 @@ def test_a_comparison_that_contradicts_the_rows_is_damage(three: Results, change
 
 @pytest.mark.parametrize(
     "changes",
-    [{"n": 0}, {"n": "1000"}, {"correct_top1": 1001}, {"correct_top1": -1}, {"masking": None}, {"masking": {}},
-     {"masking": {"verdict": "FINE"}}, {"eps_value": "8/255"}],
-)  # fmt: skip
+    [
+        {"n": 0},
+        {"n": "1000"},
+        {"correct_top1": 1001},
+        {"correct_top1": -1},
+        {"masking": None},
+        {"masking": {}},
+        {"masking": {"verdict": "FINE"}},
+        {"eps_value": "8/255"},
+    ],
+)
 def test_a_row_that_cannot_be_is_damage(three: Results, changes: dict[str, Any]) -> None:
     value = three.to_json()
     value["rows"][2] |= changes
@@ -429,7 +493,7 @@ def test_the_suite_that_is_asked_for_must_have_run() -> None:
         ({"apgd_t": {"params": AttackParams(steps=50, restarts=4)}}, "apgd-t ran with less than 5 classes of 50 steps"),
         ({"noise": None}, "noise did not run"),
     ],
-)  # fmt: skip
+)
 def test_one_attack_that_is_missing_or_weaker_is_named(changes: dict[str, Any], says: str) -> None:
     worst = row(FP32, 450, "8/255")
     assert judged(worst, attacks(worst), min_robust=0.45).passed
@@ -509,8 +573,9 @@ def test_figures_are_those_of_the_line(three: Results) -> None:
 def test_a_file_judges_itself_by_what_a_caller_has_at_hand(three: Results) -> None:
     outcome = three.gate(eps="8/255", min_clean=0.80, max_drop_robust=0.03, backends=["onnxruntime"])
     assert outcome.passed and [line.split()[:3] for line in outcome.lines] == [
-        ["passed", "min-clean", "0.8"], ["passed", "max-drop-robust", "0.03"],
-    ]  # fmt: skip
+        ["passed", "min-clean", "0.8"],
+        ["passed", "max-drop-robust", "0.03"],
+    ]
     outcome.raise_if_failed()
     failed = three.gate(eps=AT, min_clean=0.84, max_drop_robust=0.01, min_robust=0.4)
     with pytest.raises(GateError) as error:

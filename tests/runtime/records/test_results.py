@@ -22,15 +22,32 @@ from edgeadv_runtime.records.results import Results
 from edgeadv_runtime.records.rows import ArtefactId, AttackParams, Comparison, EngineInfo, Row, engines
 
 PLAN = EngineInfo(
-    plan_sha256="0123456789ab" + "f" * 52, profile=(1, 1, 1), precision="declared", library="TensorRT 10.13.3",
-    compute_capability="sm_87", driver="540.4.0", tf32=False, cuda_graphs=True, cuda_graph_note=None,
-)  # fmt: skip
+    plan_sha256="0123456789ab" + "f" * 52,
+    profile=(1, 1, 1),
+    precision="declared",
+    library="TensorRT 10.13.3",
+    compute_capability="sm_87",
+    driver="540.4.0",
+    tf32=False,
+    cuda_graphs=True,
+    cuda_graph_note=None,
+)
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 EXAMPLE = Example(
-    index=3, label="cat", attack="fgsm", eps="8/255", amplification=16.0, artefact="torch fp32", clean_png=PNG,
-    adversarial_png=PNG, perturbation_png=PNG, clean_prediction="cat", clean_probability=0.9,
-    adversarial_prediction="dog", adversarial_probability=0.7,
-)  # fmt: skip
+    index=3,
+    label="cat",
+    attack="fgsm",
+    eps="8/255",
+    amplification=16.0,
+    artefact="torch fp32",
+    clean_png=PNG,
+    adversarial_png=PNG,
+    perturbation_png=PNG,
+    clean_prediction="cat",
+    clean_probability=0.9,
+    adversarial_prediction="dog",
+    adversarial_probability=0.7,
+)
 TORCH = ArtefactId(backend="torch", variant="fp32", artifact_sha256="a" * 64)
 INT8 = ArtefactId(backend="onnxruntime", variant="int8-u8s8", artifact_sha256="c" * 64)
 LOST = Comparison(attack="worst-case", eps="8/255", baseline=TORCH, artefact=INT8, n=40, lost=7, gained=2)
@@ -38,27 +55,54 @@ LOST = Comparison(attack="worst-case", eps="8/255", baseline=TORCH, artefact=INT
 
 def row(**changes: Any) -> Row:
     values: dict[str, Any] = {
-        "variant": "fp32", "artifact_sha256": "a" * 64, "backend": "torch", "provider": "cpu", "device": "a CPU",
-        "attack": "fgsm", "params": AttackParams(norm="linf", steps=1, step_size="8/255"), "eps": "8/255",
-        "eps_value": 8 / 255, "threat": "white-box", "gradients": "torch fp32", "n": 40, "correct_top1": 10,
-        "correct_top5": 30, "zero_gradient_share": 0.25, "masking": RowMasking(verdict="MASKED"),
-    }  # fmt: skip
+        "variant": "fp32",
+        "artifact_sha256": "a" * 64,
+        "backend": "torch",
+        "provider": "cpu",
+        "device": "a CPU",
+        "attack": "fgsm",
+        "params": AttackParams(norm="linf", steps=1, step_size="8/255"),
+        "eps": "8/255",
+        "eps_value": 8 / 255,
+        "threat": "white-box",
+        "gradients": "torch fp32",
+        "n": 40,
+        "correct_top1": 10,
+        "correct_top5": 30,
+        "zero_gradient_share": 0.25,
+        "masking": RowMasking(verdict="MASKED"),
+    }
     return Row(**{**values, **changes})
 
 
 @pytest.fixture
 def results() -> Results:
-    clean = row(attack="clean", eps="0", eps_value=0.0, params=AttackParams(), threat=None, gradients=None, masking=None,
-                zero_gradient_share=None, correct_top1=38, correct_top5=40)  # fmt: skip
+    clean = row(
+        attack="clean",
+        eps="0",
+        eps_value=0.0,
+        params=AttackParams(),
+        threat=None,
+        gradients=None,
+        masking=None,
+        zero_gradient_share=None,
+        correct_top1=38,
+        correct_top5=40,
+    )
     worst = row(
         attack="worst-case", params=AttackParams(norm="linf", uint8=True, attacks=("clean", "fgsm")), correct_top5=None
     )
     return Results(
-        bundle=Subject(id="b" * 64, name="x.edgeadv"), data=ScoredData(name="d", n=40, unreadable=("bad.png",)),
+        bundle=Subject(id="b" * 64, name="x.edgeadv"),
+        data=ScoredData(name="d", n=40, unreadable=("bad.png",)),
         environment=Environment(python="3"),
         masking=Masking(verdict="MASKED", evidence=(Finding(rule="zero-gradient", finding="MASKED", text="é"),)),
-        rows=(clean, row(), worst), skipped=(Skipped(backend="torch", variant="fp16", reason="no"),), examples=(EXAMPLE,), created="2026-01-01T00:00:00+00:00", edgeadv_version="0",
-    )  # fmt: skip
+        rows=(clean, row(), worst),
+        skipped=(Skipped(backend="torch", variant="fp16", reason="no"),),
+        examples=(EXAMPLE,),
+        created="2026-01-01T00:00:00+00:00",
+        edgeadv_version="0",
+    )
 
 
 def test_shares_are_of_all_images() -> None:
@@ -91,8 +135,9 @@ def test_a_row_names_the_plan_that_ran(results: Results, tmp_path: Path) -> None
     planned.save(tmp_path / "results.json")
     value = json.loads((tmp_path / "results.json").read_text())
     assert [entry["engine"] for entry in value["rows"]] == [
-        {**msgspec.to_builtins(PLAN), "profile": [1, 1, 1]}, None,
-    ]  # fmt: skip
+        {**msgspec.to_builtins(PLAN), "profile": [1, 1, 1]},
+        None,
+    ]
     assert value["schema_version"] == 1
     assert Results.load(tmp_path / "results.json") == planned
 

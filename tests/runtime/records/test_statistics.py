@@ -53,7 +53,8 @@ def test_counts_that_are_no_share_are_refused(successes: int, n: int) -> None:
 
 
 def test_the_paired_bound_by_hand() -> None:
-    # 29 gained, 9 lost of 98, each plus 1 of 100: difference 0.2, variance (0.4 - 0.04) / 100 = 0.0036, standard error 0.06
+    # 29 gained, 9 lost of 98, each plus 1 of 100: difference 0.2, variance (0.4 - 0.04) / 100 = 0.0036, standard error
+    # 0.06
     assert paired_difference_lower_bound(29, 9, 98) == pytest.approx(0.2 - 1.6448536269514722 * 0.06, abs=1e-12)
     # the other way round it is the mirrored difference with the same error
     assert paired_difference_lower_bound(9, 29, 98) == pytest.approx(-0.2 - 1.6448536269514722 * 0.06, abs=1e-12)
