@@ -122,3 +122,21 @@ def test_the_server_answers_many_at_once(
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(urllib.request.Request(address, data=data, method="POST"), timeout=30)
         assert refused.value.code == status
+
+
+@pytest.mark.slow
+def test_the_whole_sdk_in_one_script(tmp_path: Path) -> None:
+    """At one epoch, on 100 images, under ``fast``: the gate refuses, as it must, and the script shows it."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "01_sdk.py"), "--quick", "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "fp16: worst case at eps 26/255" in done.stdout and "masking check UNCHECKED" in done.stdout
+    assert "gate: " in done.stdout and "less than the suite standard" in done.stdout
+    made = {"teacher", "student", "digits.edgeadv", "results.json", "bench.json", "report.html", "digits.pack"}
+    assert {path.name for path in tmp_path.iterdir()} >= made

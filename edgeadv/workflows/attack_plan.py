@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from edgeadv.backends.pytorch import TorchBackend
     from edgeadv.data.datasets import ImageSet
+    from edgeadv.data.sources import Data
     from edgeadv_runtime.attacks.base import Attack
 
     Attacks = str | Sequence[str | Attack] | Mapping[str, Effort] | None
@@ -172,7 +173,7 @@ class Workload:
 
 def make_workload(
     bundle: Bundle,
-    data: ImageSet | str | Path,
+    data: ImageSet | Data | str | Path,
     eps: Budgets | None,
     *,
     efforts: Mapping[str, Effort],

@@ -45,6 +45,7 @@ from .processes import Processes, join
 
 if TYPE_CHECKING:
     from edgeadv.data.datasets import ImageSet
+    from edgeadv.data.sources import Data
 
     from .attack_plan import Attacks
 
@@ -75,7 +76,7 @@ class Execution:
 
 def evaluate(
     bundle: Bundle | str | Path,
-    data: ImageSet | str | Path | None = None,
+    data: ImageSet | Data | str | Path | None = None,
     *,
     eps: Budgets | None = None,
     suite: str = STANDARD,
@@ -154,7 +155,7 @@ class _Evaluation:
     """What :func:`evaluate` is asked for."""
 
     bundle: Bundle | str | Path
-    data: ImageSet | str | Path | None
+    data: ImageSet | Data | str | Path | None
     eps: Budgets | None
     suite: str
     attacks: Attacks

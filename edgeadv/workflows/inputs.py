@@ -12,6 +12,7 @@ from edgeadv_runtime.records.eps import Eps
 
 if TYPE_CHECKING:
     from edgeadv.data.datasets import ImageSet
+    from edgeadv.data.sources import Data
 
 ALL = "all"
 Budgets = str | Eps | Iterable[str | Eps]
@@ -50,12 +51,12 @@ def budgets(eps: Budgets, *, norm: str = "linf") -> tuple[Eps, ...]:
 
 
 def labelled_images(
-    data: ImageSet | str | Path, bundle: Bundle, *, root: Path | None = None, download: bool = False
+    data: ImageSet | Data | str | Path, bundle: Bundle, *, root: Path | None = None, download: bool = False
 ) -> ImageSet:
     """Images to score, labelled in the order of the bundle's classes.
 
     Args:
-        data: an image set, or what :func:`edgeadv.data.datasets.open_data` opens.
+        data: an image set, data with a part to test on, or what :func:`edgeadv.data.datasets.open_data` opens.
         bundle: whose classes they have.
         root: where torchvision keeps its data.
         download: let torchvision download what is not there.
@@ -64,7 +65,10 @@ def labelled_images(
         DataError: it cannot be opened, or has a class that the bundle does not know.
     """
     from edgeadv.data.datasets import DEFAULT_ROOT, ImageSet, open_data
+    from edgeadv.data.sources import Data
 
+    if isinstance(data, Data):
+        data = data.test
     if not isinstance(data, ImageSet):
         data = open_data(str(data), split="test", root=root or DEFAULT_ROOT, download=download)
     return data.relabel(bundle.classes)

@@ -16,13 +16,14 @@ from .inputs import Budgets, open_bundle
 
 if TYPE_CHECKING:
     from edgeadv.data.datasets import ImageSet
+    from edgeadv.data.sources import Data
 
     from .attack_plan import Attacks
 
 
 def attack(
     bundle: Bundle | str | Path,
-    data: ImageSet | str | Path,
+    data: ImageSet | Data | str | Path,
     *,
     eps: Budgets | None = None,
     out: str | Path,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgeadv.data.datasets import ImageSet
+    from edgeadv.data.sources import Data
 
 _BATCH = 64
 
@@ -44,7 +45,12 @@ class Demonstration:
 
 
 def make_perturbation(
-    bundle: Bundle | str | Path, data: ImageSet | str | Path, *, eps: str | Eps, out: str | Path, limit: int = 512
+    bundle: Bundle | str | Path,
+    data: ImageSet | Data | str | Path,
+    *,
+    eps: str | Eps,
+    out: str | Path,
+    limit: int = 512,
 ) -> Demonstration:
     """Make one perturbation that is added to every frame: a demonstration, which measures no robustness.
 

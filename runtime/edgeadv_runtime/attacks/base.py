@@ -302,7 +302,7 @@ def check_infos(listed: Iterable[AttackInfo]) -> None:
         if norm not in NORMS:
             raise InputError(f"attack {info.name} is measured in {norm!r}: choose from {', '.join(NORMS)}")
         if info.params.uint8 and norm != "l2":
-            info.eps.check_8_bits(instead="do not round (attack `float32`, evaluate without `uint8`)")
+            info.eps.check_8_bits(instead="do not round to 8 bits")
         if not info.control:
             norms.setdefault(norm, info.name)
     if len(norms) > 1:
