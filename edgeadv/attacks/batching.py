@@ -16,7 +16,7 @@ T = TypeVar("T")
 # activations of 20 photographs of 224 pixels; on a processor more would take gigabytes and save no time
 _PIXELS_AT_ONCE = 1_000_000
 # on a GPU of 24 GiB all 64 images of a batch: launching a kernel takes as long for few as for many
-_LARGE_GPU, _PIXELS_ON_IT = 20 * 2**30, 3_300_000
+_LARGE_GPU, _PIXELS_ON_LARGE_GPU = 20 * 2**30, 3_300_000
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -37,7 +37,7 @@ def at_once(x: NDArray[np.float32] | Tensor, device: torch.device) -> int:
         return max(1, _PIXELS_AT_ONCE // size)
     large = torch.cuda.get_device_properties(device).total_memory >= _LARGE_GPU
     # a power of two, as batches shrink there
-    return 1 << max(1, (_PIXELS_ON_IT if large else _PIXELS_AT_ONCE) // size).bit_length() - 1
+    return 1 << max(1, (_PIXELS_ON_LARGE_GPU if large else _PIXELS_AT_ONCE) // size).bit_length() - 1
 
 
 def tensors(x: NDArray[np.float32], y: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -70,12 +70,12 @@ def images_sha256(images: ImageSet, order: NDArray[np.int64]) -> str:
     Work that is resumed must go on with the same ones.
     """
     source = str(Path(images.spec).resolve()) if Path(images.spec).exists() else images.spec
-    settled = {
+    plan = {
         "source": source,
         "names": [images.names[int(i)] for i in order],
         "labels": images.labels[order].tolist(),
     }
-    return sha256_bytes(canonical_json(settled))
+    return sha256_bytes(canonical_json(plan))
 
 
 def check_images(pack: AttackPack, images: ImageSet, bundle: Bundle, *, workers: int = 0) -> None:

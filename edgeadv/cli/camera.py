@@ -124,7 +124,7 @@ def camera(
             page = stack.enter_context(PageServer(view, serve, token=token))
             say(page.url, err=True)
         end = None if limit_s is None else time.monotonic() + limit_s
-        with line.shown(), _until_told(), stream:
+        with line.shown(), _until_interrupted(), stream:
             while not stream.join(_REFRESH_S if end is None else max(0.0, min(_REFRESH_S, end - time.monotonic()))):
                 line.refresh()
                 if end is not None and time.monotonic() >= end:
@@ -150,7 +150,7 @@ def _smoother(classifier: Classifier, window: int) -> Smoother:
 
 
 @contextmanager
-def _until_told() -> Iterator[None]:
+def _until_interrupted() -> Iterator[None]:
     """Ctrl-C, or SIGTERM as systemd sends it, is how a camera is stopped: no error."""
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -52,8 +52,8 @@ def evaluate(
     Give --data and --eps to craft the attacks here (that needs PyTorch), or --pack to score what was crafted before.
     Under torchrun the processes share the images; an evaluation that was interrupted goes on with --resume.
     """
-    with join(own_gpu=execution.provider in ("cuda", "tensorrt") or "tensorrt" in backend) as team:
-        with team.in_turn():
+    with join(own_gpu=execution.provider in ("cuda", "tensorrt") or "tensorrt" in backend) as processes:
+        with processes.in_turn():
             opened = Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key)
         if pack is None:
             keep_memory()
@@ -72,7 +72,7 @@ def evaluate(
                 out=out,
                 progress=progress,
             )
-    if not team.first:
+    if not processes.first:
         return
     print_results(results)
     gates = [entry.gate.data.sha256 for entry in opened.manifest.variants.values() if entry.gate is not None]

@@ -11,27 +11,27 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from .rng import Draws
+from .rng import RandomStream
 
-Augment = Callable[[Tensor, Draws], Tensor]
+Augment = Callable[[Tensor, RandomStream], Tensor]
 """uint8 (n, 3, H, W) and what its images draw, to the same shape."""
 
 _SHIFT = 8  # one side in so many
 _LEAST_AREA = 0.25
 
 
-def crop_flip(pixels: Tensor, draws: Draws) -> Tensor:
+def crop_flip(pixels: Tensor, stream: RandomStream) -> Tensor:
     """Shift by up to an eighth of the side (reflected at the border) and mirror half of the images.
 
     Args:
         pixels: uint8 (n, 3, H, W).
-        draws: of these images.
+        stream: of these images.
 
     Returns:
         The same shape, each image moved by its own whole number of pixels.
     """
     n, _, height, width = pixels.shape
-    shares = draws.shares("crop-flip", 3, pixels.device)
+    shares = stream.shares("crop-flip", 3, pixels.device)
     rows = _window(height, shares[:, 0])
     columns = _window(width, shares[:, 1])
     columns = torch.where(shares[:, 2:] < 0.5, columns.flip(1), columns)
@@ -52,12 +52,12 @@ def _window(side: int, share: Tensor) -> Tensor:
 def _one_by_one(transform: Callable[[int], nn.Module]) -> Augment:
     """A torchvision transform, made for the image's side, with random numbers of each image's own."""
 
-    def augment(pixels: Tensor, draws: Draws) -> Tensor:
+    def augment(pixels: Tensor, stream: RandomStream) -> Tensor:
         apply = transform(pixels.shape[-1])
         made = []
         # the transforms draw from torch's CPU generator, wherever the image is
         with torch.random.fork_rng(devices=[]):
-            for image, key in zip(pixels, draws.keys("transform").tolist(), strict=True):
+            for image, key in zip(pixels, stream.keys("transform").tolist(), strict=True):
                 torch.default_generator.manual_seed(key)
                 made.append(apply(image))
         return torch.stack(made) if made else pixels

@@ -40,7 +40,7 @@ class DeviceBatch:
     unreadable: tuple[str, ...]
 
 
-class Feed(Protocol):
+class Loader(Protocol):
     """Batches of an image set on a device."""
 
     @property
@@ -58,9 +58,9 @@ class Feed(Protocol):
         ...
 
 
-def feed(
+def loader(
     images: ImageSet, order: NDArray[np.int64], preprocess: Preprocess, device: torch.device, *, workers: int = 0
-) -> Feed:
+) -> Loader:
     """The images at ``order`` as they fit: on the device if they take at most :data:`RESIDENT_BYTES`, else streamed.
 
     Args:

@@ -24,7 +24,7 @@ _BITS = 24  # what float32 holds of a number in [0, 1)
 
 
 @dataclass(frozen=True)
-class Draws:
+class RandomStream:
     """What the images of a batch draw: a function of seed, epoch and their positions in the data.
 
     Attributes:
@@ -47,7 +47,7 @@ class Draws:
         return radius * (2 * math.pi * self._like(x, "angle")).cos()
 
     def shares(self, use: str, count: int, device: torch.device) -> Tensor:
-        """``count`` numbers of [0, 1) for each image, float32 (n, count); another ``use`` draws others."""
+        """``count`` numbers of [0, 1) for each image, float32 (n, count); another ``use`` stream others."""
         return _shares(torch.from_numpy(self.keys(use)).to(device), count)
 
     def keys(self, use: str) -> NDArray[np.int64]:

@@ -14,12 +14,12 @@ from edgeadv_runtime.errors import DataError
 from edgeadv_runtime.files import sha256_bytes
 
 from .datasets import DEFAULT_ROOT, ImageSet, all_pictures, batches, open_data
-from .loading import Feed
+from .loading import Loader
 
 _BATCH = 256
 
 
-def fed_images(source: Feed, order: NDArray[np.int64]) -> TrainingImages:
+def fed_images(source: Loader, order: NDArray[np.int64]) -> TrainingImages:
     """The images at ``order`` as ``source`` gives them to training; unreadable ones are not among them.
 
     A set that lives on the device is not decoded again; a larger one is, once.

@@ -148,8 +148,8 @@ class PixelModel(nn.Module):
         """
         name, classes = self.architecture.name, self.architecture.num_classes
         ask: Any = getattr(self.net, "get_classifier", None)
-        told = None if ask is None else ask()
-        parts = (self.net,) if told is None else told if isinstance(told, tuple) else (told,)
+        classifier = None if ask is None else ask()
+        parts = (self.net,) if classifier is None else classifier if isinstance(classifier, tuple) else (classifier,)
         found = [
             module
             for part in parts
@@ -158,7 +158,7 @@ class PixelModel(nn.Module):
         ]
         if not found:
             raise InputError(f"{name} has no last layer of {classes} outputs; use another architecture")
-        if told is not None and len(found) > 1:
+        if classifier is not None and len(found) > 1:
             raise InputError(f"{name} has {len(found)} last layers, whose outputs it adds up; use another architecture")
         return found[-1]
 

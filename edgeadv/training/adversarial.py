@@ -18,7 +18,7 @@ from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.records.eps import Eps
 
 from ..attacks.losses import Loss, cross_entropy, input_gradient
-from ..data.rng import Draws
+from ..data.rng import RandomStream
 from ..models.builder import evaluation_mode
 from .distributed import bare
 from .objectives import Outcome, logits_of
@@ -26,9 +26,9 @@ from .objectives import Outcome, logits_of
 _PGD_REACH = 2.5
 
 
-def random_start(x: Tensor, eps: float, draws: Draws) -> Tensor:
+def random_start(x: Tensor, eps: float, stream: RandomStream) -> Tensor:
     """``x`` plus uniform noise of [-eps, eps] per value, clipped to [0, 1]."""
-    return (x + eps * draws.uniform(x)).clamp(0, 1)
+    return (x + eps * stream.uniform(x)).clamp(0, 1)
 
 
 def ascend(
@@ -118,12 +118,14 @@ class Perturbation:
         """``steps`` of a quarter of eps from almost the image: TRADES and RSLAD (10 steps of 2/255 at 8/255)."""
         return cls(eps, steps, eps.value / 4, noise="normal")
 
-    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, draws: Draws, loss: Loss = cross_entropy) -> Tensor:
+    def __call__(
+        self, model: nn.Module, x: Tensor, labels: Tensor, stream: RandomStream, loss: Loss = cross_entropy
+    ) -> Tensor:
         """Images perturbed against ``model`` as it is now: like ``x``, in [0, 1], detached."""
         if self.noise == "normal":
-            start = (x + _SMALL_NOISE * draws.normal(x)).clamp(0, 1)
+            start = (x + _SMALL_NOISE * stream.normal(x)).clamp(0, 1)
         else:
-            start = random_start(x, self.reach * self.eps.value, draws)
+            start = random_start(x, self.reach * self.eps.value, stream)
         return ascend(
             bare(model),
             x,
@@ -227,9 +229,9 @@ class AdversarialTraining(Perturbed):
         """What ``run.json`` keeps of it."""
         return {"recipe": self.recipe, **self.perturbation.to_json(), "label_smoothing": self.label_smoothing}
 
-    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Outcome:
+    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, stream: RandomStream) -> Outcome:
         """Mean loss over the batch, of perturbed images only: their statistics are BatchNorm's."""
-        logits = logits_of(model, self.perturbation(model, x, labels, draws))
+        logits = logits_of(model, self.perturbation(model, x, labels, stream))
         return Outcome(functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), logits)
 
 
@@ -282,11 +284,11 @@ class Trades(Perturbed):
         about = {"recipe": self.recipe, "beta": self.beta, "label_smoothing": self.label_smoothing}
         return {**about, **self.perturbation.to_json()}
 
-    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Outcome:
+    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, stream: RandomStream) -> Outcome:
         """Mean loss over the batch."""
         with evaluation_mode(bare(model)), torch.no_grad():
             probabilities = logits_of(bare(model), x).softmax(dim=1)
-        made = self.perturbation(model, x, labels, draws, lambda logits, _: divergence(logits, probabilities))
+        made = self.perturbation(model, x, labels, stream, lambda logits, _: divergence(logits, probabilities))
         clean, perturbed = logits_of(model, x), logits_of(model, made)
         natural = functional.cross_entropy(clean, labels, label_smoothing=self.label_smoothing)
         # in logarithms: a probability that is 0 in float32 has a gradient of NaN where the target has one too

@@ -23,13 +23,13 @@ from edgeadv_runtime.records.statistics import wilson_interval
 
 from ..data.augment import AUGMENTS
 from ..data.datasets import ImageSet, balanced_subset
-from ..data.loading import Feed, Waiting, feed, to_model_input
+from ..data.loading import Loader, Waiting, loader, to_model_input
 from ..data.training_images import fed_images
 from ..models.builder import PixelModel, check_input_size, evaluation_mode
 from ..models.device import default_device
 from . import checkpoint
 from .config import OutOfTimeError, TrainConfig
-from .distributed import Team
+from .distributed import ProcessGroup
 from .objectives import Objective, scale_head
 from .selection import collapse, split_off, standing
 from .trainer import OPTIMIZER, Trainer
@@ -91,7 +91,7 @@ def fit(
     report: Report | None = None,
     settings: Mapping[str, Any] | None = None,
     deadline: float | None = None,
-    team: Team | None = None,
+    processes: ProcessGroup | None = None,
 ) -> dict[str, Any]:
     """Train ``model`` in place; after every epoch ``out/state.bin`` holds all that ``resume`` needs.
 
@@ -116,8 +116,8 @@ def fit(
         report: called every 20 steps, after the last one of an epoch, and again when the epoch is measured.
         settings: what else makes this training the one it is, such as the recipe: only the same can be resumed.
         deadline: by ``time.monotonic()``; no epoch begins that would, as long as the last one, end after it.
-        team: the processes that train together, each on every so-manieth image of a batch; None trains alone. All start
-            from the same weights, and get the same figures; process 0 measures, saves, and its ``model`` has the
+        processes: the processes that train together, each on every so-manieth image of a batch; None trains alone. All
+            start from the same weights, and get the same figures; process 0 measures, saves, and its ``model`` has the
             weights to keep.
 
     Returns:
@@ -132,15 +132,18 @@ def fit(
             other settings.
         StorageError: ``out`` cannot be written, or holds another training and ``resume`` is false.
     """
-    device, team = default_device() if device is None else device, team or Team()
+    device, processes = default_device() if device is None else device, processes or ProcessGroup()
     say = report or (lambda progress: None)
     if config.augment not in AUGMENTS:
         raise InputError("augment", f"is one of {', '.join(AUGMENTS)}, not {config.augment!r}")
-    if config.batch_size % team.world:
-        raise InputError(f"`batch_size` {config.batch_size} is no multiple of the {team.world} processes that share it")
-    if config.batch_size < 2 * team.world:
+    if config.batch_size % processes.world:
         raise InputError(
-            f"`batch_size` {config.batch_size} leaves each of {team.world} processes fewer than two images of a step"
+            f"`batch_size` {config.batch_size} is no multiple of the {processes.world} processes that share it"
+        )
+    if config.batch_size < 2 * processes.world:
+        raise InputError(
+            f"`batch_size` {config.batch_size} leaves each of {processes.world} processes fewer than two images of "
+            "a step"
         )
     held_out = split_off(train_images.labels, config.holdout, budget=objective.budget)
     rest = np.setdiff1d(np.arange(len(train_images)), held_out)
@@ -155,7 +158,7 @@ def fit(
         raise InputError(
             f"{len(chosen)} training images do not fill one batch of {config.batch_size}: lower `batch_size`"
         )
-    if team.first:
+    if processes.first:
         ensure_writable(out)
     steps = len(chosen) // config.batch_size
     scale_head(model, objective.head_scale)
@@ -166,48 +169,48 @@ def fit(
         "class_ids": list(train_images.classes.ids),
         "preprocess": preprocess.to_json(),
     }
-    trainer = Trainer(model, objective, config, device, steps, {**about, **(settings or {})}, team)
+    trainer = Trainer(model, objective, config, device, steps, {**about, **(settings or {})}, processes)
     if checkpoint.exists(out):
         if not resume:
             raise StorageError(
                 f"{out} holds an unfinished training: continue it with `resume`, or choose another `out`"
             )
         trainer.restore(out)
-    team.wait()
+    processes.wait()
     wanted = chosen if objective.budget is None else np.union1d(chosen, held_out)
-    source = feed(train_images, wanted, preprocess, device, workers=config.workers)
-    tests = feed(test_images, np.arange(len(test_images)), preprocess, device, workers=config.workers)
+    source = loader(train_images, wanted, preprocess, device, workers=config.workers)
+    tests = loader(test_images, np.arange(len(test_images)), preprocess, device, workers=config.workers)
     stopped = collapse(trainer.history)
     for epoch in range(len(trainer.history), config.epochs):
         late = deadline is not None and time.monotonic() + _last_duration(trainer) > deadline
-        if stopped or team.tell(late):
+        if stopped or processes.tell(late):
             break
-        if team.world > 1:
+        if processes.world > 1:
             # dropout: the one thing that is drawn by process and not by image
-            torch.manual_seed(config.seed + 1_000_003 * (epoch * team.world + team.rank + 1))
+            torch.manual_seed(config.seed + 1_000_003 * (epoch * processes.world + processes.rank + 1))
         progress = _begin(stage, epoch, config.epochs, steps, trainer.history)
-        found = _epoch(trainer, objective, source, chosen, epoch, steps, team, say, progress)
+        found = _epoch(trainer, objective, source, chosen, epoch, steps, processes, say, progress)
         trainer.unreadable = sorted({*trainer.unreadable, *found})
-        if team.first:
+        if processes.first:
             _measure(trainer, source, held_out, tests, objective.budget)
             trainer.save(out)
-        trainer.history[-1] = team.tell(trainer.history[-1])
+        trainer.history[-1] = processes.tell(trainer.history[-1])
         say(_end(_begin(stage, epoch, config.epochs, steps, trainer.history), trainer.history[-1], trainer.lr))
         stopped = collapse(trainer.history)
     if len(trainer.history) < config.epochs and not stopped:
         raise OutOfTimeError(stage, len(trainer.history), config.epochs, _last_duration(trainer) or None)
-    trainer.settle()
-    if team.first:
+    trainer.finalise()
+    if processes.first:
         with atomic_file(out / TRAINING_FILE) as temporary:
             # in one pass at the end: a resumed training knows as much as one that was not interrupted
             fed_images(source, wanted).save(temporary)
-    kept = team.tell(len(trainer.history) if trainer.best is None else int(trainer.best["epoch"]))
+    kept = processes.tell(len(trainer.history) if trainer.best is None else int(trainer.best["epoch"]))
     last = trainer.history[kept - 1]
     interval = wilson_interval(round(last["test_accuracy"] * last["test_images"]), int(last["test_images"]))
     chose = "holdout_worst_case" in last
     more: dict[str, Any] = {"kept_epoch": kept, "holdout_images": len(held_out)} if chose else {}
-    if team.world > 1:
-        more["processes"] = team.world
+    if processes.world > 1:
+        more["processes"] = processes.world
     return {
         "epochs": trainer.history,
         "peak_lr": trainer.peak_lr,
@@ -222,7 +225,7 @@ def fit(
     }
 
 
-def _measure(trainer: Trainer, source: Feed, held_out: NDArray[np.int64], tests: Feed, budget: Eps | None) -> None:
+def _measure(trainer: Trainer, source: Loader, held_out: NDArray[np.int64], tests: Loader, budget: Eps | None) -> None:
     """Add to the last epoch of the history how the network does, and keep its weights if none did better."""
     start = time.perf_counter()
     correct, scored = accuracy(trainer.judged, tests)
@@ -273,11 +276,11 @@ def _last_duration(trainer: Trainer) -> float:
 def _epoch(
     trainer: Trainer,
     objective: Objective,
-    source: Feed,
+    source: Loader,
     chosen: NDArray[np.int64],
     epoch: int,
     steps: int,
-    team: Team,
+    processes: ProcessGroup,
     say: Callable[[Progress], None],
     progress: Progress,
 ) -> list[str]:
@@ -286,14 +289,14 @@ def _epoch(
     # order and augmentation come from (seed, epoch), so that nothing but torch's state has to be saved
     order = np.random.default_rng((config.seed, epoch)).permutation(chosen)[: steps * config.batch_size]
     # every process takes its part of each batch of the one order
-    own = order.reshape(steps, config.batch_size)[:, team.rank :: team.world].ravel()
+    own = order.reshape(steps, config.batch_size)[:, processes.rank :: processes.world].ravel()
     trainer.model.train()
     loss_sum, correct = torch.zeros((), device=trainer.device), torch.zeros((), dtype=torch.long, device=trainer.device)
     seen, start, waiting, waited = 0, time.perf_counter(), Waiting(trainer.device), 0.0
     unreadable: list[str] = []
-    for step, batch in enumerate(waiting.on(source.batches(config.batch_size // team.world, own)), 1):
+    for step, batch in enumerate(waiting.on(source.batches(config.batch_size // processes.world, own)), 1):
         unreadable += batch.unreadable
-        if unreadable and team.world > 1:
+        if unreadable and processes.world > 1:
             raise InputError(
                 f"{unreadable[0]}: parts of a batch must be of one size; repair the image, or train in one process"
             )
@@ -308,7 +311,7 @@ def _epoch(
             correct += right
             seen += len(batch.index)
         if seen and (step % _CHECK_EVERY == 0 or step == steps):
-            total_loss, hits, images_seen = team.sum(loss_sum, correct, torch.tensor(seen, device=trainer.device))
+            total_loss, hits, images_seen = processes.sum(loss_sum, correct, torch.tensor(seen, device=trainer.device))
             if not math.isfinite(total_loss):
                 raise TrainingError(
                     f"the loss is not finite at step {step} of epoch {epoch + 1}: lower `lr` (it was "
@@ -339,7 +342,7 @@ def _epoch(
     return unreadable
 
 
-def accuracy(model: PixelModel, source: Feed, *, batch_size: int = 256) -> tuple[int, int]:
+def accuracy(model: PixelModel, source: Loader, *, batch_size: int = 256) -> tuple[int, int]:
     """Right answers and readable images of ``model`` in evaluation mode, of all images of ``source``.
 
     Raises:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.records.eps import Eps
 
-from ..data.rng import Draws
+from ..data.rng import RandomStream
 from ..models.builder import PixelModel
 
 
@@ -50,7 +50,7 @@ class Objective(Protocol):
         """L-infinity budget that the network is trained to stand; None if it is trained on images as they are."""
         ...
 
-    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Outcome:
+    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, stream: RandomStream) -> Outcome:
         """Mean loss over the batch; only its backward pass touches the parameters' gradients.
 
         Args:
@@ -58,7 +58,7 @@ class Objective(Protocol):
                 moves BatchNorm's running statistics; passes that look for a perturbation do not.
             x: float32 (n, 3, H, W) in [0, 1].
             labels: int64 (n,).
-            draws: the random numbers of these images.
+            stream: the random numbers of these images.
         """
         ...
 
@@ -78,7 +78,7 @@ class HardLabels:
         """The logits of ordinary training, times T."""
         return self.temperature
 
-    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Outcome:
+    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, stream: RandomStream) -> Outcome:
         """Mean loss over the batch."""
         logits = logits_of(model, x)
         return Outcome(functional.cross_entropy(logits / self.temperature, labels), logits)
@@ -100,7 +100,7 @@ class DefensiveDistillation:
         """The student's logits are those of ordinary training, times T."""
         return self.temperature
 
-    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Outcome:
+    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, stream: RandomStream) -> Outcome:
         """Mean loss over the batch; the labels are not used, as in the paper."""
         logits = logits_of(model, x)
         soft = soft_labels(self.teacher, x, self.temperature)
@@ -126,7 +126,7 @@ class SoftLabels:
         check_temperature(self.temperature)
         check_alpha(self.alpha)
 
-    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Outcome:
+    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, stream: RandomStream) -> Outcome:
         """Mean loss over the batch."""
         logits = logits_of(model, x)
         soft = functional.cross_entropy(logits / self.temperature, soft_labels(self.teacher, x, self.temperature))

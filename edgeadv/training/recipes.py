@@ -33,7 +33,7 @@ from ..models.device import default_device
 from . import checkpoint
 from .adversarial import AdversarialTraining, Trades
 from .config import TrainConfig
-from .distributed import Team
+from .distributed import ProcessGroup
 from .loop import Report, fit
 from .objectives import DefensiveDistillation, HardLabels, Objective, SoftLabels, check_alpha, check_temperature
 from .robust_distillation import STEPS, Ard, Rslad
@@ -65,7 +65,7 @@ class Task:
         resume: take up what an interrupted run left in the folder.
         report: called with progress every 20 steps.
         deadline: by ``time.monotonic()``: where training stops, to be resumed; see :func:`edgeadv.training.loop.fit`.
-        team: the processes that train together.
+        processes: the processes that train together.
     """
 
     train_images: ImageSet
@@ -76,7 +76,7 @@ class Task:
     resume: bool = False
     report: Report | None = None
     deadline: float | None = None
-    team: Team = field(default_factory=Team)
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "test_images", self.test_images.relabel(self.train_images.classes))
@@ -322,7 +322,7 @@ def _train_run(
 ) -> Run:
     """Train and write a run; ``seen_before`` are images that its teacher, or its first weights, were trained on."""
     if (finished := _finished(out, task, architecture, recipe)) is not None:
-        if task.team.first:
+        if task.processes.first:
             checkpoint.remove(out)  # of a training that was killed just before it did so itself
         return finished
     torch.manual_seed(task.config.seed)
@@ -341,7 +341,7 @@ def _train_run(
         report=task.report,
         settings={"stage": stage, "recipe": recipe},
         deadline=task.deadline,
-        team=task.team,
+        processes=task.processes,
     )
     device = default_device() if task.device is None else task.device
     info = {
@@ -364,8 +364,8 @@ def _train_run(
         },
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
-    if task.team.first:
+    if task.processes.first:
         write_run(out, model, info, TrainingImages.load(out / TRAINING_FILE) | seen_before)
         checkpoint.remove(out)
-    task.team.wait()
+    task.processes.wait()
     return Run.open(out)

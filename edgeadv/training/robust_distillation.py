@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from edgeadv_runtime.records.eps import Eps
 
-from ..data.rng import Draws
+from ..data.rng import RandomStream
 from .adversarial import Perturbation, Perturbed, divergence
 from .objectives import Outcome, check_alpha, check_temperature, logits_of, soft_labels
 
@@ -66,10 +66,10 @@ class Ard(_RobustDistillation):
         """The paper's at ``eps``: steps of a quarter of it from a random start."""
         return cls(teacher, Perturbation(eps, steps, eps.value / 4), temperature, alpha)
 
-    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Outcome:
+    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, stream: RandomStream) -> Outcome:
         """Mean loss over the batch; BatchNorm sees perturbed images, and clean ones only where their loss counts."""
         soft = soft_labels(self.teacher, x, self.temperature)
-        perturbed = logits_of(model, self.perturbation(model, x, labels, draws))
+        perturbed = logits_of(model, self.perturbation(model, x, labels, stream))
         apart = divergence(perturbed / self.temperature, soft).mean() / soft.shape[1]
         loss = self.alpha * self.temperature**2 * apart
         if self.alpha < 1:
@@ -106,14 +106,14 @@ class Rslad(_RobustDistillation):
         """The paper's at ``eps``."""
         return cls(teacher, Perturbation.small_steps(eps, steps), temperature, alpha)
 
-    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Outcome:
+    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, stream: RandomStream) -> Outcome:
         """Mean loss over the batch; the labels are not used."""
         soft = soft_labels(self.teacher, x, self.temperature)
 
         def away(logits: Tensor, _: Tensor) -> Tensor:
             return divergence(logits / self.temperature, soft)
 
-        perturbed, clean = logits_of(model, self.perturbation(model, x, labels, draws, away)), logits_of(model, x)
+        perturbed, clean = logits_of(model, self.perturbation(model, x, labels, stream, away)), logits_of(model, x)
         scale = self.temperature**2
         losses = self.alpha * away(perturbed, labels) + (1 - self.alpha) * away(clean, labels)
         return Outcome(scale * losses.mean(), perturbed)

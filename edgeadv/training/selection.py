@@ -21,7 +21,7 @@ from edgeadv_runtime.records.eps import Eps
 
 from ..attacks.functions import fgsm, pgd
 from ..data.datasets import balanced_subset
-from ..data.loading import Feed, to_model_input
+from ..data.loading import Loader, to_model_input
 from ..models.builder import evaluation_mode
 
 HOLDOUT = 2000
@@ -77,7 +77,7 @@ def split_off(labels: NDArray[np.int64], asked: int | None, *, budget: Eps | Non
     return balanced_subset(labels, count) if count else np.empty(0, dtype=np.int64)
 
 
-def standing(model: nn.Module, source: Feed, order: NDArray[np.int64], eps: Eps) -> Standing:
+def standing(model: nn.Module, source: Loader, order: NDArray[np.int64], eps: Eps) -> Standing:
     """How ``model`` stands on the images of ``source`` at ``order`` at budget ``eps``; its mode and gradients are as
     before afterwards.
 

@@ -20,11 +20,11 @@ from edgeadv_runtime.errors import BundleError, InputError
 
 from ..data.augment import AUGMENTS
 from ..data.loading import DeviceBatch, to_model_input
-from ..data.rng import Draws
+from ..data.rng import RandomStream
 from ..models.builder import PixelModel
 from . import checkpoint
 from .config import TrainConfig
-from .distributed import Team, together
+from .distributed import ProcessGroup, together
 from .objectives import Objective, parameter_groups
 from .selection import Standing
 
@@ -56,11 +56,11 @@ class Trainer:
         device: torch.device,
         steps: int,
         settings: Mapping[str, Any],
-        team: Team,
+        processes: ProcessGroup,
     ) -> None:
         self.model = model
         self.augment = AUGMENTS[config.augment]
-        self.shared = team.wrap(model)
+        self.shared = processes.wrap(model)
         self.config = config
         self.device = device
         batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
@@ -141,8 +141,8 @@ class Trainer:
 
     def step(self, batch: DeviceBatch, objective: Objective, epoch: int) -> tuple[Tensor, Tensor]:
         """One update; returns the loss and the number of right answers, on the device."""
-        draws = Draws(self.config.seed, epoch, batch.index)
-        x = to_model_input(batch.pixels if self.augment is None else self.augment(batch.pixels, draws))
+        stream = RandomStream(self.config.seed, epoch, batch.index)
+        x = to_model_input(batch.pixels if self.augment is None else self.augment(batch.pixels, stream))
         self.optimizer.zero_grad()
         loss, right = torch.zeros((), device=self.device), torch.zeros((), dtype=torch.long, device=self.device)
         # two images at least in each part: BatchNorm has no statistics of one
@@ -152,7 +152,7 @@ class Trainer:
             alone = part.stop < len(x) and isinstance(self.shared, DistributedDataParallel)
             with self.shared.no_sync() if alone else nullcontext():  # type: ignore[operator]
                 found, hits = self._pass(
-                    x[part], batch.labels[part], objective, replace(draws, index=draws.index[part]), len(x)
+                    x[part], batch.labels[part], objective, replace(stream, index=stream.index[part]), len(x)
                 )
             loss, right = loss + found, right + hits
         if self.config.clip is not None:
@@ -163,12 +163,14 @@ class Trainer:
             self.average.update_parameters(self.model)
         return loss, right
 
-    def _pass(self, x: Tensor, labels: Tensor, objective: Objective, draws: Draws, of: int) -> tuple[Tensor, Tensor]:
+    def _pass(
+        self, x: Tensor, labels: Tensor, objective: Objective, stream: RandomStream, of: int
+    ) -> tuple[Tensor, Tensor]:
         """Add to the gradients those of these images, a part of ``of``; returns their share of the loss, and how many
         are right."""
         # half precision pays where tensor cores do; a CPU here would only lose digits
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss, logits = objective(self.shared, x, labels, draws)
+            loss, logits = objective(self.shared, x, labels, stream)
         share = loss * (len(x) / of)
         together(share.backward)
         return share.detach(), (logits.argmax(dim=1) == labels).sum()
@@ -183,7 +185,7 @@ class Trainer:
             weights = {name: tensor.detach().cpu().clone() for name, tensor in self.judged.state_dict().items()}
             self.best = {"epoch": len(self.history), "rank": rank, "model": weights}
 
-    def settle(self) -> None:
+    def finalise(self) -> None:
         """Give ``model`` the weights that are kept."""
         kept = self.judged.state_dict() if self.best is None else self.best["model"]
         self.model.load_state_dict(kept)

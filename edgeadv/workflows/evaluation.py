@@ -137,15 +137,15 @@ def evaluate(
         progress,
     )
     with ExitStack() as stack:
-        team = stack.enter_context(join())
-        with team.in_turn():
-            job = asked.prepared(stack, team)
-        if team.first and job.store is not None:
+        processes = stack.enter_context(join())
+        with processes.in_turn():
+            job = asked.prepared(stack, processes)
+        if processes.first and job.store is not None:
             stack.enter_context(job.store)
-        outcomes = job.score(team)
-        team.wait()
-        with team.in_turn():
-            if asked.out is not None and not team.first:
+        outcomes = job.score(processes)
+        processes.wait()
+        with processes.in_turn():
+            if asked.out is not None and not processes.first:
                 return Results.load(asked.out)
             return job.finish(outcomes)
 
@@ -167,10 +167,10 @@ class _Evaluation:
     out: Path | None
     progress: Progress | None
 
-    def prepared(self, stack: ExitStack, team: Processes) -> _Job:
+    def prepared(self, stack: ExitStack, processes: Processes) -> _Job:
         """Check everything, open the artefacts in ``stack``, and begin, or go on."""
         execution, out = self.execution, self.out
-        self._check(team)
+        self._check(processes)
         bundle = open_bundle(self.bundle)
         openers, skipped = backend_openers(
             bundle,
@@ -184,23 +184,23 @@ class _Evaluation:
         if out is not None:
             ensure_file_writable(out)
             folder = out.with_name(out.name + ".partial")
-            store = OutcomeStore(folder, n_classes=len(bundle.classes), shared=team.world > 1)
+            store = OutcomeStore(folder, n_classes=len(bundle.classes), shared=processes.world > 1)
         make = self._from_data if self.pack is None else self._from_pack
-        source_of, more = make(bundle, team, [variant for _, variant in openers])
+        source_of, more = make(bundle, processes, [variant for _, variant in openers])
         opened = [stack.enter_context(opener()) for opener in openers.values()]
         source = source_of(opened, None if store is None else store.folder)
         check_budgets(source.infos, opened)
         if store is not None:
             bound_to = source.binding(bundle, opened, execution.examples)
-            store.start(bound_to, resume=execution.resume or not team.first)
+            store.start(bound_to, resume=execution.resume or not processes.first)
         return _Job(self, bundle, opened, source, [*skipped, *more], store)
 
-    def _check(self, team: Processes) -> None:
+    def _check(self, processes: Processes) -> None:
         """Refuse what does not go together."""
         plan = self.plan
         if self.data is None and self.pack is None:
             raise InputError("evaluate takes `data` with `eps`, or `pack`")
-        if self.out is None and (team.world > 1 or self.execution.resume):
+        if self.out is None and (processes.world > 1 or self.execution.resume):
             raise InputError(
                 "out", "names the file beside which outcomes are kept: `resume` and several processes need it"
             )
@@ -219,7 +219,7 @@ class _Evaluation:
         if self.suite != STANDARD and self.attacks is None:
             raise InputError("`suite` was settled with the pack: leave it out, or add `attacks` square")
 
-    def _from_data(self, bundle: Bundle, team: Processes, variants: Sequence[str]) -> _Images:
+    def _from_data(self, bundle: Bundle, processes: Processes, variants: Sequence[str]) -> _Images:
         assert self.data is not None
         need("train")
         plan, execution = self.plan, self.execution
@@ -235,18 +235,18 @@ class _Evaluation:
             provider=execution.provider,
             threads=execution.threads,
         )
-        if team.first:
+        if processes.first:
             work.check_training_images(bundle, workers=plan.workers, progress=self.progress)
         return partial(crafted, bundle, work, uint8=execution.uint8, workers=plan.workers), work.skipped
 
-    def _from_pack(self, bundle: Bundle, team: Processes, variants: Sequence[str]) -> _Images:
+    def _from_pack(self, bundle: Bundle, processes: Processes, variants: Sequence[str]) -> _Images:
         assert self.pack is not None
         plan = self.plan
         efforts, own = ({}, []) if self.attacks is None else chosen_attacks(self.suite, self.attacks, plan.queries)
         without_gradients(efforts)
         pack = self.pack if isinstance(self.pack, AttackPack) else AttackPack.open(self.pack, bundle=bundle)
         allowed = plan.allow_training_images or pack.data.allow_training_images
-        if team.first:
+        if processes.first:
             if self.data is not None:
                 need("train")
                 from edgeadv.attacks.pack_writer import check_images
@@ -274,7 +274,7 @@ class _Job:
     skipped: list[Skipped]
     store: OutcomeStore | None
 
-    def score(self, team: Processes) -> dict[int, BatchOutcome]:
+    def score(self, processes: Processes) -> dict[int, BatchOutcome]:
         """Score this process's batches; those that a store keeps are not among what is returned."""
         outcomes: dict[int, BatchOutcome] = {}
         store, execution = self.store, self.asked.execution
@@ -284,10 +284,12 @@ class _Job:
             backends=self.backends,
             kept={} if store is None else {number: store.get(number) for number in store.numbers()},
             keep=outcomes.__setitem__ if store is None else store.put,
-            share=(team.rank, team.world),
+            share=(processes.rank, processes.world),
             examples=execution.examples,
-            overlap=self.asked.pack is None and team.world == 1 and _cores_for_both(self.backends, execution.threads),
-            progress=self.asked.progress if team.first else None,
+            overlap=self.asked.pack is None
+            and processes.world == 1
+            and _cores_for_both(self.backends, execution.threads),
+            progress=self.asked.progress if processes.first else None,
         )
         return outcomes
 

@@ -197,7 +197,7 @@ def distill(
             teacher_defence=teacher_defence,
         )
         worst = run.info.recipe.get("teacher_worst_case")
-        if task.team.first and isinstance(worst, float) and worst < _WEAK_TEACHER:
+        if task.processes.first and isinstance(worst, float) and worst < _WEAK_TEACHER:
             _log.warning(
                 "the teacher is right on %.1f%% of the attacked images held out: it has little robustness to hand on",
                 100 * worst,
@@ -272,7 +272,7 @@ def _task(
 ) -> Iterator[Task]:
     """The data opened and the settings checked, in the processes that ``torchrun`` started."""
     from ..data.sources import load_data
-    from ..training.distributed import Team
+    from ..training.distributed import ProcessGroup
     from ..training.recipes import Task
     from ..training.tensorboard import Scalars
 
@@ -300,7 +300,7 @@ def _task(
                 resume=job.resume,
                 report=report,
                 deadline=deadline,
-                team=Team(processes.rank, processes.world),
+                processes=ProcessGroup(processes.rank, processes.world),
             )
         if processes.first:
             _check(task, Path(out))

@@ -61,10 +61,10 @@ def as_computed(graph: QuantisedGraph) -> QuantisedGraph:
     a float32 bias is rounded to a whole number where the sum is rounded next, after a Relu or Clip at most: ONNX
     Runtime's optimiser does that, and adds a branch into the sums of a biased convolution.
     """
-    return _Sums(graph).rewritten()
+    return _SumRewriter(graph).rewritten()
 
 
-class _Sums:
+class _SumRewriter:
     """What :func:`as_computed` knows of a graph while it is rewritten."""
 
     def __init__(self, graph: QuantisedGraph) -> None:

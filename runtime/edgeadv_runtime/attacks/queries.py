@@ -36,8 +36,8 @@ def query_attacks(
     made: list[Attack] = []
     if NOISE in efforts:
         # several draws need somebody who tells which is the strongest
-        teller = reference or next(iter(scored.values()))
-        made.append(NoiseAttack(eps, queries=efforts[NOISE].queries, backend=teller))
+        judge = reference or next(iter(scored.values()))
+        made.append(NoiseAttack(eps, queries=efforts[NOISE].queries, backend=judge))
     if SQUARE in efforts:
         made += [SquareAttack(backend, eps, efforts[SQUARE].queries, state=state) for backend in scored.values()]
     return made

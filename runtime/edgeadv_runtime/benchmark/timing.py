@@ -132,7 +132,7 @@ def paced(
     def series(first: int, count: int, meter: Meter | None = None) -> Series:
         durations = np.empty((count, len(STAGES)), dtype=np.int64)
         late = 0
-        stood = meter.read() if meter else None
+        energy_before = meter.read() if meter else None
         begin = end = clock()
         for i in range(count):
             if (wait := begin + tick_ns(i) - clock()) > 0:
@@ -144,7 +144,7 @@ def paced(
             end = clock()
             durations[i] = middle - start, end - middle, end - start
             late += end > begin + tick_ns(i + 1)
-        joules = _joules(meter, stood, end - begin)
+        joules = _joules(meter, energy_before, end - begin)
         return Series(durations, max(end - begin, tick_ns(count)), late, joules)
 
     series(0, warm_up)

@@ -299,7 +299,7 @@ class Session:
             undo.callback(self._held.close)
             self._cuda = Context(Driver(), gpu.index)
             self._held.callback(self._cuda.close)
-            with self._cuda, _letting_go():
+            with self._cuda, _quietly_closed():
                 self._loaded = LoadedPlan(library, plan)
                 self._release_in_context(self._loaded)
                 self._executor = PlanExecutor(
@@ -336,12 +336,12 @@ class Session:
 
     def run(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """Logits of a batch of any size, as the plan takes it, in an array of its own."""
-        with self._cuda, _letting_go():
+        with self._cuda, _quietly_closed():
             return execute_batch(self._executor, x, self._n_classes)
 
     def inspect(self) -> Any:
         """What the engine inspector tells of the plan, parsed, after a batch was run; None where it tells nothing."""
-        with self._cuda, _letting_go():
+        with self._cuda, _quietly_closed():
             return self._loaded.inspect(self._executor.context)
 
     def runtime_cache(self) -> bytes | None:
@@ -366,7 +366,7 @@ class Session:
 
 
 @contextmanager
-def _letting_go() -> Iterator[None]:
+def _quietly_closed() -> Iterator[None]:
     """Empty the frames of an error: TensorRT's objects in them would live as long as somebody keeps the error, and be
     destroyed when the GPU's context is gone."""
     try:

@@ -304,8 +304,8 @@ def _gathered(
 
 
 def _zero_share(key: Key, outcomes: Sequence[BatchOutcome], n: int) -> float | None:
-    told = [flags for o in outcomes if (flags := o.evidence.zero_gradient.get(key)) is not None]
-    return sum(int(flags.sum()) for flags in told) / n if told else None
+    known = [flags for o in outcomes if (flags := o.evidence.zero_gradient.get(key)) is not None]
+    return sum(int(flags.sum()) for flags in known) / n if known else None
 
 
 def _rows(
@@ -357,15 +357,15 @@ def _rows(
         for info in scored:
             if info.eps == eps:
                 params = replace(info.params, uint8=artefact.takes_uint8 or info.params.uint8)
-                told = top5 and _tells_top5(info)
-                rows.append(row(info.key, eps.value, params, _threat(info, artefact), info.gradients, top5=told))
+                known = top5 and _tells_top5(info)
+                rows.append(row(info.key, eps.value, params, _threat(info, artefact), info.gradients, top5=known))
         names = tuple(dict.fromkeys([CLEAN, *(info.name for info in within)]))
         uint8 = artefact.takes_uint8 or within[0].params.uint8
         params = AttackParams(norm=within[0].params.norm or "linf", uint8=uint8, attacks=names)
         threat = min((_threat(info, artefact) for info in within), key=_THREATS.index)
         sources = dict.fromkeys(info.gradients for info in within if info.gradients is not None)
-        told = top5 and all(map(_tells_top5, within))
-        rows.append(row((WORST_CASE, eps.text), eps.value, params, threat, ", ".join(sources) or None, top5=told))
+        known = top5 and all(map(_tells_top5, within))
+        rows.append(row((WORST_CASE, eps.text), eps.value, params, threat, ", ".join(sources) or None, top5=known))
     return rows
 
 

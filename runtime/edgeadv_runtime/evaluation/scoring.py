@@ -95,12 +95,12 @@ def score_batches(
         return outcome
 
     def calls() -> Iterator[Callable[[], BatchOutcome]]:
-        told, position = 0, -1
+        reported, position = 0, -1
         for position, batch in enumerate(batches):
-            messages = tuple(unreadable[told:])
-            told += len(messages)
+            messages = tuple(unreadable[reported:])
+            reported += len(messages)
             yield partial(score, position, batch, messages)
-        if late := tuple(unreadable[told:]):
+        if late := tuple(unreadable[reported:]):
             yield partial(finish, position + 1, nothing_scored(infos, backends, late))
 
     yield from _beside(calls()) if overlap else (call() for call in calls())

@@ -103,10 +103,10 @@ class MaskingEvidence:
     def findings(self) -> list[Finding]:
         """The evidence on the weights' gradients, with what is missing of it; not whether the model was asked
         itself."""
-        standing, zero, odd, ratios = self._gather()
+        standing, zero, irregular, ratios = self._gather()
         evidence: list[Finding] = []
         if standing.n:
-            evidence += [*answers(standing, odd), *zero_gradients(standing, zero), *pairs(standing)]
+            evidence += [*answers(standing, irregular), *zero_gradients(standing, zero), *pairs(standing)]
             evidence += [*nonlinear(standing, ratios), *queries(standing, self._infos)]
             evidence += [*large_eps(standing), *rising(standing)]
         if obstacle := _obstacle(standing, self.budgets) or _untold(standing, zero, ratios):
@@ -134,17 +134,17 @@ class MaskingEvidence:
             }
 
         labels = kept([labels for labels, _ in self._batches], np.int64)
-        stood = {
+        survived = {
             key: kept([evidence.answers[key] == labels for labels, evidence in self._batches], np.bool_)
             for key in self._infos
             if self._knows(key)
         }
-        odd = {
+        irregular = {
             name: kept([getattr(evidence, name) for _, evidence in self._batches], np.bool_)
             for name in ("probabilities", "unstable")
         }
-        standing = Standing(self._infos, labels, stood, table("progress"))
-        return standing, table("zero_gradient"), odd, table("linearity")
+        standing = Standing(self._infos, labels, survived, table("progress"))
+        return standing, table("zero_gradient"), irregular, table("linearity")
 
 
 def _filled(parts: Sequence[NDArray[Any] | None], sizes: Sequence[int]) -> list[NDArray[Any]]:
@@ -175,7 +175,7 @@ def _obstacle(standing: Standing, budgets: Mapping[float, str]) -> str | None:
     hashes: set[str | None] = set()
     for name in (*NEEDED, *NEEDED_CONTROLS):
         # several draws of noise carry the name of whom they asked
-        ran = [infos[key] for key in standing.stood if (base_name(key[0]) if name == NOISE else key[0]) == name]
+        ran = [infos[key] for key in standing.survived if (base_name(key[0]) if name == NOISE else key[0]) == name]
         if missing := _missing(ran, budgets):
             return f"{name} did not run at every budget{missing}: no PASS without it"
         if any(info.params.target is not None for info in ran):
@@ -196,7 +196,7 @@ def _obstacle(standing: Standing, budgets: Mapping[float, str]) -> str | None:
 
 def _untold(standing: Standing, zero: Mapping[Key, Bools], ratios: Mapping[Key, NDArray[np.float32]]) -> str | None:
     """What the attacks that ran do not tell, as those of an incomplete pack: silence is no ``PASS``."""
-    for key in standing.stood:
+    for key in standing.survived:
         name, eps = key[0], standing.infos[key].eps.value
         left = standing.left_by_gradients(eps)
         untold = (
@@ -302,10 +302,10 @@ def _on_artefact(
         def of_right(tables: Sequence[Mapping[Key, NDArray[np.float32]]]) -> dict[Key, NDArray[np.float32]]:
             return {key: np.concatenate([t[key] for t in tables])[right] for key in tables[0] if key in ours}
 
-        stood = {key: flags[right] for key, flags in hits.items() if key in ours}
+        survived = {key: flags[right] for key, flags in hits.items() if key in ours}
         gradients = frozenset({artefact.artifact_sha256, artefact.float_sha256} - {None})
         progress = of_right([o.progress[k] for o in outcomes])
-        standing = Standing(ours, labels[right], stood, progress, whose, gradients)
+        standing = Standing(ours, labels[right], survived, progress, whose, gradients)
         # what asked the reference is judged with the weights, unless it was added to a pack, where there is no
         # reference
         new = {

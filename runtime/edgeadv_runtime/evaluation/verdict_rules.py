@@ -128,18 +128,18 @@ class Standing:
     Attributes:
         infos: the attacks, by key.
         labels: of the images, int64 (n,).
-        stood: by key, bool (n,).
+        survived: by key, bool (n,).
         progress: by key of noise and query attacks, float32 (n,): how far they raised the margin, over how far
             gradients did.
-        whose: whose images these are, in words; empty for the reference model.
+        artefact: whose images these are, in words; empty for the reference model.
         gradients: hashes of artefacts whose gradients are the model's own, beside those of attacks made for no other.
     """
 
     infos: Mapping[Key, AttackInfo]
     labels: NDArray[np.int64]
-    stood: Mapping[Key, Bools]
+    survived: Mapping[Key, Bools]
     progress: Mapping[Key, NDArray[np.float32]] = field(default_factory=dict)
-    whose: str = ""
+    artefact: str = ""
     gradients: frozenset[str | None] = frozenset()
 
     @property
@@ -149,7 +149,7 @@ class Standing:
 
     def untargeted(self, name: str) -> dict[Key, AttackInfo]:
         """The runs of attack ``name`` that a rule may compare: a targeted attack aims at something else."""
-        found = {key: info for key, info in self.infos.items() if info.name == name and key in self.stood}
+        found = {key: info for key, info in self.infos.items() if info.name == name and key in self.survived}
         return {key: info for key, info in found.items() if info.params.target is None}
 
     def follows_own(self, info: AttackInfo) -> bool:
@@ -182,8 +182,8 @@ class Standing:
     def _left(self, keys: Iterator[Key]) -> Bools:
         standing = np.ones(self.n, dtype=np.bool_)
         for key in keys:
-            if key in self.stood and not self.infos[key].control:
-                standing &= self.stood[key]
+            if key in self.survived and not self.infos[key].control:
+                standing &= self.survived[key]
         return standing
 
     def item(
@@ -204,7 +204,7 @@ class Standing:
             masked_above=threshold.masked,
             finding=finding,
             text=text,
-            artefact=self.whose or None,
+            artefact=self.artefact or None,
             **counts,
         )
 
@@ -216,23 +216,24 @@ class Standing:
         Of ``than`` the share ``allowed`` does not count: an image scores 1 if gained, -1 if lost, less ``allowed`` if
         it was left standing.
         """
-        stood = self.stood[key]
-        gained, lost, left = int((than & ~stood).sum()), int((~than & stood).sum()), int(than.sum())
+        survived = self.survived[key]
+        gained, lost, left = int((than & ~survived).sum()), int((~than & survived).sum()), int(than.sum())
         lower = paired_difference_lower_bound(gained, lost, self.n, left=left, allowed=allowed)
-        told = text.format(attack=key[0], eps=key[1], gained=gained, n=self.n, lost=lost, left=left)
+        sentence = text.format(attack=key[0], eps=key[1], gained=gained, n=self.n, lost=lost, left=left)
         value = (gained - lost - allowed * left) / self.n
-        return self.item(rule, key, value, lower, threshold, told, gained=gained, lost=lost, left=left)
+        return self.item(rule, key, value, lower, threshold, sentence, gained=gained, lost=lost, left=left)
 
     def counted(self, rule: str, key: Key, flags: Bools, threshold: Threshold, text: str) -> Finding:
         """Evidence of how many images have a flag."""
         count = int(flags.sum())
         lower, _ = wilson_interval(count, self.n, z=Z95_ONE_SIDED)
-        told = text.format(attack=key[0], eps=key[1], share=count / self.n, count=count, n=self.n)
-        return self.item(rule, key, count / self.n, lower, threshold, told)
+        sentence = text.format(attack=key[0], eps=key[1], share=count / self.n, count=count, n=self.n)
+        return self.item(rule, key, count / self.n, lower, threshold, sentence)
 
 
-def answers(standing: Standing, odd: Mapping[str, Bools]) -> Iterator[Finding]:
-    """Answers that are probabilities, and answers that change; ``odd`` has the flags of either rule, bool (n,)."""
+def answers(standing: Standing, irregular: Mapping[str, Bools]) -> Iterator[Finding]:
+    """Answers that are probabilities, and answers that change; ``irregular`` has the flags of either rule, bool
+    (n,)."""
     for rule, threshold, text in (
         (
             "probabilities",
@@ -247,8 +248,8 @@ def answers(standing: Standing, odd: Mapping[str, Bools]) -> Iterator[Finding]:
             "model depend on the throw, and the attacks did not average over it",
         ),
     ):
-        if rule in odd and odd[rule].any():
-            yield standing.counted(rule, CLEAN_KEY, odd[rule], threshold, text)
+        if rule in irregular and irregular[rule].any():
+            yield standing.counted(rule, CLEAN_KEY, irregular[rule], threshold, text)
 
 
 def zero_gradients(standing: Standing, zero: Mapping[Key, Bools]) -> Iterator[Finding]:
@@ -276,7 +277,7 @@ def pairs(standing: Standing) -> Iterator[Finding]:
         for key in standing.untargeted(pair.attack):
             if (than := (pair.than, key[1])) in others:
                 yield standing.paired(
-                    pair.rule, key, standing.stood[than], pair.threshold, text % pair.than, pair.allowed
+                    pair.rule, key, standing.survived[than], pair.threshold, text % pair.than, pair.allowed
                 )
 
 
@@ -289,21 +290,21 @@ def queries(standing: Standing, asked: Mapping[Key, AttackInfo]) -> Iterator[Fin
         "of images that these "
         "left standing"
     )
-    if not any(standing.follows_own(standing.infos[key]) for key in standing.stood):
+    if not any(standing.follows_own(standing.infos[key]) for key in standing.survived):
         return
     together: dict[float, tuple[Key, Bools]] = {}
     for key, info in asked.items():
         base = base_name(info.name)
         # the gradients of an int8 artefact, say, are another network's
         rule = _RULES.get(base, "transfer" if follows_gradients(base) and not standing.follows_own(info) else None)
-        if key not in standing.stood or info.params.target is not None or rule is None:
+        if key not in standing.survived or info.params.target is not None or rule is None:
             continue
         left = standing.left_before(key)
         # one attack against many: only what it adds counts
-        broke, before = left & ~standing.stood[key], "before it" if info.cumulative else "with gradients"
+        broke, before = left & ~standing.survived[key], "before it" if info.cumulative else "with gradients"
         yield standing.counted(rule, key, broke, QUERY_STRONGER, text % before)
         _, union = together.get(info.eps.value, (key, np.zeros(standing.n, dtype=np.bool_)))
-        together[info.eps.value] = (key, union | (standing.left_by_gradients(info.eps.value) & ~standing.stood[key]))
+        together[info.eps.value] = (key, union | (standing.left_by_gradients(info.eps.value) & ~standing.survived[key]))
         if contradicts(base) and key in standing.progress:
             most = MOST_PROGRESS[base]
             flags = left & (standing.progress[key] > most)
@@ -320,7 +321,7 @@ _RULES = {NOISE: "query", SQUARE: "query", PGD_SMOOTHED: "smoothed", TRANSFER: "
 
 
 def nonlinear(standing: Standing, ratios: Mapping[Key, NDArray[np.float32]]) -> Iterator[Finding]:
-    """Standing images along whose gradient the margin does something else than the gradient predicts."""
+    """Standing images along artefact gradient the margin does something else than the gradient predicts."""
     text = (
         "at eps {eps}, of {count} of {n} images that are right without an attack and stand, the margin does not "
         "rise as its "
@@ -357,8 +358,8 @@ def large_eps(standing: Standing) -> Iterator[Finding]:
     for key in standing.untargeted(LARGE_EPS):
         commonest = int(np.bincount(standing.labels).max()) / standing.n
         share, (lower, _) = (
-            standing.stood[key].mean(),
-            wilson_interval(int(standing.stood[key].sum()), standing.n, z=Z95_ONE_SIDED),
+            standing.survived[key].mean(),
+            wilson_interval(int(standing.survived[key].sum()), standing.n, z=Z95_ONE_SIDED),
         )
         text = (
             f"at eps 1, where every image can become any other, PGD on the margin left {share:.1%} of {standing.n} "
@@ -372,8 +373,8 @@ def rising(standing: Standing) -> Iterator[Finding]:
     """PGD that breaks fewer images at a larger budget."""
     runs = sorted(standing.untargeted(PGD_MARGIN).items(), key=lambda run: run[1].eps.value)
     for (small, _), (large, info) in pairwise(runs):
-        gained = int((~standing.stood[small] & standing.stood[large]).sum())
-        lost = int((standing.stood[small] & ~standing.stood[large]).sum())
+        gained = int((~standing.survived[small] & standing.survived[large]).sum())
+        lost = int((standing.survived[small] & ~standing.survived[large]).sum())
         text = (
             f"{info.name} at eps {small[1]} broke {gained} of {standing.n} images that it left standing at eps "
             f"{large[1]}; the "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edgeadv.data.augment import AUGMENTS, crop_flip
-from edgeadv.data.rng import Draws
+from edgeadv.data.rng import RandomStream
 
 USED = [name for name, augment in AUGMENTS.items() if augment is not None]
 
@@ -25,7 +25,7 @@ def pictures(n: int, side: int = 16) -> Tensor:
 def applied(name: str, pixels: Tensor, index: list[int], seed: int = 0, epoch: int = 0) -> Tensor:
     augment = AUGMENTS[name]
     assert augment is not None
-    return augment(pixels, Draws(seed, epoch, np.array(index, dtype=np.int64)))
+    return augment(pixels, RandomStream(seed, epoch, np.array(index, dtype=np.int64)))
 
 
 @pytest.mark.parametrize("name", USED)
@@ -62,7 +62,7 @@ def test_crop_flip_shifts_by_an_eighth_and_mirrors() -> None:
             possible[cut.tobytes()] = (top, left, False)
             possible[np.ascontiguousarray(cut[:, ::-1]).tobytes()] = (top, left, True)
     copies = torch.from_numpy(picture).permute(2, 0, 1).expand(2000, -1, -1, -1)
-    made = crop_flip(copies, Draws(0, 0, np.arange(2000))).permute(0, 2, 3, 1).numpy()
+    made = crop_flip(copies, RandomStream(0, 0, np.arange(2000))).permute(0, 2, 3, 1).numpy()
     seen = Counter(possible[np.ascontiguousarray(one).tobytes()] for one in made)
     assert len(seen) == 50 and min(seen.values()) > 15 and max(seen.values()) < 75
     assert 900 < sum(n for (_, _, mirrored), n in seen.items() if mirrored) < 1100
@@ -70,7 +70,7 @@ def test_crop_flip_shifts_by_an_eighth_and_mirrors() -> None:
 
 def test_crop_flip_of_pictures_that_are_not_square() -> None:
     pixels = pictures(1, 16)[:, :, :8].expand(500, -1, -1, -1)
-    made = crop_flip(pixels, Draws(0, 0, np.arange(500)))
+    made = crop_flip(pixels, RandomStream(0, 0, np.arange(500)))
     assert made.shape == (500, 3, 8, 16)
     # 3 rows by 5 columns by mirroring
     assert len({one.numpy().tobytes() for one in made}) == 30
@@ -78,7 +78,7 @@ def test_crop_flip_of_pictures_that_are_not_square() -> None:
 
 def test_channels_last_memory_stays() -> None:
     pixels = pictures(4).contiguous(memory_format=torch.channels_last)
-    assert crop_flip(pixels, Draws(0, 0, np.arange(4))).is_contiguous(memory_format=torch.channels_last)
+    assert crop_flip(pixels, RandomStream(0, 0, np.arange(4))).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_resized_crop_enlarges_a_quarter_at_least() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from edgeadv.data import loading as module
 from edgeadv.data.datasets import ImageSet, open_data
-from edgeadv.data.loading import DeviceBatch, Resident, Streamed, Waiting, feed, to_model_input
+from edgeadv.data.loading import DeviceBatch, Resident, Streamed, Waiting, loader, to_model_input
 from edgeadv_runtime.bundle.preprocess import to_tensor
 
 CPU = torch.device("cpu")
@@ -74,8 +74,8 @@ def test_a_resident_set_is_decoded_once(pictures: ImageSet) -> None:
 
 def test_a_small_set_is_resident_and_a_large_one_is_not(pictures: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RESIDENT_BYTES", 5 * 40 * 40 * 3)
-    assert isinstance(feed(pictures, np.arange(5), pictures.preprocess, CPU), Resident)
-    assert isinstance(feed(pictures, np.arange(6), pictures.preprocess, CPU), Streamed)
+    assert isinstance(loader(pictures, np.arange(5), pictures.preprocess, CPU), Resident)
+    assert isinstance(loader(pictures, np.arange(6), pictures.preprocess, CPU), Streamed)
 
 
 def test_the_model_gets_the_runtimes_numbers() -> None:

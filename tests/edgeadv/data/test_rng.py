@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from edgeadv.data.rng import Draws
+from edgeadv.data.rng import RandomStream
 
 X = torch.zeros(6, 3, 8, 8)
 CPU = torch.device("cpu")
@@ -30,22 +30,27 @@ def test_splitmix64_itself() -> None:
 
 
 def test_an_image_has_its_own_generator() -> None:
-    draws = Draws(7, 2, np.array([0, 49_999, 5]))
-    found = draws.shares("start", 40, CPU)
-    for key, row in zip(draws.keys("start"), found, strict=True):
+    stream = RandomStream(7, 2, np.array([0, 49_999, 5]))
+    found = stream.shares("start", 40, CPU)
+    for key, row in zip(stream.keys("start"), found, strict=True):
         expected = [number >> 40 for number in splitmix64(int(key) & (1 << 64) - 1, 40)]
         assert [int(share * (1 << 24)) for share in row.tolist()] == expected
 
 
 def test_an_image_draws_the_same_in_any_batch() -> None:
-    whole = Draws(3, 1, np.array([10, 4, 7, 0, 99, 5])).uniform(X)
-    part = Draws(3, 1, np.array([7, 99])).uniform(X[:2])
+    whole = RandomStream(3, 1, np.array([10, 4, 7, 0, 99, 5])).uniform(X)
+    part = RandomStream(3, 1, np.array([7, 99])).uniform(X[:2])
     assert torch.equal(part, whole[[2, 4]])
 
 
 def test_seed_epoch_position_and_use_tell_draws_apart() -> None:
     index = np.array([1])
-    first = [Draws(0, 0, index), Draws(1, 0, index), Draws(0, 1, index), Draws(0, 0, np.array([2]))]
+    first = [
+        RandomStream(0, 0, index),
+        RandomStream(1, 0, index),
+        RandomStream(0, 1, index),
+        RandomStream(0, 0, np.array([2])),
+    ]
     drawn = [d.uniform(X[:1]) for d in first]
     drawn += [first[0].shares(use, 192, CPU).reshape(1, 3, 8, 8) * 2 - 1 for use in ("crop", "flip")]
     flat = np.stack([d.flatten().numpy() for d in drawn])
@@ -56,7 +61,7 @@ def test_seed_epoch_position_and_use_tell_draws_apart() -> None:
 @pytest.mark.parametrize(("kind", "law"), [("uniform", stats.uniform(-1, 2)), ("normal", stats.norm)])
 def test_the_distributions(kind: str, law: stats.distributions.rv_frozen) -> None:
     """Over the numbers of an image, and over images at one place."""
-    drawn = getattr(Draws(0, 0, np.arange(3000)), kind)(torch.zeros(3000, 2, 10, 10))
+    drawn = getattr(RandomStream(0, 0, np.arange(3000)), kind)(torch.zeros(3000, 2, 10, 10))
     assert drawn.dtype == torch.float32 and bool(drawn.isfinite().all())
     for sample in (drawn[0], drawn[:, 1, 3, 4], drawn[::7]):
         assert stats.kstest(sample.flatten().double().numpy(), law.cdf).pvalue > 0.01
@@ -67,9 +72,9 @@ def test_the_distributions(kind: str, law: stats.distributions.rv_frozen) -> Non
 
 
 def test_uniform_numbers_stay_below_one() -> None:
-    drawn = Draws(0, 0, np.arange(300)).uniform(torch.zeros(300, 3, 32, 32))
+    drawn = RandomStream(0, 0, np.arange(300)).uniform(torch.zeros(300, 3, 32, 32))
     assert float(drawn.min()) >= -1 and float(drawn.max()) < 1
 
 
 def test_as_many_images_as_positions() -> None:
-    assert Draws(0, 0, np.empty(0, np.int64)).uniform(X[:0]).shape == (0, 3, 8, 8)
+    assert RandomStream(0, 0, np.empty(0, np.int64)).uniform(X[:0]).shape == (0, 3, 8, 8)

@@ -18,7 +18,7 @@ from torch.nn import functional
 from edgeadv.attacks import cross_entropy, fgsm, margin, pgd
 from edgeadv.data.datasets import ImageSet, balanced_subset, batches, open_data
 from edgeadv.data.loading import to_model_input
-from edgeadv.data.rng import Draws
+from edgeadv.data.rng import RandomStream
 from edgeadv.models.builder import Architecture, PixelModel, read_weights
 from edgeadv.training.adversarial import AdversarialTraining, Trades, ascend, divergence, random_start
 from edgeadv.training.checkpoint import STATE_FILE
@@ -41,9 +41,9 @@ def pictures(n: int = 12, side: int = 8) -> tuple[Tensor, Tensor]:
     return x, torch.from_numpy(rng.integers(0, CLASSES, n))
 
 
-def draws(x: Tensor, seed: int = 0) -> Draws:
+def stream(x: Tensor, seed: int = 0) -> RandomStream:
     """Of as many images as ``x`` holds."""
-    return Draws(seed, 0, np.arange(len(x)))
+    return RandomStream(seed, 0, np.arange(len(x)))
 
 
 def linear() -> nn.Sequential:
@@ -74,13 +74,13 @@ def normed() -> nn.Sequential:
 
 def test_a_random_start_fills_the_ball_and_stays_in_range() -> None:
     x, _ = pictures(200)
-    noise = random_start(x, 0.1, draws(x)) - x
+    noise = random_start(x, 0.1, stream(x)) - x
     assert float(noise.abs().max()) <= 0.1 + 1e-6
     inside = noise[(x > 0.1) & (x < 0.9)] / 0.1
     # uniform in [-1, 1]: mean 0, variance 1/3, each tenth as full as any other
     assert float(inside.mean()) == pytest.approx(0, abs=0.02) and float(inside.var()) == pytest.approx(1 / 3, abs=0.01)
     assert float(torch.histc(inside, 10, -1, 1).div(len(inside)).sub(0.1).abs().max()) < 0.01
-    start = random_start(x, 0.1, draws(x, seed=1))
+    start = random_start(x, 0.1, stream(x, seed=1))
     assert not torch.equal(start - x, noise) and float(start.min()) >= 0 and float(start.max()) <= 1
 
 
@@ -96,7 +96,7 @@ def linear_direction(net: nn.Sequential, x: Tensor, labels: Tensor) -> Tensor:
 @pytest.mark.parametrize("reach", [0.5, 1.25, 3.0])
 def test_one_step_on_a_linear_model_is_the_closed_form(reach: float) -> None:
     net, (x, labels), eps = linear(), pictures(), 0.1
-    start = random_start(x, eps, draws(x))
+    start = random_start(x, eps, stream(x))
     made = ascend(net, x, labels, start=start, eps=eps, steps=1, step_size=reach * eps)
     noise = start - x + reach * eps * linear_direction(net, start, labels)
     expected = (x + noise.clamp(-eps, eps)).clamp(0, 1)
@@ -113,13 +113,13 @@ def test_many_steps_on_two_classes_reach_the_corner_that_is_worst() -> None:
     towards = torch.where(labels[:, None, None, None] == 1, -towards, towards)
     objective = AdversarialTraining.pgd(Eps.parse("0.1"), steps=3)
     expected = (x + 0.1 * towards).clamp(0, 1)
-    torch.testing.assert_close(objective.perturbation(net, x, labels, draws(x)), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(objective.perturbation(net, x, labels, stream(x)), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("objective", [AdversarialTraining.fgsm(EPS), AdversarialTraining.pgd(EPS, 3)])
 def test_images_stay_within_eps_and_range_and_raise_the_loss(objective: AdversarialTraining) -> None:
     net, (x, labels) = normed(), pictures(200)
-    made = objective.perturbation(net, x, labels, draws(x))
+    made = objective.perturbation(net, x, labels, stream(x))
     assert made.shape == x.shape and made.dtype == torch.float32 and not made.requires_grad
     assert float((made - x).abs().max()) <= EPS.value + 1e-6
     assert float(made.min()) >= 0 and float(made.max()) <= 1
@@ -127,7 +127,7 @@ def test_images_stay_within_eps_and_range_and_raise_the_loss(objective: Adversar
     with torch.no_grad():
         clean, noisy, adversarial = (
             float(functional.cross_entropy(net(images), labels))
-            for images in (x, random_start(x, EPS.value, draws(x)), made)
+            for images in (x, random_start(x, EPS.value, stream(x)), made)
         )
     assert adversarial > max(clean, noisy) + 0.01
 
@@ -138,7 +138,7 @@ def test_the_steps_are_those_of_our_own_attack() -> None:
     one = ascend(net, x, labels, start=x, eps=0.1, steps=1, step_size=0.1)
     torch.testing.assert_close(one, fgsm(net, x, labels, eps=0.1)[0].x, rtol=0, atol=1e-7)
     flat, eps = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)), 0.1
-    start = random_start(x, eps, draws(x))
+    start = random_start(x, eps, stream(x))
     many = ascend(flat, x, labels % 2, start=start, eps=eps, steps=4, step_size=0.3 * eps)
     theirs = pgd(
         flat, x, labels % 2, eps=eps, steps=4, step_size=0.3 * eps, start=start - x, loss=cross_entropy, leave=math.inf
@@ -157,7 +157,7 @@ def test_the_network_is_left_as_it_was() -> None:
     trained = [p.requires_grad for p in net.parameters()]
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     gradients = [None if p.grad is None else p.grad.clone() for p in net.parameters()]
-    start = random_start(x, 0.1, draws(x))
+    start = random_start(x, 0.1, stream(x))
     random = torch.get_rng_state()
     made = ascend(net, x, labels, start=start, eps=0.1, steps=3, step_size=0.05)
     assert torch.equal(torch.get_rng_state(), random)
@@ -182,7 +182,7 @@ def test_a_gradient_that_is_no_number_moves_nothing() -> None:
     with torch.no_grad():
         net[1].weight[0, 0] = float("nan")
     assert torch.equal(ascend(net, x, labels, start=x, eps=0.1, steps=1, step_size=0.1), x)
-    assert AdversarialTraining.pgd(EPS)(net, x, labels, draws(x)).loss.isnan()
+    assert AdversarialTraining.pgd(EPS)(net, x, labels, stream(x)).loss.isnan()
 
 
 # The recipes
@@ -207,8 +207,8 @@ def test_the_recipes_are_those_of_the_papers() -> None:
 def test_the_loss_is_the_cross_entropy_of_the_perturbed_images(smoothing: float) -> None:
     net, (x, labels) = linear(), pictures()
     objective = AdversarialTraining.pgd(EPS, 2).smoothed(smoothing)
-    outcome = objective(net, x, labels, draws(x))
-    logits = net(objective.perturbation(net, x, labels, draws(x)))
+    outcome = objective(net, x, labels, stream(x))
+    logits = net(objective.perturbation(net, x, labels, stream(x)))
     assert torch.equal(outcome.logits, logits)
     wanted = (1 - smoothing) * functional.one_hot(labels, CLASSES) + smoothing / CLASSES
     expected = -(wanted * logits.log_softmax(dim=1)).sum(dim=1).mean()
@@ -223,8 +223,8 @@ def test_n_fgsm_adds_its_step_to_the_noise_without_projection() -> None:
     """De Jorge et al. 2022, algorithm 1, on a linear model: x + noise + eps * sign, clipped to [0, 1] only."""
     net, (x, labels) = linear(), pictures()
     objective = AdversarialTraining.n_fgsm(Eps.parse("0.1"))
-    made = objective.perturbation(net, x, labels, draws(x))
-    start = random_start(x, 0.2, draws(x))
+    made = objective.perturbation(net, x, labels, stream(x))
+    start = random_start(x, 0.2, stream(x))
     expected = (start + 0.1 * linear_direction(net, start, labels)).clamp(0, 1)
     torch.testing.assert_close(made, expected, rtol=0, atol=1e-6)
     assert 0.2 < float((made - x).abs().max()) <= 0.3 + 1e-6
@@ -249,10 +249,10 @@ def test_trades_in_closed_form(beta: float) -> None:
     """Equation 5 of the paper, and the gradient of it through both networks' answers."""
     net, (x, labels) = linear(), pictures()
     objective = Trades.at(EPS, 3, beta=beta)
-    outcome = objective(net, x, labels, draws(x))
+    outcome = objective(net, x, labels, stream(x))
     (found,) = torch.autograd.grad(outcome.loss, net[1].weight)
     fixed = net(x).softmax(dim=1).detach()
-    made = objective.perturbation(net, x, labels, draws(x), lambda logits, _: divergence(logits, fixed))
+    made = objective.perturbation(net, x, labels, stream(x), lambda logits, _: divergence(logits, fixed))
     clean, perturbed = net(x), net(made)
     expected = functional.cross_entropy(clean, labels) + beta * kl(clean.softmax(1), perturbed.softmax(1)).mean()
     torch.testing.assert_close(outcome.loss, expected)
@@ -267,7 +267,7 @@ def test_trades_has_a_gradient_where_a_probability_is_nothing(gap: float) -> Non
     net, (x, labels) = linear().float(), [part.float() if part.is_floating_point() else part for part in pictures()]
     with torch.no_grad():
         net[1].bias[0] += gap
-    outcome = Trades.at(EPS, 2)(net, x, labels, draws(x))
+    outcome = Trades.at(EPS, 2)(net, x, labels, stream(x))
     (found,) = torch.autograd.grad(outcome.loss, net[1].weight)
     assert bool(outcome.loss.isfinite()) and bool(found.isfinite().all())
 
@@ -279,13 +279,13 @@ def test_trades_looks_for_the_divergence_and_lets_batch_norm_see_both(tmp_path: 
     with torch.no_grad():
         net.eval()
         fixed = net(x).softmax(dim=1)
-        near = float(divergence(net((x + 0.001 * draws(x).normal(x)).clamp(0, 1)), fixed).mean())
+        near = float(divergence(net((x + 0.001 * stream(x).normal(x)).clamp(0, 1)), fixed).mean())
         net.train()
-    made = objective.perturbation(net, x, labels, draws(x), lambda logits, _: divergence(logits, fixed))
+    made = objective.perturbation(net, x, labels, stream(x), lambda logits, _: divergence(logits, fixed))
     with torch.no_grad():
         assert float(divergence(net.eval()(made), fixed).mean()) > 20 * near
     before = int(net.train()[1].num_batches_tracked)
-    objective(net, x, labels, draws(x))
+    objective(net, x, labels, stream(x))
     assert int(net[1].num_batches_tracked) == before + 2
     with pytest.raises(InputError, match="beta of TRADES"):
         Trades.at(EPS, beta=-1)
@@ -430,7 +430,7 @@ def test_an_update_is_what_madry_says(tmp_path: Path, digits: tuple[ImageSet, Im
     for batch in batches(digits[0], digits[0].preprocess, batch_size=64, order=order):
         x, labels = to_model_input(torch.from_numpy(batch.pixels).permute(0, 3, 1, 2)), torch.from_numpy(batch.labels)
         theirs.eval()
-        delta = eps * Draws(0, 0, batch.index).uniform(x)
+        delta = eps * RandomStream(0, 0, batch.index).uniform(x)
         delta = (x + delta).clamp(0, 1) - x
         for _ in range(steps):
             delta.requires_grad_(True)

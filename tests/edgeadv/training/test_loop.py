@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from edgeadv.data.datasets import ImageSet, open_data
-from edgeadv.data.loading import feed
-from edgeadv.data.rng import Draws
+from edgeadv.data.loading import loader
+from edgeadv.data.rng import RandomStream
 from edgeadv.models.builder import Architecture, PixelModel, build, read_weights, save_weights
 from edgeadv.training import recipes as distilling
 from edgeadv.training.adversarial import AdversarialTraining
@@ -148,7 +148,7 @@ def test_the_accuracy_is_that_of_the_weights(finished: Run, digits: tuple[ImageS
     with torch.no_grad():
         right = int((model.eval()(torch.from_numpy(x)).argmax(dim=1).numpy() == test.labels).sum())
     assert finished.info.stages[0].test_accuracy == right / 100
-    assert accuracy(model.train(), feed(test, np.arange(100), test.preprocess, CPU), batch_size=7) == (right, 100)
+    assert accuracy(model.train(), loader(test, np.arange(100), test.preprocess, CPU), batch_size=7) == (right, 100)
     assert model.training
 
 
@@ -185,10 +185,10 @@ def test_each_epoch_has_an_order_of_its_own(
     seen: list[int] = []
 
     class Watched(HardLabels):
-        def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Outcome:
-            seen.extend(draws.index.tolist())
-            assert labels.tolist() == digits[0].labels[draws.index].tolist()
-            return super().__call__(model, x, labels, draws)
+        def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, stream: RandomStream) -> Outcome:
+            seen.extend(stream.index.tolist())
+            assert labels.tolist() == digits[0].labels[stream.index].tolist()
+            return super().__call__(model, x, labels, stream)
 
     config = replace(CONFIG, epochs=2)
     fit(
@@ -241,9 +241,9 @@ def test_parts_of_a_batch_are_passed_one_by_one(tmp_path: Path, digits: tuple[Im
     sizes = []
 
     class Watched(HardLabels):
-        def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Outcome:
-            sizes.append((len(x), len(labels), len(draws.index)))
-            return super().__call__(model, x, labels, draws)
+        def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, stream: RandomStream) -> Outcome:
+            sizes.append((len(x), len(labels), len(stream.index)))
+            return super().__call__(model, x, labels, stream)
 
     flat(digits, tmp_path / "run", TrainConfig(epochs=1, batch_size=64, limit=128, accumulate=4), Watched())
     assert sizes == [(16, 16, 16)] * 8

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeadv.data.rng import Draws
+from edgeadv.data.rng import RandomStream
 from edgeadv.models.builder import Architecture, PixelModel
 from edgeadv.training.objectives import (
     DefensiveDistillation,
@@ -45,7 +45,7 @@ def network(seed: int = 0, *, bias: bool = True) -> PixelModel:
     return PixelModel(net, about).double()
 
 
-NONE = Draws(0, 0, np.empty(0, np.int64))  # nothing here draws
+NONE = RandomStream(0, 0, np.empty(0, np.int64))  # nothing here draws
 
 
 def batches(n: int) -> list[tuple[Tensor, Tensor]]:

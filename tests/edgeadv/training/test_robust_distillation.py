@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeadv.data.datasets import ImageSet, open_data
-from edgeadv.data.rng import Draws
+from edgeadv.data.rng import RandomStream
 from edgeadv.models.builder import Architecture
 from edgeadv.training.adversarial import AdversarialTraining, divergence, random_start
 from edgeadv.training.config import OutOfTimeError, TrainConfig
@@ -41,9 +41,9 @@ def pictures(n: int = 12) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(rng.random((n, 3, 8, 8))).float(), torch.from_numpy(rng.integers(0, CLASSES, n))
 
 
-def draws(x: Tensor, seed: int = 0) -> Draws:
+def stream(x: Tensor, seed: int = 0) -> RandomStream:
     """Of as many images as ``x`` holds."""
-    return Draws(seed, 0, np.arange(len(x)))
+    return RandomStream(seed, 0, np.arange(len(x)))
 
 
 def kl(p: Tensor, q: Tensor) -> Tensor:
@@ -59,9 +59,9 @@ def test_ard_is_the_authors_loss(temperature: float, alpha: float) -> None:
     code has it."""
     student, teacher, (x, labels) = network(0), network(1).eval(), pictures()
     objective = Ard.at(EPS, teacher, temperature=temperature, alpha=alpha, steps=3)
-    outcome = objective(student, x, labels, draws(x))
+    outcome = objective(student, x, labels, stream(x))
     again = network(0)
-    made = objective.perturbation(again, x, labels, draws(x))
+    made = objective.perturbation(again, x, labels, stream(x))
     perturbed = again(made)
     with torch.no_grad():
         soft = (teacher(x) / temperature).softmax(dim=1)
@@ -81,9 +81,9 @@ def test_ard_is_the_authors_loss(temperature: float, alpha: float) -> None:
 
 def test_ard_looks_where_the_students_cross_entropy_rises() -> None:
     student, (x, labels) = network(0).eval(), pictures(64)
-    made = Ard.at(Eps.parse("0.1"), network(1), steps=5).perturbation(student, x, labels, draws(x))
+    made = Ard.at(Eps.parse("0.1"), network(1), steps=5).perturbation(student, x, labels, stream(x))
     with torch.no_grad():
-        near = functional.cross_entropy(student(random_start(x, 0.1, draws(x))), labels)
+        near = functional.cross_entropy(student(random_start(x, 0.1, stream(x))), labels)
         assert float(functional.cross_entropy(student(made), labels)) > float(near) + 0.01
 
 
@@ -91,10 +91,10 @@ def test_ard_looks_where_the_students_cross_entropy_rises() -> None:
 def test_rslad_is_equation_5(temperature: float) -> None:
     student, teacher, (x, labels) = network(0), network(1).eval(), pictures()
     objective = Rslad.at(EPS, teacher, temperature=temperature, steps=3)
-    outcome = objective(student, x, labels, draws(x))
+    outcome = objective(student, x, labels, stream(x))
     again = network(0)
     soft = soft_labels(teacher, x, temperature)
-    made = objective.perturbation(again, x, labels, draws(x), lambda z, _: divergence(z / temperature, soft))
+    made = objective.perturbation(again, x, labels, stream(x), lambda z, _: divergence(z / temperature, soft))
     perturbed, clean = again(made), again(x)
     parts = [kl(soft, (z / temperature).softmax(dim=1)).mean() for z in (perturbed, clean)]
     torch.testing.assert_close(
@@ -102,14 +102,14 @@ def test_rslad_is_equation_5(temperature: float) -> None:
     )
     # hard labels play no part
     third = network(0)
-    assert torch.equal(objective(third, x, (labels + 1) % CLASSES, draws(x)).loss, outcome.loss)
+    assert torch.equal(objective(third, x, (labels + 1) % CLASSES, stream(x)).loss, outcome.loss)
 
 
 def test_rslad_looks_where_the_student_leaves_the_teacher() -> None:
     student, teacher, (x, labels) = network(0).eval(), network(1).eval(), pictures(64)
     soft = soft_labels(teacher, x, 1.0)
     made = Rslad.at(Eps.parse("0.1"), teacher, steps=5).perturbation(
-        student, x, labels, draws(x), lambda z, _: divergence(z, soft)
+        student, x, labels, stream(x), lambda z, _: divergence(z, soft)
     )
     with torch.no_grad():
         assert float(divergence(student(made), soft).mean()) > 2 * float(divergence(student(x), soft).mean())

@@ -16,8 +16,8 @@ from torch import nn
 
 from edgeadv.attacks import fgsm, margin, pgd
 from edgeadv.data.datasets import ImageSet, balanced_subset, batches, open_data
-from edgeadv.data.loading import feed, to_model_input
-from edgeadv.data.rng import Draws
+from edgeadv.data.loading import loader, to_model_input
+from edgeadv.data.rng import RandomStream
 from edgeadv.models.builder import Architecture, PixelModel
 from edgeadv.training import checkpoint
 from edgeadv.training.adversarial import AdversarialTraining
@@ -66,7 +66,7 @@ def test_standing_is_the_worst_of_clean_one_step_and_ten(digits: tuple[ImageSet,
     fit_a_little(model, images)
     order = balanced_subset(images.labels, 300)
     model.train()
-    found = standing(model, feed(images, order, images.preprocess, CPU), order, EPS)
+    found = standing(model, loader(images, order, images.preprocess, CPU), order, EPS)
     assert model.training and all(p.requires_grad for p in model.parameters())
     model.eval().requires_grad_(False)
     batch = next(batches(images, images.preprocess, batch_size=300, order=order))
@@ -185,7 +185,7 @@ def test_a_network_that_gives_one_label_to_everything_is_not_kept(
 def test_labels_are_counted(digits: tuple[ImageSet, ImageSet]) -> None:
     model = network()
     head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-    source = feed(digits[0], np.arange(100), digits[0].preprocess, torch.device("cpu"))
+    source = loader(digits[0], np.arange(100), digits[0].preprocess, torch.device("cpu"))
     nn.init.zeros_(head.weight)
     with torch.no_grad():
         head.bias.copy_(torch.eye(len(head.bias))[3])
@@ -198,9 +198,9 @@ def test_the_average_of_the_weights_is_by_hand(digits: tuple[ImageSet, ImageSet]
     after: list[dict[str, torch.Tensor]] = []
 
     class Watched(HardLabels):
-        def __call__(self, net: nn.Module, x: torch.Tensor, labels: torch.Tensor, draws: Draws) -> Any:
+        def __call__(self, net: nn.Module, x: torch.Tensor, labels: torch.Tensor, stream: RandomStream) -> Any:
             after.append({k: v.clone() for k, v in model.state_dict().items()})
-            return super().__call__(net, x, labels, draws)
+            return super().__call__(net, x, labels, stream)
 
     run(digits, tmp_path / "raw", model, HardLabels(), limit=64 * steps, epochs=1, holdout=0)
     last = {k: v.clone() for k, v in model.state_dict().items()}
