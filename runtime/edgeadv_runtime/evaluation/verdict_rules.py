@@ -232,8 +232,7 @@ class Standing:
 
 
 def answers(standing: Standing, irregular: Mapping[str, Bools]) -> Iterator[Finding]:
-    """Answers that are probabilities, and answers that change; ``irregular`` has the flags of either rule, bool
-    (n,)."""
+    """Answers that are probabilities, and answers that change; ``irregular`` has bool (n,) of either rule."""
     for rule, threshold, text in (
         (
             "probabilities",
@@ -321,7 +320,7 @@ _RULES = {NOISE: "query", SQUARE: "query", PGD_SMOOTHED: "smoothed", TRANSFER: "
 
 
 def nonlinear(standing: Standing, ratios: Mapping[Key, NDArray[np.float32]]) -> Iterator[Finding]:
-    """Standing images along artefact gradient the margin does something else than the gradient predicts."""
+    """Standing images along whose gradient the margin does something else than the gradient predicts."""
     text = (
         "at eps {eps}, of {count} of {n} images that are right without an attack and stand, the margin does not "
         "rise as its "
