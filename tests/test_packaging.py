@@ -20,7 +20,18 @@ SOURCES = {
     "edgeadv_export": "export/edgeadv_export",
     "edgeadv_runtime": "runtime/edgeadv_runtime",
 }
-BASE = {"filelock", "numpy", "nvidia-ml-py", "packaging", "pillow", "platformdirs", "psutil", "rich", "typer"}
+BASE = {
+    "filelock",
+    "msgspec",
+    "numpy",
+    "nvidia-ml-py",
+    "packaging",
+    "pillow",
+    "platformdirs",
+    "psutil",
+    "rich",
+    "typer",
+}
 HEAVY = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "jinja2", "mlxtend", "matplotlib", "safetensors")
 
 
@@ -62,7 +73,7 @@ def test_every_source_file_of_the_three_packages_ships_unchanged(contents):
 
 def test_types_template_style_and_licence_ship_and_tests_do_not(contents):
     assert {f"{package}/py.typed" for package in SOURCES} <= contents.keys()
-    assert {"edgeadv/report/template.html.j2", "edgeadv/report/style.css"} <= contents.keys()
+    assert {"edgeadv/reporting/template.html.j2", "edgeadv/reporting/style.css"} <= contents.keys()
     (licence,) = (name for name in contents if name.endswith(".dist-info/licenses/LICENSE"))
     assert contents[licence] == (CHECKOUT / "LICENSE").read_bytes()
     assert [name for name in contents if "test" in name or name.endswith(".pyc")] == []

@@ -182,11 +182,11 @@ class Run:
             written[TRAINING_FILE] = run.info.training_images.sha256
         try:
             _ = run.architecture, run.preprocess, run.classes
-            found = {name: sha256_file(folder / name) for name in written}
+            changed = next((name for name in written if sha256_file(folder / name) != written[name]), None)
         except (KeyError, TypeError, AttributeError, InputError, BundleError, FileNotFoundError) as error:
             raise BundleError(f"{folder} is a damaged run ({error}); copy it again or train again") from error
-        if changed := [name for name in written if found[name] != written[name]]:
-            raise IntegrityError(f"{folder / changed[0]} is not what this run wrote; train again or copy it again")
+        if changed is not None:
+            raise IntegrityError(f"{folder / changed} is not what this run wrote; train again or copy it again")
         return run
 
     @property

@@ -34,7 +34,7 @@ def test_it_runs_where_it_is_named_and_not_among_all(tiny_bundle: Bundle) -> Non
     named, _ = backend_openers(tiny_bundle, backends="torch-compiled,torch", precisions="fp32")
     assert list(named) == [("torch-compiled", "fp32"), ("torch", "fp32")]
     every, skipped = backend_openers(tiny_bundle, backends="all", precisions="fp32")
-    assert "torch-compiled" not in {name for name, _ in every} | {entry["backend"] for entry in skipped}
+    assert "torch-compiled" not in {name for name, _ in every} | {entry.backend for entry in skipped}
 
 
 def test_without_a_compiler_it_is_one_sentence(tiny_bundle: Bundle, tmp_path: Path) -> None:

@@ -122,14 +122,14 @@ def test_images_in_memory_go_to_worker_processes():
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        (5, "`source` is of type int: give a name, a folder or a map-style data set"),
-        (DataLoader(Pairs(PIXELS)), "`source` is of type DataLoader"),
-        ([], "`source` holds no images"),
-        (TensorDataset(TENSOR, torch.arange(12) + 0.5), "`source` has no labels that are whole numbers"),
-        (TensorDataset(TENSOR), "`source` has no labels that are whole numbers"),
-        (Named(PIXELS, LABELS + 1), "`source` has labels from 1 to 3, and 3 classes"),
-        (Pairs(PIXELS, LABELS - 1), "`source` has labels from -1 to 1"),
-        (Pairs(TENSOR / 255 - 0.5), r"`source` cannot be read: image 0 .* in \[0, 1\]: leave the normalisation out"),
+        (5, "`data` is of type int: give a name, a folder or a map-style data set"),
+        (DataLoader(Pairs(PIXELS)), "`data` is of type DataLoader"),
+        ([], "`data` holds no images"),
+        (TensorDataset(TENSOR, torch.arange(12) + 0.5), "`data` has no labels that are whole numbers"),
+        (TensorDataset(TENSOR), "`data` has no labels that are whole numbers"),
+        (Named(PIXELS, LABELS + 1), "`data` has labels from 1 to 3, and 3 classes"),
+        (Pairs(PIXELS, LABELS - 1), "`data` has labels from -1 to 1"),
+        (Pairs(TENSOR / 255 - 0.5), r"`data` cannot be read: image 0 .* in \[0, 1\]: leave the normalisation out"),
         (Pairs(PIXELS / 255), "a float64 is no Pillow image"),
         (Pairs(PIXELS[:, :, :, :2]), "of shape .* has no 3 channels"),
         (Pairs(["a.png"] * 12), "a str is no Pillow image"),
@@ -138,7 +138,7 @@ def test_images_in_memory_go_to_worker_processes():
 def test_what_is_no_data_set_of_images_is_refused_by_field(source: Any, says: str):
     with pytest.raises(InputError, match=says) as error:
         load_data(source)
-    assert error.value.field == "source"
+    assert error.value.field == "data"
 
 
 def test_a_test_part_goes_with_a_data_set_in_memory_and_must_be_given():

@@ -20,6 +20,7 @@ from edgeadv_runtime.device.cuda import Gpu
 from edgeadv_runtime.engine import find_library
 from edgeadv_runtime.errors import EngineError, InputError
 from edgeadv_runtime.inference.classifier import Classifier
+from edgeadv_runtime.records.about import Skipped
 
 
 def bundle(*variants: str) -> Bundle:
@@ -98,7 +99,7 @@ def test_int8_with_pixels_is_another_artefact_on_each_backend() -> None:
 def test_of_the_variants_with_pixels_tensorrt_runs_all_but_unsigned_activations() -> None:
     openers, skipped = backend_openers(ALL_EIGHT, backends="tensorrt", precisions="all")
     assert [v for _, v in openers] == ["fp32", "fp16", "int8-s8s8", "fp32-u8in", "fp16-u8in", "int8-s8s8-u8in"]
-    assert [pair["variant"] for pair in skipped] == ["int8-u8s8", "int8-u8s8-u8in"]
+    assert [pair.variant for pair in skipped] == ["int8-u8s8", "int8-u8s8-u8in"]
 
 
 def test_torch_serves_floats_only() -> None:
@@ -110,18 +111,18 @@ def test_torch_serves_floats_only() -> None:
 def test_what_is_timed_on_arm_is_signed_with_pixels_too() -> None:
     openers, skipped = backend_openers(ALL_EIGHT, backends="onnxruntime", precisions="all", for_speed=True)
     assert len(openers) == 6
-    assert [pair["variant"] for pair in skipped] == ["int8-u8s8", "int8-u8s8-u8in"]
+    assert [pair.variant for pair in skipped] == ["int8-u8s8", "int8-u8s8-u8in"]
 
 
 def test_tensorrt_runs_all_but_unsigned_activations() -> None:
     openers, skipped = backend_openers(ALL_FOUR, backends="tensorrt", precisions="all")
     assert [variant for _, variant in openers] == ["fp32", "fp16", "int8-s8s8"]
     assert skipped == [
-        {
-            "backend": "tensorrt",
-            "variant": "int8-u8s8",
-            "reason": "TensorRT takes symmetric int8 only, that is int8-s8s8; int8-u8s8 is for x86 processors",
-        }
+        Skipped(
+            backend="tensorrt",
+            variant="int8-u8s8",
+            reason="TensorRT takes symmetric int8 only, that is int8-s8s8; int8-u8s8 is for x86 processors",
+        )
     ]
     with pytest.raises(
         InputError, match="nothing would run tensorrt and int8-u8s8: TensorRT takes symmetric int8 only"
@@ -135,8 +136,8 @@ def test_all_is_scored_but_not_timed_in_the_arithmetic_of_another_processor() ->
     assert resolved(ALL_FOUR, backends="onnxruntime", precisions="all") == everything
     openers, skipped = backend_openers(ALL_FOUR, backends="onnxruntime", precisions="all", for_speed=True)
     assert [variant for _, variant in openers] == ["fp32", "fp16", "int8-u8s8"]
-    assert [pair["variant"] for pair in skipped] == ["int8-s8s8"]
-    assert "name int8-s8s8 to time it all the same" in skipped[0]["reason"]
+    assert [pair.variant for pair in skipped] == ["int8-s8s8"]
+    assert "name int8-s8s8 to time it all the same" in skipped[0].reason
     named = resolved(ALL_FOUR, backends="onnxruntime", precisions="int8-s8s8", for_speed=True)
     assert named == [("onnxruntime", "int8-s8s8")]
 
@@ -172,7 +173,7 @@ def test_all_backends_leave_out_what_cannot_be_here(tiny_bundle: Bundle) -> None
     names = {name for name, _ in openers}
     assert {"torch", "onnxruntime"} <= names
     if "tensorrt" not in names:
-        reasons = {pair["reason"] for pair in skipped if pair["backend"] == "tensorrt"}
+        reasons = {pair.reason for pair in skipped if pair.backend == "tensorrt"}
         assert len(reasons) == 1 and reasons.pop()
 
 
@@ -192,7 +193,7 @@ def test_all_leaves_out_a_gpu_that_the_library_does_not_serve(
     monkeypatch.setattr("edgeadv.workflows.backends.find_library", lambda: find_library("tensorrt-rtx"))
     openers, skipped = backend_openers(tiny_bundle, backends="all", precisions="fp16")
     assert list(openers) == [("onnxruntime", "fp16")]
-    (reason,) = {pair["reason"] for pair in skipped if pair["backend"] == "tensorrt"}
+    (reason,) = {pair.reason for pair in skipped if pair.backend == "tensorrt"}
     assert "does not serve H100 (sm_90)" in reason
 
 

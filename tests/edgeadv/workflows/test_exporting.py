@@ -71,7 +71,7 @@ def test_a_network_without_a_run(cli, tiny_model, tiny_classes, photos, tmp_path
     bundle = export(ModelSource(**given), "called", precisions=["fp32"], golden=photos)
     assert files(bundle.path) == files(tmp_path / "typed") and bundle.classes == tiny_classes
     of_data = export(ModelSource(**given), "data", precisions=["fp32"], data=photos)
-    assert of_data.manifest["provenance"]["frames"] == {"origin": f"{photos.name} test", "count": 64}
+    assert of_data.manifest.provenance["frames"] == {"origin": f"{photos.name} test", "count": 64}
     with pytest.raises(InputError, match=r"^without a run, export also needs `classes`, `golden`$"):
         export(ModelSource(**{**given, "classes": None}), "x")
     with pytest.raises(InputError, match=r"^`weights_map` 'by-luck' is not one of"):
@@ -111,7 +111,7 @@ def test_data_that_is_gone_is_asked_for_in_one_line_and_can_be_given(cli, run, s
     typed = cli("export", own, "--out", "x")
     assert typed.status == 2 and typed.err.startswith("edgeadv: --data is needed: ") and typed.err.count("\n") == 1
     bundle = export(own, tmp_path / "x", precisions=["fp32"], data=load_data(moved))
-    assert bundle.manifest["provenance"]["frames"]["origin"] == "elsewhere test"
+    assert bundle.manifest.provenance["frames"]["origin"] == "elsewhere test"
     # frames of a folder need no data
     assert cli("export", own, "--golden", moved, "--precision", "fp32", "--out", "y").status == 0
     assert cli("export", own, "--data", moved, "--precision", "fp32", "--out", "z").status == 0

@@ -112,7 +112,7 @@ def test_gate(cli: Any, results: Path, tmp_path: Path) -> None:
     succeeds(cli, "gate", results, *rules, "--json", "command.gate.json")
     judged = Results.load(results)
     rulings = Gate(min_clean=0.5, backends=("onnxruntime",), variants=("fp16",)).judge(judged)
-    write_outcome(results, judged, rulings, json=tmp_path / "call.gate.json")
+    write_outcome(results, judged, rulings.rulings, json=tmp_path / "call.gate.json")
     assert value(tmp_path / "call.gate.json") == value(tmp_path / "command.gate.json")
 
 
@@ -148,7 +148,7 @@ def test_progress_ends_an_evaluation_and_what_is_finished_is_kept(
     found = evaluate(
         tiny_bundle, photos, **shared, execution=Execution(resume=True), progress=lambda done, *_: seen.append(done)
     )
-    assert found.data["n"] == seen[-1] == 72 and len(seen) == 1
+    assert found.data.n == seen[-1] == 72 and len(seen) == 1
     assert [file.name for file in tmp_path.iterdir()] == ["r.json"]
 
 

@@ -346,12 +346,12 @@ def test_an_attack_that_asked_the_artefact_is_a_query_attack_there_and_nowhere_e
 
 
 def test_the_file_says_what_was_scored() -> None:
-    skipped = [{"backend": "torch", "variant": "fp16", "reason": "no"}]
+    skipped = [Skipped(backend="torch", variant="fp16", reason="no")]
     results = score([batch(LABELS, CLEAN, FOOLED)], [A, B, C], skipped=skipped, examples=0)
     assert results.bundle.id == "b" * 64 and results.bundle.name == "pixel.edgeadv"
     assert results.bundle.weights_sha256 == WEIGHTS
     assert (results.data.name, results.data.split, results.data.classes) == ("digits", "test", 10)
-    assert results.skipped == (Skipped(**skipped[0]),)
+    assert results.skipped == tuple(skipped)
     row = one(results, "a", "2/255")
     assert (row.backend, row.provider, row.device, row.artifact_sha256) == ("first-pixel", "numpy", "test", WEIGHTS)
     assert (row.eps_value, row.gradients) == (2 / 255, "torch fp32")

@@ -13,9 +13,27 @@ from numpy.typing import NDArray
 
 from edgeadv_runtime.attacks.base import CLEAN_KEY, Evidence
 from edgeadv_runtime.errors import BundleError, InputError, StorageError
-from edgeadv_runtime.evaluation.outcomes import BatchOutcome, Example, OutcomeStore
+from edgeadv_runtime.evaluation.outcomes import BatchOutcome, LabelledExample, OutcomeStore
+from edgeadv_runtime.records.about import Example
 
 KEY = ("pgd@int8-s8s8", "8/255")
+
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+EXAMPLE = Example(
+    index=7,
+    label="drei, für drei",
+    attack="fgsm",
+    eps="8/255",
+    amplification=8.0,
+    artefact="onnxruntime fp32",
+    clean_png=PNG,
+    adversarial_png=PNG,
+    perturbation_png=PNG,
+    clean_prediction="drei, für drei",
+    clean_probability=0.9,
+    adversarial_prediction="5",
+    adversarial_probability=0.8,
+)
 
 
 def outcome(n: int = 5) -> BatchOutcome:
@@ -40,7 +58,7 @@ def outcome(n: int = 5) -> BatchOutcome:
         {KEY: ratios(n, 6)},
     )
     top1, top5 = (tuple({CLEAN_KEY: flags(), KEY: flags()} for _ in range(2)) for _ in range(2))
-    examples = (Example(3, {"index": 7, "label": "drei, für drei"}),)
+    examples = (LabelledExample(3, EXAMPLE),)
     return BatchOutcome(
         np.arange(n) + 64,
         labels(),
