@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import re
+import textwrap
 from pathlib import Path
 from types import ModuleType
 
@@ -212,6 +213,25 @@ def test_every_name_is_documented(module):
         own = vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__
         # a dataclass without a docstring is given its signature for one
         assert own and not own.startswith(f"{name}("), f"{module.__name__}.{name} has no docstring"
+
+
+def test_every_public_function_shows_how_it_is_called(module):
+    if module.__name__ not in OURS:
+        return
+    for name in module.__all__:
+        if inspect.isfunction(value := getattr(module, name)):
+            text = inspect.getdoc(value) or ""
+            shown = re.findall(r"::\n\n((?: {4}.*\n|\n)+)", text + "\n")
+            assert shown, f"{module.__name__}.{name} shows no call"
+            calls = [node for node in ast.walk(ast.parse(textwrap.dedent(shown[0]))) if isinstance(node, ast.Call)]
+            own = [call for call in calls if ast.unparse(call.func).rpartition(".")[2] == name]
+            assert own, f"{module.__name__}.{name} is not called in its own example"
+            parameters = inspect.signature(value).parameters
+            for call in own:
+                inspect.signature(value).bind(
+                    *call.args, **{each.arg: each.value for each in call.keywords if each.arg}
+                )
+                assert {each.arg for each in call.keywords} <= parameters.keys()
 
 
 def test_every_public_method_is_documented(module):

@@ -101,7 +101,12 @@ def open_data(spec: str, *, split: Split, root: Path = DEFAULT_ROOT, download: b
 
 
 def imagenet_classes() -> Classes:
-    """The 1,000 classes of ImageNet-1k in the usual order: WordNet ids, and the first of each one's names."""
+    """The 1,000 classes of ImageNet-1k in the usual order: WordNet ids, and the first of each one's names.
+
+    ::
+
+        ids = imagenet_classes().ids
+    """
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo("imagenet-1k")

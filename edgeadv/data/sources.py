@@ -86,6 +86,11 @@ def load_data(
 ) -> Data:
     """Labelled images by name, by folder, or from a data set in memory.
 
+    ::
+
+        data = load_data("gtsrb/")
+        print(len(data.train), len(data.test), data.classes.ids[:3])
+
     Args:
         data: a name (``"mnist5k"``, ``"cifar10"``, ...) or a folder, see :func:`~edgeadv.data.datasets.open_data`; or
             a map-style data set of (image, label), see :func:`image_set`. :class:`Data` is handed back.

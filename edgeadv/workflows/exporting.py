@@ -105,6 +105,10 @@ def export(
 ) -> Bundle:
     """Export to ONNX, compare every artefact with PyTorch on real images, and write the bundle only if they agree.
 
+    ::
+
+        bundle = export("runs/student", "signs.edgeadv", precisions=["fp32", "fp16", "int8"])
+
     Args:
         source: a finished run or its folder, or a network without one.
         out: the bundle to make; by custom it is called ``NAME.edgeadv``.

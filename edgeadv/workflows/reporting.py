@@ -17,6 +17,10 @@ Measurement = Results | Bench | str | Path
 def report(measurements: Measurement | Sequence[Measurement], out: str | Path = "report.html") -> Path:
     """Write one self-contained HTML page: the worst case first, with its masking verdict, then all the rest.
 
+    ::
+
+        page = report(["results.json", "bench.json"], "report.html")
+
     Args:
         measurements: results and benches, or their files, in the order in which the page shows them. What is in memory
             is called ``results-1.json``, ``bench-2.json``, ... by its place among them.

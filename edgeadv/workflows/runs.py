@@ -32,6 +32,11 @@ class ListedRun:
 def list_runs(folder: str | Path) -> list[ListedRun]:
     """The training runs in ``folder`` and all folders below it, by path.
 
+    ::
+
+        for each in list_runs("runs"):
+            print(each)
+
     Raises:
         InputError: it is no folder, or holds no run.
     """

@@ -90,6 +90,10 @@ def train(
 ) -> Run:
     """Train a classifier: the undefended network that every defence is compared with, or one on adversarial images.
 
+    ::
+
+        run = train("regnet_y_400mf", "cifar10", recipe="trades", eps="8/255", out="runs/robust")
+
     Args:
         arch: a torchvision or timm classifier, e.g. ``"regnet_y_400mf"``; ``"timm/NAME"`` asks timm only.
         data: as :func:`~edgeadv.data.sources.load_data` takes it.
@@ -147,6 +151,10 @@ def distill(
     progress: Report | None = None,
 ) -> Run:
     """Distil a teacher into a student; the student is the run.
+
+    ::
+
+        student = distill("regnet_y_400mf", "cifar10", recipe="rslad", teacher=run, eps="8/255", out="runs/student")
 
     Args:
         arch: the student, as for :func:`train`.

@@ -85,6 +85,10 @@ def choose_calibration(
     An image that cannot be decoded, or whose preprocessed pixels are those of one already chosen, is passed over for
     the next one.
 
+    ::
+
+        calibration = choose_calibration(images, preprocess, count=512)
+
     Raises:
         InputError: ``count`` or ``seed`` is out of range, or there are not that many images.
     """
@@ -125,6 +129,10 @@ def calibration_images(spec: str | None, *, run_data: Data | None = None) -> Ima
     """Open what ``calibration_data`` names: ``train`` of the run, which is the default, or a folder.
 
     A folder holds class folders, or ``train/`` with class folders, or just pictures, at any depth.
+
+    ::
+
+        images = calibration_images("photos/", run_data=None)
 
     Args:
         spec: the option; None where it was not given.
@@ -182,6 +190,10 @@ def gate_images(
     """The labelled images that int8 is measured on, and which of them.
 
     Those of ``folder``; else the test images of the run; else what calibration left of its own class folders.
+
+    ::
+
+        images, order = gate_images(calibration, classes, folder=Path("labelled/"), run_data=None, limit=1000)
 
     Args:
         calibration: the images that were chosen; none of them is among the positions returned if they are of one set.

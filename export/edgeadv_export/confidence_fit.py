@@ -174,6 +174,10 @@ def confidence_images(
 ) -> tuple[ImageSet, NDArray[np.int64]]:
     """Open what ``confidence_data`` names, and choose images of it.
 
+    ::
+
+        images, order = confidence_images("held-out/", classes, run_data=None, root=None, limit=2000)
+
     Args:
         spec: ``"test"`` for the test images of the run, or a name or a folder, of which the test part is read.
         classes: the model's.

@@ -18,6 +18,10 @@ FRAMES = 64
 def read_classes(path: Path) -> Classes:
     """Read classes in logit order from lines of ``id<TAB>name``, or ``index<TAB>id<TAB>name`` with indices from 0.
 
+    ::
+
+        classes = read_classes(Path("classes.tsv"))
+
     Raises:
         InputError: the file cannot be read, or a line is of another form.
     """
@@ -41,6 +45,10 @@ def read_classes(path: Path) -> Classes:
 def folder_frames(folder: Path, *, limit: int = FRAMES) -> list[NDArray[np.uint8]]:
     """At most ``limit`` image files below ``folder``, spread evenly over the paths in order, as uint8 RGB arrays.
 
+    ::
+
+        frames = folder_frames(Path("photos/"), limit=64)
+
     Raises:
         InputError: there are none.
         DataError: one of them is not readable.
@@ -55,6 +63,10 @@ def folder_frames(folder: Path, *, limit: int = FRAMES) -> list[NDArray[np.uint8
 
 def data_frames(data: ImageSet, *, limit: int = FRAMES) -> list[NDArray[np.uint8]]:
     """At most ``limit`` images of ``data`` as uint8 RGB arrays, the same every time, the classes dealt out in turn.
+
+    ::
+
+        frames = data_frames(load_data("mnist5k").test, limit=64)
 
     Raises:
         DataError: one of them is not readable.

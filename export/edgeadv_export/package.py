@@ -95,6 +95,12 @@ def export_bundle(
     ``-u8in`` variant is made from the one with float input, which need not be shipped, must give every frame the same
     label as that, and shares its gate and surrogate.
 
+    ::
+
+        origin = Origin(title="resnet18", provenance={"seed": 0})
+        out = Path("net.edgeadv")
+        export_bundle(model, out, classes=classes, preprocess=preprocess, frames=frames, origin=origin)
+
     Args:
         model: any mode, device and floating dtype; it is left exactly as it is. The bundle holds its float32 weights.
         out: the folder to make.

@@ -61,6 +61,10 @@ def square(
     The random draws belong to the image. A batch split otherwise gives the same images, as long as ``predict`` gives an
     image the same logits in every batch; a library that adds up in another order for another batch size may not.
 
+    ::
+
+        found = square(backend.infer, x, y, eps=8 / 255, queries=1000)
+
     Args:
         predict: float32 (n, 3, H, W) in [0, 1] to logits, float32 (n, classes), such as ``Backend.infer``. It is called
             with all images that still stand, so the size of the batch shrinks.

@@ -55,6 +55,11 @@ class Verification:
 def verify(bundle: Bundle, backends: Sequence[Backend]) -> list[Verification]:
     """Replay the golden frames of ``bundle`` on every backend, one frame at a time as a camera does.
 
+    ::
+
+        with OnnxRuntimeBackend(bundle, variant="fp16") as backend:
+            print([each.ok for each in verify(bundle, [backend])])
+
     Args:
         bundle: an opened bundle.
         backends: opened from ``bundle``; they stay open.

@@ -102,6 +102,10 @@ def bench(
     does a plan that would cut or pad a batch. Where the machine counts energy each series has its own, see
     :mod:`~edgeadv_runtime.benchmark.power`.
 
+    ::
+
+        measured = bench(bundle, [lambda: OnnxRuntimeBackend(bundle, variant="fp16")], batches=(1, 8), rate_hz=30)
+
     Args:
         bundle: an opened bundle.
         openers: functions without arguments that open a backend of ``bundle``, e.g.
