@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -27,10 +28,42 @@ from edgeadv_runtime.inference.smoothing import Smoother
 from ..workflows.durations import seconds
 from ._arguments import BundlePath, ExpectedHash, Provider, PublicKey
 from ._fields import say
+from ._options import with_groups
 
 _REFRESH_S, _LINE_S = 0.25, 10.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Capture:
+    """Where frames come from, and for how long."""
+
+    policy: Annotated[
+        str | None,
+        "latest: a newer frame replaces one that waits; every: capture waits, nothing is dropped. By default "
+        "latest, of a "
+        "folder of pictures every.",
+    ] = None
+    fps: Annotated[float | None, "Pace of a video file or folder; a file has its own."] = None
+    loop: Annotated[bool, "Begin a video file or folder again at its end."] = False
+    duration: Annotated[str | None, "Stop after 90s, 10m or 2h; by default at the source's end or Ctrl-C."] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """What is shown to a browser."""
+
+    serve: Annotated[str | None, "Show a page at this address, e.g. 127.0.0.1:8080."] = None
+    token: Annotated[str | None, "What the page asks for; needed for an address that others can reach."] = None
+    perturbation: Annotated[Path | None, "What the page's slider adds, made by edgeadv perturbation."] = None
+
+    def __post_init__(self) -> None:
+        if self.serve is None and (self.token is not None or self.perturbation is not None):
+            raise InputError(
+                "`token` and `perturbation` belong to the page: add `serve` 127.0.0.1:8080, or leave them out"
+            )
+
+
+@with_groups
 def camera(
     bundle: BundlePath,
     source: Annotated[
@@ -39,36 +72,14 @@ def camera(
             help="/dev/video0, a GStreamer pipeline, a URL such as rtsp://, a video file or a folder of pictures."
         ),
     ],
+    *,
     precision: Annotated[
         str | None, typer.Option(help="The artefact: fp32, fp16, int8 or a variant; by default the bundle's first.")
     ] = None,
     provider: Provider = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a call; else the library decides.")] = None,
-    policy: Annotated[
-        str | None,
-        typer.Option(
-            help="latest: a newer frame replaces one that waits; every: capture waits, nothing is dropped. By "
-            "default latest, "
-            "of a folder of pictures every."
-        ),
-    ] = None,
-    fps: Annotated[
-        float | None, typer.Option("--fps", help="Pace of a video file or folder; a file has its own.")
-    ] = None,
-    loop: Annotated[bool, typer.Option("--loop", help="Begin a video file or folder again at its end.")] = False,
-    duration: Annotated[
-        str | None,
-        typer.Option("--duration", help="Stop after 90s, 10m or 2h; by default at the source's end or Ctrl-C."),
-    ] = None,
-    serve: Annotated[
-        str | None, typer.Option("--serve", help="Show a page at this address, e.g. 127.0.0.1:8080.")
-    ] = None,
-    token: Annotated[
-        str | None, typer.Option("--token", help="What the page asks for; needed for an address that others can reach.")
-    ] = None,
-    perturbation: Annotated[
-        Path | None, typer.Option("--perturbation", help="What the page's slider adds, made by edgeadv perturbation.")
-    ] = None,
+    capture: Capture,
+    page: Page,
     smooth: Annotated[
         int,
         typer.Option(
@@ -83,10 +94,7 @@ def camera(
 ) -> None:
     """Classify live frames: one line in the terminal, and a page if asked for. Ctrl-C stops and prints where all frames
     went."""
-    limit_s = None if duration is None else seconds(duration, field="duration")
-    if serve is None and (token is not None or perturbation is not None):
-        raise InputError("--token and --perturbation belong to the page: add --serve 127.0.0.1:8080, or leave them out")
-    console = Console(stderr=True)
+    limit_s = None if capture.duration is None else seconds(capture.duration, field="duration")
     with ExitStack() as stack:
         classifier = stack.enter_context(
             Classifier.open(
@@ -98,31 +106,7 @@ def camera(
                 public_key=public_key,
             )
         )
-        stored = None if perturbation is None else StoredPerturbation.load(perturbation, classifier.bundle)
-        view = None
-        if serve is not None:
-            title = f"{classifier.bundle.manifest.title}, {classifier.backend.variant}"
-            view = View(title=title, eps=None if stored is None else stored.eps.text)
-        frames = open_source(source, fps=fps, loop=loop)
-        line = _Line(console, frames.name, view)
-        smoother = None if smooth == 1 else _smoother(classifier, smooth)
-        recognizer = Recognizer(classifier, smoother=smoother, perturbation=stored, view=view)
-
-        def happened(event: Event) -> None:
-            line.happened(event)
-            if event.kind == "connected":
-                recognizer.restart()
-
-        # pictures do not come by themselves: each is meant to be seen
-        how = policy or ("every" if isinstance(frames, Folder) and fps is None else "latest")
-        stream = Stream(frames, recognizer, on_answer=line.answered, on_event=happened, policy=how)  # type: ignore[arg-type]
-        line.stream = stream
-        if view is not None:
-            # asked for by the page, four times a second: too much work for each frame
-            view.figures = lambda: {"counts": vars(stream.counts())}
-        if view is not None and serve is not None:
-            page = stack.enter_context(PageServer(view, serve, token=token))
-            say(page.url, err=True)
+        stream, line = _stream(stack, classifier, source, capture, page, smooth)
         end = None if limit_s is None else time.monotonic() + limit_s
         with line.shown(), _until_interrupted(), stream:
             while not stream.join(_REFRESH_S if end is None else max(0.0, min(_REFRESH_S, end - time.monotonic()))):
@@ -138,6 +122,37 @@ def camera(
         f"{counts.captured} frames captured = {counts.classified} classified + {counts.dropped} dropped{unfinished}; "
         f"{_figures(counts)}; {counts.losses} losses, {counts.stalls} stalls"
     )
+
+
+def _stream(
+    stack: ExitStack, classifier: Classifier, source: str, capture: Capture, page: Page, smooth: int
+) -> tuple[Stream[Any], _Line]:
+    """The stream of frames and the line that tells of it; what must be closed goes on ``stack``."""
+    perturbation = page.perturbation
+    stored = None if perturbation is None else StoredPerturbation.load(perturbation, classifier.bundle)
+    view = None
+    if page.serve is not None:
+        title = f"{classifier.bundle.manifest.title}, {classifier.backend.variant}"
+        view = View(title=title, eps=None if stored is None else stored.eps.text)
+    frames = open_source(source, fps=capture.fps, loop=capture.loop)
+    line = _Line(Console(stderr=True), frames.name, view)
+    smoother = None if smooth == 1 else _smoother(classifier, smooth)
+    recognizer = Recognizer(classifier, smoother=smoother, perturbation=stored, view=view)
+
+    def happened(event: Event) -> None:
+        line.happened(event)
+        if event.kind == "connected":
+            recognizer.restart()
+
+    # pictures do not come by themselves: each is meant to be seen
+    how = capture.policy or ("every" if isinstance(frames, Folder) and capture.fps is None else "latest")
+    stream = Stream(frames, recognizer, on_answer=line.answered, on_event=happened, policy=how)  # type: ignore[arg-type]
+    line.stream = stream
+    if view is not None and page.serve is not None:
+        # asked for by the page, four times a second: too much work for each frame
+        view.figures = lambda: {"counts": vars(stream.counts())}
+        say(stack.enter_context(PageServer(view, page.serve, token=page.token)).url, err=True)
+    return stream, line
 
 
 def _smoother(classifier: Classifier, window: int) -> Smoother:

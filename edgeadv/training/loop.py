@@ -134,30 +134,7 @@ def fit(
     """
     device, processes = default_device() if device is None else device, processes or ProcessGroup()
     say = report or (lambda progress: None)
-    if config.augment not in AUGMENTS:
-        raise InputError("augment", f"is one of {', '.join(AUGMENTS)}, not {config.augment!r}")
-    if config.batch_size % processes.world:
-        raise InputError(
-            f"`batch_size` {config.batch_size} is no multiple of the {processes.world} processes that share it"
-        )
-    if config.batch_size < 2 * processes.world:
-        raise InputError(
-            f"`batch_size` {config.batch_size} leaves each of {processes.world} processes fewer than two images of "
-            "a step"
-        )
-    held_out = split_off(train_images.labels, config.holdout, budget=objective.budget)
-    rest = np.setdiff1d(np.arange(len(train_images)), held_out)
-    chosen = rest[
-        balanced_subset(
-            train_images.labels[rest],
-            config.limit,
-            seed=config.seed if config.limit_seed is None else config.limit_seed,
-        )
-    ]
-    if len(chosen) < config.batch_size:
-        raise InputError(
-            f"{len(chosen)} training images do not fill one batch of {config.batch_size}: lower `batch_size`"
-        )
+    held_out, chosen = _chosen_images(train_images, config, objective.budget, processes)
     if processes.first:
         ensure_writable(out)
     steps = len(chosen) // config.batch_size
@@ -223,6 +200,37 @@ def fit(
         **more,
         **({"stopped": stopped} if stopped else {}),
     }
+
+
+def _chosen_images(
+    images: ImageSet, config: TrainConfig, budget: Eps | None, processes: ProcessGroup
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of the images held out to choose the epoch, and of those to train on, once the settings are checked."""
+    if config.augment not in AUGMENTS:
+        raise InputError("augment", f"is one of {', '.join(AUGMENTS)}, not {config.augment!r}")
+    if config.batch_size % processes.world:
+        raise InputError(
+            f"`batch_size` {config.batch_size} is no multiple of the {processes.world} processes that share it"
+        )
+    if config.batch_size < 2 * processes.world:
+        raise InputError(
+            f"`batch_size` {config.batch_size} leaves each of {processes.world} processes fewer than two images of "
+            "a step"
+        )
+    held_out = split_off(images.labels, config.holdout, budget=budget)
+    rest = np.setdiff1d(np.arange(len(images)), held_out)
+    chosen = rest[
+        balanced_subset(
+            images.labels[rest],
+            config.limit,
+            seed=config.seed if config.limit_seed is None else config.limit_seed,
+        )
+    ]
+    if len(chosen) < config.batch_size:
+        raise InputError(
+            f"{len(chosen)} training images do not fill one batch of {config.batch_size}: lower `batch_size`"
+        )
+    return held_out, chosen
 
 
 def _measure(trainer: Trainer, source: Loader, held_out: NDArray[np.int64], tests: Loader, budget: Eps | None) -> None:

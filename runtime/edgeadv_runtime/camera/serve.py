@@ -211,121 +211,130 @@ class _Server6(_Server):
 
 
 def _handler(view: View, token: str | None, *, own_names_only: bool) -> type[BaseHTTPRequestHandler]:
-    viewers = threading.BoundedSemaphore(MOST_VIEWERS)
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    class Handler(_Handler):
         timeout = IDLE_S
 
-        def do_GET(self) -> None:
-            path = self._admitted()
-            if path is None:
-                return
-            if path in _PAGES:
-                name, kind = _PAGES[path]
-                content = resources.files(__package__).joinpath("page", name).read_bytes()
-                self._answer(content, f"{kind}; charset=utf-8")
-            elif path == "/state":
-                self._answer(json.dumps(view.state()).encode(), "application/json")
-            elif path == "/stream.mjpg":
-                if not viewers.acquire(blocking=False):
-                    self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"{MOST_VIEWERS} viewers are here already: close one")
-                    return
-                try:
-                    self._pictures()
-                finally:
-                    viewers.release()
-            else:
-                self._refuse(HTTPStatus.NOT_FOUND, "there is no such page")
+    Handler.view, Handler.token, Handler.own_names_only = view, token, own_names_only
+    Handler.viewers = threading.BoundedSemaphore(MOST_VIEWERS)
+    return Handler
 
-        def do_POST(self) -> None:
-            path = self._admitted()
-            if path is None:
-                return
-            # a form of another site can send neither this type nor this header
-            if self.headers.get("Content-Type") != "application/json" or self.headers.get("X-Edgeadv") != "1":
-                self._refuse(HTTPStatus.FORBIDDEN, "only the page itself may do that")
+
+class _Handler(BaseHTTPRequestHandler):
+    """One request; :func:`_handler` sets what the server knows."""
+
+    view: View
+    token: str | None
+    own_names_only: bool
+    viewers: threading.BoundedSemaphore
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        path = self._admitted()
+        if path is None:
+            return
+        if path in _PAGES:
+            name, kind = _PAGES[path]
+            content = resources.files(__package__).joinpath("page", name).read_bytes()
+            self._answer(content, f"{kind}; charset=utf-8")
+        elif path == "/state":
+            self._answer(json.dumps(self.view.state()).encode(), "application/json")
+        elif path == "/stream.mjpg":
+            if not self.viewers.acquire(blocking=False):
+                self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"{MOST_VIEWERS} viewers are here already: close one")
                 return
             try:
-                size = int(self.headers.get("Content-Length", ""))
-                if path != "/strength" or view.eps is None or not 0 <= size <= _MOST_BYTES:
-                    raise ValueError
-                strength = json.loads(self.rfile.read(size))["strength"]
-                if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
-                    raise ValueError
-            except (ValueError, KeyError, TypeError):
-                self._refuse(HTTPStatus.BAD_REQUEST, "the strength is a number of [0, 1]")
-                return
-            view.strength = float(strength)
-            self._answer(b"{}", "application/json")
+                self._pictures()
+            finally:
+                self.viewers.release()
+        else:
+            self._refuse(HTTPStatus.NOT_FOUND, "there is no such page")
 
-        def _admitted(self) -> str | None:
-            """The path that is asked for, or None where the request has been refused."""
-            address = urlsplit(self.path)
-            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
-            # a name of another site that leads here (DNS rebinding) is not one of ours
-            if own_names_only and not (host == "localhost" or _is_loopback(host)):
-                self._refuse(HTTPStatus.FORBIDDEN, "this server answers to its own address only")
-                return None
-            if self.headers.get("Sec-Fetch-Site") == "cross-site" and self.headers.get("Sec-Fetch-Mode") != "navigate":
-                self._refuse(HTTPStatus.FORBIDDEN, "a page of another site may not show this camera")
-                return None
-            if token is not None and not self._has_token(parse_qs(address.query)):
-                self._refuse(HTTPStatus.UNAUTHORIZED, "open the address with ?token= and the token of this camera")
-                return None
-            return address.path
+    def do_POST(self) -> None:
+        path = self._admitted()
+        if path is None:
+            return
+        # a form of another site can send neither this type nor this header
+        if self.headers.get("Content-Type") != "application/json" or self.headers.get("X-Edgeadv") != "1":
+            self._refuse(HTTPStatus.FORBIDDEN, "only the page itself may do that")
+            return
+        try:
+            size = int(self.headers.get("Content-Length", ""))
+            if path != "/strength" or self.view.eps is None or not 0 <= size <= _MOST_BYTES:
+                raise ValueError
+            strength = json.loads(self.rfile.read(size))["strength"]
+            if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
+                raise ValueError
+        except (ValueError, KeyError, TypeError):
+            self._refuse(HTTPStatus.BAD_REQUEST, "the strength is a number of [0, 1]")
+            return
+        self.view.strength = float(strength)
+        self._answer(b"{}", "application/json")
 
-        def _has_token(self, query: dict[str, list[str]]) -> bool:
-            # not SimpleCookie: it gives up all at the first one of another program that it cannot parse
-            pairs = [part.strip().partition("=") for part in self.headers.get("Cookie", "").split(";")]
-            given = [*query.get("token", []), *(value.strip('"') for name, _, value in pairs if name == _COOKIE)]
-            return any(hmac.compare_digest(one.encode(), str(token).encode()) for one in given)
+    def _admitted(self) -> str | None:
+        """The path that is asked for, or None where the request has been refused."""
+        address = urlsplit(self.path)
+        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        # a name of another site that leads here (DNS rebinding) is not one of ours
+        if self.own_names_only and not (host == "localhost" or _is_loopback(host)):
+            self._refuse(HTTPStatus.FORBIDDEN, "this server answers to its own address only")
+            return None
+        if self.headers.get("Sec-Fetch-Site") == "cross-site" and self.headers.get("Sec-Fetch-Mode") != "navigate":
+            self._refuse(HTTPStatus.FORBIDDEN, "a page of another site may not show this camera")
+            return None
+        if self.token is not None and not self._has_token(parse_qs(address.query)):
+            self._refuse(HTTPStatus.UNAUTHORIZED, "open the address with ?token= and the token of this camera")
+            return None
+        return address.path
 
-        def _answer(self, content: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
-            self.send_response(status)
-            self._common_headers(kind)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def _has_token(self, query: dict[str, list[str]]) -> bool:
+        # not SimpleCookie: it gives up all at the first one of another program that it cannot parse
+        pairs = [part.strip().partition("=") for part in self.headers.get("Cookie", "").split(";")]
+        given = [*query.get("token", []), *(value.strip('"') for name, _, value in pairs if name == _COOKIE)]
+        return any(hmac.compare_digest(one.encode(), str(self.token).encode()) for one in given)
 
-        def _common_headers(self, kind: str) -> None:
-            self.send_header("Content-Type", kind)
-            self.send_header("Cache-Control", "no-store")
-            self.send_header("Content-Security-Policy", _POLICY)
-            self.send_header("X-Content-Type-Options", "nosniff")
-            self.send_header("X-Frame-Options", "DENY")
-            self.send_header("Cross-Origin-Resource-Policy", "same-origin")
-            self.send_header("Referrer-Policy", "no-referrer")
-            if token is not None and self._has_token(parse_qs(urlsplit(self.path).query)):
-                self.send_header("Set-Cookie", f"{_COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/")
+    def _answer(self, content: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
+        self.send_response(status)
+        self._common_headers(kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
-        def _refuse(self, status: HTTPStatus, text: str) -> None:
-            self.close_connection = True
-            self._answer(f"{text}\n".encode(), "text/plain; charset=utf-8", status)
+    def _common_headers(self, kind: str) -> None:
+        self.send_header("Content-Type", kind)
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("Content-Security-Policy", _POLICY)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("X-Frame-Options", "DENY")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.send_header("Referrer-Policy", "no-referrer")
+        if self.token is not None and self._has_token(parse_qs(urlsplit(self.path).query)):
+            self.send_header("Set-Cookie", f"{_COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/")
 
-        def _pictures(self) -> None:
-            self.send_response(HTTPStatus.OK)
-            self._common_headers(f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
-            self.send_header("Connection", "close")
-            self.end_headers()
-            self.close_connection = True
-            number = 0
-            self.wfile.write(f"--{_BOUNDARY}\r\n".encode())
-            while not view.closed:
-                began = time.monotonic()
-                found = view.picture(number, 1.0)
-                if found is None:
-                    continue
-                number, content = found
-                head = f"Content-Type: image/jpeg\r\nContent-Length: {len(content)}\r\n\r\n"
-                # with the next boundary at once: Chromium shows a picture only when it has seen that
-                self.wfile.write(head.encode() + content + f"\r\n--{_BOUNDARY}\r\n".encode())
-                time.sleep(max(0.0, 1 / _PICTURES_PER_S - (time.monotonic() - began)))
+    def _refuse(self, status: HTTPStatus, text: str) -> None:
+        self.close_connection = True
+        self._answer(f"{text}\n".encode(), "text/plain; charset=utf-8", status)
 
-        def log_message(self, format: str, *args: Any) -> None:
-            """The terminal has its own line."""
+    def _pictures(self) -> None:
+        self.send_response(HTTPStatus.OK)
+        self._common_headers(f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        number = 0
+        self.wfile.write(f"--{_BOUNDARY}\r\n".encode())
+        while not self.view.closed:
+            began = time.monotonic()
+            found = self.view.picture(number, 1.0)
+            if found is None:
+                continue
+            number, content = found
+            head = f"Content-Type: image/jpeg\r\nContent-Length: {len(content)}\r\n\r\n"
+            # with the next boundary at once: Chromium shows a picture only when it has seen that
+            self.wfile.write(head.encode() + content + f"\r\n--{_BOUNDARY}\r\n".encode())
+            time.sleep(max(0.0, 1 / _PICTURES_PER_S - (time.monotonic() - began)))
 
-    return Handler
+    def log_message(self, format: str, *args: Any) -> None:
+        """The terminal has its own line."""
 
 
 def _is_loopback(host: str) -> bool:
