@@ -126,6 +126,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     _log.addHandler(_NOTICES)
     _log.setLevel(logging.INFO)
+    if sys.platform != "linux":
+        say(f"edgeadv is made for Linux, and was not tried on {sys.platform}", err=True)
     try:
         # not app(): typer would make a status of its own of Ctrl-C, of a reader that left, and of an EOFError anywhere
         refuse_processes(given)

@@ -51,3 +51,11 @@ def test_the_help_imports_no_subcommand():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     listed = "['edgeadv.cli', 'edgeadv.cli._fields', 'edgeadv.workflows', 'edgeadv.workflows.processes']"
     assert done.stdout.splitlines()[-1] == listed
+
+
+def test_other_systems_than_linux_get_one_line(monkeypatch, capsys):
+    assert main(["--version"]) == 0
+    assert "Linux" not in capsys.readouterr().err
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().err == "edgeadv is made for Linux, and was not tried on darwin\n"
