@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from edgeadv.attacks import build_attacks, fgsm, pgd
 from edgeadv.data.datasets import ImageSet, balanced_subset, batches, open_data
-from edgeadv.data.loading import feed, to_model_input
+from edgeadv.data.loading import loader, to_model_input
 from edgeadv.models.builder import Architecture, PixelModel
 from edgeadv.training.adversarial import AdversarialTraining
 from edgeadv.training.config import TrainConfig
@@ -401,7 +401,7 @@ def test_distillation_costs_no_clean_accuracy(
     """Well trained, at equal epochs: it is the gradients that are hidden, and not a network that learned nothing."""
     shares = []
     for run in (undefended_run, distilled_run):
-        correct, n = accuracy(run.load_model(), feed(digits[1], np.arange(len(digits[1])), run.preprocess, CPU))
+        correct, n = accuracy(run.load_model(), loader(digits[1], np.arange(len(digits[1])), run.preprocess, CPU))
         shares.append(correct / n)
     print(f"\nclean accuracy on {n}: undefended {shares[0]:.3f}, distilled {shares[1]:.3f}")
     assert shares[0] > 0.94
