@@ -136,7 +136,9 @@ PUBLIC = {
 SIGNATURES = {
     "edgeadv.attack": "bundle data eps out suite attacks plan provider uint8 resume progress",
     "edgeadv.bench": "bundle backends precisions batches runs warm_up rate_hz provider threads tensorrt out progress",
-    "edgeadv.build_engines": "bundle precisions batch targets library tf32 workspace engine_cache explain out progress",
+    "edgeadv.build_engines": (
+        "bundle precisions batch targets library tf32 workspace engine_cache explain out progress built"
+    ),
     "edgeadv.distill": "arch data out recipe teacher eps epochs config options job progress",
     "edgeadv.evaluate": "bundle data eps suite attacks backends precisions pack plan execution out progress",
     "edgeadv.export": "source out precisions data golden training_data workers data_root int8 confidence overwrite "

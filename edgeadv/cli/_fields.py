@@ -14,6 +14,7 @@ _OPTIONS = {
     "batches": "batch",
     "rate_hz": "rate",
     "targets": "target",
+    "variants": "variant",
 }
 _FIELD = re.compile(r"`([a-z][a-z0-9_]*)`")
 

@@ -47,7 +47,7 @@ def engine(
     Precision is what the ONNX file says, never a switch of the builder. TensorRT-RTX builds for named GPUs on a machine
     without one; classic TensorRT builds on the device, for its GPU.
     """
-    for built in build_engines(
+    build_engines(
         Bundle.open(bundle, public_key=public_key),
         precisions=precision,
         batch=batch,
@@ -59,8 +59,8 @@ def engine(
         explain=explain,
         out=out,
         progress=lambda done, total, text: say(text),
-    ):
-        _show(built)
+        built=_show,
+    )
 
 
 def _show(built: BuiltEngine) -> None:

@@ -13,7 +13,7 @@ import typer
 from ..workflows import training
 from ..workflows.exporting import check_export, export_after_training
 from ..workflows.extras import need
-from ..workflows.processes import is_first
+from ..workflows.processes import gpus_may_be_here, is_first, join
 from ..workflows.training import DistillOptions, OutOfTimeError, RecipeOptions, TrainConfig, TrainJob
 from ._fields import say
 from ._options import with_groups
@@ -128,9 +128,10 @@ def distill(
 
 @contextmanager
 def _session() -> Iterator[None]:
-    """A pause is a clean end of the command."""
+    """Each process has a GPU of its own where there are any; a pause is a clean end of the command."""
     try:
-        yield
+        with join(own_gpu=gpus_may_be_here(), on_gpu=True):
+            yield
     except OutOfTimeError as pause:
         if is_first():
             say(str(pause))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,6 +75,8 @@ class AttackPlan:
     data_root: Annotated[Path | None, "Where torchvision keeps its data."] = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.transfer_from, str | Path | Bundle):
+            object.__setattr__(self, "transfer_from", (self.transfer_from,))
         if self.queries is not None and self.queries < 1:
             raise InputError("queries", f"must be at least 1, not {self.queries}")
         if self.workers < 0:
@@ -114,12 +116,37 @@ def chosen_attacks(suite: str, attacks: Attacks, queries: int | None) -> tuple[d
         InputError: as :func:`efforts_of`.
     """
     if isinstance(attacks, Mapping):
-        return {**efforts_of(suite, list(attacks), queries), **attacks}, []
+        if wrong := [name for name, effort in attacks.items() if not isinstance(effort, Effort)]:
+            raise InputError("attacks", f"gives {wrong[0]} something else than an Effort")
+        if queries is not None:
+            raise InputError("`queries` are part of the efforts that `attacks` gives: leave them out")
+        return {**efforts_of(suite, list(attacks)), **attacks}, []
     if attacks is None or isinstance(attacks, str):
         return efforts_of(suite, attacks, queries), []
-    named = [attack for attack in attacks if isinstance(attack, str)]
-    own = [attack for attack in attacks if not isinstance(attack, str)]
+    # read once: it may be an iterator, and one attack needs no list
+    given = list(attacks) if isinstance(attacks, Iterable) else [attacks]
+    named = [attack for attack in given if isinstance(attack, str)]
+    own = [attack for attack in given if not isinstance(attack, str)]
     return {} if own and not named else efforts_of(suite, named, queries), own
+
+
+def check_resumable(images: ImageSet | None, own: Sequence[Attack]) -> None:
+    """Make sure that what is resumed can be told from something else of the same name.
+
+    Args:
+        images: what is attacked; None where a pack's hashes tell.
+        own: attacks that are objects.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if own:
+        names = ", ".join(attack.name for attack in own)
+        raise InputError("resume", f"cannot tell whether {names} is still the same attack: leave it out")
+    from edgeadv.data.datasets import EMBEDDED, TORCHVISION
+
+    if images is not None and not (Path(images.spec).exists() or images.spec in (EMBEDDED, *TORCHVISION)):
+        raise InputError("resume", f"cannot tell whether {images.spec} holds the same images in memory: leave it out")
 
 
 def without_gradients(efforts: Mapping[str, Effort]) -> Mapping[str, Effort]:
@@ -215,6 +242,10 @@ def make_workload(
         raise InputError(
             f"`target` is for {' and '.join(TARGETABLE)}, which do not run: add one with `attacks`, or leave it out"
         )
+    if eps is None and plan.transfer_from:
+        raise InputError("`transfer_from` needs `eps`: budgets of the attacks that are made there")
+    if eps is not None and not efforts and not plan.transfer_from:
+        raise InputError("`eps` is not used: each attack that is an object has budgets of its own; leave it out")
     if eps is None and efforts:
         raise InputError("`data` needs `eps`, e.g. `eps` 1/255,8/255: there is no default budget")
     wanted = () if eps is None else budgets(eps, norm="l2" if efforts and set(efforts) <= set(OPTIONAL) else "linf")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -124,7 +125,8 @@ def _partial(
 
 
 def _numbers(given: str | Iterable[int]) -> list[int]:
+    parts = given.split(",") if isinstance(given, str) else given if isinstance(given, Iterable) else [given]
     try:
-        return [int(part) for part in (given.split(",") if isinstance(given, str) else given)]
-    except ValueError as error:
+        return [int(part) if isinstance(part, str) else operator.index(part) for part in parts]
+    except (ValueError, TypeError) as error:
         raise InputError("batches", f"{given!r} is a comma-separated list of whole numbers, such as 1,8") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from edgeadv_runtime.backends.build_engine import BuiltEngine, EngineBuilder
@@ -32,8 +32,9 @@ def build_engines(
     explain: bool = False,
     out: str | Path | None = None,
     progress: Progress | None = None,
-) -> Iterator[BuiltEngine]:
-    """Build TensorRT plans one by one, or find them, and prove those that can run here on the golden frames.
+    built: Callable[[BuiltEngine], None] | None = None,
+) -> list[BuiltEngine]:
+    """Build TensorRT plans, or find them, and prove those that can run here on the golden frames.
 
     TensorRT-RTX builds for named GPUs on a machine without one; classic TensorRT builds on the device, for its GPU::
 
@@ -52,8 +53,10 @@ def build_engines(
         out: a folder to copy the plans into as well.
         progress: called before each plan with the plans done, all plans, and what is in the cache.
 
-    Yields:
-        Each plan as soon as it is there.
+        built: called with each plan as soon as it is there.
+
+    Returns:
+        The plans.
 
     Raises:
         InputError: an argument does not fit, or TensorRT does not run a variant.
@@ -69,11 +72,15 @@ def build_engines(
     bundle = open_bundle(bundle)
     variants = _variants(bundle, names(precisions, field="precisions"))
     builder = EngineBuilder.find(options, library=library, cache=engine_cache)
+    plans: list[BuiltEngine] = []
     for done, variant in enumerate(variants):
         if progress is not None:
             progress(done, len(variants), f"{variant}: {builder.explain(bundle, variant)}")
         if not explain:
-            yield builder.build(bundle, variant, out=folder, progress=_log.info)
+            plans.append(builder.build(bundle, variant, out=folder, progress=_log.info))
+            if built is not None:
+                built(plans[-1])
+    return plans
 
 
 def _variants(bundle: Bundle, asked: tuple[str, ...]) -> list[str]:

@@ -34,6 +34,7 @@ from .attack_plan import (
     STANDARD,
     AttackPlan,
     Workload,
+    check_resumable,
     chosen_attacks,
     make_workload,
     without_gradients,
@@ -235,6 +236,8 @@ class _Evaluation:
             provider=execution.provider,
             threads=execution.threads,
         )
+        if execution.resume:
+            check_resumable(work.images, own)
         if processes.first:
             work.check_training_images(bundle, workers=plan.workers, progress=self.progress)
         return partial(crafted, bundle, work, uint8=execution.uint8, workers=plan.workers), work.skipped
@@ -244,6 +247,8 @@ class _Evaluation:
         plan = self.plan
         efforts, own = ({}, []) if self.attacks is None else chosen_attacks(self.suite, self.attacks, plan.queries)
         without_gradients(efforts)
+        if self.execution.resume:
+            check_resumable(None, own)
         pack = self.pack if isinstance(self.pack, AttackPack) else AttackPack.open(self.pack, bundle=bundle)
         allowed = plan.allow_training_images or pack.data.allow_training_images
         if processes.first:
@@ -258,7 +263,7 @@ class _Evaluation:
         eps = list(dict.fromkeys(info.eps for info in pack.infos if not info.control))
 
         def source_of(opened: Sequence[Backend], state: Path | None) -> Source:
-            return Source.of_pack(pack, [*query_attacks(efforts, eps, None, opened, state=state), *own])
+            return Source.of_pack(pack, query_attacks(efforts, eps, None, opened, state=state), own)
 
         return source_of, [entry for entry in pack.skipped if entry.variant in variants]
 

@@ -5,7 +5,7 @@ Loading this module loads no PyTorch: the command line makes options of its grou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -18,6 +18,7 @@ from edgeadv_runtime.files import ensure_writable, sha256_file
 from edgeadv_runtime.records.eps import Eps
 
 from .extras import need
+from .inputs import names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +93,7 @@ def export(
     source: Run | ModelSource | str | Path,
     out: str | Path,
     *,
-    precisions: Sequence[str] = PRECISIONS,
+    precisions: str | Iterable[str] = PRECISIONS,
     data: Source | Data | None = None,
     golden: str | Path | None = None,
     training_data: str | Path | None = None,
@@ -134,6 +135,7 @@ def export(
 
     from ..data.sources import load_data
 
+    precisions = names(precisions, field="precisions")
     out, tell = Path(out), progress or (lambda _: None)
     variants = _variants(precisions)
     wants_int8 = any(precision_of(variant) == INT8 for variant in variants)
@@ -348,7 +350,7 @@ def _int8_plan(options: Int8Options, model: _Model, tell: Progress) -> Int8Plan:
     images, order = gate_images(
         calibration,
         model.classes,
-        folder=options.gate_data,
+        folder=None if options.gate_data is None else Path(options.gate_data),
         run_data=model.data,
         limit=options.gate_limit,
         allow_training_images=options.allow_training_images,

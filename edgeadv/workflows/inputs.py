@@ -46,7 +46,9 @@ def budgets(eps: Budgets, *, norm: str = "linf") -> tuple[Eps, ...]:
     Raises:
         InputError: as :meth:`Eps.parse_list`.
     """
-    parts = [eps] if isinstance(eps, str | Eps) else list(eps)
+    parts = list(eps) if isinstance(eps, Iterable) and not isinstance(eps, str) else [eps]
+    if wrong := [part for part in parts if not isinstance(part, str | Eps)]:
+        raise InputError("eps", f"is written as text, '8/255' or '0.03', so that results name it; it is {wrong[0]!r}")
     return Eps.parse_list(",".join(part.text if isinstance(part, Eps) else part for part in parts), norm=norm)
 
 
@@ -65,10 +67,12 @@ def labelled_images(
         DataError: it cannot be opened, or has a class that the bundle does not know.
     """
     from edgeadv.data.datasets import DEFAULT_ROOT, ImageSet, open_data
-    from edgeadv.data.sources import Data
+    from edgeadv.data.sources import Data, image_set
 
     if isinstance(data, Data):
         data = data.test
+    elif not isinstance(data, ImageSet | str | Path):
+        data = image_set(data, field="data")
     if not isinstance(data, ImageSet):
         data = open_data(str(data), split="test", root=root or DEFAULT_ROOT, download=download)
     return data.relabel(bundle.classes)

@@ -9,8 +9,9 @@ from edgeadv_runtime.attacks.pack import AttackPack
 from edgeadv_runtime.attacks.queries import query_attacks
 from edgeadv_runtime.bundle.batches import Progress
 from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.errors import InputError
 
-from .attack_plan import STANDARD, AttackPlan, chosen_attacks, make_workload
+from .attack_plan import STANDARD, AttackPlan, check_resumable, chosen_attacks, make_workload
 from .extras import need
 from .inputs import Budgets, open_bundle
 
@@ -63,11 +64,15 @@ def attack(
     need("train")
     from edgeadv.attacks.pack_writer import partial_of, write_pack
 
+    if provider not in ("cpu", "cuda"):
+        raise InputError("provider", f"{provider!r} computes no gradients: cpu or cuda")
     bundle, folder, plan = open_bundle(bundle), Path(out), plan or AttackPlan()
     efforts, own = chosen_attacks(suite, attacks, plan.queries)
     work = make_workload(
         bundle, data, eps, efforts=efforts, variants=bundle.variants, plan=plan, own=own, provider=provider
     )
+    if resume:
+        check_resumable(work.images, own)
     if not folder.exists():
         work.check_training_images(bundle, workers=plan.workers, progress=progress)
 

@@ -17,6 +17,7 @@ from .inputs import Budgets, budgets, names
 
 if TYPE_CHECKING:
     from edgeadv.data.datasets import ImageSet
+    from edgeadv.data.sources import Data
 
 IMAGES = 1000
 
@@ -36,7 +37,7 @@ class Pretrained:
 
 def study(
     arch: str | Sequence[str],
-    data: ImageSet | str | Path,
+    data: ImageSet | Data | str | Path,
     *,
     eps: Budgets,
     out: str | Path,
@@ -77,6 +78,7 @@ def study(
     need("train")
     need("report")
     from edgeadv.data.datasets import ImageSet, imagenet_classes, open_data
+    from edgeadv.data.sources import Data
 
     from .study import make_subjects, run_study
 
@@ -89,6 +91,8 @@ def study(
         weights_map=chosen.weights_map,
         preprocess=chosen.preprocess,
     )
+    if isinstance(data, Data):
+        data = data.test
     if not isinstance(data, ImageSet):
         if not Path(data).is_dir():
             raise DataError("data", f"{data} is not a folder: it takes class folders of images, named by WordNet id")

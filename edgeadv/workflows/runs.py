@@ -46,7 +46,7 @@ def list_runs(folder: str | Path) -> list[ListedRun]:
 
     home = Path(folder)
     if not home.is_dir():
-        raise InputError("folder", f"{home} is not a folder: name the one that holds the runs")
+        raise InputError(f"{home} is not a folder: name the one that holds the runs")
     found = sorted({file.parent for name in (RUN_FILE, STATE_FILE) for file in home.rglob(name)})
     if not found:
         raise InputError(f"there is no run in {home}: edgeadv train and edgeadv distill make them")

@@ -20,7 +20,7 @@ from edgeadv_runtime.records.eps import Eps
 from ..training.config import OutOfTimeError, TrainConfig
 from .durations import seconds
 from .extras import need
-from .processes import gpus_may_be_here, join
+from .processes import join
 
 if TYPE_CHECKING:
     from ..data.sources import Data, Source
@@ -217,8 +217,12 @@ def _with_epochs(config: TrainConfig, epochs: int | None) -> TrainConfig:
     return config if epochs is None else replace(config, epochs=epochs)
 
 
+def _preprocess(given: str | Preprocess | None) -> Preprocess | None:
+    return Preprocess.parse(given) if isinstance(given, str) else given
+
+
 def _budget(eps: str | Eps | None) -> Eps | None:
-    return Eps.parse(eps) if isinstance(eps, str) else eps
+    return eps if eps is None or isinstance(eps, Eps) else Eps.parse(eps)
 
 
 def _check_distillation(recipe: str, eps: Eps | None, has_teacher: bool, options: DistillOptions) -> None:
@@ -287,8 +291,7 @@ def _task(
     limit_s = None if job.time_limit is None else seconds(job.time_limit, field="time_limit")
     deadline = None if limit_s is None else time.monotonic() + limit_s
     with ExitStack() as stack:
-        # each process has a GPU of its own where there are any
-        processes = stack.enter_context(join(own_gpu=gpus_may_be_here(), on_gpu=True))
+        processes = stack.enter_context(join(on_gpu=True))
         reports: list[Callable[[Progress], None]] = []
         if processes.first:
             reports += [] if progress is None else [progress]
@@ -303,7 +306,7 @@ def _task(
             task = Task(
                 train_images=opened.train,
                 test_images=opened.test,
-                preprocess=opened.train.preprocess if job.preprocess is None else Preprocess.parse(job.preprocess),
+                preprocess=_preprocess(job.preprocess) or opened.train.preprocess,
                 config=config,
                 resume=job.resume,
                 report=report,

@@ -243,7 +243,7 @@ def _check_plan(backend: Backend, sizes: Sequence[int]) -> None:
         raise InputError(
             f"the plan of {_who(backend)} serves batch {served}; batch {', '.join(map(str, unserved))} would be "
             "cut or padded, and "
-            f"timed as what it is not: give `engine_batch` {wanted} (`rate` needs batch 1), or time what the plan "
+            f"timed as what it is not: give `engine_batch` {wanted} (`rate_hz` needs batch 1), or time what the plan "
             "serves"
         )
 

@@ -73,13 +73,13 @@ class BatchProfile:
         return self.min == self.max
 
     @classmethod
-    def parse(cls, text: str) -> BatchProfile:
+    def parse(cls, text: str | int) -> BatchProfile:
         """Read ``"8"`` or ``"1,8,32"``.
 
         Raises:
             InputError: it is neither, or not in rising order.
         """
-        parts = [part.strip() for part in text.split(",")]
+        parts = [part.strip() for part in str(text).split(",")]
         # isdigit alone takes digits that int() refuses, and more of them than it converts
         if len(parts) not in (1, 3) or not all(re.fullmatch("[0-9]{1,6}", part) for part in parts):
             raise InputError(

@@ -123,7 +123,7 @@ def _refusal(library: Library, heard: Heard, options: EngineOptions) -> str:
     advice = ""
     if "workspace" in said.lower():
         larger = "a larger `workspace` or " if options.workspace_mib is not None else ""
-        advice = f", give {larger}a smaller `batch`"
+        advice = f", give {larger}a smaller batch"
     return f"{library} cannot build this model{advice}: {said}"
 
 

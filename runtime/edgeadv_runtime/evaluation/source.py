@@ -59,19 +59,20 @@ class Source:
         return cls(infos, data, read, sys.maxsize)
 
     @classmethod
-    def of_pack(cls, pack: AttackPack, attacks: Sequence[Attack] = ()) -> Source:
+    def of_pack(cls, pack: AttackPack, attacks: Sequence[Attack] = (), own: Sequence[Attack] = ()) -> Source:
         """Images of a pack.
 
         Args:
             pack: the pack.
             attacks: what to add on the opened artefacts; they need no gradients. What the pack holds already is not
                 made again, for the images would be the same.
+            own: what the caller made, added likewise; one that the pack holds by its name is refused.
 
         Raises:
             InputError: the pack holds one of them with fewer queries, or two attacks do not go together.
         """
         held = {info.key: info for info in pack.infos}
-        added = [attack for attack in attacks if not _holds(held, attack)]
+        added = [*(attack for attack in attacks if not _holds(held, attack)), *own]
         listed = [*pack.infos, *infos(added, uint8=pack.uint8)]
         check_infos(listed)
 

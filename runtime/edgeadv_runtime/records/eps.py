@@ -36,6 +36,8 @@ class Eps:
         Raises:
             InputError: not a number, or out of range; 8 is taken for the 8/255 that was probably meant.
         """
+        if not isinstance(text, str):
+            raise InputError("eps", f"is written as text, '8/255' or '0.03', so that results name it; it is {text!r}")
         stripped = text.strip()
         try:
             match = _FRACTION.fullmatch(stripped)

@@ -262,7 +262,7 @@ class Gate:
                 at = "" if attack == CLEAN else f" at eps {eps.text}"
                 raise InputError(
                     f"{results.name} has no {attack} row of {row.artefact}{at}: evaluate it again, or choose others "
-                    "with `variant` and `backends`"
+                    "with `variants` and `backends`"
                 )
         return found
 

@@ -61,8 +61,8 @@ class Results(MeasuredRows):
         max_drop_clean: float | None = None,
         max_drop_robust: float | None = None,
         verdict: str | None = None,
-        variants: Sequence[str] | None = None,
-        backends: Sequence[str] | None = None,
+        variants: str | Sequence[str] | None = None,
+        backends: str | Sequence[str] | None = None,
         baseline: str | None = None,
         suite: SuiteName | None = None,
     ) -> GateOutcome:
@@ -93,8 +93,8 @@ class Results(MeasuredRows):
             max_drop_robust=max_drop_robust,
             verdict=verdict,
             baseline=baseline,
-            variants=tuple(variants or ()),
-            backends=tuple(backends or ()),
+            variants=_names(variants),
+            backends=_names(backends),
             suite=suite,
         ).judge(self)
 
@@ -141,3 +141,8 @@ class Results(MeasuredRows):
         """
         found = convert({**value, "path": None}, cls, what="results file", path=path, mend="measure again")
         return replace(found, path=path)
+
+
+def _names(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    """One name, or several."""
+    return (given,) if isinstance(given, str) else tuple(given or ())
