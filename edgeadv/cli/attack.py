@@ -11,6 +11,7 @@ from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.training_images import overlap_sentence
 
 from ..workflows.attack_plan import STANDARD, AttackPlan
+from ..workflows.extras import need
 from ..workflows.packing import attack as make_pack
 from ._arguments import AttackNames, BundlePath, EpsList, ExpectedHash, Provider, PublicKey, Suite
 from ._fields import say
@@ -36,6 +37,7 @@ def attack(
     public_key: PublicKey = None,
 ) -> None:
     """Attack the bundle's weights with PyTorch's gradients and write a pack that a device can score without PyTorch."""
+    need("train")
     keep_memory()
     with progress_bar() as progress:
         pack = make_pack(

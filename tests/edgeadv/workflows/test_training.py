@@ -225,7 +225,7 @@ def test_runs_are_listed_with_those_that_do_not_open(run, tmp_path):
     assert good.run is not None and good.run.title == "test_resnet, undefended" and good.problem == ""
     assert bad.run is None and "stages[0].epochs[0][...]: Expected 'bool | int | float', got 'str'" in bad.problem
     assert begun.run is None and begun.problem == "is not finished: continue it with `resume`"
-    with pytest.raises(InputError, match=r"^`folder` .* is not a folder"):
+    with pytest.raises(InputError, match="is not a folder: name the one that holds the runs"):
         list_runs(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="there is no run in"):
