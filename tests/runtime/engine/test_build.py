@@ -219,7 +219,7 @@ def test_a_workspace_that_is_too_small_is_told_in_the_builder_s_words(onnx_file:
     options = EngineOptions(profile=BatchProfile(1, 8, 32), targets=("sm_86",), workspace_mib=1)
     with pytest.raises(
         EngineError,
-        match=r"cannot build this model, give a larger `workspace` or a smaller `batch`: .*within workspace limit",
+        match=r"cannot build this model, give a larger `workspace` or a smaller batch: .*within workspace limit",
     ):
         build_plan(onnx_file, tmp_path / "a.plan", options=options, library="tensorrt-rtx")
     assert list(tmp_path.iterdir()) == []
