@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.records.eps import Eps
+from edgeadv_runtime.records.eps import Eps, check_text
 
 if TYPE_CHECKING:
     from edgeadv.data.datasets import ImageSet
@@ -47,9 +47,10 @@ def budgets(eps: Budgets, *, norm: str = "linf") -> tuple[Eps, ...]:
         InputError: as :meth:`Eps.parse_list`.
     """
     parts = list(eps) if isinstance(eps, Iterable) and not isinstance(eps, str) else [eps]
-    if wrong := [part for part in parts if not isinstance(part, str | Eps)]:
-        raise InputError("eps", f"is written as text, '8/255' or '0.03', so that results name it; it is {wrong[0]!r}")
-    return Eps.parse_list(",".join(part.text if isinstance(part, Eps) else part for part in parts), norm=norm)
+    texts = [part.text if isinstance(part, Eps) else part for part in parts]
+    for text in texts:
+        check_text(text)
+    return Eps.parse_list(",".join(texts), norm=norm)
 
 
 def labelled_images(

@@ -14,8 +14,7 @@ from torch import nn
 
 from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, AttackInfo, CraftedBatch, infos
 from edgeadv_runtime.attacks.crafting import extend
-from edgeadv_runtime.attacks.noise import NoiseAttack
-from edgeadv_runtime.attacks.square_attack import SquareAttack
+from edgeadv_runtime.attacks.queries import query_attacks
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle.batches import DataInfo
 from edgeadv_runtime.bundle.bundle import Bundle
@@ -24,7 +23,7 @@ from edgeadv_runtime.evaluation.scoring import score_batches
 from edgeadv_runtime.evaluation.verdict import verdict_of
 from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.evidence import RowMasking
-from edgeadv_runtime.records.suites import NOISE, ON_SURROGATE, SQUARE, SUITES, SuiteName
+from edgeadv_runtime.records.suites import ON_SURROGATE, SQUARE, SUITES, SuiteName
 
 from ..attacks import build_attacks
 from ..attacks.pack_writer import write_pack
@@ -143,11 +142,9 @@ def attacks_for_gate(
         )
     elif model is not None:
         made += build_attacks(model, [eps], efforts=efforts, classes=classes, gradients_sha256=gradients_sha256)
-        if NOISE in efforts:
-            made.append(NoiseAttack([eps], queries=efforts[NOISE].queries, backend=backend))
-    if SQUARE in efforts:
-        made.append(SquareAttack(backend, [eps], efforts[SQUARE].queries))
-    return made
+    # noise is nobody's in particular: it was drawn when float32 was attacked
+    of_queries = {SQUARE: efforts[SQUARE]} if model is None or isinstance(model, Surrogate) else efforts
+    return [*made, *query_attacks(of_queries, [eps], None, [backend])]
 
 
 def score_attacked(

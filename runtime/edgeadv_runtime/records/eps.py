@@ -36,8 +36,7 @@ class Eps:
         Raises:
             InputError: not a number, or out of range; 8 is taken for the 8/255 that was probably meant.
         """
-        if not isinstance(text, str):
-            raise InputError("eps", f"is written as text, '8/255' or '0.03', so that results name it; it is {text!r}")
+        check_text(text)
         stripped = text.strip()
         try:
             match = _FRACTION.fullmatch(stripped)
@@ -102,3 +101,13 @@ class Eps:
             f"{levels}/255 or "
             f"{levels + 1}/255{otherwise}"
         )
+
+
+def check_text(eps: object) -> None:
+    """Refuse a budget that is not written as text, which is how results name it.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if not isinstance(eps, str):
+        raise InputError("eps", f"is written as text, '8/255' or '0.03', so that results name it; it is {eps!r}")
