@@ -123,166 +123,172 @@ def evaluate(
         DataError: the images cannot be opened, or too many are unreadable, or not one could be scored.
         EdgeAdvError: whatever a backend or an attack raises.
     """
-    asked = _Evaluation(
-        bundle,
-        data,
-        eps,
-        suite,
-        attacks,
-        backends,
-        precisions,
-        pack,
-        plan or AttackPlan(),
-        execution or Execution(),
-        None if out is None else Path(out),
-        progress,
-    )
+    plan, execution = plan or AttackPlan(), execution or Execution()
+    out = None if out is None else Path(out)
     with ExitStack() as stack:
         processes = stack.enter_context(join())
         with processes.in_turn():
-            job = asked.prepared(stack, processes)
-        if processes.first and job.store is not None:
-            stack.enter_context(job.store)
-        outcomes = job.score(processes)
+            _check(data, eps, suite, attacks, pack, plan, execution)
+            if out is None and (processes.world > 1 or execution.resume):
+                raise InputError(
+                    "out", "names the file beside which outcomes are kept: `resume` and several processes need it"
+                )
+            bundle = open_bundle(bundle)
+            openers, skipped = backend_openers(
+                bundle,
+                backends=backends,
+                precisions=precisions,
+                provider=execution.provider,
+                threads=execution.threads,
+                plan=execution.tensorrt,
+            )
+            variants = [variant for _, variant in openers]
+            store = None if out is None else _store(out, bundle, processes)
+            # one process looks for training images, for all
+            look = processes.first
+            if pack is None:
+                assert data is not None
+                source_of, more = _to_craft(
+                    bundle, data, eps, suite, attacks, variants, plan, execution, progress, look=look
+                )
+            else:
+                source_of, more = _of_pack(bundle, pack, data, suite, attacks, variants, plan, execution, look=look)
+            opened = [stack.enter_context(opener()) for opener in openers.values()]
+            source = source_of(opened, None if store is None else store.folder)
+            check_budgets(source.infos, opened)
+            if store is not None:
+                bound_to = source.binding(bundle, opened, execution.examples)
+                store.start(bound_to, resume=execution.resume or not processes.first)
+                if processes.first:
+                    stack.enter_context(store)
+        job = _Job(bundle, opened, source, [*skipped, *more], execution, store)
+        # beside a pack there is nothing to wait for
+        overlap = pack is None and _cores_for_both(opened, execution.threads)
+        outcomes = job.score(processes, progress if processes.first else None, overlap=overlap)
         processes.wait()
         with processes.in_turn():
-            if asked.out is not None and not processes.first:
-                return Results.load(asked.out)
-            return job.finish(outcomes)
+            return job.finish(outcomes, out) if processes.first or out is None else Results.load(out)
 
 
-@dataclass(frozen=True)
-class _Evaluation:
-    """What :func:`evaluate` is asked for."""
-
-    bundle: Bundle | str | Path
-    data: ImageSet | Data | str | Path | None
-    eps: Budgets | None
-    suite: str
-    attacks: Attacks
-    backends: str | Iterable[str]
-    precisions: str | Iterable[str]
-    pack: AttackPack | str | Path | None
-    plan: AttackPlan
-    execution: Execution
-    out: Path | None
-    progress: Progress | None
-
-    def prepared(self, stack: ExitStack, processes: Processes) -> _Job:
-        """Check everything, open the artefacts in ``stack``, and begin, or go on."""
-        execution, out = self.execution, self.out
-        self._check(processes)
-        bundle = open_bundle(self.bundle)
-        openers, skipped = backend_openers(
-            bundle,
-            backends=self.backends,
-            precisions=self.precisions,
-            provider=execution.provider,
-            threads=execution.threads,
-            plan=execution.tensorrt,
-        )
-        store = None
-        if out is not None:
-            ensure_file_writable(out)
-            folder = out.with_name(out.name + ".partial")
-            store = OutcomeStore(folder, n_classes=len(bundle.classes), shared=processes.world > 1)
-        make = self._from_data if self.pack is None else self._from_pack
-        source_of, more = make(bundle, processes, [variant for _, variant in openers])
-        opened = [stack.enter_context(opener()) for opener in openers.values()]
-        source = source_of(opened, None if store is None else store.folder)
-        check_budgets(source.infos, opened)
-        if store is not None:
-            bound_to = source.binding(bundle, opened, execution.examples)
-            store.start(bound_to, resume=execution.resume or not processes.first)
-        return _Job(self, bundle, opened, source, [*skipped, *more], store)
-
-    def _check(self, processes: Processes) -> None:
-        """Refuse what does not go together."""
-        plan = self.plan
-        if self.data is None and self.pack is None:
+def _check(
+    data: ImageSet | Data | str | Path | None,
+    eps: Budgets | None,
+    suite: str,
+    attacks: Attacks,
+    pack: AttackPack | str | Path | None,
+    plan: AttackPlan,
+    execution: Execution,
+) -> None:
+    """Refuse what does not go together."""
+    if pack is None:
+        if data is None:
             raise InputError("evaluate takes `data` with `eps`, or `pack`")
-        if self.out is None and (processes.world > 1 or self.execution.resume):
-            raise InputError(
-                "out", "names the file beside which outcomes are kept: `resume` and several processes need it"
-            )
-        if self.pack is None:
-            return
-        fixed = [plan.target, plan.limit, plan.transfer_from, plan.allow_unreadable, plan.gradients != FLOAT32]
-        if self.eps is not None or self.execution.uint8 or any(fixed):
-            raise InputError(
-                "`eps`, `target`, `limit`, `uint8`, `transfer_from`, `gradients` and `allow_unreadable` were settled "
-                "with the pack: leave them out"
-            )
-        if self.data is None and (plan.workers or plan.download or plan.data_root):
-            raise InputError("`workers`, `download` and `data_root` are for `data`: leave them out")
-        if plan.queries is not None and self.attacks is None:
-            raise InputError("with `pack`, `queries` needs `attacks` square")
-        if self.suite != STANDARD and self.attacks is None:
-            raise InputError("`suite` was settled with the pack: leave it out, or add `attacks` square")
-
-    def _from_data(self, bundle: Bundle, processes: Processes, variants: Sequence[str]) -> _Images:
-        assert self.data is not None
-        need("train")
-        plan, execution = self.plan, self.execution
-        efforts, own = chosen_attacks(self.suite, self.attacks, plan.queries)
-        work = make_workload(
-            bundle,
-            self.data,
-            self.eps,
-            efforts=efforts,
-            variants=variants,
-            plan=plan,
-            own=own,
-            provider=execution.provider,
-            threads=execution.threads,
+        return
+    fixed = [plan.target, plan.limit, plan.transfer_from, plan.allow_unreadable, plan.gradients != FLOAT32]
+    if eps is not None or execution.uint8 or any(fixed):
+        raise InputError(
+            "`eps`, `target`, `limit`, `uint8`, `transfer_from`, `gradients` and `allow_unreadable` were settled "
+            "with the pack: leave them out"
         )
-        if execution.resume:
-            check_resumable(work.images, own)
-        if processes.first:
-            work.check_training_images(bundle, workers=plan.workers, progress=self.progress)
-        return partial(crafted, bundle, work, uint8=execution.uint8, workers=plan.workers), work.skipped
+    if data is None and (plan.workers or plan.download or plan.data_root):
+        raise InputError("`workers`, `download` and `data_root` are for `data`: leave them out")
+    if plan.queries is not None and attacks is None:
+        raise InputError("with `pack`, `queries` needs `attacks` square")
+    if suite != STANDARD and attacks is None:
+        raise InputError("`suite` was settled with the pack: leave it out, or add `attacks` square")
 
-    def _from_pack(self, bundle: Bundle, processes: Processes, variants: Sequence[str]) -> _Images:
-        assert self.pack is not None
-        plan = self.plan
-        efforts, own = ({}, []) if self.attacks is None else chosen_attacks(self.suite, self.attacks, plan.queries)
-        without_gradients(efforts)
-        if self.execution.resume:
-            check_resumable(None, own)
-        pack = self.pack if isinstance(self.pack, AttackPack) else AttackPack.open(self.pack, bundle=bundle)
-        allowed = plan.allow_training_images or pack.data.allow_training_images
-        if processes.first:
-            if self.data is not None:
-                need("train")
-                from edgeadv.attacks.pack_writer import check_images
 
-                images = labelled_images(self.data, bundle, root=plan.data_root, download=plan.download)
-                check_images(pack, images, bundle, workers=plan.workers)
-            pack.check_training_images(bundle, allowed=allowed)
-        pack = replace(pack, data=replace(pack.data, allow_training_images=allowed))
-        eps = list(dict.fromkeys(info.eps for info in pack.infos if not info.control))
+def _store(out: Path, bundle: Bundle, processes: Processes) -> OutcomeStore:
+    ensure_file_writable(out)
+    folder = out.with_name(out.name + ".partial")
+    return OutcomeStore(folder, n_classes=len(bundle.classes), shared=processes.world > 1)
 
-        def source_of(opened: Sequence[Backend], state: Path | None) -> Source:
-            return Source.of_pack(pack, query_attacks(efforts, eps, None, opened, state=state), own)
 
-        return source_of, [entry for entry in pack.skipped if entry.variant in variants]
+def _to_craft(
+    bundle: Bundle,
+    data: ImageSet | Data | str | Path,
+    eps: Budgets | None,
+    suite: str,
+    attacks: Attacks,
+    variants: Sequence[str],
+    plan: AttackPlan,
+    execution: Execution,
+    progress: Progress | None,
+    *,
+    look: bool,
+) -> _Images:
+    """Images that are attacked here."""
+    need("train")
+    efforts, own = chosen_attacks(suite, attacks, plan.queries)
+    work = make_workload(
+        bundle,
+        data,
+        eps,
+        efforts=efforts,
+        variants=variants,
+        plan=plan,
+        own=own,
+        provider=execution.provider,
+        threads=execution.threads,
+    )
+    if execution.resume:
+        check_resumable(work.images, own)
+    if look:
+        work.check_training_images(bundle, workers=plan.workers, progress=progress)
+    return partial(crafted, bundle, work, uint8=execution.uint8, workers=plan.workers), work.skipped
+
+
+def _of_pack(
+    bundle: Bundle,
+    pack: AttackPack | str | Path,
+    data: ImageSet | Data | str | Path | None,
+    suite: str,
+    attacks: Attacks,
+    variants: Sequence[str],
+    plan: AttackPlan,
+    execution: Execution,
+    *,
+    look: bool,
+) -> _Images:
+    """Images that were attacked before, and what is added to them."""
+    efforts, own = ({}, []) if attacks is None else chosen_attacks(suite, attacks, plan.queries)
+    without_gradients(efforts)
+    if execution.resume:
+        check_resumable(None, own)
+    pack = pack if isinstance(pack, AttackPack) else AttackPack.open(pack, bundle=bundle)
+    allowed = plan.allow_training_images or pack.data.allow_training_images
+    if look and data is not None:
+        need("train")
+        from edgeadv.attacks.pack_writer import check_images
+
+        images = labelled_images(data, bundle, root=plan.data_root, download=plan.download)
+        check_images(pack, images, bundle, workers=plan.workers)
+    if look:
+        pack.check_training_images(bundle, allowed=allowed)
+    held = replace(pack, data=replace(pack.data, allow_training_images=allowed))
+    eps = list(dict.fromkeys(info.eps for info in held.infos if not info.control))
+
+    def source_of(opened: Sequence[Backend], state: Path | None) -> Source:
+        return Source.of_pack(held, query_attacks(efforts, eps, None, opened, state=state), own)
+
+    return source_of, [entry for entry in held.skipped if entry.variant in variants]
 
 
 @dataclass(frozen=True)
 class _Job:
     """An evaluation that is ready to begin."""
 
-    asked: _Evaluation
     bundle: Bundle
     backends: list[Backend]
     source: Source
     skipped: list[Skipped]
+    execution: Execution
     store: OutcomeStore | None
 
-    def score(self, processes: Processes) -> dict[int, BatchOutcome]:
+    def score(self, processes: Processes, progress: Progress | None, *, overlap: bool) -> dict[int, BatchOutcome]:
         """Score this process's batches; those that a store keeps are not among what is returned."""
         outcomes: dict[int, BatchOutcome] = {}
-        store, execution = self.store, self.asked.execution
+        store = self.store
         score_source(
             self.source,
             bundle=self.bundle,
@@ -290,15 +296,13 @@ class _Job:
             kept={} if store is None else {number: store.get(number) for number in store.numbers()},
             keep=outcomes.__setitem__ if store is None else store.put,
             share=(processes.rank, processes.world),
-            examples=execution.examples,
-            overlap=self.asked.pack is None
-            and processes.world == 1
-            and _cores_for_both(self.backends, execution.threads),
-            progress=self.asked.progress if processes.first else None,
+            examples=self.execution.examples,
+            overlap=overlap and processes.world == 1,
+            progress=progress,
         )
         return outcomes
 
-    def finish(self, outcomes: Mapping[int, BatchOutcome]) -> Results:
+    def finish(self, outcomes: Mapping[int, BatchOutcome], out: Path | None) -> Results:
         """What all outcomes say, written where it is wanted."""
         store, data = self.store, self.source.data
         found = list(outcomes.values()) if store is None else store.all(self.source.count)
@@ -311,15 +315,15 @@ class _Job:
                 bundle=self.bundle,
                 data=data,
                 skipped=self.skipped,
-                examples=self.asked.execution.examples,
+                examples=self.execution.examples,
             )
         except DataError:
             # no other option would make more of these outcomes
             if store is not None:
                 store.remove()
             raise
-        if store is not None and self.asked.out is not None:
-            results.save(self.asked.out)
+        if store is not None and out is not None:
+            results.save(out)
             store.remove()
         return results
 
