@@ -277,6 +277,8 @@ def _gradient_attacks(
 ) -> tuple[list[Attack], list[Skipped]]:
     """Attacks on the weights, on other bundles' and on surrogates; and int8 variants without. ``x``: some images."""
     from edgeadv.attacks import build_attacks
+    from edgeadv.attacks.linearity import LinearityControl
+    from edgeadv.attacks.suite import GRADIENTS
     from edgeadv.gradients.graph import load_surrogate
 
     if not eps:
@@ -295,6 +297,13 @@ def _gradient_attacks(
         gradients=words,
         draws=RANDOM_DRAWS if random else 1,
     )
+    # rounding would bend the margin that this control measures
+    made = [
+        replace(attack, model=reference.attack_model, gradients=GRADIENTS)
+        if isinstance(attack, LinearityControl)
+        else attack
+        for attack in made
+    ]
     made += transferred(bundle, plan.transfer_from, eps, efforts=efforts, device=device)
     on_surrogate = {name: effort for name, effort in efforts.items() if name in ON_SURROGATE}
     skipped: list[Skipped] = []

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeadv.attacks.float16 import HALF, HalfCopy
+from edgeadv.attacks.linearity import LinearityControl
 from edgeadv.attacks.suite import GRADIENTS
 from edgeadv.models.builder import Architecture, PixelModel
 from edgeadv.workflows import attack_plan
@@ -44,8 +45,12 @@ def test_attacks_follow_float16_and_results_say_so(gpu, tiny_bundle, many_photos
             plan=AttackPlan(limit=IMAGES, gradients=gradients),
             provider="cuda",
         )
-        assert {attack.gradients for attack in plan.attacks} == {words}
-        assert {isinstance(attack.model, HalfCopy) for attack in plan.attacks} == {words == HALF}
+        *attacks, control = plan.attacks
+        assert {attack.gradients for attack in attacks} == {words}
+        assert {isinstance(attack.model, HalfCopy) for attack in attacks} == {words == HALF}
+        # what gradients are worth is measured without float16's rounding
+        assert isinstance(control, LinearityControl) and control.gradients == GRADIENTS
+        assert control.model is plan.reference.attack_model
         source = crafted(tiny_bundle, plan, [plan.reference])
         outcomes: dict[int, BatchOutcome] = {}
         score_source(
