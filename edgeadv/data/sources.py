@@ -73,14 +73,14 @@ class Data:
         return f"Data({self.name!r})"
 
 
-Source: TypeAlias = str | Path | ImageDataset
+Source: TypeAlias = str | Path | ImageDataset | ImageSet
 """What :func:`load_data` takes."""
 
 
 def load_data(
     data: Source | Data,
     *,
-    test: ImageDataset | None = None,
+    test: ImageDataset | ImageSet | None = None,
     root: str | Path | None = None,
     download: bool = False,
 ) -> Data:
@@ -93,8 +93,9 @@ def load_data(
 
     Args:
         data: a name (``"mnist5k"``, ``"cifar10"``, ...) or a folder, see :func:`~edgeadv.data.datasets.open_data`; or
-            a map-style data set of (image, label), see :func:`image_set`. :class:`Data` is handed back.
-        test: the data set to test on, where ``data`` is one.
+            a map-style data set of (image, label), see :func:`image_set`; or images that are open, such as
+            ``data.train``. :class:`Data` is handed back.
+        test: the data set or open images to test on, where ``data`` is one of these.
         root: where torchvision keeps its data; None takes the user's cache.
         download: let torchvision download what is not there.
 
@@ -121,14 +122,14 @@ def load_data(
 
     def part(split: Split) -> ImageSet:
         if split == "test" and tests is None:
-            raise DataError("test", f"is missing: give the images to test {train.spec} on")
+            raise DataError("test", f"is missing: load_data({train.spec}, test=...) takes the images to test on")
         return train if split == "train" or tests is None else tests
 
     return Data(train.spec, part)
 
 
 def image_set(
-    dataset: ImageDataset,
+    dataset: ImageDataset | ImageSet,
     *,
     split: str = "test",
     classes: Classes | Sequence[str] | None = None,
@@ -141,7 +142,7 @@ def image_set(
         dataset: map-style, of (image, label). An image is a Pillow image, a uint8 array (height, width, 3), or a tensor
             (3, height, width), uint8 or float in [0, 1]; it is not normalised, which the model does. A label is a whole
             number from 0. Labels are read off ``targets`` or ``labels`` where the data set has them, else every item is
-            read once.
+            read once. Images that are open are labelled in the order of ``classes`` where these are given.
         split: what the images are for: ``"train"`` or ``"test"``.
         classes: in label order; None takes the data set's ``classes``, or the labels themselves.
         name: what to call it; None takes the name of its class.
@@ -151,6 +152,8 @@ def image_set(
         InputError: it is no map-style data set, holds nothing, or has other labels than there are classes.
         DataError: an image is of no kind that is known.
     """
+    if isinstance(dataset, ImageSet):
+        return dataset.relabel(classes) if isinstance(classes, Classes) else dataset
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise InputError(
             field,

@@ -143,7 +143,7 @@ def test_what_is_no_data_set_of_images_is_refused_by_field(source: Any, says: st
 
 def test_a_test_part_goes_with_a_data_set_in_memory_and_must_be_given():
     alone = load_data(Pairs(PIXELS))
-    with pytest.raises(DataError, match=r"^`test` is missing: give the images to test Pairs on$"):
+    with pytest.raises(DataError, match=r"^`test` is missing: load_data\(Pairs, test=\.{3}\) takes the images"):
         _ = alone.test
     with pytest.raises(InputError, match=r"^`test` goes with a data set in memory"):
         load_data("mnist5k", test=Pairs(PIXELS))
@@ -152,3 +152,17 @@ def test_a_test_part_goes_with_a_data_set_in_memory_and_must_be_given():
     assert isinstance(alone, Data)
     with pytest.raises(InputError, match="classes need at least two distinct ids"):
         load_data(Pairs(PIXELS, LABELS * 0))
+
+
+def test_open_images_are_taken_and_the_test_part_has_the_labels_of_the_training_part(tmp_path: Path):
+    for part, classes in (("train", ("cat", "dog", "owl")), ("test", ("dog", "owl"))):
+        for name in classes:
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / part / name / "0.png")
+    whole = load_data(tmp_path)
+    assert whole.test.classes.ids == ("dog", "owl") and whole.test.labels.tolist() == [0, 1]
+    data = load_data(whole.train, test=whole.test)
+    assert data.train is whole.train
+    assert data.test.classes == whole.train.classes and data.test.labels.tolist() == [1, 2]
+    with pytest.raises(DataError, match="`test` is missing"):
+        _ = load_data(whole.train).test
