@@ -113,4 +113,5 @@ def _is_list(hint: Any, of: type = str) -> bool:
     """Whether ``hint`` is a tuple of these, or that or None."""
     if get_origin(hint) in (Union, types.UnionType):
         return any(_is_list(part, of) for part in get_args(hint))
-    return get_origin(hint) is tuple and get_args(hint)[0] is of
+    # of several kinds the command line can name one
+    return get_origin(hint) is tuple and of in (get_args(hint)[0], *get_args(get_args(hint)[0]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
+from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.errors import InputError
 
 # torch takes no larger ones; a teacher's seed and those of several processes are a little larger
@@ -15,7 +16,7 @@ _SEEDS = 2**62
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Options):
     """Hyper-parameters of one training; all of them are kept in ``run.json``.
 
     The peak learning rate ``lr`` is that of a one-cycle schedule (SGD, Nesterov momentum 0.9). With ``accumulate`` the
@@ -26,7 +27,7 @@ class TrainConfig:
     student's images.
 
     Raises:
-        InputError: a value is out of range.
+        InputError: a value is of another type or out of range.
     """
 
     epochs: Annotated[int, "Passes over the training images, of each training."] = 8
@@ -47,6 +48,7 @@ class TrainConfig:
     limit_seed: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, least in (("epochs", 1), ("batch_size", 2), ("seed", 0), ("workers", 0), ("accumulate", 1)):
             if getattr(self, name) < least:
                 raise InputError(name, f"must be at least {least}, not {getattr(self, name)}")

@@ -12,6 +12,7 @@ from edgeadv_runtime.bundle.batches import DataInfo, Progress
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.bundle.variants import INT8, base_of, precision_of
+from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.records.about import SURROGATE, Skipped
 from edgeadv_runtime.records.eps import Eps
@@ -51,14 +52,14 @@ _PROBED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttackPlan:
+class AttackPlan(Options):
     """How images are attacked, beside budgets and the names of attacks, and where they come from."""
 
     queries: Annotated[int | None, "Most queries that square makes for an image."] = None
     limit: Annotated[int | None, "At most this many images, as many of each class."] = None
     target: Annotated[str | None, "Class id that fgsm and fgsm-rescaled move towards."] = None
     transfer_from: Annotated[
-        tuple[Path, ...],
+        tuple[Path | Bundle, ...],
         "Another bundle of the same classes, with weights: images made on it are tried too. For a defended network an "
         "undefended one; may be given several times.",
     ] = ()
@@ -77,6 +78,7 @@ class AttackPlan:
     def __post_init__(self) -> None:
         if isinstance(self.transfer_from, str | Path | Bundle):
             object.__setattr__(self, "transfer_from", (self.transfer_from,))
+        super().__post_init__()
         if self.queries is not None and self.queries < 1:
             raise InputError("queries", f"must be at least 1, not {self.queries}")
         if self.workers < 0:

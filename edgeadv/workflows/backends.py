@@ -23,6 +23,7 @@ from edgeadv_runtime.bundle.variants import (
     precision_of,
     variant_for,
 )
+from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.device.cuda import find_gpu
 from edgeadv_runtime.engine import LIBRARIES, BatchProfile, EngineCache, EngineOptions, find_library
 from edgeadv_runtime.errors import EdgeAdvError, InputError, ProviderError
@@ -45,7 +46,7 @@ _TORCH = {"torch": ("fp32",), COMPILED: ("fp32", "fp16")}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorRTPlan:
+class TensorRTPlan(Options):
     """What only TensorRT needs to know; as it is by default nothing was asked of it."""
 
     engine_batch: Annotated[

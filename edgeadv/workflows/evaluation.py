@@ -19,6 +19,7 @@ from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.backends.onnxruntime import CPU, PROVIDERS
 from edgeadv_runtime.bundle.batches import Progress, check_readable, readable
 from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.device.facts import usable_cores
 from edgeadv_runtime.errors import DataError, InputError
 from edgeadv_runtime.evaluation.loop import score_source, summarise
@@ -55,7 +56,7 @@ _Images = tuple[Callable[[Sequence[Backend], Path | None], Source], list[Skipped
 
 
 @dataclass(frozen=True, kw_only=True)
-class Execution:
+class Execution(Options):
     """Where and how artefacts are scored."""
 
     provider: Annotated[str, f"Of torch and ONNX Runtime: {', '.join(PROVIDERS)}; there is no fallback."] = "cpu"
@@ -69,6 +70,7 @@ class Execution:
     tensorrt: TensorRTPlan = field(default_factory=TensorRTPlan)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.threads is not None and self.threads < 1:
             raise InputError("threads", f"must be at least 1, not {self.threads}")
         if self.examples < 0:

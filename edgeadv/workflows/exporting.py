@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 from edgeadv_runtime.bundle.bundle import Bundle, Classes, check_replaceable
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.bundle.variants import INT8, VARIANTS, expanded, precision_of
+from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.errors import DataError, ExportError, InputError, StorageError
 from edgeadv_runtime.files import ensure_writable, sha256_file
 from edgeadv_runtime.records.eps import Eps
@@ -38,7 +39,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSource:
+class ModelSource(Options):
     """A network without a run: all but ``weights_map`` and ``upsample`` must be given."""
 
     arch: Annotated[str | None, "Without a run: a torchvision or timm architecture."] = None
@@ -52,7 +53,7 @@ class ModelSource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Int8Options:
+class Int8Options(Options):
     """What int8 is made from and what it must keep."""
 
     calibration_data: Annotated[
@@ -75,7 +76,7 @@ class Int8Options:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConfidenceOptions:
+class ConfidenceOptions(Options):
     """What temperature and rejection threshold are made from."""
 
     confidence_data: Annotated[

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from edgeadv_runtime.bundle.batches import Progress
+from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.errors import DataError
 from edgeadv_runtime.records.study import Study
 
@@ -23,7 +24,7 @@ IMAGES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrained:
+class Pretrained(Options):
     """Which weights, and how pictures become their input."""
 
     weights: Annotated[str, "default, downloaded from the library's own source; or files: ARCH=FILE,ARCH=FILE."] = (

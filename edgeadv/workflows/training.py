@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 from edgeadv_runtime.bundle.preprocess import Preprocess
+from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.records.eps import Eps
 
@@ -37,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecipeOptions:
+class RecipeOptions(Options):
     """What belongs to single recipes of :func:`train`."""
 
     steps: Annotated[int | None, "Steps per image, by default 7 of at-pgd, 10 of trades."] = None
@@ -46,7 +47,7 @@ class RecipeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillOptions:
+class DistillOptions(Options):
     """What belongs to single recipes of :func:`distill`, and how a teacher is trained where none is given."""
 
     temperature: Annotated[float | None, "Softmax temperature of the training; by default the recipe's own."] = None
@@ -61,7 +62,7 @@ class DistillOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainJob:
+class TrainJob(Options):
     """How images reach the network, and how the work is done."""
 
     upsample: Annotated[int, "Whole factor by which the model enlarges its input (AlexNet needs 63 pixels)."] = 1
@@ -217,10 +218,6 @@ def _with_epochs(config: TrainConfig, epochs: int | None) -> TrainConfig:
     return config if epochs is None else replace(config, epochs=epochs)
 
 
-def _preprocess(given: str | Preprocess | None) -> Preprocess | None:
-    return Preprocess.parse(given) if isinstance(given, str) else given
-
-
 def _budget(eps: str | Eps | None) -> Eps | None:
     return eps if eps is None or isinstance(eps, Eps) else Eps.parse(eps)
 
@@ -306,7 +303,7 @@ def _task(
             task = Task(
                 train_images=opened.train,
                 test_images=opened.test,
-                preprocess=_preprocess(job.preprocess) or opened.train.preprocess,
+                preprocess=Preprocess.parse(job.preprocess) if job.preprocess else opened.train.preprocess,
                 config=config,
                 resume=job.resume,
                 report=report,

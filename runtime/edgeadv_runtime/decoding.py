@@ -1,14 +1,18 @@
-"""The one door for JSON that comes from outside: it is what its record says, or one sentence tells where it is not."""
+"""The one door for what comes from outside: it is what its record says, or one sentence tells where it is not."""
 
 from __future__ import annotations
 
+import math
+import numbers
 import re
+import types
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from .errors import BundleError, SchemaError
+from .errors import BundleError, InputError, SchemaError
 
 Record = TypeVar("Record")
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -87,3 +91,64 @@ def located(error: Exception) -> str:
     found = _AT.fullmatch(text)
     # in backticks stand the fields that a caller sets
     return (text if found is None else f"{found[2]}: {found[1]}").replace("`", "'")[:_MOST_WORDS]
+
+
+class Options:
+    """A dataclass of options: whoever makes one gets a field of the wrong type named, before hours are spent on it.
+
+    A path may be given as text and text as a path, NumPy's numbers are numbers, and a list is a tuple.
+
+    Raises:
+        InputError: a field is of another type.
+    """
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for each in fields(self):  # type: ignore[arg-type]
+            value, hint = getattr(self, each.name), hints[each.name]
+            taken = _taken(value, hint)
+            if taken is _NOT:
+                raise InputError(each.name, f"must be {_in_words(hint)}, not {value!r}")
+            object.__setattr__(self, each.name, taken)
+
+
+_NOT = object()
+_WORDS = {
+    int: "a whole number",
+    float: "a finite number",
+    str: "text",
+    bool: "True or False",
+    Path: "a path",
+}
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _taken(value: Any, hint: Any) -> Any:
+    """``value`` as ``hint`` has it, or ``_NOT``."""
+    for kind in _kinds(hint):
+        if get_origin(kind) is tuple and isinstance(value, tuple | list):
+            parts = tuple(_taken(part, get_args(kind)[0]) for part in value)
+            if not any(part is _NOT for part in parts):
+                return parts
+        elif kind in (int, float):
+            number = numbers.Integral if kind is int else numbers.Real
+            if isinstance(value, number) and not isinstance(value, bool) and math.isfinite(value):
+                return kind(value)
+        elif kind in (str, Path) and isinstance(value, str | Path):
+            return kind(value)
+        elif get_origin(kind) is None and isinstance(value, kind):
+            return value
+    return _NOT
+
+
+def _in_words(hint: Any) -> str:
+    return " or ".join(
+        f"several, each {_in_words(get_args(kind)[0])}"
+        if get_origin(kind) is tuple
+        else _WORDS.get(kind, f"a {getattr(kind, '__name__', kind)}")
+        for kind in _kinds(hint)
+        if kind is not type(None)
+    )

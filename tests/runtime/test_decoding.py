@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
-from edgeadv_runtime.decoding import Count, Sha256, Share, convert, decode
-from edgeadv_runtime.errors import BundleError, SchemaError
+from edgeadv_runtime.decoding import Count, Options, Sha256, Share, convert, decode
+from edgeadv_runtime.errors import BundleError, InputError, SchemaError
 
 HASH = "a" * 64
 
@@ -68,3 +70,40 @@ def test_a_value_that_was_read_before_is_held_to_the_same():
     assert convert({"share": 0.5}, Outer, what="row") == Outer(0.5)
     with pytest.raises(SchemaError, match=r"row is not a complete row \(share: "):
         convert({"share": 2}, Outer, what="row")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Options):
+    epochs: int = 8
+    rate: float | None = None
+    name: str | None = None
+    folders: tuple[Path, ...] = ()
+    compile: bool = False
+
+
+def test_options_take_what_is_meant():
+    taken = Plan(epochs=np.int64(3), rate=1, name=Path("a"), folders=["b", Path("c")])
+    assert taken == Plan(epochs=3, rate=1.0, name="a", folders=(Path("b"), Path("c")))
+    assert [type(value) for value in (taken.epochs, taken.rate, taken.name)] == [int, float, str]
+    assert Plan(rate=np.float32(0.5)).rate == 0.5 and Plan().rate is None
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"epochs": "8"}, "`epochs` must be a whole number, not '8'"),
+        ({"epochs": 8.0}, "`epochs` must be a whole number, not 8.0"),
+        ({"epochs": True}, "`epochs` must be a whole number, not True"),
+        ({"epochs": None}, "`epochs` must be a whole number, not None"),
+        ({"rate": "fast"}, "`rate` must be a finite number, not 'fast'"),
+        ({"rate": float("nan")}, "`rate` must be a finite number, not nan"),
+        ({"name": 3}, "`name` must be text, not 3"),
+        ({"folders": "b"}, "`folders` must be several, each a path, not 'b'"),
+        ({"folders": [1]}, "`folders` must be several, each a path, not [1]"),
+        ({"compile": 1}, "`compile` must be True or False, not 1"),
+    ],
+)
+def test_options_of_another_type_are_refused_by_their_field(given, says):
+    with pytest.raises(InputError) as caught:
+        Plan(**given)
+    assert str(caught.value) == says and caught.value.field == next(iter(given))

@@ -686,7 +686,7 @@ options(
     "rslad",
 )
 options("temperature_of_zero", "temperature must be from 1", distill, "-T", "0")
-options("temperature_that_is_nan", "temperature must be from 1", distill, "-T", "nan")
+options("temperature_that_is_nan", "temperature must be a finite number", distill, "-T", "nan")
 options("alpha_of_2", "alpha must be in [0, 1]", distill, "--recipe", "soft-label", "--alpha", "2")
 options("unknown_recipe", "recipe 'carlini' is not", distill, "--recipe", "carlini")
 options("missing_teacher", "no training run there", distill, "--teacher", "nowhere")

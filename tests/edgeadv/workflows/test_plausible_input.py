@@ -76,7 +76,7 @@ def test_budgets_and_bundles_that_nothing_uses_are_refused(tiny_bundle: Bundle, 
         ea.evaluate(tiny_bundle, photos, eps="8/255", attacks=[own()])
     with pytest.raises(InputError, match="`transfer_from` needs `eps`"):
         ea.evaluate(tiny_bundle, photos, attacks=[own()], plan=AttackPlan(transfer_from=(tiny_bundle.path,)))
-    assert AttackPlan(transfer_from="a.edgeadv").transfer_from == ("a.edgeadv",)  # type: ignore[arg-type]
+    assert AttackPlan(transfer_from="a.edgeadv").transfer_from == (Path("a.edgeadv"),)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="`provider` 'gpu' computes no gradients"):
         ea.attack(tiny_bundle, photos, eps="8/255", out="x", provider="gpu")
 
