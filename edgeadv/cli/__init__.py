@@ -74,11 +74,13 @@ def subcommand(name: str) -> Any:
     Returns:
         Typer's command, or its group where it has subcommands of its own.
     """
+    from ._options import with_options
+
     module = importlib.import_module(f".{_MODULES.get(name, name)}", __package__)
     group = getattr(module, "app", None)
     if group is None:
         group = typer.Typer(add_completion=False)
-        group.command()(getattr(module, name))
+        group.command()(with_options(getattr(module, name)))
     return typer.main.get_command(group)
 
 

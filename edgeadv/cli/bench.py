@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -9,38 +10,35 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.records.bench import Bench
 from edgeadv_runtime.records.rows import engines
 
 from ..workflows.backends import TensorRTPlan
 from ..workflows.benchmarking import bench as run_bench
 from ..workflows.inputs import ALL
-from ._arguments import BackendNames, ExpectedHash, Precision, Provider, PublicKey
+from ._arguments import Backends, BundleFile, Precisions, Provider
 from ._fields import as_options
-from ._options import with_groups
 from ._shared import progress_bar, wide_console
 
 # rich would cut figures to fit a narrower terminal, or the 80 columns that it assumes of a pipe
 _WIDTH = 200
 
 
-@with_groups
-def bench(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to measure.")],
-    tensorrt: TensorRTPlan,
-    backend: BackendNames = "onnxruntime",
-    precision: Precision = ALL,
-    batch: Annotated[str, typer.Option(help="Comma-separated batch sizes of the back-to-back series.")] = "1",
-    rate: Annotated[float | None, typer.Option(help="Also single frames paced at this rate in Hz.")] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Timed calls of each series; p99 takes 1000.")] = 200,
-    warm_up: Annotated[int, typer.Option(min=0, help="Calls before each series that are not timed.")] = 20,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a call; else the library decides.")] = None,
-    provider: Provider = "cpu",
-    expected_sha256: ExpectedHash = None,
-    public_key: PublicKey = None,
-    out: Annotated[Path, typer.Option(help="The bench file; one that is there is replaced.")] = Path("bench.json"),
-) -> None:
+@dataclass(kw_only=True)
+class _Measurement:
+    backends: Backends = "onnxruntime"
+    precisions: Precisions = ALL
+    batches: Annotated[str, "Comma-separated batch sizes of the back-to-back series."] = "1"
+    rate_hz: Annotated[float | None, "Also single frames paced at this rate in Hz."] = None
+    runs: Annotated[int, typer.Option(min=1, help="Timed calls of each series; p99 takes 1000.")] = 200
+    warm_up: Annotated[int, typer.Option(min=0, help="Calls before each series that are not timed.")] = 20
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a call; else the library decides.")] = None
+    provider: Provider = "cpu"
+    tensorrt: TensorRTPlan
+    out: Annotated[Path, "The bench file; one that is there is replaced."] = Path("bench.json")
+
+
+def bench(bundle: BundleFile, asked: _Measurement) -> None:
     """Measure preprocessing, inference and both together: p50, p90, p99 and the slowest call, none of them trimmed.
 
     Back-to-back calls at every batch size, and with --rate also paced ones, on the bundle's own frames. The file also
@@ -48,20 +46,7 @@ def bench(
     each series has its own; where a backend times copies and computing apart, so does the table.
     """
     with progress_bar(threaded=False) as progress:
-        measured = run_bench(
-            Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key),
-            backends=backend,
-            precisions=precision,
-            batches=batch,
-            runs=runs,
-            warm_up=warm_up,
-            rate_hz=rate,
-            provider=provider,
-            threads=threads,
-            tensorrt=tensorrt,
-            out=out,
-            progress=progress,
-        )
+        measured = run_bench(bundle.open(), **vars(asked), progress=progress)
     console = wide_console(_WIDTH)
     console.print(_table(measured))
     for artefact, engine in engines(measured.rows):
@@ -70,7 +55,7 @@ def bench(
         console.print(Text(text))
     for entry in measured.skipped:
         console.print(Text(as_options(f"not measured: {entry.backend} {entry.variant}: {entry.reason}")))
-    console.print(Text(f"written: {out}"))
+    console.print(Text(f"written: {asked.out}"))
 
 
 def _energy(bench: Bench) -> list[str]:

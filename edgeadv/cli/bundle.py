@@ -26,6 +26,7 @@ from edgeadv_runtime.files import sha256_file
 
 from ._arguments import PublicKey
 from ._fields import say
+from ._options import with_options
 from ._shared import wide_console
 
 MIB = 1024 * 1024
@@ -34,6 +35,7 @@ app = typer.Typer(add_completion=False, help="Look at a bundle, copy less of it,
 
 
 @app.command()
+@with_options
 def show(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to show.")],
     public_key: PublicKey = None,
@@ -51,16 +53,15 @@ def show(
 
 
 @app.command()
+@with_options
 def slim(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to copy from; it stays as it is.")],
-    out: Annotated[Path, typer.Option(help="The folder to make.")],
-    variant: Annotated[
-        list[str], typer.Option(help="A variant to keep, int8 or int8-u8in; give it again for another.")
-    ],
+    out: Annotated[Path, "The folder to make."],
+    variant: Annotated[list[str], "A variant to keep, int8 or int8-u8in; give it again for another."],
     weights: Annotated[
         bool, typer.Option("--weights/--no-weights", help="Keep the weights: they hand over the white box.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
+    overwrite: Annotated[bool, "Replace a bundle that is there."] = False,
     public_key: PublicKey = None,
 ) -> None:
     """Copy a bundle without what a device does not need. The copy keeps the bundle id."""
@@ -76,9 +77,10 @@ def slim(
 
 
 @app.command()
+@with_options
 def sign(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to sign.")],
-    key: Annotated[Path, typer.Option(help="Ed25519 private key, PEM: openssl genpkey -algorithm ed25519.")],
+    key: Annotated[Path, "Ed25519 private key, PEM: openssl genpkey -algorithm ed25519."],
 ) -> None:
     """Check every hash of a bundle, then sign its manifest, which names them all. A signature that is there is
     replaced."""

@@ -26,9 +26,8 @@ from edgeadv_runtime.inference.classifier import Classifier
 from edgeadv_runtime.inference.smoothing import Smoother
 
 from ..workflows.durations import seconds
-from ._arguments import BundlePath, ExpectedHash, Provider, PublicKey
+from ._arguments import BundleFile, Provider
 from ._fields import say
-from ._options import with_groups
 
 _REFRESH_S, _LINE_S = 0.25, 10.0
 
@@ -63,18 +62,14 @@ class Page:
             )
 
 
-@with_groups
 def camera(
-    bundle: BundlePath,
+    bundle: BundleFile,
     source: Annotated[
-        str,
-        typer.Option(
-            help="/dev/video0, a GStreamer pipeline, a URL such as rtsp://, a video file or a folder of pictures."
-        ),
+        str, "/dev/video0, a GStreamer pipeline, a URL such as rtsp://, a video file or a folder of pictures."
     ],
     *,
     precision: Annotated[
-        str | None, typer.Option(help="The artefact: fp32, fp16, int8 or a variant; by default the bundle's first.")
+        str | None, "The artefact: fp32, fp16, int8 or a variant; by default the bundle's first."
     ] = None,
     provider: Provider = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a call; else the library decides.")] = None,
@@ -89,22 +84,13 @@ def camera(
             "not vote.",
         ),
     ] = 1,
-    expected_sha256: ExpectedHash = None,
-    public_key: PublicKey = None,
 ) -> None:
     """Classify live frames: one line in the terminal, and a page if asked for. Ctrl-C stops and prints where all frames
     went."""
     limit_s = None if capture.duration is None else seconds(capture.duration, field="duration")
     with ExitStack() as stack:
         classifier = stack.enter_context(
-            Classifier.open(
-                bundle,
-                variant=precision,
-                provider=provider,
-                threads=threads,
-                expected_sha256=expected_sha256,
-                public_key=public_key,
-            )
+            Classifier.open(variant=precision, provider=provider, threads=threads, **vars(bundle))
         )
         stream, line = _stream(stack, classifier, source, capture, page, smooth)
         end = None if limit_s is None else time.monotonic() + limit_s

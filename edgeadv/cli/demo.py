@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.table import Table
 from rich.text import Text
 
@@ -43,11 +42,9 @@ NAMES = ("undefended", "distilled")
 
 
 def demo(
-    out: Annotated[
-        Path, typer.Option(help="Folder for everything that is made; a second call goes on from there.")
-    ] = Path("demo-output"),
-    temperature: Annotated[float, typer.Option("--temperature", "-T", help="Of the distillation.")] = TEMPERATURE,
-    epochs: Annotated[int, typer.Option(help="Of each of the three trainings.")] = EPOCHS,
+    out: Annotated[Path, "Folder for everything that is made; a second call goes on from there."] = Path("demo-output"),
+    temperature: Annotated[float, "Of the distillation."] = TEMPERATURE,
+    epochs: Annotated[int, "Of each of the three trainings."] = EPOCHS,
 ) -> None:
     """Train RegNetY-400MF on 4,000 digits, undefended and defensively distilled; export, attack, score, time,
     report."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,48 +16,36 @@ from edgeadv_runtime.records.study import Study
 
 from ..workflows.pretrained import IMAGES, Pretrained
 from ..workflows.pretrained import study as run_study
-from ._arguments import EpsList, Unreadable, Workers
+from ._arguments import EpsList
 from ._fields import say
-from ._options import with_groups
 from ._shared import keep_memory, progress_bar, wide_console
 
 
-@with_groups
-def study(
-    arch: Annotated[str, typer.Option(help="Comma-separated torchvision or timm classifiers of ImageNet-1k.")],
-    data: Annotated[Path, typer.Option(help="Folder of class folders named by WordNet id, or that has them in val/.")],
-    eps: EpsList,
-    out: Annotated[Path, typer.Option(help="The folder to make: study.json, study.md and study.html.")],
-    pretrained: Pretrained,
-    n: Annotated[int, typer.Option("--n", min=1, help="Images to choose at random, as many of each class.")] = IMAGES,
-    seed: Annotated[int, typer.Option(min=0, help="Of their choice.")] = 0,
-    provider: Annotated[str, typer.Option(help="cpu or cuda; there is no fallback.")] = "cpu",
-    workers: Workers = 0,
-    allow_unreadable: Unreadable = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the classifiers that are not finished.")] = False,
-) -> None:
+@dataclass(kw_only=True)
+class _Study:
+    arch: Annotated[str, "Comma-separated torchvision or timm classifiers of ImageNet-1k."]
+    data: Annotated[Path, "Folder of class folders named by WordNet id, or that has them in val/."]
+    eps: EpsList
+    out: Annotated[Path, "The folder to make: study.json, study.md and study.html."]
+    pretrained: Pretrained
+    n: Annotated[int, typer.Option("--n", min=1, help="Images to choose at random, as many of each class.")] = IMAGES
+    seed: Annotated[int, typer.Option(min=0, help="Of their choice.")] = 0
+    provider: Annotated[str, "cpu or cuda; there is no fallback."] = "cpu"
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode images.")] = 0
+    allow_unreadable: Annotated[bool, "Accept more than 1% of unreadable images."] = False
+    resume: Annotated[bool, "Go on with the classifiers that are not finished."] = False
+
+
+def study(asked: _Study) -> None:
     """Top-1 and top-5 error of pre-trained ImageNet classifiers, without attack and under FGSM.
 
     FGSM is one step, so its errors are lower bounds; edgeadv evaluate --suite standard gives a worst case.
     """
     keep_memory()
     with progress_bar() as progress:
-        finished = run_study(
-            arch,
-            data,
-            eps=eps,
-            out=out,
-            n=n,
-            seed=seed,
-            pretrained=pretrained,
-            provider=provider,
-            workers=workers,
-            allow_unreadable=allow_unreadable,
-            resume=resume,
-            progress=_lines(progress),
-        )
+        finished = run_study(**vars(asked), progress=_lines(progress))
     print_study(finished)
-    say(f"written: {out}")
+    say(f"written: {asked.out}")
 
 
 def _lines(bar: Progress | None) -> Progress:
