@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeadv_runtime.backends import Backend
-from edgeadv_runtime.bundle.bundle import Bundle
-from edgeadv_runtime.errors import BackendError, InputError
+from edgeadv_runtime import Backend, Bundle, InputError
+from edgeadv_runtime.errors import BackendError
 from edgeadv_runtime.files import sha256_bytes
 
 from .pytorch import TorchBackend

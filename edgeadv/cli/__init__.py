@@ -14,8 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from edgeadv_runtime import __version__
-from edgeadv_runtime.errors import EdgeAdvError
+from edgeadv_runtime import EdgeAdvError, __version__
 
 from ..workflows.processes import PeerError, refuse_processes
 from ._fields import as_options, say

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from edgeadv_runtime import Bundle
 from edgeadv_runtime.backends.onnxruntime import PROVIDERS
-from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.records.suites import SUITES
 
 from ..workflows.backends import BACKENDS

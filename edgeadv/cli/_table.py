@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from edgeadv_runtime import Results, Row
 from edgeadv_runtime.bundle.variants import takes_uint8
 from edgeadv_runtime.evaluation.verdict import BADGES
 from edgeadv_runtime.records.about import SURROGATE
-from edgeadv_runtime.records.results import Results
-from edgeadv_runtime.records.rows import BASELINE, CLEAN, WORST_CASE, Row, engines
+from edgeadv_runtime.records.rows import BASELINE, CLEAN, WORST_CASE, engines
 from edgeadv_runtime.records.suites import FGSM
 
 from ._fields import as_options
@@ -122,8 +122,7 @@ def _rounding(results: Results) -> list[str]:
         if row.rounding_lost:
             lines.append(
                 f"rounding to 8 bits costs {row.attack} at eps {row.eps} {row.rounding_lost} of {row.n} images on "
-                f"{model}, "
-                "and no other attack more"
+                f"{model}, and no other attack more"
             )
         else:
             lines.append(f"rounding to 8 bits costs no attack an image on {model}")

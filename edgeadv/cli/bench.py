@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from edgeadv_runtime.records.bench import Bench
+from edgeadv_runtime import Bench
 from edgeadv_runtime.records.rows import engines
 
 from ..workflows.backends import TensorRTPlan

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime import Bundle
 from edgeadv_runtime.bundle.entries import (
     ConfidenceEntry,
     GateEntry,
@@ -122,11 +122,10 @@ def print_summary(bundle: Bundle) -> None:
 def _confidence(entry: ConfidenceEntry) -> str:
     rejection = entry.rejection
     return (
-        f"temperature {entry.temperature:.3f} of {entry.n} images; on {entry.n_held_out} others of "
-        f"{entry.data.name} ECE "
-        f"{entry.ece_before:.1%} before, {entry.ece_after:.1%} after; below probability {rejection.threshold:.3f} "
-        "unknown: "
-        f"{rejection.answered} answered, {rejection.wrong_answered} of them wrong, of {rejection.wrong} wrong in all"
+        f"temperature {entry.temperature:.3f} of {entry.n} images; on {entry.n_held_out} others of {entry.data.name} "
+        f"ECE {entry.ece_before:.1%} before, {entry.ece_after:.1%} after; below probability {rejection.threshold:.3f} "
+        f"unknown: {rejection.answered} answered, {rejection.wrong_answered} of them wrong, of {rejection.wrong} wrong "
+        "in all"
     )
 
 
@@ -197,7 +196,6 @@ def _loss(paired: PairedEntry) -> str:
     # bundles of an older edgeadv were judged at the drop itself
     judged = "" if paired.drop_upper is None else f", judged at {paired.drop_upper:.2f}"
     return (
-        f"top-1 {paired.int8_correct / n:.1%} against {paired.fp32_correct / n:.1%} of fp32, drop "
-        f"{paired.drop:.2f} points "
-        f"[{low:.2f}, {high:.2f}]{judged}"
+        f"top-1 {paired.int8_correct / n:.1%} against {paired.fp32_correct / n:.1%} of fp32, drop {paired.drop:.2f} "
+        f"points [{low:.2f}, {high:.2f}]{judged}"
     )

@@ -16,14 +16,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from edgeadv_runtime.camera import Answer, Counts, Event, Stream, open_source
+from edgeadv_runtime import Classifier, InputError, Smoother, Stream
+from edgeadv_runtime.camera import Answer, Counts, Event, open_source
 from edgeadv_runtime.camera.demonstration import StoredPerturbation
 from edgeadv_runtime.camera.recognizer import Recognition, Recognizer
 from edgeadv_runtime.camera.serve import PageServer, View
 from edgeadv_runtime.camera.sources import Folder
-from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.inference.classifier import Classifier
-from edgeadv_runtime.inference.smoothing import Smoother
 
 from ..workflows.durations import seconds
 from ._arguments import BundleFile, Provider
@@ -38,9 +36,8 @@ class Capture:
 
     policy: Annotated[
         str | None,
-        "latest: a newer frame replaces one that waits; every: capture waits, nothing is dropped. By default "
-        "latest, of a "
-        "folder of pictures every.",
+        "latest: a newer frame replaces one that waits; every: capture waits, nothing is dropped. By default latest, "
+        "of a folder of pictures every.",
     ] = None
     fps: Annotated[float | None, "Pace of a video file or folder; a file has its own."] = None
     loop: Annotated[bool, "Begin a video file or folder again at its end."] = False

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rich.table import Table
 from rich.text import Text
 
-from edgeadv_runtime.backends import OnnxRuntimeBackend
+from edgeadv_runtime import Bench, OnnxRuntimeBackend, Results
 from edgeadv_runtime.errors import require
 from edgeadv_runtime.evaluation.verdict import BADGES, FEWEST_QUERIES
 from edgeadv_runtime.files import ensure_writable
-from edgeadv_runtime.records.bench import Bench
-from edgeadv_runtime.records.results import Results
 from edgeadv_runtime.records.rows import CLEAN, WORST_CASE
 from edgeadv_runtime.records.suites import PGD_SMOOTHED, SQUARE, SUITES, Effort
 

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from edgeadv_runtime import BatchProfile, Bundle
 from edgeadv_runtime.backends.build_engine import BuiltEngine
-from edgeadv_runtime.bundle.bundle import Bundle
-from edgeadv_runtime.engine import LIBRARIES, BatchProfile
+from edgeadv_runtime.engine import LIBRARIES
 
 from ..workflows.engines import build_engines
 from ._arguments import PublicKey

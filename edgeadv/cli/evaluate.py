@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime import Bundle
 
 from ..workflows.attack_plan import STANDARD, AttackPlan
 from ..workflows.evaluation import Execution

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from edgeadv_runtime.errors import InputError
+from edgeadv_runtime import InputError
 
 from ..workflows import exporting
 from ..workflows.exporting import PRECISIONS, ConfidenceOptions, Int8Options, ModelSource, given_fields
@@ -35,9 +35,8 @@ class _Export:
     data_root: Annotated[Path | None, "Where torchvision keeps the data set of the run."] = None
     training_data: Annotated[
         str | None,
-        "What the network was trained on, a name as for --data or a folder of images, so that evaluate "
-        "can tell; "
-        "a run knows its own.",
+        "What the network was trained on, a name as for --data or a folder of images, so that evaluate can tell; a run "
+        "knows its own.",
     ] = None
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode the images of --training-data.")] = 0
     int8: Int8Options

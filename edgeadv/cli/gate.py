@@ -8,12 +8,11 @@ from typing import Annotated
 
 import typer
 
-from edgeadv_runtime.errors import EdgeAdvError, InputError
+from edgeadv_runtime import EdgeAdvError, InputError, Results
 from edgeadv_runtime.files import ensure_file_writable
 from edgeadv_runtime.records.evidence import ORDER
 from edgeadv_runtime.records.release_gate import SUITE
 from edgeadv_runtime.records.release_output import write_outcome
-from edgeadv_runtime.records.results import Results
 from edgeadv_runtime.records.rows import BASELINE
 from edgeadv_runtime.records.suites import SUITES
 
@@ -37,15 +36,13 @@ class _Limits:
     ] = None
     baseline: Annotated[
         str | None,
-        f"Variant that drops are counted from, {BASELINE} by default: on the same backend, or on the "
-        "first one "
-        "that has it.",
+        f"Variant that drops are counted from, {BASELINE} by default: on the same backend, or on the first one that "
+        "has it.",
     ] = None
     eps: Annotated[str | None, "Budget of the robust rules, e.g. 8/255; needed where the file has several."] = None
     suite: Annotated[
         str | None,
-        f"Least that must have attacked an artefact for a robust rule, of {', '.join(SUITES)}; {SUITE} by "
-        "default. "
+        f"Least that must have attacked an artefact for a robust rule, of {', '.join(SUITES)}; {SUITE} by default. "
         "Read off the attacks in the file.",
     ] = None
 

@@ -122,8 +122,7 @@ def _print_run(run: Run) -> None:
         kept = stage.kept
         say(
             f"epoch {stage.kept_epoch} of {len(stage.epochs)} is kept: of {kept['holdout_images']} training images "
-            "held "
-            f"out {kept['holdout_worst_case']:.1%} stood PGD (10 steps); measure what it is worth with `edgeadv "
+            f"held out {kept['holdout_worst_case']:.1%} stood PGD (10 steps); measure what it is worth with `edgeadv "
             "evaluate`"
         )
         if kept["holdout_labels"] == 1:

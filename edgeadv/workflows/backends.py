@@ -9,11 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from edgeadv_runtime.backends import Backend, OnnxRuntimeBackend, TensorRTBackend
+from edgeadv_runtime import (
+    Backend,
+    BatchProfile,
+    Bundle,
+    EdgeAdvError,
+    EngineCache,
+    EngineOptions,
+    InputError,
+    OnnxRuntimeBackend,
+    TensorRTBackend,
+)
 from edgeadv_runtime.backends.onnxruntime import PROVIDERS
 from edgeadv_runtime.backends.tensorrt import check_gpu
 from edgeadv_runtime.benchmark.latency import Opener
-from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.variants import (
     INT8,
     TENSORRT_REFUSES_U8S8,
@@ -24,8 +33,8 @@ from edgeadv_runtime.bundle.variants import (
     variant_for,
 )
 from edgeadv_runtime.device.cuda import find_gpu
-from edgeadv_runtime.engine import LIBRARIES, BatchProfile, EngineCache, EngineOptions, find_library
-from edgeadv_runtime.errors import EdgeAdvError, InputError, ProviderError
+from edgeadv_runtime.engine import LIBRARIES, find_library
+from edgeadv_runtime.errors import ProviderError
 from edgeadv_runtime.records.about import Skipped
 
 from .extras import need

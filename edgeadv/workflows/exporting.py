@@ -10,12 +10,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from edgeadv_runtime.bundle.bundle import Bundle, Classes, check_replaceable
-from edgeadv_runtime.bundle.preprocess import Preprocess
+from edgeadv_runtime import Bundle, Eps, InputError, Preprocess
+from edgeadv_runtime.bundle.bundle import Classes, check_replaceable
 from edgeadv_runtime.bundle.variants import INT8, VARIANTS, expanded, precision_of
-from edgeadv_runtime.errors import DataError, ExportError, InputError, StorageError
+from edgeadv_runtime.errors import DataError, ExportError, StorageError
 from edgeadv_runtime.files import ensure_writable, sha256_file
-from edgeadv_runtime.records.eps import Eps
 
 from .extras import need
 from .inputs import names

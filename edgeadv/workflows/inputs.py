@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeadv_runtime.bundle.bundle import Bundle
-from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.records.eps import Eps, check_text
+from edgeadv_runtime import Bundle, Eps, InputError
+from edgeadv_runtime.records.eps import check_text
 
 if TYPE_CHECKING:
     from edgeadv.data.datasets import ImageSet

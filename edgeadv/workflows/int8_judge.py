@@ -12,16 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, AttackInfo, CraftedBatch, infos
+from edgeadv_runtime import Attack, Backend, Bundle, DataInfo, Eps
+from edgeadv_runtime.attacks.base import CLEAN_KEY, AttackInfo, CraftedBatch, infos
 from edgeadv_runtime.attacks.crafting import extend
 from edgeadv_runtime.attacks.queries import query_attacks
-from edgeadv_runtime.backends import Backend
-from edgeadv_runtime.bundle.batches import DataInfo
-from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.evaluation.outcomes import Artefact
 from edgeadv_runtime.evaluation.scoring import score_batches
 from edgeadv_runtime.evaluation.verdict import verdict_of
-from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.evidence import RowMasking
 from edgeadv_runtime.records.suites import ON_SURROGATE, SQUARE, SUITES, SuiteName
 

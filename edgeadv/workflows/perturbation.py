@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeadv_runtime import Bundle, Eps, InputError
 from edgeadv_runtime.bundle.batches import MOST_UNREADABLE
-from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.camera.demonstration import StoredPerturbation
-from edgeadv_runtime.errors import DataError, InputError
+from edgeadv_runtime.errors import DataError
 from edgeadv_runtime.files import ensure_file_writable
-from edgeadv_runtime.records.eps import Eps
 
 from .extras import need
 from .inputs import labelled_images, open_bundle

@@ -21,20 +21,18 @@ import torchvision
 from numpy.typing import NDArray
 from timm.data import resolve_data_config
 
-from edgeadv_runtime._version import __version__
+from edgeadv_runtime import Bundle, DataInfo, Eps, InputError, Preprocess, Results, __version__
 from edgeadv_runtime.attacks.base import infos
 from edgeadv_runtime.attacks.crafting import craft
-from edgeadv_runtime.bundle.batches import DataInfo, Progress
-from edgeadv_runtime.bundle.bundle import Bundle, Classes
+from edgeadv_runtime.bundle.batches import Progress
+from edgeadv_runtime.bundle.bundle import Classes
 from edgeadv_runtime.bundle.entries import ArchitectureEntry, SizedFileEntry
 from edgeadv_runtime.bundle.manifest import Manifest
-from edgeadv_runtime.bundle.preprocess import Interpolation, Preprocess
+from edgeadv_runtime.bundle.preprocess import Interpolation
 from edgeadv_runtime.decoding import convert
-from edgeadv_runtime.errors import InputError, StorageError
+from edgeadv_runtime.errors import StorageError
 from edgeadv_runtime.evaluation.loop import evaluate
 from edgeadv_runtime.files import canonical_json, ensure_writable, publish, sha256_bytes, sha256_file
-from edgeadv_runtime.records.eps import Eps
-from edgeadv_runtime.records.results import Results
 from edgeadv_runtime.records.study import Study, StudySettings
 from edgeadv_runtime.records.suites import FGSM, Effort
 
@@ -176,8 +174,7 @@ def published_preprocess(architecture: Architecture) -> Preprocess:
         if mode != "center" or crop != width:
             raise InputError(
                 f"the transform of timm's {architecture.name} (crop mode {mode}, {crop}x{width} pixels) is not a "
-                "resize of the "
-                "shorter side and a centre crop: state one with `preprocess`"
+                "resize of the shorter side and a centre crop: state one with `preprocess`"
             )
         resize = math.floor(crop / config["crop_pct"])
     if kind not in get_args(Interpolation):

@@ -13,9 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
-from edgeadv_runtime.bundle.preprocess import Preprocess
-from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.records.eps import Eps
+from edgeadv_runtime import Eps, InputError, Preprocess
 
 from ..training.config import OutOfTimeError, TrainConfig
 from .durations import seconds

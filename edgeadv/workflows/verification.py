@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeadv_runtime.backends import Backend, OnnxRuntimeBackend, TensorRTBackend, golden_check
+from edgeadv_runtime import Backend, Bundle, OnnxRuntimeBackend, TensorRTBackend
+from edgeadv_runtime.backends import golden_check
 from edgeadv_runtime.backends.golden_check import Verification
 from edgeadv_runtime.bundle.batches import Progress
-from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.errors import BackendError
 from edgeadv_runtime.records.about import Skipped
 
