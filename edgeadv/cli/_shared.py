@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
 
 from edgeadv_runtime.bundle.batches import Progress
 
@@ -28,6 +30,36 @@ def wide_console(width: int = 0) -> Console:
     """Standard output for a table: at least ``width`` columns on a terminal; in a file or a pipe no line is broken."""
     console = Console()
     console.width = max(console.width, width) if console.is_terminal else _UNBROKEN
+    return console
+
+
+def print_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    left: int = 1,
+    bold: Sequence[str] = (),
+    title: str | None = None,
+    width: int = 0,
+) -> Console:
+    """Print a table, and give back the console for what stands under it.
+
+    Args:
+        headings: of the columns.
+        rows: cells, as they are: what looks like rich's markup is none.
+        left: how many columns begin at the left; figures end at the right.
+        bold: headings of columns in bold.
+        title: above the table.
+        width: as :func:`wide_console` takes it: rich would cut figures to fit a narrower terminal.
+    """
+    table = Table(title=None if title is None else Text(title), title_justify="left")
+    for i, heading in enumerate(headings):
+        style = "bold" if heading in bold else None
+        table.add_column(heading, justify="left" if i < left else "right", style=style, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = wide_console(width)
+    console.print(table)
     return console
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from rich.table import Table
 from rich.text import Text
 
 from edgeadv_runtime import Results, Row
@@ -15,45 +14,21 @@ from edgeadv_runtime.records.rows import BASELINE, CLEAN, WORST_CASE, engines
 from edgeadv_runtime.records.suites import FGSM
 
 from ._fields import as_options
-from ._shared import wide_console
+from ._shared import print_table
+
+_VERDICT = "masking check"
 
 
 def print_results(results: Results) -> None:
     """The table on the terminal, a line for each artefact and budget, and under it what one must know to believe it."""
-    table = Table(
-        title=Text(f"{results.bundle.heading} on {results.data.name} ({results.data.split}), {results.data.n} images"),
-        title_justify="left",
+    console = print_table(
+        ("artefact", "eps", CLEAN, FGSM, "strongest gradient attack", "strongest query attack", WORST_CASE, _VERDICT),
+        _rows(results),
+        left=2,
+        bold=(WORST_CASE, _VERDICT),
+        title=f"{results.bundle.heading} on {results.data.name} ({results.data.split}), {results.data.n} images",
+        width=140,
     )
-    for heading in ("artefact", "eps"):
-        table.add_column(heading, no_wrap=True)
-    for heading in (CLEAN, FGSM, "strongest gradient attack", "strongest query attack", WORST_CASE):
-        table.add_column(heading, justify="right", style="bold" if heading == WORST_CASE else None)
-    table.add_column("masking check", style="bold")
-    for artefact in results.artefacts:
-        rows = results.select(artefact=artefact)
-        clean = next((row for row in rows if row.attack == CLEAN), None)
-        worst_rows = [row for row in rows if row.attack == WORST_CASE]
-        if not worst_rows:
-            table.add_row(str(artefact), "", _cell(clean), "", "", "", "", "")
-        for worst in worst_rows:
-            attacks = [row for row in rows if row.eps == worst.eps and row.attack != WORST_CASE]
-            plain = next((row for row in attacks if row.attack == FGSM), None)
-            gradient = [row for row in attacks if row.gradients is not None]
-            others = [row for row in attacks if row.gradients is None]
-            low, high = worst.top1_ci95
-            cells = [
-                str(artefact),
-                worst.eps,
-                _cell(clean),
-                _cell(plain),
-                _strongest(gradient),
-                _strongest(others),
-                f"{worst.top1:.1%} [{low:.1%}, {high:.1%}]",
-                worst.verdict,
-            ]
-            table.add_row(*(Text(cell) for cell in cells))
-    console = wide_console(140)
-    console.print(table)
     lines = [f"{name}: {engine}" for name, engine in engines(results.rows)]
     lines += _compared(results) + _rounding(results)
     for line in lines:
@@ -72,6 +47,28 @@ def print_results(results: Results) -> None:
         console.print(Text(f"{data.calibration_left_out} images that int8 was calibrated on were left out"))
     if data.unreadable:
         console.print(Text(f"{len(data.unreadable)} unreadable images were left out; the file lists them"))
+
+
+def _rows(results: Results) -> Iterator[list[str]]:
+    for artefact in results.artefacts:
+        rows = results.select(artefact=artefact)
+        clean = _cell(next((row for row in rows if row.attack == CLEAN), None))
+        worst_rows = [row for row in rows if row.attack == WORST_CASE]
+        if not worst_rows:
+            yield [str(artefact), "", clean]
+        for worst in worst_rows:
+            attacks = [row for row in rows if row.eps == worst.eps and row.attack != WORST_CASE]
+            low, high = worst.top1_ci95
+            yield [
+                str(artefact),
+                worst.eps,
+                clean,
+                _cell(next((row for row in attacks if row.attack == FGSM), None)),
+                _strongest([row for row in attacks if row.gradients is not None]),
+                _strongest([row for row in attacks if row.gradients is None]),
+                f"{worst.top1:.1%} [{low:.1%}, {high:.1%}]",
+                worst.verdict,
+            ]
 
 
 def _strongest(rows: Sequence[Row]) -> str:

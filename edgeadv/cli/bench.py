@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
 from edgeadv_runtime import Bench
@@ -18,10 +18,7 @@ from ..workflows.benchmarking import bench as run_bench
 from ..workflows.inputs import ALL
 from ._arguments import Backends, BundleFile, Precisions, Provider
 from ._fields import as_options
-from ._shared import progress_bar, wide_console
-
-# rich would cut figures to fit a narrower terminal, or the 80 columns that it assumes of a pipe
-_WIDTH = 200
+from ._shared import print_table, progress_bar
 
 
 @dataclass(kw_only=True)
@@ -47,8 +44,7 @@ def bench(bundle: BundleFile, asked: _Measurement) -> None:
     """
     with progress_bar(threaded=False) as progress:
         measured = run_bench(bundle.open(), **vars(asked), progress=progress)
-    console = wide_console(_WIDTH)
-    console.print(_table(measured))
+    console = _print_table(measured)
     for artefact, engine in engines(measured.rows):
         console.print(Text(f"{artefact}: {engine}"))
     for text in (*_energy(measured), *(f"warning: {text}" for text in measured.warnings)):
@@ -71,23 +67,22 @@ def _energy(bench: Bench) -> list[str]:
     return lines
 
 
-def _table(bench: Bench) -> Table:
+def _print_table(bench: Bench) -> Console:
     """One line for each row; what all rows share is in the title."""
     shared = {f"{row.provider} on {row.device}, threads: {row.threads or 'default'}" for row in bench.rows}
-    table = Table(title=Text("; ".join(sorted(shared))), title_justify="left")
-    for heading in ("backend", "variant", "batch", "mode", "stage"):
-        table.add_column(heading, no_wrap=True)
+    headings = ["backend", "variant", "batch", "mode", "stage", "n", "p50 ms", "p90 ms", "p99 ms", "max ms"]
+    headings += ["images/s", "late"]
     energy = any(row.energy_mj_per_image is not None for row in bench.rows)
-    last = ("mJ/image",) if energy else ()
-    for heading in ("n", "p50 ms", "p90 ms", "p99 ms", "max ms", "images/s", "late", *last):
-        table.add_column(heading, justify="right", no_wrap=True)
+    if energy:
+        headings.append("mJ/image")
+    rows = []
     for row in bench.rows:
         mode = row.mode if row.rate_hz is None else f"{row.mode} {row.rate_hz:g} Hz"
         times = [f"{ms:.3f}" if ms is not None else "" for ms in (row.p50_ms, row.p90_ms, row.p99_ms, row.max_ms)]
         late = "" if row.late is None else str(row.late)
-        first = (row.backend, row.variant, str(row.batch), mode, row.stage, str(row.n))
-        cells = [*first, *times, f"{row.images_per_s:.1f}", late]
+        cells = [row.backend, row.variant, str(row.batch), mode, row.stage, str(row.n), *times]
+        cells += [f"{row.images_per_s:.1f}", late]
         if energy:
             cells.append("" if row.energy_mj_per_image is None else f"{row.energy_mj_per_image:.3g}")
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
+        rows.append(cells)
+    return print_table(headings, rows, left=5, title="; ".join(sorted(shared)), width=200)

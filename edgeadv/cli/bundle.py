@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from edgeadv_runtime import Bundle
 from edgeadv_runtime.bundle.entries import (
@@ -17,8 +15,6 @@ from edgeadv_runtime.bundle.entries import (
     GateEntry,
     PairedEntry,
     ParityEntry,
-    SizedFileEntry,
-    SurrogateEntry,
 )
 from edgeadv_runtime.bundle.manifest import MANIFEST
 from edgeadv_runtime.bundle.variants import expanded
@@ -27,7 +23,7 @@ from edgeadv_runtime.files import sha256_file
 from ._arguments import PublicKey
 from ._fields import say
 from ._options import with_options
-from ._shared import wide_console
+from ._shared import print_table
 
 MIB = 1024 * 1024
 
@@ -107,8 +103,9 @@ def print_summary(bundle: Bundle) -> None:
     known = bundle.training_images
     listed = "not known, so evaluate cannot tell them: see export --training-data"
     say(f"training images    {listed if known is None else f'{len(known)}, known by hash'}")
-    console = wide_console()
-    console.print(_table(bundle))
+    print_table(
+        ("file", "MiB", "frames", "abs. error", "rel. error", "allowed", "min. cosine", "same top-1"), _rows(bundle)
+    )
     for variant in bundle.variants:
         entry = bundle.manifest.variants[variant]
         for line in [] if entry.gate is None else _gate(entry.gate, entry.float_layers or ()):
@@ -129,30 +126,22 @@ def _confidence(entry: ConfidenceEntry) -> str:
     )
 
 
-def _table(bundle: Bundle) -> Table:
-    columns = ("file", "MiB", "frames", "abs. error", "rel. error", "allowed", "min. cosine", "same top-1")
-    table = Table(*columns)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    left_out = bundle.manifest.left_out
+def _rows(bundle: Bundle) -> Iterator[list[str]]:
+    manifest = bundle.manifest
     for variant in bundle.variants:
-        entry, surrogate = bundle.manifest.variants[variant], bundle.manifest.variants[variant].surrogate
+        entry = manifest.variants[variant]
         # int8 is judged by its gate; its tolerance is for other devices, against the golden logits
         allowed = f"{entry.tolerance:g}"
-        _add_file(table, entry, entry.parity, "see below" if entry.gate is not None else allowed)
-        if surrogate is not None and surrogate.file not in left_out:
+        yield _row(entry.file, entry.bytes, entry.parity, "see below" if entry.gate is not None else allowed)
+        if (surrogate := entry.surrogate) is not None and surrogate.file and surrogate.file not in manifest.left_out:
             # compared with the artefact above it, not with PyTorch's model
-            _add_file(table, surrogate, surrogate.parity, allowed)
-    if bundle.manifest.weights.file not in left_out:
-        _add_file(table, bundle.manifest.weights, None, "")
-    return table
+            yield _row(surrogate.file, surrogate.bytes, surrogate.parity, allowed)
+    if manifest.weights.file not in manifest.left_out:
+        yield _row(manifest.weights.file, manifest.weights.bytes, None, "")
 
 
-def _add_file(table: Table, entry: SizedFileEntry | SurrogateEntry, parity: ParityEntry | None, allowed: str) -> None:
-    """Add a row; nothing for a surrogate that was not made."""
-    if entry.file is None or entry.bytes is None:
-        return
-    cells = [f"{entry.bytes / MIB:.2f}"]
+def _row(file: str, size: int | None, parity: ParityEntry | None, allowed: str) -> list[str]:
+    cells = [file, f"{(size or 0) / MIB:.2f}"]
     if parity is not None:
         cells += [
             str(parity.frames),
@@ -162,7 +151,7 @@ def _add_file(table: Table, entry: SizedFileEntry | SurrogateEntry, parity: Pari
             f"{parity.min_cosine:.6f}",
             f"{parity.frames - len(parity.flips)}/{parity.frames}",
         ]
-    table.add_row(Text(entry.file), *cells)
+    return cells
 
 
 def _gate(gate: GateEntry, float_layers: Sequence[str]) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -84,22 +84,22 @@ def camera(
 ) -> None:
     """Classify live frames: one line in the terminal, and a page if asked for. Ctrl-C stops and prints where all frames
     went."""
-    limit_s = None if capture.duration is None else seconds(capture.duration, field="duration")
+    limit_s = math.inf if capture.duration is None else seconds(capture.duration, field="duration")
     with ExitStack() as stack:
         classifier = stack.enter_context(
             Classifier.open(variant=precision, provider=provider, threads=threads, **vars(bundle))
         )
         stream, line = _stream(stack, classifier, source, capture, page, smooth)
-        end = None if limit_s is None else time.monotonic() + limit_s
+        end = time.monotonic() + limit_s
         with line.shown(), _until_interrupted(), stream:
-            while not stream.join(_REFRESH_S if end is None else max(0.0, min(_REFRESH_S, end - time.monotonic()))):
-                line.refresh()
-                if end is not None and time.monotonic() >= end:
+            while not stream.join(max(0.0, min(_REFRESH_S, end - time.monotonic()))):
+                line.refresh(stream.counts())
+                if time.monotonic() >= end:
                     break
     counts = stream.counts()
     left = counts.waiting + counts.working
-    if (last := line.last_label) is not None:
-        say(f"last: {last}")
+    if line.last_label:
+        say(f"last: {line.last_label}")
     unfinished = f" + {left} not finished" if left else ""
     say(
         f"{counts.captured} frames captured = {counts.classified} classified + {counts.dropped} dropped{unfinished}; "
@@ -111,29 +111,19 @@ def _stream(
     stack: ExitStack, classifier: Classifier, source: str, capture: Capture, page: Page, smooth: int
 ) -> tuple[Stream[Any], _Line]:
     """The stream of frames and the line that tells of it; what must be closed goes on ``stack``."""
-    perturbation = page.perturbation
-    stored = None if perturbation is None else StoredPerturbation.load(perturbation, classifier.bundle)
-    view = None
-    if page.serve is not None:
-        title = f"{classifier.bundle.manifest.title}, {classifier.backend.variant}"
-        view = View(title=title, eps=None if stored is None else stored.eps.text)
+    stored = None if page.perturbation is None else StoredPerturbation.load(page.perturbation, classifier.bundle)
+    title = f"{classifier.bundle.manifest.title}, {classifier.backend.variant}"
+    view = View(title=title, eps=None if stored is None else stored.eps.text)
     frames = open_source(source, fps=capture.fps, loop=capture.loop)
-    line = _Line(Console(stderr=True), frames.name, view)
     smoother = None if smooth == 1 else _smoother(classifier, smooth)
     recognizer = Recognizer(classifier, smoother=smoother, perturbation=stored, view=view)
-
-    def happened(event: Event) -> None:
-        line.happened(event)
-        if event.kind == "connected":
-            recognizer.restart()
-
+    line = _Line(frames.name, recognizer, view)
     # pictures do not come by themselves: each is meant to be seen
     how = capture.policy or ("every" if isinstance(frames, Folder) and capture.fps is None else "latest")
-    stream = Stream(frames, recognizer, on_answer=line.answered, on_event=happened, policy=how)  # type: ignore[arg-type]
-    line.stream = stream
-    if view is not None and page.serve is not None:
-        # asked for by the page, four times a second: too much work for each frame
-        view.figures = lambda: {"counts": vars(stream.counts())}
+    stream = Stream(frames, recognizer, on_answer=line.answered, on_event=line.happened, policy=how)  # type: ignore[arg-type]
+    # asked for by the page, four times a second: too much work for each frame
+    view.figures = lambda: {"counts": vars(stream.counts())}
+    if page.serve is not None:
         say(stack.enter_context(PageServer(view, page.serve, token=page.token)).url, err=True)
     return stream, line
 
@@ -150,15 +140,10 @@ def _smoother(classifier: Classifier, window: int) -> Smoother:
 @contextmanager
 def _until_interrupted() -> Iterator[None]:
     """Ctrl-C, or SIGTERM as systemd sends it, is how a camera is stopped: no error."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        yield
-    except KeyboardInterrupt:
-        pass
+        with suppress(KeyboardInterrupt):
+            yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -166,13 +151,12 @@ def _until_interrupted() -> Iterator[None]:
 class _Line:
     """The live line: the last answer and the counts."""
 
-    stream: Stream[Recognition]
-
-    def __init__(self, console: Console, source: str, view: View | None) -> None:
-        self._console, self._status, self._view = console, f"{source}: opening", view
-        self._last: Answer[Recognition] | None = None
+    def __init__(self, source: str, recognizer: Recognizer, view: View) -> None:
+        self._console, self._status = Console(stderr=True), f"{source}: opening"
+        self._recognizer, self._view = recognizer, view
         self._live: Live | None = None
         self._printed = 0.0
+        self.last_label = ""
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -185,48 +169,34 @@ class _Line:
 
     def answered(self, answer: Answer[Recognition]) -> None:
         """In the inference thread."""
-        self._last = answer
-        if self._view is not None:
-            self._view.show(answer.result.pixels, self._state(answer))
+        result, label = answer.result, answer.result.label
+        name = "unknown" if label is None else label.name
+        self.last_label = name if label is None else f"{name} {label.probability:.1%}"
+        state = {
+            "label": name,
+            "unknown": label is None,
+            "levels": result.levels,
+            "labels": [{"name": each.name, "probability": each.probability} for each in result.labels],
+            "age_ms": round(1000 * answer.age_s, 3),
+        }
+        self._view.show(result.pixels, state)
 
     def happened(self, event: Event) -> None:
         """In either thread."""
-        self._status = event.text
-        if self._view is not None:
-            self._view.status = event.text
-        if event.kind != "connected":
+        self._status = self._view.status = event.text
+        if event.kind == "connected":
+            self._recognizer.restart()
+        else:
             self._console.print(Text(event.text))
 
-    def refresh(self) -> None:
+    def refresh(self, counts: Counts) -> None:
         """Write the line again."""
-        text = Text(self._text(), no_wrap=True, overflow="ellipsis")
+        line = f"{self.last_label}  {_figures(counts)}  dropped {counts.dropped}" if self.last_label else self._status
         if self._live is not None:
-            self._live.update(text, refresh=True)
-        elif time.monotonic() - self._printed >= _LINE_S and self._last is not None:
+            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
+        elif time.monotonic() - self._printed >= _LINE_S and self.last_label:
             self._printed = time.monotonic()
-            say(text.plain, err=True)
-
-    @property
-    def last_label(self) -> str | None:
-        """Of the last answer, in words; None before there is one."""
-        if self._last is None:
-            return None
-        result = self._last.result
-        return "unknown" if result.label is None else f"{result.label.name} {result.label.probability:.1%}"
-
-    def _text(self) -> str:
-        counts = self.stream.counts()
-        return f"{self.last_label}  {_figures(counts)}  dropped {counts.dropped}" if self._last else self._status
-
-    def _state(self, answer: Answer[Recognition]) -> dict[str, Any]:
-        result = answer.result
-        return {
-            "label": "unknown" if result.label is None else result.label.name,
-            "unknown": result.label is None,
-            "levels": result.levels,
-            "labels": [{"name": label.name, "probability": label.probability} for label in result.labels],
-            "age_ms": round(1000 * answer.age_s, 3),
-        }
+            say(line, err=True)
 
 
 def _figures(counts: Counts) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from rich.table import Table
 from rich.text import Text
 
 from edgeadv_runtime import Bench, OnnxRuntimeBackend, Results
@@ -14,7 +13,7 @@ from edgeadv_runtime.errors import require
 from edgeadv_runtime.evaluation.verdict import BADGES, FEWEST_QUERIES
 from edgeadv_runtime.files import ensure_writable
 from edgeadv_runtime.records.rows import CLEAN, WORST_CASE
-from edgeadv_runtime.records.suites import PGD_SMOOTHED, SQUARE, SUITES, Effort
+from edgeadv_runtime.records.suites import FGSM, PGD_SMOOTHED, SQUARE, SUITES, Effort
 
 from ..workflows.attack_plan import AttackPlan
 from ..workflows.benchmarking import bench
@@ -24,7 +23,7 @@ from ..workflows.extras import need
 from ..workflows.reporting import report
 from ..workflows.training import DistillOptions, TrainJob, distill, train
 from ._fields import say
-from ._shared import wide_console
+from ._shared import print_table
 from ._training import progress_bar
 
 if TYPE_CHECKING:
@@ -100,31 +99,30 @@ def _evaluate(bundle: Bundle, out: Path, others: list[Path]) -> Results:
 
 
 def _print(results: list[Results], benches: list[Bench]) -> None:
-    table = Table(
-        title=Text(f"{ARCHITECTURE} on {DATA}, {IMAGES} test images, eps {EPS.split(',')[-1]} of the pixel range"),
-        title_justify="left",
-    )
-    table.add_column("model and artefact", no_wrap=True)
-    for heading in ("clean", "plain FGSM", "worst case", "inference ms (p50, batch 1)"):
-        table.add_column(heading, justify="right", style="bold" if heading == "worst case" else None)
+    rows = []
     for result, timed in zip(results, benches, strict=True):
-        speed: dict[str, Any] = {
-            row.variant: f"{row.p50_ms:.2f}" for row in timed.rows if row.stage == "inference" and row.batch == 1
+        speed = {
+            (OnnxRuntimeBackend.name, row.variant): f"{row.p50_ms:.2f}"
+            for row in timed.select(stage="inference", batch=1)
         }
-        largest = max(row.eps_value for row in result.rows)
-        for row in result.rows:
-            if row.attack != CLEAN:
-                continue
-            at = {r.attack: r for r in result.select(backend=row.backend, variant=row.variant, eps_value=largest)}
+        for clean in result.select(attack=CLEAN):
+            at = {row.attack: row for row in result.select(artefact=clean.artefact, eps=EPS)}
             low, high = at[WORST_CASE].top1_ci95
-            table.add_row(
-                f"{result.bundle.title}, {row.backend} {row.variant}",
-                f"{row.top1:.1%}",
-                f"{at['fgsm'].top1:.1%}",
-                f"{at[WORST_CASE].top1:.1%} [{low:.1%}, {high:.1%}]",
-                speed.get(row.variant, "") if row.backend == OnnxRuntimeBackend.name else "",
+            rows.append(
+                [
+                    f"{result.bundle.title}, {clean.artefact}",
+                    f"{clean.top1:.1%}",
+                    f"{at[FGSM].top1:.1%}",
+                    f"{at[WORST_CASE].top1:.1%} [{low:.1%}, {high:.1%}]",
+                    speed.get((clean.backend, clean.variant), ""),
+                ]
             )
-    console = wide_console(120)
-    console.print(table)
+    console = print_table(
+        ("model and artefact", "clean", "plain FGSM", "worst case", "inference ms (p50, batch 1)"),
+        rows,
+        bold=("worst case",),
+        title=f"{ARCHITECTURE} on {DATA}, {IMAGES} test images, eps {EPS} of the pixel range",
+        width=120,
+    )
     for result in results:
         console.print(Text(f"{result.bundle.title}: {BADGES[result.overall_verdict]}"))

@@ -38,7 +38,7 @@ from edgeadv_runtime.errors import ProviderError
 from edgeadv_runtime.records.about import Skipped
 
 from .extras import need
-from .inputs import ALL, names
+from .inputs import ALL, names, one_of
 
 if TYPE_CHECKING:
     import torch
@@ -118,10 +118,9 @@ def backend_openers(
     named, asked_for = names(backends, field="backends"), names(precisions, field="precisions")
     any_backend, any_variant = named == (ALL,), asked_for == (ALL,)
     chosen, wanted = _PROMPT if any_backend else named, bundle.variants if any_variant else asked_for
-    if unknown := [name for name in chosen if name not in BACKENDS]:
-        raise InputError("backends", f"{unknown[0]!r} is not one of {', '.join(BACKENDS)}")
-    if provider not in PROVIDERS:
-        raise InputError("provider", f"{provider!r} is not one of {', '.join(PROVIDERS)}")
+    for name in chosen:
+        one_of(name, BACKENDS, field="backends")
+    one_of(provider, PROVIDERS, field="provider")
     plan = plan or TensorRTPlan()
     if "tensorrt" not in chosen and plan != TensorRTPlan():
         raise InputError(

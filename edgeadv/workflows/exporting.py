@@ -6,7 +6,7 @@ Loading this module loads no PyTorch: the command line makes options of its grou
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -17,12 +17,9 @@ from edgeadv_runtime.errors import DataError, ExportError, StorageError
 from edgeadv_runtime.files import ensure_writable, sha256_file
 
 from .extras import need
-from .inputs import names
+from .inputs import names, one_of
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from edgeadv_export import ConfidencePlan, Int8Plan
     from edgeadv_runtime.bundle.training_images import TrainingImages
 
@@ -142,15 +139,20 @@ def export(
         raise InputError("precisions", f"{','.join(precisions)} has no int8: leave {given} out, or add int8")
     if confidence.confidence_data is None and (given := given_fields(confidence)):
         raise InputError(f"{given} needs `confidence_data`: name labelled images that were not trained on")
-    folder = None if golden is None else Path(golden)
     opened = None if data is None else load_data(data, root=data_root)
     if isinstance(source, ModelSource):
-        model = _from_weights(source, opened, folder)
+        model = _from_weights(source, opened, has_frames=bool(golden or opened))
     else:
-        model = _from_run(source, opened, folder, data_root)
+        model = _from_run(source, opened, data_root)
+    if golden is not None:
+        frames, where = edgeadv_export.folder_frames(Path(golden)), Path(golden).resolve().name
+    else:
+        assert model.data is not None
+        frames, where = edgeadv_export.data_frames(model.data.test), f"{model.data.name} test"
     check_replaceable(out)
+    training_images = model.training_images
     if training_data is not None:
-        model = _with_training_data(model, str(training_data), data_root, workers=workers, tell=tell)
+        training_images = _hashed(str(training_data), model.preprocess, data_root, workers, tell) | training_images
     confidence_plan = _confidence_plan(confidence, model, data_root)
     int8_plan = _int8_plan(int8, model, tell) if wants_int8 else None
     return edgeadv_export.export_bundle(
@@ -158,10 +160,12 @@ def export(
         out,
         classes=model.classes,
         preprocess=model.preprocess,
-        frames=model.frames,
+        frames=frames,
         variants=variants,
         origin=edgeadv_export.Origin(
-            title=model.title, provenance=model.provenance, training_images=model.training_images
+            title=model.title,
+            provenance={**model.provenance, "frames": {"origin": where, "count": len(frames)}},
+            training_images=training_images,
         ),
         int8=int8_plan,
         confidence=confidence_plan,
@@ -209,10 +213,9 @@ class _Model:
     model: PixelModel
     classes: Classes
     preprocess: Preprocess
-    frames: list[NDArray[np.uint8]]
     title: str
     provenance: dict[str, Any]
-    data: Data | None = None
+    data: Data | None
     training_images: TrainingImages | None = None
 
 
@@ -232,30 +235,17 @@ def _variants(precisions: Sequence[str]) -> list[str]:
     return variants
 
 
-def _frames(data: Data | None, golden: Path | None) -> tuple[list[NDArray[np.uint8]], str]:
-    """Real images to compare on, and where they are from."""
-    from edgeadv_export import data_frames, folder_frames
-
-    if golden is not None:
-        return folder_frames(golden), golden.resolve().name
-    assert data is not None
-    return data_frames(data.test), f"{data.name} test"
-
-
-def _from_run(source: Run | str | Path, data: Data | None, golden: Path | None, root: str | Path | None) -> _Model:
+def _from_run(source: Run | str | Path, data: Data | None, root: str | Path | None) -> _Model:
     from ..training.runs import Run
 
     run = source if isinstance(source, Run) else Run.open(source)
-    data = data or _own_data(run, root)
-    frames, origin = _frames(data, golden)
     return _Model(
         model=run.load_model(),
         classes=run.classes,
         preprocess=run.preprocess,
-        frames=frames,
         title=run.title,
-        provenance={**run.provenance, "frames": {"origin": origin, "count": len(frames)}},
-        data=data,
+        provenance=run.provenance,
+        data=data or _own_data(run, root),
         training_images=run.training_images,
     )
 
@@ -278,48 +268,35 @@ def _own_data(run: Run, root: str | Path | None) -> Data:
     return Data(folder.name, missing)
 
 
-def _from_weights(source: ModelSource, data: Data | None, golden: Path | None) -> _Model:
+def _from_weights(source: ModelSource, data: Data | None, *, has_frames: bool) -> _Model:
     from edgeadv_export import imagenet_classes, read_classes
 
     from ..models.builder import Architecture, WeightsMap, load_pretrained
 
-    arch, weights, classes, preprocess = source.arch, source.weights, source.classes, source.preprocess
-    if not (arch and weights and classes and preprocess and (golden or data)):
-        needed = {
-            "arch": arch,
-            "weights": weights,
-            "classes": classes,
-            "preprocess": preprocess,
-            "golden": golden or data,
-        }
-        missing = ", ".join(f"`{name}`" for name, value in needed.items() if not value)
-        raise InputError(f"without a run, export also needs {missing}")
-    weights_map = source.weights_map or "by-name"
-    if weights_map not in get_args(WeightsMap):
-        raise InputError("weights_map", f"{weights_map!r} is not one of {', '.join(get_args(WeightsMap))}")
+    needed: dict[str, Any] = {name: getattr(source, name) for name in ("arch", "weights", "classes", "preprocess")}
+    if missing := [f"`{name}`" for name, value in {**needed, "golden": has_frames}.items() if not value]:
+        raise InputError(f"without a run, export also needs {', '.join(missing)}")
+    arch, weights, classes, preprocess = needed.values()
+    weights_map = one_of(source.weights_map or "by-name", get_args(WeightsMap), field="weights_map")
     steps = Preprocess.parse(preprocess)
     labels = imagenet_classes() if classes == IMAGENET else read_classes(Path(classes))
-    architecture = Architecture.find(
-        arch, num_classes=len(labels), upsample=1 if source.upsample is None else source.upsample
-    )
-    model = load_pretrained(architecture, weights, weights_map=weights_map)  # type: ignore[arg-type]
-    origin: dict[str, Any] = {"name": Path(weights).name, "map": weights_map}
+    upsample = 1 if source.upsample is None else source.upsample
+    architecture = Architecture.find(arch, num_classes=len(labels), upsample=upsample)
+    origin = {"name": Path(weights).name, "map": weights_map}
     if Path(weights).is_file():
         origin["sha256"] = sha256_file(Path(weights))
-    frames, where = _frames(data, golden)
     return _Model(
-        model=model,
+        model=load_pretrained(architecture, weights, weights_map=weights_map),
         classes=labels,
         preprocess=steps,
-        frames=frames,
         title=architecture.name,
-        provenance={"weights": origin, "frames": {"origin": where, "count": len(frames)}},
+        provenance={"weights": origin},
         data=data,
     )
 
 
-def _with_training_data(model: _Model, spec: str, root: str | Path | None, *, workers: int, tell: Progress) -> _Model:
-    """``model`` with the images that ``training_data`` names besides those that its run knows."""
+def _hashed(spec: str, preprocess: Preprocess, root: str | Path | None, workers: int, tell: Progress) -> TrainingImages:
+    """The images that ``training_data`` names."""
     from edgeadv_export.int8_quality import paced
 
     from ..data.datasets import DEFAULT_ROOT
@@ -327,8 +304,7 @@ def _with_training_data(model: _Model, spec: str, root: str | Path | None, *, wo
 
     data = training_data(spec, root=Path(root or DEFAULT_ROOT))
     report = paced(tell, f"hashing {len(data)} images of {spec}", "images")
-    images = hashed(data, model.preprocess, workers=workers, progress=report)
-    return replace(model, training_images=images | model.training_images)
+    return hashed(data, preprocess, workers=workers, progress=report)
 
 
 def _int8_plan(options: Int8Options, model: _Model, tell: Progress) -> Int8Plan:

@@ -42,6 +42,7 @@ from ..backends.pytorch import TorchBackend
 from ..data.datasets import ImageSet, balanced_subset
 from ..models.builder import Architecture, PixelModel, WeightsMap, check_input_size, load_pretrained, save_weights
 from ..reporting.study import write_pages
+from .inputs import one_of
 
 STUDY_FILE = "study.json"
 DEFAULT = "default"
@@ -111,8 +112,7 @@ def make_subjects(
     Raises:
         InputError: an architecture is unknown, a file is missing, or an option is not written as it must be.
     """
-    if weights_map not in get_args(WeightsMap):
-        raise InputError(f"`weights_map` {weights_map!r} is not one of {', '.join(get_args(WeightsMap))}")
+    one_of(weights_map, get_args(WeightsMap), field="weights_map")
     steps = None if preprocess is None else Preprocess.parse(preprocess)
     architectures = {name: Architecture.find(name, num_classes=len(classes)) for name in names}
     files = dict.fromkeys(names, DEFAULT) if weights == DEFAULT else _weight_files(weights, names)
