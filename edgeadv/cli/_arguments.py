@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,12 @@ from edgeadv_runtime.backends.onnxruntime import PROVIDERS
 from edgeadv_runtime.records.suites import SUITES
 
 from ..workflows.backends import BACKENDS
+
+
+def at_least(least: int, text: str) -> Any:
+    """The option of a number that is not below ``least``, with its help."""
+    return typer.Option(min=least, help=text)
+
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle.")]
 Backends = Annotated[str, f"Comma-separated, of {', '.join(BACKENDS)}; or all that work here but torch-compiled."]

@@ -6,10 +6,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -25,10 +24,10 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     it is handed as such.
 
     Both are written ``epochs: Annotated[int, "Passes over the training images."] = 8``: the text is the option's help.
-    A tuple of strings is a comma-separated list on the command line, a tuple of paths an option that may be given
-    several times, and a field that is a group itself brings its own options; what is annotated for typer is left to it,
-    and any other field is no option. typer reads a command's signature: what must be given comes first in the one made
-    here.
+    A tuple of strings, which has a default, is a comma-separated list on the command line, a tuple of paths an option
+    that may be given several times, and a field that is a group itself brings its own options; what is annotated for
+    typer is left to it, and any other field is no option. typer reads a command's signature: what must be given comes
+    first in the one made here.
     """
 
     @functools.wraps(command)
@@ -48,9 +47,9 @@ def _call(made: Callable[..., Any], given: dict[str, Any]) -> Any:
         name = parameter.name
         if dataclasses.is_dataclass(kind):
             values[name] = _call(kind, given)  # type: ignore[arg-type]
-        elif _is_list(kind, Path):
+        elif _item(kind) is Path:
             values[name] = tuple(given[name] or ())
-        elif _is_list(kind) and given[name] is not None:
+        elif _item(kind) is str and given[name] is not None:
             values[name] = names(given[name], field=name)
         else:
             values[name] = given[name]
@@ -75,12 +74,10 @@ def _options(of: Callable[..., Any]) -> Iterator[inspect.Parameter]:
             yield from _options(kind)  # type: ignore[arg-type]
             continue
         default = parameter.default
-        if _is_list(kind, Path):
+        if _item(kind) is Path:
             kind, default = list[Path] | None, None
-        elif _is_list(kind):
-            optional = default in (None, ())
-            kind, default = (str | None, None) if optional else (str, default)
-            default = ",".join(default) if isinstance(default, tuple) else default
+        elif _item(kind) is str:
+            kind, default = (str, ",".join(default)) if default else (str | None, None)
         annotation = parameter.annotation
         if isinstance(help_text := beside[0], str):
             name = parameter.name
@@ -89,8 +86,6 @@ def _options(of: Callable[..., Any]) -> Iterator[inspect.Parameter]:
         yield parameter.replace(kind=parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _is_list(hint: Any, of: type = str) -> bool:
-    """Whether ``hint`` is a tuple of these, or that or None."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return any(_is_list(part, of) for part in get_args(hint))
-    return get_origin(hint) is tuple and get_args(hint)[0] is of
+def _item(hint: Any) -> Any:
+    """What a tuple holds, or the tuple of a tuple or None; None for any other type."""
+    return next((get_args(part)[0] for part in (hint, *get_args(hint)) if get_origin(part) is tuple), None)

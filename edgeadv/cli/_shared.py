@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -41,8 +41,8 @@ def print_table(
     bold: Sequence[str] = (),
     title: str | None = None,
     width: int = 0,
-) -> Console:
-    """Print a table, and give back the console for what stands under it.
+) -> Callable[..., None]:
+    """Print a table, and give back what prints a line under it: ``tell(text, style)``.
 
     Args:
         headings: of the columns.
@@ -60,7 +60,11 @@ def print_table(
         table.add_row(*map(Text, row))
     console = wide_console(width)
     console.print(table)
-    return console
+
+    def tell(text: str, style: str = "") -> None:
+        console.print(Text(text, style=style))
+
+    return tell
 
 
 def nobody_reads() -> None:

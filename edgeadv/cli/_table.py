@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich.text import Text
-
 from edgeadv_runtime import Results, Row
 from edgeadv_runtime.bundle.variants import takes_uint8
 from edgeadv_runtime.evaluation.verdict import BADGES
@@ -21,7 +19,7 @@ _VERDICT = "masking check"
 
 def print_results(results: Results) -> None:
     """The table on the terminal, a line for each artefact and budget, and under it what one must know to believe it."""
-    console = print_table(
+    tell = print_table(
         ("artefact", "eps", CLEAN, FGSM, "strongest gradient attack", "strongest query attack", WORST_CASE, _VERDICT),
         _rows(results),
         left=2,
@@ -29,24 +27,24 @@ def print_results(results: Results) -> None:
         title=f"{results.bundle.heading} on {results.data.name} ({results.data.split}), {results.data.n} images",
         width=140,
     )
-    lines = [f"{name}: {engine}" for name, engine in engines(results.rows)]
-    lines += _compared(results) + _rounding(results)
-    for line in lines:
-        console.print(Text(line))
-    console.print(Text(BADGES[results.overall_verdict], style="bold"))
+    for name, engine in engines(results.rows):
+        tell(f"{name}: {engine}")
+    for line in (*_compared(results), *_rounding(results)):
+        tell(line)
+    tell(BADGES[results.overall_verdict], style="bold")
     for item in results.masking.evidence:
         if item.matters:
-            console.print(Text(f"  {item.finding or 'note'}: {item.text}"))
+            tell(f"  {item.finding or 'note'}: {item.text}")
     for entry in results.skipped:
         what = entry.variant if entry.backend == SURROGATE else f"not scored: {entry.backend} {entry.variant}"
-        console.print(Text(as_options(f"{what}: {entry.reason}")))
+        tell(as_options(f"{what}: {entry.reason}"))
     data = results.data
     if data.overlap:
-        console.print(Text(data.overlap, style="bold" if data.flatters else ""))
+        tell(data.overlap, style="bold" if data.flatters else "")
     if data.calibration_left_out:
-        console.print(Text(f"{data.calibration_left_out} images that int8 was calibrated on were left out"))
+        tell(f"{data.calibration_left_out} images that int8 was calibrated on were left out")
     if data.unreadable:
-        console.print(Text(f"{len(data.unreadable)} unreadable images were left out; the file lists them"))
+        tell(f"{len(data.unreadable)} unreadable images were left out; the file lists them")
 
 
 def _rows(results: Results) -> Iterator[list[str]]:
@@ -88,24 +86,22 @@ def _cell(row: Row | None) -> str:
     return f"{row.top1:.1%}{hidden}"
 
 
-def _compared(results: Results) -> list[str]:
+def _compared(results: Results) -> Iterator[str]:
     """What each artefact loses against fp32 in the worst case at the largest eps, against fp32 of the same backend if
     it ran."""
-    lines = []
     for artefact in results.artefacts if results.budgets else ():
         base, eps = results.baseline_of(artefact), results.budgets[-1].text
         if base is None or artefact.variant == BASELINE:
             continue
         if pair := results.comparison(artefact, base, attack=WORST_CASE, eps=eps):
             low, high = pair.interval
-            lines.append(
+            yield (
                 f"{artefact} against {base}, worst case at eps {eps}: drop {100 * pair.drop:.1f} points "
                 f"[{100 * low:.1f}, {100 * high:.1f}], McNemar's p = {pair.p:.2g}"
             )
-    return lines
 
 
-def _rounding(results: Results) -> list[str]:
+def _rounding(results: Results) -> Iterator[str]:
     """What rounding to 8 bits costs the attack that it costs most: on the reference model, or on each artefact that
     takes 8 bits."""
     known = [row for row in results.rows if row.rounding_lost is not None]
@@ -113,14 +109,12 @@ def _rounding(results: Results) -> list[str]:
     by_model: dict[str, list[Row]] = {}
     for row in known:
         by_model.setdefault("the reference model" if shared else str(row.artefact), []).append(row)
-    lines = []
     for model, rows in by_model.items():
         row = max(rows, key=lambda row: row.rounding_lost or 0)
         if row.rounding_lost:
-            lines.append(
+            yield (
                 f"rounding to 8 bits costs {row.attack} at eps {row.eps} {row.rounding_lost} of {row.n} images on "
                 f"{model}, and no other attack more"
             )
         else:
-            lines.append(f"rounding to 8 bits costs no attack an image on {model}")
-    return lines
+            yield f"rounding to 8 bits costs no attack an image on {model}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,35 +16,28 @@ from ._fields import say
 from ._shared import keep_memory, progress_bar
 
 
+@dataclass(kw_only=True)
+class _Pack:
+    data: Annotated[str, "Labelled images: a name or a folder."]
+    eps: EpsList
+    out: Annotated[Path, "The attack pack to make."]
+    plan: AttackPlan
+    suite: Suite = STANDARD
+    attacks: Attacks = None
+    resume: Annotated[bool, "Continue an interrupted pack."] = False
+    provider: Provider = "cpu"
+
+
 def attack(
     bundle: BundleFile,
-    data: Annotated[str, "Labelled images: a name or a folder."],
-    eps: EpsList,
-    out: Annotated[Path, "The attack pack to make."],
-    plan: AttackPlan,
-    suite: Suite = STANDARD,
-    attacks: Attacks = None,
+    asked: _Pack,
     float32: Annotated[bool, "Store floats; by default 8-bit pixels, rounded within eps."] = False,
-    resume: Annotated[bool, "Continue an interrupted pack."] = False,
-    provider: Provider = "cpu",
 ) -> None:
     """Attack the bundle's weights with PyTorch's gradients and write a pack that a device can score without PyTorch."""
     need("train")
     keep_memory()
     with progress_bar() as progress:
-        pack = make_pack(
-            bundle.open(),
-            data,
-            eps=eps,
-            out=out,
-            suite=suite,
-            attacks=attacks,
-            plan=plan,
-            provider=provider,
-            uint8=not float32,
-            resume=resume,
-            progress=progress,
-        )
+        pack = make_pack(bundle.open(), **vars(asked), uint8=not float32, progress=progress)
     size = sum(file.stat().st_size for file in pack.path.iterdir()) / 2**20
     stored = sum(not info.control for info in pack.infos)
     if known := pack.data.training_images:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
-
-import typer
-from rich.console import Console
-from rich.text import Text
 
 from edgeadv_runtime import Bench
 from edgeadv_runtime.records.rows import engines
@@ -16,7 +13,7 @@ from edgeadv_runtime.records.rows import engines
 from ..workflows.backends import TensorRTPlan
 from ..workflows.benchmarking import bench as run_bench
 from ..workflows.inputs import ALL
-from ._arguments import Backends, BundleFile, Precisions, Provider
+from ._arguments import Backends, BundleFile, Precisions, Provider, at_least
 from ._fields import as_options
 from ._shared import print_table, progress_bar
 
@@ -27,9 +24,9 @@ class _Measurement:
     precisions: Precisions = ALL
     batches: Annotated[str, "Comma-separated batch sizes of the back-to-back series."] = "1"
     rate_hz: Annotated[float | None, "Also single frames paced at this rate in Hz."] = None
-    runs: Annotated[int, typer.Option(min=1, help="Timed calls of each series; p99 takes 1000.")] = 200
-    warm_up: Annotated[int, typer.Option(min=0, help="Calls before each series that are not timed.")] = 20
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a call; else the library decides.")] = None
+    runs: Annotated[int, at_least(1, "Timed calls of each series; p99 takes 1000.")] = 200
+    warm_up: Annotated[int, at_least(0, "Calls before each series that are not timed.")] = 20
+    threads: Annotated[int | None, at_least(1, "CPU threads of a call; else the library decides.")] = None
     provider: Provider = "cpu"
     tensorrt: TensorRTPlan
     out: Annotated[Path, "The bench file; one that is there is replaced."] = Path("bench.json")
@@ -44,30 +41,26 @@ def bench(bundle: BundleFile, asked: _Measurement) -> None:
     """
     with progress_bar(threaded=False) as progress:
         measured = run_bench(bundle.open(), **vars(asked), progress=progress)
-    console = _print_table(measured)
+    tell = _print_table(measured)
     for artefact, engine in engines(measured.rows):
-        console.print(Text(f"{artefact}: {engine}"))
+        tell(f"{artefact}: {engine}")
     for text in (*_energy(measured), *(f"warning: {text}" for text in measured.warnings)):
-        console.print(Text(text))
+        tell(text)
     for entry in measured.skipped:
-        console.print(Text(as_options(f"not measured: {entry.backend} {entry.variant}: {entry.reason}")))
-    console.print(Text(f"written: {asked.out}"))
+        tell(as_options(f"not measured: {entry.backend} {entry.variant}: {entry.reason}"))
+    tell(f"written: {asked.out}")
 
 
-def _energy(bench: Bench) -> list[str]:
+def _energy(bench: Bench) -> Iterator[str]:
     """What the energies in the table are of, or why there are none."""
-    lines = []
     for source in dict.fromkeys(row.energy_source for row in bench.rows if row.energy_source):
         rows = bench.select(energy_source=source)
         lacking = sum(row.energy_mj_per_image is None for row in rows)
-        short = (
-            f"; {lacking} of {len(rows)} series were too short for it, or too long: change --runs" if lacking else ""
-        )
-        lines.append(f"energy: {source}{short}")
-    return lines
+        short = f"; {lacking} of {len(rows)} series were too short for it, or too long: change --runs"
+        yield f"energy: {source}{short if lacking else ''}"
 
 
-def _print_table(bench: Bench) -> Console:
+def _print_table(bench: Bench) -> Callable[..., None]:
     """One line for each row; what all rows share is in the title."""
     shared = {f"{row.provider} on {row.device}, threads: {row.threads or 'default'}" for row in bench.rows}
     headings = ["backend", "variant", "batch", "mode", "stage", "n", "p50 ms", "p90 ms", "p99 ms", "max ms"]

@@ -20,7 +20,7 @@ from edgeadv_runtime.bundle.manifest import MANIFEST
 from edgeadv_runtime.bundle.variants import expanded
 from edgeadv_runtime.files import sha256_file
 
-from ._arguments import PublicKey
+from ._arguments import BundleFile, BundlePath
 from ._fields import say
 from ._options import with_options
 from ._shared import print_table
@@ -33,35 +33,33 @@ app = typer.Typer(add_completion=False, help="Look at a bundle, copy less of it,
 @app.command()
 @with_options
 def show(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to show.")],
-    public_key: PublicKey = None,
+    bundle: BundleFile,
 ) -> None:
     """Check every hash of a bundle, then show what it is, what it holds and how close its artefacts are to PyTorch."""
-    opened = Bundle.open(bundle, public_key=public_key)
+    opened = bundle.open()
     architecture, preprocess = opened.manifest.architecture, opened.preprocess
     say(f"title              {opened.manifest.title}")
     say(f"architecture       {architecture.source} {architecture.name}, upsample {architecture.upsample}")
     say(f"classes            {len(opened.classes)}: {', '.join(opened.classes.names[:5])}, ...")
     say(f"preprocess         resize {preprocess.resize}, crop {preprocess.crop}, {preprocess.interpolation}")
     say(f"created            {opened.manifest.created} by edgeadv {opened.manifest.edgeadv_version}")
-    say(f"signature          {_signature(opened, public_key)}")
+    say(f"signature          {_signature(opened, bundle.public_key)}")
     print_summary(opened)
 
 
 @app.command()
 @with_options
 def slim(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to copy from; it stays as it is.")],
+    bundle: BundleFile,
     out: Annotated[Path, "The folder to make."],
     variant: Annotated[list[str], "A variant to keep, int8 or int8-u8in; give it again for another."],
     weights: Annotated[
         bool, typer.Option("--weights/--no-weights", help="Keep the weights: they hand over the white box.")
     ] = False,
     overwrite: Annotated[bool, "Replace a bundle that is there."] = False,
-    public_key: PublicKey = None,
 ) -> None:
     """Copy a bundle without what a device does not need. The copy keeps the bundle id."""
-    full = Bundle.open(bundle, public_key=public_key)
+    full = bundle.open()
     signed = full.signed  # asked first: the copy may take the place of the bundle
     kept = expanded(variant, full.variants)
     print_summary(full.slim(out, variants=kept, weights=weights, overwrite=overwrite))
@@ -75,7 +73,7 @@ def slim(
 @app.command()
 @with_options
 def sign(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to sign.")],
+    bundle: BundlePath,
     key: Annotated[Path, "Ed25519 private key, PEM: openssl genpkey -algorithm ed25519."],
 ) -> None:
     """Check every hash of a bundle, then sign its manifest, which names them all. A signature that is there is

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -24,16 +23,22 @@ from edgeadv_runtime.camera.serve import PageServer, View
 from edgeadv_runtime.camera.sources import Folder
 
 from ..workflows.durations import seconds
-from ._arguments import BundleFile, Provider
+from ._arguments import BundleFile, Provider, at_least
 from ._fields import say
 
 _REFRESH_S, _LINE_S = 0.25, 10.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Capture:
-    """Where frames come from, and for how long."""
-
+@dataclass(kw_only=True)
+class _Camera:
+    source: Annotated[
+        str, "/dev/video0, a GStreamer pipeline, a URL such as rtsp://, a video file or a folder of pictures."
+    ]
+    precision: Annotated[str | None, "The artefact: fp32, fp16, int8 or a variant; by default the bundle's first."] = (
+        None
+    )
+    provider: Provider = "cpu"
+    threads: Annotated[int | None, at_least(1, "CPU threads of a call; else the library decides.")] = None
     policy: Annotated[
         str | None,
         "latest: a newer frame replaces one that waits; every: capture waits, nothing is dropped. By default latest, "
@@ -42,15 +47,15 @@ class Capture:
     fps: Annotated[float | None, "Pace of a video file or folder; a file has its own."] = None
     loop: Annotated[bool, "Begin a video file or folder again at its end."] = False
     duration: Annotated[str | None, "Stop after 90s, 10m or 2h; by default at the source's end or Ctrl-C."] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Page:
-    """What is shown to a browser."""
-
     serve: Annotated[str | None, "Show a page at this address, e.g. 127.0.0.1:8080."] = None
     token: Annotated[str | None, "What the page asks for; needed for an address that others can reach."] = None
     perturbation: Annotated[Path | None, "What the page's slider adds, made by edgeadv perturbation."] = None
+    smooth: Annotated[
+        int,
+        at_least(
+            1, "Show what so many frames vote for, unknown below the bundle's threshold if it has one; 1 does not vote."
+        ),
+    ] = 1
 
     def __post_init__(self) -> None:
         if self.serve is None and (self.token is not None or self.perturbation is not None):
@@ -59,37 +64,15 @@ class Page:
             )
 
 
-def camera(
-    bundle: BundleFile,
-    source: Annotated[
-        str, "/dev/video0, a GStreamer pipeline, a URL such as rtsp://, a video file or a folder of pictures."
-    ],
-    *,
-    precision: Annotated[
-        str | None, "The artefact: fp32, fp16, int8 or a variant; by default the bundle's first."
-    ] = None,
-    provider: Provider = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a call; else the library decides.")] = None,
-    capture: Capture,
-    page: Page,
-    smooth: Annotated[
-        int,
-        typer.Option(
-            "--smooth",
-            min=1,
-            help="Show what so many frames vote for, unknown below the bundle's threshold if it has one; 1 does "
-            "not vote.",
-        ),
-    ] = 1,
-) -> None:
+def camera(bundle: BundleFile, asked: _Camera) -> None:
     """Classify live frames: one line in the terminal, and a page if asked for. Ctrl-C stops and prints where all frames
     went."""
-    limit_s = math.inf if capture.duration is None else seconds(capture.duration, field="duration")
+    limit_s = math.inf if asked.duration is None else seconds(asked.duration, field="duration")
     with ExitStack() as stack:
         classifier = stack.enter_context(
-            Classifier.open(variant=precision, provider=provider, threads=threads, **vars(bundle))
+            Classifier.open(variant=asked.precision, provider=asked.provider, threads=asked.threads, **vars(bundle))
         )
-        stream, line = _stream(stack, classifier, source, capture, page, smooth)
+        stream, line = _stream(stack, classifier, asked)
         end = time.monotonic() + limit_s
         with line.shown(), _until_interrupted(), stream:
             while not stream.join(max(0.0, min(_REFRESH_S, end - time.monotonic()))):
@@ -107,24 +90,22 @@ def camera(
     )
 
 
-def _stream(
-    stack: ExitStack, classifier: Classifier, source: str, capture: Capture, page: Page, smooth: int
-) -> tuple[Stream[Any], _Line]:
+def _stream(stack: ExitStack, classifier: Classifier, asked: _Camera) -> tuple[Stream[Any], _Line]:
     """The stream of frames and the line that tells of it; what must be closed goes on ``stack``."""
-    stored = None if page.perturbation is None else StoredPerturbation.load(page.perturbation, classifier.bundle)
+    stored = None if asked.perturbation is None else StoredPerturbation.load(asked.perturbation, classifier.bundle)
     title = f"{classifier.bundle.manifest.title}, {classifier.backend.variant}"
     view = View(title=title, eps=None if stored is None else stored.eps.text)
-    frames = open_source(source, fps=capture.fps, loop=capture.loop)
-    smoother = None if smooth == 1 else _smoother(classifier, smooth)
+    frames = open_source(asked.source, fps=asked.fps, loop=asked.loop)
+    smoother = None if asked.smooth == 1 else _smoother(classifier, asked.smooth)
     recognizer = Recognizer(classifier, smoother=smoother, perturbation=stored, view=view)
     line = _Line(frames.name, recognizer, view)
     # pictures do not come by themselves: each is meant to be seen
-    how = capture.policy or ("every" if isinstance(frames, Folder) and capture.fps is None else "latest")
+    how = asked.policy or ("every" if isinstance(frames, Folder) and asked.fps is None else "latest")
     stream = Stream(frames, recognizer, on_answer=line.answered, on_event=line.happened, policy=how)  # type: ignore[arg-type]
     # asked for by the page, four times a second: too much work for each frame
     view.figures = lambda: {"counts": vars(stream.counts())}
-    if page.serve is not None:
-        say(stack.enter_context(PageServer(view, page.serve, token=page.token)).url, err=True)
+    if asked.serve is not None:
+        say(stack.enter_context(PageServer(view, asked.serve, token=asked.token)).url, err=True)
     return stream, line
 
 

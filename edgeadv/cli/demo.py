@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from rich.text import Text
+from typing import Annotated
 
 from edgeadv_runtime import Bench, OnnxRuntimeBackend, Results
 from edgeadv_runtime.errors import require
@@ -26,16 +25,13 @@ from ._fields import say
 from ._shared import print_table
 from ._training import progress_bar
 
-if TYPE_CHECKING:
-    from edgeadv.training.runs import Run
-    from edgeadv_runtime.bundle.bundle import Bundle
-
 DATA, ARCHITECTURE = "mnist5k", "regnet_y_400mf"
 # T and eps such that plain FGSM and the margin attack tell opposite stories; 500 images give intervals of +-4 points
 TEMPERATURE, EPS, IMAGES, EPOCHS = 40.0, "0.2", 500, 6
 # what a PASS needs, and no more
 EFFORTS = {**SUITES["fast"], PGD_SMOOTHED: Effort(steps=10), SQUARE: Effort(queries=FEWEST_QUERIES)}
 NAMES = ("undefended", "distilled")
+_say = partial(say, err=True)
 
 
 def demo(
@@ -50,27 +46,6 @@ def demo(
     require("mlxtend", extra="demo")
     ensure_writable(out)
     start = time.perf_counter()
-    results: list[Results] = []
-    benches: list[Bench] = []
-    for name, run in zip(NAMES, _train(out, temperature, epochs), strict=True):
-        _say(f"exporting {run.title}")
-        bundle = export(run, out / f"{name}.edgeadv", overwrite=True)
-        # a defended network also meets what breaks the undefended one
-        others = [out / f"{NAMES[0]}.edgeadv"] if results else []
-        results.append(_evaluate(bundle, out / f"{name}.results.json", others))
-        _say(f"timing {bundle.manifest.title}")
-        benches.append(bench(bundle, precisions=PRECISIONS, batches=(1, 8), out=out / f"{name}.bench.json"))
-    page = report([out / f"{name}.{kind}.json" for kind in ("results", "bench") for name in NAMES], out / "report.html")
-    _print(results, benches)
-    say(f"{time.perf_counter() - start:.0f} s")
-    say(str(page))
-
-
-def _say(text: str) -> None:
-    say(text, err=True)
-
-
-def _train(out: Path, temperature: float, epochs: int) -> list[Run]:
     job = TrainJob(resume=True)
     with progress_bar() as progress:
         _say(f"training {ARCHITECTURE} on {DATA}, undefended")
@@ -80,22 +55,34 @@ def _train(out: Path, temperature: float, epochs: int) -> list[Run]:
         distilled = distill(
             ARCHITECTURE, DATA, out=out / NAMES[1], epochs=epochs, options=options, job=job, progress=progress
         )
-    return [undefended, distilled]
-
-
-def _evaluate(bundle: Bundle, out: Path, others: list[Path]) -> Results:
-    _say(f"attacking and scoring {bundle.manifest.title} on {IMAGES} test images, eps {EPS}")
-    return evaluate(
-        bundle,
-        DATA,
-        eps=EPS,
-        attacks=EFFORTS,
-        backends=("torch", "onnxruntime"),
-        precisions=PRECISIONS,
-        plan=AttackPlan(limit=IMAGES, transfer_from=tuple(others)),
-        execution=Execution(resume=True),
-        out=out,
-    )
+    results: list[Results] = []
+    benches: list[Bench] = []
+    for name, run in zip(NAMES, (undefended, distilled), strict=True):
+        _say(f"exporting {run.title}")
+        bundle = export(run, out / f"{name}.edgeadv", overwrite=True)
+        title = bundle.manifest.title
+        _say(f"attacking and scoring {title} on {IMAGES} test images, eps {EPS}")
+        # a defended network also meets what breaks the undefended one
+        others = (out / f"{NAMES[0]}.edgeadv",) if results else ()
+        results.append(
+            evaluate(
+                bundle,
+                DATA,
+                eps=EPS,
+                attacks=EFFORTS,
+                backends=("torch", "onnxruntime"),
+                precisions=PRECISIONS,
+                plan=AttackPlan(limit=IMAGES, transfer_from=others),
+                execution=Execution(resume=True),
+                out=out / f"{name}.results.json",
+            )
+        )
+        _say(f"timing {title}")
+        benches.append(bench(bundle, precisions=PRECISIONS, batches=(1, 8), out=out / f"{name}.bench.json"))
+    page = report([out / f"{name}.{kind}.json" for kind in ("results", "bench") for name in NAMES], out / "report.html")
+    _print(results, benches)
+    say(f"{time.perf_counter() - start:.0f} s")
+    say(str(page))
 
 
 def _print(results: list[Results], benches: list[Bench]) -> None:
@@ -117,7 +104,7 @@ def _print(results: list[Results], benches: list[Bench]) -> None:
                     speed.get((clean.backend, clean.variant), ""),
                 ]
             )
-    console = print_table(
+    tell = print_table(
         ("model and artefact", "clean", "plain FGSM", "worst case", "inference ms (p50, batch 1)"),
         rows,
         bold=("worst case",),
@@ -125,4 +112,4 @@ def _print(results: list[Results], benches: list[Bench]) -> None:
         width=120,
     )
     for result in results:
-        console.print(Text(f"{result.bundle.title}: {BADGES[result.overall_verdict]}"))
+        tell(f"{result.bundle.title}: {BADGES[result.overall_verdict]}")

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from edgeadv_runtime import BatchProfile, Bundle
+from edgeadv_runtime import BatchProfile
 from edgeadv_runtime.backends.build_engine import BuiltEngine
 from edgeadv_runtime.engine import LIBRARIES
 
 from ..workflows.engines import build_engines
-from ._arguments import PublicKey
+from ._arguments import BundleFile
 from ._fields import say
 
 MIB = 1 << 20
@@ -36,18 +34,14 @@ class _Plans:
     )
 
 
-def engine(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to build from.")],
-    asked: _Plans,
-    public_key: PublicKey = None,
-) -> None:
+def engine(bundle: BundleFile, asked: _Plans) -> None:
     """Build TensorRT plans, or find them in the cache, and prove those that can run here on the golden frames.
 
     Precision is what the ONNX file says, never a switch of the builder. TensorRT-RTX builds for named GPUs on a machine
     without one; classic TensorRT builds on the device, for its GPU.
     """
     build_engines(
-        Bundle.open(bundle, public_key=public_key),
+        bundle.open(),
         **vars(asked),
         progress=lambda done, total, text: say(text),
         built=_show,

@@ -13,6 +13,7 @@ from edgeadv_runtime import InputError
 
 from ..workflows import exporting
 from ..workflows.exporting import PRECISIONS, ConfidenceOptions, Int8Options, ModelSource, given_fields
+from ._arguments import at_least
 from ._fields import say
 from .bundle import print_summary
 
@@ -38,7 +39,7 @@ class _Export:
         "What the network was trained on, a name as for --data or a folder of images, so that evaluate can tell; a run "
         "knows its own.",
     ] = None
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode the images of --training-data.")] = 0
+    workers: Annotated[int, at_least(0, "Processes that decode the images of --training-data.")] = 0
     int8: Int8Options
     confidence: ConfidenceOptions
 

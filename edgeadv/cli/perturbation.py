@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from ..workflows.perturbation import make_perturbation
-from ._arguments import BundleFile
+from ._arguments import BundleFile, at_least
 from ._fields import say
 from ._shared import keep_memory
 
@@ -18,7 +16,7 @@ def perturbation(
     data: Annotated[str, "Labelled images: a name or a folder."],
     eps: Annotated[str, "Largest change of a value, e.g. 16/255, in pixels of [0, 1]."],
     out: Annotated[Path, "The file to make; one that is there is replaced."],
-    limit: Annotated[int, typer.Option(min=2, help="Images, as many of each class; half of them only measure.")] = 512,
+    limit: Annotated[int, at_least(2, "Images, as many of each class; half of them only measure.")] = 512,
 ) -> None:
     """Make one perturbation that is added to every frame by the slider of `edgeadv camera --serve`. It is a
     demonstration.

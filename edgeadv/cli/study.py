@@ -16,7 +16,7 @@ from edgeadv_runtime.records.study import Study
 
 from ..workflows.pretrained import IMAGES, Pretrained
 from ..workflows.pretrained import study as run_study
-from ._arguments import EpsList
+from ._arguments import EpsList, at_least
 from ._fields import say
 from ._shared import keep_memory, progress_bar, wide_console
 
@@ -29,9 +29,9 @@ class _Study:
     out: Annotated[Path, "The folder to make: study.json, study.md and study.html."]
     pretrained: Pretrained
     n: Annotated[int, typer.Option("--n", min=1, help="Images to choose at random, as many of each class.")] = IMAGES
-    seed: Annotated[int, typer.Option(min=0, help="Of their choice.")] = 0
+    seed: Annotated[int, at_least(0, "Of their choice.")] = 0
     provider: Annotated[str, "cpu or cuda; there is no fallback."] = "cpu"
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode images.")] = 0
+    workers: Annotated[int, at_least(0, "Processes that decode images.")] = 0
     allow_unreadable: Annotated[bool, "Accept more than 1% of unreadable images."] = False
     resume: Annotated[bool, "Go on with the classifiers that are not finished."] = False
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from edgeadv_runtime import (
-    Backend,
     BatchProfile,
     Bundle,
     EdgeAdvError,
@@ -41,8 +40,6 @@ from .extras import need
 from .inputs import ALL, names, one_of
 
 if TYPE_CHECKING:
-    import torch
-
     from edgeadv.backends.pytorch import TorchBackend
 
 _log = logging.getLogger(__name__)
@@ -147,13 +144,12 @@ def backend_openers(
 
 
 def _opener(name: str, bundle: Bundle, variant: str, provider: str, threads: int | None, plan: TensorRTPlan) -> Opener:
-    if name == "torch":
-        return partial(open_torch, bundle, provider=provider, threads=threads)
-    if name == COMPILED:
-        if variant != "fp32":
-            bundle.onnx_path(variant)  # what the export refused, or nobody asked for, is not served
-        return partial(_open_compiled, bundle, variant=variant, provider=provider, threads=threads)
-    bundle.onnx_path(variant)  # before anything is opened: a variant that is not here is the user's slip
+    if name != "torch" and (name, variant) != (COMPILED, "fp32"):
+        # before anything is opened: a variant that is not here, or that the export refused, is the user's slip
+        bundle.onnx_path(variant)
+    if name in _TORCH:
+        compiled = name == COMPILED
+        return partial(open_torch, bundle, variant=variant, provider=provider, threads=threads, compiled=compiled)
     if name == "onnxruntime":
         return partial(OnnxRuntimeBackend, bundle, variant=variant, provider=provider, threads=threads)
     return plan.opener(bundle, variant)
@@ -189,26 +185,19 @@ def _absent(name: str, bundle: Bundle) -> str | None:
     return None
 
 
-def open_torch(bundle: Bundle, *, provider: str = "cpu", threads: int | None = None) -> TorchBackend:
-    """The reference backend on exactly the device asked for."""
+def open_torch(
+    bundle: Bundle, *, variant: str = "fp32", provider: str = "cpu", threads: int | None = None, compiled: bool = False
+) -> TorchBackend:
+    """The reference backend, or what TorchInductor makes of it, on exactly the device asked for."""
     need("train")
-    from edgeadv.backends.pytorch import TorchBackend
-
-    return TorchBackend(bundle, device=_torch_device(provider), threads=threads)
-
-
-def _open_compiled(bundle: Bundle, *, variant: str, provider: str, threads: int | None) -> Backend:
-    need("train")
-    from edgeadv.backends.pytorch_compiled import CompiledTorchBackend
-
-    return CompiledTorchBackend(bundle, variant=variant, device=_torch_device(provider), threads=threads)
-
-
-def _torch_device(provider: str) -> torch.device:
     import torch
+
+    from edgeadv.backends.pytorch import TorchBackend
+    from edgeadv.backends.pytorch_compiled import CompiledTorchBackend
 
     if provider not in ("cpu", "cuda"):
         raise InputError(f"torch has no provider {provider}: use `provider` cpu or cuda")
     if provider == "cuda" and not torch.cuda.is_available():
         raise ProviderError(f"torch {torch.__version__} finds no CUDA device here: use `provider` cpu")
-    return torch.device(provider)
+    kind = CompiledTorchBackend if compiled else TorchBackend
+    return kind(bundle, variant=variant, device=torch.device(provider), threads=threads)

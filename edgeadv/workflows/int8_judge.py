@@ -124,21 +124,19 @@ def attacks_for_gate(
         classes: of the model.
         gradients_sha256: hash of what the gradients of ``model`` belong to.
     """
-    efforts = SUITES[GATE_SUITE]
-    made: list[Attack] = []
+    efforts, made = SUITES[GATE_SUITE], []
     if isinstance(model, Surrogate):
-        own = {name: effort for name, effort in efforts.items() if name in ON_SURROGATE}
-        made += build_attacks(
+        made = build_attacks(
             model,
             [eps],
-            efforts=own,
+            efforts={name: effort for name, effort in efforts.items() if name in ON_SURROGATE},
             classes=classes,
             gradients_sha256=gradients_sha256,
             suffix=f"@{backend.variant}",
             gradients=model.gradients,
         )
     elif model is not None:
-        made += build_attacks(model, [eps], efforts=efforts, classes=classes, gradients_sha256=gradients_sha256)
+        made = build_attacks(model, [eps], efforts=efforts, classes=classes, gradients_sha256=gradients_sha256)
     # noise is nobody's in particular: it was drawn when float32 was attacked
     of_queries = {SQUARE: efforts[SQUARE]} if model is None or isinstance(model, Surrogate) else efforts
     return [*made, *query_attacks(of_queries, [eps], None, [backend])]

@@ -82,15 +82,8 @@ def study(
 
     from .study import make_subjects, run_study
 
-    chosen, classes = pretrained or Pretrained(), imagenet_classes()
-    wanted = budgets(eps)
-    subjects = make_subjects(
-        names(arch, field="arch"),
-        classes,
-        weights=chosen.weights,
-        weights_map=chosen.weights_map,
-        preprocess=chosen.preprocess,
-    )
+    classes, wanted = imagenet_classes(), budgets(eps)
+    subjects = make_subjects(names(arch, field="arch"), classes, **vars(pretrained or Pretrained()))
     if isinstance(data, Data):
         data = data.test
     if not isinstance(data, ImageSet):

@@ -188,9 +188,8 @@ def published_name(architecture: Architecture) -> str:
     if architecture.source == "torchvision":
         return str(torchvision.models.get_model_weights(architecture.name)["DEFAULT"])
     config = timm.get_pretrained_cfg(architecture.name)
-    return f"timm/{architecture.name.partition('.')[0]}" + (
-        f".{config.tag}" if config is not None and config.tag else ""
-    )
+    tag = f".{config.tag}" if config is not None and config.tag else ""
+    return f"timm/{architecture.name.partition('.')[0]}{tag}"
 
 
 def choose_images(images: ImageSet, n: int, *, seed: int) -> NDArray[np.int64]:

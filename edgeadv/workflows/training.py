@@ -279,8 +279,8 @@ def _task(
     from ..training.recipes import Task
     from ..training.tensorboard import Scalars
 
-    limit_s = None if job.time_limit is None else seconds(job.time_limit, field="time_limit")
-    deadline = None if limit_s is None else time.monotonic() + limit_s
+    limit = job.time_limit
+    deadline = None if limit is None else time.monotonic() + seconds(limit, field="time_limit")
     with ExitStack() as stack:
         processes = stack.enter_context(join(on_gpu=True))
         reports: list[Callable[[Progress], None]] = []
@@ -294,7 +294,8 @@ def _task(
 
         with processes.in_turn():
             opened = load_data(data, root=job.data_root, download=job.download)
-            preprocess = opened.train.preprocess if job.preprocess is None else Preprocess.parse(job.preprocess)
+            given = job.preprocess
+            preprocess = Preprocess.parse(given) if isinstance(given, str) else given or opened.train.preprocess
             task = Task(
                 train_images=opened.train,
                 test_images=opened.test,
@@ -316,6 +317,6 @@ def _check(task: Task, out: Path) -> None:
     if source.is_dir() and out.resolve() == source.resolve():
         raise InputError("out", f"{out} is the folder of the images: choose another")
     ids, tested = task.train_images.classes.ids, set(task.test_images.labels.tolist())
-    if missing := [ids[i] for i in range(len(ids)) if i not in tested]:
+    if missing := [name for i, name in enumerate(ids) if i not in tested]:
         some = ", ".join(missing[:5]) + ("..." if len(missing) > 5 else "")
         _log.warning("no test images of %d of %d classes: %s", len(missing), len(ids), some)
