@@ -42,9 +42,7 @@ _SUMMARIES = {
     "camera": "Classify live frames: one line in the terminal, and a page if asked for. Ctrl-C stops and prints "
     "where all frames went.",
     "perturbation": "Make one perturbation that is added to every frame by the slider of `edgeadv camera --serve`. It "
-    "is "
-    "a "
-    "demonstration.",
+    "is a demonstration.",
     "gate": "Judge a results file, for a release or a CI job: one line for each rule.",
     "report": "Write one self-contained HTML page: the worst case first, with its masking verdict, then all the rest.",
     "doctor": "Show the machine, what is installed and what it can do; for each bundle what would run here, and why "

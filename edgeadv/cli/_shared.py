@@ -6,9 +6,10 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
@@ -46,7 +47,7 @@ def print_table(
 
     Args:
         headings: of the columns.
-        rows: cells, as they are: what looks like rich's markup is none.
+        rows: cells, as they are: what looks like rich's markup is none. One without cells ends a section.
         left: how many columns begin at the left; figures end at the right.
         bold: headings of columns in bold.
         title: above the table.
@@ -57,7 +58,10 @@ def print_table(
         style = "bold" if heading in bold else None
         table.add_column(heading, justify="left" if i < left else "right", style=style, overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        if row:
+            table.add_row(*map(Text, row))
+        else:
+            table.add_section()
     console = wide_console(width)
     console.print(table)
 
@@ -73,15 +77,25 @@ def nobody_reads() -> None:
 
 
 @contextmanager
-def progress_bar(*, threaded: bool = True) -> Iterator[Progress | None]:
-    """A bar on standard error if that is a terminal; without ``threaded`` it is drawn only when it is called."""
+def terminal_bar(*columns: ProgressColumn, **options: Any) -> Iterator[RichProgress | None]:
+    """A bar on standard error, and these columns behind it; None where that is no terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield None
         return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    begin = (TextColumn("{task.description}", markup=False), BarColumn())
+    with RichProgress(*begin, *columns, console=console, **options) as bar:
+        yield bar
+
+
+@contextmanager
+def progress_bar(*, threaded: bool = True) -> Iterator[Progress | None]:
+    """A bar on standard error if that is a terminal; without ``threaded`` it is drawn only when it is called."""
     left = (TimeRemainingColumn(),) if threaded else ()
-    with RichProgress(*columns, *left, console=console, auto_refresh=threaded, transient=True) as bar:
+    with terminal_bar(MofNCompleteColumn(), *left, auto_refresh=threaded, transient=True) as bar:
+        if bar is None:
+            yield None
+            return
         task = bar.add_task("opening", total=None)
 
         def update(done: int, total: int, text: str) -> None:

@@ -106,8 +106,9 @@ def print_summary(bundle: Bundle) -> None:
     )
     for variant in bundle.variants:
         entry = bundle.manifest.variants[variant]
-        for line in [] if entry.gate is None else _gate(entry.gate, entry.float_layers or ()):
-            say(f"{variant:<18} {line}")
+        if entry.gate is not None:
+            for line in _gate(entry.gate, entry.float_layers or ()):
+                say(f"{variant:<18} {line}")
         if entry.surrogate is not None and entry.surrogate.not_made is not None:
             say(f"{variant:<18} no surrogate: {entry.surrogate.not_made}")
     if (confidence := bundle.manifest.confidence) is not None:
@@ -152,30 +153,27 @@ def _row(file: str, size: int | None, parity: ParityEntry | None, allowed: str) 
     return cells
 
 
-def _gate(gate: GateEntry, float_layers: Sequence[str]) -> list[str]:
+def _gate(gate: GateEntry, float_layers: Sequence[str]) -> Iterator[str]:
     """What an int8 variant was measured to lose and to gain; one with uint8 input by that with float input."""
     worst, latency = gate.worst, gate.gain.latency
-    loss = f"on {gate.clean.n} images of {gate.data.name}: {_loss(gate.clean)}, {gate.max_drop:g} allowed"
-    if worst is not None:
+    if gate.of is not None:
+        yield f"the same graph as {gate.of} after its input, with the gate of that:"
+    yield f"on {gate.clean.n} images of {gate.data.name}: {_loss(gate.clean)}, {gate.max_drop:g} allowed"
+    if worst is None:
+        yield f"worst case under attack not measured: {gate.worst_case['not_measured']}"
+    else:
         judged = f"{gate.max_drop:g} allowed" if worst.judged else f"not judged: verdict {worst.verdict}"
         own = "" if worst.threat == "transfer" else " and on itself"
-        under_attack = f"worst case of attacks on fp32{own} at eps {worst.eps}: {_loss(worst)}, {judged}"
-        if worst.no_own_gradients is not None:
-            under_attack += f"; not attacked by its own gradients: {worst.no_own_gradients}"
-    else:
-        under_attack = f"worst case under attack not measured: {gate.worst_case['not_measured']}"
-    size = f"{gate.gain.smaller:.1f}x smaller than fp32"
+        lacking = worst.no_own_gradients
+        not_attacked = "" if lacking is None else f"; not attacked by its own gradients: {lacking}"
+        yield f"worst case of attacks on fp32{own} at eps {worst.eps}: {_loss(worst)}, {judged}{not_attacked}"
+    speed = f"latency not measured: {latency.not_measured}"
     if latency.faster is not None:
-        size += f", {latency.faster:.2f}x its speed at batch 1 ({latency.threads} thread, {latency.device})"
-    else:
-        size += f", latency not measured: {latency.not_measured}"
-    lines = [loss, under_attack, size]
+        speed = f"{latency.faster:.2f}x its speed at batch 1 ({latency.threads} thread, {latency.device})"
+    yield f"{gate.gain.smaller:.1f}x smaller than fp32, {speed}"
     if float_layers:
         whole = gate.fully_quantised.drop
-        lines.append(f"in float32: {', '.join(float_layers)}; with every layer in int8 the drop was {whole:.2f} points")
-    if gate.of is not None:
-        lines.insert(0, f"the same graph as {gate.of} after its input, with the gate of that:")
-    return lines
+        yield f"in float32: {', '.join(float_layers)}; with every layer in int8 the drop was {whole:.2f} points"
 
 
 def _loss(paired: PairedEntry) -> str:

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from edgeadv.reporting.study import FGSM_ALONE, HEADINGS, cells, entries, headline
 from edgeadv_runtime.bundle.batches import Progress
@@ -18,7 +16,7 @@ from ..workflows.pretrained import IMAGES, Pretrained
 from ..workflows.pretrained import study as run_study
 from ._arguments import EpsList, at_least
 from ._fields import say
-from ._shared import keep_memory, progress_bar, wide_console
+from ._shared import keep_memory, print_table, progress_bar
 
 
 @dataclass(kw_only=True)
@@ -63,19 +61,14 @@ def _lines(bar: Progress | None) -> Progress:
 def print_study(study: Study) -> None:
     """The table on the terminal, and under it what it is worth and how it was made."""
     found = entries(study)
-    table = Table(title=Text(headline(study)), title_justify="left")
-    for i, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="right" if 1 < i < len(HEADINGS) - 1 else "left", no_wrap=True)
+    rows: list[list[str]] = []
     for entry in found:
-        for i, line in enumerate(entry.lines):
-            table.add_row(
-                Text("" if i else entry.title), *map(Text, cells(line)), end_section=i == len(entry.lines) - 1
-            )
-    console = wide_console(140)
-    console.print(table)
-    console.print(Text(FGSM_ALONE, style="bold"))
+        rows += [["" if i else entry.title, *cells(line)] for i, line in enumerate(entry.lines)]
+        rows.append([])
+    tell = print_table(HEADINGS, rows, left=2, title=headline(study), width=140)
+    tell(FGSM_ALONE, "bold")
     for entry in found:
-        console.print(Text(f"{entry.title}: {entry.judgement}"))
-        console.print(Text(f"  {entry.how}"))
+        tell(f"{entry.title}: {entry.judgement}")
+        tell(f"  {entry.how}")
     if left_out := max(len(entry.results.data.unreadable) for entry in found):
-        console.print(Text(f"{left_out} unreadable images were left out; the file lists them"))
+        tell(f"{left_out} unreadable images were left out; the file lists them")

@@ -65,22 +65,6 @@ class TensorRTPlan:
     workspace: Annotated[int | None, "TensorRT: most scratch memory of a layer in MiB."] = None
     tf32: Annotated[bool, "TensorRT: let float32 products round to TensorFloat-32."] = False
 
-    def opener(self, bundle: Bundle, variant: str) -> Opener:
-        """A function that opens ``variant`` in TensorRT."""
-        options = EngineOptions(
-            profile=BatchProfile.parse(self.engine_batch or "1"), workspace_mib=self.workspace, tf32=self.tf32
-        )
-        return partial(
-            TensorRTBackend,
-            bundle,
-            variant=variant,
-            options=options,
-            cache=EngineCache(self.engine_cache),
-            library=self.library,
-            trust_plan=self.trust_plan,
-            progress=_log.info,
-        )
-
 
 def backend_openers(
     bundle: Bundle,
@@ -152,7 +136,17 @@ def _opener(name: str, bundle: Bundle, variant: str, provider: str, threads: int
         return partial(open_torch, bundle, variant=variant, provider=provider, threads=threads, compiled=compiled)
     if name == "onnxruntime":
         return partial(OnnxRuntimeBackend, bundle, variant=variant, provider=provider, threads=threads)
-    return plan.opener(bundle, variant)
+    profile = BatchProfile.parse(plan.engine_batch or "1")
+    return partial(
+        TensorRTBackend,
+        bundle,
+        variant=variant,
+        options=EngineOptions(profile=profile, workspace_mib=plan.workspace, tf32=plan.tf32),
+        cache=EngineCache(plan.engine_cache),
+        library=plan.library,
+        trust_plan=plan.trust_plan,
+        progress=_log.info,
+    )
 
 
 def _misfit(name: str, variant: str, provider: str, *, for_speed: bool) -> str | None:

@@ -130,6 +130,7 @@ def export(
     import edgeadv_export
 
     from ..data.sources import load_data
+    from ..training.runs import Run
 
     precisions = names(precisions, field="precisions")
     out, tell = Path(out), progress or (lambda _: None)
@@ -140,31 +141,34 @@ def export(
     if confidence.confidence_data is None and (given := given_fields(confidence)):
         raise InputError(f"{given} needs `confidence_data`: name labelled images that were not trained on")
     opened = None if data is None else load_data(data, root=data_root)
+    run: Run | _WithoutRun
     if isinstance(source, ModelSource):
-        model = _from_weights(source, opened, has_frames=bool(golden or opened))
+        run = _without_run(source, has_frames=bool(golden or opened))
     else:
-        model = _from_run(source, opened, data_root)
+        run = source if isinstance(source, Run) else Run.open(source)
+        opened = opened or _own_data(run, data_root)
+    model = run.load_model()
     if golden is not None:
         frames, where = edgeadv_export.folder_frames(Path(golden)), Path(golden).resolve().name
     else:
-        assert model.data is not None
-        frames, where = edgeadv_export.data_frames(model.data.test), f"{model.data.name} test"
+        assert opened is not None
+        frames, where = edgeadv_export.data_frames(opened.test), f"{opened.name} test"
     check_replaceable(out)
-    training_images = model.training_images
+    training_images = run.training_images
     if training_data is not None:
-        training_images = _hashed(str(training_data), model.preprocess, data_root, workers, tell) | training_images
-    confidence_plan = _confidence_plan(confidence, model, data_root)
-    int8_plan = _int8_plan(int8, model, tell) if wants_int8 else None
+        training_images = _hashed(str(training_data), run.preprocess, data_root, workers, tell) | training_images
+    confidence_plan = _confidence_plan(confidence, run.classes, opened, data_root)
+    int8_plan = _int8_plan(int8, run, opened, tell) if wants_int8 else None
     return edgeadv_export.export_bundle(
-        model.model,
+        model,
         out,
-        classes=model.classes,
-        preprocess=model.preprocess,
+        classes=run.classes,
+        preprocess=run.preprocess,
         frames=frames,
         variants=variants,
         origin=edgeadv_export.Origin(
-            title=model.title,
-            provenance={**model.provenance, "frames": {"origin": where, "count": len(frames)}},
+            title=run.title,
+            provenance={**run.provenance, "frames": {"origin": where, "count": len(frames)}},
             training_images=training_images,
         ),
         int8=int8_plan,
@@ -207,16 +211,18 @@ def check_export(out: Path, *, field: str, may_exist: bool) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Model:
-    """What a bundle is made from."""
+class _WithoutRun:
+    """A network that no run of ours made, as a run has it."""
 
     model: PixelModel
     classes: Classes
     preprocess: Preprocess
     title: str
     provenance: dict[str, Any]
-    data: Data | None
     training_images: TrainingImages | None = None
+
+    def load_model(self) -> PixelModel:
+        return self.model
 
 
 def given_fields(options: ModelSource | Int8Options | ConfidenceOptions) -> str:
@@ -233,21 +239,6 @@ def _variants(precisions: Sequence[str]) -> list[str]:
         both = expanded([INT8], VARIANTS)
         raise InputError("precisions", f"{','.join(precisions)} names a variant twice: {INT8} is {' and '.join(both)}")
     return variants
-
-
-def _from_run(source: Run | str | Path, data: Data | None, root: str | Path | None) -> _Model:
-    from ..training.runs import Run
-
-    run = source if isinstance(source, Run) else Run.open(source)
-    return _Model(
-        model=run.load_model(),
-        classes=run.classes,
-        preprocess=run.preprocess,
-        title=run.title,
-        provenance=run.provenance,
-        data=data or _own_data(run, root),
-        training_images=run.training_images,
-    )
 
 
 def _own_data(run: Run, root: str | Path | None) -> Data:
@@ -268,7 +259,7 @@ def _own_data(run: Run, root: str | Path | None) -> Data:
     return Data(folder.name, missing)
 
 
-def _from_weights(source: ModelSource, data: Data | None, *, has_frames: bool) -> _Model:
+def _without_run(source: ModelSource, *, has_frames: bool) -> _WithoutRun:
     from edgeadv_export import imagenet_classes, read_classes
 
     from ..models.builder import Architecture, WeightsMap, load_pretrained
@@ -285,13 +276,12 @@ def _from_weights(source: ModelSource, data: Data | None, *, has_frames: bool) -
     origin = {"name": Path(weights).name, "map": weights_map}
     if Path(weights).is_file():
         origin["sha256"] = sha256_file(Path(weights))
-    return _Model(
+    return _WithoutRun(
         model=load_pretrained(architecture, weights, weights_map=weights_map),
         classes=labels,
         preprocess=steps,
         title=architecture.name,
         provenance={"weights": origin},
-        data=data,
     )
 
 
@@ -307,7 +297,7 @@ def _hashed(spec: str, preprocess: Preprocess, root: str | Path | None, workers:
     return hashed(data, preprocess, workers=workers, progress=report)
 
 
-def _int8_plan(options: Int8Options, model: _Model, tell: Progress) -> Int8Plan:
+def _int8_plan(options: Int8Options, run: Run | _WithoutRun, data: Data | None, tell: Progress) -> Int8Plan:
     """Choose the calibration images and the labelled ones, before anything is measured."""
     from edgeadv_export import Int8Plan, calibration_images, choose_calibration, gate_images
     from edgeadv_export.calibration import ADVISED
@@ -317,16 +307,16 @@ def _int8_plan(options: Int8Options, model: _Model, tell: Progress) -> Int8Plan:
 
     eps = None if options.gate_eps is None else Eps.parse(options.gate_eps)
     calibration = choose_calibration(
-        calibration_images(options.calibration_data, run_data=model.data),
-        model.preprocess,
+        calibration_images(options.calibration_data, run_data=data),
+        run.preprocess,
         count=options.calibration_count,
         seed=options.calibration_seed or 0,
     )
     images, order = gate_images(
         calibration,
-        model.classes,
+        run.classes,
         folder=None if options.gate_data is None else Path(options.gate_data),
-        run_data=model.data,
+        run_data=data,
         limit=options.gate_limit,
         allow_training_images=options.allow_training_images,
     )
@@ -349,7 +339,9 @@ def _int8_plan(options: Int8Options, model: _Model, tell: Progress) -> Int8Plan:
     return plan
 
 
-def _confidence_plan(options: ConfidenceOptions, model: _Model, root: str | Path | None) -> ConfidencePlan | None:
+def _confidence_plan(
+    options: ConfidenceOptions, classes: Classes, data: Data | None, root: str | Path | None
+) -> ConfidencePlan | None:
     """Choose the images for temperature and threshold; None where none were named."""
     from edgeadv_export import ConfidencePlan, confidence_images
     from edgeadv_export.confidence_fit import COVERAGE
@@ -360,8 +352,8 @@ def _confidence_plan(options: ConfidenceOptions, model: _Model, root: str | Path
         return None
     images, order = confidence_images(
         options.confidence_data,
-        model.classes,
-        run_data=model.data,
+        classes,
+        run_data=data,
         root=Path(root or DEFAULT_ROOT),
         limit=options.confidence_limit,
     )

@@ -98,9 +98,8 @@ class Int8Judge:
     def judge_int8(self, int8: Backend, surrogate: Surrogate | None) -> tuple[Attacked, Attacked]:
         """What fp32 and ``int8`` make of the attacks on both; without a ``surrogate`` int8 meets fp32's, and
         queries."""
-        sha256 = None if surrogate is None else surrogate.sha256
         classes, uint8 = len(self._draft.classes), self._pack.uint8
-        own = attacks_for_gate(int8, surrogate, self._eps, classes=classes, gradients_sha256=sha256)
+        own = attacks_for_gate(int8, surrogate, self._eps, classes=classes)
         fp32, ours = score_attacked(
             extend(self._pack.batches([]), own, self._pack.infos, uint8=uint8),
             [*self._pack.infos, *infos(own, uint8=uint8)],
@@ -111,7 +110,7 @@ class Int8Judge:
 
 
 def attacks_for_gate(
-    backend: Backend, model: nn.Module | Surrogate | None, eps: Eps, *, classes: int, gradients_sha256: str | None
+    backend: Backend, model: nn.Module | None, eps: Eps, *, classes: int, gradients_sha256: str | None = None
 ) -> list[Attack]:
     """What attacks ``backend`` in the gate: the suite by the gradients of ``model``, and Square on ``backend`` itself.
 
@@ -122,7 +121,7 @@ def attacks_for_gate(
             has no surrogate.
         eps: the budget.
         classes: of the model.
-        gradients_sha256: hash of what the gradients of ``model`` belong to.
+        gradients_sha256: hash of what the gradients of a network belong to; a surrogate has its own.
     """
     efforts, made = SUITES[GATE_SUITE], []
     if isinstance(model, Surrogate):
@@ -131,7 +130,7 @@ def attacks_for_gate(
             [eps],
             efforts={name: effort for name, effort in efforts.items() if name in ON_SURROGATE},
             classes=classes,
-            gradients_sha256=gradients_sha256,
+            gradients_sha256=model.sha256,
             suffix=f"@{backend.variant}",
             gradients=model.gradients,
         )
