@@ -157,8 +157,7 @@ def export(
     training_images = run.training_images
     if training_data is not None:
         training_images = _hashed(str(training_data), run.preprocess, data_root, workers, tell) | training_images
-    confidence_plan = _confidence_plan(confidence, run.classes, opened, data_root)
-    int8_plan = _int8_plan(int8, run, opened, tell) if wants_int8 else None
+    provenance = {**run.provenance, "frames": {"origin": where, "count": len(frames)}}
     return edgeadv_export.export_bundle(
         model,
         out,
@@ -166,13 +165,9 @@ def export(
         preprocess=run.preprocess,
         frames=frames,
         variants=variants,
-        origin=edgeadv_export.Origin(
-            title=run.title,
-            provenance={**run.provenance, "frames": {"origin": where, "count": len(frames)}},
-            training_images=training_images,
-        ),
-        int8=int8_plan,
-        confidence=confidence_plan,
+        origin=edgeadv_export.Origin(title=run.title, provenance=provenance, training_images=training_images),
+        confidence=_confidence_plan(confidence, run.classes, opened, data_root),
+        int8=_int8_plan(int8, run, opened, tell) if wants_int8 else None,
         overwrite=overwrite,
         progress=tell,
     )

@@ -11,7 +11,6 @@ from edgeadv_runtime.bundle.batches import Progress
 from edgeadv_runtime.errors import DataError
 from edgeadv_runtime.records.study import Study
 
-from .backends import open_torch
 from .extras import need
 from .inputs import Budgets, budgets, names
 
@@ -97,7 +96,7 @@ def study(
         n=n,
         eps=wanted,
         seed=seed,
-        open_reference=lambda bundle: open_torch(bundle, provider=provider),
+        provider=provider,
         resume=resume,
         allow_unreadable=allow_unreadable,
         workers=workers,

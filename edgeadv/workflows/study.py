@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -38,10 +38,10 @@ from edgeadv_runtime.records.suites import FGSM, Effort
 
 from ..attacks import build_attacks
 from ..attacks.pack_writer import clean_batches
-from ..backends.pytorch import TorchBackend
 from ..data.datasets import ImageSet, balanced_subset
 from ..models.builder import Architecture, PixelModel, WeightsMap, check_input_size, load_pretrained, save_weights
 from ..reporting.study import write_pages
+from .backends import open_torch
 from .inputs import one_of
 
 STUDY_FILE = "study.json"
@@ -211,7 +211,7 @@ def run_study(
     n: int,
     eps: Sequence[Eps],
     seed: int,
-    open_reference: Callable[[Bundle], TorchBackend],
+    provider: str = "cpu",
     resume: bool = False,
     allow_unreadable: bool = False,
     workers: int = 0,
@@ -228,7 +228,7 @@ def run_study(
         n: how many of them.
         eps: budgets, ascending.
         seed: of the choice of images.
-        open_reference: opens a bundle's weights where they are to run.
+        provider: where they run, ``"cpu"`` or ``"cuda"``.
         resume: continue what an interrupted call left.
         allow_unreadable: accept more than 1% of unreadable images.
         workers: processes that decode.
@@ -267,7 +267,7 @@ def run_study(
             order,
             data=data,
             eps=eps,
-            open_reference=open_reference,
+            provider=provider,
             workers=workers,
             progress=report,
         )
@@ -309,14 +309,14 @@ def _measure(
     *,
     data: DataInfo,
     eps: Sequence[Eps],
-    open_reference: Callable[[Bundle], TorchBackend],
+    provider: str,
     workers: int,
     progress: Progress | None,
 ) -> Results:
     """One classifier through the evaluation loop."""
     with tempfile.TemporaryDirectory(prefix="edgeadv-study-") as folder:
         bundle = _bundle(subject, images.classes, Path(folder) / subject.name.replace("/", "-"))
-        with open_reference(bundle) as reference:
+        with open_torch(bundle, provider=provider) as reference:
             attacks = build_attacks(
                 reference.attack_model,
                 eps,
