@@ -8,7 +8,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
@@ -58,14 +58,10 @@ def _call(made: Callable[..., Any], given: dict[str, Any]) -> Any:
 
 def _parameters(of: Callable[..., Any]) -> Iterator[tuple[inspect.Parameter, Any, Sequence[Any]]]:
     """The parameters that are options or groups of them, with their types and what stands beside these."""
-    hints = get_type_hints(of, include_extras=True)
-    for name, parameter in inspect.signature(of).parameters.items():
-        hint = hints[name]
-        if get_origin(hint) is Annotated:
-            kind, *beside = get_args(hint)
-            yield parameter.replace(annotation=hint), kind, beside
-        elif dataclasses.is_dataclass(hint):
-            yield parameter, hint, ()
+    for parameter in inspect.signature(of, eval_str=True).parameters.values():
+        kind, *beside = get_args(parameter.annotation) or (parameter.annotation,)
+        if get_origin(parameter.annotation) is Annotated or dataclasses.is_dataclass(kind):
+            yield parameter, kind, beside
 
 
 def _options(of: Callable[..., Any]) -> Iterator[inspect.Parameter]:
