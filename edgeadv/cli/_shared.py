@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
@@ -16,6 +16,7 @@ from rich.text import Text
 
 from edgeadv_runtime.bundle.batches import Progress
 
+VERDICT = "masking check"
 # columns, longer than any path or sentence
 _UNBROKEN = 100_000
 
@@ -48,7 +49,7 @@ def print_table(
     Args:
         headings: of the columns.
         rows: cells, as they are: what looks like rich's markup is none. One without cells ends a section.
-        left: how many columns begin at the left; figures end at the right.
+        left: how many columns begin at the left, as verdicts do; figures end at the right.
         bold: headings of columns in bold.
         title: above the table.
         width: as :func:`wide_console` takes it: rich would cut figures to fit a narrower terminal.
@@ -56,7 +57,8 @@ def print_table(
     table = Table(title=None if title is None else Text(title), title_justify="left")
     for i, heading in enumerate(headings):
         style = "bold" if heading in bold else None
-        table.add_column(heading, justify="left" if i < left else "right", style=style, overflow="fold")
+        justify: JustifyMethod = "left" if i < left or heading == VERDICT else "right"
+        table.add_column(heading, justify=justify, style=style, overflow="fold")
     for row in rows:
         if row:
             table.add_row(*map(Text, row))

@@ -12,18 +12,16 @@ from edgeadv_runtime.records.rows import BASELINE, CLEAN, WORST_CASE, engines
 from edgeadv_runtime.records.suites import FGSM
 
 from ._fields import as_options
-from ._shared import print_table
-
-_VERDICT = "masking check"
+from ._shared import VERDICT, print_table
 
 
 def print_results(results: Results) -> None:
     """The table on the terminal, a line for each artefact and budget, and under it what one must know to believe it."""
     tell = print_table(
-        ("artefact", "eps", CLEAN, FGSM, "strongest gradient attack", "strongest query attack", WORST_CASE, _VERDICT),
+        ("artefact", "eps", CLEAN, FGSM, "strongest gradient attack", "strongest query attack", WORST_CASE, VERDICT),
         _rows(results),
         left=2,
-        bold=(WORST_CASE, _VERDICT),
+        bold=(WORST_CASE, VERDICT),
         title=f"{results.bundle.heading} on {results.data.name} ({results.data.split}), {results.data.n} images",
         width=140,
     )

@@ -40,6 +40,8 @@ from .extras import need
 from .inputs import ALL, names, one_of
 
 if TYPE_CHECKING:
+    import torch
+
     from edgeadv.backends.pytorch import TorchBackend
 
 _log = logging.getLogger(__name__)
@@ -184,14 +186,18 @@ def open_torch(
 ) -> TorchBackend:
     """The reference backend, or what TorchInductor makes of it, on exactly the device asked for."""
     need("train")
-    import torch
-
     from edgeadv.backends.pytorch import TorchBackend
     from edgeadv.backends.pytorch_compiled import CompiledTorchBackend
+
+    kind = CompiledTorchBackend if compiled else TorchBackend
+    return kind(bundle, variant=variant, device=_torch_device(provider), threads=threads)
+
+
+def _torch_device(provider: str) -> torch.device:
+    import torch
 
     if provider not in ("cpu", "cuda"):
         raise InputError(f"torch has no provider {provider}: use `provider` cpu or cuda")
     if provider == "cuda" and not torch.cuda.is_available():
         raise ProviderError(f"torch {torch.__version__} finds no CUDA device here: use `provider` cpu")
-    kind = CompiledTorchBackend if compiled else TorchBackend
-    return kind(bundle, variant=variant, device=torch.device(provider), threads=threads)
+    return torch.device(provider)
