@@ -20,18 +20,20 @@ from __future__ import annotations
 import importlib
 import typing
 
-from edgeadv_runtime._version import __version__
+from edgeadv_runtime import (
+    AttackPack,
+    Bench,
+    Bundle,
+    CallableAttack,
+    EdgeAdvError,
+    Eps,
+    InputError,
+    Results,
+    __version__,
+)
+from edgeadv_runtime.records.study import Study
 
 if typing.TYPE_CHECKING:
-    from edgeadv_runtime.attacks.base import CallableAttack
-    from edgeadv_runtime.attacks.pack import AttackPack
-    from edgeadv_runtime.bundle.bundle import Bundle
-    from edgeadv_runtime.errors import EdgeAdvError, InputError
-    from edgeadv_runtime.records.bench import Bench
-    from edgeadv_runtime.records.eps import Eps
-    from edgeadv_runtime.records.results import Results
-    from edgeadv_runtime.records.study import Study
-
     from .data.sources import Data, load_data
     from .training.runs import Run
     from .workflows.attack_plan import AttackPlan
@@ -85,61 +87,29 @@ __all__ = [
     "verify",
 ]
 
-_MODULES = {
-    "edgeadv_runtime.attacks.base": ("CallableAttack",),
-    "edgeadv_runtime.attacks.pack": ("AttackPack",),
-    "edgeadv_runtime.bundle.bundle": ("Bundle",),
-    "edgeadv_runtime.errors": (
-        "EdgeAdvError",
-        "InputError",
-    ),
-    "edgeadv_runtime.records.bench": ("Bench",),
-    "edgeadv_runtime.records.eps": ("Eps",),
-    "edgeadv_runtime.records.results": ("Results",),
-    "edgeadv_runtime.records.study": ("Study",),
-    "edgeadv.data.sources": (
-        "Data",
-        "load_data",
-    ),
-    "edgeadv.training.runs": ("Run",),
-    "edgeadv.workflows.attack_plan": ("AttackPlan",),
-    "edgeadv.workflows.backends": ("TensorRTPlan",),
-    "edgeadv.workflows.benchmarking": ("bench",),
-    "edgeadv.workflows.engines": ("build_engines",),
-    "edgeadv.workflows.evaluation": (
-        "Execution",
-        "evaluate",
-    ),
-    "edgeadv.workflows.exporting": (
-        "ConfidenceOptions",
-        "Int8Options",
-        "ModelSource",
-        "export",
-    ),
-    "edgeadv.workflows.packing": ("attack",),
-    "edgeadv.workflows.pretrained": (
-        "Pretrained",
-        "study",
-    ),
-    "edgeadv.workflows.reporting": ("report",),
-    "edgeadv.workflows.runs": ("list_runs",),
-    "edgeadv.workflows.training": (
-        "DistillOptions",
-        "RecipeOptions",
-        "TrainConfig",
-        "TrainJob",
-        "distill",
-        "train",
-    ),
-    "edgeadv.workflows.verification": ("verify",),
+_LAZY = {
+    "data.sources": "Data load_data",
+    "training.runs": "Run",
+    "workflows.attack_plan": "AttackPlan",
+    "workflows.backends": "TensorRTPlan",
+    "workflows.benchmarking": "bench",
+    "workflows.engines": "build_engines",
+    "workflows.evaluation": "Execution evaluate",
+    "workflows.exporting": "ConfidenceOptions Int8Options ModelSource export",
+    "workflows.packing": "attack",
+    "workflows.pretrained": "Pretrained study",
+    "workflows.reporting": "report",
+    "workflows.runs": "list_runs",
+    "workflows.training": "DistillOptions RecipeOptions TrainConfig TrainJob distill train",
+    "workflows.verification": "verify",
 }
-_WHERE = {name: module for module, names in _MODULES.items() for name in names}
+_WHERE = {name: module for module, names in _LAZY.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> typing.Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_WHERE[name]), name)
+    value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
     # a module of the same name would hide it otherwise
     globals()[name] = value
     return value

@@ -10,10 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeadv_runtime.backends import Backend
-from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime import Backend, Bundle, InputError
 from edgeadv_runtime.device.facts import processor_name
-from edgeadv_runtime.errors import InputError
 
 from ..attacks import attack_copy
 from ..models.builder import Architecture, PixelModel, build, load_state, read_weights

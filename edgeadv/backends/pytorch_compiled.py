@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeadv_runtime.backends import Backend
-from edgeadv_runtime.bundle.bundle import Bundle
-from edgeadv_runtime.errors import BackendError, InputError
+from edgeadv_runtime import Bundle, InputError
+from edgeadv_runtime.errors import BackendError
 from edgeadv_runtime.files import sha256_bytes
 
 from .pytorch import TorchBackend
@@ -19,7 +18,7 @@ VARIANTS = ("fp32", "fp16")
 _MOST_GRAPHS = 64
 
 
-class CompiledTorchBackend(Backend):
+class CompiledTorchBackend(TorchBackend):
     """Folded, channels-last and compiled; on a GPU each batch size is one CUDA graph, so that no time goes into
     launching kernels.
 
@@ -56,19 +55,12 @@ class CompiledTorchBackend(Backend):
                 f"torch-compiled serves {' and '.join(VARIANTS)}, not {variant}: use `backends` onnxruntime for "
                 "other variants"
             )
-        with TorchBackend(bundle, device=device, threads=threads) as plain:
-            self.provider: str = plain.provider
-            self.device: str = plain.device
-            self.gpu_index: int | None = plain.gpu_index
-            self.artifact_sha256: str = plain.artifact_sha256
-            self.threads: int | None = plain.threads
-            self.input_shape: tuple[int, int, int] = plain.input_shape
-            self.n_classes: int = plain.n_classes
-            network = plain.attack_model.to(memory_format=torch.channels_last)
-        self._device = next(network.parameters()).device
+        super().__init__(bundle, device=device, threads=threads)
+        network = self.attack_model.to(memory_format=torch.channels_last)
+        super()._close()  # only the copy is compiled
         if variant == "fp16" and self.provider == "cpu":
             raise InputError("torch-compiled computes fp16 on a GPU only: use `provider` cuda, or `precisions` fp32")
-        self.variant: str = variant
+        self.variant = variant
         self._dtype = torch.float32
         if variant == "fp16":
             self._dtype = torch.float16

@@ -14,8 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from edgeadv_runtime import __version__
-from edgeadv_runtime.errors import EdgeAdvError
+from edgeadv_runtime import EdgeAdvError, __version__
 
 from ..workflows.processes import PeerError, refuse_processes
 from ._fields import as_options, say
@@ -43,9 +42,7 @@ _SUMMARIES = {
     "camera": "Classify live frames: one line in the terminal, and a page if asked for. Ctrl-C stops and prints "
     "where all frames went.",
     "perturbation": "Make one perturbation that is added to every frame by the slider of `edgeadv camera --serve`. It "
-    "is "
-    "a "
-    "demonstration.",
+    "is a demonstration.",
     "gate": "Judge a results file, for a release or a CI job: one line for each rule.",
     "report": "Write one self-contained HTML page: the worst case first, with its masking verdict, then all the rest.",
     "doctor": "Show the machine, what is installed and what it can do; for each bundle what would run here, and why "
@@ -74,11 +71,13 @@ def subcommand(name: str) -> Any:
     Returns:
         Typer's command, or its group where it has subcommands of its own.
     """
+    from ._options import with_options
+
     module = importlib.import_module(f".{_MODULES.get(name, name)}", __package__)
     group = getattr(module, "app", None)
     if group is None:
         group = typer.Typer(add_completion=False)
-        group.command()(getattr(module, name))
+        group.command()(with_options(getattr(module, name)))
     return typer.main.get_command(group)
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.console import Console, JustifyMethod
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
 
 from edgeadv_runtime.bundle.batches import Progress
 
+VERDICT = "masking check"
 # columns, longer than any path or sentence
 _UNBROKEN = 100_000
 
@@ -31,21 +35,69 @@ def wide_console(width: int = 0) -> Console:
     return console
 
 
+def print_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    left: int = 1,
+    bold: Sequence[str] = (),
+    title: str | None = None,
+    width: int = 0,
+) -> Callable[..., None]:
+    """Print a table, and give back what prints a line under it: ``tell(text, style)``.
+
+    Args:
+        headings: of the columns.
+        rows: cells, as they are: what looks like rich's markup is none. One without cells ends a section.
+        left: how many columns begin at the left, as verdicts do; figures end at the right.
+        bold: headings of columns in bold.
+        title: above the table.
+        width: as :func:`wide_console` takes it: rich would cut figures to fit a narrower terminal.
+    """
+    table = Table(title=None if title is None else Text(title), title_justify="left")
+    for i, heading in enumerate(headings):
+        style = "bold" if heading in bold else None
+        justify: JustifyMethod = "left" if i < left or heading == VERDICT else "right"
+        table.add_column(heading, justify=justify, style=style, overflow="fold")
+    for row in rows:
+        if row:
+            table.add_row(*map(Text, row))
+        else:
+            table.add_section()
+    console = wide_console(width)
+    console.print(table)
+
+    def tell(text: str, style: str = "") -> None:
+        console.print(Text(text, style=style))
+
+    return tell
+
+
 def nobody_reads() -> None:
     """Give up standard output: its reader left, as ``head`` does, and nothing more can be said to it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
-def progress_bar(*, threaded: bool = True) -> Iterator[Progress | None]:
-    """A bar on standard error if that is a terminal; without ``threaded`` it is drawn only when it is called."""
+def terminal_bar(*columns: ProgressColumn, **options: Any) -> Iterator[RichProgress | None]:
+    """A bar on standard error, and these columns behind it; None where that is no terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield None
         return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    begin = (TextColumn("{task.description}", markup=False), BarColumn())
+    with RichProgress(*begin, *columns, console=console, **options) as bar:
+        yield bar
+
+
+@contextmanager
+def progress_bar(*, threaded: bool = True) -> Iterator[Progress | None]:
+    """A bar on standard error if that is a terminal; without ``threaded`` it is drawn only when it is called."""
     left = (TimeRemainingColumn(),) if threaded else ()
-    with RichProgress(*columns, *left, console=console, auto_refresh=threaded, transient=True) as bar:
+    with terminal_bar(MofNCompleteColumn(), *left, auto_refresh=threaded, transient=True) as bar:
+        if bar is None:
+            yield None
+            return
         task = bar.add_task("opening", total=None)
 
         def update(done: int, total: int, text: str) -> None:

@@ -2,76 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from rich.table import Table
-from rich.text import Text
-
+from edgeadv_runtime import Results, Row
 from edgeadv_runtime.bundle.variants import takes_uint8
 from edgeadv_runtime.evaluation.verdict import BADGES
 from edgeadv_runtime.records.about import SURROGATE
-from edgeadv_runtime.records.results import Results
-from edgeadv_runtime.records.rows import BASELINE, CLEAN, WORST_CASE, Row, engines
+from edgeadv_runtime.records.rows import BASELINE, CLEAN, WORST_CASE, engines
 from edgeadv_runtime.records.suites import FGSM
 
 from ._fields import as_options
-from ._shared import wide_console
+from ._shared import VERDICT, print_table
 
 
 def print_results(results: Results) -> None:
     """The table on the terminal, a line for each artefact and budget, and under it what one must know to believe it."""
-    table = Table(
-        title=Text(f"{results.bundle.heading} on {results.data.name} ({results.data.split}), {results.data.n} images"),
-        title_justify="left",
+    tell = print_table(
+        ("artefact", "eps", CLEAN, FGSM, "strongest gradient attack", "strongest query attack", WORST_CASE, VERDICT),
+        _rows(results),
+        left=2,
+        bold=(WORST_CASE, VERDICT),
+        title=f"{results.bundle.heading} on {results.data.name} ({results.data.split}), {results.data.n} images",
+        width=140,
     )
-    for heading in ("artefact", "eps"):
-        table.add_column(heading, no_wrap=True)
-    for heading in (CLEAN, FGSM, "strongest gradient attack", "strongest query attack", WORST_CASE):
-        table.add_column(heading, justify="right", style="bold" if heading == WORST_CASE else None)
-    table.add_column("masking check", style="bold")
+    for name, engine in engines(results.rows):
+        tell(f"{name}: {engine}")
+    for line in (*_compared(results), *_rounding(results)):
+        tell(line)
+    tell(BADGES[results.overall_verdict], style="bold")
+    for item in results.masking.evidence:
+        if item.matters:
+            tell(f"  {item.finding or 'note'}: {item.text}")
+    for entry in results.skipped:
+        what = entry.variant if entry.backend == SURROGATE else f"not scored: {entry.backend} {entry.variant}"
+        tell(as_options(f"{what}: {entry.reason}"))
+    data = results.data
+    if data.overlap:
+        tell(data.overlap, style="bold" if data.flatters else "")
+    if data.calibration_left_out:
+        tell(f"{data.calibration_left_out} images that int8 was calibrated on were left out")
+    if data.unreadable:
+        tell(f"{len(data.unreadable)} unreadable images were left out; the file lists them")
+
+
+def _rows(results: Results) -> Iterator[list[str]]:
     for artefact in results.artefacts:
         rows = results.select(artefact=artefact)
-        clean = next((row for row in rows if row.attack == CLEAN), None)
+        clean = _cell(next((row for row in rows if row.attack == CLEAN), None))
         worst_rows = [row for row in rows if row.attack == WORST_CASE]
         if not worst_rows:
-            table.add_row(str(artefact), "", _cell(clean), "", "", "", "", "")
+            yield [str(artefact), "", clean]
         for worst in worst_rows:
             attacks = [row for row in rows if row.eps == worst.eps and row.attack != WORST_CASE]
-            plain = next((row for row in attacks if row.attack == FGSM), None)
-            gradient = [row for row in attacks if row.gradients is not None]
-            others = [row for row in attacks if row.gradients is None]
             low, high = worst.top1_ci95
-            cells = [
+            yield [
                 str(artefact),
                 worst.eps,
-                _cell(clean),
-                _cell(plain),
-                _strongest(gradient),
-                _strongest(others),
+                clean,
+                _cell(next((row for row in attacks if row.attack == FGSM), None)),
+                _strongest([row for row in attacks if row.gradients is not None]),
+                _strongest([row for row in attacks if row.gradients is None]),
                 f"{worst.top1:.1%} [{low:.1%}, {high:.1%}]",
                 worst.verdict,
             ]
-            table.add_row(*(Text(cell) for cell in cells))
-    console = wide_console(140)
-    console.print(table)
-    lines = [f"{name}: {engine}" for name, engine in engines(results.rows)]
-    lines += _compared(results) + _rounding(results)
-    for line in lines:
-        console.print(Text(line))
-    console.print(Text(BADGES[results.overall_verdict], style="bold"))
-    for item in results.masking.evidence:
-        if item.matters:
-            console.print(Text(f"  {item.finding or 'note'}: {item.text}"))
-    for entry in results.skipped:
-        what = entry.variant if entry.backend == SURROGATE else f"not scored: {entry.backend} {entry.variant}"
-        console.print(Text(as_options(f"{what}: {entry.reason}")))
-    data = results.data
-    if data.overlap:
-        console.print(Text(data.overlap, style="bold" if data.flatters else ""))
-    if data.calibration_left_out:
-        console.print(Text(f"{data.calibration_left_out} images that int8 was calibrated on were left out"))
-    if data.unreadable:
-        console.print(Text(f"{len(data.unreadable)} unreadable images were left out; the file lists them"))
 
 
 def _strongest(rows: Sequence[Row]) -> str:
@@ -91,24 +84,22 @@ def _cell(row: Row | None) -> str:
     return f"{row.top1:.1%}{hidden}"
 
 
-def _compared(results: Results) -> list[str]:
+def _compared(results: Results) -> Iterator[str]:
     """What each artefact loses against fp32 in the worst case at the largest eps, against fp32 of the same backend if
     it ran."""
-    lines = []
     for artefact in results.artefacts if results.budgets else ():
         base, eps = results.baseline_of(artefact), results.budgets[-1].text
         if base is None or artefact.variant == BASELINE:
             continue
         if pair := results.comparison(artefact, base, attack=WORST_CASE, eps=eps):
             low, high = pair.interval
-            lines.append(
+            yield (
                 f"{artefact} against {base}, worst case at eps {eps}: drop {100 * pair.drop:.1f} points "
                 f"[{100 * low:.1f}, {100 * high:.1f}], McNemar's p = {pair.p:.2g}"
             )
-    return lines
 
 
-def _rounding(results: Results) -> list[str]:
+def _rounding(results: Results) -> Iterator[str]:
     """What rounding to 8 bits costs the attack that it costs most: on the reference model, or on each artefact that
     takes 8 bits."""
     known = [row for row in results.rows if row.rounding_lost is not None]
@@ -116,15 +107,12 @@ def _rounding(results: Results) -> list[str]:
     by_model: dict[str, list[Row]] = {}
     for row in known:
         by_model.setdefault("the reference model" if shared else str(row.artefact), []).append(row)
-    lines = []
     for model, rows in by_model.items():
         row = max(rows, key=lambda row: row.rounding_lost or 0)
         if row.rounding_lost:
-            lines.append(
+            yield (
                 f"rounding to 8 bits costs {row.attack} at eps {row.eps} {row.rounding_lost} of {row.n} images on "
-                f"{model}, "
-                "and no other attack more"
+                f"{model}, and no other attack more"
             )
         else:
-            lines.append(f"rounding to 8 bits costs no attack an image on {model}")
-    return lines
+            yield f"rounding to 8 bits costs no attack an image on {model}"

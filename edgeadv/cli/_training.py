@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
+from rich.progress import TextColumn, TimeRemainingColumn
 
 from ._fields import say
+from ._shared import terminal_bar
 
 if TYPE_CHECKING:
     from edgeadv.training.loop import Progress, Report
@@ -19,17 +18,10 @@ if TYPE_CHECKING:
 @contextmanager
 def progress_bar() -> Iterator[Report]:
     """Loss, accuracy, speed and time left: a bar on a terminal, else one line an epoch on standard error."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _print_epoch
-        return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(),
-    )
-    with RichProgress(*columns, console=console) as bar:
+    with terminal_bar(TextColumn("{task.fields[figures]}"), TimeRemainingColumn()) as bar:
+        if bar is None:
+            yield _print_epoch
+            return
         tasks: dict[str, Any] = {}
 
         def report(p: Progress) -> None:

@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from rich.table import Table
-from rich.text import Text
-
-from edgeadv_runtime.bundle.bundle import Bundle
-from edgeadv_runtime.records.bench import Bench
+from edgeadv_runtime import Bench
 from edgeadv_runtime.records.rows import engines
 
 from ..workflows.backends import TensorRTPlan
 from ..workflows.benchmarking import bench as run_bench
 from ..workflows.inputs import ALL
-from ._arguments import BackendNames, ExpectedHash, Precision, Provider, PublicKey
+from ._arguments import Backends, BundleFile, Precisions, Provider, at_least
 from ._fields import as_options
-from ._options import with_groups
-from ._shared import progress_bar, wide_console
-
-# rich would cut figures to fit a narrower terminal, or the 80 columns that it assumes of a pipe
-_WIDTH = 200
+from ._shared import print_table, progress_bar
 
 
-@with_groups
-def bench(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to measure.")],
-    tensorrt: TensorRTPlan,
-    backend: BackendNames = "onnxruntime",
-    precision: Precision = ALL,
-    batch: Annotated[str, typer.Option(help="Comma-separated batch sizes of the back-to-back series.")] = "1",
-    rate: Annotated[float | None, typer.Option(help="Also single frames paced at this rate in Hz.")] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Timed calls of each series; p99 takes 1000.")] = 200,
-    warm_up: Annotated[int, typer.Option(min=0, help="Calls before each series that are not timed.")] = 20,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a call; else the library decides.")] = None,
-    provider: Provider = "cpu",
-    expected_sha256: ExpectedHash = None,
-    public_key: PublicKey = None,
-    out: Annotated[Path, typer.Option(help="The bench file; one that is there is replaced.")] = Path("bench.json"),
-) -> None:
+@dataclass(kw_only=True)
+class _Measurement:
+    backends: Backends = "onnxruntime"
+    precisions: Precisions = ALL
+    batches: Annotated[str, "Comma-separated batch sizes of the back-to-back series."] = "1"
+    rate_hz: Annotated[float | None, "Also single frames paced at this rate in Hz."] = None
+    runs: Annotated[int, at_least(1, "Timed calls of each series; p99 takes 1000.")] = 200
+    warm_up: Annotated[int, at_least(0, "Calls before each series that are not timed.")] = 20
+    threads: Annotated[int | None, at_least(1, "CPU threads of a call; else the library decides.")] = None
+    provider: Provider = "cpu"
+    tensorrt: TensorRTPlan
+    out: Annotated[Path, "The bench file; one that is there is replaced."] = Path("bench.json")
+
+
+def bench(bundle: BundleFile, asked: _Measurement) -> None:
     """Measure preprocessing, inference and both together: p50, p90, p99 and the slowest call, none of them trimmed.
 
     Back-to-back calls at every batch size, and with --rate also paced ones, on the bundle's own frames. The file also
@@ -48,61 +40,42 @@ def bench(
     each series has its own; where a backend times copies and computing apart, so does the table.
     """
     with progress_bar(threaded=False) as progress:
-        measured = run_bench(
-            Bundle.open(bundle, expected_sha256=expected_sha256, public_key=public_key),
-            backends=backend,
-            precisions=precision,
-            batches=batch,
-            runs=runs,
-            warm_up=warm_up,
-            rate_hz=rate,
-            provider=provider,
-            threads=threads,
-            tensorrt=tensorrt,
-            out=out,
-            progress=progress,
-        )
-    console = wide_console(_WIDTH)
-    console.print(_table(measured))
+        measured = run_bench(bundle.open(), **vars(asked), progress=progress)
+    tell = _print_table(measured)
     for artefact, engine in engines(measured.rows):
-        console.print(Text(f"{artefact}: {engine}"))
+        tell(f"{artefact}: {engine}")
     for text in (*_energy(measured), *(f"warning: {text}" for text in measured.warnings)):
-        console.print(Text(text))
+        tell(text)
     for entry in measured.skipped:
-        console.print(Text(as_options(f"not measured: {entry.backend} {entry.variant}: {entry.reason}")))
-    console.print(Text(f"written: {out}"))
+        tell(as_options(f"not measured: {entry.backend} {entry.variant}: {entry.reason}"))
+    tell(f"written: {asked.out}")
 
 
-def _energy(bench: Bench) -> list[str]:
+def _energy(bench: Bench) -> Iterator[str]:
     """What the energies in the table are of, or why there are none."""
-    lines = []
     for source in dict.fromkeys(row.energy_source for row in bench.rows if row.energy_source):
         rows = bench.select(energy_source=source)
         lacking = sum(row.energy_mj_per_image is None for row in rows)
-        short = (
-            f"; {lacking} of {len(rows)} series were too short for it, or too long: change --runs" if lacking else ""
-        )
-        lines.append(f"energy: {source}{short}")
-    return lines
+        short = f"; {lacking} of {len(rows)} series were too short for it, or too long: change --runs"
+        yield f"energy: {source}{short if lacking else ''}"
 
 
-def _table(bench: Bench) -> Table:
+def _print_table(bench: Bench) -> Callable[..., None]:
     """One line for each row; what all rows share is in the title."""
     shared = {f"{row.provider} on {row.device}, threads: {row.threads or 'default'}" for row in bench.rows}
-    table = Table(title=Text("; ".join(sorted(shared))), title_justify="left")
-    for heading in ("backend", "variant", "batch", "mode", "stage"):
-        table.add_column(heading, no_wrap=True)
+    headings = ["backend", "variant", "batch", "mode", "stage", "n", "p50 ms", "p90 ms", "p99 ms", "max ms"]
+    headings += ["images/s", "late"]
     energy = any(row.energy_mj_per_image is not None for row in bench.rows)
-    last = ("mJ/image",) if energy else ()
-    for heading in ("n", "p50 ms", "p90 ms", "p99 ms", "max ms", "images/s", "late", *last):
-        table.add_column(heading, justify="right", no_wrap=True)
+    if energy:
+        headings.append("mJ/image")
+    rows = []
     for row in bench.rows:
         mode = row.mode if row.rate_hz is None else f"{row.mode} {row.rate_hz:g} Hz"
         times = [f"{ms:.3f}" if ms is not None else "" for ms in (row.p50_ms, row.p90_ms, row.p99_ms, row.max_ms)]
         late = "" if row.late is None else str(row.late)
-        first = (row.backend, row.variant, str(row.batch), mode, row.stage, str(row.n))
-        cells = [*first, *times, f"{row.images_per_s:.1f}", late]
+        cells = [row.backend, row.variant, str(row.batch), mode, row.stage, str(row.n), *times]
+        cells += [f"{row.images_per_s:.1f}", late]
         if energy:
             cells.append("" if row.energy_mj_per_image is None else f"{row.energy_mj_per_image:.3g}")
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
+        rows.append(cells)
+    return print_table(headings, rows, left=5, title="; ".join(sorted(shared)), width=200)

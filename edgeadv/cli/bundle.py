@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime import Bundle
 from edgeadv_runtime.bundle.entries import (
     ConfidenceEntry,
     GateEntry,
     PairedEntry,
     ParityEntry,
-    SizedFileEntry,
-    SurrogateEntry,
 )
 from edgeadv_runtime.bundle.manifest import MANIFEST
 from edgeadv_runtime.bundle.variants import expanded
 from edgeadv_runtime.files import sha256_file
 
-from ._arguments import PublicKey
+from ._arguments import BundleFile, BundlePath
 from ._fields import say
-from ._shared import wide_console
+from ._options import with_options
+from ._shared import print_table
 
 MIB = 1024 * 1024
 
@@ -34,37 +31,35 @@ app = typer.Typer(add_completion=False, help="Look at a bundle, copy less of it,
 
 
 @app.command()
+@with_options
 def show(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to show.")],
-    public_key: PublicKey = None,
+    bundle: BundleFile,
 ) -> None:
     """Check every hash of a bundle, then show what it is, what it holds and how close its artefacts are to PyTorch."""
-    opened = Bundle.open(bundle, public_key=public_key)
+    opened = bundle.open()
     architecture, preprocess = opened.manifest.architecture, opened.preprocess
     say(f"title              {opened.manifest.title}")
     say(f"architecture       {architecture.source} {architecture.name}, upsample {architecture.upsample}")
     say(f"classes            {len(opened.classes)}: {', '.join(opened.classes.names[:5])}, ...")
     say(f"preprocess         resize {preprocess.resize}, crop {preprocess.crop}, {preprocess.interpolation}")
     say(f"created            {opened.manifest.created} by edgeadv {opened.manifest.edgeadv_version}")
-    say(f"signature          {_signature(opened, public_key)}")
+    say(f"signature          {_signature(opened, bundle.public_key)}")
     print_summary(opened)
 
 
 @app.command()
+@with_options
 def slim(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to copy from; it stays as it is.")],
-    out: Annotated[Path, typer.Option(help="The folder to make.")],
-    variant: Annotated[
-        list[str], typer.Option(help="A variant to keep, int8 or int8-u8in; give it again for another.")
-    ],
+    bundle: BundleFile,
+    out: Annotated[Path, "The folder to make."],
+    variant: Annotated[list[str], "A variant to keep, int8 or int8-u8in; give it again for another."],
     weights: Annotated[
         bool, typer.Option("--weights/--no-weights", help="Keep the weights: they hand over the white box.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
-    public_key: PublicKey = None,
+    overwrite: Annotated[bool, "Replace a bundle that is there."] = False,
 ) -> None:
     """Copy a bundle without what a device does not need. The copy keeps the bundle id."""
-    full = Bundle.open(bundle, public_key=public_key)
+    full = bundle.open()
     signed = full.signed  # asked first: the copy may take the place of the bundle
     kept = expanded(variant, full.variants)
     print_summary(full.slim(out, variants=kept, weights=weights, overwrite=overwrite))
@@ -76,9 +71,10 @@ def slim(
 
 
 @app.command()
+@with_options
 def sign(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to sign.")],
-    key: Annotated[Path, typer.Option(help="Ed25519 private key, PEM: openssl genpkey -algorithm ed25519.")],
+    bundle: BundlePath,
+    key: Annotated[Path, "Ed25519 private key, PEM: openssl genpkey -algorithm ed25519."],
 ) -> None:
     """Check every hash of a bundle, then sign its manifest, which names them all. A signature that is there is
     replaced."""
@@ -105,12 +101,14 @@ def print_summary(bundle: Bundle) -> None:
     known = bundle.training_images
     listed = "not known, so evaluate cannot tell them: see export --training-data"
     say(f"training images    {listed if known is None else f'{len(known)}, known by hash'}")
-    console = wide_console()
-    console.print(_table(bundle))
+    print_table(
+        ("file", "MiB", "frames", "abs. error", "rel. error", "allowed", "min. cosine", "same top-1"), _rows(bundle)
+    )
     for variant in bundle.variants:
         entry = bundle.manifest.variants[variant]
-        for line in [] if entry.gate is None else _gate(entry.gate, entry.float_layers or ()):
-            say(f"{variant:<18} {line}")
+        if entry.gate is not None:
+            for line in _gate(entry.gate, entry.float_layers or ()):
+                say(f"{variant:<18} {line}")
         if entry.surrogate is not None and entry.surrogate.not_made is not None:
             say(f"{variant:<18} no surrogate: {entry.surrogate.not_made}")
     if (confidence := bundle.manifest.confidence) is not None:
@@ -120,38 +118,29 @@ def print_summary(bundle: Bundle) -> None:
 def _confidence(entry: ConfidenceEntry) -> str:
     rejection = entry.rejection
     return (
-        f"temperature {entry.temperature:.3f} of {entry.n} images; on {entry.n_held_out} others of "
-        f"{entry.data.name} ECE "
-        f"{entry.ece_before:.1%} before, {entry.ece_after:.1%} after; below probability {rejection.threshold:.3f} "
-        "unknown: "
-        f"{rejection.answered} answered, {rejection.wrong_answered} of them wrong, of {rejection.wrong} wrong in all"
+        f"temperature {entry.temperature:.3f} of {entry.n} images; on {entry.n_held_out} others of {entry.data.name} "
+        f"ECE {entry.ece_before:.1%} before, {entry.ece_after:.1%} after; below probability {rejection.threshold:.3f} "
+        f"unknown: {rejection.answered} answered, {rejection.wrong_answered} of them wrong, of {rejection.wrong} wrong "
+        "in all"
     )
 
 
-def _table(bundle: Bundle) -> Table:
-    columns = ("file", "MiB", "frames", "abs. error", "rel. error", "allowed", "min. cosine", "same top-1")
-    table = Table(*columns)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    left_out = bundle.manifest.left_out
+def _rows(bundle: Bundle) -> Iterator[list[str]]:
+    manifest = bundle.manifest
     for variant in bundle.variants:
-        entry, surrogate = bundle.manifest.variants[variant], bundle.manifest.variants[variant].surrogate
+        entry = manifest.variants[variant]
         # int8 is judged by its gate; its tolerance is for other devices, against the golden logits
         allowed = f"{entry.tolerance:g}"
-        _add_file(table, entry, entry.parity, "see below" if entry.gate is not None else allowed)
-        if surrogate is not None and surrogate.file not in left_out:
+        yield _row(entry.file, entry.bytes, entry.parity, "see below" if entry.gate is not None else allowed)
+        if (surrogate := entry.surrogate) is not None and surrogate.file and surrogate.file not in manifest.left_out:
             # compared with the artefact above it, not with PyTorch's model
-            _add_file(table, surrogate, surrogate.parity, allowed)
-    if bundle.manifest.weights.file not in left_out:
-        _add_file(table, bundle.manifest.weights, None, "")
-    return table
+            yield _row(surrogate.file, surrogate.bytes, surrogate.parity, allowed)
+    if manifest.weights.file not in manifest.left_out:
+        yield _row(manifest.weights.file, manifest.weights.bytes, None, "")
 
 
-def _add_file(table: Table, entry: SizedFileEntry | SurrogateEntry, parity: ParityEntry | None, allowed: str) -> None:
-    """Add a row; nothing for a surrogate that was not made."""
-    if entry.file is None or entry.bytes is None:
-        return
-    cells = [f"{entry.bytes / MIB:.2f}"]
+def _row(file: str, size: int | None, parity: ParityEntry | None, allowed: str) -> list[str]:
+    cells = [file, f"{(size or 0) / MIB:.2f}"]
     if parity is not None:
         cells += [
             str(parity.frames),
@@ -161,33 +150,30 @@ def _add_file(table: Table, entry: SizedFileEntry | SurrogateEntry, parity: Pari
             f"{parity.min_cosine:.6f}",
             f"{parity.frames - len(parity.flips)}/{parity.frames}",
         ]
-    table.add_row(Text(entry.file), *cells)
+    return cells
 
 
-def _gate(gate: GateEntry, float_layers: Sequence[str]) -> list[str]:
+def _gate(gate: GateEntry, float_layers: Sequence[str]) -> Iterator[str]:
     """What an int8 variant was measured to lose and to gain; one with uint8 input by that with float input."""
     worst, latency = gate.worst, gate.gain.latency
-    loss = f"on {gate.clean.n} images of {gate.data.name}: {_loss(gate.clean)}, {gate.max_drop:g} allowed"
-    if worst is not None:
+    if gate.of is not None:
+        yield f"the same graph as {gate.of} after its input, with the gate of that:"
+    yield f"on {gate.clean.n} images of {gate.data.name}: {_loss(gate.clean)}, {gate.max_drop:g} allowed"
+    if worst is None:
+        yield f"worst case under attack not measured: {gate.worst_case['not_measured']}"
+    else:
         judged = f"{gate.max_drop:g} allowed" if worst.judged else f"not judged: verdict {worst.verdict}"
         own = "" if worst.threat == "transfer" else " and on itself"
-        under_attack = f"worst case of attacks on fp32{own} at eps {worst.eps}: {_loss(worst)}, {judged}"
-        if worst.no_own_gradients is not None:
-            under_attack += f"; not attacked by its own gradients: {worst.no_own_gradients}"
-    else:
-        under_attack = f"worst case under attack not measured: {gate.worst_case['not_measured']}"
-    size = f"{gate.gain.smaller:.1f}x smaller than fp32"
+        lacking = worst.no_own_gradients
+        not_attacked = "" if lacking is None else f"; not attacked by its own gradients: {lacking}"
+        yield f"worst case of attacks on fp32{own} at eps {worst.eps}: {_loss(worst)}, {judged}{not_attacked}"
+    speed = f"latency not measured: {latency.not_measured}"
     if latency.faster is not None:
-        size += f", {latency.faster:.2f}x its speed at batch 1 ({latency.threads} thread, {latency.device})"
-    else:
-        size += f", latency not measured: {latency.not_measured}"
-    lines = [loss, under_attack, size]
+        speed = f"{latency.faster:.2f}x its speed at batch 1 ({latency.threads} thread, {latency.device})"
+    yield f"{gate.gain.smaller:.1f}x smaller than fp32, {speed}"
     if float_layers:
         whole = gate.fully_quantised.drop
-        lines.append(f"in float32: {', '.join(float_layers)}; with every layer in int8 the drop was {whole:.2f} points")
-    if gate.of is not None:
-        lines.insert(0, f"the same graph as {gate.of} after its input, with the gate of that:")
-    return lines
+        yield f"in float32: {', '.join(float_layers)}; with every layer in int8 the drop was {whole:.2f} points"
 
 
 def _loss(paired: PairedEntry) -> str:
@@ -195,7 +181,6 @@ def _loss(paired: PairedEntry) -> str:
     # bundles of an older edgeadv were judged at the drop itself
     judged = "" if paired.drop_upper is None else f", judged at {paired.drop_upper:.2f}"
     return (
-        f"top-1 {paired.int8_correct / n:.1%} against {paired.fp32_correct / n:.1%} of fp32, drop "
-        f"{paired.drop:.2f} points "
-        f"[{low:.2f}, {high:.2f}]{judged}"
+        f"top-1 {paired.int8_correct / n:.1%} against {paired.fp32_correct / n:.1%} of fp32, drop {paired.drop:.2f} "
+        f"points [{low:.2f}, {high:.2f}]{judged}"
     )

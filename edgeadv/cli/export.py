@@ -2,60 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edgeadv_runtime.errors import InputError
+from edgeadv_runtime import InputError
 
 from ..workflows import exporting
 from ..workflows.exporting import PRECISIONS, ConfidenceOptions, Int8Options, ModelSource, given_fields
-from ..workflows.inputs import names
+from ._arguments import at_least
 from ._fields import say
-from ._options import with_groups
 from .bundle import print_summary
 
 
-@with_groups
+@dataclass(kw_only=True)
+class _Export:
+    out: Annotated[Path, "The bundle to make; by custom it is called NAME.edgeadv."]
+    precisions: Annotated[
+        tuple[str, ...],
+        "Comma-separated variants to export; int8 is int8-s8s8 and int8-u8s8. With -u8in behind it a variant "
+        "takes uint8 pixels: fp32-u8in, int8-u8in.",
+    ] = PRECISIONS
+    data: Annotated[
+        str | None, "What the network was trained and tested on; a run names its own, which may have moved."
+    ] = None
+    golden: Annotated[
+        Path | None, "Folder of real images to compare on, 64 of them spread over it; a run has test images of its own."
+    ] = None
+    overwrite: Annotated[bool, "Replace a bundle that is there."] = False
+    data_root: Annotated[Path | None, "Where torchvision keeps the data set of the run."] = None
+    training_data: Annotated[
+        str | None,
+        "What the network was trained on, a name as for --data or a folder of images, so that evaluate can tell; a run "
+        "knows its own.",
+    ] = None
+    workers: Annotated[int, at_least(0, "Processes that decode the images of --training-data.")] = 0
+    int8: Int8Options
+    confidence: ConfidenceOptions
+
+
 def export(
-    *,
-    out: Annotated[Path, typer.Option(help="The bundle to make; by custom it is called NAME.edgeadv.")],
+    asked: _Export,
+    model: ModelSource,
     run: Annotated[
         Path | None, typer.Argument(metavar="[RUN]", help="A finished training run; without one, give --arch.")
     ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(
-            help="Comma-separated variants to export; int8 is int8-s8s8 and int8-u8s8. With -u8in behind it a variant "
-            "takes uint8 pixels: fp32-u8in, int8-u8in."
-        ),
-    ] = ",".join(PRECISIONS),
-    data: Annotated[
-        str | None,
-        typer.Option(help="What the network was trained and tested on; a run names its own, which may have moved."),
-    ] = None,
-    golden: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of real images to compare on, 64 of them spread over it; a run has test images of its own."
-        ),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
-    data_root: Annotated[Path | None, typer.Option(help="Where torchvision keeps the data set of the run.")] = None,
-    model: ModelSource,
-    training_data: Annotated[
-        str | None,
-        typer.Option(
-            help="What the network was trained on, a name as for --data or a folder of images, so that evaluate "
-            "can tell; "
-            "a run knows its own."
-        ),
-    ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode the images of --training-data.")] = 0,
-    int8: Int8Options,
-    confidence: ConfidenceOptions,
 ) -> None:
     """Export to ONNX, compare every artefact with PyTorch on real images, and write the bundle only if they agree.
 
@@ -64,18 +58,4 @@ def export(
     """
     if run is not None and (given := given_fields(model)):
         raise InputError(f"{given} cannot be given beside a run, which brings its own: {run}")
-    bundle = exporting.export(
-        run or model,
-        out,
-        precisions=names(precision, field="precisions"),
-        data=data,
-        golden=golden,
-        training_data=training_data,
-        workers=workers,
-        data_root=data_root,
-        int8=int8,
-        confidence=confidence,
-        overwrite=overwrite,
-        progress=partial(say, err=True),
-    )
-    print_summary(bundle)
+    print_summary(exporting.export(run or model, **vars(asked), progress=partial(say, err=True)))

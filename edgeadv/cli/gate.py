@@ -2,77 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
-from edgeadv_runtime.errors import EdgeAdvError, InputError
+from edgeadv_runtime import EdgeAdvError, InputError, Results
 from edgeadv_runtime.files import ensure_file_writable
 from edgeadv_runtime.records.evidence import ORDER
 from edgeadv_runtime.records.release_gate import SUITE
 from edgeadv_runtime.records.release_output import write_outcome
-from edgeadv_runtime.records.results import Results
 from edgeadv_runtime.records.rows import BASELINE
-from edgeadv_runtime.records.suites import SUITES, SuiteName
+from edgeadv_runtime.records.suites import SUITES
 
 from ..workflows.inputs import names
 from ._fields import as_options, say
 from ._shared import nobody_reads
 
 
-def gate(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="What evaluate wrote.")],
-    min_clean: Annotated[float | None, typer.Option("--min-clean", help="Least clean accuracy, a share: 0.80.")] = None,
-    min_robust: Annotated[
-        float | None, typer.Option("--min-robust", help="Least accuracy in the worst case at --eps, a share: 0.40.")
-    ] = None,
+@dataclass
+class _Limits:
+    min_clean: Annotated[float | None, "Least clean accuracy, a share: 0.80."] = None
+    min_robust: Annotated[float | None, "Least accuracy in the worst case at --eps, a share: 0.40."] = None
     max_drop_clean: Annotated[
-        float | None,
-        typer.Option("--max-drop-clean", help="Largest drop of clean accuracy against --baseline: 0.01 for one point."),
-    ] = None,
-    max_drop_robust: Annotated[
-        float | None, typer.Option("--max-drop-robust", help="Largest such drop in the worst case at --eps.")
-    ] = None,
+        float | None, "Largest drop of clean accuracy against --baseline: 0.01 for one point."
+    ] = None
+    max_drop_robust: Annotated[float | None, "Largest such drop in the worst case at --eps."] = None
     verdict: Annotated[
         str | None,
-        typer.Option(
-            help=f"Least believable masking verdict that is accepted, of {', '.join(ORDER)}. A rule of its own; robust "
-            f"rules ask for {ORDER[0]} without it."
-        ),
-    ] = None,
+        f"Least believable masking verdict that is accepted, of {', '.join(ORDER)}. A rule of its own; robust "
+        f"rules ask for {ORDER[0]} without it.",
+    ] = None
     baseline: Annotated[
         str | None,
-        typer.Option(
-            help=f"Variant that drops are counted from, {BASELINE} by default: on the same backend, or on the "
-            "first one "
-            "that has it."
-        ),
-    ] = None,
-    variant: Annotated[
-        str | None,
-        typer.Option(
-            help="Comma-separated variants to judge, int8 for both int8 ones, int8-u8in likewise; by default all "
-            "in the file."
-        ),
-    ] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="Comma-separated backends to judge; by default all in the file.")
-    ] = None,
-    eps: Annotated[
-        str | None,
-        typer.Option("--eps", help="Budget of the robust rules, e.g. 8/255; needed where the file has several."),
-    ] = None,
+        f"Variant that drops are counted from, {BASELINE} by default: on the same backend, or on the first one that "
+        "has it.",
+    ] = None
+    eps: Annotated[str | None, "Budget of the robust rules, e.g. 8/255; needed where the file has several."] = None
     suite: Annotated[
         str | None,
-        typer.Option(
-            help=f"Least that must have attacked an artefact for a robust rule, of {', '.join(SUITES)}; {SUITE} by "
-            "default. "
-            "Read off the attacks in the file."
-        ),
+        f"Least that must have attacked an artefact for a robust rule, of {', '.join(SUITES)}; {SUITE} by default. "
+        "Read off the attacks in the file.",
+    ] = None
+
+
+def gate(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="What evaluate wrote.")],
+    limits: _Limits,
+    variants: Annotated[
+        str | None,
+        "Comma-separated variants to judge, int8 for both int8 ones, int8-u8in likewise; by default all in the file.",
     ] = None,
-    junit: Annotated[Path | None, typer.Option("--junit", help="Also write the outcome as JUnit XML.")] = None,
-    json: Annotated[Path | None, typer.Option("--json", help="Also write the outcome and its figures as JSON.")] = None,
+    backends: Annotated[str | None, "Comma-separated backends to judge; by default all in the file."] = None,
+    junit: Annotated[Path | None, "Also write the outcome as JUnit XML."] = None,
+    json: Annotated[Path | None, "Also write the outcome and its figures as JSON."] = None,
 ) -> None:
     """Judge a results file, for a release or a CI job: one line for each rule.
 
@@ -88,16 +72,9 @@ def gate(
     try:
         judged = Results.load(results)
         outcome = judged.gate(
-            min_clean=min_clean,
-            min_robust=min_robust,
-            max_drop_clean=max_drop_clean,
-            max_drop_robust=max_drop_robust,
-            verdict=verdict,
-            baseline=baseline,
-            eps=eps,
-            suite=cast("SuiteName | None", suite),
-            variants=None if variant is None else names(variant, field="variant"),
-            backends=None if backend is None else names(backend, field="backend"),
+            **vars(limits),
+            variants=None if variants is None else names(variants, field="variants"),
+            backends=None if backends is None else names(backends, field="backends"),
         )
     except EdgeAdvError as error:
         # a pipeline that reads no exit status must not take an older file for today's

@@ -13,7 +13,7 @@ from ._fields import say
 
 def report(
     files: Annotated[list[Path], typer.Argument(help="Results and bench files, in the order the page shows them.")],
-    out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
+    out: Annotated[Path, "The page to write."] = Path("report.html"),
 ) -> None:
     """Write one self-contained HTML page: the worst case first, with its masking verdict, then all the rest."""
     say(str(reporting.report(files, out)))

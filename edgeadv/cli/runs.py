@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from ..workflows.runs import list_runs
 from ._fields import as_options
-from ._shared import wide_console
+from ._shared import print_table
 
 if TYPE_CHECKING:
     from edgeadv.training.runs import Run
@@ -25,14 +23,11 @@ def runs(
     The clean accuracy is on the test images. The worst case is of PGD with 10 steps on training images that were held
     out, at the budget of the recipe, and chose the epoch: it is no result. `edgeadv evaluate` measures one.
     """
-    table = Table()
-    for heading in ("run", "recipe", "clean", "held-out worst case", "epoch", "minutes"):
-        table.add_column(heading, overflow="fold", justify="left" if heading in ("run", "recipe") else "right")
+    rows = []
     for found in list_runs(folder):
         name = str(found.path.relative_to(folder)) if found.path != folder else found.path.name
-        cells = [as_options(found.problem), "", "", "", ""] if found.run is None else _cells(found.run)
-        table.add_row(*(Text(cell) for cell in (name, *cells)))
-    wide_console(120).print(table)
+        rows.append([name, *([as_options(found.problem)] if found.run is None else _cells(found.run))])
+    print_table(("run", "recipe", "clean", "held-out worst case", "epoch", "minutes"), rows, left=2, width=120)
 
 
 def _cells(run: Run) -> list[str]:

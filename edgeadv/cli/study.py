@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from edgeadv.reporting.study import FGSM_ALONE, HEADINGS, cells, entries, headline
 from edgeadv_runtime.bundle.batches import Progress
@@ -15,48 +14,36 @@ from edgeadv_runtime.records.study import Study
 
 from ..workflows.pretrained import IMAGES, Pretrained
 from ..workflows.pretrained import study as run_study
-from ._arguments import EpsList, Unreadable, Workers
+from ._arguments import EpsList, at_least
 from ._fields import say
-from ._options import with_groups
-from ._shared import keep_memory, progress_bar, wide_console
+from ._shared import keep_memory, print_table, progress_bar
 
 
-@with_groups
-def study(
-    arch: Annotated[str, typer.Option(help="Comma-separated torchvision or timm classifiers of ImageNet-1k.")],
-    data: Annotated[Path, typer.Option(help="Folder of class folders named by WordNet id, or that has them in val/.")],
-    eps: EpsList,
-    out: Annotated[Path, typer.Option(help="The folder to make: study.json, study.md and study.html.")],
-    pretrained: Pretrained,
-    n: Annotated[int, typer.Option("--n", min=1, help="Images to choose at random, as many of each class.")] = IMAGES,
-    seed: Annotated[int, typer.Option(min=0, help="Of their choice.")] = 0,
-    provider: Annotated[str, typer.Option(help="cpu or cuda; there is no fallback.")] = "cpu",
-    workers: Workers = 0,
-    allow_unreadable: Unreadable = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the classifiers that are not finished.")] = False,
-) -> None:
+@dataclass(kw_only=True)
+class _Study:
+    arch: Annotated[str, "Comma-separated torchvision or timm classifiers of ImageNet-1k."]
+    data: Annotated[Path, "Folder of class folders named by WordNet id, or that has them in val/."]
+    eps: EpsList
+    out: Annotated[Path, "The folder to make: study.json, study.md and study.html."]
+    pretrained: Pretrained
+    n: Annotated[int, typer.Option("--n", min=1, help="Images to choose at random, as many of each class.")] = IMAGES
+    seed: Annotated[int, at_least(0, "Of their choice.")] = 0
+    provider: Annotated[str, "cpu or cuda; there is no fallback."] = "cpu"
+    workers: Annotated[int, at_least(0, "Processes that decode images.")] = 0
+    allow_unreadable: Annotated[bool, "Accept more than 1% of unreadable images."] = False
+    resume: Annotated[bool, "Go on with the classifiers that are not finished."] = False
+
+
+def study(asked: _Study) -> None:
     """Top-1 and top-5 error of pre-trained ImageNet classifiers, without attack and under FGSM.
 
     FGSM is one step, so its errors are lower bounds; edgeadv evaluate --suite standard gives a worst case.
     """
     keep_memory()
     with progress_bar() as progress:
-        finished = run_study(
-            arch,
-            data,
-            eps=eps,
-            out=out,
-            n=n,
-            seed=seed,
-            pretrained=pretrained,
-            provider=provider,
-            workers=workers,
-            allow_unreadable=allow_unreadable,
-            resume=resume,
-            progress=_lines(progress),
-        )
+        finished = run_study(**vars(asked), progress=_lines(progress))
     print_study(finished)
-    say(f"written: {out}")
+    say(f"written: {asked.out}")
 
 
 def _lines(bar: Progress | None) -> Progress:
@@ -74,19 +61,14 @@ def _lines(bar: Progress | None) -> Progress:
 def print_study(study: Study) -> None:
     """The table on the terminal, and under it what it is worth and how it was made."""
     found = entries(study)
-    table = Table(title=Text(headline(study)), title_justify="left")
-    for i, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="right" if 1 < i < len(HEADINGS) - 1 else "left", no_wrap=True)
+    rows: list[list[str]] = []
     for entry in found:
-        for i, line in enumerate(entry.lines):
-            table.add_row(
-                Text("" if i else entry.title), *map(Text, cells(line)), end_section=i == len(entry.lines) - 1
-            )
-    console = wide_console(140)
-    console.print(table)
-    console.print(Text(FGSM_ALONE, style="bold"))
+        rows += [["" if i else entry.title, *cells(line)] for i, line in enumerate(entry.lines)]
+        rows.append([])
+    tell = print_table(HEADINGS, rows, left=2, title=headline(study), width=140)
+    tell(FGSM_ALONE, "bold")
     for entry in found:
-        console.print(Text(f"{entry.title}: {entry.judgement}"))
-        console.print(Text(f"  {entry.how}"))
+        tell(f"{entry.title}: {entry.judgement}")
+        tell(f"  {entry.how}")
     if left_out := max(len(entry.results.data.unreadable) for entry in found):
-        console.print(Text(f"{left_out} unreadable images were left out; the file lists them"))
+        tell(f"{left_out} unreadable images were left out; the file lists them")

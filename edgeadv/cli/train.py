@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +17,6 @@ from ..workflows.extras import need
 from ..workflows.processes import gpus_may_be_here, is_first, join
 from ..workflows.training import DistillOptions, OutOfTimeError, RecipeOptions, TrainConfig, TrainJob
 from ._fields import say
-from ._options import with_groups
 from ._training import progress_bar
 from .bundle import print_summary
 
@@ -28,71 +28,54 @@ MASKING_NOTE = (
     "Read the worst case and the masking verdict of `edgeadv evaluate`, not the FGSM column (docs/robustness.md)."
 )
 
-Data = Annotated[str, typer.Option(help="mnist5k, mnist, fashion-mnist, cifar10, cifar100, imagenette, or a folder.")]
-Arch = Annotated[
-    str, typer.Option(help="A torchvision or timm classifier, e.g. regnet_y_400mf; timm/NAME asks timm only.")
-]
-Out = Annotated[Path, typer.Option(help="The run's folder.")]
-TrainingEps = Annotated[
-    str | None,
-    typer.Option(
-        "--eps", "--at-eps", help="Budget of the recipes with adversarial images, e.g. 8/255, in pixels of [0, 1]."
-    ),
-]
+
+@dataclass(kw_only=True)
+class _Network:
+    data: Annotated[str, "mnist5k, mnist, fashion-mnist, cifar10, cifar100, imagenette, or a folder."]
+    arch: Annotated[str, "A torchvision or timm classifier, e.g. regnet_y_400mf; timm/NAME asks timm only."]
+    out: Annotated[Path, "The run's folder."]
+    eps: Annotated[
+        str | None,
+        typer.Option(
+            "--eps", "--at-eps", help="Budget of the recipes with adversarial images, e.g. 8/255, in pixels of [0, 1]."
+        ),
+    ] = None
 
 
-@partial(with_groups, also={"steps": ["--at-steps"]})
-def train(
-    *,
-    data: Data,
-    arch: Arch,
-    out: Out,
-    weights: Annotated[str, typer.Option(help="none, default, or a file to start from.")] = "none",
-    weights_map: Annotated[str, typer.Option(help="by-name, or by-position if the file has other names.")] = "by-name",
-    recipe: Annotated[
-        str, typer.Option(help="undefended, or adversarial training: at-fgsm, n-fgsm (fast), at-pgd or trades.")
-    ] = "undefended",
-    eps: TrainingEps = None,
-    options: RecipeOptions,
-    config: TrainConfig,
-    job: TrainJob,
-) -> None:
+@dataclass(kw_only=True)
+class _Training(_Network):
+    weights: Annotated[str, "none, default, or a file to start from."] = "none"
+    weights_map: Annotated[str, "by-name, or by-position if the file has other names."] = "by-name"
+    recipe: Annotated[str, "undefended, or adversarial training: at-fgsm, n-fgsm (fast), at-pgd or trades."] = (
+        "undefended"
+    )
+    options: RecipeOptions
+    config: TrainConfig
+    job: TrainJob
+
+
+def train(asked: _Training) -> None:
     """Train a classifier: the undefended network that every defence is compared with, or one on adversarial images."""
     with _session(), progress_bar() as progress:
-        run = training.train(
-            arch,
-            data,
-            out=out,
-            recipe=recipe,
-            eps=eps,
-            weights=weights,
-            weights_map=weights_map,
-            config=config,
-            options=options,
-            job=job,
-            progress=progress,
-        )
+        run = training.train(**vars(asked), progress=progress)
     if is_first():
         _print_run(run)
 
 
-@partial(with_groups, also={"steps": ["--at-steps"], "temperature": ["-T"]})
+@dataclass(kw_only=True)
+class _Distillation(_Network):
+    recipe: Annotated[str, "papernot or soft-label, the paper's; ard or rslad, which make the student robust."] = (
+        "papernot"
+    )
+    teacher: Annotated[Path | None, "A finished run to use as the teacher."] = None
+    options: DistillOptions
+    config: TrainConfig
+    job: TrainJob
+
+
 def distill(
-    *,
-    data: Data,
-    arch: Arch,
-    out: Out,
-    recipe: Annotated[
-        str, typer.Option(help="papernot or soft-label, the paper's; ard or rslad, which make the student robust.")
-    ] = "papernot",
-    teacher: Annotated[Path | None, typer.Option(help="A finished run to use as the teacher.")] = None,
-    eps: TrainingEps = None,
-    export: Annotated[
-        Path | None, typer.Option(help="Export the student too, in fp32 and fp16, into this bundle.")
-    ] = None,
-    options: DistillOptions,
-    config: TrainConfig,
-    job: TrainJob,
+    asked: _Distillation,
+    export: Annotated[Path | None, "Export the student too, in fp32 and fp16, into this bundle."] = None,
 ) -> None:
     """Distil a teacher into a student; the student is the run.
 
@@ -101,20 +84,9 @@ def distill(
     """
     if export is not None:
         need("export")
-        check_export(export, field="export", may_exist=job.resume)
+        check_export(export, field="export", may_exist=asked.job.resume)
     with _session(), progress_bar() as progress:
-        run = training.distill(
-            arch,
-            data,
-            out=out,
-            recipe=recipe,
-            teacher=teacher,
-            eps=eps,
-            config=config,
-            options=options,
-            job=job,
-            progress=progress,
-        )
+        run = training.distill(**vars(asked), progress=progress)
     if not is_first():
         return
     _print_run(run)
@@ -123,7 +95,9 @@ def distill(
     if export is not None and export.exists():
         say(f"{export} is there already, and left as it is", err=True)
     elif export is not None:
-        print_summary(export_after_training(run, export, data_root=job.data_root, progress=partial(say, err=True)))
+        print_summary(
+            export_after_training(run, export, data_root=asked.job.data_root, progress=partial(say, err=True))
+        )
 
 
 @contextmanager
@@ -148,8 +122,7 @@ def _print_run(run: Run) -> None:
         kept = stage.kept
         say(
             f"epoch {stage.kept_epoch} of {len(stage.epochs)} is kept: of {kept['holdout_images']} training images "
-            "held "
-            f"out {kept['holdout_worst_case']:.1%} stood PGD (10 steps); measure what it is worth with `edgeadv "
+            f"held out {kept['holdout_worst_case']:.1%} stood PGD (10 steps); measure what it is worth with `edgeadv "
             "evaluate`"
         )
         if kept["holdout_labels"] == 1:

@@ -9,11 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from edgeadv_runtime.backends import Backend, OnnxRuntimeBackend, TensorRTBackend
+from edgeadv_runtime import (
+    BatchProfile,
+    Bundle,
+    EdgeAdvError,
+    EngineCache,
+    EngineOptions,
+    InputError,
+    OnnxRuntimeBackend,
+    TensorRTBackend,
+)
 from edgeadv_runtime.backends.onnxruntime import PROVIDERS
 from edgeadv_runtime.backends.tensorrt import check_gpu
 from edgeadv_runtime.benchmark.latency import Opener
-from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.variants import (
     INT8,
     TENSORRT_REFUSES_U8S8,
@@ -25,12 +33,12 @@ from edgeadv_runtime.bundle.variants import (
 )
 from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.device.cuda import find_gpu
-from edgeadv_runtime.engine import LIBRARIES, BatchProfile, EngineCache, EngineOptions, find_library
-from edgeadv_runtime.errors import EdgeAdvError, InputError, ProviderError
+from edgeadv_runtime.engine import LIBRARIES, find_library
+from edgeadv_runtime.errors import ProviderError
 from edgeadv_runtime.records.about import Skipped
 
 from .extras import need
-from .inputs import ALL, names
+from .inputs import ALL, names, one_of
 
 if TYPE_CHECKING:
     import torch
@@ -59,22 +67,6 @@ class TensorRTPlan(Options):
     library: Annotated[str | None, f"TensorRT: {' or '.join(LIBRARIES)}; by default the first installed."] = None
     workspace: Annotated[int | None, "TensorRT: most scratch memory of a layer in MiB."] = None
     tf32: Annotated[bool, "TensorRT: let float32 products round to TensorFloat-32."] = False
-
-    def opener(self, bundle: Bundle, variant: str) -> Opener:
-        """A function that opens ``variant`` in TensorRT."""
-        options = EngineOptions(
-            profile=BatchProfile.parse(self.engine_batch or "1"), workspace_mib=self.workspace, tf32=self.tf32
-        )
-        return partial(
-            TensorRTBackend,
-            bundle,
-            variant=variant,
-            options=options,
-            cache=EngineCache(self.engine_cache),
-            library=self.library,
-            trust_plan=self.trust_plan,
-            progress=_log.info,
-        )
 
 
 def backend_openers(
@@ -110,10 +102,9 @@ def backend_openers(
     named, asked_for = names(backends, field="backends"), names(precisions, field="precisions")
     any_backend, any_variant = named == (ALL,), asked_for == (ALL,)
     chosen, wanted = _PROMPT if any_backend else named, bundle.variants if any_variant else asked_for
-    if unknown := [name for name in chosen if name not in BACKENDS]:
-        raise InputError("backends", f"{unknown[0]!r} is not one of {', '.join(BACKENDS)}")
-    if provider not in PROVIDERS:
-        raise InputError("provider", f"{provider!r} is not one of {', '.join(PROVIDERS)}")
+    for name in chosen:
+        one_of(name, BACKENDS, field="backends")
+    one_of(provider, PROVIDERS, field="provider")
     plan = plan or TensorRTPlan()
     if "tensorrt" not in chosen and plan != TensorRTPlan():
         raise InputError(
@@ -140,16 +131,25 @@ def backend_openers(
 
 
 def _opener(name: str, bundle: Bundle, variant: str, provider: str, threads: int | None, plan: TensorRTPlan) -> Opener:
-    if name == "torch":
-        return partial(open_torch, bundle, provider=provider, threads=threads)
-    if name == COMPILED:
-        if variant != "fp32":
-            bundle.onnx_path(variant)  # what the export refused, or nobody asked for, is not served
-        return partial(_open_compiled, bundle, variant=variant, provider=provider, threads=threads)
-    bundle.onnx_path(variant)  # before anything is opened: a variant that is not here is the user's slip
+    if name != "torch" and (name, variant) != (COMPILED, "fp32"):
+        # before anything is opened: a variant that is not here, or that the export refused, is the user's slip
+        bundle.onnx_path(variant)
+    if name in _TORCH:
+        compiled = name == COMPILED
+        return partial(open_torch, bundle, variant=variant, provider=provider, threads=threads, compiled=compiled)
     if name == "onnxruntime":
         return partial(OnnxRuntimeBackend, bundle, variant=variant, provider=provider, threads=threads)
-    return plan.opener(bundle, variant)
+    profile = BatchProfile.parse(plan.engine_batch or "1")
+    return partial(
+        TensorRTBackend,
+        bundle,
+        variant=variant,
+        options=EngineOptions(profile=profile, workspace_mib=plan.workspace, tf32=plan.tf32),
+        cache=EngineCache(plan.engine_cache),
+        library=plan.library,
+        trust_plan=plan.trust_plan,
+        progress=_log.info,
+    )
 
 
 def _misfit(name: str, variant: str, provider: str, *, for_speed: bool) -> str | None:
@@ -182,19 +182,16 @@ def _absent(name: str, bundle: Bundle) -> str | None:
     return None
 
 
-def open_torch(bundle: Bundle, *, provider: str = "cpu", threads: int | None = None) -> TorchBackend:
-    """The reference backend on exactly the device asked for."""
+def open_torch(
+    bundle: Bundle, *, variant: str = "fp32", provider: str = "cpu", threads: int | None = None, compiled: bool = False
+) -> TorchBackend:
+    """The reference backend, or what TorchInductor makes of it, on exactly the device asked for."""
     need("train")
     from edgeadv.backends.pytorch import TorchBackend
-
-    return TorchBackend(bundle, device=_torch_device(provider), threads=threads)
-
-
-def _open_compiled(bundle: Bundle, *, variant: str, provider: str, threads: int | None) -> Backend:
-    need("train")
     from edgeadv.backends.pytorch_compiled import CompiledTorchBackend
 
-    return CompiledTorchBackend(bundle, variant=variant, device=_torch_device(provider), threads=threads)
+    kind = CompiledTorchBackend if compiled else TorchBackend
+    return kind(bundle, variant=variant, device=_torch_device(provider), threads=threads)
 
 
 def _torch_device(provider: str) -> torch.device:

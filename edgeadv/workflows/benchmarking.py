@@ -9,13 +9,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from edgeadv_runtime import Bench, Bundle, InputError
 from edgeadv_runtime.benchmark import latency
 from edgeadv_runtime.bundle.batches import Progress
-from edgeadv_runtime.bundle.bundle import Bundle
-from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.files import ensure_file_writable
 from edgeadv_runtime.records.about import Skipped
-from edgeadv_runtime.records.bench import Bench
 
 from .backends import TensorRTPlan, backend_openers
 from .inputs import ALL, open_bundle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from edgeadv_runtime.errors import InputError
+from edgeadv_runtime import InputError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 

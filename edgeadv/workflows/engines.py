@@ -6,12 +6,11 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from edgeadv_runtime import BatchProfile, Bundle, EngineOptions, InputError
 from edgeadv_runtime.backends.build_engine import BuiltEngine, EngineBuilder
 from edgeadv_runtime.bundle.batches import Progress
-from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.variants import S8S8, TENSORRT_REFUSES_U8S8, U8S8, base_of, variant_for
-from edgeadv_runtime.engine import BatchProfile, EngineOptions, parse_targets
-from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.engine import parse_targets
 from edgeadv_runtime.files import ensure_writable
 
 from .inputs import ALL, names, open_bundle

@@ -6,25 +6,21 @@ Loading this module loads no PyTorch: the command line makes options of its grou
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from edgeadv_runtime.bundle.bundle import Bundle, Classes, check_replaceable
-from edgeadv_runtime.bundle.preprocess import Preprocess
+from edgeadv_runtime import Bundle, Eps, InputError, Preprocess
+from edgeadv_runtime.bundle.bundle import Classes, check_replaceable
 from edgeadv_runtime.bundle.variants import INT8, VARIANTS, expanded, precision_of
 from edgeadv_runtime.decoding import Options
-from edgeadv_runtime.errors import DataError, ExportError, InputError, StorageError
+from edgeadv_runtime.errors import DataError, ExportError, StorageError
 from edgeadv_runtime.files import ensure_writable, sha256_file
-from edgeadv_runtime.records.eps import Eps
 
 from .extras import need
-from .inputs import names
+from .inputs import names, one_of
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from edgeadv_export import ConfidencePlan, Int8Plan
     from edgeadv_runtime.bundle.training_images import TrainingImages
 
@@ -135,6 +131,7 @@ def export(
     import edgeadv_export
 
     from ..data.sources import load_data
+    from ..training.runs import Run
 
     precisions = names(precisions, field="precisions")
     out, tell = Path(out), progress or (lambda _: None)
@@ -144,29 +141,34 @@ def export(
         raise InputError("precisions", f"{','.join(precisions)} has no int8: leave {given} out, or add int8")
     if confidence.confidence_data is None and (given := given_fields(confidence)):
         raise InputError(f"{given} needs `confidence_data`: name labelled images that were not trained on")
-    folder = None if golden is None else Path(golden)
     opened = None if data is None else load_data(data, root=data_root)
+    run: Run | _WithoutRun
     if isinstance(source, ModelSource):
-        model = _from_weights(source, opened, folder)
+        run = _without_run(source, has_frames=bool(golden or opened))
     else:
-        model = _from_run(source, opened, folder, data_root)
+        run = source if isinstance(source, Run) else Run.open(source)
+        opened = opened or _own_data(run, data_root)
+    model = run.load_model()
+    if golden is not None:
+        frames, where = edgeadv_export.folder_frames(Path(golden)), Path(golden).resolve().name
+    else:
+        assert opened is not None
+        frames, where = edgeadv_export.data_frames(opened.test), f"{opened.name} test"
     check_replaceable(out)
+    training_images = run.training_images
     if training_data is not None:
-        model = _with_training_data(model, str(training_data), data_root, workers=workers, tell=tell)
-    confidence_plan = _confidence_plan(confidence, model, data_root)
-    int8_plan = _int8_plan(int8, model, tell) if wants_int8 else None
+        training_images = _hashed(str(training_data), run.preprocess, data_root, workers, tell) | training_images
+    provenance = {**run.provenance, "frames": {"origin": where, "count": len(frames)}}
     return edgeadv_export.export_bundle(
-        model.model,
+        model,
         out,
-        classes=model.classes,
-        preprocess=model.preprocess,
-        frames=model.frames,
+        classes=run.classes,
+        preprocess=run.preprocess,
+        frames=frames,
         variants=variants,
-        origin=edgeadv_export.Origin(
-            title=model.title, provenance=model.provenance, training_images=model.training_images
-        ),
-        int8=int8_plan,
-        confidence=confidence_plan,
+        origin=edgeadv_export.Origin(title=run.title, provenance=provenance, training_images=training_images),
+        confidence=_confidence_plan(confidence, run.classes, opened, data_root),
+        int8=_int8_plan(int8, run, opened, tell) if wants_int8 else None,
         overwrite=overwrite,
         progress=tell,
     )
@@ -205,17 +207,18 @@ def check_export(out: Path, *, field: str, may_exist: bool) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Model:
-    """What a bundle is made from."""
+class _WithoutRun:
+    """A network that no run of ours made, as a run has it."""
 
     model: PixelModel
     classes: Classes
     preprocess: Preprocess
-    frames: list[NDArray[np.uint8]]
     title: str
     provenance: dict[str, Any]
-    data: Data | None = None
     training_images: TrainingImages | None = None
+
+    def load_model(self) -> PixelModel:
+        return self.model
 
 
 def given_fields(options: ModelSource | Int8Options | ConfidenceOptions) -> str:
@@ -232,34 +235,6 @@ def _variants(precisions: Sequence[str]) -> list[str]:
         both = expanded([INT8], VARIANTS)
         raise InputError("precisions", f"{','.join(precisions)} names a variant twice: {INT8} is {' and '.join(both)}")
     return variants
-
-
-def _frames(data: Data | None, golden: Path | None) -> tuple[list[NDArray[np.uint8]], str]:
-    """Real images to compare on, and where they are from."""
-    from edgeadv_export import data_frames, folder_frames
-
-    if golden is not None:
-        return folder_frames(golden), golden.resolve().name
-    assert data is not None
-    return data_frames(data.test), f"{data.name} test"
-
-
-def _from_run(source: Run | str | Path, data: Data | None, golden: Path | None, root: str | Path | None) -> _Model:
-    from ..training.runs import Run
-
-    run = source if isinstance(source, Run) else Run.open(source)
-    data = data or _own_data(run, root)
-    frames, origin = _frames(data, golden)
-    return _Model(
-        model=run.load_model(),
-        classes=run.classes,
-        preprocess=run.preprocess,
-        frames=frames,
-        title=run.title,
-        provenance={**run.provenance, "frames": {"origin": origin, "count": len(frames)}},
-        data=data,
-        training_images=run.training_images,
-    )
 
 
 def _own_data(run: Run, root: str | Path | None) -> Data:
@@ -280,48 +255,34 @@ def _own_data(run: Run, root: str | Path | None) -> Data:
     return Data(folder.name, missing)
 
 
-def _from_weights(source: ModelSource, data: Data | None, golden: Path | None) -> _Model:
+def _without_run(source: ModelSource, *, has_frames: bool) -> _WithoutRun:
     from edgeadv_export import imagenet_classes, read_classes
 
     from ..models.builder import Architecture, WeightsMap, load_pretrained
 
-    arch, weights, classes, preprocess = source.arch, source.weights, source.classes, source.preprocess
-    if not (arch and weights and classes and preprocess and (golden or data)):
-        needed = {
-            "arch": arch,
-            "weights": weights,
-            "classes": classes,
-            "preprocess": preprocess,
-            "golden": golden or data,
-        }
-        missing = ", ".join(f"`{name}`" for name, value in needed.items() if not value)
-        raise InputError(f"without a run, export also needs {missing}")
-    weights_map = source.weights_map or "by-name"
-    if weights_map not in get_args(WeightsMap):
-        raise InputError("weights_map", f"{weights_map!r} is not one of {', '.join(get_args(WeightsMap))}")
+    needed: dict[str, Any] = {name: getattr(source, name) for name in ("arch", "weights", "classes", "preprocess")}
+    if missing := [f"`{name}`" for name, value in {**needed, "golden": has_frames}.items() if not value]:
+        raise InputError(f"without a run, export also needs {', '.join(missing)}")
+    arch, weights, classes, preprocess = needed.values()
+    weights_map = one_of(source.weights_map or "by-name", get_args(WeightsMap), field="weights_map")
     steps = Preprocess.parse(preprocess)
     labels = imagenet_classes() if classes == IMAGENET else read_classes(Path(classes))
-    architecture = Architecture.find(
-        arch, num_classes=len(labels), upsample=1 if source.upsample is None else source.upsample
-    )
-    model = load_pretrained(architecture, weights, weights_map=weights_map)  # type: ignore[arg-type]
-    origin: dict[str, Any] = {"name": Path(weights).name, "map": weights_map}
+    upsample = 1 if source.upsample is None else source.upsample
+    architecture = Architecture.find(arch, num_classes=len(labels), upsample=upsample)
+    origin = {"name": Path(weights).name, "map": weights_map}
     if Path(weights).is_file():
         origin["sha256"] = sha256_file(Path(weights))
-    frames, where = _frames(data, golden)
-    return _Model(
-        model=model,
+    return _WithoutRun(
+        model=load_pretrained(architecture, weights, weights_map=weights_map),
         classes=labels,
         preprocess=steps,
-        frames=frames,
         title=architecture.name,
-        provenance={"weights": origin, "frames": {"origin": where, "count": len(frames)}},
-        data=data,
+        provenance={"weights": origin},
     )
 
 
-def _with_training_data(model: _Model, spec: str, root: str | Path | None, *, workers: int, tell: Progress) -> _Model:
-    """``model`` with the images that ``training_data`` names besides those that its run knows."""
+def _hashed(spec: str, preprocess: Preprocess, root: str | Path | None, workers: int, tell: Progress) -> TrainingImages:
+    """The images that ``training_data`` names."""
     from edgeadv_export.int8_quality import paced
 
     from ..data.datasets import DEFAULT_ROOT
@@ -329,11 +290,10 @@ def _with_training_data(model: _Model, spec: str, root: str | Path | None, *, wo
 
     data = training_data(spec, root=Path(root or DEFAULT_ROOT))
     report = paced(tell, f"hashing {len(data)} images of {spec}", "images")
-    images = hashed(data, model.preprocess, workers=workers, progress=report)
-    return replace(model, training_images=images | model.training_images)
+    return hashed(data, preprocess, workers=workers, progress=report)
 
 
-def _int8_plan(options: Int8Options, model: _Model, tell: Progress) -> Int8Plan:
+def _int8_plan(options: Int8Options, run: Run | _WithoutRun, data: Data | None, tell: Progress) -> Int8Plan:
     """Choose the calibration images and the labelled ones, before anything is measured."""
     from edgeadv_export import Int8Plan, calibration_images, choose_calibration, gate_images
     from edgeadv_export.calibration import ADVISED
@@ -343,16 +303,16 @@ def _int8_plan(options: Int8Options, model: _Model, tell: Progress) -> Int8Plan:
 
     eps = None if options.gate_eps is None else Eps.parse(options.gate_eps)
     calibration = choose_calibration(
-        calibration_images(options.calibration_data, run_data=model.data),
-        model.preprocess,
+        calibration_images(options.calibration_data, run_data=data),
+        run.preprocess,
         count=options.calibration_count,
         seed=options.calibration_seed or 0,
     )
     images, order = gate_images(
         calibration,
-        model.classes,
+        run.classes,
         folder=None if options.gate_data is None else Path(options.gate_data),
-        run_data=model.data,
+        run_data=data,
         limit=options.gate_limit,
         allow_training_images=options.allow_training_images,
     )
@@ -375,7 +335,9 @@ def _int8_plan(options: Int8Options, model: _Model, tell: Progress) -> Int8Plan:
     return plan
 
 
-def _confidence_plan(options: ConfidenceOptions, model: _Model, root: str | Path | None) -> ConfidencePlan | None:
+def _confidence_plan(
+    options: ConfidenceOptions, classes: Classes, data: Data | None, root: str | Path | None
+) -> ConfidencePlan | None:
     """Choose the images for temperature and threshold; None where none were named."""
     from edgeadv_export import ConfidencePlan, confidence_images
     from edgeadv_export.confidence_fit import COVERAGE
@@ -386,8 +348,8 @@ def _confidence_plan(options: ConfidenceOptions, model: _Model, root: str | Path
         return None
     images, order = confidence_images(
         options.confidence_data,
-        model.classes,
-        run_data=model.data,
+        classes,
+        run_data=data,
         root=Path(root or DEFAULT_ROOT),
         limit=options.confidence_limit,
     )

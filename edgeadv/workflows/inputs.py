@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from edgeadv_runtime.bundle.bundle import Bundle
-from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.records.eps import Eps, check_text
+from edgeadv_runtime import Bundle, Eps, InputError
+from edgeadv_runtime.records.eps import check_text
 
 if TYPE_CHECKING:
     from edgeadv.data.datasets import ImageSet
@@ -29,6 +28,17 @@ def names(given: str | Iterable[str], *, field: str) -> tuple[str, ...]:
         text = given if isinstance(given, str) else ",".join(found)
         raise InputError(field, f"{text!r} is a comma-separated list without gaps or repetitions")
     return found
+
+
+def one_of(given: str, choices: Iterable[str], *, field: str) -> Any:
+    """``given``, which is one of ``choices``.
+
+    Raises:
+        InputError: it is not; ``field`` names it.
+    """
+    if given not in choices:
+        raise InputError(field, f"{given!r} is not one of {', '.join(choices)}")
+    return given
 
 
 def open_bundle(bundle: Bundle | str | Path) -> Bundle:

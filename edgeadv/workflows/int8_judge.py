@@ -12,16 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, AttackInfo, CraftedBatch, infos
+from edgeadv_runtime import Attack, Backend, Bundle, DataInfo, Eps
+from edgeadv_runtime.attacks.base import CLEAN_KEY, AttackInfo, CraftedBatch, infos
 from edgeadv_runtime.attacks.crafting import extend
 from edgeadv_runtime.attacks.queries import query_attacks
-from edgeadv_runtime.backends import Backend
-from edgeadv_runtime.bundle.batches import DataInfo
-from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.evaluation.outcomes import Artefact
 from edgeadv_runtime.evaluation.scoring import score_batches
 from edgeadv_runtime.evaluation.verdict import verdict_of
-from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.evidence import RowMasking
 from edgeadv_runtime.records.suites import ON_SURROGATE, SQUARE, SUITES, SuiteName
 
@@ -101,9 +98,8 @@ class Int8Judge:
     def judge_int8(self, int8: Backend, surrogate: Surrogate | None) -> tuple[Attacked, Attacked]:
         """What fp32 and ``int8`` make of the attacks on both; without a ``surrogate`` int8 meets fp32's, and
         queries."""
-        sha256 = None if surrogate is None else surrogate.sha256
         classes, uint8 = len(self._draft.classes), self._pack.uint8
-        own = attacks_for_gate(int8, surrogate, self._eps, classes=classes, gradients_sha256=sha256)
+        own = attacks_for_gate(int8, surrogate, self._eps, classes=classes)
         fp32, ours = score_attacked(
             extend(self._pack.batches([]), own, self._pack.infos, uint8=uint8),
             [*self._pack.infos, *infos(own, uint8=uint8)],
@@ -114,7 +110,7 @@ class Int8Judge:
 
 
 def attacks_for_gate(
-    backend: Backend, model: nn.Module | Surrogate | None, eps: Eps, *, classes: int, gradients_sha256: str | None
+    backend: Backend, model: nn.Module | None, eps: Eps, *, classes: int, gradients_sha256: str | None = None
 ) -> list[Attack]:
     """What attacks ``backend`` in the gate: the suite by the gradients of ``model``, and Square on ``backend`` itself.
 
@@ -125,23 +121,21 @@ def attacks_for_gate(
             has no surrogate.
         eps: the budget.
         classes: of the model.
-        gradients_sha256: hash of what the gradients of ``model`` belong to.
+        gradients_sha256: hash of what the gradients of a network belong to; a surrogate has its own.
     """
-    efforts = SUITES[GATE_SUITE]
-    made: list[Attack] = []
+    efforts, made = SUITES[GATE_SUITE], []
     if isinstance(model, Surrogate):
-        own = {name: effort for name, effort in efforts.items() if name in ON_SURROGATE}
-        made += build_attacks(
+        made = build_attacks(
             model,
             [eps],
-            efforts=own,
+            efforts={name: effort for name, effort in efforts.items() if name in ON_SURROGATE},
             classes=classes,
-            gradients_sha256=gradients_sha256,
+            gradients_sha256=model.sha256,
             suffix=f"@{backend.variant}",
             gradients=model.gradients,
         )
     elif model is not None:
-        made += build_attacks(model, [eps], efforts=efforts, classes=classes, gradients_sha256=gradients_sha256)
+        made = build_attacks(model, [eps], efforts=efforts, classes=classes, gradients_sha256=gradients_sha256)
     # noise is nobody's in particular: it was drawn when float32 was attacked
     of_queries = {SQUARE: efforts[SQUARE]} if model is None or isinstance(model, Surrogate) else efforts
     return [*made, *query_attacks(of_queries, [eps], None, [backend])]

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeadv_runtime.attacks.pack import AttackPack
+from edgeadv_runtime import AttackPack, Bundle, InputError
 from edgeadv_runtime.attacks.queries import query_attacks
 from edgeadv_runtime.bundle.batches import Progress
-from edgeadv_runtime.bundle.bundle import Bundle
-from edgeadv_runtime.errors import InputError
 
 from .attack_plan import STANDARD, AttackPlan, check_resumable, chosen_attacks, make_workload
 from .extras import need

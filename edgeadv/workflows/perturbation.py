@@ -6,19 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadv_runtime import Bundle, Eps, InputError
 from edgeadv_runtime.bundle.batches import MOST_UNREADABLE
-from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.confidence import first_is_right
+from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.camera.demonstration import StoredPerturbation
-from edgeadv_runtime.errors import DataError, InputError
+from edgeadv_runtime.errors import DataError
 from edgeadv_runtime.files import ensure_file_writable
-from edgeadv_runtime.records.eps import Eps
 
 from .extras import need
 from .inputs import labelled_images, open_bundle
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import nn
 
     from edgeadv.data.datasets import ImageSet
@@ -70,14 +72,13 @@ def make_perturbation(
         DataError: the images cannot be opened, or too many are unreadable.
     """
     need("train")
-    import numpy as np
     import torch
 
+    from edgeadv.attacks.pack_writer import clean_batches
     from edgeadv.attacks.universal import universal_sign
     from edgeadv.backends.pytorch import load_model
-    from edgeadv.data.datasets import balanced_subset, batches
+    from edgeadv.data.datasets import balanced_subset
     from edgeadv.models.device import default_device
-    from edgeadv_runtime.bundle.preprocess import to_tensor
 
     budget = eps if isinstance(eps, Eps) else Eps.parse(eps)
     budget.check_8_bits()
@@ -85,9 +86,9 @@ def make_perturbation(
     opened, device = open_bundle(bundle), default_device()
     images = labelled_images(data, opened)
     order = np.random.default_rng(0).permutation(balanced_subset(images.labels, limit))
-    found = list(batches(images, opened.preprocess, batch_size=_BATCH, order=order))
+    unreadable: list[str] = []
+    found = list(clean_batches(images, opened, order, unreadable=unreadable))
     pixels, labels = np.concatenate([b.pixels for b in found]), np.concatenate([b.labels for b in found])
-    unreadable = [message for b in found for message in b.unreadable]
     if len(unreadable) > MOST_UNREADABLE * len(order):
         raise DataError(
             f"{len(unreadable)} of {len(order)} images of {images.spec} are unreadable, e.g. {unreadable[0]}; repair "
@@ -114,11 +115,7 @@ def _share_right(
     strength: float,
 ) -> float:
     """Share of the images that the network names rightly at this strength of the perturbation."""
-    import numpy as np
     import torch
-
-    from edgeadv_runtime.bundle.confidence import first_is_right
-    from edgeadv_runtime.bundle.preprocess import to_tensor
 
     device, hits = next(model.parameters()).device, []
     for i in range(0, len(pixels), _BATCH):

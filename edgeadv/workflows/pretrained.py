@@ -12,7 +12,6 @@ from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.errors import DataError
 from edgeadv_runtime.records.study import Study
 
-from .backends import open_torch
 from .extras import need
 from .inputs import Budgets, budgets, names
 
@@ -83,15 +82,8 @@ def study(
 
     from .study import make_subjects, run_study
 
-    chosen, classes = pretrained or Pretrained(), imagenet_classes()
-    wanted = budgets(eps)
-    subjects = make_subjects(
-        names(arch, field="arch"),
-        classes,
-        weights=chosen.weights,
-        weights_map=chosen.weights_map,
-        preprocess=chosen.preprocess,
-    )
+    classes, wanted = imagenet_classes(), budgets(eps)
+    subjects = make_subjects(names(arch, field="arch"), classes, **vars(pretrained or Pretrained()))
     if isinstance(data, Data):
         data = data.test
     if not isinstance(data, ImageSet):
@@ -105,7 +97,7 @@ def study(
         n=n,
         eps=wanted,
         seed=seed,
-        open_reference=lambda bundle: open_torch(bundle, provider=provider),
+        provider=provider,
         resume=resume,
         allow_unreadable=allow_unreadable,
         workers=workers,

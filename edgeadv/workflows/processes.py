@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+from edgeadv_runtime import InputError
 from edgeadv_runtime.device.cuda import LIBRARY
-from edgeadv_runtime.errors import BackendError, InputError
+from edgeadv_runtime.errors import BackendError
 
 # a process may have to wait for as long as the slowest one attacks, or builds a plan
 _PATIENCE = timedelta(days=30)

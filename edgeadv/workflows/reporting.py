@@ -6,8 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeadv_runtime.records.bench import Bench
-from edgeadv_runtime.records.results import Results
+from edgeadv_runtime import Bench, Results
 
 from ..reporting import build_report
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeadv_runtime.errors import EdgeAdvError, InputError
+from edgeadv_runtime import EdgeAdvError, InputError
 
 from .extras import need
 

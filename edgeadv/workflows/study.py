@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -21,29 +21,28 @@ import torchvision
 from numpy.typing import NDArray
 from timm.data import resolve_data_config
 
-from edgeadv_runtime._version import __version__
+from edgeadv_runtime import Bundle, DataInfo, Eps, InputError, Preprocess, Results, __version__
 from edgeadv_runtime.attacks.base import infos
 from edgeadv_runtime.attacks.crafting import craft
-from edgeadv_runtime.bundle.batches import DataInfo, Progress
-from edgeadv_runtime.bundle.bundle import Bundle, Classes
+from edgeadv_runtime.bundle.batches import Progress
+from edgeadv_runtime.bundle.bundle import Classes
 from edgeadv_runtime.bundle.entries import ArchitectureEntry, SizedFileEntry
 from edgeadv_runtime.bundle.manifest import Manifest
-from edgeadv_runtime.bundle.preprocess import Interpolation, Preprocess
+from edgeadv_runtime.bundle.preprocess import Interpolation
 from edgeadv_runtime.decoding import convert
-from edgeadv_runtime.errors import InputError, StorageError
+from edgeadv_runtime.errors import StorageError
 from edgeadv_runtime.evaluation.loop import evaluate
 from edgeadv_runtime.files import canonical_json, ensure_writable, publish, sha256_bytes, sha256_file
-from edgeadv_runtime.records.eps import Eps
-from edgeadv_runtime.records.results import Results
 from edgeadv_runtime.records.study import Study, StudySettings
 from edgeadv_runtime.records.suites import FGSM, Effort
 
 from ..attacks import build_attacks
 from ..attacks.pack_writer import clean_batches
-from ..backends.pytorch import TorchBackend
 from ..data.datasets import ImageSet, balanced_subset
 from ..models.builder import Architecture, PixelModel, WeightsMap, check_input_size, load_pretrained, save_weights
 from ..reporting.study import write_pages
+from .backends import open_torch
+from .inputs import one_of
 
 STUDY_FILE = "study.json"
 DEFAULT = "default"
@@ -113,8 +112,7 @@ def make_subjects(
     Raises:
         InputError: an architecture is unknown, a file is missing, or an option is not written as it must be.
     """
-    if weights_map not in get_args(WeightsMap):
-        raise InputError(f"`weights_map` {weights_map!r} is not one of {', '.join(get_args(WeightsMap))}")
+    one_of(weights_map, get_args(WeightsMap), field="weights_map")
     steps = None if preprocess is None else Preprocess.parse(preprocess)
     architectures = {name: Architecture.find(name, num_classes=len(classes)) for name in names}
     files = dict.fromkeys(names, DEFAULT) if weights == DEFAULT else _weight_files(weights, names)
@@ -176,8 +174,7 @@ def published_preprocess(architecture: Architecture) -> Preprocess:
         if mode != "center" or crop != width:
             raise InputError(
                 f"the transform of timm's {architecture.name} (crop mode {mode}, {crop}x{width} pixels) is not a "
-                "resize of the "
-                "shorter side and a centre crop: state one with `preprocess`"
+                "resize of the shorter side and a centre crop: state one with `preprocess`"
             )
         resize = math.floor(crop / config["crop_pct"])
     if kind not in get_args(Interpolation):
@@ -191,9 +188,8 @@ def published_name(architecture: Architecture) -> str:
     if architecture.source == "torchvision":
         return str(torchvision.models.get_model_weights(architecture.name)["DEFAULT"])
     config = timm.get_pretrained_cfg(architecture.name)
-    return f"timm/{architecture.name.partition('.')[0]}" + (
-        f".{config.tag}" if config is not None and config.tag else ""
-    )
+    tag = f".{config.tag}" if config is not None and config.tag else ""
+    return f"timm/{architecture.name.partition('.')[0]}{tag}"
 
 
 def choose_images(images: ImageSet, n: int, *, seed: int) -> NDArray[np.int64]:
@@ -215,7 +211,7 @@ def run_study(
     n: int,
     eps: Sequence[Eps],
     seed: int,
-    open_reference: Callable[[Bundle], TorchBackend],
+    provider: str = "cpu",
     resume: bool = False,
     allow_unreadable: bool = False,
     workers: int = 0,
@@ -232,7 +228,7 @@ def run_study(
         n: how many of them.
         eps: budgets, ascending.
         seed: of the choice of images.
-        open_reference: opens a bundle's weights where they are to run.
+        provider: where they run, ``"cpu"`` or ``"cuda"``.
         resume: continue what an interrupted call left.
         allow_unreadable: accept more than 1% of unreadable images.
         workers: processes that decode.
@@ -271,7 +267,7 @@ def run_study(
             order,
             data=data,
             eps=eps,
-            open_reference=open_reference,
+            provider=provider,
             workers=workers,
             progress=report,
         )
@@ -313,14 +309,14 @@ def _measure(
     *,
     data: DataInfo,
     eps: Sequence[Eps],
-    open_reference: Callable[[Bundle], TorchBackend],
+    provider: str,
     workers: int,
     progress: Progress | None,
 ) -> Results:
     """One classifier through the evaluation loop."""
     with tempfile.TemporaryDirectory(prefix="edgeadv-study-") as folder:
         bundle = _bundle(subject, images.classes, Path(folder) / subject.name.replace("/", "-"))
-        with open_reference(bundle) as reference:
+        with open_torch(bundle, provider=provider) as reference:
             attacks = build_attacks(
                 reference.attack_model,
                 eps,

@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
-from edgeadv_runtime.bundle.preprocess import Preprocess
+from edgeadv_runtime import Eps, InputError, Preprocess
 from edgeadv_runtime.decoding import Options
-from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.records.eps import Eps
 
 from ..training.config import OutOfTimeError, TrainConfig
 from .durations import seconds
 from .extras import need
+from .inputs import one_of
 from .processes import join
 
 if TYPE_CHECKING:
@@ -122,17 +121,15 @@ def train(
     from ..models.builder import WeightsMap
     from ..training import recipes
 
-    if weights_map not in get_args(WeightsMap):
-        raise InputError("weights_map", f"{weights_map!r} is not by-name or by-position")
+    matched = one_of(weights_map, get_args(WeightsMap), field="weights_map")
     defence = _defence(recipe, eps, options)
     with _task(data, out, _with_epochs(config, epochs), job, progress) as task:
-        architecture = task.architecture(arch, upsample=job.upsample)
         return recipes.train(
             task,
-            architecture,
+            task.architecture(arch, upsample=job.upsample),
             Path(out),
             weights=str(weights),
-            weights_map=weights_map,  # type: ignore[arg-type]
+            weights_map=matched,
             defence=defence,
         )
 
@@ -186,15 +183,10 @@ def distill(
     if options.teacher_recipe is not None and budget is not None:
         teacher_defence = _defence(options.teacher_recipe, budget, RecipeOptions())
     with _task(data, out, _with_epochs(config, epochs), job, progress) as task:
-        named = (
-            None if name is None else task.architecture(name, upsample=job.upsample)
-            for name in (arch, options.teacher_arch)
-        )
-        architecture, teacher_architecture = named
-        assert architecture is not None
+        teacher_arch = options.teacher_arch
         run = recipes.distill(
             task,
-            architecture,
+            task.architecture(arch, upsample=job.upsample),
             Path(out),
             recipe=recipe,  # type: ignore[arg-type]
             temperature=options.temperature,
@@ -202,7 +194,9 @@ def distill(
             eps=budget,
             steps=STEPS if options.steps is None else options.steps,
             teacher=Run.open(teacher) if isinstance(teacher, str | Path) else teacher,
-            teacher_architecture=teacher_architecture,
+            teacher_architecture=(
+                None if teacher_arch is None else task.architecture(teacher_arch, upsample=job.upsample)
+            ),
             teacher_defence=teacher_defence,
         )
         worst = run.info.recipe.get("teacher_worst_case")
@@ -227,9 +221,8 @@ def _check_distillation(recipe: str, eps: Eps | None, has_teacher: bool, options
     if recipe not in DISTILL_RECIPES:
         elsewhere = "; edgeadv train has that one" if recipe in TRAIN_RECIPES else ""
         raise InputError("recipe", f"{recipe!r} is not one of {', '.join(DISTILL_RECIPES)}{elsewhere}")
-    if options.teacher_recipe not in (None, *TRAIN_RECIPES):
-        listed = ", ".join(TRAIN_RECIPES[1:])
-        raise InputError("teacher_recipe", f"{options.teacher_recipe!r} is not one of {listed}")
+    if options.teacher_recipe not in (None, "undefended"):
+        one_of(options.teacher_recipe, TRAIN_RECIPES[1:], field="teacher_recipe")
     if has_teacher and (options.teacher_arch is not None or options.teacher_recipe is not None):
         raise InputError("teacher", "is a finished run: leave `teacher_arch` and `teacher_recipe` out")
     if recipe not in ("ard", "rslad") and (eps, options.steps, options.teacher_recipe) != (None, None, None):
@@ -245,7 +238,6 @@ def _defence(recipe: str, eps: str | Eps | None, options: RecipeOptions) -> Defe
     from ..training.adversarial import AdversarialTraining, Trades, check_label_smoothing
 
     steps, smoothing = options.steps, options.label_smoothing
-    one_step = {"at-fgsm": AdversarialTraining.fgsm, "n-fgsm": AdversarialTraining.n_fgsm}
     check_label_smoothing(smoothing)
     if recipe not in TRAIN_RECIPES:
         others = ", ".join(DISTILL_RECIPES[:-1])
@@ -266,13 +258,16 @@ def _defence(recipe: str, eps: str | Eps | None, options: RecipeOptions) -> Defe
     budget, given = _budget(eps), {} if steps is None else {"steps": steps}
     if budget is None:
         raise InputError(f"{recipe} needs `eps`, e.g. 8/255: there is no budget that suits every data set")
-    if recipe in one_step:
-        if given:
-            raise InputError(f"{recipe} takes one step: leave `steps` out, or use `recipe` at-pgd")
-        return one_step[recipe](budget).smoothed(smoothing)
+    made: Defence
     if recipe == "trades":
-        return Trades.at(budget, **given, beta=6.0 if options.beta is None else options.beta).smoothed(smoothing)
-    return AdversarialTraining.pgd(budget, **given).smoothed(smoothing)
+        made = Trades.at(budget, **given, beta=6.0 if options.beta is None else options.beta)
+    elif recipe == "at-pgd":
+        made = AdversarialTraining.pgd(budget, **given)
+    elif given:
+        raise InputError(f"{recipe} takes one step: leave `steps` out, or use `recipe` at-pgd")
+    else:
+        made = (AdversarialTraining.fgsm if recipe == "at-fgsm" else AdversarialTraining.n_fgsm)(budget)
+    return made.smoothed(smoothing)
 
 
 @contextmanager
@@ -285,8 +280,8 @@ def _task(
     from ..training.recipes import Task
     from ..training.tensorboard import Scalars
 
-    limit_s = None if job.time_limit is None else seconds(job.time_limit, field="time_limit")
-    deadline = None if limit_s is None else time.monotonic() + limit_s
+    limit = job.time_limit
+    deadline = None if limit is None else time.monotonic() + seconds(limit, field="time_limit")
     with ExitStack() as stack:
         processes = stack.enter_context(join(on_gpu=True))
         reports: list[Callable[[Progress], None]] = []
@@ -300,10 +295,11 @@ def _task(
 
         with processes.in_turn():
             opened = load_data(data, root=job.data_root, download=job.download)
+            preprocess = Preprocess.parse(job.preprocess) if job.preprocess else opened.train.preprocess
             task = Task(
                 train_images=opened.train,
                 test_images=opened.test,
-                preprocess=Preprocess.parse(job.preprocess) if job.preprocess else opened.train.preprocess,
+                preprocess=preprocess,
                 config=config,
                 resume=job.resume,
                 report=report,
@@ -321,6 +317,6 @@ def _check(task: Task, out: Path) -> None:
     if source.is_dir() and out.resolve() == source.resolve():
         raise InputError("out", f"{out} is the folder of the images: choose another")
     ids, tested = task.train_images.classes.ids, set(task.test_images.labels.tolist())
-    if missing := [ids[i] for i in range(len(ids)) if i not in tested]:
+    if missing := [name for i, name in enumerate(ids) if i not in tested]:
         some = ", ".join(missing[:5]) + ("..." if len(missing) > 5 else "")
         _log.warning("no test images of %d of %d classes: %s", len(missing), len(ids), some)

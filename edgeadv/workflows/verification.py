@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeadv_runtime.backends import Backend, OnnxRuntimeBackend, TensorRTBackend, golden_check
+from edgeadv_runtime import Backend, Bundle, OnnxRuntimeBackend, TensorRTBackend
+from edgeadv_runtime.backends import golden_check
 from edgeadv_runtime.backends.golden_check import Verification
 from edgeadv_runtime.bundle.batches import Progress
-from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.errors import BackendError
 from edgeadv_runtime.records.about import Skipped
 
@@ -54,12 +54,11 @@ class SelfTest:
         Raises:
             BackendError: one did not, or did not run.
         """
-        absent = [each for each in self.artefacts if each.verification is None]
-        wrong = [each for each in self.artefacts if each.verification is not None and not each.verification.ok]
-        problems = [f"{each.backend} {each.variant} did not run: {each.notes[0]}" for each in absent]
+        done = [(f"{test.backend} {test.variant}", test) for test in self.artefacts]
+        problems = [f"{name} did not run: {test.notes[0]}" for name, test in done if test.verification is None]
+        wrong = [name for name, test in done if test.verification is not None and not test.verification.ok]
         if wrong:
-            where = ", ".join(f"{each.backend} {each.variant}" for each in wrong)
-            problems.append(f"{self.path} does not give its golden results on {where}: do not use it there")
+            problems.append(f"{self.path} does not give its golden results on {', '.join(wrong)}: do not use it there")
         if problems:
             raise BackendError("; ".join(problems))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from edgeadv.cli._options import names, with_groups
+from edgeadv.cli._options import names, with_options
 from edgeadv_runtime.errors import InputError
 
 
@@ -34,11 +33,11 @@ class Group:
 seen: list[tuple[str, Group, int]] = []
 
 
-@with_groups
+@with_options
 def command(
-    out: Annotated[str, typer.Option(help="Where to.")],
+    out: Annotated[str, "Where to."],
     group: Group,
-    n: Annotated[int, typer.Option(help="How many.")] = 3,
+    n: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
 ) -> None:
     seen.append((out, group, n))
 
@@ -95,7 +94,7 @@ class Recipe:
 recipes: list[Recipe] = []
 
 
-@partial(with_groups, also={"temperature": ["-T"]})
+@with_options
 def trained(recipe: Recipe) -> None:
     recipes.append(recipe)
 

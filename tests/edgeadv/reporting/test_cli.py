@@ -9,6 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from edgeadv.cli import main
+from edgeadv.cli._options import with_options
 from edgeadv.cli.report import report as command
 
 
@@ -16,7 +17,7 @@ def test_command_writes_the_page_and_prints_its_path(results, bench, tmp_path):
     results().save(tmp_path / "results.json")
     bench().save(tmp_path / "bench.json")
     app = typer.Typer()
-    app.command()(command)
+    app.command()(with_options(command))
     out = tmp_path / "pages" / "report.html"
     files = [str(tmp_path / "results.json"), str(tmp_path / "bench.json")]
     outcome = CliRunner().invoke(app, [*files, "--out", str(out)])

@@ -18,7 +18,6 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
-from edgeadv.backends.pytorch import TorchBackend
 from edgeadv.data.datasets import ImageSet, imagenet_classes, open_data
 from edgeadv.models.builder import Architecture, save_weights
 from edgeadv.reporting.study import FGSM_ALONE, entries, markdown, page
@@ -54,7 +53,6 @@ def arguments(images: ImageSet, imagenet_weights: dict[str, Path]) -> dict[str, 
         "n": 20,
         "eps": EPS,
         "seed": 3,
-        "open_reference": TorchBackend,
     }
 
 

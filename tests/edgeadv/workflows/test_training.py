@@ -115,7 +115,7 @@ CALLS: list[tuple[Callable[..., Run], dict[str, Any], str | None, str]] = [
     (train, {"eps": Eps.parse("8/255")}, "eps", "belong to adversarial training"),
     (train, {"recipe": "at-fgsm", "eps": "8/255", "options": RecipeOptions(steps=3)}, None, "leave `steps` out"),
     (train, {"options": RecipeOptions(beta=1.0)}, "beta", "belongs to `recipe` trades"),
-    (train, {"weights_map": "by-luck"}, "weights_map", "by-name or by-position"),
+    (train, {"weights_map": "by-luck"}, "weights_map", "is not one of by-name, by-position"),
     (train, {"job": TrainJob(time_limit="9")}, "time_limit", "is not a time such as 90s"),
     (train, {"job": TrainJob(preprocess="224")}, "preprocess", "is written"),
     (train, {"data": 5}, "data", "is of type int"),

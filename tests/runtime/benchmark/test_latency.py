@@ -19,6 +19,7 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 from typer.testing import CliRunner
 
+from edgeadv.cli._options import with_options
 from edgeadv.cli.bench import bench as bench_command
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.benchmark import latency, power
@@ -520,7 +521,7 @@ def test_docs_name_every_key_and_every_stage():
 
 def cli(*args):
     app = typer.Typer()
-    app.command()(bench_command)
+    app.command()(with_options(bench_command))
     return CliRunner().invoke(app, [str(arg) for arg in args])
 
 
@@ -630,9 +631,9 @@ def test_command_runs_in_an_install_without_torch(tiny_bundle, tmp_path):
     code = (
         "import sys, json; sys.path[:0] = json.loads(sys.argv.pop())\n"
         "sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'timm', 'onnx', 'safetensors')))\n"
-        "import typer; from edgeadv.cli.bench import bench\n"
+        "from edgeadv.cli import subcommand; bench = subcommand('bench')\n"
         "assert 'onnxruntime' not in sys.modules\n"
-        "typer.run(bench)"
+        "bench()"
     )
     out = tmp_path / "bench.json"
     arguments = [str(tiny_bundle.path), "--runs", "2", "--warm-up", "0", "--out", str(out)]
