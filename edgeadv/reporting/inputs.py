@@ -9,39 +9,10 @@ from typing import TypeVar
 
 from edgeadv_runtime.benchmark.conditions import check_comparable
 from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.records.about import png_size
 from edgeadv_runtime.records.bench import Bench
 from edgeadv_runtime.records.measurement import read_measurement
 from edgeadv_runtime.records.results import Results
 from edgeadv_runtime.records.rows import NORMS
-
-# below this a browser's smoothing hides the pixels that the attack changed
-_PIXELATED_BELOW = 128
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG as the page embeds it.
-
-    Attributes:
-        uri: the image as a data URI.
-        width: in pixels.
-        height: in pixels.
-    """
-
-    uri: str
-    width: int
-    height: int
-
-    @property
-    def pixelated(self) -> bool:
-        """Whether it is so small that it must be enlarged without smoothing."""
-        return max(self.width, self.height) < _PIXELATED_BELOW
-
-    @classmethod
-    def of(cls, text: str) -> Picture:
-        """Read a PNG in base64, as an example of a results file holds it."""
-        return cls(f"data:image/png;base64,{text}", *png_size(text))
 
 
 @dataclass(frozen=True, kw_only=True)
