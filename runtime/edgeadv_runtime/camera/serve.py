@@ -17,7 +17,6 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from ipaddress import ip_address
-from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -34,10 +33,15 @@ _PAGES = {
     "/app.js": ("app.js", "text/javascript"),
     "/style.css": ("style.css", "text/css"),
 }
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'"
-)
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+}
 _BOUNDARY = "frame"
 _PICTURES_PER_S = 15.0
 # each viewer costs a thread and its own compression of every picture, beside the model
@@ -171,7 +175,14 @@ class PageServer:
                 "and digits "
                 "or more, or serve on 127.0.0.1"
             )
-        handler = _handler(view, token, own_names_only=ip_address(host).is_loopback)
+        known = {
+            "view": view,
+            "token": token,
+            "own_names_only": ip_address(host).is_loopback,
+            "viewers": threading.BoundedSemaphore(MOST_VIEWERS),
+            "timeout": IDLE_S,
+        }
+        handler = type("Handler", (_Handler,), known)
         try:
             self._server = _Server((host, port), handler) if ":" not in host else _Server6((host, port), handler)
         except OSError as error:
@@ -187,9 +198,7 @@ class PageServer:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._view.close()
         self._server.shutdown()
         self._server.server_close()
@@ -210,17 +219,8 @@ class _Server6(_Server):
     address_family = socket.AF_INET6
 
 
-def _handler(view: View, token: str | None, *, own_names_only: bool) -> type[BaseHTTPRequestHandler]:
-    class Handler(_Handler):
-        timeout = IDLE_S
-
-    Handler.view, Handler.token, Handler.own_names_only = view, token, own_names_only
-    Handler.viewers = threading.BoundedSemaphore(MOST_VIEWERS)
-    return Handler
-
-
 class _Handler(BaseHTTPRequestHandler):
-    """One request; :func:`_handler` sets what the server knows."""
+    """One request; :class:`PageServer` sets what the server knows."""
 
     view: View
     token: str | None
@@ -300,13 +300,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def _common_headers(self, kind: str) -> None:
-        self.send_header("Content-Type", kind)
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("Content-Security-Policy", _POLICY)
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("X-Frame-Options", "DENY")
-        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
-        self.send_header("Referrer-Policy", "no-referrer")
+        for name, value in {"Content-Type": kind, **_HEADERS}.items():
+            self.send_header(name, value)
         if self.token is not None and self._has_token(parse_qs(urlsplit(self.path).query)):
             self.send_header("Set-Cookie", f"{_COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/")
 
