@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from edgeadv_runtime.records.evidence import ORDER, Finding, Verdict, least_believable
+from edgeadv_runtime.records.results import Results
 from edgeadv_runtime.records.rows import CLEAN, WORST_CASE, ArtefactId, ArtefactRow, Row, engines
 from edgeadv_runtime.records.suites import FGSM, base_name
 
-from .inputs import Inputs, ResultsFile
+from .inputs import Inputs
 from .phrases import LABELS
 
 # of two figures that are alike, the one of the attack that came closest to the artefact
@@ -205,7 +207,9 @@ class Headline:
 class Model:
     """One results file as the page shows it."""
 
-    file: ResultsFile
+    path: Path
+    title: str
+    results: Results
     groups: tuple[Group, ...]
 
     @property
@@ -217,13 +221,15 @@ class Model:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What the masking check found, the worst first, and then why it could not tell."""
-        found = [finding for finding in self.file.results.masking.evidence if finding.matters]
+        found = [finding for finding in self.results.masking.evidence if finding.matters]
         return tuple(sorted(found, key=lambda finding: -ORDER.index(finding.finding or ORDER[0])))
 
 
 def models(inputs: Inputs) -> tuple[Model, ...]:
     """The models of a report, in the order of their files."""
-    return tuple(Model(file, _groups(file)) for file in inputs.results)
+    return tuple(
+        Model(path, inputs.titles[path], results, _groups(results)) for path, results in inputs.results.items()
+    )
 
 
 @dataclass(frozen=True)
@@ -246,7 +252,7 @@ def compare(shown: Sequence[Model]) -> tuple[Compared, ...]:
     compared = []
     for artefact in dict.fromkeys(group.artefact for model in shown for group in model.groups):
         members = tuple((model, group) for model in shown for group in model.groups if group.artefact == artefact)
-        lines = [(model.file.title, group.verdict, line) for model, group in members for line in group.lines]
+        lines = [(model.title, group.verdict, line) for model, group in members for line in group.lines]
         # stable: within one budget the models keep the order of their files
         compared.append(Compared(artefact, members, tuple(sorted(lines, key=lambda entry: entry[2].eps_value))))
     return tuple(compared)
@@ -273,9 +279,9 @@ def _order(attack: str) -> float:
     return order.index(base) if base in order else len(order) - 1.5
 
 
-def _groups(file: ResultsFile) -> tuple[Group, ...]:
+def _groups(results: Results) -> tuple[Group, ...]:
     groups = []
-    rows = file.results.rows
+    rows = results.rows
     for artefact in dict.fromkeys(Artefact.of(row) for row in rows):
         own = tuple(row for row in rows if Artefact.of(row) == artefact)
         base = _by_attack(row for row in own if row.attack == CLEAN)
@@ -284,7 +290,7 @@ def _groups(file: ResultsFile) -> tuple[Group, ...]:
         lines = [
             Line(eps, value, base | _by_attack(row for row in attacked if row.eps == eps)) for value, eps in budgets
         ]
-        verdicts = [file.results.masking.verdict, *(row.verdict for row in attacked)]
+        verdicts = [results.masking.verdict, *(row.verdict for row in attacked)]
         groups.append(
             Group(
                 artefact,

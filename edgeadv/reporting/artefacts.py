@@ -7,15 +7,14 @@ them too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from edgeadv_runtime.records.bench import BenchRow
+from edgeadv_runtime.records.bench import Bench, BenchRow
 from edgeadv_runtime.records.evidence import ORDER
 from edgeadv_runtime.records.rows import CLEAN, WORST_CASE, Comparison, Row
 
 from .accuracy import Artefact, Group, Model
-from .inputs import BenchFile
 
 # a smaller drop is not worth a word, however sure it is
 _SMALL = 0.01
@@ -102,16 +101,16 @@ def milliseconds(value: float) -> str:
     return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
-def choose(model: Model, benches: Sequence[BenchFile]) -> Choice:
+def choose(model: Model, benches: Iterable[Bench]) -> Choice:
     """What to say of the artefacts of ``model``.
 
     Args:
         model: one results file.
         benches: bench files, of which those of the same bundle count.
     """
-    results, head = model.file.results, model.headline
+    results, head = model.results, model.headline
     eps = head.line.worst.eps if head and head.line.worst else ""
-    timed = [row for file in benches if file.bench.bundle.id == results.bundle.id for row in file.bench.rows]
+    timed = [row for bench in benches if bench.bundle.id == results.bundle.id for row in bench.rows]
     candidates: list[Candidate] = []
     said: set[tuple[str, str | None]] = set()
     for group in model.groups:
@@ -158,7 +157,7 @@ def _latencies(group: Group, timed: Sequence[BenchRow]) -> tuple[BenchRow, ...]:
 
 def _trust(model: Model, candidates: Sequence[Candidate], eps: str) -> Iterator[str]:
     """Whether the robust figures of the file may be used, and which artefact is worse off than the file."""
-    verdict = model.file.results.masking.verdict
+    verdict = model.results.masking.verdict
     floor = _floor(candidates)
     # what is 0 cannot be lower, whatever the check says
     above = " above 0" if floor == "0.0%" else ""

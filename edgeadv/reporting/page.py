@@ -13,14 +13,14 @@ import msgspec
 from edgeadv_runtime.errors import require
 from edgeadv_runtime.evaluation.verdict import BADGES
 from edgeadv_runtime.records.about import png_size
-from edgeadv_runtime.records.bench import BenchRow
+from edgeadv_runtime.records.bench import Bench, BenchRow
 from edgeadv_runtime.records.rows import EngineInfo, engines
 from edgeadv_runtime.records.suites import FGSM
 
 from . import charts
 from .accuracy import Artefact, Compared, compare, models, upper_bound
 from .artefacts import choose, measurable, milliseconds, where
-from .inputs import BenchFile, Inputs
+from .inputs import Inputs
 from .phrases import MEANINGS, RULES, attack_label
 
 _FOLDER = Path(__file__).parent
@@ -78,19 +78,19 @@ def render(inputs: Inputs) -> str:
     """
     shown = models(inputs)
     compared = compare(shown)
-    rows = [row for file in inputs.results for row in file.results.rows]
-    timed_rows = [row for file in inputs.benches for row in file.bench.rows]
-    created = [*(file.results.created for file in inputs.results), *(file.bench.created for file in inputs.benches)]
+    rows = [row for results in inputs.results.values() for row in results.rows]
+    timed_rows = [row for bench in inputs.benches.values() for row in bench.rows]
     classes = charts.attack_classes(row.attack for row in rows)
     return fill(
         _TEMPLATE,
         models=shown,
-        subjects=[model.file.title for model in shown],
+        subjects=[model.title for model in shown],
         benches=inputs.benches,
+        titles=inputs.titles,
         title="Robustness report" if shown else "Latency report",
-        created=max(created),
+        created=max(file.created for files in (inputs.results, inputs.benches) for file in files.values()),
         meanings=MEANINGS,
-        choices={model.file.path: choose(model, inputs.benches) for model in shown},
+        choices={model.path: choose(model, inputs.benches.values()) for model in shown},
         measurable=measurable,
         upper_bound=upper_bound,
         where=where,
@@ -99,16 +99,16 @@ def render(inputs: Inputs) -> str:
         classes=classes,
         compared=compared,
         in_l2=" (L2)" if inputs.norm == "l2" else "",
-        calibrated=any(model.file.results.bundle.confidence for model in shown),
+        calibrated=any(model.results.bundle.confidence for model in shown),
         panels=list(_panels(compared, classes, eps_limit=max((row.eps_value for row in rows), default=0.0))),
         scale=charts.LatencyScale.covering(timed_rows) if timed_rows else None,
-        timed=[timed for file in inputs.benches for timed in _timed(file)],
+        timed=[(inputs.titles[path], *timed) for path, bench in inputs.benches.items() for timed in _timed(bench)],
         includes=list(dict.fromkeys((row.stage, row.mode, row.includes) for row in timed_rows)),
         energy=any(row.energy_mj_per_image is not None for row in timed_rows),
         energy_sources=list(
             dict.fromkeys(row.energy_source for row in timed_rows if row.energy_mj_per_image and row.energy_source)
         ),
-        conditions=[(file, pairs) for file in inputs.benches if (pairs := _conditions(file))],
+        conditions=[(path, pairs) for path, bench in inputs.benches.items() if (pairs := _conditions(bench))],
     )
 
 
@@ -120,24 +120,24 @@ def _panels(
         panels = []
         for model, group in entry.members:
             if group.attacked:
-                title = f"Accuracy against eps: {model.file.title}, {entry.artefact.label}"
+                title = f"Accuracy against eps: {model.title}, {entry.artefact.label}"
                 panel = charts.accuracy(group.drawn, classes, title=title, eps_limit=eps_limit)
-                panels.append((model.file.title, panel))
+                panels.append((model.title, panel))
         if panels:
             yield entry.artefact, panels
 
 
-def _timed(file: BenchFile) -> Iterator[tuple[str, Artefact, int | None, list[EngineInfo], list[BenchRow]]]:
-    """Title, artefact, threads, plans and rows of each artefact that one bench file times."""
+def _timed(bench: Bench) -> Iterator[tuple[Artefact, int | None, list[EngineInfo], list[BenchRow]]]:
+    """Artefact, threads, plans and rows of each artefact that one bench file times."""
     found: dict[tuple[Artefact, int | None], list[BenchRow]] = {}
-    for row in file.bench.rows:
+    for row in bench.rows:
         found.setdefault((Artefact.of(row), row.threads), []).append(row)
     for (artefact, threads), rows in found.items():
-        yield file.title, artefact, threads, [engine for _, engine in engines(rows)], rows
+        yield artefact, threads, [engine for _, engine in engines(rows)], rows
 
 
-def _conditions(file: BenchFile) -> list[tuple[str, str, str]]:
-    before, after = (dict(_flat(file.bench.conditions.get(when))) for when in ("before", "after"))
+def _conditions(bench: Bench) -> list[tuple[str, str, str]]:
+    before, after = (dict(_flat(bench.conditions.get(when))) for when in ("before", "after"))
     return [(key, before.get(key, "–"), after.get(key, "–")) for key in dict.fromkeys((*before, *after))]
 
 

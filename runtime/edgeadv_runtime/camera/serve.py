@@ -59,6 +59,7 @@ class View:
     Attributes:
         strength: of the demonstration's perturbation, in [0, 1]; the page's slider sets it.
         status: how the source is, in words; the application sets it.
+        closed: whether :meth:`close` was called.
         figures: gives what is added to each state when it is asked for, such as counts; the application sets it.
     """
 
@@ -77,7 +78,7 @@ class View:
         self._state: dict[str, Any] = {}
         self._number = 0
         self._shown_at = 0.0
-        self._closed = False
+        self.closed = False
         self.status = "waiting for the first frame"
         self.figures: Callable[[], dict[str, Any]] = dict
 
@@ -107,8 +108,8 @@ class View:
         """The newest picture as JPEG and its number, once there is one after ``after``; None if none came, or the
         end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._number > after or self._closed, timeout_s)
-            if self._closed or self._number <= after or self._pixels is None:
+            self._changed.wait_for(lambda: self._number > after or self.closed, timeout_s)
+            if self.closed or self._number <= after or self._pixels is None:
                 return None
             number, pixels = self._number, self._pixels
         stream = io.BytesIO()
@@ -123,13 +124,8 @@ class View:
     def close(self) -> None:
         """Let everybody go who waits for a picture."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._changed.notify_all()
-
-    @property
-    def closed(self) -> bool:
-        """Whether :meth:`close` was called."""
-        return self._closed
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -140,15 +136,11 @@ def parse_address(text: str) -> tuple[str, int]:
     """
     host, _, port = text.rpartition(":")
     try:
-        return str(ip_address(host.strip("[]"))), _port(port)
+        if not port.isdecimal() or int(port) > 65535:
+            raise ValueError(port)
+        return str(ip_address(host.strip("[]"))), int(port)
     except ValueError as error:
         raise InputError(f"`serve` {text!r} is not an address and a port such as 127.0.0.1:8080") from error
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 0 <= int(text) <= 65535:
-        raise ValueError(text)
-    return int(text)
 
 
 class PageServer:
