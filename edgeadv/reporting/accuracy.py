@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgeadv_runtime.records.evidence import ORDER, Finding, Verdict, least_believable
@@ -163,16 +163,6 @@ class Group:
         """Attacks of all lines but clean, in the order of :data:`LABELS`, unknown ones before the worst case."""
         names = dict.fromkeys(name for line in self.lines for name in line.rows if name != CLEAN)
         return tuple(sorted(names, key=_order))
-
-    @property
-    def drawn(self) -> Group:
-        """The same with those attacks alone that make a line of the curves: those that are strongest at the largest
-        eps."""
-        kept = {row.attack for line in self.attacked[-1:] for row in line.summary}
-        lines = (
-            replace(line, rows={name: row for name, row in line.rows.items() if name in kept}) for line in self.lines
-        )
-        return replace(self, lines=tuple(lines))
 
 
 @dataclass(frozen=True)

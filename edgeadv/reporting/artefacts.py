@@ -22,6 +22,13 @@ _SMALL = 0.01
 _CLEARLY = 0.05
 # figures that the check doubts are no ground for a choice
 _DOUBTED = ("SUSPECT", "MASKED")
+_TRUST = {
+    "MASKED": "No robust figure{} of this file may be trusted: the verdict is MASKED. Compare clean accuracy and "
+    "latency only.",
+    "SUSPECT": "Do not choose by the robust figures{}: the verdict is SUSPECT, and the true worst case may be lower "
+    "than any of them.",
+    "UNCHECKED": "Quote no robust figure{} of this file: the verdict is UNCHECKED, so they are upper bounds at best.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +103,10 @@ def measurable(drop: Comparison | None) -> bool:
     return drop is not None and drop.interval[0] > 0 and drop.drop >= _SMALL
 
 
-def milliseconds(value: float) -> str:
-    """Three digits or so."""
+def milliseconds(value: float | None) -> str:
+    """Three digits or so; a dash for None."""
+    if value is None:
+        return "–"
     return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
@@ -162,28 +171,11 @@ def _trust(model: Model, candidates: Sequence[Candidate], eps: str) -> Iterator[
     # what is 0 cannot be lower, whatever the check says
     above = " above 0" if floor == "0.0%" else ""
     fallen = [f"No artefact withstands eps {eps}: the worst case is {floor} on each."] if floor else []
+    trust = [_TRUST[verdict].format(above)] if verdict in _TRUST else []
     if not eps:
         yield "Nothing was attacked here: only clean accuracy can be compared."
-    elif verdict == "MASKED":
-        yield (
-            f"No robust figure{above} of this file may be trusted: the verdict is MASKED. Compare clean accuracy "
-            "and latency only."
-        )
-        yield from fallen
-    elif verdict == "SUSPECT":
-        yield (
-            f"Do not choose by the robust figures{above}: the verdict is SUSPECT, and the true worst case may be "
-            "lower than any of "
-            "them."
-        )
-        yield from fallen
     else:
-        yield from fallen
-        if verdict == "UNCHECKED":
-            yield (
-                f"Quote no robust figure{above} of this file: the verdict is UNCHECKED, so they are upper bounds "
-                "at best."
-            )
+        yield from trust + fallen if verdict in _DOUBTED else fallen + trust
     for worse in _DOUBTED:
         # those that are as bad as the file's own need no sentence of theirs
         names = [one.artefact for one in candidates if one.group.verdict == worse != verdict]
@@ -213,14 +205,13 @@ def _losses(candidates: Sequence[Candidate], eps: str) -> Iterator[str]:
             )
         return
     robust = not _floor(candidates) and any(one.worst_drop and not one.doubted for one in others)
+    kinds = ["clean", *([f"in the worst case (eps {eps})"] if robust else [])]
     counted = {
         one.artefact: [
-            (name, drop)
-            for name, drop in (("clean", one.clean_drop), (f"in the worst case (eps {eps})", one.worst_drop))
-            if drop and (name == "clean" or (robust and not one.doubted))
+            (kind, drop) for kind, drop in zip(kinds, (one.clean_drop, one.worst_drop), strict=False) if drop
         ]
         for one in others
-        if not robust or not one.doubted
+        if not (robust and one.doubted)
     }
     lost = {who: [part for part in parts if measurable(part[1])] for who, parts in counted.items()}
     kept = [who for who, parts in lost.items() if not parts]

@@ -185,8 +185,10 @@ def accuracy(group: Group, classes: dict[str, str], *, title: str, eps_limit: fl
         eps_limit: right end of the axis, the same in all panels of a page.
     """
     curves = []
+    # those attacks alone that are strongest at the largest eps
+    drawn = {row.attack for line in group.attacked[-1:] for row in line.summary}
     # the worst case comes last, and so lies on top
-    for attack in group.attacks:
+    for attack in filter(drawn.__contains__, group.attacks):
         rows = [row for line in group.attacked if (row := line.rows.get(attack))]
         # a clean row has eps 0
         places = [(row.eps_value, row.top1, row.top1_ci95) for row in ([group.clean] if group.clean else []) + rows]
@@ -197,7 +199,7 @@ def accuracy(group: Group, classes: dict[str, str], *, title: str, eps_limit: fl
         [("a-clean", group.clean.top1)] if group.clean else [],
         [(line.eps_value, str(line.eps)) for line in group.attacked],
         eps_limit,
-        any(row.norm == "l2" for line in group.attacked for row in line.rows.values()),
+        any(row.norm == "l2" for row in group.rows),
     )
 
 

@@ -56,7 +56,7 @@ def fill(template: str, **values: Any) -> str:
         interval=interval,
         points=_points,
         p=_p,
-        ms=_ms,
+        ms=milliseconds,
         count=_count,
         flat=_flat,
         attack=attack_label,
@@ -121,7 +121,7 @@ def _panels(
         for model, group in entry.members:
             if group.attacked:
                 title = f"Accuracy against eps: {model.title}, {entry.artefact.label}"
-                panel = charts.accuracy(group.drawn, classes, title=title, eps_limit=eps_limit)
+                panel = charts.accuracy(group, classes, title=title, eps_limit=eps_limit)
                 panels.append((model.title, panel))
         if panels:
             yield entry.artefact, panels
@@ -177,10 +177,6 @@ def _points(share: float) -> str:
 
 def _p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
-
-
-def _ms(value: float | None) -> str:
-    return "–" if value is None else milliseconds(value)
 
 
 def _count(value: float | None) -> str:

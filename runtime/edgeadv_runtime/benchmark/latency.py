@@ -28,31 +28,14 @@ from ..decoding import convert
 from ..device.facts import conditions, environment
 from ..errors import BundleError, InputError
 from ..records.about import Subject
-from ..records.bench import SPLIT_STAGES, STAGES, Bench, BenchRow, Mode, Stage
+from ..records.bench import SPLIT_STAGES, STAGES, Bench, BenchRow, Stage
 from ..records.machine import Conditions, Environment
 from ..records.measurement import WRITER
 from .conditions import run_warnings
 from .power import Meter, metering
 from .timing import Series, back_to_back, paced, split
 
-__all__ = [
-    "INCLUDES",
-    "P99_MIN_RUNS",
-    "SPLIT_STAGES",
-    "STAGES",
-    "Bench",
-    "BenchRow",
-    "Mode",
-    "Opener",
-    "Progress",
-    "Series",
-    "Splits",
-    "Stage",
-    "back_to_back",
-    "bench",
-    "paced",
-    "split",
-]
+__all__ = ["INCLUDES", "P99_MIN_RUNS", "Opener", "Splits", "bench"]
 
 Opener = Callable[[], Backend]
 # a p99 from fewer runs would rest on fewer than ten of them
