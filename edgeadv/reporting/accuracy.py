@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
 from edgeadv_runtime.records.evidence import ORDER, Finding, Verdict, least_believable
+from edgeadv_runtime.records.results import Results
 from edgeadv_runtime.records.rows import CLEAN, WORST_CASE, ArtefactId, ArtefactRow, Row, engines
 from edgeadv_runtime.records.suites import FGSM, base_name
 
-from .inputs import Inputs, ResultsFile
+from .inputs import Inputs
 from .phrases import LABELS
 
 # of two figures that are alike, the one of the attack that came closest to the artefact
-_CLOSEST = ("white-box", "query", "transfer")
+_CLOSEST = ("white-box", "query", "transfer", None)
 # from this share of the images on the page says in words what plain FGSM hides
 _MUCH_HIGHER = 0.10
 
@@ -113,7 +115,7 @@ class Line:
     @property
     def n(self) -> int | None:
         """Images behind the worst case, or behind the first row there is."""
-        row = self.rows.get(WORST_CASE) or next(iter(self.rows.values()), None)
+        row = self.worst or next(iter(self.rows.values()), None)
         return row.n if row else None
 
 
@@ -159,74 +161,65 @@ class Group:
     @property
     def attacks(self) -> tuple[str, ...]:
         """Attacks of all lines but clean, in the order of :data:`LABELS`, unknown ones before the worst case."""
-        order = list(LABELS)
         names = dict.fromkeys(name for line in self.lines for name in line.rows if name != CLEAN)
-        places = {
-            name: order.index(base_name(name)) if base_name(name) in order else len(order) - 1.5 for name in names
-        }
-        return tuple(sorted(names, key=places.__getitem__))
-
-    @property
-    def drawn(self) -> Group:
-        """The same with those attacks alone that make a line of the curves: those that are strongest at the largest
-        eps."""
-        kept = {row.attack for line in self.attacked[-1:] for row in line.summary}
-        lines = (
-            replace(line, rows={name: row for name, row in line.rows.items() if name in kept}) for line in self.lines
-        )
-        return replace(self, lines=tuple(lines))
+        return tuple(sorted(names, key=_order))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Headline:
     """What is said of one model before anything else.
 
     Attributes:
-        artefact: the one with the lowest worst case at the largest budget; None if nothing was scored.
-        clean: its clean row.
-        worst: its worst case.
-        verdict: the masking verdict on that artefact.
+        group: the artefact with the lowest worst case at the largest budget; the first one if nothing was attacked.
         line: its rows at that budget.
-        upper_bound: whether the page writes "at most" before the worst case.
-        gap: what plain FGSM hides, in words, where it hides much.
     """
 
-    artefact: Artefact | None
-    clean: Row | None
-    worst: Row | None
-    verdict: str
-    line: Line | None
-    upper_bound: bool
-    gap: str | None
+    group: Group
+    line: Line
+
+    @property
+    def gap(self) -> str | None:
+        """What plain FGSM hides, in words, where it hides much."""
+        fgsm, worst = self.line.fgsm, self.line.worst
+        if fgsm is None or worst is None:
+            return None
+        if _above(fgsm, worst) >= _MUCH_HIGHER:
+            meaning = _GAP_MEANINGS[self.group.verdict]
+            return f"plain FGSM says {fgsm.top1:.0%}, the worst case says {worst.top1:.0%}: {meaning}"
+        if (fgsm.zero_gradient_share or 0.0) >= _MUCH_HIGHER:
+            return (
+                f"plain FGSM found no gradient on {fgsm.zero_gradient_share:.0%} of the images: it did not attack them"
+            )
+        return None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Model:
     """One results file as the page shows it."""
 
-    file: ResultsFile
+    path: Path
+    title: str
+    results: Results
     groups: tuple[Group, ...]
-    headline: Headline
+
+    @property
+    def headline(self) -> Headline | None:
+        """What comes first; None if nothing was scored."""
+        lines = (Headline(group, line) for group in self.groups for line in group.lines)
+        return min(lines, key=_lowest, default=None)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What the masking check found, the worst first, and then why it could not tell."""
-        found = [finding for finding in self.file.results.masking.evidence if finding.matters]
+        found = [finding for finding in self.results.masking.evidence if finding.matters]
         return tuple(sorted(found, key=lambda finding: -ORDER.index(finding.finding or ORDER[0])))
-
-    @property
-    def nothing_found(self) -> tuple[Finding, ...]:
-        """Where it looked and found nothing."""
-        return tuple(finding for finding in self.file.results.masking.evidence if not finding.matters)
 
 
 def models(inputs: Inputs) -> tuple[Model, ...]:
     """The models of a report, in the order of their files."""
-    shown = []
-    for file in inputs.results:
-        groups = _groups(file)
-        shown.append(Model(file=file, groups=groups, headline=_headline(groups, file.results.masking.verdict)))
-    return tuple(shown)
+    return tuple(
+        Model(path, inputs.titles[path], results, _groups(results)) for path, results in inputs.results.items()
+    )
 
 
 @dataclass(frozen=True)
@@ -249,7 +242,7 @@ def compare(shown: Sequence[Model]) -> tuple[Compared, ...]:
     compared = []
     for artefact in dict.fromkeys(group.artefact for model in shown for group in model.groups):
         members = tuple((model, group) for model in shown for group in model.groups if group.artefact == artefact)
-        lines = [(model.file.title, group.verdict, line) for model, group in members for line in group.lines]
+        lines = [(model.title, group.verdict, line) for model, group in members for line in group.lines]
         # stable: within one budget the models keep the order of their files
         compared.append(Compared(artefact, members, tuple(sorted(lines, key=lambda entry: entry[2].eps_value))))
     return tuple(compared)
@@ -266,16 +259,19 @@ def _above(fgsm: Row, worst: Row) -> float:
     return round(fgsm.top1 - worst.top1, 9)
 
 
-def _strength(row: Row) -> tuple[float, int, int]:
-    order = list(LABELS)
-    base = base_name(row.attack)
-    threat = _CLOSEST.index(row.threat) if row.threat in _CLOSEST else len(_CLOSEST)
-    return row.top1, threat, -order.index(base) if base in order else 0
+def _strength(row: Row) -> tuple[float, int, float]:
+    return row.top1, _CLOSEST.index(row.threat), -_order(row.attack)
 
 
-def _groups(file: ResultsFile) -> tuple[Group, ...]:
+def _order(attack: str) -> float:
+    """The attack's place in :data:`LABELS`, of one that the page does not know before the worst case."""
+    order, base = list(LABELS), base_name(attack)
+    return order.index(base) if base in order else len(order) - 1.5
+
+
+def _groups(results: Results) -> tuple[Group, ...]:
     groups = []
-    rows = file.results.rows
+    rows = results.rows
     for artefact in dict.fromkeys(Artefact.of(row) for row in rows):
         own = tuple(row for row in rows if Artefact.of(row) == artefact)
         base = _by_attack(row for row in own if row.attack == CLEAN)
@@ -284,7 +280,7 @@ def _groups(file: ResultsFile) -> tuple[Group, ...]:
         lines = [
             Line(eps, value, base | _by_attack(row for row in attacked if row.eps == eps)) for value, eps in budgets
         ]
-        verdicts = [file.results.masking.verdict, *(row.verdict for row in attacked)]
+        verdicts = [results.masking.verdict, *(row.verdict for row in attacked)]
         groups.append(
             Group(
                 artefact,
@@ -307,39 +303,7 @@ def _by_attack(rows: Iterable[Row]) -> dict[str, Row]:
     return found
 
 
-def _headline(groups: Sequence[Group], verdict: Verdict) -> Headline:
-    worst_rows = [row for group in groups for line in group.lines if (row := line.worst)]
-    if not worst_rows:
-        first = groups[0] if groups else None
-        return Headline(
-            artefact=first.artefact if first else None,
-            clean=first.clean if first else None,
-            worst=None,
-            verdict=first.verdict if first else verdict,
-            line=None,
-            upper_bound=False,
-            gap=None,
-        )
-    largest = max(row.eps_value for row in worst_rows)
-    worst = min((row for row in worst_rows if row.eps_value == largest), key=lambda row: row.top1)
-    group = next(group for group in groups if group.artefact == Artefact.of(worst))
-    line = next(line for line in group.lines if line.eps == worst.eps)
-    return Headline(
-        artefact=group.artefact,
-        clean=group.clean,
-        worst=worst,
-        verdict=group.verdict,
-        line=line,
-        upper_bound=upper_bound(worst, group.verdict),
-        gap=_gap(line.fgsm, worst, group.verdict),
-    )
-
-
-def _gap(fgsm: Row | None, worst: Row, verdict: str) -> str | None:
-    if fgsm is None:
-        return None
-    if _above(fgsm, worst) >= _MUCH_HIGHER:
-        return f"plain FGSM says {fgsm.top1:.0%}, the worst case says {worst.top1:.0%}: {_GAP_MEANINGS[verdict]}"
-    if (fgsm.zero_gradient_share or 0.0) >= _MUCH_HIGHER:
-        return f"plain FGSM found no gradient on {fgsm.zero_gradient_share:.0%} of the images: it did not attack them"
-    return None
+def _lowest(found: Headline) -> tuple[float, float]:
+    """The largest budget with a worst case first, and of that the lowest."""
+    worst = found.line.worst
+    return (-worst.eps_value, worst.top1) if worst else (1.0, 0.0)

@@ -7,15 +7,14 @@ them too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-from edgeadv_runtime.records.bench import BenchRow
-from edgeadv_runtime.records.evidence import ORDER, Verdict
+from edgeadv_runtime.records.bench import Bench, BenchRow
+from edgeadv_runtime.records.evidence import ORDER
 from edgeadv_runtime.records.rows import CLEAN, WORST_CASE, Comparison, Row
 
-from .accuracy import Artefact, Group, Model, upper_bound
-from .inputs import BenchFile
+from .accuracy import Artefact, Group, Model
 
 # a smaller drop is not worth a word, however sure it is
 _SMALL = 0.01
@@ -23,21 +22,13 @@ _SMALL = 0.01
 _CLEARLY = 0.05
 # figures that the check doubts are no ground for a choice
 _DOUBTED = ("SUSPECT", "MASKED")
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Median of one call of one image, and where it was taken."""
-
-    row: BenchRow
-
-    @property
-    def where(self) -> str:
-        """Device, provider, threads and mode: figures that differ in one of them do not compare."""
-        row = self.row
-        threads = f"{row.threads} threads" if row.threads is not None and row.threads != 1 else f"{row.threads} thread"
-        mode = row.mode if row.rate_hz is None else f"{row.mode} {row.rate_hz:g} Hz"
-        return ", ".join([row.device, *([threads] if row.threads is not None else []), row.stage, mode])
+_TRUST = {
+    "MASKED": "No robust figure{} of this file may be trusted: the verdict is MASKED. Compare clean accuracy and "
+    "latency only.",
+    "SUSPECT": "Do not choose by the robust figures{}: the verdict is SUSPECT, and the true worst case may be lower "
+    "than any of them.",
+    "UNCHECKED": "Quote no robust figure{} of this file: the verdict is UNCHECKED, so they are upper bounds at best.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,35 +36,32 @@ class Candidate:
     """One artefact as something to ship.
 
     Attributes:
-        artefact: what was scored.
-        clean: its clean row.
+        group: what was measured on it.
         worst: its worst case at the largest budget of the file.
-        upper_bound: whether the page writes "at most" before the worst case.
-        verdict: the masking verdict on it.
         reason: the first sentence behind the verdict; None where a candidate before this one has the same.
         baseline: the fp32 that it is compared with; None for that one itself and where there is none.
         clean_drop: what it lost against the baseline without an attack; None where the file does not compare them.
         worst_drop: what it lost in the worst case.
-        latencies: at batch 1, one for each place where it was timed.
-        fastest: whether it is the fastest of those that lost nothing measurable.
+        latencies: of one call of one image, one for each place where it was timed.
     """
 
-    artefact: Artefact
-    clean: Row | None
+    group: Group
     worst: Row | None
-    upper_bound: bool
-    verdict: Verdict
     reason: str | None
-    baseline: Artefact | None
+    baseline: Group | None
     clean_drop: Comparison | None
     worst_drop: Comparison | None
-    latencies: tuple[Latency, ...]
-    fastest: bool = False
+    latencies: tuple[BenchRow, ...]
+
+    @property
+    def artefact(self) -> Artefact:
+        """What was scored."""
+        return self.group.artefact
 
     @property
     def doubted(self) -> bool:
         """Whether its worst case is no ground for a choice."""
-        return self.verdict in _DOUBTED
+        return self.group.verdict in _DOUBTED
 
 
 @dataclass(frozen=True)
@@ -81,13 +69,15 @@ class Choice:
     """The artefacts of one results file, and what follows.
 
     Attributes:
-        eps: the largest budget; None if nothing was attacked.
+        eps: the largest budget; empty if nothing was attacked.
         candidates: in the order of the file.
+        fastest: of those that lost nothing measurable; None where it is not clear.
         sentences: the one that counts first.
     """
 
-    eps: str | None
+    eps: str
     candidates: tuple[Candidate, ...]
+    fastest: Candidate | None
     sentences: tuple[str, ...]
 
     @property
@@ -98,7 +88,14 @@ class Choice:
     @property
     def places(self) -> tuple[str, ...]:
         """Where the latencies were taken."""
-        return tuple(dict.fromkeys(latency.where for one in self.candidates for latency in one.latencies))
+        return tuple(dict.fromkeys(where(row) for one in self.candidates for row in one.latencies))
+
+
+def where(row: BenchRow) -> str:
+    """Device, threads, stage and mode of a latency: figures that differ in one of them do not compare."""
+    threads = [] if row.threads is None else [f"{row.threads} thread{'s' if row.threads != 1 else ''}"]
+    mode = row.mode if row.rate_hz is None else f"{row.mode} {row.rate_hz:g} Hz"
+    return ", ".join([row.device, *threads, row.stage, mode])
 
 
 def measurable(drop: Comparison | None) -> bool:
@@ -106,57 +103,48 @@ def measurable(drop: Comparison | None) -> bool:
     return drop is not None and drop.interval[0] > 0 and drop.drop >= _SMALL
 
 
-def milliseconds(value: float) -> str:
-    """Three digits or so."""
+def milliseconds(value: float | None) -> str:
+    """Three digits or so; a dash for None."""
+    if value is None:
+        return "–"
     return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
-def choose(model: Model, benches: Sequence[BenchFile]) -> Choice:
+def choose(model: Model, benches: Iterable[Bench]) -> Choice:
     """What to say of the artefacts of ``model``.
 
     Args:
         model: one results file.
         benches: bench files, of which those of the same bundle count.
     """
-    head = model.headline
-    eps = head.worst.eps if head.worst else None
-    timed = [row for file in benches if file.bench.bundle.id == model.file.results.bundle.id for row in file.bench.rows]
-    candidates = []
+    results, head = model.results, model.headline
+    eps = head.line.worst.eps if head and head.line.worst else ""
+    timed = [row for bench in benches if bench.bundle.id == results.bundle.id for row in bench.rows]
+    candidates: list[Candidate] = []
     said: set[tuple[str, str | None]] = set()
     for group in model.groups:
         reason = _reason(model, group)
-        base = _baseline(model, group)
-        worst = group.worst(eps) if eps is not None else None
+        # the group that this one is compared with; None for the one that all others are
+        base_id = results.baseline_of(group.id)
+        base = next((other for other in model.groups if other.id == base_id), None)
+        clean_drop, worst_drop = (
+            results.comparison(group.id, base.id, attack=attack, eps=at) if base else None
+            for attack, at in ((CLEAN, "0"), (WORST_CASE, eps))
+        )
         candidates.append(
             Candidate(
-                artefact=group.artefact,
-                clean=group.clean,
-                worst=worst,
-                upper_bound=worst is not None and upper_bound(worst, group.verdict),
-                verdict=group.verdict,
+                group=group,
+                worst=group.worst(eps),
                 reason=None if (group.verdict, reason) in said else reason,
-                baseline=base.artefact if base else None,
-                clean_drop=_drop(model, group, base, CLEAN, "0"),
-                worst_drop=_drop(model, group, base, WORST_CASE, eps),
+                baseline=base,
+                clean_drop=clean_drop,
+                worst_drop=worst_drop,
                 latencies=_latencies(group, timed),
             )
         )
         said.add((group.verdict, reason))
-    with_fastest, fastest = _fastest(candidates)
-    sentences = (*_trust(model, candidates, eps), *_losses(candidates, eps), *fastest)
-    return Choice(eps, tuple(with_fastest), sentences)
-
-
-def _baseline(model: Model, group: Group) -> Group | None:
-    """The group that this one is compared with; None for the one that all others are."""
-    base = model.file.results.baseline_of(group.id)
-    return next((other for other in model.groups if other.id == base), None)
-
-
-def _drop(model: Model, group: Group, base: Group | None, attack: str, eps: str | None) -> Comparison | None:
-    if base is None or eps is None:
-        return None
-    return model.file.results.comparison(group.id, base.id, attack=attack, eps=eps)
+    fastest, speed = _fastest(candidates)
+    return Choice(eps, tuple(candidates), fastest, (*_trust(model, candidates, eps), *_losses(candidates, eps), *speed))
 
 
 def _reason(model: Model, group: Group) -> str | None:
@@ -167,47 +155,30 @@ def _reason(model: Model, group: Group) -> str | None:
     return next((text for text in group.reasons if text in rule), next(iter(group.reasons), None))
 
 
-def _latencies(group: Group, timed: Sequence[BenchRow]) -> tuple[Latency, ...]:
+def _latencies(group: Group, timed: Sequence[BenchRow]) -> tuple[BenchRow, ...]:
     """One call with one image, back to back; of the whole path where inference alone was not timed."""
     own = [row for row in timed if row.artefact == group.id and row.batch == 1]
     for stage in ("inference", "end-to-end"):
         if rows := [row for row in own if row.stage == stage and row.mode == "back-to-back"]:
-            return tuple(Latency(row) for row in rows)
+            return tuple(rows)
     return ()
 
 
-def _trust(model: Model, candidates: Sequence[Candidate], eps: str | None) -> Iterator[str]:
+def _trust(model: Model, candidates: Sequence[Candidate], eps: str) -> Iterator[str]:
     """Whether the robust figures of the file may be used, and which artefact is worse off than the file."""
-    verdict = model.file.results.masking.verdict
+    verdict = model.results.masking.verdict
     floor = _floor(candidates)
     # what is 0 cannot be lower, whatever the check says
     above = " above 0" if floor == "0.0%" else ""
     fallen = [f"No artefact withstands eps {eps}: the worst case is {floor} on each."] if floor else []
-    if model.headline.worst is None:
+    trust = [_TRUST[verdict].format(above)] if verdict in _TRUST else []
+    if not eps:
         yield "Nothing was attacked here: only clean accuracy can be compared."
-    elif verdict == "MASKED":
-        yield (
-            f"No robust figure{above} of this file may be trusted: the verdict is MASKED. Compare clean accuracy "
-            "and latency only."
-        )
-        yield from fallen
-    elif verdict == "SUSPECT":
-        yield (
-            f"Do not choose by the robust figures{above}: the verdict is SUSPECT, and the true worst case may be "
-            "lower than any of "
-            "them."
-        )
-        yield from fallen
     else:
-        yield from fallen
-        if verdict == "UNCHECKED":
-            yield (
-                f"Quote no robust figure{above} of this file: the verdict is UNCHECKED, so they are upper bounds "
-                "at best."
-            )
+        yield from trust + fallen if verdict in _DOUBTED else fallen + trust
     for worse in _DOUBTED:
         # those that are as bad as the file's own need no sentence of theirs
-        names = [one.artefact for one in candidates if one.verdict == worse != verdict]
+        names = [one.artefact for one in candidates if one.group.verdict == worse != verdict]
         if names:
             yield f"Do not trust the worst case of {_listed(names)}: the verdict on it is {worse}."
 
@@ -220,7 +191,7 @@ def _floor(candidates: Sequence[Candidate]) -> str | None:
     return f"below {_SMALL:.0%}" if any(row.correct_top1 for row in scored) else "0.0%"
 
 
-def _losses(candidates: Sequence[Candidate], eps: str | None) -> Iterator[str]:
+def _losses(candidates: Sequence[Candidate], eps: str) -> Iterator[str]:
     """Who lost accuracy against fp32, and how much may have gone unseen.
 
     The worst case is left out of it where its figure is doubted, and where nothing is left to lose.
@@ -234,14 +205,13 @@ def _losses(candidates: Sequence[Candidate], eps: str | None) -> Iterator[str]:
             )
         return
     robust = not _floor(candidates) and any(one.worst_drop and not one.doubted for one in others)
+    kinds = ["clean", *([f"in the worst case (eps {eps})"] if robust else [])]
     counted = {
         one.artefact: [
-            (name, drop)
-            for name, drop in (("clean", one.clean_drop), (f"in the worst case (eps {eps})", one.worst_drop))
-            if drop and (name == "clean" or (robust and not one.doubted))
+            (kind, drop) for kind, drop in zip(kinds, (one.clean_drop, one.worst_drop), strict=False) if drop
         ]
         for one in others
-        if not robust or not one.doubted
+        if not (robust and one.doubted)
     }
     lost = {who: [part for part in parts if measurable(part[1])] for who, parts in counted.items()}
     kept = [who for who, parts in lost.items() if not parts]
@@ -260,26 +230,23 @@ def _losses(candidates: Sequence[Candidate], eps: str | None) -> Iterator[str]:
             yield f"{who.label} loses {losses} against fp32."
 
 
-def _fastest(candidates: Sequence[Candidate]) -> tuple[list[Candidate], tuple[str, ...]]:
+def _fastest(candidates: Sequence[Candidate]) -> tuple[Candidate | None, tuple[str, ...]]:
     """The fastest of those that lost nothing measurable, fp32 among them, if all were timed at one place and it is
     clear."""
-    places = {latency.where for one in candidates for latency in one.latencies}
+    places = {where(row) for one in candidates for row in one.latencies}
     fair = [
-        one
+        (one.latencies[0].p50_ms, one)
         for one in candidates
         if one.latencies and not measurable(one.clean_drop) and (one.doubted or not measurable(one.worst_drop))
     ]
     if len(places) != 1 or len(fair) < 2:
-        return list(candidates), ()
-    best, second = sorted(fair, key=lambda one: one.latencies[0].row.p50_ms)[:2]
-    if best.latencies[0].row.p50_ms > (1 - _CLEARLY) * second.latencies[0].row.p50_ms:
-        return list(candidates), ()
-    marked = [replace(one, fastest=True) if one is best else one for one in candidates]
-    full = [one for one in fair if one.artefact == best.baseline]
-    against = f" ({full[0].artefact.label}: {milliseconds(full[0].latencies[0].row.p50_ms)} ms)" if full else ""
-    return marked, (
-        f"Fastest of those without a measurable loss: {best.artefact.label}, "
-        f"{milliseconds(best.latencies[0].row.p50_ms)} ms{against}.",
+        return None, ()
+    (least, best), (second, _) = sorted(fair, key=lambda timed: timed[0])[:2]
+    if least > (1 - _CLEARLY) * second:
+        return None, ()
+    full = [f" ({one.artefact.label}: {milliseconds(ms)} ms)" for ms, one in fair if one.group is best.baseline]
+    return best, (
+        f"Fastest of those without a measurable loss: {best.artefact.label}, {milliseconds(least)} ms{''.join(full)}.",
     )
 
 

@@ -2,80 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from edgeadv_runtime.benchmark.conditions import check_comparable
 from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.records.about import png_size
 from edgeadv_runtime.records.bench import Bench
 from edgeadv_runtime.records.measurement import read_measurement
 from edgeadv_runtime.records.results import Results
 from edgeadv_runtime.records.rows import NORMS
 
-# below this a browser's smoothing hides the pixels that the attack changed
-_PIXELATED_BELOW = 128
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG as the page embeds it.
-
-    Attributes:
-        uri: the image as a data URI.
-        width: in pixels.
-        height: in pixels.
-    """
-
-    uri: str
-    width: int
-    height: int
-
-    @property
-    def pixelated(self) -> bool:
-        """Whether it is so small that it must be enlarged without smoothing."""
-        return max(self.width, self.height) < _PIXELATED_BELOW
-
-    @classmethod
-    def of(cls, text: str) -> Picture:
-        """Read a PNG in base64, as an example of a results file holds it."""
-        return cls(f"data:image/png;base64,{text}", *png_size(text))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResultsFile:
-    """A results file and what the page calls it."""
-
-    path: Path
-    results: Results
-    title: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchFile:
-    """A bench file and what the page calls it."""
-
-    path: Path
-    bench: Bench
-    title: str
-
-
-_File = TypeVar("_File", ResultsFile, BenchFile)
-
 
 @dataclass(frozen=True)
 class Inputs:
-    """All files of one report, in the order given."""
+    """All files of one report, in the order given, and what the page calls each."""
 
-    results: tuple[ResultsFile, ...]
-    benches: tuple[BenchFile, ...]
+    results: dict[Path, Results]
+    benches: dict[Path, Bench]
+    titles: dict[Path, str]
 
     @property
     def norm(self) -> str:
         """In which all budgets of the results are measured."""
-        return next((file.results.norm for file in self.results if file.results.budgets), NORMS[0])
+        return next((results.norm for results in self.results.values() if results.budgets), NORMS[0])
 
 
 def load_inputs(files: Sequence[Path]) -> Inputs:
@@ -93,36 +43,33 @@ def load_inputs(files: Sequence[Path]) -> Inputs:
     if not files:
         raise InputError("a report needs at least one file: name what evaluate and bench wrote")
     seen: set[Path] = set()
-    results: list[ResultsFile] = []
-    benches: list[BenchFile] = []
+    results: dict[Path, Results] = {}
+    benches: dict[Path, Bench] = {}
     for path in files:
         if path.resolve() in seen:
             raise InputError(f"{path} is named twice: name every file once")
         seen.add(path.resolve())
         if read_measurement(path, "results", "bench")["kind"] == "results":
-            measured = Results.load(path)
-            results.append(ResultsFile(path=path, results=measured, title=measured.bundle.heading))
+            results[path] = Results.load(path)
         else:
-            bench = Bench.load(path)
-            benches.append(BenchFile(path=path, bench=bench, title=bench.bundle.heading))
-    check_comparable([file.bench for file in benches])
-    norms = list(dict.fromkeys(file.results.norm for file in results if file.results.budgets))
+            benches[path] = Bench.load(path)
+    check_comparable(list(benches.values()))
+    norms = list(dict.fromkeys(measured.norm for measured in results.values() if measured.budgets))
     if len(norms) > 1:
         raise InputError(
             f"eps is measured in {' in some of these results, and in '.join(norms)} in others: make a report of each"
         )
-    return Inputs(_distinct(results), _distinct(benches))
+    return Inputs(results, benches, _titles(results) | _titles(benches))
 
 
-def _distinct(files: Sequence[_File]) -> tuple[_File, ...]:
-    """Files of equal titles with as much of their paths behind it as differs: two runs of one model must stay tellable
-    apart."""
-    titles = [file.title for file in files]
-    found = []
-    for file in files:
-        others = [other.path.resolve() for other in files if other.title == file.title and other is not file]
-        parts = file.path.resolve().parts
+def _titles(files: Mapping[Path, Results | Bench]) -> dict[Path, str]:
+    """What bundles are called, those of equal names with as much of their paths behind it as differs: two runs of one
+    model must stay tellable apart."""
+    titles = {path: file.bundle.heading for path, file in files.items()}
+    found = {}
+    for path, title in titles.items():
+        others = [other.resolve() for other in titles if titles[other] == title and other != path]
+        parts = path.resolve().parts
         count = next((n for n in range(1, len(parts)) if all(o.parts[-n:] != parts[-n:] for o in others)), len(parts))
-        end = "/".join(parts[-count:])
-        found.append(replace(file, title=f"{file.title} ({end})") if titles.count(file.title) > 1 else file)
-    return tuple(found)
+        found[path] = f"{title} ({'/'.join(parts[-count:])})" if others else title
+    return found

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,15 @@ import msgspec
 
 from edgeadv_runtime.errors import require
 from edgeadv_runtime.evaluation.verdict import BADGES
-from edgeadv_runtime.records.bench import BenchRow
-from edgeadv_runtime.records.rows import engines
+from edgeadv_runtime.records.about import png_size
+from edgeadv_runtime.records.bench import Bench, BenchRow
+from edgeadv_runtime.records.rows import EngineInfo, engines
 from edgeadv_runtime.records.suites import FGSM
 
 from . import charts
 from .accuracy import Artefact, Compared, compare, models, upper_bound
-from .artefacts import choose, measurable, milliseconds
-from .inputs import BenchFile, Inputs, Picture
+from .artefacts import choose, measurable, milliseconds, where
+from .inputs import Inputs
 from .phrases import MEANINGS, RULES, attack_label
 
 _FOLDER = Path(__file__).parent
@@ -28,25 +28,6 @@ _TEMPLATE = "template.html.j2"
 _STYLE = "style.css"
 # a list of thousands would bury the rest
 _LONGEST_LIST = 200
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One panel of the curves."""
-
-    model: str
-    svg: str
-
-
-@dataclass(frozen=True)
-class Timed:
-    """One artefact's latencies within one bench file."""
-
-    title: str
-    artefact: Artefact
-    threads: int | None
-    plans: tuple[str, ...]
-    rows: tuple[tuple[BenchRow, str], ...]
 
 
 def fill(template: str, **values: Any) -> str:
@@ -69,15 +50,17 @@ def fill(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        pct=_pct,
-        interval=_interval,
+        pct="{:.1%}".format,
+        px="{:.1f}".format,
+        place="{:.2%}".format,
+        interval=interval,
         points=_points,
         p=_p,
-        ms=_ms,
+        ms=milliseconds,
         count=_count,
         flat=_flat,
         attack=attack_label,
-        picture=Picture.of,
+        png_size=png_size,
         when=_when,
         engines=engines,
     )
@@ -95,79 +78,66 @@ def render(inputs: Inputs) -> str:
     """
     shown = models(inputs)
     compared = compare(shown)
-    rows = [row for file in inputs.results for row in file.results.rows]
+    rows = [row for results in inputs.results.values() for row in results.rows]
+    timed_rows = [row for bench in inputs.benches.values() for row in bench.rows]
     classes = charts.attack_classes(row.attack for row in rows)
-    eps_limit = max((row.eps_value for row in rows), default=0.0)
-    timed_rows = [row for file in inputs.benches for row in file.bench.rows]
-    energy_rows = [row for row in timed_rows if row.energy_mj_per_image is not None]
-    scale = charts.LatencyScale.covering(timed_rows) if timed_rows else None
     return fill(
         _TEMPLATE,
         models=shown,
-        subjects=[model.file.title for model in shown],
+        subjects=[model.title for model in shown],
         benches=inputs.benches,
+        titles=inputs.titles,
         title="Robustness report" if shown else "Latency report",
-        created=max(
-            (
-                *(m.file.results.created for m in shown),
-                *(b.bench.created for b in inputs.benches),
-            ),
-            default="",
-        ),
+        created=max(file.created for files in (inputs.results, inputs.benches) for file in files.values()),
         meanings=MEANINGS,
-        choices={model.file.path: choose(model, inputs.benches) for model in shown},
+        choices={model.path: choose(model, inputs.benches.values()) for model in shown},
         measurable=measurable,
         upper_bound=upper_bound,
+        where=where,
         rules=RULES,
         fgsm=FGSM,
-        strip=lambda row: charts.share_strip(row, classes[row.attack]),
+        classes=classes,
         compared=compared,
         in_l2=" (L2)" if inputs.norm == "l2" else "",
-        calibrated=any(model.file.results.bundle.confidence for model in shown),
-        panels=[(entry.artefact, panels) for entry in compared if (panels := _panels(entry, classes, eps_limit))],
-        scale=scale,
-        axis=charts.latency_axis(scale) if scale else "",
-        timed=[timed for file in inputs.benches for timed in _timed(file, scale)],
+        calibrated=any(model.results.bundle.confidence for model in shown),
+        panels=list(_panels(compared, classes, eps_limit=max((row.eps_value for row in rows), default=0.0))),
+        scale=charts.LatencyScale.covering(timed_rows) if timed_rows else None,
+        timed=[(inputs.titles[path], *timed) for path, bench in inputs.benches.items() for timed in _timed(bench)],
         includes=list(dict.fromkeys((row.stage, row.mode, row.includes) for row in timed_rows)),
-        energy=bool(energy_rows),
-        energy_sources=list(dict.fromkeys(row.energy_source for row in energy_rows if row.energy_source)),
-        conditions=[(file, pairs) for file in inputs.benches if (pairs := _conditions(file))],
+        energy=any(row.energy_mj_per_image is not None for row in timed_rows),
+        energy_sources=list(
+            dict.fromkeys(row.energy_source for row in timed_rows if row.energy_mj_per_image and row.energy_source)
+        ),
+        conditions=[(path, pairs) for path, bench in inputs.benches.items() if (pairs := _conditions(bench))],
     )
 
 
-def _panels(compared: Compared, classes: dict[str, str], eps_limit: float) -> list[Panel]:
-    """Small multiples: one panel for each model that was attacked."""
-    return [
-        Panel(
-            model.file.title,
-            charts.curves(
-                group.drawn,
-                classes,
-                title=f"Accuracy against eps: {model.file.title}, {compared.artefact.label}",
-                eps_limit=eps_limit,
-            ),
-        )
-        for model, group in compared.members
-        if group.attacked
-    ]
+def _panels(
+    compared: Sequence[Compared], classes: dict[str, str], *, eps_limit: float
+) -> Iterator[tuple[Artefact, list[tuple[str, charts.Panel]]]]:
+    """Small multiples: of each artefact one panel for each model that was attacked, with the model's title."""
+    for entry in compared:
+        panels = []
+        for model, group in entry.members:
+            if group.attacked:
+                title = f"Accuracy against eps: {model.title}, {entry.artefact.label}"
+                panel = charts.accuracy(group, classes, title=title, eps_limit=eps_limit)
+                panels.append((model.title, panel))
+        if panels:
+            yield entry.artefact, panels
 
 
-def _timed(file: BenchFile, scale: charts.LatencyScale | None) -> Iterator[Timed]:
-    if scale is None:
-        return
-
-    def key(row: BenchRow) -> tuple[Artefact, int | None]:
-        return Artefact.of(row), row.threads
-
-    for artefact, threads in dict.fromkeys(key(row) for row in file.bench.rows):
-        rows = [row for row in file.bench.rows if key(row) == (artefact, threads)]
-        strips = tuple((row, charts.latency_strip(row, scale)) for row in rows)
-        plans = tuple(str(engine) for _, engine in engines(rows))
-        yield Timed(file.title, artefact, threads, plans, strips)
+def _timed(bench: Bench) -> Iterator[tuple[Artefact, int | None, list[EngineInfo], list[BenchRow]]]:
+    """Artefact, threads, plans and rows of each artefact that one bench file times."""
+    found: dict[tuple[Artefact, int | None], list[BenchRow]] = {}
+    for row in bench.rows:
+        found.setdefault((Artefact.of(row), row.threads), []).append(row)
+    for (artefact, threads), rows in found.items():
+        yield artefact, threads, [engine for _, engine in engines(rows)], rows
 
 
-def _conditions(file: BenchFile) -> list[tuple[str, str, str]]:
-    before, after = (dict(_flat(file.bench.conditions.get(when))) for when in ("before", "after"))
+def _conditions(bench: Bench) -> list[tuple[str, str, str]]:
+    before, after = (dict(_flat(bench.conditions.get(when))) for when in ("before", "after"))
     return [(key, before.get(key, "–"), after.get(key, "–")) for key in dict.fromkeys((*before, *after))]
 
 
@@ -195,11 +165,8 @@ def _word(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _pct(share: float) -> str:
-    return f"{100 * share:.1f}%"
-
-
-def _interval(bounds: tuple[float, float]) -> str:
+def interval(bounds: tuple[float, float]) -> str:
+    """Two shares in per cent."""
     return f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}%"
 
 
@@ -210,10 +177,6 @@ def _points(share: float) -> str:
 
 def _p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
-
-
-def _ms(value: float | None) -> str:
-    return "–" if value is None else milliseconds(value)
 
 
 def _count(value: float | None) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from edgeadv_runtime.evaluation.verdict import BADGES
 from edgeadv_runtime.files import write_bytes
-from edgeadv_runtime.records.evidence import Verdict
 from edgeadv_runtime.records.results import Results
 from edgeadv_runtime.records.rows import CLEAN, Row
 from edgeadv_runtime.records.statistics import wilson_interval
@@ -17,7 +18,7 @@ from edgeadv_runtime.records.study import Study, StudyArchitecture
 from edgeadv_runtime.records.suites import FGSM
 
 from . import charts
-from .page import fill
+from .page import fill, interval
 
 FGSM_ALONE = (
     "FGSM alone gives an upper bound on robust accuracy, and so a lower bound on the error under attack: "
@@ -27,73 +28,51 @@ HEADINGS = ("architecture", "eps", "top-1 error", "95% interval", "top-5 error",
 _TEMPLATE = "study.html.j2"
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(NamedTuple):
     """A share of the scored images that are wrong, with its Wilson 95% interval."""
 
     value: float
-    low: float
-    high: float
+    interval: tuple[float, float]
 
     @classmethod
-    def wrong(cls, correct: int | None, n: int) -> Share | None:
-        """The error behind a count of right answers; None where there is none."""
-        return None if correct is None else cls((n - correct) / n, *wilson_interval(n - correct, n))
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Both bounds."""
-        return self.low, self.high
+    def wrong(cls, correct: int, n: int) -> Share:
+        """The error behind a count of right answers."""
+        return cls((n - correct) / n, wilson_interval(n - correct, n))
 
 
 @dataclass(frozen=True)
 class Line:
-    """One classifier at one budget: a line of the table.
+    """One classifier at one budget: a line of the table."""
 
-    Attributes:
-        eps: as written; None without attack.
-        eps_value: in pixels of [0, 1]; 0 without attack.
-        top1: error of the first label.
-        top5: error of the first five labels; None for five classes or fewer.
-        n: scored images.
-        not_attacked: share of the images without a gradient to follow; None without attack, or where unknown.
-        verdict: of the masking check; None without attack.
-    """
+    row: Row
 
-    eps: str | None
-    eps_value: float
-    top1: Share
-    top5: Share | None
-    n: int
-    not_attacked: float | None
-    verdict: str | None
+    @property
+    def attacked(self) -> bool:
+        """Whether there is a budget."""
+        return self.row.attack != CLEAN
 
-    @classmethod
-    def of(cls, row: Row) -> Line:
-        """What ``row`` counts."""
-        top1 = Share.wrong(row.correct_top1, row.n)
-        assert top1 is not None
-        attacked = row.attack != CLEAN
-        return cls(
-            row.eps if attacked else None,
-            row.eps_value,
-            top1,
-            Share.wrong(row.correct_top5, row.n),
-            row.n,
-            row.zero_gradient_share if attacked else None,
-            row.verdict if attacked else None,
-        )
+    @property
+    def top1(self) -> Share:
+        """Error of the first label."""
+        return Share.wrong(self.row.correct_top1, self.row.n)
+
+    @property
+    def top5(self) -> Share | None:
+        """Error of the first five labels; None for five classes or fewer."""
+        return None if self.row.correct_top5 is None else Share.wrong(self.row.correct_top5, self.row.n)
 
     @property
     def budget(self) -> str:
         """The budget in words."""
-        return "no attack" if self.eps is None else self.eps
+        return self.row.eps if self.attacked else "no attack"
 
     @property
     def check(self) -> str:
-        """The verdict, and what of the images FGSM could not attack."""
-        hidden = f", {self.not_attacked:.1%} not attacked" if self.not_attacked else ""
-        return f"{self.verdict or ''}{hidden}"
+        """The verdict, and what of the images FGSM could not attack; nothing without attack."""
+        if not self.attacked:
+            return ""
+        hidden = self.row.zero_gradient_share
+        return f"{self.row.verdict}{f', {hidden:.1%} not attacked' if hidden else ''}"
 
 
 @dataclass(frozen=True)
@@ -101,55 +80,48 @@ class Entry:
     """One classifier of a study.
 
     Attributes:
-        title: its name.
-        lines: without attack, then by eps.
-        how: preprocessing, weights and what ran it, in words.
-        verdict: of the masking check.
-        reasons: what it rests on.
+        subject: what was asked for.
         results: the whole of what was measured.
     """
 
-    title: str
-    lines: tuple[Line, ...]
-    how: str
-    verdict: Verdict
-    reasons: tuple[str, ...]
+    subject: StudyArchitecture
     results: Results
+
+    @property
+    def title(self) -> str:
+        """Its name."""
+        return self.subject.name
+
+    @cached_property
+    def lines(self) -> tuple[Line, ...]:
+        """Without attack, then by eps."""
+        rows = [row for row in self.results.rows if row.attack in (CLEAN, FGSM)]
+        return tuple(Line(row) for row in sorted(rows, key=lambda row: row.eps_value))
+
+    @property
+    def how(self) -> str:
+        """Preprocessing, weights and what ran it, in words."""
+        subject, steps, row = self.subject, self.subject.preprocess, self.lines[0].row
+        size = "size kept" if steps.resize is None else f"shorter side {steps.resize}, {steps.interpolation}"
+        origin = "the published transform" if subject.preprocess_published else "stated by the user"
+        mean, std = (" ".join(f"{x:g}" for x in numbers) for numbers in (subject.mean, subject.std))
+        ran = f"{row.artefact}, {row.provider}, {row.device}"
+        return f"{size}, centre {steps.crop} ({origin}), mean {mean}, std {std}; weights {subject.weights}; {ran}"
+
+    @property
+    def reasons(self) -> str:
+        """What the verdict of the masking check rests on; empty for nothing."""
+        return "; ".join(item.text.rstrip(".") for item in self.results.masking.evidence if item.matters)
 
     @property
     def judgement(self) -> str:
         """The verdict with its reasons, in one sentence."""
-        return f"{BADGES[self.verdict]}: {'; '.join(self.reasons)}" if self.reasons else BADGES[self.verdict]
+        return BADGES[self.results.masking.verdict] + (f": {self.reasons}" if self.reasons else "")
 
 
 def entries(study: Study) -> tuple[Entry, ...]:
     """The classifiers of a study, in the order they were asked for."""
-    return tuple(
-        _entry(subject, results) for subject, results in zip(study.settings.architectures, study.results, strict=False)
-    )
-
-
-def _entry(subject: StudyArchitecture, results: Results) -> Entry:
-    rows = [row for row in results.rows if row.attack in (CLEAN, FGSM)]
-    rows.sort(key=lambda row: row.eps_value)
-    reasons = [item.text.rstrip(".") for item in results.masking.evidence if item.matters]
-    return Entry(
-        subject.name,
-        tuple(Line.of(row) for row in rows),
-        _how(subject, rows[0]),
-        results.masking.verdict,
-        tuple(reasons),
-        results,
-    )
-
-
-def _how(subject: StudyArchitecture, row: Row) -> str:
-    steps = subject.preprocess
-    size = "size kept" if steps.resize is None else f"shorter side {steps.resize}, {steps.interpolation}"
-    origin = "the published transform" if subject.preprocess_published else "stated by the user"
-    mean, std = (" ".join(f"{x:g}" for x in numbers) for numbers in (subject.mean, subject.std))
-    ran = f"{row.artefact}, {row.provider}, {row.device}"
-    return f"{size}, centre {steps.crop} ({origin}), mean {mean}, std {std}; weights {subject.weights}; {ran}"
+    return tuple(map(Entry, study.settings.architectures, study.results))
 
 
 def headline(study: Study) -> str:
@@ -176,11 +148,11 @@ def markdown(study: Study) -> str:
 
 def cells(line: Line) -> tuple[str, ...]:
     """The cells of one line after its architecture, as :data:`HEADINGS` has them."""
-    return (line.budget, *_cells(line.top1), *_cells(line.top5), str(line.n), line.check)
+    return (line.budget, *_cells(line.top1), *_cells(line.top5), str(line.row.n), line.check)
 
 
 def _cells(share: Share | None) -> tuple[str, str]:
-    return ("–", "–") if share is None else (f"{share.value:.1%}", f"{100 * share.low:.1f}–{100 * share.high:.1f}%")
+    return ("–", "–") if share is None else (f"{share.value:.1%}", interval(share.interval))
 
 
 def _left_out(found: tuple[Entry, ...]) -> Iterator[str]:
@@ -195,7 +167,7 @@ def page(study: Study) -> str:
         MissingDependencyError: jinja2 is not installed.
     """
     found = entries(study)
-    eps_limit = max(line.eps_value for entry in found for line in entry.lines)
+    eps_limit = max(line.row.eps_value for entry in found for line in entry.lines)
     return fill(
         _TEMPLATE,
         title="FGSM on pre-trained classifiers",
@@ -206,19 +178,25 @@ def page(study: Study) -> str:
         headline=headline(study),
         fgsm_alone=FGSM_ALONE.split("`"),
         left_out=list(_left_out(found)),
-        curves=[(entry, _curves(entry, eps_limit)) for entry in found],
+        panels=[(entry, _panel(entry, eps_limit)) for entry in found],
     )
 
 
-def _curves(entry: Entry, eps_limit: float) -> str:
-    series = []
-    for kind in ("top-1", "top-5"):
-        shares = [(line, share) for line in entry.lines if (share := line.top1 if kind == "top-1" else line.top5)]
+def _panel(entry: Entry, eps_limit: float) -> charts.Panel:
+    curves = []
+    # the first last, so that it lies on top
+    for kind in ("top5", "top1"):
+        shares = [(line.row.eps_value, *share) for line in entry.lines if (share := getattr(line, kind))]
         if shares:
-            places = [(line.eps_value, share.value, share.interval) for line, share in shares]
-            series.append((f"e-{kind}", f"{kind} error", places))
-    budgets = [(line.eps_value, line.eps) for line in entry.lines if line.eps is not None]
-    return charts.error_curves(series, budgets, title=f"Error against eps: {entry.title}", eps_limit=eps_limit)
+            name = kind.replace("top", "top-")
+            curves.append(charts.Curve(f"e-{name}", f"{name} error", shares, 3.5))
+    return charts.Panel(
+        f"Error against eps: {entry.title}",
+        curves,
+        [(curve.css, share) for curve in curves for eps, share in curve.line if not eps],
+        [(line.row.eps_value, line.row.eps) for line in entry.lines if line.attacked],
+        eps_limit,
+    )
 
 
 def write_pages(study: Study, folder: Path) -> None:

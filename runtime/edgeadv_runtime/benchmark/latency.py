@@ -9,9 +9,10 @@ after the last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import count
 from math import isfinite
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,31 +28,14 @@ from ..decoding import convert
 from ..device.facts import conditions, environment
 from ..errors import BundleError, InputError
 from ..records.about import Subject
-from ..records.bench import SPLIT_STAGES, STAGES, Bench, BenchRow, Mode, Stage
+from ..records.bench import SPLIT_STAGES, STAGES, Bench, BenchRow, Stage
 from ..records.machine import Conditions, Environment
 from ..records.measurement import WRITER
 from .conditions import run_warnings
 from .power import Meter, metering
 from .timing import Series, back_to_back, paced, split
 
-__all__ = [
-    "INCLUDES",
-    "P99_MIN_RUNS",
-    "SPLIT_STAGES",
-    "STAGES",
-    "Bench",
-    "BenchRow",
-    "Mode",
-    "Opener",
-    "Progress",
-    "Series",
-    "Splits",
-    "Stage",
-    "back_to_back",
-    "bench",
-    "paced",
-    "split",
-]
+__all__ = ["INCLUDES", "P99_MIN_RUNS", "Opener", "Splits", "bench"]
 
 Opener = Callable[[], Backend]
 # a p99 from fewer runs would rest on fewer than ten of them
@@ -128,19 +112,19 @@ def bench(
         BackendError: a backend cannot be opened, or fails.
     """
     _check(openers, batches, runs, warm_up, rate_hz)
-    frames = _Frames.of(bundle)
+    frames = bundle.golden().frames
+    if not frames:
+        raise BundleError(f"{bundle.path} has no golden frames to measure with; export the bundle again")
     sizes = sorted({*batches, *([] if rate_hz is None else [1])})
     splits = [False, *(_can_split(opener, sizes) for opener in openers[1:])]
     rows: list[BenchRow] = []
     notes: list[str] = []
-    done = 0
+    done = count()
 
     def report(text: str) -> None:
-        nonlocal done
         if progress is not None:
             alike = len(openers) * (len(STAGES) * len(batches) + (rate_hz is not None))
-            progress(done, alike + len(batches) * sum(splits), text)
-        done += 1
+            progress(next(done), alike + len(batches) * sum(splits), text)
 
     machine = convert(environment(), Environment, what="description of this machine")
     before = _conditions()
@@ -148,26 +132,9 @@ def bench(
         with opener() as backend, metering(gpu_index=_gpu_index(backend), processor=_on_processor(backend)) as meter:
             _check_plan(backend, sizes)
             splits[i] = isinstance(backend, Splits)
-            own: list[BenchRow] = []
-            for batch in batches:
-                own += _batch_rows(backend, frames, batch, runs=runs, warm_up=warm_up, meter=meter, report=report)
-            if rate_hz is not None:
-                report(f"{_who(backend)}, paced at {rate_hz:g} Hz")
-                prepare, infer = frames.steps(backend)
-                times = paced(prepare, infer, rate_hz=rate_hz, runs=runs, warm_up=warm_up, meter=meter)
-                # between frames energy goes on flowing: it belongs to the whole, and to no stage
-                own += [
-                    _row(
-                        backend,
-                        stage,
-                        times.durations_ns[:, k],
-                        times,
-                        warm_up=warm_up,
-                        rate_hz=rate_hz,
-                        meter=meter if stage == "end-to-end" else None,
-                    )
-                    for k, stage in enumerate(STAGES)
-                ]
+            measure = _Measuring(backend, frames, bundle.preprocess, runs, warm_up, meter, report)
+            own = [row for batch in batches for row in measure.of_batch(batch)]
+            own += [] if rate_hz is None else measure.at_rate(rate_hz)
             # CUDA graphs are made in the calls: only now is it known whether they could be
             engine = backend.engine_info
             rows += [replace(row, engine=engine) for row in own]
@@ -192,32 +159,6 @@ def bench(
 
 def _conditions() -> Conditions:
     return convert(conditions(), Conditions, what="description of this machine")
-
-
-def _batch_rows(
-    backend: Backend,
-    frames: _Frames,
-    batch: int,
-    *,
-    runs: int,
-    warm_up: int,
-    meter: Meter | None,
-    report: Callable[[str], None],
-) -> list[BenchRow]:
-    rows = []
-    for stage, call in frames.calls(backend, batch).items():
-        report(f"{_who(backend)}, batch {batch}, {stage}")
-        # what counts a GPU's board alone would show it idle
-        counts = meter if meter and (meter.covers_cpu or stage != "preprocess") else None
-        times = back_to_back(call, runs=runs, warm_up=warm_up, meter=counts)
-        rows.append(_row(backend, stage, times.durations_ns, times, batch=batch, warm_up=warm_up, meter=counts))
-    if isinstance(backend, Splits):
-        report(f"{_who(backend)}, batch {batch}, its parts")
-        window, parts_of = frames.windows(backend, batch), backend.infer_split
-        times = split(lambda i: parts_of(window(i))[1], runs=runs, warm_up=warm_up)
-        for k, stage in enumerate(SPLIT_STAGES):
-            rows.append(_row(backend, stage, times.durations_ns[:, k], times, batch=batch, warm_up=warm_up))
-    return rows
 
 
 def _can_split(opener: Opener, sizes: Sequence[int]) -> bool:
@@ -264,19 +205,16 @@ def _who(backend: Backend) -> str:
 
 
 @dataclass(frozen=True)
-class _Frames:
-    """The golden frames, cycled."""
+class _Measuring:
+    """All series of one backend, on the golden frames, cycled."""
 
+    backend: Backend
     frames: list[NDArray[np.uint8]]
     preprocess: Preprocess
-
-    @classmethod
-    def of(cls, bundle: Bundle) -> _Frames:
-        """The frames of ``bundle``, as they are in its file."""
-        frames = bundle.golden().frames
-        if not frames:
-            raise BundleError(f"{bundle.path} has no golden frames to measure with; export the bundle again")
-        return cls(frames, bundle.preprocess)
+    runs: int
+    warm_up: int
+    meter: Meter | None
+    report: Callable[[str], None]
 
     def pixels(self, i: int, batch: int = 1) -> NDArray[np.uint8]:
         """The ``i``-th batch, preprocessed now, for an artefact that takes pixels."""
@@ -287,29 +225,85 @@ class _Frames:
         """The ``i``-th batch, preprocessed now, for every other artefact."""
         return to_tensor(self.pixels(i, batch))
 
-    def steps(self, backend: Backend) -> tuple[Callable[..., NDArray[Any]], Callable[[Any], object]]:
-        """What makes a batch as ``backend`` takes it, and what infers that."""
+    @property
+    def steps(self) -> tuple[Callable[..., NDArray[Any]], Callable[[Any], object]]:
+        """What makes a batch as the backend takes it, and what infers that."""
+        backend = self.backend
         return (self.pixels, backend.infer_pixels) if backend.takes_uint8 else (self.tensor, backend.infer)
 
-    def windows(self, backend: Backend, batch: int) -> Callable[[int], NDArray[Any]]:
-        """A function that gives the ``i``-th batch without any work when it is timed."""
+    def of_batch(self, batch: int) -> Iterator[BenchRow]:
+        """A series of each stage, back to back, and one of the parts of a call where the backend tells them."""
+        prepare, infer = self.steps
         # batch i is a window of this ring: every batch of the cycle, without a copy of its own
-        ring = self.steps(backend)[0](0, len(self.frames) + batch - 1)
+        ring = prepare(0, len(self.frames) + batch - 1)
 
         def window(i: int) -> NDArray[Any]:
             first = i * batch % len(self.frames)
             return ring[first : first + batch]
 
-        return window
-
-    def calls(self, backend: Backend, batch: int) -> dict[Stage, Callable[[int], object]]:
-        """What is timed, by stage."""
-        window, (prepare, infer) = self.windows(backend, batch), self.steps(backend)
-        return {
+        calls: dict[Stage, Callable[[int], object]] = {
             "preprocess": lambda i: prepare(i, batch),
             "inference": lambda i: infer(window(i)),
             "end-to-end": lambda i: infer(prepare(i, batch)),
         }
+        for stage, call in calls.items():
+            self.report(f"{_who(self.backend)}, batch {batch}, {stage}")
+            # what counts a GPU's board alone would show it idle
+            meter = self.meter if self.meter and (self.meter.covers_cpu or stage != "preprocess") else None
+            times = back_to_back(call, runs=self.runs, warm_up=self.warm_up, meter=meter)
+            yield self._row(stage, times.durations_ns, times, batch=batch, meter=meter)
+        if isinstance(self.backend, Splits):
+            self.report(f"{_who(self.backend)}, batch {batch}, its parts")
+            parts_of = self.backend.infer_split
+            times = split(lambda i: parts_of(window(i))[1], runs=self.runs, warm_up=self.warm_up)
+            for stage, durations in zip(SPLIT_STAGES, times.durations_ns.T, strict=True):
+                yield self._row(stage, durations, times, batch=batch)
+
+    def at_rate(self, rate_hz: float) -> Iterator[BenchRow]:
+        """One series of frames that come at a rate."""
+        self.report(f"{_who(self.backend)}, paced at {rate_hz:g} Hz")
+        times = paced(*self.steps, rate_hz=rate_hz, runs=self.runs, warm_up=self.warm_up, meter=self.meter)
+        for stage, durations in zip(STAGES, times.durations_ns.T, strict=True):
+            # between frames energy goes on flowing: it belongs to the whole, and to no stage
+            meter = self.meter if stage == "end-to-end" else None
+            yield self._row(stage, durations, times, rate_hz=rate_hz, meter=meter)
+
+    def _row(
+        self,
+        stage: Stage,
+        durations_ns: NDArray[np.int64],
+        series: Series,
+        *,
+        batch: int = 1,
+        rate_hz: float | None = None,
+        meter: Meter | None = None,
+    ) -> BenchRow:
+        backend, n = self.backend, len(durations_ns)
+        includes = (_INCLUDES_UINT8 if backend.takes_uint8 else {}).get(stage, INCLUDES[stage])
+        p50, p90, p99, slowest = (float(ms) for ms in np.percentile(durations_ns / 1e6, [50, 90, 99, 100]))
+        return BenchRow(
+            variant=backend.variant,
+            artifact_sha256=backend.artifact_sha256,
+            backend=backend.name,
+            provider=backend.provider,
+            device=backend.device,
+            threads=backend.threads,
+            batch=batch,
+            mode="back-to-back" if rate_hz is None else "paced",
+            rate_hz=rate_hz,
+            stage=stage,
+            n=n,
+            warm_up=self.warm_up,
+            p50_ms=p50,
+            p90_ms=p90,
+            p99_ms=p99 if n >= P99_MIN_RUNS else None,
+            max_ms=slowest,
+            images_per_s=n * batch * 1e9 / series.wall_ns,
+            late=None if rate_hz is None else series.late,
+            includes=includes + ("" if rate_hz is None else _PACED),
+            energy_mj_per_image=1000 * series.joules / (n * batch) if meter and series.joules is not None else None,
+            energy_source=meter.source if meter else None,
+        )
 
 
 def _check(openers: Sequence[Opener], batches: Sequence[int], runs: int, warm_up: int, rate_hz: float | None) -> None:
@@ -321,42 +315,3 @@ def _check(openers: Sequence[Opener], batches: Sequence[int], runs: int, warm_up
         raise InputError(f"runs must be at least 1 and warm-up at least 0, not {runs} and {warm_up}")
     if rate_hz is not None and not (isfinite(rate_hz) and rate_hz > 0):
         raise InputError(f"rate must be above 0 Hz, not {rate_hz:g}")
-
-
-def _row(
-    backend: Backend,
-    stage: Stage,
-    durations_ns: NDArray[np.int64],
-    series: Series,
-    *,
-    warm_up: int,
-    batch: int = 1,
-    rate_hz: float | None = None,
-    meter: Meter | None = None,
-) -> BenchRow:
-    n = len(durations_ns)
-    includes = {**INCLUDES, **(_INCLUDES_UINT8 if backend.takes_uint8 else {})}[stage]
-    p50, p90, p99, slowest = (float(ms) for ms in np.percentile(durations_ns / 1e6, [50, 90, 99, 100]))
-    return BenchRow(
-        variant=backend.variant,
-        artifact_sha256=backend.artifact_sha256,
-        backend=backend.name,
-        provider=backend.provider,
-        device=backend.device,
-        threads=backend.threads,
-        batch=batch,
-        mode="back-to-back" if rate_hz is None else "paced",
-        rate_hz=rate_hz,
-        stage=stage,
-        n=n,
-        warm_up=warm_up,
-        p50_ms=p50,
-        p90_ms=p90,
-        p99_ms=p99 if n >= P99_MIN_RUNS else None,
-        max_ms=slowest,
-        images_per_s=n * batch * 1e9 / series.wall_ns,
-        late=None if rate_hz is None else series.late,
-        includes=includes + ("" if rate_hz is None else _PACED),
-        energy_mj_per_image=1000 * series.joules / (n * batch) if meter and series.joules is not None else None,
-        energy_source=meter.source if meter else None,
-    )

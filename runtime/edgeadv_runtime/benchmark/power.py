@@ -20,9 +20,8 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ..device.cuda import LIBRARY
@@ -56,7 +55,7 @@ _RAILS = {
 _RAIL = re.compile(r"(?<!\S)([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/\d+(?:mW)?(?:/\d+mW)?(?!\S)")
 
 
-class Meter(ABC):
+class Meter(AbstractContextManager["Meter"], ABC):
     """What measures energy. Close it; it is its own context manager.
 
     Attributes:
@@ -92,15 +91,10 @@ class Meter(ABC):
     @abstractmethod
     def _joules(self, first: Reading, last: Reading, wall_s: float) -> float | None: ...
 
-    def close(self) -> None:  # noqa: B027  (a counter in a file needs none)
+    def close(self) -> None:  # a counter in a file needs none
         """Let go of what the meter holds. A second call does nothing."""
 
-    def __enter__(self) -> Meter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -132,14 +126,12 @@ class NvmlMeter(Meter):
         place = _pci_bus_id(gpu_index, load)
         if place is None:
             return None
-        with ExitStack() as started:
-            library = started.enter_context(nvml())
-            handle = None if library is None else ask(library.nvmlDeviceGetHandleByPciBusId, place)
-            if library is not None and handle is not None:
-                meter = cls(library, handle, started)
-                if meter.read() is not None:
-                    meter._started = started.pop_all()
-                    return meter
+        started = ExitStack()
+        library = started.enter_context(nvml())
+        meter = cls(library, library and ask(library.nvmlDeviceGetHandleByPciBusId, place), started)
+        if meter.read() is not None:
+            return meter
+        meter.close()
         return None
 
     def read(self) -> Reading | None:
@@ -202,7 +194,7 @@ class TegrastatsMeter(Meter):
             text = os.pread(self._log, 1 << 16, 0).decode(errors="replace")
         named = parse_tegrastats(text.partition("\n")[0])
         for rails, what in _RAILS.items():
-            if all(rail in named for rail in rails):
+            if named.keys() >= set(rails):
                 self._rails = rails
                 self.source = f"tegrastats every {TEGRASTATS_INTERVAL_MS} ms: {what} ({' + '.join(rails)})"
                 return True
@@ -216,7 +208,7 @@ class TegrastatsMeter(Meter):
         # from the byte before: what follows the first and precedes the last end of line are whole lines
         text = os.pread(self._log, last[0] - first[0] + 1, max(first[0] - 1, 0)).decode(errors="replace")
         lines = text.partition("\n")[2].rpartition("\n")[0].splitlines()
-        sampled = [rails for rails in map(parse_tegrastats, lines) if all(rail in rails for rail in self._rails)]
+        sampled = [rails for rails in map(parse_tegrastats, lines) if rails.keys() >= set(self._rails)]
         if len(sampled) < _FEWEST_SAMPLES:
             return None
         return wall_s * sum(rails[rail] for rails in sampled for rail in self._rails) / len(sampled) / 1000
@@ -265,8 +257,8 @@ class RaplMeter(Meter):
 
     def read(self) -> Reading | None:
         """Microjoules on each counter."""
-        counters = [read_number(path) for path in self._zones]
-        return tuple(counter for counter in counters if counter is not None) if None not in counters else None
+        counters = [number for path in self._zones if (number := read_number(path)) is not None]
+        return tuple(counters) if len(counters) == len(self._zones) else None
 
     def _joules(self, first: Reading, last: Reading, wall_s: float) -> float | None:
         total = 0

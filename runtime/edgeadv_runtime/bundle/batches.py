@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -67,7 +67,7 @@ class DataInfo:
     def binding(self) -> dict[str, Any]:
         """What outcomes depend on: what was wrong with the images may be allowed when it turns up, to go on from
         there."""
-        return {key: value for key, value in asdict(self).items() if key in ("name", "split", "total")}
+        return {"name": self.name, "split": self.split, "total": self.total}
 
 
 class _Labelled(Protocol):

@@ -7,10 +7,8 @@ right. It changes no label, and it says nothing about images of another kind or 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from math import floor, isfinite
-from typing import Any
+from math import floor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,19 +184,3 @@ class Confidence:
     temperature: float
     threshold: float
     coverage: float
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Confidence:
-        """Read what the export wrote; keys that are not needed are ignored.
-
-        Raises:
-            ValueError: a number is out of range.
-            KeyError, TypeError: one is missing or none.
-        """
-        rejection = value["rejection"]
-        found = cls(float(value["temperature"]), float(rejection["threshold"]), float(rejection["coverage"]))
-        if not (isfinite(found.temperature) and found.temperature > 0):
-            raise ValueError(f"temperature {found.temperature:g} is not above 0")
-        if not (0 <= found.threshold <= 1 and 0 < found.coverage <= 1):
-            raise ValueError(f"threshold {found.threshold:g} or coverage {found.coverage:g} is not a share")
-        return found

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from ..errors import BundleError
 
+NO_ARRAYS = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
+"""What reading arrays by name raises of a file that does not hold them."""
+
 
 @dataclass(frozen=True)
 class Golden:
@@ -49,7 +52,7 @@ class Golden:
                 frames = [arrays[f"frame_{i}"] for i in range(len(pixels))]
                 logits = {k.removeprefix("logits_"): arrays[k] for k in arrays.files if k.startswith("logits_")}
             _check(frames, pixels, logits)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except NO_ARRAYS as error:
             raise BundleError(f"{path} is not a golden file ({error}); export the bundle again") from error
         return cls(frames=frames, pixels=pixels, logits=logits)
 

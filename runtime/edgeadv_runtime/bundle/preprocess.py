@@ -24,14 +24,6 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 ColorOrder = Literal["rgb", "bgr"]
 Side = Annotated[int, msgspec.Meta(ge=1, le=8192)]
 
-_FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-
-
 # of a resized picture, four bytes each; a picture of 150,000 x 1, 516 bytes as a file, would take ten thousand million
 # of them
 _MOST_PIXELS, _ALWAYS_TAKEN = 1 << 26, 4
@@ -155,10 +147,7 @@ class Preprocess:
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
-        for name in ("resize", "crop"):
-            value = getattr(self, name)
-            if name == "resize" and value is None:
-                continue
+        for name, value in (("crop", self.crop), ("resize", self.crop if self.resize is None else self.resize)):
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 8192:
                 raise InputError(f"preprocess {name} must be a whole number of pixels from 1 to 8192, not {value!r}")
         if self.resize is not None and self.resize < self.crop:
@@ -261,4 +250,4 @@ class Preprocess:
                 f"a picture of {width}x{height} is too long and narrow to be resized to {side}: cut it first"
             )
         size = (side, long_new) if width <= height else (long_new, side)
-        return image.resize(size, _FILTERS[self.interpolation])
+        return image.resize(size, Image.Resampling[self.interpolation.upper()])

@@ -8,13 +8,10 @@ key is worth: one that lies in the bundle, or came with it, proves nothing.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from ..errors import InputError, IntegrityError, require
 from ..files import write_bytes
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 SUFFIX = ".sig"
 _LENGTH = 64
@@ -45,7 +42,7 @@ def sign(manifest: Path, private_key: Path) -> Path:
     """
     if _inside(private_key, manifest):
         raise InputError(f"{private_key} lies in the bundle, and would travel with it: keep the private key elsewhere")
-    signature = _private(private_key).sign(manifest.read_bytes())
+    signature: bytes = _key(private_key, "private").sign(manifest.read_bytes())
     path = signature_path(manifest)
     write_bytes(path, signature)
     return path
@@ -68,7 +65,7 @@ def check(data: bytes, manifest: Path, public_key: Path) -> None:
         raise InputError(
             f"{public_key} lies in the bundle that it is to check, which proves nothing: take it from elsewhere"
         )
-    key = _public(public_key)
+    key = _key(public_key, "public")
     path = signature_path(manifest)
     try:
         signature = path.read_bytes()
@@ -99,62 +96,34 @@ def _inside(key: Path, manifest: Path) -> bool:
     return key.resolve().is_relative_to(manifest.parent.resolve())
 
 
-def _private(path: Path) -> Ed25519PrivateKey:
-    data = _read(path, "private")
+def _key(path: Path, kind: Literal["private", "public"]) -> Any:
+    """The Ed25519 key of this kind in a PEM file."""
+    mend = f"make one: {_MAKE}" if kind == "private" else f"make it from the private one: {_EXTRACT}"
+    # what cryptography raises for a file that holds no key is one of these, or for a kind that it does not know
+    unknown = require("cryptography.exceptions", extra="sign").UnsupportedAlgorithm
+    serialization = require("cryptography.hazmat.primitives.serialization", extra="sign")
+    wanted = getattr(require(_ED25519, extra="sign"), f"Ed25519{kind.title()}Key")
     try:
-        loaded = _serialization().load_pem_private_key(data, password=None)
-    except TypeError as error:
-        raise InputError(
-            f"{path} is encrypted: write it without a pass phrase to a place only you can read, openssl pkey -in "
-            f"{path.name} "
-            "-out plain.pem, and sign with that"
-        ) from error
-    except _unreadable() as error:
-        raise InputError(f"{path} is not a PEM file with a private key; make one: {_MAKE}") from error
-    wanted = require(_ED25519, extra="sign").Ed25519PrivateKey
-    if not isinstance(loaded, wanted):
-        raise InputError(f"{path} is {_kind(loaded)}, not an Ed25519 private key; make one: {_MAKE}")
-    key: Ed25519PrivateKey = loaded
-    return key
-
-
-def _public(path: Path) -> Ed25519PublicKey:
-    data = _read(path, "public")
-    if b"PRIVATE KEY-----" in data:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"the {kind} key {path} cannot be read: {error.strerror or error}") from error
+    if kind == "public" and b"PRIVATE KEY-----" in data:
         raise InputError(
             f"{path} holds a private key, which stays where bundles are signed; make its public key: {_EXTRACT}"
         )
     try:
-        loaded = _serialization().load_pem_public_key(data)
-    except _unreadable() as error:
+        if kind == "private":
+            loaded = serialization.load_pem_private_key(data, password=None)
+        else:
+            loaded = serialization.load_pem_public_key(data)
+    except TypeError as error:
         raise InputError(
-            f"{path} is not a PEM file with a public key; make it from the private one: {_EXTRACT}"
+            f"{path} is encrypted: write it without a pass phrase to a place only you can read, openssl pkey -in "
+            f"{path.name} -out plain.pem, and sign with that"
         ) from error
-    wanted = require(_ED25519, extra="sign").Ed25519PublicKey
+    except (ValueError, unknown) as error:
+        raise InputError(f"{path} is not a PEM file with a {kind} key; {mend}") from error
     if not isinstance(loaded, wanted):
-        raise InputError(
-            f"{path} is {_kind(loaded)}, not an Ed25519 public key; make it from the private one: {_EXTRACT}"
-        )
-    key: Ed25519PublicKey = loaded
-    return key
-
-
-def _serialization() -> Any:
-    return require("cryptography.hazmat.primitives.serialization", extra="sign")
-
-
-def _unreadable() -> tuple[type[Exception], ...]:
-    """What cryptography raises for a file that holds no key, or one of a kind that it does not know."""
-    return ValueError, require("cryptography.exceptions", extra="sign").UnsupportedAlgorithm
-
-
-def _kind(key: object) -> str:
-    """``a key of another kind (RSAPublicKey)``."""
-    return f"a key of another kind ({type(key).__name__.lstrip('_')})"
-
-
-def _read(path: Path, kind: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"the {kind} key {path} cannot be read: {error.strerror or error}") from error
+        other = type(loaded).__name__.lstrip("_")
+        raise InputError(f"{path} is a key of another kind ({other}), not an Ed25519 {kind} key; {mend}")
+    return loaded

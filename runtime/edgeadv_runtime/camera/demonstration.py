@@ -7,8 +7,6 @@ better.
 from __future__ import annotations
 
 import io
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.bundle import Bundle
+from ..bundle.golden import NO_ARRAYS
 from ..errors import BundleError, InputError, IntegrityError
 from ..files import write_bytes
 from ..records.eps import Eps
@@ -64,16 +63,7 @@ class StoredPerturbation:
                 found = cls(stored["sign"], Eps.parse(str(stored["eps"])), str(stored["weights_sha256"]))
         except FileNotFoundError as error:
             raise BundleError(f"{path} does not exist: edgeadv perturbation makes it") from error
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-            KeyError,
-            TypeError,
-            InputError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
+        except (*NO_ARRAYS, InputError) as error:
             raise BundleError(
                 f"{path} is not a stored perturbation ({error}): edgeadv perturbation makes one"
             ) from error

@@ -86,7 +86,4 @@ class Pool:
 
 def _references(arrays: list[NDArray[np.uint8]]) -> list[int]:
     """How many refer to each; a view counts, for it refers to the array that it shows."""
-    found = []
-    for array in arrays:
-        found.append(sys.getrefcount(array))
-    return found
+    return [sys.getrefcount(array) for array in arrays]

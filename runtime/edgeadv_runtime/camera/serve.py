@@ -17,7 +17,6 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from ipaddress import ip_address
-from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -34,10 +33,15 @@ _PAGES = {
     "/app.js": ("app.js", "text/javascript"),
     "/style.css": ("style.css", "text/css"),
 }
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'"
-)
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+}
 _BOUNDARY = "frame"
 _PICTURES_PER_S = 15.0
 # each viewer costs a thread and its own compression of every picture, beside the model
@@ -55,6 +59,7 @@ class View:
     Attributes:
         strength: of the demonstration's perturbation, in [0, 1]; the page's slider sets it.
         status: how the source is, in words; the application sets it.
+        closed: whether :meth:`close` was called.
         figures: gives what is added to each state when it is asked for, such as counts; the application sets it.
     """
 
@@ -73,7 +78,7 @@ class View:
         self._state: dict[str, Any] = {}
         self._number = 0
         self._shown_at = 0.0
-        self._closed = False
+        self.closed = False
         self.status = "waiting for the first frame"
         self.figures: Callable[[], dict[str, Any]] = dict
 
@@ -103,8 +108,8 @@ class View:
         """The newest picture as JPEG and its number, once there is one after ``after``; None if none came, or the
         end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._number > after or self._closed, timeout_s)
-            if self._closed or self._number <= after or self._pixels is None:
+            self._changed.wait_for(lambda: self._number > after or self.closed, timeout_s)
+            if self.closed or self._number <= after or self._pixels is None:
                 return None
             number, pixels = self._number, self._pixels
         stream = io.BytesIO()
@@ -119,13 +124,8 @@ class View:
     def close(self) -> None:
         """Let everybody go who waits for a picture."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._changed.notify_all()
-
-    @property
-    def closed(self) -> bool:
-        """Whether :meth:`close` was called."""
-        return self._closed
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -136,15 +136,11 @@ def parse_address(text: str) -> tuple[str, int]:
     """
     host, _, port = text.rpartition(":")
     try:
-        return str(ip_address(host.strip("[]"))), _port(port)
+        if not port.isdecimal() or int(port) > 65535:
+            raise ValueError(port)
+        return str(ip_address(host.strip("[]"))), int(port)
     except ValueError as error:
         raise InputError(f"`serve` {text!r} is not an address and a port such as 127.0.0.1:8080") from error
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 0 <= int(text) <= 65535:
-        raise ValueError(text)
-    return int(text)
 
 
 class PageServer:
@@ -171,7 +167,14 @@ class PageServer:
                 "and digits "
                 "or more, or serve on 127.0.0.1"
             )
-        handler = _handler(view, token, own_names_only=ip_address(host).is_loopback)
+        known = {
+            "view": view,
+            "token": token,
+            "own_names_only": ip_address(host).is_loopback,
+            "viewers": threading.BoundedSemaphore(MOST_VIEWERS),
+            "timeout": IDLE_S,
+        }
+        handler = type("Handler", (_Handler,), known)
         try:
             self._server = _Server((host, port), handler) if ":" not in host else _Server6((host, port), handler)
         except OSError as error:
@@ -187,9 +190,7 @@ class PageServer:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._view.close()
         self._server.shutdown()
         self._server.server_close()
@@ -210,17 +211,8 @@ class _Server6(_Server):
     address_family = socket.AF_INET6
 
 
-def _handler(view: View, token: str | None, *, own_names_only: bool) -> type[BaseHTTPRequestHandler]:
-    class Handler(_Handler):
-        timeout = IDLE_S
-
-    Handler.view, Handler.token, Handler.own_names_only = view, token, own_names_only
-    Handler.viewers = threading.BoundedSemaphore(MOST_VIEWERS)
-    return Handler
-
-
 class _Handler(BaseHTTPRequestHandler):
-    """One request; :func:`_handler` sets what the server knows."""
+    """One request; :class:`PageServer` sets what the server knows."""
 
     view: View
     token: str | None
@@ -300,13 +292,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def _common_headers(self, kind: str) -> None:
-        self.send_header("Content-Type", kind)
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("Content-Security-Policy", _POLICY)
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("X-Frame-Options", "DENY")
-        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
-        self.send_header("Referrer-Policy", "no-referrer")
+        for name, value in {"Content-Type": kind, **_HEADERS}.items():
+            self.send_header(name, value)
         if self.token is not None and self._has_token(parse_qs(urlsplit(self.path).query)):
             self.send_header("Set-Cookie", f"{_COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/")
 

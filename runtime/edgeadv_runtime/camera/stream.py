@@ -17,10 +17,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Generic, Literal, TypeVar, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import BackendError, InputError, SourceError
 from .frames import Frame, Source
@@ -102,29 +102,6 @@ class Counts:
     fps: float | None
 
 
-class _Recent:
-    """The last values of a quantity, in memory that does not grow."""
-
-    def __init__(self) -> None:
-        self._values = np.empty(_KEPT)
-        self.count = 0
-        self.largest = 0.0
-
-    def add(self, value: float) -> None:
-        """Keep one more, in place of the oldest if there is no room."""
-        self._values[self.count % _KEPT] = value
-        self.count += 1
-        self.largest = max(self.largest, value)
-
-    def kept(self) -> np.ndarray:
-        """The values that are kept, in no order."""
-        return self._values[: min(self.count, _KEPT)]
-
-    def quantile(self, share: float, *, least: int = 1) -> float | None:
-        """Of the values kept; None before there were ``least``."""
-        return float(np.quantile(self.kept(), share)) if self.count >= least else None
-
-
 class Stream(Generic[T]):
     """Frames of a source through a function, in two threads; a context manager.
 
@@ -177,14 +154,14 @@ class Stream(Generic[T]):
                 "depth is at least 1, stall_s above 0, back_off_s two rising numbers above 0, retries not negative"
             )
         self._source, self._classify, self._on_answer, self._on_event = source, classify, on_answer, on_event
-        self._room = 1 if policy == "latest" else depth
-        self._replace = policy == "latest"
+        self._depth, self._replace = depth, policy == "latest"
         self._stall_s, self._back_off_s, self._retries = stall_s, back_off_s, retries
         self._changed = threading.Condition()
         self._waiting: deque[Frame] = deque()
         self._captured = self._classified = self._dropped = self._working = 0
         self._connections = self._losses = self._stalls = 0
-        self._ages, self._busy, self._moments = _Recent(), _Recent(), _Recent()
+        # of the last answers age, busy time and moment, in memory that does not grow; and the largest age of all
+        self._recent, self._oldest_s = np.empty((3, _KEPT)), 0.0
         self._seen: float | None = None  # the last sign of life of a source
         self._patience_s = stall_s
         self._ended = False
@@ -254,9 +231,9 @@ class Stream(Generic[T]):
     def counts(self) -> Counts:
         """Where all frames went, now; of one moment."""
         with self._changed:
-            moments = self._moments.kept()
-            spread = float(moments.max() - moments.min()) if len(moments) > 1 else 0.0
-            age = {q: self._ages.quantile(q, least=n) for q, n in ((0.5, 1), (0.99, _LEAST_FOR_P99))}
+            # of answers so far, as many as are kept
+            ages, busy, moments = self._recent[:, : self._classified]
+            spread = float(np.ptp(moments)) if len(moments) > 1 else 0.0
             return Counts(
                 captured=self._captured,
                 classified=self._classified,
@@ -266,10 +243,10 @@ class Stream(Generic[T]):
                 connections=self._connections,
                 losses=self._losses,
                 stalls=self._stalls,
-                age_p50_ms=_ms(age[0.5]),
-                age_p99_ms=_ms(age[0.99]),
-                age_max_ms=_ms(self._ages.largest if self._ages.count else None),
-                busy_p50_ms=_ms(self._busy.quantile(0.5)),
+                age_p50_ms=_ms(ages, 0.5),
+                age_p99_ms=_ms(ages, 0.99, least=_LEAST_FOR_P99),
+                age_max_ms=_ms(np.array([self._oldest_s]), 1.0) if self._classified else None,
+                busy_p50_ms=_ms(busy, 0.5),
                 fps=(len(moments) - 1) / spread if spread > 0 else None,
             )
 
@@ -277,9 +254,7 @@ class Stream(Generic[T]):
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
             self.stop()
         except Exception:
@@ -346,11 +321,11 @@ class Stream(Generic[T]):
             self._seen, self._patience_s = time.monotonic(), max(_OPEN_S, self._stall_s)
         try:
             for frame in self._source.frames():
-                with self._changed:
-                    self._connections += not connected
-                    self._seen, self._patience_s = time.monotonic(), self._stall_s
                 if not connected:
                     connected = True
+                    with self._changed:
+                        self._connections += 1
+                        self._seen, self._patience_s = time.monotonic(), self._stall_s
                     self._tell("connected", f"{self._source.name} gives frames")
                 self._put(frame)
                 if self._stopping.is_set():
@@ -361,7 +336,7 @@ class Stream(Generic[T]):
 
     def _put(self, frame: Frame) -> None:
         with self._changed:
-            while len(self._waiting) >= self._room and not self._replace and not self._stopping.is_set():
+            while len(self._waiting) >= self._depth and not self._replace and not self._stopping.is_set():
                 self._changed.wait(_TICK_S)
             self._captured += 1
             if self._replace and self._waiting:
@@ -388,10 +363,9 @@ class Stream(Generic[T]):
             now = time.monotonic()
             answer = Answer(frame, result, now - frame.timestamp, now - began)
             with self._changed:
+                self._recent[:, self._classified % _KEPT] = answer.age_s, answer.busy_s, now
+                self._oldest_s = max(self._oldest_s, answer.age_s)
                 self._working, self._classified = 0, self._classified + 1
-                self._ages.add(answer.age_s)
-                self._busy.add(answer.busy_s)
-                self._moments.add(now)
             if self._on_answer is not None:
                 self._on_answer(answer)
             del frame, answer  # or its pixels would be held while the next frame is awaited
@@ -399,7 +373,6 @@ class Stream(Generic[T]):
     def _next(self) -> Frame | None:
         """The next frame, or None when there will be none."""
         while True:
-            stalled = False
             with self._changed:
                 if self._stopping.is_set() or (self._ended and not self._waiting):
                     return None
@@ -409,21 +382,19 @@ class Stream(Generic[T]):
                     self._changed.notify_all()
                     return frame
                 self._changed.wait(_TICK_S)
-                silent = self._source.live and self._seen is not None and not self._waiting
-                if silent and self._seen is not None and time.monotonic() - self._seen > self._patience_s:
-                    self._stalls += 1
-                    self._seen = None
-                    stalled = True
-            if stalled:
-                self._source.close()
-                self._tell(
-                    "stalled", f"{self._source.name} gave no frame for {self._patience_s:g} s: it is opened again"
-                )
+                silent_s = 0.0 if self._seen is None else time.monotonic() - self._seen
+                if self._waiting or not self._source.live or silent_s <= self._patience_s:
+                    continue
+                self._stalls += 1
+                self._seen = None
+            self._source.close()
+            self._tell("stalled", f"{self._source.name} gave no frame for {self._patience_s:g} s: it is opened again")
 
     def _tell(self, kind: Literal["connected", "stalled", "lost"], text: str) -> None:
         if self._on_event is not None:
             self._on_event(Event(kind, text))
 
 
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else round(1000 * seconds, 3)
+def _ms(seconds: NDArray[np.float64], share: float, *, least: int = 1) -> float | None:
+    """A quantile in milliseconds; None of fewer than ``least``."""
+    return round(1000 * float(np.quantile(seconds, share)), 3) if len(seconds) >= least else None

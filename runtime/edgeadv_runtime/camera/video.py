@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,12 @@ class _Capture(ABC):
 
     live = True
     backend: str
+    # whether the backend takes limits of the time to open and to read
+    has_limits = False
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._target: str | int = name
         self._closed = threading.Event()
         self._pool = Pool()
         self._count = 0
@@ -66,19 +69,13 @@ class _Capture(ABC):
         """Let :meth:`frames` end as soon as the driver returns, which it does within 0.8 s, or one of V4L2."""
         self._closed.set()
 
-    def _target(self) -> str | int:
-        return self.name
-
-    def _settings(self) -> Sequence[int]:
-        """Pairs of a property and its value that are needed to open."""
-        return ()
-
     def _open(self) -> Any:
         cv2 = self._cv2
         wanted = getattr(cv2, self.backend)
         if wanted not in cv2.videoio_registry.getBackends():
             raise SourceError(f"OpenCV {cv2.__version__} here knows no {self.backend}; {self._why_not()}")
-        capture = cv2.VideoCapture(self._target(), wanted, list(self._settings()))
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_MS]
+        capture = cv2.VideoCapture(self._target, wanted, limits if self.has_limits else [])
         if not capture.isOpened():
             capture.release()
             raise SourceError(f"{self.name} does not open: {self._why_not()}")
@@ -118,8 +115,10 @@ class Camera(_Capture):
 
     backend = "CAP_V4L2"
 
-    def _target(self) -> str | int:
-        return int(self.name) if self.name.isdecimal() else self.name
+    def __init__(self, name: str) -> None:
+        """Use the device at ``name``, or of this number."""
+        super().__init__(name)
+        self._target = int(name) if name.isdecimal() else name
 
     def _why_not(self) -> str:
         path = Path(f"/dev/video{self.name}" if self.name.isdecimal() else self.name)
@@ -135,14 +134,7 @@ class Pipeline(_Capture):
     """A GStreamer pipeline that ends in ``appsink``, e.g. of a CSI camera by ``nvarguscamerasrc``."""
 
     backend = "CAP_GSTREAMER"
-
-    def _settings(self) -> Sequence[int]:
-        return (
-            self._cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-            _OPEN_MS,
-            self._cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-            _READ_MS,
-        )
+    has_limits = True
 
     def _why_not(self) -> str:
         information = self._cv2.getBuildInformation()
@@ -163,24 +155,14 @@ class Url(_Capture):
     """A network stream, e.g. RTSP, by FFmpeg. User and password of the address are in no message."""
 
     backend = "CAP_FFMPEG"
+    has_limits = True
 
     def __init__(self, address: str) -> None:
         """Use the stream at ``address``."""
         scheme, _, rest = address.partition("://")
         host, slash, path = rest.partition("/")
         super().__init__(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}")
-        self._address = address
-
-    def _target(self) -> str | int:
-        return self._address
-
-    def _settings(self) -> Sequence[int]:
-        return (
-            self._cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-            _OPEN_MS,
-            self._cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-            _READ_MS,
-        )
+        self._target = address
 
     def _why_not(self) -> str:
         return f"nothing answers there within {_OPEN_MS / 1000:g} s, or it is no video: check address, user and network"

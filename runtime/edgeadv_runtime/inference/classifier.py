@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,8 +131,6 @@ class Classifier:
             InputError: the array has another shape or dtype.
             BackendError: inference failed.
         """
-        if top < 1:
-            raise InputError(f"top must be at least 1, not {top}")
         return self.rank(self.backend.infer_pixels(pixels[None])[0], top=top)
 
     def rank(self, logits: NDArray[np.float32], *, top: int = 5) -> list[Label]:
@@ -155,9 +152,7 @@ class Classifier:
     def __enter__(self) -> Classifier:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

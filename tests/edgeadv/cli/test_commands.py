@@ -22,11 +22,11 @@ import edgeadv_runtime
 from edgeadv.training import checkpoint
 from edgeadv.training.runs import Run, RunData
 from edgeadv_runtime.attacks.pack import AttackPack
-from edgeadv_runtime.benchmark.latency import Bench
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.manifest import bundle_id
 from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.records.about import SURROGATE, Skipped
+from edgeadv_runtime.records.bench import Bench
 from edgeadv_runtime.records.results import Results
 
 NETWORK = ("--arch", "timm/test_resnet")

@@ -349,7 +349,7 @@ class Page(HTMLParser):
             self._words.append(data)
 
     def all(self, tag: str, **attributes: str) -> list[dict[str, str]]:
-        wanted = {key.replace("_", "-"): value for key, value in attributes.items()}
+        wanted = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items()}
         return [have for name, have in self.elements if name == tag and wanted.items() <= have.items()]
 
     @property

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
-from xml.etree import ElementTree
 
 import pytest
 from msgspec.structs import replace
 
 from edgeadv.reporting import charts
+from edgeadv_runtime.records.rows import WORST_CASE
 
 
 def test_labels_are_spread_just_enough_and_stay_in_order():
@@ -30,20 +31,20 @@ def test_latency_scale_cuts_nothing_off(bench, slowest):
     assert scale.ticks == sorted(scale.ticks)
 
 
-def test_latency_of_nothing_is_still_a_scale(bench):
+def test_latency_of_nothing_is_still_a_scale(report, bench):
     rows = [replace(row, p50_ms=0.0, p90_ms=0.0, p99_ms=None, max_ms=0.0) for row in bench().rows]
     scale = charts.LatencyScale.covering(rows)
-    assert scale.place(0.0) == 0.0 and "0.00%" in charts.latency_strip(rows[0], scale)
+    assert scale.place(0.0) == 0.0
+    measured = dataclasses.replace(bench(), rows=tuple(rows))
+    assert report(measured).all("circle", class_="median", cx="0.00%")
 
 
-def test_strip_stands_where_the_share_is(results):
-    row = replace(results().rows[0], n=1000, correct_top1=250)
-    svg = ElementTree.fromstring(charts.share_strip(row, "a-fgsm"))
-    dot = next(svg.iter("circle"))
-    interval = next(line for line in svg.iter("line") if "range" in (line.get("class") or ""))
-    assert dot.get("cx") == "25.00%"
-    assert float(interval.get("x1", "")[:-1]) == pytest.approx(22.41, abs=0.02)
-    assert float(interval.get("x2", "")[:-1]) == pytest.approx(27.78, abs=0.02)
+def test_strip_stands_where_the_share_is(report, results):
+    page = report(results({("fgsm", "8/255"): 250, (WORST_CASE, "8/255"): 250}))
+    (dot,), (interval,) = page.all("circle", class_="dot a-fgsm"), page.all("line", class_="range a-fgsm")
+    assert dot["cx"] == "25.00%"
+    assert float(interval["x1"][:-1]) == pytest.approx(22.41, abs=0.02)
+    assert float(interval["x2"][:-1]) == pytest.approx(27.78, abs=0.02)
 
 
 def test_classes_are_the_same_for_the_same_attacks_in_any_order():

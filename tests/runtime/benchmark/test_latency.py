@@ -23,8 +23,9 @@ from edgeadv.cli._options import with_options
 from edgeadv.cli.bench import bench as bench_command
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.benchmark import latency, power
-from edgeadv_runtime.benchmark.latency import Splits, back_to_back, paced
+from edgeadv_runtime.benchmark.latency import Splits
 from edgeadv_runtime.benchmark.latency import bench as benchmark
+from edgeadv_runtime.benchmark.timing import back_to_back, paced
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.golden import Golden
 from edgeadv_runtime.bundle.preprocess import to_tensor
