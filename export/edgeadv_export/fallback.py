@@ -4,11 +4,13 @@ all."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeadv.models.builder import PixelModel
 from edgeadv_runtime.backends import Backend
@@ -79,24 +81,20 @@ class Fitter:
             ExportError: a tensor is not finite on the calibration images.
             DataError: there is nothing to measure on.
         """
-        images = plan.calibration
-        text = (
-            f"calibrating int8 on {len(images.index)} images of {images.origin} {images.images.split}, seed "
-            f"{images.seed}"
-        )
+        chosen = plan.calibration
+        n = len(chosen.index)
+        text = f"calibrating int8 on {n} images of {chosen.origin} {chosen.images.split}, seed {chosen.seed}"
         tell = paced(progress, text, "images")
-        calibrated = calibrate(
-            fp32,
-            images.tensors(),
-            model.architecture.name,
-            scratch=draft.folder,
-            progress=lambda done: tell(done, len(images.index)),
-        )
+
+        def images() -> Iterator[NDArray[np.float32]]:
+            for done, image in enumerate(chain.from_iterable(chosen.tensors()), start=1):
+                yield image
+                tell(done, n)
+
+        calibrated = calibrate(fp32, images(), model.architecture.name)
         draft.write("fp32", fp32)
-        with ExitStack() as stack:
-            backend = stack.enter_context(draft.backend("fp32"))
-            gate = Gate(plan, backend, draft, model, progress=progress)
-            yield cls(calibrated, gate, draft, plan, backend, progress)
+        with draft.backend("fp32") as backend:
+            yield cls(calibrated, Gate(plan, backend, draft, model, progress=progress), draft, plan, backend, progress)
 
     def fit(self, variant: str) -> Fitted:
         """Quantise, measure, and leave the most sensitive layers in float32 one by one until the gate holds.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgeadv_runtime.errors import ExportError
 
+from .extremes import extremes
 from .to_onnx import INPUT, OUTPUT, check, quiet
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -110,20 +111,7 @@ def largest_activation(fp32: Any, x: NDArray[np.float32]) -> tuple[float, str]:
     Returns:
         The value, and the name of the tensor that takes it.
     """
-    import onnxruntime
-
-    probe = onnx.shape_inference.infer_shapes(fp32)
-    types = {v.name: v.type.tensor_type.elem_type for v in (*probe.graph.value_info, *probe.graph.output)}
-    names = [out for node in fp32.graph.node for out in node.output if types.get(out) == onnx.TensorProto.FLOAT]
-    del probe.graph.output[:]
-    for i, name in enumerate(names):
-        magnitude, peak = f"{_PREFIX}abs_{i}", f"{_PREFIX}max_{i}"
-        probe.graph.node.append(onnx.helper.make_node("Abs", [name], [magnitude]))
-        probe.graph.node.append(onnx.helper.make_node("ReduceMax", [magnitude], [peak], keepdims=0))
-        probe.graph.output.append(onnx.helper.make_tensor_value_info(peak, onnx.TensorProto.FLOAT, []))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    peaks = np.max([session.run(None, {INPUT: image[None]}) for image in x], axis=0)
+    _, names, seen = extremes(fp32, x, optimised=True)
+    peaks = np.abs(seen).max(axis=(0, 2))
     worst = int(np.argmax(peaks))
     return float(peaks[worst]), names[worst]
