@@ -26,7 +26,9 @@ from edgeadv_runtime.bundle.confidence import (
     reliability,
     softmax,
 )
+from edgeadv_runtime.bundle.entries import ConfidenceEntry
 from edgeadv_runtime.bundle.preprocess import Preprocess
+from edgeadv_runtime.decoding import convert
 from edgeadv_runtime.errors import DataError, InputError
 from edgeadv_runtime.records.statistics import wilson_interval
 
@@ -61,7 +63,7 @@ class ConfidencePlan:
         if not (math.isfinite(self.coverage) and 0 < self.coverage <= 1):
             raise InputError(f"`coverage` is a share of the images in (0, 1], such as 0.95, not {self.coverage:g}")
 
-    def measure(self, model: PixelModel, preprocess: Preprocess, *, progress: Callable[[str], None]) -> dict[str, Any]:
+    def measure(self, model: PixelModel, preprocess: Preprocess, *, progress: Callable[[str], None]) -> ConfidenceEntry:
         """Fit on one half and measure on the other.
 
         Args:
@@ -86,7 +88,7 @@ class ConfidencePlan:
         other = torch_logits(model, held_out.pixels, model.architecture.name)
         digest = DataDigest()
         digest.add(fit)
-        return {
+        found = {
             "method": METHOD,
             "temperature": temperature,
             "n": len(fit.labels),
@@ -102,6 +104,7 @@ class ConfidencePlan:
             },
             "images": list(fit.hashes),
         }
+        return convert(found, ConfidenceEntry, what="confidence")
 
     def _halves(self, preprocess: Preprocess) -> tuple[CleanBatch, CleanBatch, int]:
         """The images to fit on, the images to measure on, and how many could not be read."""

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from edgeadv.models.builder import PixelModel
 from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle.entries import GateEntry
+from edgeadv_runtime.decoding import convert
 from edgeadv_runtime.errors import BackendError, ExportError
 
 from .draft import Draft
@@ -26,21 +28,6 @@ SAMPLE = 32
 """Calibration images on which the sensitivity of a layer is taken, at most."""
 MOST_FLOAT = 4
 """One layer in so many may stay in float32: beyond that it is no int8 network any more."""
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """An int8 graph that passed.
-
-    Attributes:
-        proto: the ``onnx.ModelProto``.
-        float_layers: layers left in float32, most sensitive first.
-        gate: what was lost and gained; a JSON object.
-    """
-
-    proto: Any
-    float_layers: tuple[str, ...]
-    gate: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -96,11 +83,15 @@ class Fitter:
         with draft.backend("fp32") as backend:
             yield cls(calibrated, Gate(plan, backend, draft, model, progress=progress), draft, plan, backend, progress)
 
-    def fit(self, variant: str) -> Fitted:
+    def fit(self, variant: str) -> tuple[Any, dict[str, Any]]:
         """Quantise, measure, and leave the most sensitive layers in float32 one by one until the gate holds.
 
         Which layer comes next was measured on calibration images, before. Each graph is one more look at the gate's
         images and is judged the more strictly for it, until there are too few of them for another.
+
+        Returns:
+            The ``onnx.ModelProto``, and what the manifest says of it: the layers left in float32, most sensitive first,
+            and what was lost and gained.
 
         Raises:
             ExportError: it does not hold with a quarter of the layers in float32, or as far as the images allow; or the
@@ -133,7 +124,8 @@ class Fitter:
             raise ExportError(self._too_much(variant, whole, measured, list(kept)))
         gains = gain(self.draft, variant, self.plan.calibration.sample(SAMPLE))
         about = {"fully_quantised": whole.clean.to_json(whole.look), "fallback": steps, "gain": gains}
-        return Fitted(proto, tuple(kept), {**self.gate.to_json(measured), **about})
+        gate = convert({**self.gate.to_json(measured), **about}, GateEntry, what="gate")
+        return proto, {"float_layers": tuple(kept), "gate": gate}
 
     def _too_much(self, variant: str, whole: Measured, last: Measured, kept: list[str]) -> str:
         """Why nothing is written, and what would help."""

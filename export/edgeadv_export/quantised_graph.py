@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor
 
 from edgeadv.gradients.graph import Node, QuantisedGraph, Surrogate
+from edgeadv_runtime.bundle.entries import ParityEntry
 from edgeadv_runtime.bundle.variants import S8S8
 from edgeadv_runtime.errors import EdgeAdvError, ExportError
 
-from .parity import TOLERANCES, Parity, compare, torch_logits
+from .parity import TOLERANCES, compare, summary, torch_logits
 
 _GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
@@ -267,8 +269,7 @@ def make(
     onnx_sha256: str,
     pixels: NDArray[np.uint8],
     logits: NDArray[np.float32],
-    runtime: str,
-) -> tuple[QuantisedGraph, Parity]:
+) -> tuple[QuantisedGraph, ParityEntry]:
     """The surrogate of an artefact, and the proof that it is one; arguments as for :func:`neutral` and :func:`prove`.
 
     Raises:
@@ -277,12 +278,12 @@ def make(
     """
     try:
         graph = as_computed(neutral(proto, variant, onnx_sha256=onnx_sha256))
-        return graph, prove(graph, pixels, logits, runtime=runtime)
+        return graph, prove(graph, pixels, logits)
     except (EdgeAdvError, ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ExportError(str(error) or type(error).__name__) from error
 
 
-def prove(graph: QuantisedGraph, pixels: NDArray[np.uint8], logits: NDArray[np.float32], *, runtime: str) -> Parity:
+def prove(graph: QuantisedGraph, pixels: NDArray[np.uint8], logits: NDArray[np.float32]) -> ParityEntry:
     """Compare the surrogate of ``graph`` with the artefact that it stands for.
 
     The surrogate is one more machine that runs the same int8 graph, so it is judged as another device is: by the
@@ -294,7 +295,6 @@ def prove(graph: QuantisedGraph, pixels: NDArray[np.uint8], logits: NDArray[np.f
         graph: of an int8 artefact.
         pixels: preprocessed images, uint8 (n, crop, crop, 3).
         logits: what ONNX Runtime makes of them, float32 (n, classes).
-        runtime: what computed these.
 
     Raises:
         InputError: the surrogate does not know an operator.
@@ -302,10 +302,12 @@ def prove(graph: QuantisedGraph, pixels: NDArray[np.uint8], logits: NDArray[np.f
     """
     name = f"the surrogate of {graph.variant}"
     found = torch_logits(Surrogate(graph), pixels, name)
+    runtime = f"onnxruntime {onnxruntime.__version__}"
     parity = compare(found, logits, reference=f"surrogate, torch {torch.__version__}, CPU", runtime=runtime)
-    if not parity.max_relative_error <= TOLERANCES[graph.variant]:
+    tolerance = TOLERANCES[graph.variant]
+    if not parity.max_relative_error <= tolerance:
         raise ExportError(
-            f"{name} does not compute what ONNX Runtime does: {parity}; {TOLERANCES[graph.variant]:g} is accepted"
+            f"{name} does not compute what ONNX Runtime does: {summary(parity)}; {tolerance:g} is accepted"
         )
     return parity
 
