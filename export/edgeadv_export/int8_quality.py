@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +20,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgeadv.data.datasets import ImageSet, batches
+from edgeadv.data.datasets import Batch, ImageSet, batches
 from edgeadv.gradients.graph import Surrogate
 from edgeadv.models.builder import PixelModel
 from edgeadv_runtime.backends import Backend
-from edgeadv_runtime.bundle.batches import MOST_UNREADABLE, CleanBatch, DataDigest
+from edgeadv_runtime.bundle.batches import CleanBatch, DataDigest
 from edgeadv_runtime.bundle.confidence import first_is_right
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.bundle.training_images import Overlap
@@ -35,6 +34,7 @@ from edgeadv_runtime.records.evidence import ORDER
 
 from .calibration import Calibration
 from .draft import Draft
+from .frames import check_readable
 from .judge import Attacked, Judge, MakeJudge
 from .paired import Measured, Paired, error_of, images_needed
 from .quantised_graph import make
@@ -90,8 +90,7 @@ class Int8Plan:
         if needed is None or n < needed:
             raise InputError(
                 f"{n} labelled images cannot show that at most {self.max_drop:g} points are lost, even if none is: "
-                "give at least "
-                f"{needed or 'ten million'} (`gate_data`, `gate_limit`), or a larger `max_drop`"
+                f"give at least {needed or 'ten million'} (`gate_data`, `gate_limit`), or a larger `max_drop`"
             )
 
 
@@ -120,7 +119,6 @@ class Gate:
             ExportError: the worst case of fp32 may not be believed.
         """
         self._plan = plan
-        self._calibration = frozenset(plan.calibration.hashes)
         self._name = Path(plan.images.spec).name
         self._progress = progress
         self._judged: tuple[Judge, Eps] | None = None
@@ -136,21 +134,23 @@ class Gate:
 
     def _score_fp32(self, fp32: Backend, overlap: Overlap) -> None:
         """Find the images that may be scored, those that fp32 is right about, and how many it was trained on."""
-        total, left_out = len(self._plan.order), Counter[str]()
+        total = len(self._plan.order)
         unreadable: list[str] = []
         digest = DataDigest()
         index: list[NDArray[np.int64]] = []
         right: list[NDArray[np.bool_]] = []
-        for batch in self._batches(self._plan.order, unreadable, left_out):
-            digest.add(batch)
-            overlap.add(batch.hashes)
-            index.append(batch.index)
-            right.append(first_is_right(fp32.infer_pixels(batch.pixels), batch.labels))
-        if len(unreadable) > MOST_UNREADABLE * total:
-            raise DataError(
-                f"{len(unreadable)} of {total} images to measure int8 on are unreadable, e.g. {unreadable[0]}; "
-                "repair or remove them"
-            )
+        for batch in self._batches(self._plan.order):
+            unreadable += batch.unreadable
+            clean = CleanBatch(batch.index, batch.pixels, batch.labels)
+            known = np.isin(clean.hashes, self._plan.calibration.hashes)
+            if known.all():
+                continue
+            clean = clean.select(~known)
+            digest.add(clean)
+            overlap.add(clean.hashes)
+            index.append(clean.index)
+            right.append(first_is_right(fp32.infer_pixels(clean.pixels), clean.labels))
+        check_readable(unreadable, total, "to measure int8 on")
         if not index:
             raise DataError(f"int8 was calibrated on all {total} images of {self._name}: give others to measure it on")
         overlap.check(f"int8 is measured on {self._name}", allowed=self._plan.allow_training_images)
@@ -161,7 +161,7 @@ class Gate:
             "split": self._plan.images.split,
             "n": len(self._index),
             "sha256": digest.hexdigest(),
-            "calibration_left_out": left_out["calibration"],
+            "calibration_left_out": total - len(unreadable) - len(self._index),
             "unreadable": len(unreadable),
             "training_images": overlap.known,
             "runtime": f"onnxruntime {onnxruntime.__version__}, {fp32.provider}",
@@ -178,10 +178,7 @@ class Gate:
         Raises:
             ExportError: its worst case may not be believed.
         """
-        clean = [
-            first_is_right(int8.infer_pixels(batch.pixels), batch.labels)
-            for batch in self._batches(self._index, [], Counter())
-        ]
+        clean = [first_is_right(int8.infer_pixels(b.pixels), b.labels) for b in self._batches(self._index)]
         measured = Measured(Paired.of(self._right, np.concatenate(clean)), None, self._plan.max_drop, look)
         if self._judged is None or not measured.holds:  # what fails anyway is not attacked
             return measured
@@ -206,7 +203,7 @@ class Gate:
         Raises:
             ExportError: it has none.
         """
-        first = next(self._batches(self._index[:_BATCH], [], Counter()))
+        first = next(self._batches(self._index))
         graph, _ = make(
             proto,
             int8.variant,
@@ -230,16 +227,8 @@ class Gate:
             "worst_case": worst,
         }
 
-    def _batches(self, order: NDArray[np.int64], unreadable: list[str], left_out: Counter[str]) -> Iterator[CleanBatch]:
-        """The images in ``order`` without those of the calibration, which are counted."""
-        preprocess = self._plan.calibration.preprocess
-        for batch in batches(self._plan.images, preprocess, batch_size=_BATCH, order=order):
-            unreadable += batch.unreadable
-            clean = CleanBatch(batch.index, batch.pixels, batch.labels)
-            known = np.array([image in self._calibration for image in clean.hashes], dtype=np.bool_)
-            left_out["calibration"] += int(known.sum())
-            if not known.all():
-                yield clean.select(~known)
+    def _batches(self, order: NDArray[np.int64]) -> Iterator[Batch]:
+        return batches(self._plan.images, self._plan.calibration.preprocess, batch_size=_BATCH, order=order)
 
 
 def _check_believable(attacked: Sequence[Attacked], eps: Eps) -> str:
