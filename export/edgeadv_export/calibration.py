@@ -21,7 +21,7 @@ from .int8 import METHOD
 
 DEFAULT_COUNT, FEWEST, ADVISED = 512, 32, 300
 TRAIN = "train"
-_TEST_PARTS = ("test", "val")
+_TEST_PARTS = {"test", "val"}
 # a stream of its own: a --limit of the same seed would otherwise choose the very images that were calibrated on
 _STREAM = 0xCA11B
 _BATCH = 16
@@ -110,8 +110,7 @@ def choose_calibration(
                 break
             raise InputError(
                 f"{images.spec} ({images.split}) holds {len(chosen)} different readable images, fewer than the "
-                f"{FEWEST if count is None else count} "
-                "that are needed (`calibration_count`): give more images"
+                f"{FEWEST if count is None else count} that are needed (`calibration_count`): give more images"
             )
         for batch in batches(images, preprocess, batch_size=_BATCH, order=np.setdiff1d(subset, seen)):
             unreadable += batch.unreadable
@@ -147,35 +146,27 @@ def calibration_images(spec: str | None, *, run_data: Data | None = None) -> Ima
         raise InputError(
             f"int8 needs `calibration_data`: a folder with at least {FEWEST} images such as the model will see"
         )
-    folder = Path(spec)
+    folder = Path(spec).resolve()
+    below = [child for child in folder.iterdir() if child.is_dir()] if folder.is_dir() else []
+    parts = {child.name for child in below}
+    if TRAIN in parts:
+        return open_data(str(folder), split="train")
+    if {folder.name, *parts} & _TEST_PARTS:
+        raise InputError(
+            f"`calibration_data` {spec} holds test images: calibrating on them would flatter every figure of the test; "
+            f"give {TRAIN}ing images"
+        )
     if not folder.is_dir():
-        if spec in _TEST_PARTS:
-            raise _test_images(spec)
         raise InputError(
             f"`calibration_data` {spec!r} is not a folder: give a folder of images"
             + ("" if run_data is None else f", or {TRAIN} for the images that the run was trained on")
         )
-    folder = folder.resolve()
-    below = [child for child in folder.iterdir() if child.is_dir()]
-    parts = {child.name for child in below}
-    if TRAIN in parts:
-        return open_data(str(folder), split="train")
-    if folder.name in _TEST_PARTS or parts & set(_TEST_PARTS):
-        raise _test_images(spec)
     files = pictures(folder.rglob("*"))
     if not files:
         raise InputError(f"`calibration_data` {spec} holds no images: give a folder of such as the model will see")
     if len(below) > 1 and {file.parent.parent for file in files} == {folder}:
         return open_data(str(folder), split="test")  # class folders, all of them
     return all_pictures(folder, files, split="all")
-
-
-def _test_images(spec: str) -> InputError:
-    return InputError(
-        f"`calibration_data` {spec} holds test images: calibrating on them would flatter every figure of the test; "
-        "give "
-        f"{TRAIN}ing images"
-    )
 
 
 def gate_images(
@@ -224,8 +215,7 @@ def gate_images(
     elif calibration.images.classes is UNLABELLED:
         raise InputError(
             f"int8 does not ship unmeasured, and {calibration.origin} has no class folders: give `gate_data`, a "
-            "folder with a "
-            "folder of images for each class"
+            "folder with a folder of images for each class"
         )
     else:
         images = calibration.images
@@ -236,7 +226,6 @@ def gate_images(
         if not len(order):
             raise InputError(
                 f"all {len(images)} images of {calibration.origin} are used for calibration and none is left to "
-                "measure int8 on: "
-                "lower `calibration_count`, or give `gate_data`"
+                "measure int8 on: lower `calibration_count`, or give `gate_data`"
             )
     return labelled, order[balanced_subset(labelled.labels[order], limit)]

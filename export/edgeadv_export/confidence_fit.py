@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeadv.data.datasets import DEFAULT_ROOT, ImageSet, balanced_subset, batches, open_data
 from edgeadv.data.sources import Data
 from edgeadv.models.builder import PixelModel
-from edgeadv_runtime.bundle.batches import MOST_UNREADABLE, CleanBatch, DataDigest
+from edgeadv_runtime.bundle.batches import CleanBatch, DataDigest
 from edgeadv_runtime.bundle.bundle import Classes
 from edgeadv_runtime.bundle.confidence import (
     BINS,
@@ -26,10 +26,13 @@ from edgeadv_runtime.bundle.confidence import (
     reliability,
     softmax,
 )
+from edgeadv_runtime.bundle.entries import ConfidenceEntry
 from edgeadv_runtime.bundle.preprocess import Preprocess
+from edgeadv_runtime.decoding import convert
 from edgeadv_runtime.errors import DataError, InputError
 from edgeadv_runtime.records.statistics import wilson_interval
 
+from .frames import check_readable
 from .parity import torch_logits
 
 METHOD = "temperature scaling of the float32 logits (Guo et al. 2017)"
@@ -61,7 +64,7 @@ class ConfidencePlan:
         if not (math.isfinite(self.coverage) and 0 < self.coverage <= 1):
             raise InputError(f"`coverage` is a share of the images in (0, 1], such as 0.95, not {self.coverage:g}")
 
-    def measure(self, model: PixelModel, preprocess: Preprocess, *, progress: Callable[[str], None]) -> dict[str, Any]:
+    def measure(self, model: PixelModel, preprocess: Preprocess, *, progress: Callable[[str], None]) -> ConfidenceEntry:
         """Fit on one half and measure on the other.
 
         Args:
@@ -81,18 +84,37 @@ class ConfidencePlan:
         fit, held_out, unreadable = self._halves(preprocess)
         logits = torch_logits(model, fit.pixels, model.architecture.name)
         temperature = fit_temperature(logits, fit.labels)
-        said = softmax(logits, temperature=temperature).max(axis=1)
-        threshold = rejection_threshold(said, coverage=self.coverage)
-        other = torch_logits(model, held_out.pixels, model.architecture.name)
+        threshold = rejection_threshold(softmax(logits, temperature=temperature).max(axis=1), coverage=self.coverage)
         digest = DataDigest()
         digest.add(fit)
-        return {
+        other = torch_logits(model, held_out.pixels, model.architecture.name)
+        right = first_is_right(other, held_out.labels)
+        found: dict[str, Any] = {}
+        tables = {}
+        for when, t in (("before", 1.0), ("after", temperature)):
+            said = softmax(other, temperature=t).max(axis=1)
+            bins = reliability(said, right)
+            found |= {f"nll_{when}": nll(other, held_out.labels, temperature=t), f"ece_{when}": ece(bins)}
+            tables[when] = [asdict(each) for each in bins]
+        answered = said >= threshold
+        n, k, errors = len(right), int(answered.sum()), int((answered & ~right).sum())
+        found |= {
             "method": METHOD,
             "temperature": temperature,
             "n": len(fit.labels),
-            "n_held_out": len(held_out.labels),
-            **_calibration(other, held_out.labels, temperature),
-            "rejection": _rejection(other, held_out.labels, temperature, threshold, self.coverage),
+            "n_held_out": n,
+            "bins": BINS,
+            "reliability": tables,
+            "rejection": {
+                "coverage": self.coverage,
+                "threshold": threshold,
+                "n": n,
+                "answered": k,
+                "answered_ci95": wilson_interval(k, n),
+                "wrong": int((~right).sum()),
+                "wrong_answered": errors,
+                "error_answered_ci95": wilson_interval(errors, k) if k else None,
+            },
             "data": {
                 "name": name,
                 "split": self.images.split,
@@ -100,25 +122,19 @@ class ConfidencePlan:
                 "seed": _SEED,
                 "unreadable": unreadable,
             },
-            "images": list(fit.hashes),
+            "images": fit.hashes,
         }
+        return convert(found, ConfidenceEntry, what="confidence")
 
     def _halves(self, preprocess: Preprocess) -> tuple[CleanBatch, CleanBatch, int]:
         """The images to fit on, the images to measure on, and how many could not be read."""
         unreadable: list[str] = []
-        index, pixels, labels = [], [], []
+        parts = []
         for batch in batches(self.images, preprocess, batch_size=_BATCH, order=self.order):
             unreadable += batch.unreadable
-            index.append(batch.index)
-            pixels.append(batch.pixels)
-            labels.append(batch.labels)
-        total = len(self.order)
-        if len(unreadable) > MOST_UNREADABLE * total:
-            raise DataError(
-                f"{len(unreadable)} of {total} images to fit the temperature on are unreadable, e.g. "
-                f"{unreadable[0]}; repair or remove them"
-            )
-        every = CleanBatch(np.concatenate(index), np.concatenate(pixels), np.concatenate(labels))
+            parts.append((batch.index, batch.pixels, batch.labels))
+        check_readable(unreadable, len(self.order), "to fit the temperature on")
+        every = CleanBatch(*map(np.concatenate, zip(*parts, strict=True)))
         n = len(every.labels)
         # blindly: only then are the halves images of one kind, which the rank of the threshold rests on; as many of
         # each class would leave none of a rare class to measure
@@ -126,47 +142,13 @@ class ConfidencePlan:
         chosen[np.random.default_rng((_SEED, _HALVES)).permutation(n)[: n // 2]] = True
         fit = every.select(chosen)
         # a picture that is there twice must not be fitted on and measured as well
-        known = frozenset(fit.hashes)
-        held_out = every.select(~chosen & np.array([image not in known for image in every.hashes]))
+        held_out = every.select(~chosen & ~np.isin(every.hashes, fit.hashes))
         if min(len(fit.labels), len(held_out.labels)) < FEWEST:
             raise DataError(
                 f"{n} labelled images are too few for a temperature: {FEWEST} are fitted on and {FEWEST} others "
-                "measured; give "
-                f"{2 * FEWEST} different ones or more (`confidence_data`, `confidence_limit`)"
+                f"measured; give {2 * FEWEST} different ones or more (`confidence_data`, `confidence_limit`)"
             )
         return fit, held_out, len(unreadable)
-
-
-def _calibration(logits: NDArray[np.float32], labels: NDArray[np.int64], temperature: float) -> dict[str, Any]:
-    """NLL, calibration error and its bins, without and with the temperature."""
-    right = first_is_right(logits, labels)
-    found: dict[str, Any] = {}
-    tables = {}
-    for when, t in (("before", 1.0), ("after", temperature)):
-        bins = reliability(softmax(logits, temperature=t).max(axis=1), right)
-        found |= {f"nll_{when}": nll(logits, labels, temperature=t), f"ece_{when}": ece(bins)}
-        tables[when] = [asdict(each) for each in bins]
-    return {**found, "bins": BINS, "reliability": tables}
-
-
-def _rejection(
-    logits: NDArray[np.float32], labels: NDArray[np.int64], temperature: float, threshold: float, coverage: float
-) -> dict[str, Any]:
-    """The threshold, and what it does to images that it was not set on."""
-    answered = softmax(logits, temperature=temperature).max(axis=1) >= threshold
-    wrong = ~first_is_right(logits, labels)
-    n, k = len(labels), int(answered.sum())
-    errors = int((answered & wrong).sum())
-    return {
-        "coverage": coverage,
-        "threshold": threshold,
-        "n": n,
-        "answered": k,
-        "answered_ci95": list(wilson_interval(k, n)),
-        "wrong": int(wrong.sum()),
-        "wrong_answered": errors,
-        "error_answered_ci95": list(wilson_interval(errors, k)) if k else None,
-    }
 
 
 def confidence_images(

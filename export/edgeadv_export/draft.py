@@ -8,12 +8,7 @@ from typing import Any
 
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
-from edgeadv_runtime.bundle.entries import (
-    InputEntry,
-    OutputEntry,
-    SizedFileEntry,
-    VariantEntry,
-)
+from edgeadv_runtime.bundle.entries import InputEntry, OutputEntry, SizedFileEntry, VariantEntry
 from edgeadv_runtime.bundle.manifest import Manifest
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.bundle.training_images import TrainingImages
@@ -50,11 +45,9 @@ class Draft:
         """The file of ``variant``."""
         return self.folder / f"model.{variant}.onnx"
 
-    def write(self, variant: str, proto: Any) -> Path:
+    def write(self, variant: str, proto: Any) -> None:
         """Write the graph of ``variant``, over an earlier one."""
-        path = self.path(variant)
-        path.write_bytes(proto.SerializeToString(deterministic=True))
-        return path
+        self.path(variant).write_bytes(proto.SerializeToString(deterministic=True))
 
     def backend(self, variant: str, *, threads: int | None = None) -> OnnxRuntimeBackend:
         """Open the graph of ``variant`` that was written last.
@@ -67,11 +60,8 @@ class Draft:
     def entry(self, variant: str) -> VariantEntry:
         """What the manifest says of the graph of ``variant`` that was written last, before it is compared with
         anything."""
-        path = self.path(variant)
         return VariantEntry(
-            file=path.name,
-            sha256=sha256_file(path),
-            bytes=path.stat().st_size,
+            **sized(self.path(variant)),
             precision=precision_of(variant),
             opset=OPSET,
             input=_PIXELS if takes_uint8(variant) else _FLOATS,
@@ -87,3 +77,8 @@ class Draft:
             self.folder,
             Manifest.draft(self.classes.to_json(), self.preprocess.entry, variants=entries, weights=weights),
         )
+
+
+def sized(path: Path) -> dict[str, Any]:
+    """What the manifest says of any file."""
+    return {"file": path.name, "sha256": sha256_file(path), "bytes": path.stat().st_size}

@@ -4,14 +4,18 @@ all."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeadv.models.builder import PixelModel
 from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle.entries import GateEntry
+from edgeadv_runtime.decoding import convert
 from edgeadv_runtime.errors import BackendError, ExportError
 
 from .draft import Draft
@@ -24,21 +28,6 @@ SAMPLE = 32
 """Calibration images on which the sensitivity of a layer is taken, at most."""
 MOST_FLOAT = 4
 """One layer in so many may stay in float32: beyond that it is no int8 network any more."""
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """An int8 graph that passed.
-
-    Attributes:
-        proto: the ``onnx.ModelProto``.
-        float_layers: layers left in float32, most sensitive first.
-        gate: what was lost and gained; a JSON object.
-    """
-
-    proto: Any
-    float_layers: tuple[str, ...]
-    gate: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -79,30 +68,30 @@ class Fitter:
             ExportError: a tensor is not finite on the calibration images.
             DataError: there is nothing to measure on.
         """
-        images = plan.calibration
-        text = (
-            f"calibrating int8 on {len(images.index)} images of {images.origin} {images.images.split}, seed "
-            f"{images.seed}"
-        )
+        chosen = plan.calibration
+        n = len(chosen.index)
+        text = f"calibrating int8 on {n} images of {chosen.origin} {chosen.images.split}, seed {chosen.seed}"
         tell = paced(progress, text, "images")
-        calibrated = calibrate(
-            fp32,
-            images.tensors(),
-            model.architecture.name,
-            scratch=draft.folder,
-            progress=lambda done: tell(done, len(images.index)),
-        )
-        draft.write("fp32", fp32)
-        with ExitStack() as stack:
-            backend = stack.enter_context(draft.backend("fp32"))
-            gate = Gate(plan, backend, draft, model, progress=progress)
-            yield cls(calibrated, gate, draft, plan, backend, progress)
 
-    def fit(self, variant: str) -> Fitted:
+        def images() -> Iterator[NDArray[np.float32]]:
+            for done, image in enumerate(chain.from_iterable(chosen.tensors()), start=1):
+                yield image
+                tell(done, n)
+
+        calibrated = calibrate(fp32, images(), model.architecture.name)
+        draft.write("fp32", fp32)
+        with draft.backend("fp32") as backend:
+            yield cls(calibrated, Gate(plan, backend, draft, model, progress=progress), draft, plan, backend, progress)
+
+    def fit(self, variant: str) -> tuple[Any, dict[str, Any]]:
         """Quantise, measure, and leave the most sensitive layers in float32 one by one until the gate holds.
 
         Which layer comes next was measured on calibration images, before. Each graph is one more look at the gate's
         images and is judged the more strictly for it, until there are too few of them for another.
+
+        Returns:
+            The ``onnx.ModelProto``, and what the manifest says of it: the layers left in float32, most sensitive first,
+            and what was lost and gained.
 
         Raises:
             ExportError: it does not hold with a quarter of the layers in float32, or as far as the images allow; or the
@@ -135,7 +124,8 @@ class Fitter:
             raise ExportError(self._too_much(variant, whole, measured, list(kept)))
         gains = gain(self.draft, variant, self.plan.calibration.sample(SAMPLE))
         about = {"fully_quantised": whole.clean.to_json(whole.look), "fallback": steps, "gain": gains}
-        return Fitted(proto, tuple(kept), {**self.gate.to_json(measured), **about})
+        gate = convert({**self.gate.to_json(measured), **about}, GateEntry, what="gate")
+        return proto, {"float_layers": tuple(kept), "gate": gate}
 
     def _too_much(self, variant: str, whole: Measured, last: Measured, kept: list[str]) -> str:
         """Why nothing is written, and what would help."""
@@ -154,9 +144,8 @@ class Fitter:
         return (
             f"{variant} of {self.calibrated.name} loses {whole}{still}; the upper end of the interval may be "
             f"{self.plan.max_drop:g}. {more}fp32 is right on {whole.clean.fp32_correct / whole.clean.n:.1%}: a "
-            "network that has learned "
-            "little loses much. Train longer, give more labelled images (`gate_data`, `gate_limit`), more or other "
-            "calibration images, a "
+            "network that has learned little loses much. Train longer, give more labelled images (`gate_data`, "
+            "`gate_limit`), more or other calibration images, a "
             "larger `max_drop`, or export without it: `precisions` fp32,fp16. No bundle was written"
         )
 

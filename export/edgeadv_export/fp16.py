@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgeadv_runtime.errors import ExportError
 
+from .extremes import extremes
 from .to_onnx import INPUT, OUTPUT, check, quiet
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -41,11 +42,7 @@ def to_fp16(fp32: Any, name: str) -> Any:
     for initializer in fp32.graph.initializer:
         if initializer.data_type == onnx.TensorProto.FLOAT:
             largest = float(np.abs(onnx.numpy_helper.to_array(initializer)).max(initial=0.0))
-            if largest > FLOAT16_MAX:  # the converter would clamp it
-                raise ExportError(
-                    f"fp16 of {name} would overflow: weight {initializer.name} reaches {largest:.4g}, float16 ends at "
-                    f"{FLOAT16_MAX:.0f}; export fp32 only (`precisions` fp32)"
-                )
+            _check_fits(name, f"weight {initializer.name}", largest)  # the converter would clamp it
     model = copy.deepcopy(fp32)
     image = copy.deepcopy(model.graph.input[0])
     # told to keep the input's type, or to skip these nodes, the converter would round the pixels before them
@@ -97,7 +94,7 @@ def _detach_normalisation(graph: Any) -> tuple[list[Any], list[Any]]:
     return nodes, list(constants.values())
 
 
-def largest_activation(fp32: Any, x: NDArray[np.float32]) -> tuple[float, str]:
+def largest_activation(fp32: Any, x: NDArray[np.float32], name: str) -> float:
     """The largest absolute value that any tensor of the float32 graph takes on ``x``.
 
     ONNX Runtime's CPU provider computes a float16 graph in float32 on x86 and never sees the overflow that a GPU would,
@@ -106,24 +103,21 @@ def largest_activation(fp32: Any, x: NDArray[np.float32]) -> tuple[float, str]:
     Args:
         fp32: an ``onnx.ModelProto`` of :func:`to_onnx`; not changed.
         x: float32 of shape (n, channels, height, width).
+        name: what to call the network in errors.
 
-    Returns:
-        The value, and the name of the tensor that takes it.
+    Raises:
+        ExportError: the value does not fit into float16.
     """
-    import onnxruntime
-
-    probe = onnx.shape_inference.infer_shapes(fp32)
-    types = {v.name: v.type.tensor_type.elem_type for v in (*probe.graph.value_info, *probe.graph.output)}
-    names = [out for node in fp32.graph.node for out in node.output if types.get(out) == onnx.TensorProto.FLOAT]
-    del probe.graph.output[:]
-    for i, name in enumerate(names):
-        magnitude, peak = f"{_PREFIX}abs_{i}", f"{_PREFIX}max_{i}"
-        probe.graph.node.append(onnx.helper.make_node("Abs", [name], [magnitude]))
-        probe.graph.node.append(onnx.helper.make_node("ReduceMax", [magnitude], [peak], keepdims=0))
-        probe.graph.output.append(onnx.helper.make_tensor_value_info(peak, onnx.TensorProto.FLOAT, []))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    peaks = np.max([session.run(None, {INPUT: image[None]}) for image in x], axis=0)
+    _, tensors, seen = extremes(fp32, x, optimised=True)
+    peaks = np.abs(seen).max(axis=(0, 2))
     worst = int(np.argmax(peaks))
-    return float(peaks[worst]), names[worst]
+    _check_fits(name, f"on these frames {tensors[worst]}", largest := float(peaks[worst]))
+    return largest
+
+
+def _check_fits(name: str, tensor: str, largest: float) -> None:
+    if not largest <= FLOAT16_MAX:
+        raise ExportError(
+            f"fp16 of {name} would overflow: {tensor} reaches {largest:.4g}, float16 ends at {FLOAT16_MAX:.0f}; "
+            "export fp32 only (`precisions` fp32)"
+        )

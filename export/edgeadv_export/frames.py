@@ -1,16 +1,19 @@
-"""What an export needs beside a model: the names of its classes, and real frames to compare on."""
+"""What an export needs beside a model: the names of its classes, real frames to compare on, and images that can be
+read."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeadv.data.datasets import ImageSet, balanced_subset
+from edgeadv_runtime.bundle.batches import MOST_UNREADABLE
 from edgeadv_runtime.bundle.bundle import Classes
 from edgeadv_runtime.bundle.preprocess import decode, pictures
-from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.errors import DataError, InputError
 
 FRAMES = 64
 
@@ -76,3 +79,20 @@ def data_frames(data: ImageSet, *, limit: int = FRAMES) -> list[NDArray[np.uint8
     # in turn, for only the first few become golden frames
     turns = np.array([int((labels[:i] == label).sum()) for i, label in enumerate(labels)])
     return [np.asarray(data.image(int(i)).convert("RGB")) for i in chosen[np.argsort(turns, kind="stable")]]
+
+
+def check_readable(unreadable: Sequence[str], total: int, purpose: str) -> None:
+    """Refuse images of which more than 1% cannot be decoded.
+
+    Args:
+        unreadable: a message for each that could not.
+        total: all of them.
+        purpose: what they are for.
+
+    Raises:
+        DataError: it is so.
+    """
+    if len(unreadable) > MOST_UNREADABLE * total:
+        raise DataError(
+            f"{len(unreadable)} of {total} images {purpose} are unreadable, e.g. {unreadable[0]}; repair or remove them"
+        )

@@ -10,23 +10,19 @@ Two graphs, for no one graph is right everywhere:
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import logging
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from edgeadv_runtime.bundle.variants import S8S8, U8S8
 from edgeadv_runtime.errors import ExportError
 
-from .to_onnx import INPUT, check, quiet, strip_metadata
+from .extremes import extremes
+from .to_onnx import check, quiet, strip_metadata
 
 METHOD = "minmax-p95"
 # A network meets images on which a layer answers a hundred times louder than on others, and an attack that follows the
@@ -94,16 +90,16 @@ class Calibrated:
 
         layers = self.layers(variant)
         # copies, because the quantiser writes into the graph and even into the ranges
-        data = TensorsData(CalibrationMethod.MinMax, {k: _bounds(v) for k, v in self.ranges.items()})
+        ranges = {name: tuple(np.array(bounds, np.float32)) for name, bounds in self.ranges.items()}
         symmetric = variant == S8S8
-        with _silent():
+        with quiet():
             quantizer = QDQQuantizer(
                 copy.deepcopy(self.fp32),
                 per_channel=True,
                 reduce_range=not symmetric,
                 weight_qType=QuantType.QInt8,
                 activation_qType=QuantType.QInt8 if symmetric else QuantType.QUInt8,
-                tensors_range=data,
+                tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
                 nodes_to_quantize=None if only is None else layers[only],
                 nodes_to_exclude=[node for layer in float_layers for node in layers[layer]],
                 op_types_to_quantize=_op_types(variant),
@@ -131,14 +127,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def calibrate(
-    fp32: Any,
-    batches: Iterator[NDArray[np.float32]],
-    name: str,
-    *,
-    scratch: Path,
-    progress: Callable[[int], None] | None = None,
-) -> Calibrated:
+def calibrate(fp32: Any, images: Iterable[NDArray[np.float32]], name: str) -> Calibrated:
     """Run the calibration images through ``fp32`` and note the range of every tensor, in which 95 of 100 images stay.
 
     The least and the greatest value on each image alone are kept, two numbers for a tensor; the range is their 5th and
@@ -146,54 +135,22 @@ def calibrate(
 
     Args:
         fp32: an ``onnx.ModelProto`` of :func:`to_onnx`; not changed.
-        batches: float32 of shape (n, channels, height, width) in [0, 1].
+        images: float32 of shape (channels, height, width) in [0, 1].
         name: what to call the network in errors.
-        scratch: a folder to put temporary files into.
-        progress: called with the images done.
 
     Raises:
         ExportError: a tensor takes a value that is not finite.
     """
-    from onnxruntime.quantization import CalibrationMethod, create_calibrator
-    from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+    from onnxruntime.quantization.quant_utils import add_infer_metadata
 
-    with tempfile.TemporaryDirectory(dir=scratch) as folder, _silent(), quiet():
-        file, augmented = Path(folder) / "model.onnx", Path(folder) / "augmented.onnx"
-        onnx.save(fp32, file)
-        shaped = load_model_with_shape_infer(file)
-        calibrator = create_calibrator(
-            file, None, augmented_model_path=str(augmented), calibrate_method=CalibrationMethod.MinMax
-        )
-        names: list[str] = []
-        extremes: list[NDArray[np.float32]] = []
-        for batch in batches:
-            for image in batch:
-                calibrator.calibrate_tensors_range = None  # else it would merge this image's with those before
-                calibrator.collect_data(_OneBatch(image[None]))
-                found = dict(calibrator.compute_data().items())
-                names = sorted(found)
-                bounds = [(np.min(found[n].lowest), np.max(found[n].highest)) for n in names]
-                extremes.append(np.array(bounds, dtype=np.float32))
-            if progress is not None:
-                progress(len(extremes))
-    seen = np.array(extremes)  # images, tensors, least and greatest
+    shaped, names, seen = extremes(fp32, images)
+    add_infer_metadata(shaped)  # else the quantiser would infer the shapes again for each graph
     if not np.isfinite(seen).all():
         tensor = names[int(np.argmin(np.isfinite(seen).all(axis=(0, 2))))]
         raise ExportError(f"{name} cannot be calibrated: {tensor} is NaN or infinite on these images; train again")
     lows = np.percentile(seen[:, :, 0], 100 - _IMAGES_IN_RANGE, axis=0).tolist()
     highs = np.percentile(seen[:, :, 1], _IMAGES_IN_RANGE, axis=0).tolist()
     return Calibrated(name, shaped, {n: (low, high) for n, low, high in zip(names, lows, highs, strict=True)})
-
-
-class _OneBatch:
-    """The reader that the calibrator asks for its next batch."""
-
-    def __init__(self, batch: NDArray[np.float32]) -> None:
-        self._rest: list[dict[str, NDArray[np.float32]]] = [{INPUT: batch}]
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        """The batch, and then None."""
-        return self._rest.pop() if self._rest else None
 
 
 def _op_types(variant: str) -> list[str]:
@@ -207,19 +164,3 @@ def _layer_name(node: Any, taken: Mapping[str, Any]) -> str:
     weight = node.input[1] if len(node.input) > 1 else ""
     name = weight.removeprefix(_NET).removesuffix(".weight")
     return name if weight.startswith(_NET) and weight.endswith(".weight") and name not in taken else str(node.name)
-
-
-def _bounds(bounds: tuple[float, float]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    low, high = bounds
-    return np.array(low, np.float32), np.array(high, np.float32)
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Let the quantiser's log lines go where the application sends them, and not onto the terminal if it sends none."""
-    root, handler = logging.getLogger(), logging.NullHandler()
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,20 +20,21 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgeadv.data.datasets import ImageSet, batches
+from edgeadv.data.datasets import Batch, ImageSet, batches
 from edgeadv.gradients.graph import Surrogate
 from edgeadv.models.builder import PixelModel
 from edgeadv_runtime.backends import Backend
-from edgeadv_runtime.bundle.batches import MOST_UNREADABLE, CleanBatch, DataDigest
+from edgeadv_runtime.bundle.batches import CleanBatch, DataDigest
+from edgeadv_runtime.bundle.confidence import first_is_right
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.bundle.training_images import Overlap
 from edgeadv_runtime.errors import DataError, ExportError, InputError
-from edgeadv_runtime.files import sha256_bytes
 from edgeadv_runtime.records.eps import Eps
-from edgeadv_runtime.records.evidence import ORDER, RowMasking
+from edgeadv_runtime.records.evidence import ORDER
 
 from .calibration import Calibration
 from .draft import Draft
+from .frames import check_readable
 from .judge import Attacked, Judge, MakeJudge
 from .paired import Measured, Paired, error_of, images_needed
 from .quantised_graph import make
@@ -90,8 +90,7 @@ class Int8Plan:
         if needed is None or n < needed:
             raise InputError(
                 f"{n} labelled images cannot show that at most {self.max_drop:g} points are lost, even if none is: "
-                "give at least "
-                f"{needed or 'ten million'} (`gate_data`, `gate_limit`), or a larger `max_drop`"
+                f"give at least {needed or 'ten million'} (`gate_data`, `gate_limit`), or a larger `max_drop`"
             )
 
 
@@ -120,38 +119,38 @@ class Gate:
             ExportError: the worst case of fp32 may not be believed.
         """
         self._plan = plan
-        self._calibration = frozenset(plan.calibration.hashes)
         self._name = Path(plan.images.spec).name
         self._progress = progress
-        self._judge: Judge | None = None
+        self._judged: tuple[Judge, Eps] | None = None
         progress(f"measuring fp32 on {len(plan.order)} images of {self._name}")
         self._score_fp32(fp32, Overlap(draft.training_images))
         if plan.eps is not None and plan.make_judge is not None:
             n, eps = len(self._index), plan.eps
             tell = paced(progress, f"attacking {n} images at eps {eps.text}", "images")
-            self._judge = plan.make_judge(
-                fp32, model, draft, images=plan.images, order=self._index, eps=eps, progress=tell
-            )
+            judge = plan.make_judge(fp32, model, draft, images=plan.images, order=self._index, eps=eps, progress=tell)
             # before hours are spent on graphs that could not be judged
-            _check_believable([self._judge.judge_fp32()], eps)
+            _check_believable([judge.judge_fp32()], eps)
+            self._judged = judge, eps
 
     def _score_fp32(self, fp32: Backend, overlap: Overlap) -> None:
         """Find the images that may be scored, those that fp32 is right about, and how many it was trained on."""
-        total, left_out = len(self._plan.order), Counter[str]()
+        total = len(self._plan.order)
         unreadable: list[str] = []
         digest = DataDigest()
         index: list[NDArray[np.int64]] = []
         right: list[NDArray[np.bool_]] = []
-        for batch in self._batches(self._plan.order, unreadable, left_out):
-            digest.add(batch)
-            overlap.add(batch.hashes)
-            index.append(batch.index)
-            right.append(_right(fp32, to_tensor(batch.pixels), batch.labels))
-        if len(unreadable) > MOST_UNREADABLE * total:
-            raise DataError(
-                f"{len(unreadable)} of {total} images to measure int8 on are unreadable, e.g. {unreadable[0]}; "
-                "repair or remove them"
-            )
+        for batch in self._batches(self._plan.order):
+            unreadable += batch.unreadable
+            clean = CleanBatch(batch.index, batch.pixels, batch.labels)
+            known = np.isin(clean.hashes, self._plan.calibration.hashes)
+            if known.all():
+                continue
+            clean = clean.select(~known)
+            digest.add(clean)
+            overlap.add(clean.hashes)
+            index.append(clean.index)
+            right.append(first_is_right(fp32.infer_pixels(clean.pixels), clean.labels))
+        check_readable(unreadable, total, "to measure int8 on")
         if not index:
             raise DataError(f"int8 was calibrated on all {total} images of {self._name}: give others to measure it on")
         overlap.check(f"int8 is measured on {self._name}", allowed=self._plan.allow_training_images)
@@ -162,7 +161,7 @@ class Gate:
             "split": self._plan.images.split,
             "n": len(self._index),
             "sha256": digest.hexdigest(),
-            "calibration_left_out": left_out["calibration"],
+            "calibration_left_out": total - len(unreadable) - len(self._index),
             "unreadable": len(unreadable),
             "training_images": overlap.known,
             "runtime": f"onnxruntime {onnxruntime.__version__}, {fp32.provider}",
@@ -179,22 +178,24 @@ class Gate:
         Raises:
             ExportError: its worst case may not be believed.
         """
-        clean = [_right(int8, to_tensor(b.pixels), b.labels) for b in self._batches(self._index, [], Counter())]
+        clean = [first_is_right(int8.infer_pixels(b.pixels), b.labels) for b in self._batches(self._index)]
         measured = Measured(Paired.of(self._right, np.concatenate(clean)), None, self._plan.max_drop, look)
-        if self._judge is None or self._plan.eps is None or not measured.holds:  # what fails anyway is not attacked
+        if self._judged is None or not measured.holds:  # what fails anyway is not attacked
             return measured
+        judge, eps = self._judged
         surrogate: Surrogate | None = None
-        no_own = None
+        threat = {"threat": "white-box"}
         try:
             surrogate = self._surrogate(int8, proto)
         except ExportError as error:
-            no_own = str(error)
+            threat = {"threat": "query", "no_own_gradients": str(error)}
             self._progress(f"{int8.variant} is not attacked by its own gradients, which may flatter it: {error}")
         else:
             self._progress(f"attacking {int8.variant} by its own gradients")
-        fp32, ours = self._judge.judge_int8(int8, surrogate)
-        masking = _check_believable([fp32, ours], self._plan.eps)
-        return replace(measured, worst=Paired.of(fp32.right, ours.right), masking=masking, no_own=no_own)
+        fp32, ours = judge.judge_int8(int8, surrogate)
+        verdict = _check_believable([fp32, ours], eps)
+        attacks = {"eps": eps.text, "suite": judge.suite, **threat, "verdict": verdict, "judged": True}
+        return replace(measured, worst=Paired.of(fp32.right, ours.right), attacks=attacks)
 
     def _surrogate(self, int8: Backend, proto: Any) -> Surrogate:
         """The graph that PyTorch can follow.
@@ -202,32 +203,21 @@ class Gate:
         Raises:
             ExportError: it has none.
         """
-        first = next(self._batches(self._index[:_BATCH], [], Counter()))
+        first = next(self._batches(self._index))
         graph, _ = make(
             proto,
             int8.variant,
             onnx_sha256=int8.artifact_sha256,
             pixels=first.pixels,
             logits=int8.infer(to_tensor(first.pixels)),
-            runtime=f"onnxruntime {onnxruntime.__version__}",
         )
         return Surrogate(graph).eval()
 
     def to_json(self, measured: Measured) -> dict[str, Any]:
         """What the manifest says of ``measured``."""
         worst: dict[str, Any] = {"not_measured": "no `gate_eps` was given"}
-        if measured.worst and measured.masking and self._plan.eps and self._judge:
-            threat: dict[str, Any] = {"threat": "white-box"}
-            if measured.no_own is not None:
-                threat = {"threat": "query", "no_own_gradients": measured.no_own}
-            worst = {
-                "eps": self._plan.eps.text,
-                "suite": self._judge.suite,
-                **threat,
-                "verdict": measured.masking.verdict,
-                "judged": True,
-                **measured.worst.to_json(measured.look),
-            }
+        if measured.worst is not None:
+            worst = {**measured.attacks, **measured.worst.to_json(measured.look)}
         return {
             "max_drop": self._plan.max_drop,
             "data": self.data,
@@ -237,46 +227,26 @@ class Gate:
             "worst_case": worst,
         }
 
-    def _batches(self, order: NDArray[np.int64], unreadable: list[str], left_out: Counter[str]) -> Iterator[CleanBatch]:
-        """The images in ``order`` without those of the calibration, which are counted."""
-        preprocess = self._plan.calibration.preprocess
-        for batch in batches(self._plan.images, preprocess, batch_size=_BATCH, order=order):
-            unreadable += batch.unreadable
-            known = [sha256_bytes(pixels.tobytes()) in self._calibration for pixels in batch.pixels]
-            left_out["calibration"] += sum(known)
-            keep = ~np.array(known, dtype=np.bool_)
-            if keep.any():
-                yield CleanBatch(batch.index[keep], batch.pixels[keep], batch.labels[keep])
+    def _batches(self, order: NDArray[np.int64]) -> Iterator[Batch]:
+        return batches(self._plan.images, self._plan.calibration.preprocess, batch_size=_BATCH, order=order)
 
 
-def _check_believable(attacked: Sequence[Attacked], eps: Eps) -> RowMasking:
+def _check_believable(attacked: Sequence[Attacked], eps: Eps) -> str:
     """The least believable verdict of ``attacked``, if it is ``PASS``.
 
     Raises:
         ExportError: it is another one.
     """
     masking = max((each.masking for each in attacked), key=lambda found: ORDER.index(found.verdict))
-    if masking.verdict == PASS:
-        return masking
-    reason = next(iter(masking.evidence), "no reason is known")
-    remedy = (
-        "give more labelled images (`gate_data`, `gate_limit`)"
-        if masking.verdict == "UNCHECKED"
-        else "train another way"
-    )
-    raise ExportError(
-        f"int8's worst case at eps {eps.text} may not be believed, and so is not judged: verdict {masking.verdict} "
-        f"({reason}); "
-        f"{remedy}, or leave `gate_eps` out, which judges clean accuracy alone. No bundle was written"
-    )
-
-
-def _right(backend: Backend, x: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether the label comes first; as in evaluation, a tie goes against the model."""
-    logits = backend.infer(x)
-    own = np.take_along_axis(logits, labels[:, None], axis=1)
-    right: NDArray[np.bool_] = (logits >= own).sum(axis=1) == 1
-    return right
+    if masking.verdict != PASS:
+        more = "give more labelled images (`gate_data`, `gate_limit`)"
+        raise ExportError(
+            f"int8's worst case at eps {eps.text} may not be believed, and so is not judged: verdict {masking.verdict} "
+            f"({next(iter(masking.evidence), 'no reason is known')}); "
+            f"{more if masking.verdict == 'UNCHECKED' else 'train another way'}, or leave `gate_eps` out, which judges "
+            "clean accuracy alone. No bundle was written"
+        )
+    return PASS
 
 
 def paced(progress: Progress, text: str, unit: str) -> Callable[[int, int], None]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,12 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from edgeadv.models.builder import PixelModel, check_input_size, save_weights
-from edgeadv_runtime._version import __version__
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle.bundle import Bundle, Classes, check_replaceable
 from edgeadv_runtime.bundle.entries import (
     ArchitectureEntry,
     CalibrationEntry,
-    ClassEntry,
-    ConfidenceEntry,
     CountedFileEntry,
-    GateEntry,
     MadeFromEntry,
     ParityEntry,
     SizedFileEntry,
@@ -35,29 +31,28 @@ from edgeadv_runtime.bundle.entries import (
     VariantEntry,
 )
 from edgeadv_runtime.bundle.golden import Golden
-from edgeadv_runtime.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest, bundle_id
+from edgeadv_runtime.bundle.manifest import MANIFEST, bundle_id
 from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.bundle.training_images import TRAINING_FILE, TrainingImages
 from edgeadv_runtime.bundle.variants import INT8, U8IN, VARIANTS, base_of, precision_of
-from edgeadv_runtime.decoding import convert
 from edgeadv_runtime.errors import ExportError, InputError
 from edgeadv_runtime.files import atomic_folder, canonical_json, sha256_file, write_json
 
 from .compute_types import compute_types
 from .confidence_fit import ConfidencePlan
-from .draft import WEIGHTS, Draft
+from .draft import WEIGHTS, Draft, sized
 from .fallback import Fitter
-from .fp16 import FLOAT16_MAX, largest_activation, to_fp16
+from .fp16 import largest_activation, to_fp16
 from .int8_quality import Int8Plan
-from .parity import TOLERANCES, Parity, artifact_logits, compare, torch_logits
+from .parity import TOLERANCES, artifact_logits, compare, margins, summary, torch_logits
 from .quantised_graph import make
 from .to_onnx import to_onnx
 from .u8in import to_u8in
 
-GOLDEN, SURROGATE = "golden.npz", "surrogate.{}.safetensors"
+GOLDEN = "golden.npz"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Origin:
     """Where weights come from.
 
@@ -134,142 +129,115 @@ def export_bundle(
     tell = progress or (lambda _: None)
     measured = None if confidence is None else confidence.measure(reference, preprocess, progress=tell)
     with atomic_folder(out, overwrite=overwrite) as folder:
-        writer = _Writer(folder, reference, classes, preprocess, pixels, int8, measured, origin.training_images, tell)
-        writer.write(variants, title=origin.title, provenance=dict(origin.provenance), frames=frames, golden=golden)
+        save_weights(reference, folder / WEIGHTS)
+        draft = Draft(folder, classes, preprocess, sha256_file(folder / WEIGHTS), origin.training_images)
+        entries, logits = _Writer(draft, reference, pixels, int8, tell).write(variants)
+        rows = decided(logits, golden)
+        kept = {variant: values[rows] for variant, values in logits.items()}
+        Golden([frames[i] for i in rows], pixels[rows], kept).save(folder / GOLDEN)
+        training_images = None
+        if origin.training_images is not None:
+            origin.training_images.save(folder / TRAINING_FILE)
+            training_images = _counted(folder / TRAINING_FILE, len(origin.training_images))
+        manifest = replace(
+            draft.bundle().manifest,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            title=origin.title,
+            architecture=ArchitectureEntry(**reference.architecture.to_json()),
+            variants=entries,
+            weights=SizedFileEntry(**sized(folder / WEIGHTS)),
+            golden=_counted(folder / GOLDEN, len(rows)),
+            provenance=dict(origin.provenance),
+            calibration=None if int8 is None else CalibrationEntry(**int8.calibration.to_json()),
+            training_images=training_images,
+            confidence=measured,
+        ).to_json()
+        # the manifest last, for it vouches for the rest
+        write_json(folder / MANIFEST, {**manifest, "bundle_id": bundle_id(manifest)})
     return Bundle.open(out)
 
 
-@dataclass(frozen=True)
+def _counted(path: Path, count: int) -> CountedFileEntry:
+    return CountedFileEntry(file=path.name, sha256=sha256_file(path), count=count)
+
+
 class _Writer:
-    """One export: what :func:`export_bundle` has checked, and the steps that fill the folder."""
+    """What :func:`export_bundle` has checked, and the steps that fill the folder of ``draft`` with artefacts."""
 
-    folder: Path
-    model: PixelModel
-    classes: Classes
-    preprocess: Preprocess
-    pixels: NDArray[np.uint8]
-    int8: Int8Plan | None
-    confidence: dict[str, Any] | None
-    training_images: TrainingImages | None
-    progress: Callable[[str], None]
-
-    def write(
+    def __init__(
         self,
-        variants: Sequence[str],
-        *,
-        title: str,
-        provenance: dict[str, Any],
-        frames: Sequence[NDArray[np.uint8]],
-        golden: int,
+        draft: Draft,
+        model: PixelModel,
+        pixels: NDArray[np.uint8],
+        int8: Int8Plan | None,
+        progress: Callable[[str], None],
     ) -> None:
-        """Fill the folder; the manifest last, for it vouches for the rest."""
-        name = self.model.architecture.name
-        self.progress(f"exporting {name} to ONNX")
-        fp32 = to_onnx(self.model, self.preprocess.input_shape)
-        expected = torch_logits(self.model, self.pixels, name)
-        save_weights(self.model, self.folder / WEIGHTS)
+        self.draft, self.model, self.pixels, self.int8, self.progress = draft, model, pixels, int8, progress
+        self.name = model.architecture.name
+        progress(f"exporting {self.name} to ONNX")
+        self.fp32 = to_onnx(model, draft.preprocess.input_shape)
+        self.expected = torch_logits(model, pixels, self.name)
+
+    def write(self, variants: Sequence[str]) -> tuple[dict[str, VariantEntry], dict[str, NDArray[np.float32]]]:
+        """Write the files of ``variants`` and return their manifest entries and logits, in the order asked for: it is
+        the first that runs where nobody names one."""
         entries: dict[str, VariantEntry] = {}
         logits: dict[str, NDArray[np.float32]] = {}
         with ExitStack() as stack:
             fitter: Fitter | None = None
             for base in dict.fromkeys(map(base_of, variants)):
-                proto = fp32
+                proto, largest = self.fp32, None
                 about: dict[str, Any] = {}
-                largest = None
                 if base == "fp16":
-                    largest = self._fp16_range(fp32)
-                    proto = to_fp16(fp32, name)
+                    largest = largest_activation(proto, to_tensor(self.pixels), self.name)
+                    proto = to_fp16(proto, self.name)
                 elif self.int8 is not None and precision_of(base) == INT8:
-                    fitter = fitter or self._fitter(self.int8, fp32, expected, stack)
-                    fitted = fitter.fit(base)
-                    gate = convert(fitted.gate, GateEntry, what="gate")
-                    proto, about = fitted.proto, {"float_layers": fitted.float_layers, "gate": gate}
-                entry, logits[base] = self._variant(base, proto, expected, largest)
-                if precision_of(base) == INT8:
+                    fitter = fitter or self._fitter(self.int8, stack)
+                    proto, about = fitter.fit(base)
+                entry, logits[base] = self._variant(base, proto, largest)
+                if about:
                     about["surrogate"] = self._surrogate(base, proto, entry.sha256, logits[base])
                 entries[base] = replace(entry, **about)
                 if (variant := base + U8IN) in variants:
-                    entry, logits[variant] = self._variant(variant, to_u8in(proto, name), expected, largest)
+                    entry, logits[variant] = self._variant(variant, to_u8in(proto, self.name), largest)
                     self._same_labels(variant, logits[variant], logits[base])
-                    if "gate" in about:
+                    if about:
                         about["gate"] = replace(about["gate"], of=base)
                     made_from = MadeFromEntry(variant=base, sha256=entries[base].sha256)
                     entries[variant] = replace(entry, made_from=made_from, **about)
                 if base not in variants:
-                    (self.folder / entries[base].file).unlink()
-        # in the order asked for: it is the first that runs where nobody names one
-        entries = {variant: entries[variant] for variant in variants}
-        logits = {variant: logits[variant] for variant in variants}
-        rows = decided(logits, golden)
-        kept = {variant: values[rows] for variant, values in logits.items()}
-        Golden([frames[i] for i in rows], self.pixels[rows], kept).save(self.folder / GOLDEN)
-        if self.training_images is not None:
-            self.training_images.save(self.folder / TRAINING_FILE)
-        manifest = Manifest(
-            bundle_id="",
-            schema_version=SCHEMA_VERSION,
-            kind="bundle",
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            edgeadv_version=__version__,
-            title=title,
-            architecture=ArchitectureEntry(**self.model.architecture.to_json()),
-            classes=tuple(ClassEntry(**entry) for entry in self.classes.to_json()),
-            preprocess=self.preprocess.entry,
-            variants=entries,
-            weights=SizedFileEntry(**self._file(WEIGHTS), bytes=(self.folder / WEIGHTS).stat().st_size),
-            golden=CountedFileEntry(**self._file(GOLDEN), count=len(rows)),
-            provenance=provenance,
-            left_out=(),
-            calibration=None if self.int8 is None else CalibrationEntry(**self.int8.calibration.to_json()),
-            training_images=None
-            if self.training_images is None
-            else CountedFileEntry(**self._file(TRAINING_FILE), count=len(self.training_images)),
-            confidence=None
-            if self.confidence is None
-            else convert(self.confidence, ConfidenceEntry, what="confidence"),
-        ).to_json()
-        write_json(self.folder / MANIFEST, {**manifest, "bundle_id": bundle_id(manifest)})
+                    self.draft.path(base).unlink()
+        return {variant: entries[variant] for variant in variants}, {variant: logits[variant] for variant in variants}
 
-    def _fitter(self, plan: Int8Plan, fp32: Any, expected: NDArray[np.float32], stack: ExitStack) -> Fitter:
+    def _fitter(self, plan: Int8Plan, stack: ExitStack) -> Fitter:
         """Get ready for int8, in a folder that is gone with ``stack``: fp32 must be the model, shipped or not."""
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self.folder)))
-        draft = Draft(scratch, self.classes, self.preprocess, sha256_file(self.folder / WEIGHTS), self.training_images)
-        fitter = stack.enter_context(Fitter.open(fp32, plan, draft, self.model, progress=self.progress))
-        self._compare(fitter.fp32, expected)
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self.draft.folder)))
+        draft = dataclasses.replace(self.draft, folder=scratch)
+        fitter = stack.enter_context(Fitter.open(self.fp32, plan, draft, self.model, progress=self.progress))
+        self._compare(fitter.fp32)
         return fitter
 
-    def _fp16_range(self, fp32: Any) -> float:
-        value, tensor = largest_activation(fp32, to_tensor(self.pixels))
-        if not value <= FLOAT16_MAX:
-            raise ExportError(
-                f"fp16 of {self.model.architecture.name} would overflow: {tensor} reaches {value:.4g} on these frames, "
-                f"float16 ends at {FLOAT16_MAX:.0f}; export fp32 only (`precisions` fp32)"
-            )
-        return value
-
     def _variant(
-        self, variant: str, proto: Any, expected: NDArray[np.float32], largest_activation: float | None
+        self, variant: str, proto: Any, largest_activation: float | None
     ) -> tuple[VariantEntry, NDArray[np.float32]]:
         """Write the file of ``variant``, compare it with PyTorch, and return its manifest entry and logits."""
         self.progress(f"comparing {variant} with PyTorch on {len(self.pixels)} frames")
-        draft = Draft(self.folder, self.classes, self.preprocess)
-        draft.write(variant, proto)
-        with draft.backend(variant) as backend:  # the class that will serve it
-            parity, logits = self._compare(backend, expected)
-        found = convert(parity.to_json(), ParityEntry, what="parity")
-        found = replace(found, largest_activation=largest_activation)
-        return replace(draft.entry(variant), parity=found, compute=compute_types(proto)), logits
+        self.draft.write(variant, proto)
+        with self.draft.backend(variant) as backend:  # the class that will serve it
+            parity, logits = self._compare(backend)
+        parity = replace(parity, largest_activation=largest_activation)
+        return replace(self.draft.entry(variant), parity=parity, compute=compute_types(proto)), logits
 
-    def _compare(self, backend: Backend, expected: NDArray[np.float32]) -> tuple[Parity, NDArray[np.float32]]:
+    def _compare(self, backend: Backend) -> tuple[ParityEntry, NDArray[np.float32]]:
         """Compare an artefact with PyTorch; an int8 one has passed its gate and is not judged by its logits."""
         variant = backend.variant
         logits = artifact_logits(backend, self.pixels)
         runtime = f"onnxruntime {onnxruntime.__version__}, {backend.provider}"
-        parity = compare(expected, logits, reference=f"torch {torch.__version__}, CPU", runtime=runtime)
+        parity = compare(self.expected, logits, reference=f"torch {torch.__version__}, CPU", runtime=runtime)
         if precision_of(variant) != INT8 and not parity.max_relative_error <= TOLERANCES[variant]:
             raise ExportError(
-                f"{variant} is not the model it was made from: {parity}; a relative error of {TOLERANCES[variant]:g} "
-                "is accepted. No bundle was written"
+                f"{variant} is not the model it was made from: {summary(parity)}; a relative error of "
+                f"{TOLERANCES[variant]:g} is accepted. No bundle was written"
             )
         return parity, logits
 
@@ -279,8 +247,8 @@ class _Writer:
         if len(different):
             raise ExportError(
                 f"{variant} gives {len(different)} of {len(logits)} frames another label than {base_of(variant)}, "
-                "which it was made "
-                f"from, the first of them frame {different[0]}; export without it. No bundle was written"
+                f"which it was made from, the first of them frame {different[0]}; export without it. No bundle was "
+                "written"
             )
 
     def _surrogate(self, variant: str, proto: Any, onnx_sha256: str, logits: NDArray[np.float32]) -> SurrogateEntry:
@@ -291,20 +259,13 @@ class _Writer:
         """
         self.progress(f"comparing the surrogate of {variant} with it on {len(self.pixels)} frames")
         try:
-            runtime = f"onnxruntime {onnxruntime.__version__}"
-            graph, parity = make(
-                proto, variant, onnx_sha256=onnx_sha256, pixels=self.pixels, logits=logits, runtime=runtime
-            )
+            graph, parity = make(proto, variant, onnx_sha256=onnx_sha256, pixels=self.pixels, logits=logits)
         except ExportError as error:
             self.progress(f"{variant} gets no surrogate and can be attacked by transfer and queries only: {error}")
             return SurrogateEntry(not_made=str(error))
-        file = SURROGATE.format(variant)
-        graph.save(self.folder / file)
-        entry = {**self._file(file), "bytes": (self.folder / file).stat().st_size, "parity": parity.to_json()}
-        return convert(entry, SurrogateEntry, what="surrogate")
-
-    def _file(self, file: str) -> dict[str, str]:
-        return {"file": file, "sha256": sha256_file(self.folder / file)}
+        path = self.draft.folder / f"surrogate.{variant}.safetensors"
+        graph.save(path)
+        return SurrogateEntry(**sized(path), parity=parity)
 
 
 def decided(logits: Mapping[str, NDArray[np.float32]], most: int) -> NDArray[np.int64]:
@@ -323,9 +284,8 @@ def decided(logits: Mapping[str, NDArray[np.float32]], most: int) -> NDArray[np.
     """
     clearances = []
     for variant, values in logits.items():
-        second, first = np.sort(values, axis=1)[:, -2:].T
         # two logits change places only if each is off by half their distance
-        clearances.append((first - second) / (2 * TOLERANCES[variant] * np.abs(values).max()))
+        clearances.append(margins(values) / (2 * TOLERANCES[variant] * np.abs(values).max()))
     clear = np.min(clearances, axis=0)
     order = np.argsort(-np.minimum(clear, 1.0), kind="stable")
     return np.sort(order[:most])

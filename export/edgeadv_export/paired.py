@@ -6,14 +6,14 @@ on the same images is one more chance to pass by luck: the later ones are judged
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadv_runtime.records.evidence import RowMasking
 from edgeadv_runtime.records.statistics import paired_difference_interval, pairs_needed
 
 ERROR = 0.025
@@ -111,21 +111,19 @@ class Measured:
         worst: under the worst of the attacks and none; None where that was not measured.
         max_drop: what may be lost, in points.
         look: which graph it is that was measured on these images, the first being 1.
-        masking: the less believable one of fp32 and int8; None without ``worst``.
-        no_own: why int8 was not attacked by its own gradients; None where it was.
+        attacks: what the manifest says of these, beside what was lost.
     """
 
     clean: Paired
     worst: Paired | None
     max_drop: float
     look: int = 1
-    masking: RowMasking | None = None
-    no_own: str | None = None
+    attacks: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def judged(self) -> list[Paired]:
         """What is held to the limit."""
-        return [self.clean, *([] if self.worst is None else [self.worst])]
+        return [self.clean] if self.worst is None else [self.clean, self.worst]
 
     @property
     def holds(self) -> bool:

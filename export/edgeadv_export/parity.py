@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeadv_runtime.backends import Backend
+from edgeadv_runtime.bundle.entries import FlipEntry, ParityEntry
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.bundle.variants import FLOAT_VARIANTS, INT8, U8IN, precision_of
 from edgeadv_runtime.errors import BackendError, ExportError
@@ -29,75 +28,28 @@ _BATCH = 16
 _BATCH_SIZES = (1, 3)
 
 
-@dataclass(frozen=True)
-class Flip:
-    """A frame whose first label differs.
-
-    Attributes:
-        frame: its number among the frames, from 0.
-        torch: label of the PyTorch model.
-        artifact: label of the artefact.
-        margin: by how much the PyTorch model's first logit leads its second.
-    """
-
-    frame: int
-    torch: int
-    artifact: int
-    margin: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parity:
-    """How far an artefact's logits are from those of the PyTorch model.
+def compare(expected: NDArray[np.float32], got: NDArray[np.float32], *, reference: str, runtime: str) -> ParityEntry:
+    """Compare logits of the same images, both float32 of shape (n, classes) and finite.
 
     A flip needs a margin of at most twice the error, so the one tolerance on the error bounds the flips too: they are
     listed, not judged a second time.
 
-    Attributes:
-        frames: number of real images compared.
-        max_abs_error: largest difference of a logit.
-        max_relative_error: the same as a share of the PyTorch model's largest absolute logit.
-        min_cosine: smallest cosine between the logits of an image.
-        top1_agreement: share of images with the same first label.
-        flips: the other images.
-        reference: what computed the PyTorch model's logits.
-        runtime: what computed the artefact's.
+    Args:
+        expected: of the PyTorch model.
+        got: of the artefact.
+        reference: what computed ``expected``.
+        runtime: what computed ``got``.
     """
-
-    frames: int
-    max_abs_error: float
-    max_relative_error: float
-    min_cosine: float
-    top1_agreement: float
-    flips: tuple[Flip, ...]
-    reference: str
-    runtime: str
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {**asdict(self), "flips": [asdict(flip) for flip in self.flips]}
-
-    def __str__(self) -> str:
-        return (
-            f"relative error {self.max_relative_error:.2g}, absolute {self.max_abs_error:.2g}, "
-            f"cosine {self.min_cosine:.6f}, {len(self.flips)} of {self.frames} first labels differ"
-        )
-
-
-def compare(expected: NDArray[np.float32], got: NDArray[np.float32], *, reference: str, runtime: str) -> Parity:
-    """Compare logits of the same images, both float32 of shape (n, classes) and finite."""
     truth, found = expected.astype(np.float64), got.astype(np.float64)
-    error = float(np.abs(found - truth).max())
-    scale = float(np.abs(truth).max())
+    error, scale = float(np.abs(found - truth).max()), float(np.abs(truth).max())
     norms = np.linalg.norm(truth, axis=1) * np.linalg.norm(found, axis=1)
     cosines = np.divide((truth * found).sum(axis=1), norms, out=np.zeros_like(norms), where=norms > 0)
-    labels, artifact_labels = truth.argmax(axis=1), found.argmax(axis=1)
-    second, first = np.sort(truth, axis=1)[:, -2:].T
+    labels, others, lead = truth.argmax(axis=1), found.argmax(axis=1), margins(truth)
     flips = tuple(
-        Flip(frame=int(i), torch=int(labels[i]), artifact=int(artifact_labels[i]), margin=float(first[i] - second[i]))
-        for i in np.flatnonzero(labels != artifact_labels)
+        FlipEntry(frame=int(i), torch=int(labels[i]), artifact=int(others[i]), margin=float(lead[i]))
+        for i in np.flatnonzero(labels != others)
     )
-    return Parity(
+    return ParityEntry(
         frames=len(truth),
         max_abs_error=error,
         max_relative_error=error / scale if scale else float(error > 0),
@@ -107,6 +59,20 @@ def compare(expected: NDArray[np.float32], got: NDArray[np.float32], *, referenc
         reference=reference,
         runtime=runtime,
     )
+
+
+def summary(parity: ParityEntry) -> str:
+    """``parity`` in a line."""
+    return (
+        f"relative error {parity.max_relative_error:.2g}, absolute {parity.max_abs_error:.2g}, "
+        f"cosine {parity.min_cosine:.6f}, {len(parity.flips)} of {parity.frames} first labels differ"
+    )
+
+
+def margins(logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    """By how much the first logit of each image, (n, classes), leads its second."""
+    second, first = np.sort(logits, axis=1)[:, -2:].T
+    return first - second
 
 
 def torch_logits(model: nn.Module, pixels: NDArray[np.uint8], name: str) -> NDArray[np.float32]:

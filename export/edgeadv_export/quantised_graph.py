@@ -3,22 +3,25 @@ same."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor
 
 from edgeadv.gradients.graph import Node, QuantisedGraph, Surrogate
+from edgeadv_runtime.bundle.entries import ParityEntry
 from edgeadv_runtime.bundle.variants import S8S8
 from edgeadv_runtime.errors import EdgeAdvError, ExportError
 
-from .parity import TOLERANCES, Parity, compare, torch_logits
+from .parity import TOLERANCES, compare, summary, torch_logits
 
 _GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
@@ -69,30 +72,23 @@ class _SumRewriter:
 
     def __init__(self, graph: QuantisedGraph) -> None:
         self._graph = graph
-        self._tensors = dict(graph.tensors)
-        self._tensors[_ONE] = torch.tensor(1.0)
+        self._tensors = {**graph.tensors, _ONE: torch.tensor(1.0), _NONE: torch.tensor(0, dtype=torch.uint8)}
         self._made = {output: node for node in graph.nodes for output in node.outputs}
-        self._users: dict[str, list[Node]] = {}
+        self._users: defaultdict[str, list[Node]] = defaultdict(list)
         for node in graph.nodes:
             for name in node.inputs:
-                self._users.setdefault(name, []).append(node)
-        self._tensors[_NONE] = torch.tensor(0, dtype=torch.uint8)
-        self._scaled: set[str] = set()  # tensors that are counted in steps of the Q that takes them
-        self._summed: set[str] = set()  # the same with its zero point added
+                self._users[name].append(node)
+        # scale and zero point of the Q that takes a tensor which is counted in its steps already
+        self._counted: dict[str, tuple[str, ...]] = {}
 
     def rewritten(self) -> QuantisedGraph:
         """The same function, in another order of arithmetic."""
         nodes: list[Node] = []
         for node in self._graph.nodes:
-            if node.op == _Q and node.inputs[0] in self._scaled:
-                node = replace(node, inputs=(node.inputs[0], _ONE, *node.inputs[2:]))
-            if node.op == _Q and node.inputs[0] in self._summed:
-                node = replace(node, inputs=(node.inputs[0], _ONE, _NONE))
-            if node.op == "Add" and (conv := self._start_of(node)) is not None:
-                # the convolution takes the place of the sum, for what it begins with may be made after it
-                nodes += self._ordered(conv, start=node)
-            elif node.op == "Add" and (summed := self._sum(node)) is not None:
-                nodes += summed
+            if node.op == _Q and (name := node.inputs[0]) in self._counted:
+                nodes.append(replace(node, inputs=(name, *self._counted[name])))
+            elif node.op == "Add":
+                nodes += self._sum(node)
             elif node.op in ("Conv", "Gemm"):
                 nodes += self._product(node)
             else:
@@ -105,16 +101,40 @@ class _SumRewriter:
         tensors = {name: tensor for name, tensor in self._tensors.items() if name in used}
         return replace(self._graph, nodes=tuple(reversed(kept)), tensors=tensors)
 
+    def _only(self, name: str) -> Node | None:
+        """The node that takes a tensor; None where it is not just one."""
+        users = self._users[name]
+        return users[0] if len(users) == 1 else None
+
+    def _rounding(self, name: str) -> Node | None:
+        """The Q that takes a tensor; None where another node does."""
+        user = self._only(name)
+        return user if user is not None and user.op == _Q else None
+
+    def _step(self, node: Node) -> Tensor:
+        """The scale of a Q or DQ."""
+        return self._tensors[node.inputs[1]]
+
+    def _hold(self, name: str, value: Tensor) -> str:
+        """``name``, which is now that of ``value``."""
+        self._tensors[name] = value
+        return name
+
     def _product(self, node: Node) -> list[Node]:
         """The nodes for a convolution or matrix product."""
         scale = self._scale(node)
         if scale is None:
             return [node]
-        if self._graph.variant == S8S8 and node.op == "Conv" and not self._in_8_bits(node):
-            users = self._users.get(node.outputs[0], [])
-            merged = len(users) == 1 and users[0].op == "Add" and self._start_of(users[0]) is node
-            return [] if merged else self._ordered(node)
-        return self._in_integers(node, scale)
+        if self._graph.variant != S8S8 or node.op != "Conv" or self._in_8_bits(node):
+            return self._in_integers(node, scale)
+        (output,) = node.outputs
+        user = self._only(output)
+        if user is not None and user.op == "Add" and self._start_of(user) is node:
+            return []
+        inputs = node.inputs
+        if (bias := self._bias(node, scale)) is not None:
+            inputs = (*inputs[:2], self._hold(f"{output} bias", bias * scale))
+        return [replace(node, op="OrderedConv", inputs=inputs)]
 
     def _scale(self, node: Node) -> Tensor | None:
         """Scale of the sums of ``node``, for each output channel or for all; None where its factors are not
@@ -122,83 +142,76 @@ class _SumRewriter:
         x, weight = (self._made.get(name) for name in node.inputs[:2])
         if x is None or weight is None or (x.op, weight.op) != (_DQ, _DQ) or weight.inputs[0] not in self._tensors:
             return None
-        if node.op == "Gemm" and {**_GEMM, **node.attributes} != _GEMM:
+        if (node.op == "Gemm" and {**_GEMM, **node.attributes} != _GEMM) or self._step(x).numel() > 1:
             return None
-        if self._tensors[x.inputs[1]].numel() > 1:
-            return None
-        scale = self._tensors[x.inputs[1]] * self._tensors[weight.inputs[1]]
+        scale = self._step(x) * self._step(weight)
         return None if scale.numel() > 1 and weight.attributes.get("axis", 1) != 0 else scale
 
     def _in_8_bits(self, node: Node) -> bool:
-        """Whether a convolution of ``int8-s8s8`` is one of 8 bits: rounded at once, and neither end shared with another
-        node."""
-        users = self._users.get(node.outputs[0], [])
-        before = self._made[node.inputs[0]].inputs[0]
-        return [u.op for u in users] == [_Q] and all(self._lonely(q) for q in (before, users[0].outputs[0]))
-
-    def _lonely(self, rounded: str) -> bool:
-        """Whether a rounded tensor is dequantised once and then taken once."""
-        users = self._users.get(rounded, [])
-        return len(users) == 1 and len(self._users.get(users[0].outputs[0], [])) == 1
+        """Whether a convolution of ``int8-s8s8`` is one of 8 bits: rounded at once, and each of its ends dequantised
+        once and then taken once."""
+        rounding = self._rounding(node.outputs[0])
+        if rounding is None:
+            return False
+        ends = map(self._only, (self._made[node.inputs[0]].inputs[0], rounding.outputs[0]))
+        return all(end is not None and self._only(end.outputs[0]) is not None for end in ends)
 
     def _in_integers(self, node: Node, scale: Tensor) -> list[Node]:
         """A product of whole numbers, and then of its scale; the bias is in the sum where it is a whole number too."""
         (output,) = node.outputs
-        x, weight = (self._made[name] for name in node.inputs[:2])
-        names = [f"{output} {part}" for part in ("input", "weight", "bias", "scale", "sum", "product")]
-        whole = zip((x, weight), names, strict=False)
-        nodes = [Node(_DQ, (d.inputs[0], _ONE, *d.inputs[2:]), (name,), d.attributes) for d, name in whole]
-        bias = self._bias(node, scale) if len(node.inputs) > 2 else None
+        nodes = []
+        for name, part in zip(node.inputs, ("input", "weight"), strict=False):
+            made = self._made[name]
+            nodes.append(replace(made, inputs=(made.inputs[0], _ONE, *made.inputs[2:]), outputs=(f"{output} {part}",)))
+        inputs = [each.outputs[0] for each in nodes]
+        bias = self._bias(node, scale)
         if bias is not None:
-            self._tensors[names[2]] = bias
+            inputs.append(self._hold(f"{output} bias", bias))
         apart = node.inputs[2:] if bias is None else ()
-        users = self._users.get(output, [])
-        if [user.op for user in users] == [_Q] and self._tensors[users[0].inputs[1]].numel() == 1 and not apart:
-            scale = scale / self._tensors[users[0].inputs[1]]
-            self._scaled.add(output)
-        self._tensors[names[3]] = self._shaped(scale, node)
-        nodes.append(Node(node.op, tuple(names[: 2 if bias is None else 3]), (names[4],), node.attributes))
-        nodes.append(Node("Mul", (names[4], names[3]), (names[5] if apart else output,), {}))
+        rounding = self._rounding(output)
+        if rounding is not None and self._step(rounding).numel() == 1 and not apart:
+            scale = scale / self._step(rounding)
+            self._counted[output] = (_ONE, *rounding.inputs[2:])
+        factor = self._hold(f"{output} scale", self._shaped(scale, node))
+        product = f"{output} product" if apart else output
+        nodes.append(replace(node, inputs=tuple(inputs), outputs=(f"{output} sum",)))
+        nodes.append(Node("Mul", (f"{output} sum", factor), (product,), {}))
         if apart:
             # always of float32: what is dequantised is a whole number
-            self._tensors[names[2]] = self._shaped(self._tensors[apart[0]], node)
-            nodes.append(Node("Add", (names[5], names[2]), (output,), {}))
+            addend = self._hold(f"{output} bias", self._shaped(self._tensors[apart[0]], node))
+            nodes.append(Node("Add", (product, addend), (output,), {}))
         return nodes
 
-    def _sum(self, node: Node) -> list[Node] | None:
-        """The nodes for a sum of two rounded tensors that is rounded at once; None where ``node`` is none, or not in 8
-        bits.
+    def _sum(self, node: Node) -> list[Node]:
+        """The nodes for a sum: a convolution takes its place if it begins with the other input, which may be made after
+        the convolution; two rounded tensors whose sum is rounded at once, in 8 bits, are fused.
 
         ``a * A + (b * B + c)`` with the ratios A and B of the scales and ``c = zero - (A * zero_a + B * zero_b)``, each
-        bracket rounded
-        once: found by comparing orders of rounding with ONNX Runtime on all 65,536 pairs of values.
+        bracket rounded once: found by comparing orders of rounding with ONNX Runtime on all 65,536 pairs of values.
         """
+        if (conv := self._start_of(node)) is not None:
+            others = (name for name in node.inputs if name not in conv.outputs)
+            return [replace(conv, op="OrderedConv", inputs=(*conv.inputs, *others), outputs=node.outputs)]
         (output,) = node.outputs
-        users = self._users.get(output, [])
+        rounding = self._rounding(output)
         given = [made for name in node.inputs if (made := self._made.get(name)) is not None and made.op == _DQ]
-        if self._graph.variant == S8S8 or len(given) < 2 or [user.op for user in users] != [_Q]:
-            return None
-        if len(users[0].inputs) < 3 or self._tensors[users[0].inputs[2]].dtype != torch.uint8:
-            return None
-        rounded = [*given, users[0]]
-        if any(self._tensors[each.inputs[1]].numel() > 1 for each in rounded):
-            return None
-        a, b, step = (self._tensors[each.inputs[1]].float() for each in rounded)
-        zeros = [self._zero(each) for each in rounded]
-        first, second = a / step, b / step
-        shift = (first.double() * zeros[0] + (second * zeros[1]).double()).float()
-        names = [f"{output} {part}" for part in ("first", "second", "factors", "offset")]
-        self._tensors[names[2]], self._tensors[names[3]] = (
-            torch.stack([first.reshape(()), second.reshape(())]),
-            zeros[2] - shift,
+        if self._graph.variant == S8S8 or len(given) < 2 or rounding is None or len(rounding.inputs) < 3:
+            return [node]
+        ends = [*given, rounding]
+        if self._tensors[rounding.inputs[2]].dtype != torch.uint8 or any(self._step(end).numel() > 1 for end in ends):
+            return [node]
+        a, b, step = (self._step(end).float() for end in ends)
+        zero_a, zero_b, zero = (
+            self._tensors[end.inputs[2]].float() if len(end.inputs) > 2 else torch.tensor(0.0) for end in ends
         )
-        self._summed.add(output)
-        whole = [Node(_DQ, (g.inputs[0], _ONE), (name,), {}) for g, name in zip(given, names, strict=False)]
-        return [*whole, Node("FusedSum", tuple(names), (output,), {})]
-
-    def _zero(self, node: Node) -> Tensor:
-        """The zero point of a Q or DQ in float32."""
-        return self._tensors[node.inputs[2]].float() if len(node.inputs) > 2 else torch.tensor(0.0)
+        first, second = a / step, b / step
+        shift = (first.double() * zero_a + (second * zero_b).double()).float()
+        factors = self._hold(f"{output} factors", torch.stack([first.reshape(()), second.reshape(())]))
+        offset = self._hold(f"{output} offset", zero - shift)
+        self._counted[output] = (_ONE, _NONE)
+        names = (f"{output} first", f"{output} second")
+        whole = [Node(_DQ, (end.inputs[0], _ONE), (name,), {}) for end, name in zip(given, names, strict=True)]
+        return [*whole, Node("FusedSum", (*names, factors, offset), (output,), {})]
 
     def _shaped(self, value: Tensor, node: Node) -> Tensor:
         """One number for each channel of what ``node`` gives."""
@@ -206,55 +219,29 @@ class _SumRewriter:
             return value
         return value.reshape(-1, *[1] * (self._tensors[self._made[node.inputs[1]].inputs[0]].ndim - 2))
 
-    def _ordered(self, node: Node, *, start: Node | None = None) -> list[Node]:
-        """A convolution in float32, onto the other input of ``start``."""
-        output = (start or node).outputs[0]
-        inputs = [*node.inputs[:2]]
-        if len(node.inputs) > 2:
-            scale = self._scale(node)
-            assert scale is not None
-            bias = self._bias(node, scale) if start is None else None
-            inputs.append(node.inputs[2])
-            if bias is not None:
-                inputs[2] = f"{output} bias"
-                self._tensors[inputs[2]] = bias * scale
-        if start is not None:
-            inputs += [name for name in start.inputs if name != node.outputs[0]]
-        return [Node("OrderedConv", tuple(inputs), (output,), node.attributes)]
-
     def _start_of(self, add: Node) -> Node | None:
         """The convolution of ``int8-s8s8`` whose sums begin with the other input of ``add``: the first that has a
         bias."""
-        if (
-            self._graph.variant != S8S8
-            or add.inputs[0] == add.inputs[1]
-            or not all(name in self._made for name in add.inputs)
-        ):
+        made = [self._made[name] for name in dict.fromkeys(add.inputs) if name in self._made]
+        if self._graph.variant != S8S8 or len(made) < 2:
             return None
-        for name in add.inputs:
-            node = self._made[name]
-            if (
-                node.op == "Conv"
-                and len(node.inputs) > 2
-                and len(self._users[name]) == 1
-                and self._scale(node) is not None
-            ):
-                return node
-        return None
+        convolutions = (node for node in made if node.op == "Conv" and len(node.inputs) > 2)
+        fit = (node for node in convolutions if self._only(node.outputs[0]) and self._scale(node) is not None)
+        return next(fit, None)
 
     def _bias(self, node: Node, scale: Tensor) -> Tensor | None:
-        """The bias of ``node`` in units of ``scale``, a whole number; None where it is added in float32."""
-        bias, name = self._made.get(node.inputs[2]), node.inputs[2]
-        if bias is not None:
-            return self._tensors[bias.inputs[0]].to(torch.float32)
-        return torch.round(self._tensors[name] / scale) if self._rounded_next(node) else None
+        """The bias of ``node`` in units of ``scale``, a whole number; None where there is none, or it is added in
+        float32."""
+        if len(node.inputs) < 3:
+            return None
+        if (made := self._made.get(node.inputs[2])) is not None:
+            return self._tensors[made.inputs[0]].to(torch.float32)
+        return torch.round(self._tensors[node.inputs[2]] / scale) if self._rounded_next(node) else None
 
     def _rounded_next(self, node: Node) -> bool:
         """Whether what ``node`` gives goes to a Q and nowhere else, through Relu and Clip at most."""
-        users = self._users.get(node.outputs[0], [])
-        return len(users) == 1 and (
-            users[0].op == _Q or (users[0].op in ("Relu", "Clip") and self._rounded_next(users[0]))
-        )
+        user = self._only(node.outputs[0])
+        return user is not None and (user.op == _Q or (user.op in ("Relu", "Clip") and self._rounded_next(user)))
 
 
 _GEMM = {"transA": 0, "transB": 1, "alpha": 1.0, "beta": 1.0}
@@ -267,8 +254,7 @@ def make(
     onnx_sha256: str,
     pixels: NDArray[np.uint8],
     logits: NDArray[np.float32],
-    runtime: str,
-) -> tuple[QuantisedGraph, Parity]:
+) -> tuple[QuantisedGraph, ParityEntry]:
     """The surrogate of an artefact, and the proof that it is one; arguments as for :func:`neutral` and :func:`prove`.
 
     Raises:
@@ -277,12 +263,12 @@ def make(
     """
     try:
         graph = as_computed(neutral(proto, variant, onnx_sha256=onnx_sha256))
-        return graph, prove(graph, pixels, logits, runtime=runtime)
+        return graph, prove(graph, pixels, logits)
     except (EdgeAdvError, ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ExportError(str(error) or type(error).__name__) from error
 
 
-def prove(graph: QuantisedGraph, pixels: NDArray[np.uint8], logits: NDArray[np.float32], *, runtime: str) -> Parity:
+def prove(graph: QuantisedGraph, pixels: NDArray[np.uint8], logits: NDArray[np.float32]) -> ParityEntry:
     """Compare the surrogate of ``graph`` with the artefact that it stands for.
 
     The surrogate is one more machine that runs the same int8 graph, so it is judged as another device is: by the
@@ -294,7 +280,6 @@ def prove(graph: QuantisedGraph, pixels: NDArray[np.uint8], logits: NDArray[np.f
         graph: of an int8 artefact.
         pixels: preprocessed images, uint8 (n, crop, crop, 3).
         logits: what ONNX Runtime makes of them, float32 (n, classes).
-        runtime: what computed these.
 
     Raises:
         InputError: the surrogate does not know an operator.
@@ -302,10 +287,12 @@ def prove(graph: QuantisedGraph, pixels: NDArray[np.uint8], logits: NDArray[np.f
     """
     name = f"the surrogate of {graph.variant}"
     found = torch_logits(Surrogate(graph), pixels, name)
+    runtime = f"onnxruntime {onnxruntime.__version__}"
     parity = compare(found, logits, reference=f"surrogate, torch {torch.__version__}, CPU", runtime=runtime)
-    if not parity.max_relative_error <= TOLERANCES[graph.variant]:
+    tolerance = TOLERANCES[graph.variant]
+    if not parity.max_relative_error <= tolerance:
         raise ExportError(
-            f"{name} does not compute what ONNX Runtime does: {parity}; {TOLERANCES[graph.variant]:g} is accepted"
+            f"{name} does not compute what ONNX Runtime does: {summary(parity)}; {tolerance:g} is accepted"
         )
     return parity
 

@@ -96,54 +96,35 @@ def check(proto: Any, name: str, *, uint8: bool = False) -> None:
             )
 
 
-def strip_metadata(proto: Any) -> None:
-    """Remove what the exporter notes about its making: stack traces with local paths, module names, docs."""
-    proto.doc_string = ""
-    _clear(proto)
-    _strip_graph(proto.graph)
-    for function in proto.functions:
-        _clear(function)
-        for node in function.node:
-            _strip_node(node)
-
-
-def _strip_graph(graph: Any) -> None:
-    _clear(graph)
-    for part in (graph.input, graph.output, graph.value_info, graph.initializer):
-        for value in part:
-            _clear(value)
-    for node in graph.node:
-        _strip_node(node)
-
-
-def _strip_node(node: Any) -> None:
-    _clear(node)
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            _strip_graph(attribute.g)
-        for graph in attribute.graphs:
-            _strip_graph(graph)
-
-
-def _clear(message: Any) -> None:
-    message.ClearField("metadata_props")
-    message.ClearField("doc_string")
+def strip_metadata(message: Any) -> None:
+    """Remove, at every depth, what the exporter notes about its making: stack traces with local paths, module names,
+    docs."""
+    for name in ("metadata_props", "doc_string"):
+        if name in message.DESCRIPTOR.fields_by_name:
+            message.ClearField(name)
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "DESCRIPTOR") else value:
+                strip_metadata(part)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the exporter's chatter off the terminal: its prints, its warnings and its log lines below an error."""
-    loggers = [logging.getLogger(name) for name in _CHATTY_LOGGERS]
-    levels = [logger.level for logger in loggers]
+    """Keep the chatter of exporter and quantiser off the terminal: their prints, their warnings, and their log lines;
+    those of the quantiser, and the exporter's errors, still go where the application sends them."""
+    root, nowhere = logging.getLogger(), logging.NullHandler()
+    levels = {logger: logger.level for logger in map(logging.getLogger, _CHATTY_LOGGERS)}
+    root.addHandler(nowhere)
     try:
-        for logger in loggers:
+        for logger in levels:
             logger.setLevel(logging.ERROR)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
+        root.removeHandler(nowhere)
 
 
 def _root_cause(error: BaseException) -> str:

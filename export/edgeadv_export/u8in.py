@@ -41,46 +41,32 @@ def to_u8in(proto: Any, name: str) -> Any:
     graph = model.graph
     batch, channels, height, width = graph.input[0].type.tensor_type.shape.dim
     cast, nchw, tensor, largest = (f"{_PREFIX}{what}" for what in ("cast", "nchw", "tensor", "largest"))
-    if taken := sorted({cast, nchw, tensor, largest} & set(_values(graph))):
+    names = {name for node in _nodes(graph) for name in (node.name, *node.input, *node.output)}
+    if taken := sorted(
+        {cast, nchw, tensor, largest} & (names | {initializer.name for initializer in graph.initializer})
+    ):
         raise ExportError(f"{name} has a tensor called {taken[0]}, which its -u8in variant needs for itself; rename it")
-    _rename(graph, INPUT, tensor)
-    image = onnx.helper.make_tensor_value_info(
-        INPUT, onnx.TensorProto.UINT8, [batch.dim_param, height.dim_value, width.dim_value, channels.dim_value]
-    )
-    del graph.input[:]
-    graph.input.append(image)
+    for node in _nodes(graph):
+        node.input[:] = [tensor if source == INPUT else source for source in node.input]
+    shape = [batch.dim_param, height.dim_value, width.dim_value, channels.dim_value]
+    graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8, shape))
     graph.initializer.append(onnx.helper.make_tensor(largest, onnx.TensorProto.FLOAT, [], [_LARGEST]))
-    first = [
+    nodes = [
         onnx.helper.make_node("Cast", [INPUT], [cast], name=cast, to=onnx.TensorProto.FLOAT),
         onnx.helper.make_node("Transpose", [cast], [nchw], name=nchw, perm=[0, 3, 1, 2]),
         onnx.helper.make_node("Div", [nchw, largest], [tensor], name=tensor),
+        *graph.node,
     ]
-    rest = list(graph.node)
     del graph.node[:]
-    graph.node.extend([*first, *rest])
+    graph.node.extend(nodes)
     check(model, name, uint8=True)
     return model
 
 
-def _subgraphs(node: Any) -> Iterator[Any]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def _values(graph: Any) -> Iterator[str]:
-    """Every name of a tensor or node in ``graph`` and the graphs within it."""
-    yield from (initializer.name for initializer in graph.initializer)
+def _nodes(graph: Any) -> Iterator[Any]:
+    """The nodes of ``graph`` and, within branches and loops, of the graphs in it."""
     for node in graph.node:
-        yield from (node.name, *node.input, *node.output)
-        for inner in _subgraphs(node):
-            yield from _values(inner)
-
-
-def _rename(graph: Any, old: str, new: str) -> None:
-    """Have whatever takes ``old`` take ``new``, within branches and loops too."""
-    for node in graph.node:
-        node.input[:] = [new if source == old else source for source in node.input]
-        for inner in _subgraphs(node):
-            _rename(inner, old, new)
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)

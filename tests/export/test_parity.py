@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from edgeadv_export.parity import Flip, Parity, compare
+from edgeadv_export.parity import compare, summary
+from edgeadv_runtime.bundle.entries import FlipEntry, ParityEntry
 
 
-def parity(expected: list[list[float]], got: list[list[float]]) -> Parity:
+def parity(expected: list[list[float]], got: list[list[float]]) -> ParityEntry:
     return compare(np.array(expected, np.float32), np.array(got, np.float32), reference="torch", runtime="onnxruntime")
 
 
@@ -20,7 +21,7 @@ def test_figures() -> None:
     assert result.max_abs_error == 1
     assert result.max_relative_error == 1 / 8
     assert result.top1_agreement == pytest.approx(2 / 3)
-    assert result.flips == (Flip(frame=2, torch=0, artifact=1, margin=0.5),)
+    assert result.flips == (FlipEntry(frame=2, torch=0, artifact=1, margin=0.5),)
     # the angle between (1, 0.5) and (1, 1.5)
     assert result.min_cosine == pytest.approx(1.75 / np.sqrt(1.25 * 3.25))
 
@@ -53,4 +54,4 @@ def test_json_and_text() -> None:
         "reference": "torch",
         "runtime": "onnxruntime",
     }
-    assert str(result) == "relative error 1, absolute 1, cosine 0.000000, 1 of 1 first labels differ"
+    assert summary(result) == "relative error 1, absolute 1, cosine 0.000000, 1 of 1 first labels differ"

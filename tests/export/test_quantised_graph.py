@@ -186,10 +186,10 @@ def test_another_network_is_not_taken_for_the_artefact(digits_bundle: Bundle, di
     pixels = next(batches(digits_test, digits_test.preprocess, batch_size=64)).pixels
     with OnnxRuntimeBackend(digits_bundle, variant="int8-u8s8", threads=1) as backend:
         truth = backend.infer(to_tensor(pixels))
-    assert prove(graph, pixels, truth, runtime="here").max_relative_error < 0.05
+    assert prove(graph, pixels, truth).max_relative_error < 0.05
     wrong = {k: v * 1.3 if v.is_floating_point() and k.endswith("scale") else v for k, v in graph.tensors.items()}
     with pytest.raises(ExportError, match=r"int8-u8s8 does not compute what ONNX Runtime does: .*; 0.1 is accepted"):
-        prove(replace(graph, tensors=wrong), pixels, truth, runtime="here")
+        prove(replace(graph, tensors=wrong), pixels, truth)
 
 
 def test_what_is_not_plain_onnx_is_named() -> None:

@@ -40,7 +40,7 @@ def export(name: str, folder: Path) -> Path:
     graphs = {
         "fp32": lambda: fp32,
         "fp16": lambda: to_fp16(fp32, name),
-        "int8-s8s8": lambda: calibrate(fp32, iter([noise]), name, scratch=folder).quantise("int8-s8s8"),
+        "int8-s8s8": lambda: calibrate(fp32, noise, name).quantise("int8-s8s8"),
     }
     for variant in VARIANTS:
         (folder / f"{variant}.onnx").write_bytes(graphs[variant]().SerializeToString())
