@@ -33,9 +33,8 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """The file's JSON value."""
-        found: dict[str, Any] = msgspec.to_builtins(self, enc_hook=str)
-        # not there in what msgspec has made without one
-        found.pop("path", None)
+        found: dict[str, Any] = msgspec.to_builtins(replace(self, path=None), enc_hook=str)
+        del found["path"]
         return {"schema_version": SCHEMA_VERSION, "kind": self.kind, **found}
 
     def save(self, path: str | Path) -> None:
