@@ -89,6 +89,7 @@ class Search:
         self.standing: NDArray[np.int64]
         self._current: NDArray[np.float32]
         self._bounds: NDArray[np.float32]
+        self._block = self._side = -1
         self._images = self.x.copy()
         self._clean, self._best = np.zeros(n, np.float32), np.zeros(n, np.float32)
         self._queries = np.zeros(n, np.int64)
