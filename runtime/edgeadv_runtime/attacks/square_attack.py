@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,9 +140,9 @@ class SquareAttack:
     name: str = ""
     progress: Progress | None = field(default=None, compare=False)
     state: Path | None = field(default=None, compare=False)
-    gradients: None = field(default=None, init=False)
-    gradients_sha256: None = field(default=None, init=False)
-    control: bool = field(default=False, init=False)
+    gradients: ClassVar[None] = None
+    gradients_sha256: ClassVar[None] = None
+    control: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.name:

@@ -265,10 +265,6 @@ class OutcomeStore:
         """
         begin_partial(self.folder, PLAN_FILE, plan, what="evaluation", resume=resume)
 
-    def has(self, number: int) -> bool:
-        """Whether batch ``number`` is there."""
-        return self._file(number).exists()
-
     def put(self, number: int, outcome: BatchOutcome) -> None:
         """Keep the outcome of batch ``number``.
 
@@ -301,8 +297,7 @@ class OutcomeStore:
         if missing:
             raise StorageError(
                 f"{self.folder} lacks the outcomes of {len(missing)} of {count} batches, e.g. batch {missing[0]}: "
-                "processes on several "
-                "machines need one folder that all of them see; go on with `resume` there"
+                "processes on several machines need one folder that all of them see; go on with `resume` there"
             )
         return [self.get(number) for number in range(count)]
 
