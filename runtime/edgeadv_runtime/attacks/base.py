@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from msgspec.structs import replace
@@ -200,33 +199,58 @@ class Evidence:
     progress: Mapping[Key, NDArray[np.float32]] = field(default_factory=dict)
     linearity: Mapping[Key, NDArray[np.float32]] = field(default_factory=dict)
 
+    @classmethod
+    def nothing(cls, infos: Iterable[AttackInfo]) -> Evidence:
+        """That of no images."""
+        labels, flags = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_)
+        return cls(dict.fromkeys([CLEAN_KEY, *(info.key for info in infos)], labels), {}, {}, flags, flags)
+
+    @property
+    def tables(self) -> dict[str, Mapping[Key, NDArray[Any]]]:
+        """What it has by key, by name."""
+        return {name: getattr(self, name) for name in EVIDENCE_TABLES}
+
     def select(self, chosen: NDArray[np.bool_]) -> Evidence:
         """That of the images whose flag in ``chosen``, bool (n,), is set."""
-        return Evidence(
-            {key: labels[chosen] for key, labels in self.answers.items()},
-            {key: labels[chosen] for key, labels in self.unrounded.items()},
-            {key: flags[chosen] for key, flags in self.zero_gradient.items()},
-            self.probabilities[chosen],
-            self.unstable[chosen],
-            {key: ratios[chosen] for key, ratios in self.progress.items()},
-            {key: ratios[chosen] for key, ratios in self.linearity.items()},
+        tables: dict[str, Any] = {
+            name: {key: values[chosen] for key, values in table.items()} for name, table in self.tables.items()
+        }
+        return Evidence(**tables, probabilities=self.probabilities[chosen], unstable=self.unstable[chosen])
+
+    def fits(self, labels: NDArray[np.int64], n_classes: int) -> bool:
+        """Whether it is of as many images as there are ``labels``, and these and its own are below ``n_classes``."""
+        n = len(labels)
+        given = [labels, *self.answers.values(), *self.unrounded.values()]
+        rest = [self.probabilities, self.unstable, *self.zero_gradient.values(), *self.progress.values()]
+        return (
+            all(array.shape == (n,) for array in (*given, *rest))
+            and all(ratios.ndim == 2 and len(ratios) == n for ratios in self.linearity.values())
+            and all(array.min() >= 0 and array.max() < n_classes for array in given if n)
         )
 
 
-class LazyImages(Mapping[Key, NDArray[np.float32]]):
-    """Images of each key, float32 (n, 3, H, W), made when they are asked for: a device has not the memory for all."""
+EVIDENCE_TABLES = ("answers", "unrounded", "zero_gradient", "progress", "linearity")
 
-    def __init__(self, made: Mapping[Key, Callable[[], NDArray[np.float32]]]) -> None:
-        self._made = made
+
+class LazyImages(Mapping[Key, NDArray[np.float32]]):
+    """Images of each key, float32 (n, 3, H, W), made when they are asked for: a device has not the memory for all.
+
+    Args:
+        stored: what they are made from, by key.
+        make: of what is stored the images.
+    """
+
+    def __init__(self, stored: Mapping[Key, NDArray[Any]], make: Callable[[NDArray[Any]], NDArray[np.float32]]) -> None:
+        self._stored, self._make = stored, make
 
     def __getitem__(self, key: Key) -> NDArray[np.float32]:
-        return self._made[key]()
+        return self._make(self._stored[key])
 
     def __iter__(self) -> Iterator[Key]:
-        return iter(self._made)
+        return iter(self._stored)
 
     def __len__(self) -> int:
-        return len(self._made)
+        return len(self._stored)
 
 
 @dataclass(frozen=True)
@@ -247,12 +271,7 @@ class CraftedBatch:
 
     def select(self, chosen: NDArray[np.bool_]) -> CraftedBatch:
         """The images whose flag in ``chosen``, bool (n,), is set."""
-        images = self.adversarial
-
-        def some(key: Key) -> NDArray[np.float32]:
-            return images[key][chosen]
-
-        lazy = LazyImages({key: partial(some, key) for key in images})
+        lazy = LazyImages(self.adversarial, lambda images: images[chosen])
         return CraftedBatch(self.clean.select(chosen), lazy, self.evidence.select(chosen))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from ..bundle.batches import CleanBatch
 from ..bundle.preprocess import to_tensor
 from ..records.eps import Eps
 from ..records.suites import contradicts, follows_gradients, is_ours, order_of
-from .base import CLEAN_KEY, Attack, AttackInfo, CraftedBatch, CumulativeAttack, Evidence, Key, LazyImages
+from .base import CLEAN_KEY, Attack, AttackInfo, Crafted, CraftedBatch, CumulativeAttack, Evidence, Key, infos
 from .margins import clearly_broken, margins
 from .perturbation import check_crafted, round_to_uint8
 
@@ -22,16 +23,6 @@ Bools = NDArray[np.bool_]
 # of a model that gives probabilities, and of one that answers the same question in two ways
 _SUM_SLACK, _CHANGE = 1e-4, 1e-3
 _SMALLEST = np.float32(1e-30)
-
-
-@dataclass(frozen=True)
-class _Made:
-    """What an attack made of a batch at one budget: the images as they are scored, and before they were rounded."""
-
-    x: NDArray[np.float32]
-    exact: NDArray[np.float32]
-    zero_gradient: NDArray[np.bool_] | None
-    linearity: NDArray[np.float32] | None
 
 
 class WorstVersions:
@@ -54,15 +45,13 @@ class WorstVersions:
     def add(self, eps: Eps, x: NDArray[np.float32], logits: NDArray[np.float32] | None = None) -> None:
         """Take versions within ``eps``, float32 like the images; without ``logits`` the artefact is asked about those
         that stand."""
-        labels = self.batch.labels
-        if logits is not None:
-            self._tried.append((eps.value, x, margins(logits, labels), clearly_broken(logits, labels)))
-            return
-        margin = np.full(len(x), -np.inf, np.float32)
-        broken = np.zeros(len(x), np.bool_)
-        if (rows := self.rows(eps)).any():
-            answers = logits_of(self.backend, x[rows], self.batch.pixels[rows], eps)
-            margin[rows], broken[rows] = margins(answers, labels[rows]), clearly_broken(answers, labels[rows])
+        rows = np.ones(len(x), np.bool_) if logits is not None else self.rows(eps)
+        margin, broken = np.full(len(x), -np.inf, np.float32), np.zeros(len(x), np.bool_)
+        if rows.any():
+            if logits is None:
+                logits = logits_of(self.backend, x[rows], self.batch.pixels[rows], eps)
+            labels = self.batch.labels[rows]
+            margin[rows], broken[rows] = margins(logits, labels), clearly_broken(logits, labels)
         self._tried.append((eps.value, x, margin, broken))
 
     def rows(self, eps: Eps) -> NDArray[np.bool_]:
@@ -168,83 +157,101 @@ def craft(
     ordered = sorted(attacks, key=lambda attack: order_of(attack.name, cumulative=isinstance(attack, CumulativeAttack)))
     for batch in batches:
         if len(batch.labels):
-            yield _Crafting(batch, reference, uint8=uint8).run(ordered)
+            yield _crafted(batch, ordered, reference, uint8=uint8)
         else:
-            yield _nothing(batch, to_tensor(batch.pixels), attacks)
+            listed, x = infos(attacks, uint8=uint8), to_tensor(batch.pixels)
+            yield CraftedBatch(batch, {i.key: x for i in listed if not i.control}, Evidence.nothing(listed))
 
 
-class _Crafting:
-    """One batch on its way through the attacks."""
-
-    def __init__(self, batch: CleanBatch, reference: Backend, *, uint8: bool) -> None:
-        self.batch, self.reference, self.uint8 = batch, reference, uint8
-        self.x = to_tensor(batch.pixels)
-        self.logits = reference.infer(self.x)
-        self.adversarial: dict[Key, NDArray[np.float32]] = {}
-        self.answers = {CLEAN_KEY: answers_of(self.logits, batch.labels)}
-        self.unrounded: dict[Key, NDArray[np.int64]] = {}
-        self.zero: dict[Key, NDArray[np.bool_]] = {}
-        self.linearity: dict[Key, NDArray[np.float32]] = {}
-        self.budgets: dict[Key, Eps] = {}
-        self.margins = {CLEAN_KEY: margins(self.logits, batch.labels)}
-        self.attacked: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
-        self.standing = {reference.identity: WorstVersions(reference, batch, self.logits)}
-
-    def run(self, attacks: Sequence[Attack]) -> CraftedBatch:
-        """All attacks, and what the reference says of them."""
-        for attack in attacks:
-            if isinstance(attack, CumulativeAttack):
-                for eps in attack.eps:
-                    self._take(
-                        attack, eps, _on_standing(attack, eps, self._standing_on(attack.asked), uint8=self.uint8)
-                    )
-            else:
-                for eps, made in zip(attack.eps, _attacked(attack, self.batch, self.x, uint8=self.uint8), strict=True):
-                    self._take(attack, eps, made)
-        keys = [key for key in self.adversarial if contradicts(key[0])]
-        evidence = Evidence(
-            self.answers,
-            self.unrounded,
-            self.zero,
-            are_probabilities(self.logits),
-            self._unstable(),
-            {key: progress_of(key, self.margins, self.budgets) for key in keys},
-            self.linearity,
-        )
-        return CraftedBatch(self.batch, self.adversarial, evidence)
-
-    def _standing_on(self, asked: Backend | None) -> WorstVersions:
-        backend = asked or self.reference
-        if backend.identity not in self.standing:
-            found = self.standing[backend.identity] = WorstVersions(backend, self.batch)
-            for key, images in self.adversarial.items():
-                if is_ours(key[0]):
-                    found.add(self.budgets[key], images)
-        return self.standing[backend.identity]
-
-    def _take(self, attack: Attack, eps: Eps, made: _Made) -> None:
-        """Show what was made to the reference model."""
-        key, labels = (attack.name, eps.text), self.batch.labels
-        if made.linearity is not None:
-            self.linearity[key] = made.linearity
-        if made.zero_gradient is not None:
-            self.zero[key] = made.zero_gradient
-        logits = self.reference.infer(made.x)
-        self.answers[key] = answers_of(logits, labels)
-        if attack.control:
-            return
-        self.adversarial[key], self.budgets[key] = made.x, eps
-        self.margins[key], self.attacked = margins(logits, labels), (made.x, logits)
-        for identity, standing in self.standing.items() if is_ours(attack.name) else ():
-            standing.add(eps, made.x, logits if identity == self.reference.identity else None)
+def _crafted(batch: CleanBatch, attacks: Sequence[Attack], reference: Backend, *, uint8: bool) -> CraftedBatch:
+    """One batch under all attacks, and what the reference says of them."""
+    adversarial: dict[Key, NDArray[np.float32]] = {}
+    budgets: dict[Key, Eps] = {}
+    standing = _Standing(batch, adversarial, budgets, uint8=uint8)
+    x, labels = to_tensor(batch.pixels), batch.labels
+    clean = logits = reference.infer(x)
+    standing.on(reference, clean)
+    answers, reached = {CLEAN_KEY: answers_of(clean, labels)}, {CLEAN_KEY: margins(clean, labels)}
+    unrounded: dict[Key, NDArray[np.int64]] = {}
+    zero: dict[Key, NDArray[np.bool_]] = {}
+    linearity: dict[Key, NDArray[np.float32]] = {}
+    asked = [(x, clean)]
+    for attack in attacks:
         # an attack on another artefact says nothing of what rounding costs here
-        ours = self.reference.artifact_sha256 == attack.gradients_sha256 or self.reference.identity == attack.queried
-        if self.uint8 and ours:
-            self.unrounded[key] = answers_of(self.reference.infer(made.exact), labels)
+        own = reference.artifact_sha256 == attack.gradients_sha256 or reference.identity == attack.queried
+        for eps, made, crafted in standing.attacked(attack, reference):
+            key = (attack.name, eps.text)
+            if crafted.linearity is not None:
+                linearity[key] = crafted.linearity
+            if crafted.zero_gradient is not None:
+                zero[key] = crafted.zero_gradient
+            logits = reference.infer(made)
+            answers[key] = answers_of(logits, labels)
+            if attack.control:
+                continue
+            adversarial[key], budgets[key], reached[key] = made, eps, margins(logits, labels)
+            asked[1:] = [(made, logits)]
+            if is_ours(attack.name):
+                standing.add(eps, made, {reference.identity: logits})
+            if uint8 and own:
+                unrounded[key] = answers_of(reference.infer(crafted.x), labels)
+    unstable = [changing(reference, images, before) for images, before in asked]
+    progress = {key: progress_of(key, reached, budgets) for key in adversarial if contradicts(key[0])}
+    evidence = Evidence(
+        answers, unrounded, zero, are_probabilities(clean), np.logical_or.reduce(unstable), progress, linearity
+    )
+    return CraftedBatch(batch, adversarial, evidence)
 
-    def _unstable(self) -> NDArray[np.bool_]:
-        found = changing(self.reference, self.x, self.logits)
-        return found if self.attacked is None else found | changing(self.reference, *self.attacked)
+
+class _Standing:
+    """What is left of a batch for attacks that run on what stands, by the artefact on which it has to.
+
+    Args:
+        batch: the images.
+        adversarial: what attacks made of them, by key; it may grow.
+        budgets: of these.
+        uint8: round what attacks make to 8 bits.
+    """
+
+    def __init__(
+        self,
+        batch: CleanBatch,
+        adversarial: Mapping[Key, NDArray[np.float32]],
+        budgets: Mapping[Key, Eps],
+        *,
+        uint8: bool,
+    ) -> None:
+        self._batch, self._adversarial, self._budgets, self._uint8 = batch, adversarial, budgets, uint8
+        self._worst: dict[str, WorstVersions] = {}
+
+    def on(self, backend: Backend, logits: NDArray[np.float32] | None = None) -> WorstVersions:
+        """The worst versions on an artefact, which gives ``logits`` to the clean images; None asks it."""
+        if backend.identity not in self._worst:
+            found = self._worst[backend.identity] = WorstVersions(backend, self._batch, logits)
+            for key, images in self._adversarial.items():
+                if is_ours(key[0]):
+                    found.add(self._budgets[key], images)
+        return self._worst[backend.identity]
+
+    def add(self, eps: Eps, x: NDArray[np.float32], known: Mapping[str, NDArray[np.float32]]) -> None:
+        """Take new versions within ``eps``; ``known`` are logits to them, by the identity of the artefact."""
+        for identity, worst in self._worst.items():
+            worst.add(eps, x, known.get(identity))
+
+    def attacked(self, attack: Attack, reference: Backend | None) -> Iterator[tuple[Eps, NDArray[np.float32], Crafted]]:
+        """What an attack makes of the batch at each budget: as it is scored, and before it was rounded."""
+        batch = self._batch
+        if isinstance(attack, CumulativeAttack):
+            backend = attack.asked or reference
+            assert backend is not None
+            worst = self.on(backend)
+            for eps in attack.eps:
+                yield (eps, *_on_standing(attack, eps, worst, uint8=self._uint8))
+            return
+        x = to_tensor(batch.pixels)
+        for eps, crafted in zip(attack.eps, attack.craft(x, batch.labels), strict=True):
+            norm = attack.params(eps).norm
+            yield eps, _checked(crafted.x, x, batch.pixels, attack.name, eps, norm, uint8=self._uint8), crafted
 
 
 def progress_of(
@@ -295,75 +302,52 @@ def extend(
     budgets = {info.key: info.eps for info in held}
     for batch in batches:
         x = to_tensor(batch.clean.pixels)
-        added: dict[Key, NDArray[np.float32]] = {}
-        worst: dict[str, WorstVersions] = {}
+        added = {(attack.name, eps.text): x for attack in attacks for eps in attack.eps}
+        standing = _Standing(batch.clean, batch.adversarial, budgets, uint8=uint8)
         for attack in attacks if len(x) else ():
-            if isinstance(attack, CumulativeAttack):
-                assert attack.asked is not None
-                if attack.asked.identity not in worst:
-                    worst[attack.asked.identity] = _of_pack(attack.asked, batch, budgets)
-                made_at: Iterable[_Made] = (
-                    _on_standing(attack, eps, worst[attack.asked.identity], uint8=uint8) for eps in attack.eps
-                )
-            else:
-                made_at = _attacked(attack, batch.clean, x, uint8=uint8)
-            for eps, made in zip(attack.eps, made_at, strict=True):
-                added[attack.name, eps.text] = made.x
-                for standing in worst.values():
-                    standing.add(eps, made.x)
-        if not len(x):
-            added = {(attack.name, eps.text): x for attack in attacks for eps in attack.eps}
-        known = {key: partial(batch.adversarial.__getitem__, key) for key in batch.adversarial}
-        new = {key: partial(added.__getitem__, key) for key in added}
-        yield replace(batch, adversarial=LazyImages({**known, **new}))
+            for eps, made, _ in standing.attacked(attack, None):
+                added[attack.name, eps.text] = made
+                standing.add(eps, made, {})
+        yield replace(batch, adversarial=ChainMap(added, batch.adversarial))  # type: ignore[arg-type]
 
 
-def _of_pack(backend: Backend, batch: CraftedBatch, budgets: Mapping[Key, Eps]) -> WorstVersions:
-    found = WorstVersions(backend, batch.clean)
-    for key, images in batch.adversarial.items():
-        if is_ours(key[0]):
-            found.add(budgets[key], images)
-    return found
+def _checked(
+    made: NDArray[np.float32],
+    x: NDArray[np.float32],
+    pixels: NDArray[np.uint8],
+    name: str,
+    eps: Eps,
+    norm: str | None,
+    *,
+    uint8: bool,
+) -> NDArray[np.float32]:
+    """What an attack made of images, held to its contract, and rounded if ``uint8``."""
+    check_crafted(made, x, name, eps, norm=norm)
+    return to_tensor(round_to_uint8(made, pixels, eps, norm=norm)) if uint8 else made
 
 
-def _attacked(attack: Attack, batch: CleanBatch, x: NDArray[np.float32], *, uint8: bool) -> Iterator[_Made]:
-    """What an attack makes of a batch at each budget, checked, and rounded if ``uint8``."""
-    for eps, crafted in zip(attack.eps, attack.craft(x, batch.labels), strict=True):
-        norm = attack.params(eps).norm
-        check_crafted(crafted.x, x, attack.name, eps, norm=norm)
-        made = to_tensor(round_to_uint8(crafted.x, batch.pixels, eps, norm=norm)) if uint8 else crafted.x
-        yield _Made(made, crafted.x, crafted.zero_gradient, crafted.linearity)
-
-
-def _on_standing(attack: CumulativeAttack, eps: Eps, standing: WorstVersions, *, uint8: bool) -> _Made:
+def _on_standing(
+    attack: CumulativeAttack, eps: Eps, standing: WorstVersions, *, uint8: bool
+) -> tuple[NDArray[np.float32], Crafted]:
     """What an attack makes of the images that stand; of the others the version that broke them."""
     rows, made = standing.rows(eps), standing.worst(eps)
     exact, batch = made.copy(), standing.batch
-    zero: NDArray[np.bool_] | None = None
-    linearity: NDArray[np.float32] | None = None
-    if rows.any():
-        x = standing.clean[rows]
-        crafted = attack.craft_from(x, batch.labels[rows], made[rows], eps)
-        check_crafted(crafted.x, x, attack.name, eps)
-        new = to_tensor(round_to_uint8(crafted.x, batch.pixels[rows], eps)) if uint8 else crafted.x
-        better = rows if attack.control else standing.improves(eps, rows, new)
-        exact[better], made[better] = crafted.x[better[rows]], new[better[rows]]
-        if crafted.zero_gradient is not None:
-            zero = np.zeros(len(rows), np.bool_)
-            zero[rows] = crafted.zero_gradient
-        if crafted.linearity is not None:
-            linearity = np.full((len(rows), crafted.linearity.shape[1]), np.nan, np.float32)
-            linearity[rows] = crafted.linearity
-    return _Made(made, exact, zero, linearity)
+    if not rows.any():
+        return made, Crafted(exact, None)
+    x, pixels = standing.clean[rows], batch.pixels[rows]
+    crafted = attack.craft_from(x, batch.labels[rows], made[rows], eps)
+    new = _checked(crafted.x, x, pixels, attack.name, eps, None, uint8=uint8)
+    better = rows if attack.control else standing.improves(eps, rows, new)
+    exact[better], made[better] = crafted.x[better[rows]], new[better[rows]]
 
+    def of_all(found: NDArray[Any] | None, nothing: float) -> NDArray[Any] | None:
+        if found is None:
+            return None
+        whole = np.full((len(rows), *found.shape[1:]), nothing, found.dtype)
+        whole[rows] = found
+        return whole
 
-def _nothing(batch: CleanBatch, x: NDArray[np.float32], attacks: Sequence[Attack]) -> CraftedBatch:
-    """A batch none of whose images could be decoded."""
-    keys = [((attack.name, eps.text), attack.control) for attack in attacks for eps in attack.eps]
-    labels, flags = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_)
-    answers = dict.fromkeys([CLEAN_KEY, *(key for key, _ in keys)], labels)
-    images = {key: x for key, control in keys if not control}
-    return CraftedBatch(batch, images, Evidence(answers, {}, {}, flags, flags))
+    return made, Crafted(exact, of_all(crafted.zero_gradient, False), of_all(crafted.linearity, np.nan))
 
 
 def are_probabilities(logits: NDArray[np.float32]) -> NDArray[np.bool_]:

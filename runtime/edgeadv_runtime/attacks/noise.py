@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,9 +41,9 @@ class NoiseAttack:
     seed: int = 0
     backend: Backend | None = None
     name: str = ""
-    gradients: None = field(default=None, init=False)
-    gradients_sha256: None = field(default=None, init=False)
-    control: bool = field(default=False, init=False)
+    gradients: ClassVar[None] = None
+    gradients_sha256: ClassVar[None] = None
+    control: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.queries < 1 or self.seed < 0:

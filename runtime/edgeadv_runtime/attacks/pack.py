@@ -8,11 +8,9 @@ Shards are read one at a time, each checked against its hash first. ``docs/pack.
 from __future__ import annotations
 
 import reprlib
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +28,7 @@ from ..files import sha256_file
 from ..records.about import Skipped
 from ..records.eps import Eps
 from ..records.rows import NORMS
+from .arrays import stored_arrays
 from .base import CLEAN_KEY, AttackInfo, CraftedBatch, Evidence, Key, LazyImages
 from .perturbation import check_crafted
 
@@ -37,7 +36,6 @@ SCHEMA_VERSION = 1
 _WHAT, _MEND = "attack pack", "make or copy the pack again"
 PACK_FILE = "pack.json"
 SHARD_SIZE = 64
-_NO_SHARD = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class ShardEntry(FileEntry, frozen=True, kw_only=True):
@@ -77,16 +75,7 @@ class PackManifest(Entry, frozen=True, kw_only=True):
 
 def info_to_json(info: AttackInfo) -> dict[str, Any]:
     """One attack at one budget, as ``pack.json`` holds it."""
-    return {
-        "name": info.name,
-        "eps": asdict(info.eps),
-        "params": info.params.to_json(),
-        "gradients": info.gradients,
-        "gradients_sha256": info.gradients_sha256,
-        "queried": info.queried,
-        "control": info.control,
-        "cumulative": info.cumulative,
-    }
+    return {**asdict(info), "params": info.params.to_json()}
 
 
 def save_shard(
@@ -103,19 +92,14 @@ def save_shard(
         "probabilities": evidence.probabilities,
         "unstable": evidence.unstable,
     }
+    tables = evidence.tables
+    tables |= {"reference": tables.pop("answers"), "reference_float": tables.pop("unrounded")}
     for k, info in enumerate(infos):
         if not info.control:
             x_adv = batch.adversarial[info.key]
             arrays[f"x_adv_{k}"] = (
                 np.rint(x_adv.transpose(0, 2, 3, 1) * np.float32(255)).astype(np.uint8) if uint8 else x_adv
             )
-        arrays[f"reference_{k}"] = evidence.answers[info.key]
-        tables: dict[str, Mapping[Key, NDArray[Any]]] = {
-            "reference_float": evidence.unrounded,
-            "zero_gradient": evidence.zero_gradient,
-            "progress": evidence.progress,
-            "linearity": evidence.linearity,
-        }
         arrays |= {f"{name}_{k}": table[info.key] for name, table in tables.items() if info.key in table}
     with path.open("wb") as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
@@ -131,47 +115,36 @@ def load_shard(path: Path, infos: list[AttackInfo]) -> tuple[CraftedBatch, tuple
     Raises:
         BundleError: the file is not such a shard.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            clean = CleanBatch(arrays["index"], arrays["pixels"], arrays["labels"])
+    with _arrays(path) as arrays:
+        clean = _clean(arrays)
 
-            def table(name: str) -> dict[Key, NDArray[Any]]:
-                stored = {info.key: f"{name}_{k}" for k, info in enumerate(infos)}
-                return {key: arrays[array] for key, array in stored.items() if array in arrays.files}
+        def table(name: str) -> dict[Key, NDArray[Any]]:
+            stored = {info.key: f"{name}_{k}" for k, info in enumerate(infos)}
+            return {key: arrays[array] for key, array in stored.items() if array in arrays}
 
-            def flags(name: str) -> NDArray[np.bool_]:
-                # shards of older versions do not tell
-                return arrays[name] if name in arrays.files else np.zeros(len(clean.labels), dtype=np.bool_)
+        def flags(name: str) -> NDArray[np.bool_]:
+            # shards of older versions do not tell
+            return arrays[name] if name in arrays else np.zeros(len(clean.labels), dtype=np.bool_)
 
-            images: dict[Key, Callable[[], NDArray[np.float32]]] = {
-                info.key: partial(_as_floats, arrays[f"x_adv_{k}"]) for k, info in enumerate(infos) if not info.control
-            }
-            answers = {info.key: arrays[f"reference_{k}"] for k, info in enumerate(infos)}
-            evidence = Evidence(
-                {CLEAN_KEY: arrays["reference_clean"], **answers},
-                table("reference_float"),
-                table("zero_gradient"),
-                flags("probabilities"),
-                flags("unstable"),
-                table("progress"),
-                table("linearity"),
-            )
-            return CraftedBatch(clean, LazyImages(images), evidence), tuple(arrays["unreadable"].tolist())
-    except _NO_SHARD as error:
-        raise _no_shard(path, error) from error
+        images = {info.key: arrays[f"x_adv_{k}"] for k, info in enumerate(infos) if not info.control}
+        evidence = Evidence(
+            {CLEAN_KEY: arrays["reference_clean"]} | {i.key: arrays[f"reference_{k}"] for k, i in enumerate(infos)},
+            table("reference_float"),
+            table("zero_gradient"),
+            flags("probabilities"),
+            flags("unstable"),
+            table("progress"),
+            table("linearity"),
+        )
+        return CraftedBatch(clean, LazyImages(images, _as_floats), evidence), tuple(arrays["unreadable"].tolist())
 
 
-def _no_shard(path: Path, error: Exception) -> BundleError:
-    return BundleError(f"{path} is not a shard of an attack pack ({error}); make or copy the pack again")
+def _arrays(path: Path) -> AbstractContextManager[Mapping[str, NDArray[Any]]]:
+    return stored_arrays(path, what="not a shard of an attack pack", mend=_MEND)
 
 
-def _hashes(path: Path) -> tuple[str, ...]:
-    """Hex SHA-256 of the pixels of each image of a shard, without reading what was made of them."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return CleanBatch(arrays["index"], arrays["pixels"], arrays["labels"]).hashes
-    except _NO_SHARD as error:
-        raise _no_shard(path, error) from error
+def _clean(arrays: Mapping[str, NDArray[Any]]) -> CleanBatch:
+    return CleanBatch(arrays["index"], arrays["pixels"], arrays["labels"])
 
 
 @dataclass(frozen=True)
@@ -290,25 +263,17 @@ class AttackPack:
             return
         overlap = Overlap(bundle.training_images, bundle.calibration_images)
         for shard in self.manifest.shards:
-            overlap.add(_hashes(self.path / shard.file))
+            with _arrays(self.path / shard.file) as arrays:
+                # without reading what was made of them
+                overlap.add(_clean(arrays).hashes)
         overlap.check(str(self.path), allowed=False)
 
     def _check(self, batch: CraftedBatch, file: Path, stated: int) -> None:
         """Refuse a shard whose arrays do not fit together, or whose images are not within their eps."""
         clean, evidence = batch.clean, batch.evidence
         n, side, classes = len(clean.labels), self.manifest.preprocess["crop"], len(self.manifest.class_ids)
-        labels = [clean.labels, *evidence.answers.values(), *evidence.unrounded.values()]
-        facts = [
-            *evidence.zero_gradient.values(),
-            *evidence.progress.values(),
-            evidence.probabilities,
-            evidence.unstable,
-        ]
-        flags = [clean.index, *labels, *facts]
         fits = n == stated and clean.pixels.shape == (n, side, side, 3) and clean.pixels.dtype == np.uint8
-        fits = fits and all(array.shape == (n,) for array in flags)
-        fits = fits and all(ratios.ndim == 2 and len(ratios) == n for ratios in evidence.linearity.values())
-        if not fits or any(n and not (array.min() >= 0 and array.max() < classes) for array in labels):
+        if not (fits and clean.index.shape == (n,) and evidence.fits(clean.labels, classes)):
             raise BundleError(f"{file} does not fit its pack: shapes or labels are wrong; make the pack again")
         x = to_tensor(clean.pixels)
         for info in self.infos:

@@ -7,27 +7,23 @@ plan or an int8 graph as well as fp32.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import Backend
-from ..errors import InputError
-from ..files import canonical_json
 from ..records.eps import Eps
 from ..records.rows import AttackParams
 from ..records.suites import SQUARE
 from .base import Crafted
-from .square_search import Predict, Search, SquareResult
+from .square_search import P_INIT, Predict, Search, SquareResult
 
-P_INIT = 0.8
 SAVE_EVERY_S = 10.0
-_STATE_OF = "edgeadv square 1"
 
 Progress = Callable[[int, int], None]
 
@@ -85,76 +81,31 @@ def square(
         BackendError: ``predict`` gave something else than finite logits.
         StorageError: ``state`` cannot be written.
     """
-    result = _run(
-        predict,
-        x,
-        y,
-        eps=eps,
-        queries=queries,
-        seed=seed,
-        p_init=p_init,
-        progress=progress,
-        state=state,
-        bound_to=_checked(x, y, eps, queries, seed, p_init, identity),
-    )
+    search = Search(predict, x, y, eps, queries, seed, p_init, identity)
+    result = _run(search, progress, state)
     if state is not None:
         state.unlink(missing_ok=True)
     return result
 
 
-def _run(
-    predict: Predict,
-    x: NDArray[np.float32],
-    y: NDArray[np.int64],
-    *,
-    eps: float,
-    queries: int,
-    seed: int,
-    p_init: float,
-    progress: Progress | None,
-    state: Path | None,
-    bound_to: str,
-) -> SquareResult:
-    """:func:`square`, whose state stays when it is done."""
-    search = Search(predict, x, y.astype(np.int64), eps, queries, seed, p_init)
+def _run(search: Search, progress: Progress | None, state: Path | None) -> SquareResult:
+    """Search to the end, from ``state`` if there is one, which stays."""
+    queries = search.queries
     if state is not None and state.exists():
-        search.load(state, bound_to)
+        search.load(state)
     saved_s = time.monotonic()
     while search.asked < queries and len(search.standing):
         search.ask()
         if state is not None and time.monotonic() - saved_s >= SAVE_EVERY_S:
-            search.save(state, bound_to)
+            search.save(state)
             saved_s = time.monotonic()
         if progress is not None:
             progress(search.asked, queries)
     if progress is not None and search.asked < queries:
         progress(queries, queries)
     if state is not None:
-        search.save(state, bound_to)
+        search.save(state)
     return search.result()
-
-
-def _checked(
-    x: NDArray[np.float32], y: NDArray[np.int64], eps: float, queries: int, seed: int, p_init: float, identity: str
-) -> str:
-    """Check the arguments of a run; returns the hash of all that its result depends on, which its state is bound to."""
-    if x.ndim != 4 or x.dtype != np.float32 or y.shape != x.shape[:1] or y.dtype.kind not in "iu":
-        raise InputError(
-            f"images are float32 (n, 3, H, W) with n whole labels, not {x.dtype} {x.shape} and {y.dtype} {y.shape}"
-        )
-    if len(x) and not (x.min() >= 0 and x.max() <= 1):
-        raise InputError(
-            "images are out of [0, 1]: pass pixels, not normalised tensors; the model normalises by itself"
-        )
-    if not 0 < eps <= 1 or not 0 < p_init <= 1:
-        raise InputError(f"eps and p_init must be in (0, 1], not {eps} and {p_init}")
-    if queries < 1 or seed < 0:
-        raise InputError(f"queries must be at least 1 and the seed not negative, not {queries} and {seed}")
-    run = [_STATE_OF, list(x.shape), float(eps), queries, seed, float(p_init), identity]
-    digest = hashlib.sha256(canonical_json(run))
-    digest.update(x.tobytes())
-    digest.update(y.astype(np.int64).tobytes())
-    return digest.hexdigest()
 
 
 def query_attack_name(base: str, backend: Backend) -> str:
@@ -189,9 +140,9 @@ class SquareAttack:
     name: str = ""
     progress: Progress | None = field(default=None, compare=False)
     state: Path | None = field(default=None, compare=False)
-    gradients: None = field(default=None, init=False)
-    gradients_sha256: None = field(default=None, init=False)
-    control: bool = field(default=False, init=False)
+    gradients: ClassVar[None] = None
+    gradients_sha256: ClassVar[None] = None
+    control: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -246,21 +197,10 @@ class SquareAttack:
     def _run(
         self, x: NDArray[np.float32], y: NDArray[np.int64], eps: Eps, states: list[Path], *, done: int
     ) -> SquareResult:
-        bound_to = _checked(x, y, eps.value, self.queries, self.seed, P_INIT, self.backend.identity)
-        if self.state is not None:
-            states.append(self.state / f"square-{bound_to[:16]}.npz")
-        return _run(
-            self.backend.infer,
-            x,
-            y,
-            eps=eps.value,
-            queries=self.queries,
-            seed=self.seed,
-            p_init=P_INIT,
-            progress=self._progress(done),
-            state=states[-1] if states else None,
-            bound_to=bound_to,
-        )
+        search = Search(self.backend.infer, x, y, eps.value, self.queries, self.seed, identity=self.backend.identity)
+        state = None if self.state is None else self.state / f"square-{search.bound_to[:16]}.npz"
+        states += [] if state is None else [state]
+        return _run(search, self._progress(done), state)
 
     def _progress(self, done: int) -> Progress | None:
         if (report := self.progress) is None:

@@ -4,10 +4,8 @@ and continued."""
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,14 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from ..errors import BackendError, BundleError, InputError
-from ..files import atomic_file
+from ..errors import BackendError, InputError
+from ..files import atomic_file, canonical_json, sha256_bytes
+from .arrays import stored_arrays
 from .ball import ball, image_rng
 from .margins import clearly_broken, margins
 
+P_INIT = 0.8
+_STATE_OF = "edgeadv square 1"
 _RESCALED_TO = 10_000
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 # streams of an image's random draws: the stripes, and the squares, block by block
@@ -58,37 +59,59 @@ def square_side(i: int, queries: int, p_init: float, height: int, width: int) ->
     return min(max(round(math.sqrt(share * height * width)), 1), height, width)
 
 
+@dataclass(eq=False)
 class Search:
-    """A run between two queries.
+    """A run between two queries; the arguments are those of :func:`~edgeadv_runtime.square`.
 
     Attributes:
         asked: queries that each image had which still stands.
         standing: positions of those images, ascending, (m,); the underscored arrays hold theirs and no others'.
+        bound_to: hash of all that the result depends on, which a saved state is bound to.
+
+    Raises:
+        InputError: an argument is out of range.
     """
 
-    def __init__(
-        self,
-        predict: Predict,
-        x: NDArray[np.float32],
-        y: NDArray[np.int64],
-        eps: float,
-        queries: int,
-        seed: int,
-        p_init: float,
-    ) -> None:
-        self._predict, self._x, self._y, self._eps = predict, x, y, eps
-        self._most, self._seed, self._p_init = queries, seed, p_init
-        n = len(x)
-        self.asked = 0
+    predict: Predict
+    x: NDArray[np.float32]
+    y: NDArray[np.int64]
+    eps: float
+    queries: int
+    seed: int
+    p_init: float = P_INIT
+    identity: str = ""
+    asked: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.bound_to: str = self._checked()
+        self.y = self.y.astype(np.int64)
+        n = len(self.x)
         self.standing: NDArray[np.int64]
         self._current: NDArray[np.float32]
         self._bounds: NDArray[np.float32]
         self._block = self._side = -1
-        self._images = x.copy()
+        self._images = self.x.copy()
         self._clean, self._best = np.zeros(n, np.float32), np.zeros(n, np.float32)
         self._queries = np.zeros(n, np.int64)
         self._left = np.zeros(n, np.bool_)
         self._stand()
+
+    def _checked(self) -> str:
+        x, y, eps, queries, seed, p_init = self.x, self.y, self.eps, self.queries, self.seed, self.p_init
+        if x.ndim != 4 or x.dtype != np.float32 or y.shape != x.shape[:1] or y.dtype.kind not in "iu":
+            raise InputError(
+                f"images are float32 (n, 3, H, W) with n whole labels, not {x.dtype} {x.shape} and {y.dtype} {y.shape}"
+            )
+        if len(x) and not (x.min() >= 0 and x.max() <= 1):
+            raise InputError(
+                "images are out of [0, 1]: pass pixels, not normalised tensors; the model normalises by itself"
+            )
+        if not 0 < eps <= 1 or not 0 < p_init <= 1:
+            raise InputError(f"eps and p_init must be in (0, 1], not {eps} and {p_init}")
+        if queries < 1 or seed < 0:
+            raise InputError(f"queries must be at least 1 and the seed not negative, not {queries} and {seed}")
+        run = [_STATE_OF, list(x.shape), float(eps), queries, seed, float(p_init), self.identity]
+        return sha256_bytes(canonical_json(run) + x.tobytes() + y.astype(np.int64).tobytes())
 
     def ask(self) -> None:
         """Ask once for every image that still stands."""
@@ -105,19 +128,19 @@ class Search:
         self._put_back()
         clean_is_better = (self._clean > self._best)[:, None, None, None]
         return SquareResult(
-            np.where(clean_is_better, self._x, self._images),
+            np.where(clean_is_better, self.x, self._images),
             np.maximum(self._clean, self._best),
             self._queries,
             self._left,
         )
 
-    def save(self, path: Path, bound_to: str) -> None:
+    def save(self, path: Path) -> None:
         """Write all that is not known from the arguments. An attacked pixel is at one end of its range or the other: a
         bit."""
         self._put_back()
-        _, upper = ball(self._x, self._eps)
+        _, upper = ball(self.x, self.eps)
         arrays: dict[str, Any] = {
-            "bound_to": np.array(bound_to),
+            "bound_to": np.array(self.bound_to),
             "asked": np.array(self.asked),
             "upper": np.packbits(self._images == upper),
             "clean": self._clean,
@@ -128,45 +151,41 @@ class Search:
         with atomic_file(path) as temporary, temporary.open("wb") as stream:
             np.savez(stream, **arrays)
 
-    def load(self, path: Path, bound_to: str) -> None:
+    def load(self, path: Path) -> None:
         """Continue from what :meth:`save` wrote."""
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                if str(arrays["bound_to"]) != bound_to:
-                    raise InputError(
-                        f"{path} is the state of another run of Square: delete it, or repeat that run with its own "
-                        "images, "
-                        "labels, eps, queries, seed and model"
-                    )
-                upper_ends = np.unpackbits(arrays["upper"], count=self._x.size).reshape(self._x.shape).astype(np.bool_)
-                self.asked = int(arrays["asked"])
-                self._clean, self._best = arrays["clean"], arrays["best"]
-                self._queries, self._left = arrays["queries"], arrays["left"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise BundleError(f"{path} is not a state of Square ({error}): delete it and begin again") from error
-        lower, upper = ball(self._x, self._eps)
+        with stored_arrays(path, what="not a state of Square", mend="delete it and begin again") as arrays:
+            if str(arrays["bound_to"]) != self.bound_to:
+                raise InputError(
+                    f"{path} is the state of another run of Square: delete it, or repeat that run with its own "
+                    "images, labels, eps, queries, seed and model"
+                )
+            upper_ends = np.unpackbits(arrays["upper"], count=self.x.size).reshape(self.x.shape).astype(np.bool_)
+            self.asked = int(arrays["asked"])
+            self._clean, self._best = arrays["clean"], arrays["best"]
+            self._queries, self._left = arrays["queries"], arrays["left"]
+        lower, upper = ball(self.x, self.eps)
         attacked = (self._queries > 1)[:, None, None, None]
-        self._images = np.where(attacked, np.where(upper_ends, upper, lower), self._x)
+        self._images = np.where(attacked, np.where(upper_ends, upper, lower), self.x)
         self._stand()
 
     def _ask_clean(self) -> None:
         logits = self._logits()
-        self._clean = margins(logits, self._y)
+        self._clean = margins(logits, self.y)
         self._best = self._clean.copy()
         # without a leave margin: what is wrong already is wrong in the worst case whatever an attack does
         self._leave(self._clean >= 0)
 
     def _ask_stripes(self) -> None:
-        x, (_, channels, _, width) = self._x, self._x.shape
-        draws = [image_rng(_STRIPES, self._seed, x[i]).integers(2, size=(channels, 1, width)) for i in self.standing]
+        x, (_, channels, _, width) = self.x, self.x.shape
+        draws = [image_rng(_STRIPES, self.seed, x[i]).integers(2, size=(channels, 1, width)) for i in self.standing]
         self._current = np.where(np.stack(draws) == 1, self._bounds[1], self._bounds[0])
         logits = self._logits()
-        self._best[self.standing] = margins(logits, self._y[self.standing])
-        self._leave(clearly_broken(logits, self._y[self.standing]))
+        self._best[self.standing] = margins(logits, self.y[self.standing])
+        self._leave(clearly_broken(logits, self.y[self.standing]))
 
     def _ask_squares(self) -> None:
         i = self.asked - 2
-        side = square_side(i, self._most, self._p_init, *self._x.shape[2:])
+        side = square_side(i, self.queries, self.p_init, *self.x.shape[2:])
         current, bounds = self._windows(side)
         row, column, signs, others = self._draw(i, side)
         image = np.arange(len(self.standing))
@@ -178,7 +197,7 @@ class Search:
         # in place: a query costs its square and not the image; what does not help is put back as it was
         current[image, :, row, column] = new
         logits = self._logits()
-        labels = self._y[self.standing]
+        labels = self.y[self.standing]
         found = margins(logits, labels)
         better = found > self._best[self.standing]
         worse = np.flatnonzero(~better)
@@ -187,8 +206,8 @@ class Search:
         self._leave(better & clearly_broken(logits, labels))
 
     def _logits(self) -> NDArray[np.float32]:
-        logits = self._predict(self._current)
-        labels = self._y[self.standing]
+        logits = self.predict(self._current)
+        labels = self.y[self.standing]
         self._queries[self.standing] += 1
         if not isinstance(logits, np.ndarray) or logits.ndim != 2 or len(logits) != len(labels) or logits.shape[1] < 2:
             raise BackendError(
@@ -209,10 +228,10 @@ class Search:
         """
         block, place = divmod(i, _BLOCK)
         if block != self._block:
-            rngs = [image_rng(_SQUARES, self._seed, self._x[j], block) for j in self.standing]
+            rngs = [image_rng(_SQUARES, self.seed, self.x[j], block) for j in self.standing]
             self._draws = np.stack([rng.random((_BLOCK, 4)) for rng in rngs])
             self._block = block
-        _, channels, height, width = self._x.shape
+        _, channels, height, width = self.x.shape
         counts = np.array([height - side + 1, width - side + 1, 2**channels, 2**channels - 1])
         drawn = (self._draws[:, place] * counts).astype(np.int64)
         return drawn[:, 0], drawn[:, 1], drawn[:, 2], drawn[:, 3] + 1
@@ -226,7 +245,7 @@ class Search:
         signs: NDArray[np.int64],
     ) -> NDArray[np.float32]:
         """The square of each image at the upper or the lower end of its pixels' range, (m, channels, side, side)."""
-        channel = np.arange(self._x.shape[1])
+        channel = np.arange(self.x.shape[1])
         ends = (signs[:, None] >> channel) & 1
         squares: NDArray[np.float32] = bounds[ends, image[:, None], channel, row[:, None], column[:, None]]
         return squares
@@ -246,7 +265,7 @@ class Search:
         """Make working copies for the images that still stand."""
         self.standing = np.flatnonzero(~self._left)
         self._current = self._images[self.standing]
-        self._bounds = np.stack(ball(self._x[self.standing], self._eps))
+        self._bounds = np.stack(ball(self.x[self.standing], self.eps))
         self._block = self._side = -1
 
     def _put_back(self) -> None:

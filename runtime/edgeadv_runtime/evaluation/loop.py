@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from msgspec import structs
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
@@ -104,11 +103,10 @@ def evaluate(
         overlap=overlap,
         progress=progress,
     )
-    artefacts = [Artefact.of(backend) for backend in backends]
     return summarise(
         list(outcomes.values()),
         source.infos,
-        artefacts,
+        [Artefact.of(backend) for backend in backends],
         bundle=bundle,
         data=source.data,
         skipped=skipped,
@@ -221,7 +219,7 @@ def summarise(
     budgets = sorted({info.eps for info in scored}, key=lambda eps: (eps.value, eps.text))
     table = [_gathered(k, artefact, outcomes, scored, budgets) for k, artefact in enumerate(artefacts)]
     masking, of_rows = verdict_of(infos, outcomes, artefacts)
-    shares = {info.key: share for info in scored if (share := _zero_share(info.key, outcomes, n)) is not None}
+    shares = _zero_shares(outcomes, scored, n)
     rows: list[Row] = []
     for k, (entry, verdict) in enumerate(zip(table, of_rows, strict=True)):
         lost = rounding_lost(k, artefacts, scored, outcomes)
@@ -262,10 +260,9 @@ def summarise(
 def _confidence(bundle: Bundle) -> Calibration | None:
     """What the report shows of the bundle's probabilities, without the list of images; None where it has no
     temperature."""
-    entry = bundle.manifest.confidence
-    if entry is None:
+    if (entry := bundle.manifest.confidence) is None:
         return None
-    value = structs.replace(entry, images=None).to_json()
+    value = replace(entry, images=None).to_json()
     return convert(value, Calibration, what="confidence of a bundle", mend="export it again")
 
 
@@ -289,7 +286,7 @@ def _gathered(
     """What artefact ``k`` was right about, over all batches, and in the worst case at each budget."""
     keys = [CLEAN_KEY, *(info.key for info in scored)]
     tables = []
-    for hits in ([outcome.top1[k] for outcome in outcomes], [outcome.top5[k] for outcome in outcomes]):
+    for hits in ([each.top1[k] for each in outcomes], [each.top5[k] for each in outcomes]):
         table = {key: np.concatenate([part[key] for part in hits]) for key in keys}
         worst = table[CLEAN_KEY]
         for eps in budgets:
@@ -303,9 +300,11 @@ def _gathered(
     return _Scored(artefact, *tables)
 
 
-def _zero_share(key: Key, outcomes: Sequence[BatchOutcome], n: int) -> float | None:
-    known = [flags for o in outcomes if (flags := o.evidence.zero_gradient.get(key)) is not None]
-    return sum(int(flags.sum()) for flags in known) / n if known else None
+def _zero_shares(outcomes: Sequence[BatchOutcome], scored: Sequence[AttackInfo], n: int) -> dict[Key, float]:
+    """Of the attacks that tell, the share of images without a gradient."""
+    tables = [outcome.evidence.zero_gradient for outcome in outcomes]
+    known = [info.key for info in scored if any(info.key in table for table in tables)]
+    return {key: sum(int(table[key].sum()) for table in tables if key in table) / n for key in known}
 
 
 def _rows(
@@ -321,13 +320,7 @@ def _rows(
     artefact = entry.artefact
 
     def row(
-        key: Key,
-        eps_value: float,
-        params: AttackParams,
-        threat: Threat | None,
-        gradients: str | None,
-        *,
-        top5: bool = top5,
+        key: Key, eps_value: float, params: AttackParams, threat: Threat | None, gradients: str | None, *, known: bool
     ) -> Row:
         first, among5 = entry.top1[key], entry.top5[key]
         return Row(
@@ -344,28 +337,28 @@ def _rows(
             gradients=gradients,
             n=len(first),
             correct_top1=int(first.sum()),
-            correct_top5=int(among5.sum()) if top5 else None,
+            correct_top5=int(among5.sum()) if top5 and known else None,
             zero_gradient_share=shares.get(key),
             masking=None if key == CLEAN_KEY else masking,
             engine=artefact.engine,
             rounding_lost=lost.get(key),
         )
 
-    rows = [row(CLEAN_KEY, 0.0, AttackParams(), None, None)]
+    rows = [row(CLEAN_KEY, 0.0, AttackParams(), None, None, known=True)]
     for eps in budgets:
         within = [info for info in scored if info.eps.value <= eps.value]
         for info in scored:
             if info.eps == eps:
                 params = replace(info.params, uint8=artefact.takes_uint8 or info.params.uint8)
-                known = top5 and _tells_top5(info)
-                rows.append(row(info.key, eps.value, params, _threat(info, artefact), info.gradients, top5=known))
+                threat, known = _threat(info, artefact), _tells_top5(info)
+                rows.append(row(info.key, eps.value, params, threat, info.gradients, known=known))
         names = tuple(dict.fromkeys([CLEAN, *(info.name for info in within)]))
         uint8 = artefact.takes_uint8 or within[0].params.uint8
         params = AttackParams(norm=within[0].params.norm or "linf", uint8=uint8, attacks=names)
         threat = min((_threat(info, artefact) for info in within), key=_THREATS.index)
         sources = dict.fromkeys(info.gradients for info in within if info.gradients is not None)
-        known = top5 and all(map(_tells_top5, within))
-        rows.append(row((WORST_CASE, eps.text), eps.value, params, threat, ", ".join(sources) or None, top5=known))
+        known, gradients = all(map(_tells_top5, within)), ", ".join(sources) or None
+        rows.append(row((WORST_CASE, eps.text), eps.value, params, threat, gradients, known=known))
     return rows
 
 

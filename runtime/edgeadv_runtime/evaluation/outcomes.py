@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +19,12 @@ import numpy as np
 from msgspec import to_builtins
 from numpy.typing import NDArray
 
-from ..attacks.base import CLEAN_KEY, AttackInfo, Evidence, Key
+from ..attacks.arrays import stored_arrays
+from ..attacks.base import CLEAN_KEY, EVIDENCE_TABLES, AttackInfo, Evidence, Key
 from ..backends.base import Backend
 from ..bundle.variants import base_of, takes_uint8
 from ..decoding import convert
-from ..errors import BundleError, SchemaError, StorageError
+from ..errors import BundleError, StorageError
 from ..files import PLAN_FILE, atomic_file, begin_partial
 from ..records.about import Example
 from ..records.rows import BASELINE, ArtefactId, EngineInfo
@@ -132,14 +131,7 @@ class BatchOutcome:
 
     def save(self, path: Path) -> None:
         """Write an ``.npz`` without pickles."""
-        evidence = self.evidence
-        tables: dict[str, Mapping[Key, NDArray[Any]]] = {
-            "answers": evidence.answers,
-            "unrounded": evidence.unrounded,
-            "zero_gradient": evidence.zero_gradient,
-            "progress": evidence.progress,
-            "linearity": evidence.linearity,
-        }
+        evidence, tables = self.evidence, self.evidence.tables
         for k, (first, among5, beyond) in enumerate(zip(self.top1, self.top5, self.progress, strict=True)):
             tables |= {f"top1_{k}": first, f"top5_{k}": among5, f"progress_{k}": beyond}
         rest = {
@@ -173,59 +165,35 @@ class BatchOutcome:
         Raises:
             BundleError: it is damaged, or its labels are out of range.
         """
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                rest = json.loads(arrays["rest"].tobytes())
+        again = f"delete {path.parent} and evaluate again"
+        with stored_arrays(path, what="damaged", mend=again) as arrays:
+            rest = json.loads(arrays["rest"].tobytes())
+            artefacts = range(rest["artefacts"])
 
-                def table(name: str) -> dict[Key, NDArray[Any]]:
-                    keys = [(attack, eps) for attack, eps in rest["keys"][name]]
-                    return dict(zip(keys, arrays[name], strict=True)) if keys else {}
+            def table(name: str) -> dict[Key, NDArray[Any]]:
+                keys = [(attack, eps) for attack, eps in rest["keys"][name]]
+                return dict(zip(keys, arrays[name], strict=True)) if keys else {}
 
-                evidence = Evidence(
-                    table("answers"),
-                    table("unrounded"),
-                    table("zero_gradient"),
-                    arrays["probabilities"],
-                    arrays["unstable"],
-                    table("progress"),
-                    table("linearity"),
-                )
-                outcome = cls(
-                    arrays["index"],
-                    arrays["labels"],
-                    tuple(rest["hashes"]),
-                    tuple(table(f"top1_{k}") for k in range(rest["artefacts"])),
-                    tuple(table(f"top5_{k}") for k in range(rest["artefacts"])),
-                    evidence,
-                    rest["left_out"],
-                    tuple(rest["unreadable"]),
-                    convert(rest["examples"], tuple[LabelledExample, ...], what="list of examples"),
-                    tuple(table(f"progress_{k}") for k in range(rest["artefacts"])),
-                    tuple(arrays[f"unstable_{k}"] for k in range(rest["artefacts"])),
-                )
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            EOFError,
-            zipfile.BadZipFile,
-            zlib.error,
-            SchemaError,
-        ) as error:
-            raise BundleError(f"{path} is damaged ({error}): delete {path.parent} and evaluate again") from error
-        n, evidence = len(outcome.labels), outcome.evidence
-        labels = [outcome.labels, *evidence.answers.values(), *evidence.unrounded.values()]
-        flags: list[NDArray[Any]] = [evidence.probabilities, evidence.unstable, *outcome.unstable]
-        flags += [*evidence.zero_gradient.values(), *evidence.progress.values()]
-        flags += [hits for table in (*outcome.top1, *outcome.top5) for hits in table.values()]
-        flags += [ratios for table in outcome.progress for ratios in table.values()]
-        fits = len(outcome.hashes) == n and all(array.shape == (n,) for array in (outcome.index, *labels, *flags))
-        fits = fits and all(ratios.ndim == 2 and len(ratios) == n for ratios in evidence.linearity.values())
-        if not fits or any(n and not (array.min() >= 0 and array.max() < n_classes) for array in labels):
-            raise BundleError(
-                f"{path} is damaged (shapes or labels are wrong): delete {path.parent} and evaluate again"
+            tables: dict[str, Any] = {name: table(name) for name in EVIDENCE_TABLES}
+            outcome = cls(
+                arrays["index"],
+                arrays["labels"],
+                tuple(rest["hashes"]),
+                tuple(table(f"top1_{k}") for k in artefacts),
+                tuple(table(f"top5_{k}") for k in artefacts),
+                Evidence(**tables, probabilities=arrays["probabilities"], unstable=arrays["unstable"]),
+                rest["left_out"],
+                tuple(rest["unreadable"]),
+                convert(rest["examples"], tuple[LabelledExample, ...], what="list of examples"),
+                tuple(table(f"progress_{k}") for k in artefacts),
+                tuple(arrays[f"unstable_{k}"] for k in artefacts),
             )
+        n = len(outcome.labels)
+        by_key = (*outcome.top1, *outcome.top5, *outcome.progress)
+        arrays_of_n = [outcome.index, *outcome.unstable, *(values for table in by_key for values in table.values())]
+        fits = len(outcome.hashes) == n and all(values.shape == (n,) for values in arrays_of_n)
+        if not (fits and outcome.evidence.fits(outcome.labels, n_classes)):
+            raise BundleError(f"{path} is damaged (shapes or labels are wrong): {again}")
         return outcome
 
 
@@ -297,10 +265,6 @@ class OutcomeStore:
         """
         begin_partial(self.folder, PLAN_FILE, plan, what="evaluation", resume=resume)
 
-    def has(self, number: int) -> bool:
-        """Whether batch ``number`` is there."""
-        return self._file(number).exists()
-
     def put(self, number: int, outcome: BatchOutcome) -> None:
         """Keep the outcome of batch ``number``.
 
@@ -333,8 +297,7 @@ class OutcomeStore:
         if missing:
             raise StorageError(
                 f"{self.folder} lacks the outcomes of {len(missing)} of {count} batches, e.g. batch {missing[0]}: "
-                "processes on several "
-                "machines need one folder that all of them see; go on with `resume` there"
+                "processes on several machines need one folder that all of them see; go on with `resume` there"
             )
         return [self.get(number) for number in range(count)]
 

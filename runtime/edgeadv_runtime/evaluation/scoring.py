@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -22,8 +23,6 @@ from .outcomes import BatchOutcome, LabelledExample
 from .worst_images import ExamplePicker
 
 TOP = 5
-Bools = NDArray[np.bool_]
-_Hits = dict[Key, tuple[Bools, Bools]]
 _T = TypeVar("_T")
 
 
@@ -63,31 +62,14 @@ def score_batches(
     temperature = 1.0 if bundle.confidence is None else bundle.confidence.temperature
     picker = ExamplePicker(examples, scored, bundle.classes, seen, temperature=temperature)
 
-    def outcome_of(complete: CraftedBatch, messages: tuple[str, ...]) -> BatchOutcome:
+    def score(position: int, complete: CraftedBatch, messages: tuple[str, ...]) -> BatchOutcome:
         batch = _without(complete, bundle.calibration_images)
         left_out = len(complete.clean.labels) - len(batch.clean.labels)
-        if not len(batch.clean.labels):
-            return nothing_scored(infos, backends, messages, left_out=left_out)
-        hits, controls, found = _scored(batch, scored, backends, picker)
-        top1 = tuple({key: first for key, (first, _) in table.items()} for table in hits)
-        top5 = tuple({key: among5 for key, (_, among5) in table.items()} for table in hits)
-        clean = batch.clean
-        return BatchOutcome(
-            clean.index,
-            clean.labels,
-            clean.hashes,
-            top1,
-            top5,
-            batch.evidence,
-            left_out,
-            messages,
-            found,
-            tuple(progress for progress, _ in controls),
-            tuple(unstable for _, unstable in controls),
-        )
-
-    def score(position: int, complete: CraftedBatch, messages: tuple[str, ...]) -> BatchOutcome:
-        return finish(position, outcome_of(complete, messages))
+        if len(batch.clean.labels):
+            outcome = replace(_scored(batch, scored, backends, picker), left_out=left_out, unreadable=messages)
+        else:
+            outcome = _nothing_scored(infos, backends, messages, left_out=left_out)
+        return finish(position, outcome)
 
     def finish(position: int, outcome: BatchOutcome) -> BatchOutcome:
         if keep is not None:
@@ -101,7 +83,7 @@ def score_batches(
             reported += len(messages)
             yield partial(score, position, batch, messages)
         if late := tuple(unreadable[reported:]):
-            yield partial(finish, position + 1, nothing_scored(infos, backends, late))
+            yield partial(finish, position + 1, _nothing_scored(infos, backends, late))
 
     yield from _beside(calls()) if overlap else (call() for call in calls())
 
@@ -128,35 +110,47 @@ def _beside(calls: Iterator[Callable[[], _T]]) -> Iterator[_T]:
 
 def _scored(
     batch: CraftedBatch, infos: Sequence[AttackInfo], backends: Sequence[Backend], picker: ExamplePicker
-) -> tuple[list[_Hits], list[tuple[dict[Key, NDArray[np.float32]], Bools]], tuple[LabelledExample, ...]]:
+) -> BatchOutcome:
     """What each artefact is right about in ``batch``, its evidence for the verdict, and examples of what the last one
     makes of it."""
-    clean, labels = to_tensor(batch.clean.pixels), batch.clean.labels
-    hits: list[_Hits] = []
-    controls: list[tuple[dict[Key, NDArray[np.float32]], Bools]] = []
+    about, labels = batch.clean, batch.clean.labels
+    clean = to_tensor(about.pixels)
+    ranks: list[dict[Key, NDArray[np.int64]]] = []
+    progress: list[dict[Key, NDArray[np.float32]]] = []
+    unstable: list[NDArray[np.bool_]] = []
     found: tuple[LabelledExample, ...] = ()
     budgets = {info.key: info.eps for info in infos}
-    for i, backend in enumerate(backends):
-        before = backend.infer_pixels(batch.clean.pixels) if backend.takes_uint8 else backend.infer(clean)
-        hits.append({CLEAN_KEY: _hits(before, labels)})
-        reached = {CLEAN_KEY: margins(before, labels)}
-        unstable = changing(backend, clean, before)
+    for backend in backends:
+        before = backend.infer_pixels(about.pixels) if backend.takes_uint8 else backend.infer(clean)
+        rank, reached = {CLEAN_KEY: _rank(before, labels)}, {CLEAN_KEY: margins(before, labels)}
+        changes = changing(backend, clean, before)
         for info in infos:
-            x = batch.adversarial[info.key]
-            after = logits_of(backend, x, batch.clean.pixels, info.eps, norm=info.params.norm)
-            hits[i][info.key] = _hits(after, labels)
-            reached[info.key] = margins(after, labels)
+            ask = partial(
+                logits_of, backend, batch.adversarial[info.key], about.pixels, info.eps, norm=info.params.norm
+            )
+            after = ask()
+            rank[info.key], reached[info.key] = _rank(after, labels), margins(after, labels)
             if info is infos[-1]:
-                again = logits_of(backend, x, batch.clean.pixels, info.eps, norm=info.params.norm)
-                unstable |= changed(after, again)
-            if i == len(backends) - 1 and info.key == picker.key:
+                changes |= changed(after, ask())
+            if backend is backends[-1] and info.key == picker.key:
                 found = picker.look(batch, clean, before, after, artefact=f"{backend.name} {backend.variant}")
         ours = {info.key for info in infos if "@" not in info.name or backend.has_gradients(info.gradients_sha256)}
-        progress = {
-            key: progress_of(key, reached, budgets, ours.__contains__) for key in reached if contradicts(key[0])
-        }
-        controls.append((progress, unstable))
-    return hits, controls, found
+        asked = [key for key in reached if contradicts(key[0])]
+        progress.append({key: progress_of(key, reached, budgets, ours.__contains__) for key in asked})
+        ranks.append(rank)
+        unstable.append(changes)
+    top1, top5 = (tuple({key: places < most for key, places in rank.items()} for rank in ranks) for most in (1, TOP))
+    return BatchOutcome(
+        about.index,
+        labels,
+        about.hashes,
+        top1,
+        top5,
+        batch.evidence,
+        examples=found,
+        progress=tuple(progress),
+        unstable=tuple(unstable),
+    )
 
 
 def check_budgets(infos: Iterable[AttackInfo], backends: Iterable[Backend]) -> None:
@@ -171,11 +165,11 @@ def check_budgets(infos: Iterable[AttackInfo], backends: Iterable[Backend]) -> N
             info.eps.check_8_bits(instead=f"leave out {variant}, which takes such images, with `precisions`")
 
 
-def _hits(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Whether the label comes first, and among the first five; ties go against the model."""
+def _rank(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many labels come before the true one; ties go against the model."""
     own = np.take_along_axis(logits, labels[:, None], axis=1)
-    rank = (logits >= own).sum(axis=1) - 1
-    return rank < 1, rank < TOP
+    before: NDArray[np.int64] = (logits >= own).sum(axis=1) - 1
+    return before
 
 
 def _without(batch: CraftedBatch, images: frozenset[str]) -> CraftedBatch:
@@ -186,24 +180,14 @@ def _without(batch: CraftedBatch, images: frozenset[str]) -> CraftedBatch:
     return batch.select(~np.array(known, dtype=np.bool_)) if any(known) else batch
 
 
-def nothing_scored(
+def _nothing_scored(
     infos: Sequence[AttackInfo], backends: Sequence[Backend], messages: tuple[str, ...], *, left_out: int = 0
 ) -> BatchOutcome:
     """The outcome of a batch of which no image is scored."""
-    labels, flags = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_)
-    hits = tuple(dict.fromkeys([CLEAN_KEY, *(info.key for info in infos if not info.control)], flags) for _ in backends)
-    evidence = Evidence(dict.fromkeys([CLEAN_KEY, *(info.key for info in infos)], labels), {}, {}, flags, flags)
-    progress = {info.key: flags.astype(np.float32) for info in infos if not info.control and contradicts(info.name)}
+    evidence, scored = Evidence.nothing(infos), [info for info in infos if not info.control]
+    labels, flags, each = evidence.answers[CLEAN_KEY], evidence.unstable, len(backends)
+    hits = (dict.fromkeys([CLEAN_KEY, *(info.key for info in scored)], flags),) * each
+    progress = {info.key: flags.astype(np.float32) for info in scored if contradicts(info.name)}
     return BatchOutcome(
-        labels,
-        labels,
-        (),
-        hits,
-        hits,
-        evidence,
-        left_out,
-        messages,
-        (),
-        (progress,) * len(hits),
-        (flags,) * len(hits),
+        labels, labels, (), hits, hits, evidence, left_out, messages, (), (progress,) * each, (flags,) * each
     )

@@ -255,8 +255,7 @@ def zero_gradients(standing: Standing, zero: Mapping[Key, Bools]) -> Iterator[Fi
     """Images without a gradient to follow; ``zero`` has their flags by attack, bool (n,)."""
     text = (
         "{attack} at eps {eps}: {share:.1%} of the {n} images that are right without an attack have no gradient to "
-        "follow and "
-        "were not attacked"
+        "follow and were not attacked"
     )
     for key, flags in zero.items():
         info = standing.infos[key]
@@ -286,8 +285,7 @@ def queries(standing: Standing, asked: Mapping[Key, AttackInfo]) -> Iterator[Fin
     text = "at eps {eps}, {attack} broke {count} of {n} images that every attack %s left standing"
     further = (
         "at eps {eps}, {attack} raised the margin of {count} of {n} images by more than %g of what gradients did, "
-        "of images that these "
-        "left standing"
+        "of images that these left standing"
     )
     if not any(standing.follows_own(standing.infos[key]) for key in standing.survived):
         return
@@ -323,8 +321,7 @@ def nonlinear(standing: Standing, ratios: Mapping[Key, NDArray[np.float32]]) -> 
     """Standing images along whose gradient the margin does something else than the gradient predicts."""
     text = (
         "at eps {eps}, of {count} of {n} images that are right without an attack and stand, the margin does not "
-        "rise as its "
-        "gradient predicts"
+        "rise as its gradient predicts"
     )
     for key, table in ratios.items():
         left = standing.left_by_gradients(standing.infos[key].eps.value)
@@ -362,8 +359,7 @@ def large_eps(standing: Standing) -> Iterator[Finding]:
         )
         text = (
             f"at eps 1, where every image can become any other, PGD on the margin left {share:.1%} of {standing.n} "
-            "images "
-            f"standing; the commonest class is {commonest:.1%} of them"
+            f"images standing; the commonest class is {commonest:.1%} of them"
         )
         yield standing.item("large-eps", key, float(share) - commonest, lower - commonest, LARGE_EPS_STANDS, text)
 
@@ -376,8 +372,7 @@ def rising(standing: Standing) -> Iterator[Finding]:
         lost = int((standing.survived[small] & ~standing.survived[large]).sum())
         text = (
             f"{info.name} at eps {small[1]} broke {gained} of {standing.n} images that it left standing at eps "
-            f"{large[1]}; the "
-            f"reverse {lost}"
+            f"{large[1]}; the reverse {lost}"
         )
         lower = paired_difference_lower_bound(gained, lost, standing.n)
         yield standing.item("rising", large, (gained - lost) / standing.n, lower, RISES, text, gained=gained, lost=lost)

@@ -76,45 +76,33 @@ class ExamplePicker:
             artefact: whose logits they are, in words.
         """
         found: list[LabelledExample] = []
+        if (info := self._info) is None:
+            return ()
+        names, amplification = self._classes.names, 0.5 / info.eps.value
         for i, label in enumerate(batch.clean.labels.tolist()):
             # an image that was wrong to begin with shows nothing about the attack
             if len(self._seen) >= self._most or label in self._seen or int(before[i].argmax()) != label:
                 continue
             self._seen.add(label)
-            found.append(LabelledExample(label, self._example(batch, i, clean[i], before[i], after[i], artefact)))
+            adversarial = batch.adversarial[info.key][i]
+            p_before, p_after = softmax(np.stack([before[i], after[i]]), temperature=self._temperature)
+            entry = Example(
+                index=int(batch.clean.index[i]),
+                label=names[label],
+                attack=info.name,
+                eps=info.eps.text,
+                amplification=amplification,
+                artefact=artefact,
+                clean_png=_png(clean[i]),
+                adversarial_png=_png(adversarial),
+                perturbation_png=_png(0.5 + (adversarial - clean[i]) * amplification),
+                clean_prediction=names[label],
+                clean_probability=float(p_before.max()),
+                adversarial_prediction=names[int(after[i].argmax())],
+                adversarial_probability=float(p_after.max()),
+            )
+            found.append(LabelledExample(label, entry))
         return tuple(found)
-
-    def _example(
-        self,
-        batch: CraftedBatch,
-        i: int,
-        clean: NDArray[np.float32],
-        before: NDArray[np.float32],
-        after: NDArray[np.float32],
-        artefact: str,
-    ) -> Example:
-        assert self._info is not None
-        adversarial = batch.adversarial[self._info.key][i]
-        amplification = 0.5 / self._info.eps.value
-        names, (p_before, p_after) = (
-            self._classes.names,
-            softmax(np.stack([before, after]), temperature=self._temperature),
-        )
-        return Example(
-            index=int(batch.clean.index[i]),
-            label=names[int(batch.clean.labels[i])],
-            attack=self._info.name,
-            eps=self._info.eps.text,
-            amplification=amplification,
-            artefact=artefact,
-            clean_png=_png(clean),
-            adversarial_png=_png(adversarial),
-            perturbation_png=_png(0.5 + (adversarial - clean) * amplification),
-            clean_prediction=names[int(before.argmax())],
-            clean_probability=float(p_before.max()),
-            adversarial_prediction=names[int(after.argmax())],
-            adversarial_probability=float(p_after.max()),
-        )
 
 
 def first_examples(found: Iterable[LabelledExample], most: int) -> tuple[Example, ...]:

@@ -5,18 +5,17 @@ Readers ignore keys that they do not know; keys that came later have a default, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
-from ..decoding import Count, convert
-from ..files import write_json
+from ..decoding import Count
 from .about import Positive, Skipped, Subject
 from .machine import Conditions, Environment
-from .measurement import SCHEMA_VERSION, read_measurement
+from .measurement import Kind, Measurement
 from .rows import ArtefactRow, Size
 
 Mode = Literal["back-to-back", "paced"]
@@ -85,7 +84,7 @@ class BenchRow(ArtefactRow, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class Bench(Measurement):
     """A bench file.
 
     Attributes:
@@ -98,9 +97,9 @@ class Bench:
         skipped: pairs of backend and variant that were asked for as ``all`` and cannot be, with the reason.
         created: UTC time, ISO 8601.
         edgeadv_version: what wrote it.
-        path: the file that it was read from; None for one that was just measured.
     """
 
+    kind: ClassVar[Kind] = "bench"
     bundle: Subject
     environment: Environment
     conditions: dict[str, Conditions]
@@ -109,7 +108,6 @@ class Bench:
     skipped: tuple[Skipped, ...] = ()
     created: str = ""
     edgeadv_version: str = ""
-    path: Path | None = field(default=None, compare=False)
 
     def select(self, **wanted: Any) -> list[BenchRow]:
         """Rows whose attributes equal ``wanted``, e.g. ``select(stage="end-to-end", batch=1)``."""
@@ -120,30 +118,14 @@ class Bench:
         """How errors call it."""
         return str(self.path) if self.path is not None else f"the bench of {self.bundle.name}"
 
-    def to_json(self) -> dict[str, Any]:
-        """The file's JSON value."""
-        found: dict[str, Any] = msgspec.to_builtins(replace(self, path=None))
-        del found["path"]
-        return {"schema_version": SCHEMA_VERSION, "kind": "bench", **found}
-
-    def save(self, path: str | Path) -> None:
-        """Write the file atomically.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
-        write_json(Path(path), self.to_json())
-
     @classmethod
-    def load(cls, path: str | Path) -> Bench:
-        """Read a bench file. Rows of the stage ``guarded``, which older files may have, are left out.
+    def from_json(cls, value: dict[str, Any], *, path: Path | None = None) -> Bench:
+        """Read what :meth:`to_json` wrote. Rows of the stage ``guarded``, which older files may have, are left out.
 
         Raises:
-            SchemaError: another kind or version, a key is missing, or a value is none that could have been measured.
-            BundleError: not readable.
+            SchemaError: it is something else.
         """
-        value = read_measurement(path, "bench")
         if isinstance(rows := value.get("rows"), list):
-            value["rows"] = [row for row in rows if not (isinstance(row, dict) and row.get("stage") == _IGNORED)]
-        found = convert({**value, "path": None}, cls, what="bench file", path=Path(path), mend="measure again")
-        return replace(found, path=Path(path))
+            kept = [row for row in rows if not (isinstance(row, dict) and row.get("stage") == _IGNORED)]
+            value = {**value, "rows": kept}
+        return super().from_json(value, path=path)

@@ -98,8 +98,7 @@ class Eps:
             )
         raise InputError(
             f"eps {self.text} is {self.value * 255:.7g} grey levels, and 8-bit images hold whole ones: use "
-            f"{levels}/255 or "
-            f"{levels + 1}/255{otherwise}"
+            f"{levels}/255 or {levels + 1}/255{otherwise}"
         )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from ..bundle.variants import expanded
@@ -12,6 +11,7 @@ from ..errors import InputError
 from .about import ScoredData
 from .eps import Eps
 from .evidence import Verdict
+from .measurement import Measurement
 from .rows import BASELINE, CLEAN, NORMS, WORST_CASE, ArtefactId, Comparison, Row
 
 
@@ -21,14 +21,13 @@ def named(variant: str, names: Sequence[str]) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasuredRows:
+class MeasuredRows(Measurement):
     """What was measured on some images.
 
     Attributes:
         data: the images.
         rows: one for each artefact, attack and budget.
         comparisons: each pair of artefacts, image by image, on the clean images and in the worst case at each budget.
-        path: the file that it was read from; None for what was just measured.
 
     Raises:
         ValueError: budgets are measured in several norms.
@@ -37,7 +36,6 @@ class MeasuredRows:
     data: ScoredData
     rows: tuple[Row, ...]
     comparisons: tuple[Comparison, ...] = ()
-    path: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if len(norms := {row.norm for row in self.rows if row.attack != CLEAN}) > 1:

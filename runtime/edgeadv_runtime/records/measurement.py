@@ -1,18 +1,69 @@
-"""The head that results, bench and study files share."""
+"""What results, bench and study files share."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
+
+import msgspec
 
 from .._version import __version__
-from ..decoding import decode
-from ..errors import BundleError, SchemaError
+from ..decoding import convert, read
+from ..errors import SchemaError
+from ..files import write_json
 
 SCHEMA_VERSION = 1
 WRITER = __version__
 """The edgeadv that writes records."""
 Kind = Literal["results", "bench", "study"]
+_M = TypeVar("_M", bound="Measurement")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """A file of figures.
+
+    Attributes:
+        path: the file that it was read from; None for what was just measured.
+    """
+
+    kind: ClassVar[Kind]
+    path: Path | None = field(default=None, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The file's JSON value."""
+        found: dict[str, Any] = msgspec.to_builtins(replace(self, path=None), enc_hook=str)
+        del found["path"]
+        return {"schema_version": SCHEMA_VERSION, "kind": self.kind, **found}
+
+    def save(self, path: str | Path) -> None:
+        """Write the file atomically.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        write_json(Path(path), self.to_json())
+
+    @classmethod
+    def load(cls: type[_M], path: str | Path) -> _M:
+        """Read such a file.
+
+        Raises:
+            SchemaError: another kind or version, a key is missing, or a value is none that could have been measured.
+            BundleError: not readable.
+        """
+        return cls.from_json(read_measurement(path, cls.kind), path=Path(path))
+
+    @classmethod
+    def from_json(cls: type[_M], value: dict[str, Any], *, path: Path | None = None) -> _M:
+        """Read what :meth:`to_json` wrote; what follows from the counts is derived again.
+
+        Raises:
+            SchemaError: it is something else.
+        """
+        found = convert({**value, "path": None}, cls, what=f"{cls.kind} file", path=path, mend="measure again")
+        return replace(found, path=path)
 
 
 def read_measurement(path: str | Path, *kinds: Kind) -> dict[str, Any]:
@@ -27,13 +78,7 @@ def read_measurement(path: str | Path, *kinds: Kind) -> dict[str, Any]:
         BundleError: not readable.
     """
     what = f"{' or '.join(kinds)} file"
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise BundleError(f"{path} does not exist: no {what} there") from error
-    except OSError as error:
-        raise BundleError(f"{path} is not a readable {what} ({error.strerror})") from error
-    value = decode(data, dict[str, Any], what=what, path=Path(path), mend="measure again")
+    value = read(Path(path), dict[str, Any], what=what, mend="measure again")
     kind, version = (
         found if isinstance(found := value.get(key), str | int) else None for key in ("kind", "schema_version")
     )

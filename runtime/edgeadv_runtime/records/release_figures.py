@@ -60,8 +60,7 @@ class Drop:
         counts, (low, high) = self.counts, self.counts.interval
         figure = (
             f"{float(100 * self.share):.2f} points ({counts.lost} lost, {counts.gained} gained of {counts.n}, 95% "
-            "interval "
-            f"{100 * low:.2f} to {100 * high:.2f}, McNemar p {counts.p:.2g})"
+            f"interval {100 * low:.2f} to {100 * high:.2f}, McNemar p {counts.p:.2g})"
         )
         if self.row.attack == CLEAN:
             return f"{self.row.artefact} against {self.base.artefact}: {figure}"

@@ -154,48 +154,41 @@ class Gate:
                 several budgets and none was named, or too little attacked an artefact.
             SchemaError: the file's comparisons contradict its rows.
         """
-        rulings = []
-        if self.min_clean is not None:
-            rulings.append(self._least("min-clean", self.min_clean, results, CLEAN))
-        if self.min_robust is not None:
-            rulings.append(self._least("min-robust", self.min_robust, results, WORST_CASE))
-        if self.max_drop_clean is not None:
-            rulings.append(self._drop("max-drop-clean", self.max_drop_clean, results, CLEAN))
-        if self.max_drop_robust is not None:
-            rulings.append(self._drop("max-drop-robust", self.max_drop_robust, results, WORST_CASE))
+        limits = (
+            ("min-clean", self.min_clean, CLEAN),
+            ("min-robust", self.min_robust, WORST_CASE),
+            ("max-drop-clean", self.max_drop_clean, CLEAN),
+            ("max-drop-robust", self.max_drop_robust, WORST_CASE),
+        )
+        rulings = [self._held_to(rule, limit, results, attack) for rule, limit, attack in limits if limit is not None]
         if self.verdict is not None:
             rulings.append(self._believable(results))
         if (flaw := trained_on(results)) is not None:
             rulings = [replace(ruling, passed=False, text=f"{ruling.text}; {flaw}") for ruling in rulings]
         return GateOutcome(tuple(rulings))
 
-    def _least(self, rule: str, limit: float, results: MeasuredRows, attack: str) -> Ruling:
+    def _held_to(self, rule: str, limit: float, results: MeasuredRows, attack: str) -> Ruling:
+        """What a rule with a limit says of the worst by it, if all that it looked at may be believed."""
         rows = self._rows(results, attack)
+        figures: dict[str, Any] = {}
+        if rule.startswith("max-drop"):
+            drops = [Drop.of(results, row, base) for row in rows if (base := self._base(results, row)) is not None]
+            if not drops:
+                raise InputError(
+                    f"{results.name} has nothing to compare with {self._baseline}: evaluate other variants with it in "
+                    "one run, or name another `baseline`"
+                )
+            largest = max(drops, key=lambda drop: drop.share)
+            worst, kept = largest.row, largest.share <= _exactly(limit)
+            rows = [row for drop in drops for row in (drop.row, drop.base)]
+            text, figures = f"largest is {largest}", largest.to_json()
+        else:
+            worst = min(rows, key=share_of)
+            text, kept = f"lowest is {figure_of(worst)}", share_of(worst) >= _exactly(limit)
         self._check_attacked(results, rows)
-        lowest = min(rows, key=share_of)
-        doubt = self._doubt(lowest, *rows)
-        passed = share_of(lowest) >= _exactly(limit) and doubt is None
-        text = f"lowest is {figure_of(lowest)}{doubt or ''}"
-        figures = {"limit": limit, **row_json(results, lowest)}
-        return Ruling(f"{rule} {limit:g}", passed, text, scope_of(results, lowest), figures)
-
-    def _drop(self, rule: str, limit: float, results: MeasuredRows, attack: str) -> Ruling:
-        rows = self._rows(results, attack)
-        drops = [Drop.of(results, row, base) for row in rows if (base := self._base(results, row)) is not None]
-        if not drops:
-            raise InputError(
-                f"{results.name} has nothing to compare with {self._baseline}: evaluate other variants with it in "
-                "one run, "
-                "or name another `baseline`"
-            )
-        largest = max(drops, key=lambda drop: drop.share)
-        judged = [row for drop in drops for row in (drop.row, drop.base)]
-        self._check_attacked(results, judged)
-        doubt = self._doubt(largest.row, *judged)
-        passed = largest.share <= _exactly(limit) and doubt is None
-        text = f"largest is {largest}{doubt or ''}"
-        figures = {"limit": limit, **row_json(results, largest.row), **largest.to_json()}
-        return Ruling(f"{rule} {limit:g}", passed, text, scope_of(results, largest.row), figures)
+        doubt = self._doubt(worst, *rows)
+        figures = {"limit": limit, **row_json(results, worst), **figures}
+        return Ruling(f"{rule} {limit:g}", kept and not doubt, text + doubt, scope_of(results, worst), figures)
 
     def _believable(self, results: MeasuredRows) -> Ruling:
         worst = max(self._rows(results, WORST_CASE), key=rank_of)
@@ -214,8 +207,7 @@ class Gate:
             if only_transferred(row, results.rows):
                 raise InputError(
                     f"{who} met only transferred attacks: an upper bound; evaluate it with `attacks` {SQUARE} on "
-                    "the device, or "
-                    "attack it by its own gradients"
+                    "the device, or attack it by its own gradients"
                 )
             if missing := lacking(row, results.rows, suite, classes=classes):
                 less = effort_of(row, results.rows, classes=classes)
@@ -223,17 +215,16 @@ class Gate:
                 accept = "" if less is None else f", or accept less: `suite` {less}"
                 raise InputError(
                     f"{who} was attacked by less than the suite {suite}: {'; '.join(missing)}. Evaluate it with "
-                    "edgeadv "
-                    f"evaluate ... `eps` {row.eps} `suite` {suite}{packed}{accept}"
+                    f"edgeadv evaluate ... `eps` {row.eps} `suite` {suite}{packed}{accept}"
                 )
 
-    def _doubt(self, *rows: Row) -> str | None:
-        """Which of ``rows`` may not be believed, and why; the first one's reason is in its figure already."""
+    def _doubt(self, *rows: Row) -> str:
+        """Which of ``rows`` may not be believed, and why, if any; the first one's reason is in its figure."""
         if rows[0].attack == CLEAN:
-            return None
+            return ""
         worst = max(rows, key=rank_of)
         if rank_of(worst) <= ORDER.index(self._least_verdict):
-            return None
+            return ""
         who = "" if worst is rows[0] else f"{worst.artefact} has {standing_of(worst)}, "
         return f"; {who}the verdict asked for is {self._least_verdict}"
 
@@ -251,15 +242,12 @@ class Gate:
             have = ", ".join(map(str, results.artefacts)) or "no rows"
             what = f"no {' and no '.join(idle)}" if idle else "no artefact that was chosen"
             raise InputError(f"{results.name} has {what}; it has {have}")
-        if attack == CLEAN:
-            found = [row for row in chosen if row.attack == CLEAN]
-        else:
-            eps = results.budget(self.eps)
-            found = [row for row in chosen if row.attack == attack and row.eps_value == eps.value]
+        eps = None if attack == CLEAN else results.budget(self.eps)
+        found = [row for row in chosen if row.attack == attack and (eps is None or row.eps_value == eps.value)]
         scored = {row.artefact for row in found}
         for row in chosen:
             if row.artefact not in scored:
-                at = "" if attack == CLEAN else f" at eps {eps.text}"
+                at = "" if eps is None else f" at eps {eps.text}"
                 raise InputError(
                     f"{results.name} has no {attack} row of {row.artefact}{at}: evaluate it again, or choose others "
                     "with `variants` and `backends`"
@@ -271,10 +259,8 @@ class Gate:
         if row.variant == self._baseline:
             return None
         base = results.baseline_of(row.artefact, variant=self._baseline)
-        found = results.select(attack=row.attack, eps_value=row.eps_value)
-        for other in found:
-            if other.artefact == base:
-                return other
+        if found := results.select(attack=row.attack, eps_value=row.eps_value, artefact=base):
+            return found[0]
         have = ", ".join(dict.fromkeys(row.variant for row in results.rows))
         raise InputError(
             f"{results.name} has no {self._baseline} to compare with, but {have}: evaluate it in the same run, or name "

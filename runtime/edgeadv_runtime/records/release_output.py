@@ -3,7 +3,10 @@ judged."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,7 +18,8 @@ from .results import Results
 
 SCHEMA_VERSION = 1
 SUITE_NAME = "edgeadv gate"
-PASSED, FAILED, ERROR = "passed", "failed", "error"
+# what XML 1.0 cannot hold
+_NO_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def gate_json(
@@ -44,18 +48,9 @@ def gate_json(
         "edgeadv_version": WRITER,
         "file": file.name,
         **about,
-        "status": _status(rulings, error),
+        "status": "error" if error is not None else "passed" if all(ruling.passed for ruling in rulings) else "failed",
         "error": error,
-        "rulings": [
-            {
-                "rule": ruling.rule,
-                "passed": ruling.passed,
-                "scope": ruling.scope,
-                "text": ruling.text,
-                "figures": ruling.figures,
-            }
-            for ruling in rulings
-        ],
+        "rulings": [asdict(ruling) for ruling in rulings],
     }
 
 
@@ -65,25 +60,17 @@ def gate_junit(file: Path, rulings: Sequence[Ruling], *, error: str | None = Non
 
     The arguments are those of :func:`gate_json`.
     """
-    failures = sum(not ruling.passed for ruling in rulings)
-    counts = {
-        "tests": str(len(rulings) + (error is not None)),
-        "failures": str(failures),
-        "errors": str(int(error is not None)),
-    }
+    cases = [(ruling.rule, "system-out" if ruling.passed else "failure", str(ruling), "rule") for ruling in rulings]
+    if error is not None:
+        cases.append((SUITE_NAME, "error", error, "nothing judged"))
+    tags = Counter(tag for _, tag, _, _ in cases)
+    counts = {"tests": str(len(cases)), "failures": str(tags["failure"]), "errors": str(tags["error"])}
     root = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(root, "testsuite", {"name": SUITE_NAME, **counts})
-    for ruling in rulings:
-        case = ElementTree.SubElement(suite, "testcase", {"classname": _xml(file.name), "name": _xml(ruling.rule)})
-        if ruling.passed:
-            ElementTree.SubElement(case, "system-out").text = _xml(str(ruling))
-        else:
-            attributes = {"message": _xml(str(ruling)), "type": "rule"}
-            ElementTree.SubElement(case, "failure", attributes).text = _xml(str(ruling))
-    if error is not None:
-        case = ElementTree.SubElement(suite, "testcase", {"classname": _xml(file.name), "name": SUITE_NAME})
-        attributes = {"message": _xml(error), "type": "nothing judged"}
-        ElementTree.SubElement(case, "error", attributes).text = _xml(error)
+    for name, tag, text, kind in cases:
+        case = ElementTree.SubElement(suite, "testcase", {"classname": _xml(file.name), "name": _xml(name)})
+        attributes = {} if tag == "system-out" else {"message": _xml(text), "type": kind}
+        ElementTree.SubElement(case, tag, attributes).text = _xml(text)
     ElementTree.indent(root)
     made: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return made + b"\n"
@@ -117,14 +104,5 @@ def write_outcome(
         write_json(json, gate_json(file, results, rulings, error=error))
 
 
-def _status(rulings: Sequence[Ruling], error: str | None) -> str:
-    if error is not None:
-        return ERROR
-    return PASSED if all(ruling.passed for ruling in rulings) else FAILED
-
-
 def _xml(text: str) -> str:
-    """``text`` without what XML 1.0 cannot hold."""
-    return "".join(
-        c if c in "\t\n\r" or " " <= c <= "\ud7ff" or "\ue000" <= c <= "\ufffd" or c > "\uffff" else "?" for c in text
-    )
+    return _NO_XML.sub("?", text)

@@ -7,20 +7,15 @@ so older files of this version load.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import msgspec
-
-from ..decoding import convert
-from ..files import write_json
 from .about import Example, Skipped, Subject
 from .eps import Eps
 from .evidence import Masking, Verdict, least_believable
 from .machine import Environment
 from .measured_rows import MeasuredRows
-from .measurement import SCHEMA_VERSION, read_measurement
+from .measurement import Kind
 from .release_gate import Gate, GateOutcome
 from .suites import SuiteName
 
@@ -39,6 +34,7 @@ class Results(MeasuredRows):
         edgeadv_version: what wrote it.
     """
 
+    kind: ClassVar[Kind] = "results"
     bundle: Subject
     environment: Environment
     masking: Masking
@@ -99,48 +95,11 @@ class Results(MeasuredRows):
         ).judge(self)
 
     def to_json(self) -> dict[str, Any]:
-        """The file's JSON value."""
-        parts = {
-            name: msgspec.to_builtins(getattr(self, name))
-            for name in ("bundle", "data", "environment", "masking", "skipped", "examples")
-        }
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "kind": "results",
-            "edgeadv_version": self.edgeadv_version,
-            "created": self.created,
-            **parts,
-            "rows": [row.to_json() for row in self.rows],
-            "comparisons": [entry.to_json() for entry in self.comparisons],
-        }
-
-    def save(self, path: str | Path) -> None:
-        """Write the file atomically.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
-        write_json(Path(path), self.to_json())
-
-    @classmethod
-    def load(cls, path: str | Path) -> Results:
-        """Read a results file.
-
-        Raises:
-            SchemaError: another kind or version, a key is missing, or a value is none that could have been measured.
-            BundleError: not readable.
-        """
-        return cls.from_json(read_measurement(path, "results"), path=Path(path))
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any], *, path: Path | None = None) -> Results:
-        """Read what :meth:`to_json` wrote; shares and intervals are derived again from the counts.
-
-        Raises:
-            SchemaError: it is something else.
-        """
-        found = convert({**value, "path": None}, cls, what="results file", path=path, mend="measure again")
-        return replace(found, path=path)
+        """The file's JSON value, the long lists last."""
+        found = super().to_json()
+        del found["rows"], found["comparisons"]
+        rows, comparisons = ([entry.to_json() for entry in table] for table in (self.rows, self.comparisons))
+        return {**found, "rows": rows, "comparisons": comparisons}
 
 
 def _names(given: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from ..decoding import Count, Sha256, Share, convert
+from ..bundle.entries import Entry
+from ..decoding import Count, Sha256, Share
 from ..errors import InputError
 from .eps import Eps
 from .evidence import RowMasking, Verdict
@@ -27,7 +28,7 @@ Size = Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
 _ALIKE = 1e-4
 
 
-class AttackParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class AttackParams(Entry, frozen=True, kw_only=True):
     """How an attack was run; None where a parameter does not apply.
 
     ``library`` is a third party's whose attack it is, with its version, in words; None for edgeadv's own. ``draws``:
@@ -48,20 +49,6 @@ class AttackParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     library: str | None = None
     draws: Count | None = None
     cumulative: bool | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The parameters that apply."""
-        found: dict[str, Any] = msgspec.to_builtins(self)
-        return found | ({"attacks": list(self.attacks)} if self.attacks is not None else {})
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> AttackParams:
-        """Read what :meth:`to_json` wrote; unknown keys are ignored.
-
-        Raises:
-            SchemaError: it is something else.
-        """
-        return convert(value, cls, what="list of parameters")
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -256,7 +243,7 @@ class Row(ArtefactRow, frozen=True, kw_only=True):
     def to_json(self) -> dict[str, Any]:
         """The row as the file holds it, with the shares that follow from its counts."""
         shares = {name: getattr(self, name) for name in ("top1", "top1_ci95", "top5", "top5_ci95")}
-        return {**msgspec.to_builtins(self), "params": self.params.to_json(), **shares}
+        return {**msgspec.to_builtins(self), **shares}
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):

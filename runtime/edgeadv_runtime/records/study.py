@@ -5,16 +5,15 @@ What was measured of each classifier is a whole :class:`~edgeadv_runtime.Results
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from ..bundle.preprocess import Interpolation
-from ..decoding import Count, Sha256, convert
-from ..files import write_json
-from .measurement import SCHEMA_VERSION, read_measurement
+from ..decoding import Count, Sha256
+from .measurement import Kind, Measurement
 from .results import Results
 from .rows import Size
 
@@ -109,7 +108,7 @@ class StudySettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class Study(Measurement):
     """A study file.
 
     Attributes:
@@ -117,44 +116,24 @@ class Study:
         results: one for each architecture, in the order of ``settings``; fewer where the study is not finished.
         created: UTC time of the last of them, ISO 8601.
         edgeadv_version: what measured them.
-        path: the file that it was read from; None for one that was just measured.
     """
 
+    kind: ClassVar[Kind] = "study"
     settings: StudySettings
     results: tuple[Results, ...]
     created: str = ""
     edgeadv_version: str = ""
-    path: Path | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The file's JSON value."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "kind": "study",
-            "edgeadv_version": self.edgeadv_version,
-            "created": self.created,
-            "settings": msgspec.to_builtins(self.settings),
-            "results": [result.to_json() for result in self.results],
-        }
-
-    def save(self, path: str | Path) -> None:
-        """Write the file atomically.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
-        write_json(Path(path), self.to_json())
+        return {**super().to_json(), "results": [result.to_json() for result in self.results]}
 
     @classmethod
-    def load(cls, path: str | Path) -> Study:
-        """Read a study file.
+    def from_json(cls, value: dict[str, Any], *, path: Path | None = None) -> Study:
+        """Read what :meth:`to_json` wrote; the results are told the same ``path``.
 
         Raises:
-            SchemaError: another kind or version, a key is missing, or a value is none that could have been measured.
-            BundleError: not readable.
+            SchemaError: it is something else.
         """
-        value = read_measurement(path, "study")
-        found = convert({**value, "path": None}, cls, what="study file", path=Path(path), mend="measure again")
-        return replace(
-            found, path=Path(path), results=tuple(replace(result, path=Path(path)) for result in found.results)
-        )
+        found = super().from_json(value, path=path)
+        return replace(found, results=tuple(replace(result, path=path) for result in found.results))
