@@ -52,7 +52,7 @@ def _show(built: BuiltEngine) -> None:
     engine, record = built.engine, built.engine.record
     build = record.build
     place = ", ".join(build.targets) or record.key.gpu
-    what = f"{build.bytes / MIB:.2f} MiB for {place}, batch {BatchProfile.from_json(build.profile)}"
+    what = f"{build.bytes / MIB:.2f} MiB for {place}, batch {BatchProfile(*build.profile)}"
     label = (record.precision or {}).get("label", "declared")
     say(f"  built          in {build.seconds:.1f} s by {built.library}, {what}")
     say(f"  precision      {label} as {record.variant}{', with TF32' if 'TF32' in build.flags else ''}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.bundle import Bundle
 from ..bundle.preprocess import to_pixels, to_tensor
 from ..bundle.variants import takes_uint8
 from ..errors import BackendError, InputError
@@ -117,8 +117,7 @@ class Backend(ABC):
     def _check_batch(self, batch: Any, dtype: type[np.generic], shape: tuple[int, ...], levels: str) -> None:
         """Refuse anything but an array of ``dtype`` with at least one image of ``shape``, and anything at all once
         closed."""
-        if self._closed:
-            raise BackendError(f"this {self.name} backend is closed; open it again")
+        self._check_open()
         array = isinstance(batch, np.ndarray)
         if array and batch.dtype == dtype and batch.ndim == 4 and batch.shape[1:] == shape and len(batch):
             return
@@ -126,6 +125,16 @@ class Backend(ABC):
         raise InputError(
             f"a batch is {np.dtype(dtype)} of shape (n, {', '.join(map(str, shape))}) in {levels}, not {got}"
         )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError(f"this {self.name} backend is closed; open it again")
+
+    def _describe(self, bundle: Bundle, variant: str) -> None:
+        """Set what an artefact of a bundle says of itself."""
+        self.variant = variant
+        self.artifact_sha256, self.float_sha256 = bundle.artifact_sha256(variant), bundle.float_sha256(variant)
+        self.input_shape, self.n_classes = bundle.preprocess.input_shape, len(bundle.classes)
 
     def _checked_logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Logits of a checked batch, looked at before anybody gets them."""
@@ -137,9 +146,8 @@ class Backend(ABC):
             )
         if not np.isfinite(logits).all():
             raise BackendError(
-                f"{self.name} {self.variant} gave logits that are NaN or infinite: the weights are broken, the "
-                "input is not "
-                "finite, or the precision overflows"
+                f"{self.name} {self.variant} gave logits that are NaN or infinite: the weights are broken, the input "
+                "is not finite, or the precision overflows"
             )
         return logits
 
@@ -163,7 +171,5 @@ class Backend(ABC):
     def __enter__(self: _B) -> _B:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..bundle.bundle import Bundle
 from ..device.cuda import Gpu, find_gpu
 from ..engine import Engine, EngineCache, EngineOptions, Explanation, Library, copy_engine, find_library
+from ..engine.build import Progress
 from ..errors import MissingDependencyError, ProviderError
 from .tensorrt import TensorRTBackend, never_loaded
 
@@ -71,7 +71,7 @@ class EngineBuilder:
         return self.cache.explain(bundle, variant, self.options, library=self.library, gpu=self.gpu)
 
     def build(
-        self, bundle: Bundle, variant: str, *, out: Path | None = None, progress: Callable[[str], None] | None = None
+        self, bundle: Bundle, variant: str, *, out: Path | None = None, progress: Progress | None = None
     ) -> BuiltEngine:
         """Find or build one plan; see :func:`build_engine`."""
         options, gpu, proved_on = self.options, self.gpu, None
@@ -103,7 +103,7 @@ def build_engine(
     library: str | None = None,
     cache: str | Path | None = None,
     out: str | Path | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> BuiltEngine:
     """Build a TensorRT plan, or find it in the cache, and prove it on the golden frames if it can run here.
 

@@ -41,11 +41,8 @@ _TENSORRT_OPTIONS = dict.fromkeys(
 # ONNX Runtime has no option for TF32 in TensorRT: only this variable of NVIDIA's switches it off
 TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"
 # libraries that the providers are linked with, one of each line, and what it means that none loads
-_LIBRARIES = (
-    (("libcublas.so.13", "libcublas.so.12"), "no CUDA 12 or 13 libraries"),
-    (("libcudnn.so.9",), "no cuDNN 9"),
-)
-_TENSORRT_LIBRARIES = (("libnvinfer.so.11", "libnvinfer.so.10"), "no TensorRT 10 or 11 where the loader looks")
+_LIBRARIES = {("libcublas.so.13", "libcublas.so.12"): "no CUDA 12 or 13 libraries", ("libcudnn.so.9",): "no cuDNN 9"}
+_TENSORRT_LIBRARIES = {("libnvinfer.so.11", "libnvinfer.so.10"): "no TensorRT 10 or 11 where the loader looks"}
 # what ONNX Runtime says where a provider does not load, or does not take every node
 _NOT_ALL = ("fallback to CPU EP has been explicitly disabled", "Please install TensorRT libraries")
 _ON_STDERR = "ONNX Runtime's own message is on standard error"
@@ -101,26 +98,19 @@ class OnnxRuntimeBackend(Backend):
         if provider == TENSORRT and os.environ.get(TF32_VARIABLE) != "0" and FLOAT in bundle.written_in(variant):
             raise ProviderError(
                 f"ONNX Runtime cannot switch TF32 off in TensorRT, and what is float32 in {variant} would be of "
-                "another precision "
-                f"than exported: start with {TF32_VARIABLE}=0 in the environment, or use `provider` cuda or "
-                "`backends` tensorrt"
+                f"another precision than exported: start with {TF32_VARIABLE}=0 in the environment, or use "
+                "`provider` cuda or `backends` tensorrt"
             )
         session = _open(ort, path, variant=variant, provider=provider, threads=threads)
         self._session: Any = session
-        self.variant: str = variant
-        self.provider: str = wanted
-        self.device: str = processor_name() if provider == CPU else find_gpu().name
-        self.artifact_sha256: str = bundle.artifact_sha256(variant)
-        self.float_sha256: str | None = bundle.float_sha256(variant)
-        self.input_shape: tuple[int, int, int] = bundle.preprocess.input_shape
-        self.n_classes: int = len(bundle.classes)
-        self.threads: int | None = threads
+        self._describe(bundle, variant)
+        self.provider, self.threads = wanted, threads
+        self.device = processor_name() if provider == CPU else find_gpu().name
         self.node_share = _node_share(session)
         if self.node_share and wanted not in self.node_share:
             raise ProviderError(
                 f"{wanted} opened {path} and took none of its nodes, all are left to {', '.join(self.node_share)}: "
-                "use that "
-                "provider, or `backends` tensorrt"
+                "use that provider, or `backends` tensorrt"
             )
         inputs, outputs = session.get_inputs(), session.get_outputs()
         if [i.name for i in inputs] != ["image"] or [o.name for o in outputs] != ["logits"]:
@@ -159,7 +149,9 @@ def _open(ort: Any, path: Path, *, variant: str, provider: str, threads: int | N
     chosen: list[Any] = [wanted]
     if provider != CPU:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        _preload(ort)
+        if hasattr(ort, "preload_dlls"):  # what pip installed of CUDA is not where the loader looks
+            with redirect_stdout(sys.stderr):  # it prints what it does not find
+                ort.preload_dlls()
         chosen = [(PROVIDERS[CUDA], _CUDA_OPTIONS)]
         if provider == TENSORRT:
             chosen.insert(0, (wanted, _TENSORRT_OPTIONS))
@@ -191,20 +183,13 @@ def _refusal(error: Exception, path: Path, provider: str) -> BackendError:
     return BackendError(f"ONNX Runtime cannot open {path}: {text}")
 
 
-def _preload(ort: Any) -> None:
-    """Load the CUDA libraries that pip installed, which are not where the loader looks."""
-    if hasattr(ort, "preload_dlls"):
-        with redirect_stdout(sys.stderr):  # it prints what it does not find
-            ort.preload_dlls()
-
-
 def _missing(provider: str) -> str | None:
     """The first missing piece of what a provider for GPUs needs, or None where all of it is here."""
     try:
         find_gpu()
     except ProviderError as error:
         return str(error)
-    for names, meaning in (*_LIBRARIES, *([_TENSORRT_LIBRARIES] if provider == TENSORRT else [])):
+    for names, meaning in (_LIBRARIES | (_TENSORRT_LIBRARIES if provider == TENSORRT else {})).items():
         if not any(_loads(name) for name in names):
             return (
                 f"{meaning} ({' or '.join(names)} does not load): install them, or add their folder to LD_LIBRARY_PATH"

@@ -7,9 +7,9 @@ GPU under this code. ``docs/tensorrt.md`` lists what was run where.
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
-from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..bundle.bundle import Bundle
 from ..bundle.variants import TENSORRT_REFUSES_U8S8, U8S8, base_of
 from ..device.cuda import Gpu, find_gpu
+from ..device.facts import now
 from ..engine.build import Progress
 from ..engine.cache import Engine, EngineCache
 from ..engine.execution import STEPS, Session
@@ -54,8 +55,6 @@ class TensorRTBackend(Backend):
 
     name = "tensorrt"
     engine: Engine
-    profile: BatchProfile
-    _session: Session | None
 
     def __init__(
         self,
@@ -99,37 +98,28 @@ class TensorRTBackend(Backend):
             raise InputError(TENSORRT_REFUSES_U8S8)
         # before anything of TensorRT's runtime is touched: some crash where there is no GPU
         self.gpu: Gpu = find_gpu(gpu_index)
-        self.gpu_index: int | None = self.gpu.index
+        self.gpu_index, self.device = self.gpu.index, self.gpu.name
         self._library = find_library(library)
         check_gpu(self._library, self.gpu, options)
         self._bundle, self._options, self._cache = bundle, options, EngineCache() if cache is None else cache
-        self._lock, self._session = threading.RLock(), None
-        self._graphs: tuple[bool | None, str | None] = (None, None)
-        self.variant: str = variant
-        self.device: str = self.gpu.name
-        self.artifact_sha256: str = bundle.artifact_sha256(variant)
-        self.float_sha256: str | None = bundle.float_sha256(variant)
-        self.input_shape: tuple[int, int, int] = bundle.preprocess.input_shape
-        self.n_classes: int = len(bundle.classes)
+        self._lock, self._held = threading.RLock(), ExitStack()
+        self._describe(bundle, variant)
         try:
             self._session = self._open(trust_plan, progress)
-            self.provider: str = f"{self._library} with TF32" if self._tf32 else str(self._library)
+            self._held.callback(self._session.close)
+            self._held.callback(self._save_runtime_cache)
+            self.provider = f"{self._library} with TF32" if self._tf32 else str(self._library)
             self.profile: BatchProfile = self._session.profile
             self.plan_sha256: str = self.engine.sha256
             if not is_proved(self.engine, self.gpu):
                 if progress is not None:
                     progress(f"proving the engine of {variant} on {self.gpu.name}")
-                self._prove(self._session)
+                self._prove()
             self.precision_label: str = str((self.engine.record.precision or {})["label"])
         except BaseException:
             with suppress(BackendError):  # the one that is being raised says more
                 self.close()
             raise
-
-    @property
-    def graph_note(self) -> str | None:
-        """Why calls are given to the GPU step by step and not as a CUDA graph; None if nothing is against graphs."""
-        return self._running().graph_note
 
     @property
     def engine_info(self) -> EngineInfo:
@@ -140,9 +130,7 @@ class TensorRTBackend(Backend):
         which captures by itself, it only says that it was asked to.
         """
         with self._lock:
-            if self._session is not None:
-                self._graphs = self._session.cuda_graphs, self._session.graph_note
-        captured, note = self._graphs
+            captured, note = self._session.cuda_graphs, self._session.graph_note
         return EngineInfo(
             plan_sha256=self.plan_sha256,
             profile=(self.profile.min, self.profile.opt, self.profile.max),
@@ -190,28 +178,28 @@ class TensorRTBackend(Backend):
             return self._running().run(x)
 
     def _running(self) -> Session:
-        if self._session is None:
-            raise BackendError(f"this {self.name} backend is closed; open it again")
+        self._check_open()
         return self._session
 
     def _close(self) -> None:
         with self._lock:
-            session, self._session = self._session, None
-            if session is None:
-                return
-            self._graphs = session.cuda_graphs, session.graph_note
-            try:
-                with suppress(BackendError):  # a GPU that has failed still has to be let go of
-                    self._save_runtime_cache(session)
-            finally:
-                session.close()
+            self._held.close()
 
     def _open(self, trust_plan: str | None, progress: Progress | None) -> Session:
         """Get the plan and load it; sets :attr:`engine`."""
         if trust_plan is not None:
             self.engine = self._cache.trusted(self._bundle, self.variant, trust_plan)
             return self._load()
-        self.engine = self._provide(progress, rebuild=False)
+        provide = partial(
+            self._cache.provide,
+            self._bundle,
+            self.variant,
+            self._options,
+            library=self._library,
+            gpu=self.gpu,
+            progress=progress,
+        )
+        self.engine = provide()
         if self.engine.origin == "hit":
             try:
                 session = self._load()
@@ -221,13 +209,12 @@ class TensorRTBackend(Backend):
             except (PlanRefusedError, IntegrityError) as error:  # no other failure is one that other bytes would mend
                 if isinstance(error, PlanRefusedError) and never_loaded(self.engine, self.gpu):
                     raise EngineError(
-                        f"{error}; it did not when it was new either: delete {self.engine.path} or run edgeadv "
-                        "engine again once "
-                        "the cause is gone"
+                        f"{error}; it did not when it was new either: delete {self.engine.path} or run edgeadv engine "
+                        "again once the cause is gone"
                     ) from error
                 if progress is not None:
                     progress(f"building the engine of {self.variant} again, because {error}")
-            self.engine = self._provide(progress, rebuild=True)
+            self.engine = provide(rebuild=True)
         try:
             return self._load()
         except PlanRefusedError as error:
@@ -235,17 +222,6 @@ class TensorRTBackend(Backend):
                 self.engine, not_loaded={**_found_on(self.engine, self.gpu), "why": str(error)}
             )
             raise
-
-    def _provide(self, progress: Progress | None, *, rebuild: bool) -> Engine:
-        return self._cache.provide(
-            self._bundle,
-            self.variant,
-            self._options,
-            library=self._library,
-            gpu=self.gpu,
-            rebuild=rebuild,
-            progress=progress,
-        )
 
     def _load(self) -> Session:
         session = Session(
@@ -260,12 +236,11 @@ class TensorRTBackend(Backend):
             session.close()
             raise EngineError(
                 f"the plan serves batch {session.profile}, not {self._options.profile} as it was built for: "
-                f"{self._library} "
-                "did not keep to the profile; use another version of it"
+                f"{self._library} did not keep to the profile; use another version of it"
             )
         return session
 
-    def _prove(self, session: Session) -> None:
+    def _prove(self) -> None:
         """Replay the golden frames and look into the plan; raises if either is not as it should be."""
         from .golden_check import verify  # which imports the backends
 
@@ -273,7 +248,7 @@ class TensorRTBackend(Backend):
         if self._tf32:
             verification = replace(verification, tolerance=max(verification.tolerance, TF32_TOLERANCE))
         precision = compare_precision(
-            session.inspect(),
+            self._session.inspect(),
             self.variant,
             nodes=self._bundle.manifest.variants[self.variant].compute,
             written_in=self._bundle.written_in(self.variant),
@@ -289,9 +264,9 @@ class TensorRTBackend(Backend):
                 "ok": verification.ok and not wrong,
                 **of_this,
                 "batches": [{"size": size, "max_relative_error": error} for size, error in errors.items()],
-                "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "time": now(),
             },
-            precision={**precision.to_json(), **of_this},
+            precision={**asdict(precision), **of_this},
         )
         if precision.problems:
             raise EngineError(
@@ -300,16 +275,13 @@ class TensorRTBackend(Backend):
         if not verification.ok:
             raise EngineError(
                 f"{self.engine.path.name} does not pass the self-test on this GPU, do not use it: {verification}; "
-                "build it again "
-                "with another version of TensorRT, or use fp32"
+                "build it again with another version of TensorRT, or use fp32"
             )
         if wrong:
             raise EngineError(
                 f"{self.engine.path.name} gives other logits in a batch of {wrong[0]} than one image at a time on "
-                "this GPU, do not "
-                f"use it: relative error {errors[wrong[0]]:.2g} (at most {verification.tolerance:g}); build it "
-                "again with another "
-                "version of TensorRT, or for batch 1"
+                f"this GPU, do not use it: relative error {errors[wrong[0]]:.2g} (at most {verification.tolerance:g}); "
+                "build it again with another version of TensorRT, or for batch 1"
             )
 
     def _batch_errors(self) -> dict[int, float]:
@@ -338,24 +310,24 @@ class TensorRTBackend(Backend):
 
         It is code, as the plan is. Beside a plan in a bundle it would be code that nobody vouched for: there is none.
         """
-        noted = (self.engine.record.runtime_cache or {}).get("sha256")
-        if self.engine.origin == "trusted" or not self._library.has_runtime_cache or noted is None:
-            return None
-        with suppress(OSError):
-            data = self.engine.path.with_suffix(RUNTIME_CACHE).read_bytes()
-            return data if sha256_bytes(data) == noted else None
+        noted = self.engine.record.runtime_cache
+        if self.engine.origin != "trusted" and noted is not None:
+            with suppress(OSError):
+                data = self.engine.path.with_suffix(RUNTIME_CACHE).read_bytes()
+                return data if sha256_bytes(data) == noted.get("sha256") else None
         return None
 
-    def _save_runtime_cache(self, session: Session) -> None:
-        """Keep it for the next time; a cache that cannot be written costs that time only."""
-        data = None if self.engine.origin == "trusted" else session.runtime_cache()
-        if data is None:
-            return
-        digest = sha256_bytes(data)
-        if digest != (self.engine.record.runtime_cache or {}).get("sha256"):
-            with suppress(StorageError):
+    def _save_runtime_cache(self) -> None:
+        """Keep it for the next time; a cache that cannot be written costs that time only, and a GPU that has failed
+        still has to be let go of."""
+        with suppress(BackendError, StorageError):
+            data = None if self.engine.origin == "trusted" else self._session.runtime_cache()
+            if data is None:
+                return
+            noted = {"sha256": sha256_bytes(data)}
+            if noted != self.engine.record.runtime_cache:
                 write_bytes(self.engine.path.with_suffix(RUNTIME_CACHE), data)
-                self.engine = self._cache.note(self.engine, runtime_cache={"sha256": digest})
+                self.engine = self._cache.note(self.engine, runtime_cache=noted)
 
 
 def check_gpu(library: Library, gpu: Gpu, options: EngineOptions) -> None:
@@ -365,17 +337,15 @@ def check_gpu(library: Library, gpu: Gpu, options: EngineOptions) -> None:
         ProviderError: the library does not serve it.
         InputError: it is not among the targets.
     """
-    if library.can_target and gpu.sm not in library.known_targets:
+    if not library.serves(gpu.sm):
         raise ProviderError(
             f"{library} does not serve {gpu.name} ({gpu.sm}), only {', '.join(library.known_targets)}: use classic "
-            "TensorRT here, "
-            f'pip install "edgeadv[{TENSORRT}]", on a Jetson the one that JetPack brings'
+            f'TensorRT here, pip install "edgeadv[{TENSORRT}]", on a Jetson the one that JetPack brings'
         )
     if options.targets and gpu.sm not in options.targets:
         raise InputError(
-            f"an engine for {', '.join(options.targets)} does not run on {gpu.name}, which is {gpu.sm}: add that "
-            "to the targets, "
-            "or leave them out"
+            f"an engine for {', '.join(options.targets)} does not run on {gpu.name}, which is {gpu.sm}: add that to "
+            "the targets, or leave them out"
         )
 
 
@@ -386,13 +356,16 @@ def _found_on(engine: Engine, gpu: Gpu) -> dict[str, str]:
 
 def is_proved(engine: Engine, gpu: Gpu) -> bool:
     """Whether the record says that this very plan passed on this GPU with this driver."""
-    verification, precision = engine.record.verification, engine.record.precision
-    if engine.origin == "trusted" or verification is None or precision is None:
-        return False  # what came with a bundle is not believed about itself
-    ours = _found_on(engine, gpu).items()
-    same = all(found.get(key) == value for found in (verification, precision) for key, value in ours)
-    whole = "batches" in verification and "label" in precision
-    return same and whole and verification.get("ok") is True and precision.get("problems") == []
+    verification, precision = engine.record.verification or {}, engine.record.precision or {}
+    ours = _found_on(engine, gpu)
+    return (
+        engine.origin != "trusted"  # what came with a bundle is not believed about itself
+        and verification.items() >= ours.items()
+        and precision.items() >= {**ours, "problems": []}.items()
+        and "batches" in verification
+        and "label" in precision
+        and verification.get("ok") is True
+    )
 
 
 def never_loaded(engine: Engine, gpu: Gpu) -> bool:

@@ -11,24 +11,23 @@ a stand-in for the library, through the same C calling convention.
 from __future__ import annotations
 
 import ctypes
-import re
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BackendError, ProviderError
+from .facts import VERSION_FILE, driver_version
+from .versions import older
 
 LIBRARY = "libcuda.so.1"
-VERSION_FILE = Path("/proc/driver/nvidia/version")
 MIB = 1 << 20
 # the oldest driver whose library has every function below: CUDA 11.4, JetPack 5
-_OLDEST = (11, 4)
+_OLDEST = "11.4"
 _TOO_OLD = "update the NVIDIA driver to 470 or newer, or JetPack to 5 or newer"
 
 _INT, _UINT, _SIZE, _POINTER = ctypes.c_int, ctypes.c_uint, ctypes.c_size_t, ctypes.c_void_p
@@ -81,17 +80,14 @@ _NAME_BYTES = 256
 # what cuInit may answer, and what then is to be done
 _WHY_NOT = {
     34: "the library found is the toolkit's stub, not the driver's: install the driver, or take the stubs folder "
-    "out of "
-    "LD_LIBRARY_PATH",
+    "out of LD_LIBRARY_PATH",
     35: f"it is too old: {_TOO_OLD}",
     36: f"it is too old: {_TOO_OLD}",
     100: "it sees no GPU: look at nvidia-smi and CUDA_VISIBLE_DEVICES, and in a container at how it was started "
-    "(--gpus all, "
-    "on a Jetson --runtime nvidia)",
+    "(--gpus all, on a Jetson --runtime nvidia)",
     101: "it refuses the GPU: look at nvidia-smi and CUDA_VISIBLE_DEVICES",
     803: "its kernel module is of another version than its library: restart the machine after a driver update, or "
-    "update "
-    "the container's driver library",
+    "update the container's driver library",
     804: "the CUDA compatibility library does not serve this GPU: take it out of LD_LIBRARY_PATH or update the driver",
 }
 
@@ -153,10 +149,8 @@ class Driver:
         if status := self._library.cuInit(0):
             reason = _WHY_NOT.get(status, "look at nvidia-smi and at the kernel's log")
             raise ProviderError(f"the NVIDIA driver is here and does not start ({self._explain(status)}): {reason}")
-        if self.version < _OLDEST:
-            raise ProviderError(
-                f"the NVIDIA driver here serves CUDA {_dotted(self.version)}, 11.4 is needed: {_TOO_OLD}"
-            )
+        if older(self.version, _OLDEST):
+            raise ProviderError(f"the NVIDIA driver here serves CUDA {self.version}, {_OLDEST} is needed: {_TOO_OLD}")
 
     def call(self, name: str, *arguments: Any) -> None:
         """Call a function of the library.
@@ -169,20 +163,20 @@ class Driver:
             raise BackendError(f"CUDA's {name} failed: {self._explain(status)}{hint}")
 
     def get(self, kind: Any, name: str, *arguments: Any) -> Any:
-        """What a function writes to its first argument, a ``kind``.
+        """What a function writes to its first argument, a ``kind``, as Python has it.
 
         Raises:
             BackendError: it did not succeed.
         """
         value = kind()
         self.call(name, ctypes.byref(value), *arguments)
-        return value
+        return value.value
 
     @property
-    def version(self) -> tuple[int, int]:
-        """The newest CUDA that this driver serves."""
-        number = self.get(_INT, "cuDriverGetVersion").value
-        return number // 1000, number % 1000 // 10
+    def version(self) -> str:
+        """The newest CUDA that this driver serves, e.g. ``"13.0"``."""
+        number = self.get(_INT, "cuDriverGetVersion")
+        return f"{number // 1000}.{number % 1000 // 10}"
 
     def _explain(self, status: int) -> str:
         words = []
@@ -206,22 +200,19 @@ def find_gpu(index: int = 0, *, load: Callable[[str], Any] = ctypes.CDLL, versio
     """
     driver = Driver(load=load)
     try:
-        count = driver.get(_INT, "cuDeviceGetCount").value
+        count = driver.get(_INT, "cuDeviceGetCount")
         if not 0 <= index < count:
             raise ProviderError(f"there is no GPU {index}: CUDA sees {count} here, counted from 0")
         device = driver.get(_INT, "cuDeviceGet", index)
         name = ctypes.create_string_buffer(_NAME_BYTES)
         driver.call("cuDeviceGetName", name, _NAME_BYTES, device)
         major, minor, integrated, mapped = (
-            driver.get(_INT, "cuDeviceGetAttribute", attribute, device).value
+            driver.get(_INT, "cuDeviceGetAttribute", attribute, device)
             for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR, _INTEGRATED, _CAN_MAP_HOST_MEMORY)
         )
-        total = driver.get(_SIZE, "cuDeviceTotalMem_v2", device).value
-        context = Context(driver, index)
-        try:
+        total = driver.get(_SIZE, "cuDeviceTotalMem_v2", device)
+        with closing(Context(driver, index)) as context:
             free = context.free_bytes()
-        finally:
-            context.close()
     except ProviderError:
         raise
     except BackendError as error:
@@ -230,21 +221,11 @@ def find_gpu(index: int = 0, *, load: Callable[[str], Any] = ctypes.CDLL, versio
         index=index,
         name=name.value.decode(errors="replace"),
         compute_capability=(major, minor),
-        driver=driver_version(version_file) or f"CUDA {_dotted(driver.version)}",
+        driver=driver_version(version_file) or f"CUDA {driver.version}",
         memory_mib=total // MIB,
         free_mib=free // MIB,
         integrated=bool(integrated and mapped),
     )
-
-
-def driver_version(path: Path = VERSION_FILE) -> str | None:
-    """Version of the NVIDIA driver's kernel module, e.g. ``"550.54.14"``; None where the system does not tell."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    match = re.search(r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)", text)
-    return match[1] if match else None
 
 
 class Context:
@@ -257,16 +238,16 @@ class Context:
             BackendError: CUDA refuses, most likely for want of memory.
         """
         self.call: Callable[..., None] = driver.call
+        self.get: Callable[..., Any] = driver.get
         self._device = driver.get(_INT, "cuDeviceGet", index)
         self._handle = driver.get(_POINTER, "cuDevicePrimaryCtxRetain", self._device)
         self._open = True
 
     def free_bytes(self) -> int:
         """Memory of the GPU that is free now."""
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
         with self:
-            self.call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
-        return free.value
+            free: int = self.get(_SIZE, "cuMemGetInfo_v2", ctypes.byref(_SIZE()))
+        return free
 
     def close(self) -> None:
         """Release the context. A second call does nothing."""
@@ -278,42 +259,42 @@ class Context:
         self.call("cuCtxPushCurrent_v2", self._handle)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.call("cuCtxPopCurrent_v2", ctypes.byref(_POINTER()))
 
 
 class _Held:
-    """Something that the driver lent, given back once. Its own calls need the context to be current, closing does
-    not."""
+    """What the driver lends, given back once. Its own calls need the context to be current, closing does not.
 
-    def __init__(self, context: Context, give_back: str, kind: Any, take: str, *arguments: Any) -> None:
-        """Have ``take`` fill in a ``kind``; ``give_back`` is the function that takes it back."""
-        self._context, self._give_back, self._handle = context, give_back, kind()
+    Attributes:
+        handle: the number that CUDA and TensorRT know it by: for memory, the address at which it begins.
+    """
+
+    kind: Any = _POINTER
+    take: str
+    give_back: str
+    flags: tuple[int, ...] = ()
+
+    def __init__(self, context: Context, *arguments: Any) -> None:
+        """Have :attr:`take` fill in a :attr:`kind`; :attr:`give_back` is the function that takes it back."""
+        self._context, self._call, self._get = context, context.call, context.get
         with context:
-            context.call(take, ctypes.byref(self._handle), *arguments)
+            self.handle: int = self._get(self.kind, self.take, *arguments, *self.flags)
         self._open = True
-
-    @property
-    def handle(self) -> int:
-        """The number that CUDA and TensorRT know it by: for memory, the address at which it begins."""
-        return int(self._handle.value)
 
     def close(self) -> None:
         """Give it back. A second call does nothing."""
         if self._open:
             self._open = False
             with self._context:
-                self._context.call(self._give_back, self._handle)
+                self._call(self.give_back, self.handle)
 
 
 class DeviceBuffer(_Held):
-    """Memory of the GPU."""
+    """Memory of the GPU: so many bytes, at least 1."""
 
-    def __init__(self, context: Context, nbytes: int) -> None:
-        """Take ``nbytes``, at least 1."""
-        super().__init__(context, "cuMemFree_v2", _ADDRESS, "cuMemAlloc_v2", nbytes)
+    kind = _ADDRESS
+    take, give_back = "cuMemAlloc_v2", "cuMemFree_v2"
 
 
 class PinnedBuffer(_Held):
@@ -324,22 +305,22 @@ class PinnedBuffer(_Held):
         device_address: where the GPU sees it, if it is mapped, which spares the copies; else None.
     """
 
+    take, give_back = "cuMemHostAlloc", "cuMemFreeHost"
+
     def __init__(
         self, context: Context, shape: tuple[int, ...], *, dtype: type[np.generic] = np.float32, mapped: bool = False
     ) -> None:
         """Take as much as ``shape`` of ``dtype`` needs; ``mapped`` also into the address space of the GPU."""
         nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        super().__init__(context, "cuMemFreeHost", _POINTER, "cuMemHostAlloc", nbytes, _HOST_MAPPED if mapped else 0)
+        super().__init__(context, nbytes, _HOST_MAPPED if mapped else 0)
         self.device_address: int | None = None
         if mapped:
-            address = _ADDRESS()
             try:
                 with context:
-                    context.call("cuMemHostGetDevicePointer_v2", ctypes.byref(address), self._handle, 0)
+                    self.device_address = self._get(_ADDRESS, "cuMemHostGetDevicePointer_v2", self.handle, 0)
             except BackendError:
                 super().close()
                 raise
-            self.device_address = address.value
         memory = (ctypes.c_byte * nbytes).from_address(self.handle)
         self.array: NDArray[Any] = np.frombuffer(memoryview(memory), dtype=dtype).reshape(shape)
 
@@ -350,23 +331,21 @@ class PinnedBuffer(_Held):
 
 
 class Stream(_Held):
-    """Work for the GPU, done in the order given."""
+    """Work for the GPU, done in the order given; it does not wait for the default stream."""
 
-    def __init__(self, context: Context) -> None:
-        """Open a stream that does not wait for the default one."""
-        super().__init__(context, "cuStreamDestroy_v2", _POINTER, "cuStreamCreate", _STREAM_NON_BLOCKING)
+    take, give_back, flags = "cuStreamCreate", "cuStreamDestroy_v2", (_STREAM_NON_BLOCKING,)
 
     def copy_in(self, target: DeviceBuffer, source: PinnedBuffer, nbytes: int) -> None:
         """Have the first ``nbytes`` copied to the GPU."""
-        self._context.call("cuMemcpyHtoDAsync_v2", target.handle, source.handle, nbytes, self._handle)
+        self._call("cuMemcpyHtoDAsync_v2", target.handle, source.handle, nbytes, self.handle)
 
     def copy_out(self, target: PinnedBuffer, source: DeviceBuffer, nbytes: int) -> None:
         """Have the first ``nbytes`` copied from the GPU."""
-        self._context.call("cuMemcpyDtoHAsync_v2", target.handle, source.handle, nbytes, self._handle)
+        self._call("cuMemcpyDtoHAsync_v2", target.handle, source.handle, nbytes, self.handle)
 
     def synchronize(self) -> None:
         """Wait until all that was given is done."""
-        self._context.call("cuStreamSynchronize", self._handle)
+        self._call("cuStreamSynchronize", self.handle)
 
     def capture(self, enqueue: Callable[[], None]) -> Graph:
         """Record what ``enqueue`` gives to this stream, without doing it.
@@ -375,53 +354,43 @@ class Stream(_Held):
             BackendError: something that cannot be recorded was among it; the stream can be used as before.
         """
         captured = _POINTER()
-        self._context.call("cuStreamBeginCapture_v2", self._handle, _CAPTURE_THREAD_LOCAL)
+        self._call("cuStreamBeginCapture_v2", self.handle, _CAPTURE_THREAD_LOCAL)
         try:
-            enqueue()
-        except BaseException:
-            # ended all the same, or the stream would stay unusable; that it was broken is being raised already
-            with suppress(BackendError):
-                self._context.call("cuStreamEndCapture", self._handle, ctypes.byref(captured))
-            if captured.value:
-                self._context.call("cuGraphDestroy", captured)
-            raise
-        self._context.call("cuStreamEndCapture", self._handle, ctypes.byref(captured))
-        try:
+            try:
+                enqueue()
+            except BaseException:
+                # ended all the same, or the stream would stay unusable; that it was broken is being raised already
+                with suppress(BackendError):
+                    self._call("cuStreamEndCapture", self.handle, ctypes.byref(captured))
+                raise
+            self._call("cuStreamEndCapture", self.handle, ctypes.byref(captured))
             return Graph(self._context, captured)
         finally:
-            self._context.call("cuGraphDestroy", captured)
+            if captured.value:
+                self._call("cuGraphDestroy", captured)
 
 
 class Graph(_Held):
-    """Work that was recorded once, given again in a single call."""
+    """What a stream has captured, given again in a single call. It is a copy."""
 
-    def __init__(self, context: Context, captured: ctypes.c_void_p) -> None:
-        """Prepare a copy of what a stream has captured."""
-        super().__init__(context, "cuGraphExecDestroy", _POINTER, "cuGraphInstantiateWithFlags", captured, 0)
+    take, give_back, flags = "cuGraphInstantiateWithFlags", "cuGraphExecDestroy", (0,)
 
     def launch(self, stream: Stream) -> None:
         """Give the recorded work to ``stream``."""
-        self._context.call("cuGraphLaunch", self._handle, stream.handle)
+        self._call("cuGraphLaunch", self.handle, stream.handle)
 
 
 class Event(_Held):
     """A point in a stream whose time is taken on the GPU."""
 
-    def __init__(self, context: Context) -> None:
-        """Make an event that has not been recorded."""
-        super().__init__(context, "cuEventDestroy_v2", _POINTER, "cuEventCreate", 0)
+    take, give_back, flags = "cuEventCreate", "cuEventDestroy_v2", (0,)
 
     def record(self, stream: Stream) -> None:
         """Take the time when ``stream`` gets here."""
-        self._context.call("cuEventRecord", self._handle, stream.handle)
+        self._call("cuEventRecord", self.handle, stream.handle)
 
     def milliseconds_since(self, earlier: Event) -> float:
         """Time between two events that were recorded; waits for this one."""
-        elapsed = ctypes.c_float()
-        self._context.call("cuEventSynchronize", self._handle)
-        self._context.call("cuEventElapsedTime", ctypes.byref(elapsed), earlier._handle, self._handle)
-        return elapsed.value
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return f"{version[0]}.{version[1]}"
+        self._call("cuEventSynchronize", self.handle)
+        elapsed: float = self._get(ctypes.c_float, "cuEventElapsedTime", earlier.handle, self.handle)
+        return elapsed

@@ -11,7 +11,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from .._version import __version__
 from .nvml import read_gpus
 
 LIBRARIES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch", "tensorrt", "tensorrt-rtx")
+VERSION_FILE = Path("/proc/driver/nvidia/version")
 _PROGRAM_TIMEOUT_S = 10.0
 _DECIMAL = re.compile(r"-?\d+(\.\d+)?")
 _FREQUENCIES = re.compile(r"^\s*(\S+?):?[ \t].*?MinFreq=(\d+) MaxFreq=(\d+) CurrentFreq=(\d+)", re.MULTILINE)
@@ -37,16 +37,22 @@ def processor_name() -> str:
     On a Jetson the processor calls itself "ARMv8 Processor rev 1 (v8l)", whatever the model: the board tells which.
     """
     processor = parse_cpuinfo(read_text(Path("/proc/cpuinfo")) or "").get("name")
-    names = [name for name in (board_name(), processor) if name]
-    if len(names) == 2:
-        return f"{names[0]} ({names[1]})"
-    return names[0] if names else platform.processor() or platform.machine()
+    board = board_name()
+    if board and processor:
+        return f"{board} ({processor})"
+    return board or processor or platform.processor() or platform.machine()
 
 
 def board_name() -> str | None:
     """The board's name in the device tree, e.g. "NVIDIA Jetson Orin Nano Developer Kit"; None without such a tree."""
     text = read_text(Path("/proc/device-tree/model"))
     return (text.strip("\0\n ") or None) if text else None
+
+
+def driver_version(path: Path = VERSION_FILE) -> str | None:
+    """Version of the NVIDIA driver's kernel module, e.g. ``"550.54.14"``; None where the system does not tell."""
+    match = re.search(r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)", read_text(path) or "")
+    return match[1] if match else None
 
 
 def usable_cores() -> int | None:
@@ -58,10 +64,8 @@ def library_versions(distributions: Sequence[str] = LIBRARIES) -> dict[str, str]
     """Versions of those ``distributions`` that are installed, read without importing them."""
     versions = {}
     for name in distributions:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions
 
 
@@ -83,7 +87,7 @@ def environment() -> dict[str, Any]:
         "memory_mib": read_memory().get("total_mib"),
         "versions": {"edgeadv": __version__, **library_versions()},
     }
-    return {key: value for key, value in facts.items() if value not in (None, "")}
+    return _told(facts)
 
 
 def conditions() -> dict[str, Any]:
@@ -94,17 +98,24 @@ def conditions() -> dict[str, Any]:
         of :func:`read_cpu_clocks`, ``temperatures_c``, ``throttle_counts``, ``power_mode``, ``power_mode_id`` and
         ``jetson_clocks`` (Jetson) and ``gpus``.
     """
-    facts: dict[str, Any] = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    facts: dict[str, Any] = {"time": now()}
     with suppress(OSError):
         facts["load_average"] = [round(load, 2) for load in os.getloadavg()]
-    facts["memory_available_mib"] = read_memory().get("available_mib")
-    facts |= read_cpu_clocks()
-    facts["temperatures_c"] = read_temperatures()
-    facts["throttle_counts"] = read_throttle_counts()
-    facts |= parse_nvpmodel(_output("nvpmodel", "-q") or "")
-    facts["jetson_clocks"] = parse_jetson_clocks(_output("jetson_clocks", "--show") or "")
-    facts["gpus"] = read_gpus()
-    return {key: value for key, value in facts.items() if value not in (None, [], {})}
+    facts |= {
+        "memory_available_mib": read_memory().get("available_mib"),
+        **read_cpu_clocks(),
+        "temperatures_c": read_temperatures(),
+        "throttle_counts": read_throttle_counts(),
+        **parse_nvpmodel(_output("nvpmodel", "-q")),
+        "jetson_clocks": parse_jetson_clocks(_output("jetson_clocks", "--show")),
+        "gpus": read_gpus(),
+    }
+    return _told(facts)
+
+
+def now() -> str:
+    """The time in UTC, to the second, by ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def read_memory() -> dict[str, int]:
@@ -134,19 +145,16 @@ def read_cpu_clocks(
         and ``governors``, the distinct ones.
     """
     policies = sorted(folder.glob("cpu[0-9]*/cpufreq"), key=lambda policy: int(policy.parent.name[3:]))
-    clocks = [khz / 1000 for policy in policies if (khz := read_number(policy / "scaling_cur_freq")) is not None]
-    limits = [khz / 1000 for policy in policies if (khz := read_number(policy / "scaling_max_freq")) is not None]
+    clocks, limits = (
+        [khz / 1000 for policy in policies if (khz := read_number(policy / name)) is not None]
+        for name in ("scaling_cur_freq", "scaling_max_freq")
+    )
     governors = {(read_text(policy / "scaling_governor") or "").strip() for policy in policies} - {""}
     source = "cpufreq"
     if not clocks:
         clocks, source = parse_cpuinfo(read_text(cpuinfo) or "").get("mhz", []), "cpuinfo"
-    facts = {
-        "cpu_mhz": clocks,
-        "cpu_mhz_source": source if clocks else None,
-        "cpu_limit_mhz": limits,
-        "governors": sorted(governors),
-    }
-    return {key: value for key, value in facts.items() if value}
+    facts = {"cpu_mhz": clocks, "cpu_limit_mhz": limits, "governors": sorted(governors)}
+    return _told(facts | {"cpu_mhz_source": source if clocks else None})
 
 
 def read_temperatures(folder: Path = Path("/sys/class/thermal")) -> dict[str, float]:
@@ -241,6 +249,10 @@ def parse_jetson_clocks(text: str) -> dict[str, Any]:
     return facts | ({"memory_mhz": int(memory[0][4]) / 1e6} if memory else {})
 
 
+def _told(facts: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in facts.items() if value not in (None, "", [], {})}
+
+
 def _os_name() -> str:
     try:
         return platform.freedesktop_os_release()["PRETTY_NAME"]
@@ -248,14 +260,11 @@ def _os_name() -> str:
         return platform.system()
 
 
-def _output(program: str, *arguments: str) -> str | None:
-    """What ``program`` prints, whatever its exit status; None where it is not installed, cannot start or hangs."""
-    path = shutil.which(program)
-    if path is None:
-        return None
+def _output(program: str, argument: str) -> str:
+    """What ``program`` prints, whatever its exit status; nothing where it is not installed, cannot start or hangs."""
     try:
         done = subprocess.run(
-            [path, *arguments],
+            [program, argument],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
@@ -264,5 +273,5 @@ def _output(program: str, *arguments: str) -> str | None:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return None
+        return ""
     return done.stdout

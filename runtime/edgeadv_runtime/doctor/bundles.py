@@ -56,12 +56,12 @@ def check_runs(bundle: Bundle, machine: Machine, libraries: Libraries, *, availa
         pixels = bundle.golden().pixels[:1]
     except EdgeAdvError as error:
         return [Check("golden frames", "problem", str(error))]
-    backends: dict[str, Callable[[str], Answer]] = {}
-    for provider in PROVIDERS:
-        built_in = PROVIDERS[provider] in available
-        backends[f"onnxruntime {provider}"] = partial(
-            _try_onnxruntime, bundle, pixels, provider=provider, built_in=built_in
+    backends: dict[str, Callable[[str], Answer]] = {
+        f"onnxruntime {provider}": partial(
+            _try_onnxruntime, bundle, pixels, provider=provider, built_in=name in available
         )
+        for provider, name in PROVIDERS.items()
+    }
     # each try builds an engine
     backends[f"onnxruntime {TENSORRT}"] = _once(backends[f"onnxruntime {TENSORRT}"])
     for name in LIBRARIES:
@@ -90,7 +90,7 @@ def check_int8(bundle: Bundle, *, machine: str | None = None) -> Check:
     if pixels := [v + U8IN for v in wanted if v not in bundle.variants and v + U8IN in bundle.variants]:
         means += f"; {', '.join(pixels)} is here, which is {INT8}{U8IN}"
     absent = [v for v in wanted if v not in bundle.variants and v + U8IN not in pixels]
-    if on_cpu not in absent or S8S8 not in absent:
+    if absent != wanted:
         return Check(INT8, "ok", f"{means}{'; not here: ' + ', '.join(absent) if absent else ''}")
     if any(variant in known for variant in absent):
         return Check(INT8, "missing", f"{means}; this copy left it out", "slim the full bundle again with `variant`")
@@ -147,7 +147,7 @@ def _judge_tensorrt(bundle: Bundle, variant: str, *, library: Library | str, mac
         return "missing", f"it needs a GPU to run{cross}"
     if library.name == CLASSIC and (why := refusal(machine.jetpack, library.version, board=machine.board)):
         return "problem", why
-    if library.can_target and machine.gpu.sm not in library.known_targets:
+    if not library.serves(machine.gpu.sm):
         return "missing", f"{library} does not know the GPU here ({machine.gpu.sm})"
     if library.can_target and machine.gpu.sm == _TURING and precision_of(variant) != "fp16":
         return "missing", f"{library} has no float32 matrix product for {_TURING}, which this graph needs: use fp16"

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ..device.versions import older
 from ..engine import LIBRARIES, Library, find_library
-from ..engine.library import TENSORRT, TENSORRT_RTX
+from ..engine.library import MODULES, TENSORRT, TENSORRT_RTX
 from ..errors import EdgeAdvError, MissingDependencyError
 from .checks import Check
 from .extras import check_extra, installed_version
 from .jetpack import refusal
 from .machine import Machine
 
-MODULES = {TENSORRT: "tensorrt", TENSORRT_RTX: "tensorrt_rtx"}
-_LEAN = ("tensorrt_lean", "tensorrt_lean_bindings")
 # strong typing came in parts: NVIDIA's migration notes call it complete from here on
 _COMPLETE_TYPING = "10.12"
 Libraries = Mapping[str, Library | str]
@@ -32,15 +31,14 @@ def open_libraries(machine: Machine) -> dict[str, Library | str]:
 
 
 def check_tensorrt(machine: Machine, libraries: Libraries) -> list[Check]:
-    """Both extras, what the opened ones can do, and the lean runtime where it lies in wait."""
+    """Both extras, and what the opened ones can do."""
     checks = []
     for name in LIBRARIES:
         version = installed_version(name, MODULES[name])
         checks.append(check_installed(name, version, machine))
         if version is not None:
             checks.append(check_abilities(name, version, libraries[name], machine))
-    lean = check_lean(present=[m for m in _LEAN if _is_there(m)], full=_is_there(MODULES[TENSORRT]))
-    return [*checks, *([] if lean is None else [lean])]
+    return checks
 
 
 def check_installed(name: str, version: str | None, machine: Machine) -> Check:
@@ -56,14 +54,13 @@ def check_installed(name: str, version: str | None, machine: Machine) -> Check:
         return check
     if name == TENSORRT_RTX:
         hint = "it has no code for the GPUs of a Jetson, Orin (sm_87) and Thor (sm_110): use JetPack's own TensorRT"
-        return Check(check.name, check.status, check.detail, hint)
+        return replace(check, hint=hint)
     if version is None:
         # the bindings are for that one Python: on JetPack 6 for 3.10
         hint = "JetPack brings it for the system's Python: /usr/bin/python3 -m venv --system-site-packages VENV"
-        return Check(check.name, check.status, check.detail, hint)
-    if (why := refusal(machine.jetpack, version, board=machine.board)) is not None:
-        return Check(check.name, "problem", f"{check.detail}: {why}")
-    return check
+        return replace(check, hint=hint)
+    why = refusal(machine.jetpack, version, board=machine.board)
+    return check if why is None else Check(check.name, "problem", f"{check.detail}: {why}")
 
 
 def check_abilities(name: str, version: str, library: Library | str, machine: Machine) -> Check:
@@ -71,53 +68,31 @@ def check_abilities(name: str, version: str, library: Library | str, machine: Ma
     if isinstance(library, str):
         unopened = name == TENSORRT and machine.gpu is None
         return Check(name, "missing" if unopened else "problem", f"{version}, not opened: {library}")
-    abilities = [_typing(library), _targets(library)]
-    abilities.append(
-        "keeps compiled kernels in a runtime cache" if library.has_runtime_cache else "has no runtime cache"
-    )
-    gpu = machine.gpu
-    if gpu is not None and library.can_target and gpu.sm not in library.known_targets:
-        hint = f'use classic TensorRT: pip install "edgeadv[{TENSORRT}]"'
-        return Check(name, "problem", f"{library} does not know the GPU here ({gpu.sm}); {'; '.join(abilities)}", hint)
-    here = "opened" if gpu is not None else "opened for building only, there is no GPU to run on"
-    return Check(name, "ok", f"{library}, {here}: {'; '.join(abilities)}")
-
-
-def check_lean(*, present: list[str], full: bool) -> Check | None:
-    """The lean runtime, which edgeadv does not use and which is easily taken for TensorRT; None where it is not here.
-
-    Args:
-        present: which of its modules can be imported.
-        full: whether TensorRT itself can be.
-    """
-    if not present:
-        return None
-    trap = "the lean runtime only loads plans, and without a GPU it ends the process with a segmentation fault"
-    if _LEAN[0] not in present:
-        trap += f"; its bindings alone do not give the module {_LEAN[0]}"
-    if full:
-        return Check("tensorrt-lean", "ok", f"installed, and not used: {trap}")
-    return Check(
-        "tensorrt-lean", "problem", f"installed without TensorRT: {trap}", f'pip install "edgeadv[{TENSORRT}]"'
-    )
-
-
-def _typing(library: Library) -> str:
-    if library.name == TENSORRT and older(library.version, _COMPLETE_TYPING):
-        return (
+    typed = "strongly typed fp32, fp16 and int8"
+    if name == TENSORRT and older(library.version, _COMPLETE_TYPING):
+        typed = (
             f"strongly typed, by NVIDIA's notes in full only from {_COMPLETE_TYPING} on: try int8 with edgeadv verify"
         )
-    return "strongly typed fp32, fp16 and int8"
-
-
-def _targets(library: Library) -> str:
+    targets = "builds on and for the GPU present only"
     if library.can_target:
-        return f"builds for {', '.join(library.known_targets)}, on machines without a GPU too"
-    return "builds on and for the GPU present only"
+        targets = f"builds for {', '.join(library.known_targets)}, on machines without a GPU too"
+    cache = "keeps compiled kernels in a runtime cache" if library.has_runtime_cache else "has no runtime cache"
+    can = f"{typed}; {targets}; {cache}"
+    gpu = machine.gpu
+    if gpu is not None and not library.serves(gpu.sm):
+        hint = f'use classic TensorRT: pip install "edgeadv[{TENSORRT}]"'
+        return Check(name, "problem", f"{library} does not know the GPU here ({gpu.sm}); {can}", hint)
+    here = "opened" if gpu is not None else "opened for building only, there is no GPU to run on"
+    return Check(name, "ok", f"{library}, {here}: {can}")
 
 
 def _open(name: str, machine: Machine) -> Library | str:
-    if not _is_there(MODULES[name]):
+    try:
+        # without importing it; a module that was broken, or taken away, in this process is a ValueError
+        there = importlib.util.find_spec(MODULES[name]) is not None
+    except (ImportError, ValueError):
+        there = False
+    if not there:
         return str(MissingDependencyError(MODULES[name], name))
     if name == TENSORRT and machine.gpu is None:
         return machine.no_gpu
@@ -125,11 +100,3 @@ def _open(name: str, machine: Machine) -> Library | str:
         return find_library(name)
     except EdgeAdvError as error:
         return str(error)
-
-
-def _is_there(module: str) -> bool:
-    """Whether a module could be imported, without importing it."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # of a module that was broken, or taken away, in this process
-        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ..bundle.variants import is_x86
 from ..device.facts import library_versions
@@ -26,8 +27,7 @@ EXTRAS: dict[str, dict[str, str]] = {
 OLDEST_PYTHON = "3.10"
 _JETSON_WHEEL = (
     "the onnxruntime-gpu wheel that NVIDIA's Jetson AI Lab builds for your JetPack, or one that you build: PyPI's "
-    "has no code "
-    "for Orin (sm_87) and Thor (sm_110)"
+    "has no code for Orin (sm_87) and Thor (sm_110)"
 )
 
 
@@ -38,18 +38,14 @@ def check_extra(extra: str, found: Mapping[str, str]) -> Check:
         extra: a key of :data:`EXTRAS`.
         found: version of each distribution that is installed; others than the extra's are ignored.
     """
-    wanted = EXTRAS[extra]
+    wanted, what = EXTRAS[extra], f"extra {extra}"
     have = {name: found[name] for name in wanted if name in found}
     old = [f"{name} {version} (needs {wanted[name]})" for name, version in have.items() if older(version, wanted[name])]
-    absent = [name for name in wanted if name not in found]
     if old:
-        hint = f'pip install --upgrade "edgeadv[{extra}]"'
-        return Check(f"extra {extra}", "problem", f"too old: {', '.join(old)}", hint)
-    if absent:
-        return Check(
-            f"extra {extra}", "missing", f"not installed: {', '.join(absent)}", f'pip install "edgeadv[{extra}]"'
-        )
-    return Check(f"extra {extra}", "ok", ", ".join(f"{name} {version}" for name, version in have.items()))
+        return Check(what, "problem", f"too old: {', '.join(old)}", f'pip install --upgrade "edgeadv[{extra}]"')
+    if absent := [name for name in wanted if name not in found]:
+        return Check(what, "missing", f"not installed: {', '.join(absent)}", f'pip install "edgeadv[{extra}]"')
+    return Check(what, "ok", ", ".join(f"{name} {version}" for name, version in have.items()))
 
 
 def check_onnxruntime(found: Mapping[str, str], *, machine: str, jetson: bool) -> list[Check]:
@@ -68,10 +64,9 @@ def check_onnxruntime(found: Mapping[str, str], *, machine: str, jetson: bool) -
         also = Check("extra ort", "ok", f"onnxruntime-gpu {found['onnxruntime-gpu']} runs on the CPU too")
         own = check_extra("ort-gpu", found)
         note = f"it has to be {_JETSON_WHEEL}" if jetson else None
-        return [also, Check(own.name, own.status, own.detail, own.hint or note)]
+        return [also, replace(own, hint=own.hint or note)]
     if not found:
-        absent = check_extra("ort-gpu", {})
-        return [check_extra("ort", {}), Check(absent.name, absent.status, absent.detail, _gpu_wheel(machine, jetson))]
+        return [check_extra("ort", {}), replace(check_extra("ort-gpu", {}), hint=_gpu_wheel(machine, jetson))]
     # builds of other makers have names of their own, and are the same module
     ((name, version),) = found.items()
     hint = f"only for CUDA: pip uninstall {name}; {_gpu_wheel(machine, jetson)}"

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..device.versions import older
+from ..engine.library import OLDEST_TENSORRT
 from .checks import Check
 
 RELEASE_FILE = Path("/etc/nv_tegra_release")
-# first releases that edgeadv builds plans with, and that NVIDIA supports TensorRT 11 on
-OLDEST_TENSORRT = "10.3"
+# first releases that NVIDIA supports TensorRT 11 on
 FIRST_WITH_11, FIRST_11 = "7.2.2", "11.4.1"
 _BOARDS_WITH_11 = "AGX Orin and Thor"
 _RELEASE = re.compile(r"^#?\s*R(\d+)\s*\(release\),\s*REVISION:\s*(\d+(?:\.\d+)*)", re.MULTILINE)
@@ -134,16 +134,14 @@ def refusal(jetpack: Jetpack | None, tensorrt: str, *, board: str | None) -> str
         return None
     if not jetpack.has_11:
         return (
-            f"NVIDIA does not support TensorRT {tensorrt} on {jetpack}: stay with the 10.x that it brings, or "
-            "update to "
-            f"JetPack {FIRST_WITH_11}"
+            f"NVIDIA does not support TensorRT {tensorrt} on {jetpack}: stay with the 10.x that it brings, or update "
+            f"to JetPack {FIRST_WITH_11}"
         )
     small = "Orin" in (board or "") and "AGX" not in (board or "")  # Orin NX and Nano
     if small or older(tensorrt, FIRST_11):
         return (
-            f"NVIDIA does not support TensorRT {tensorrt} on {board or 'a Jetson'}: of the 11.x only {FIRST_11} "
-            "and newer, on "
-            f"{_BOARDS_WITH_11}; stay with the 10.x that {jetpack} brings"
+            f"NVIDIA does not support TensorRT {tensorrt} on {board or 'a Jetson'}: of the 11.x only {FIRST_11} and "
+            f"newer, on {_BOARDS_WITH_11}; stay with the 10.x that {jetpack} brings"
         )
     return None
 

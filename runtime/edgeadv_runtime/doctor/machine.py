@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..device.cuda import Gpu, find_gpu
-from ..device.facts import board_name, environment, library_versions
+from ..device.facts import board_name, environment, library_versions, read_text
 from ..device.versions import older
 from ..errors import ProviderError
 from .checks import Check
@@ -59,11 +59,8 @@ def look(
         gpu = find_gpu(load=load)
     except ProviderError as error:
         no_gpu, has_driver = str(error), not isinstance(error.__cause__, OSError)
-    try:
-        text = release_file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    return Machine(gpu, no_gpu, has_driver, parse_tegra_release(text), board or board_name(), release_file)
+    jetpack = parse_tegra_release(read_text(release_file) or "")
+    return Machine(gpu, no_gpu, has_driver, jetpack, board or board_name(), release_file)
 
 
 def check_machine(machine: Machine) -> list[Check]:

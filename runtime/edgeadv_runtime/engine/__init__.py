@@ -3,11 +3,12 @@
 Loading this package loads no TensorRT.
 """
 
-from .build import BuildReport, build_plan
+from .build import build_plan
 from .cache import Engine, EngineCache, copy_engine, default_cache
 from .explain import Explanation
 from .library import LIBRARIES, Library, find_library
 from .options import BatchProfile, EngineOptions, parse_targets
+from .records import BuildReport
 
 __all__ = [
     "LIBRARIES",

@@ -9,19 +9,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import msgspec
+
 from .. import errors
+from ..decoding import convert
 from ..device.facts import read_memory
 from ..errors import BundleError, EngineError, InputError
 from ..files import atomic_file
-from .library import MIB, Library, find_library
+from .library import MIB, Library
 from .messages import one_line
 from .options import EngineOptions
+from .records import BuildReport
 
 if TYPE_CHECKING:
     from ..device.cuda import Gpu
@@ -39,47 +43,12 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _BASE_MIB, _TIMES_MODEL = 256, 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class BuildReport:
-    """How a plan was built, as read back from the library that built it.
-
-    Attributes:
-        library: ``"tensorrt"`` or ``"tensorrt-rtx"``.
-        version: of the library.
-        onnx_sha256: hash of the model that was read.
-        sha256: hash of the plan.
-        bytes: size of the plan.
-        seconds: duration of the build, without the start of the process.
-        flags: builder flags that were on.
-        targets: GPUs named to the library, empty where it builds for the one present.
-        workspace_mib: limit of the scratch memory.
-        profile: [min, opt, max] batch.
-        warnings: what TensorRT warned of, each once.
-    """
-
-    library: str
-    version: str
-    onnx_sha256: str
-    sha256: str
-    bytes: int
-    seconds: float
-    flags: list[str]
-    targets: list[str]
-    workspace_mib: int
-    profile: list[int]
-    warnings: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object of all of it."""
-        return asdict(self)
-
-
 def build_plan(
-    onnx: bytes | Path,
+    onnx: Path,
     out: Path,
     *,
     options: EngineOptions,
-    library: Library | str,
+    library: Library,
     gpu: Gpu | None = None,
     onnx_sha256: str | None = None,
     progress: Progress | None = None,
@@ -87,10 +56,10 @@ def build_plan(
     """Build the plan of ``onnx`` and write it to ``out``, whole or not at all.
 
     Args:
-        onnx: the model, or the file that holds it; its weights are inside.
+        onnx: the file that holds the model; its weights are inside.
         out: the plan to write; one that is there is replaced.
         options: what for.
-        library: what builds it, or its name.
+        library: what builds it.
         gpu: the GPU present, without which ``options`` must name targets.
         onnx_sha256: what the model must hash to, if known.
         progress: called with what is being done.
@@ -98,26 +67,35 @@ def build_plan(
     Raises:
         EngineError: TensorRT refuses, in its own words; or its process died, or would find too little memory.
         InputError: a target that this library does not know, or neither a target nor a GPU.
+        BundleError: the model cannot be read.
         IntegrityError: the model has another hash.
         StorageError: the plan cannot be written.
     """
-    library = find_library(library) if isinstance(library, str) else library
-    request: dict[str, Any] = {
+    request = {
         "library": library.name,
         "targets": build_targets(library, options, gpu),
         "onnx_sha256": onnx_sha256,
-        "options": replace(options, workspace_mib=_workspace(options, gpu)).to_json(),
+        "options": msgspec.to_builtins(replace(options, workspace_mib=_workspace(options, gpu))),
         "parent": os.getpid(),
         "every_s": _PROGRESS_EVERY_S,
     }
-    with _readable(onnx) as stream, atomic_file(out) as temporary:
-        name = onnx.name if isinstance(onnx, Path) else "the model"
-        with _no_word_of_the_plan(name):
+    try:
+        stream = onnx.open("rb")
+    except OSError as error:
+        raise BundleError(f"{onnx} cannot be read ({error.strerror}): copy the bundle again") from error
+    with stream, atomic_file(out) as temporary:
+        request["out"] = str(temporary.resolve())
+        try:
             model_bytes, available_mib = os.fstat(stream.fileno()).st_size, read_memory().get("available_mib")
             if progress is not None and (warning := memory_warning(model_bytes, available_mib)):
                 progress(warning)
-            answer = _run({**request, "out": str(temporary.resolve())}, stream, name, library, gpu, progress)
-        return BuildReport(**answer)
+            answer = _run(request, stream, onnx.name, library, gpu, progress)
+        except OSError as error:  # whoever writes the plan would take it for his own
+            raise EngineError(
+                f"{onnx.name}: the build broke off ({error.strerror or error}): make room in {tempfile.gettempdir()}, "
+                "and keep open what its messages go to"
+            ) from error
+        return convert(answer, BuildReport, what="report of a build")
 
 
 def build_targets(library: Library, options: EngineOptions, gpu: Gpu | None) -> list[str]:
@@ -174,38 +152,6 @@ def memory_warning(model_bytes: int, available_mib: int | None) -> str | None:
     )
 
 
-@contextmanager
-def _no_word_of_the_plan(name: str) -> Iterator[None]:
-    """Keep an OSError of the build from whoever writes the plan: it would be taken for his own."""
-    try:
-        yield
-    except OSError as error:
-        raise EngineError(
-            f"{name}: the build broke off ({error.strerror or error}): make room in {tempfile.gettempdir()}, and "
-            "keep open what "
-            "its messages go to"
-        ) from error
-
-
-@contextmanager
-def _readable(onnx: bytes | Path) -> Iterator[IO[bytes]]:
-    """The model as a file for the worker's standard input."""
-    if isinstance(onnx, bytes):
-        with ExitStack() as held:
-            with _no_word_of_the_plan("the model"):
-                stream = held.enter_context(tempfile.TemporaryFile())
-                stream.write(onnx)
-                stream.seek(0)
-            yield stream
-        return
-    try:
-        opened = onnx.open("rb")
-    except OSError as error:
-        raise BundleError(f"{onnx} cannot be read ({error.strerror}): copy the bundle again") from error
-    with opened:
-        yield opened
-
-
 def _run(
     request: Mapping[str, Any], onnx: IO[bytes], name: str, library: Library, gpu: Gpu | None, progress: Progress | None
 ) -> dict[str, Any]:
@@ -226,20 +172,18 @@ def _run(
             )
         except OSError as error:
             raise EngineError(f"the process that builds engines cannot be started: {error.strerror}") from error
-        try:
-            assert worker.stdout is not None
-            for line in worker.stdout:
-                with suppress(ValueError):  # half a line: it was killed while it spoke
-                    answer = json.loads(line)
-                if progress is not None and "phase" in answer:
-                    seconds = time.monotonic() - start
-                    progress(f"{seconds:.0f} s: {answer['phase']} {answer['step']}/{answer['steps']}")
-            status = worker.wait()
-        finally:
-            worker.kill()
-            worker.wait()
-            if worker.stdout is not None:
-                worker.stdout.close()
+        with worker:
+            try:
+                assert worker.stdout is not None
+                for line in worker.stdout:
+                    with suppress(ValueError):  # half a line: it was killed while it spoke
+                        answer = json.loads(line)
+                    if progress is not None and "phase" in answer:
+                        seconds = time.monotonic() - start
+                        progress(f"{seconds:.0f} s: {answer['phase']} {answer['step']}/{answer['steps']}")
+                status = worker.wait()
+            finally:
+                worker.kill()
         if "built" in answer and status == 0:
             report: dict[str, Any] = answer["built"]
             return report
@@ -269,9 +213,8 @@ def _death(status: int, library: Library, chatter: str) -> str:
     said = f"; its last words: {last}" if last else ""
     if status == -signal.SIGKILL:
         return (
-            f"{library} was killed (signal 9) during the build: probably out of memory; close other programs, give "
-            "a smaller "
-            "`workspace`, or build on a larger machine"
+            f"{library} was killed (signal 9) during the build: probably out of memory; close other programs, "
+            "give a smaller `workspace`, or build on a larger machine"
         )
     if status < 0:
         try:

@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,15 +25,16 @@ from msgspec import structs
 from .._version import __version__
 from ..bundle.bundle import Bundle
 from ..decoding import convert
+from ..device.facts import now
 from ..errors import BundleError, EngineError, InputError, IntegrityError, StorageError
-from ..files import atomic_file, canonical_json, sha256_bytes, sha256_file, write_json
+from ..files import sha256_bytes, sha256_file, write_bytes, write_json
 from .build import Progress, build_plan, build_targets
 from .explain import Explanation, differences, nearest
 from .external_data import check_self_contained
-from .library import Library, find_library
+from .library import Library
 from .locks import locked
 from .options import EngineOptions
-from .records import KIND, PLAN, RECORD, SCHEMA_VERSION, BuildEntry, EngineKey, EngineRecord, read_record
+from .records import KIND, PLAN, RECORD, SCHEMA_VERSION, EngineKey, EngineRecord, read_record
 
 if TYPE_CHECKING:
     from ..device.cuda import Gpu
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 # part of every key: to be counted up when the same options come to be built in another way
 RECIPE = 1
 _SHA256 = re.compile("[0-9a-f]{64}")
-_KEY_LENGTH = 16
 Origin = Literal["hit", "built", "waited", "trusted"]
 
 
@@ -78,36 +78,47 @@ class Engine:
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """What is looked for.
+class Wanted:
+    """A plan of ``variant`` of ``bundle`` that is looked for."""
 
-    Attributes:
-        name: of the bundle, for files.
-        bundle_id: of the bundle.
-        variant: of the bundle.
-        options: to build with.
-        library: to build with.
-        fields: of the key.
-    """
-
-    name: str
-    bundle_id: str
+    bundle: Bundle
     variant: str
     options: EngineOptions
     library: Library
-    fields: dict[str, Any]
+    gpu: Gpu | None
 
     @property
-    def key(self) -> str:
-        return key_of(self.fields)
-
-    @property
-    def stem(self) -> str:
-        return f"{self.name}-{self.variant}-{self.key}"
+    def name(self) -> str:
+        """Of the bundle, as files have it."""
+        return _plain(self.bundle.path.resolve().name.removesuffix(".edgeadv"))
 
     @property
     def label(self) -> str:
+        """In words."""
         return f"{self.name} {self.variant}"
+
+    @cached_property
+    def key(self) -> EngineKey:
+        """Everything that decides whether a plan may be used.
+
+        Raises:
+            InputError: the bundle lacks the variant, or the options name no target and there is no GPU.
+        """
+        self.bundle.onnx_path(self.variant)
+        fields = {
+            "recipe": RECIPE,
+            "onnx_sha256": self.bundle.artifact_sha256(self.variant),
+            **self.options.to_json(),
+            "library": self.library.name,
+            "library_version": self.library.version,
+        }
+        if not self.options.targets:
+            if self.gpu is None:
+                raise InputError(
+                    "there is no GPU here to find an engine for: name a target, such as sm_86, with tensorrt-rtx"
+                )
+            fields |= {"gpu": self.gpu.name, "compute_capability": self.gpu.sm, "driver": self.gpu.driver}
+        return convert(fields, EngineKey, what="key of an engine")
 
 
 def default_cache() -> Path:
@@ -124,33 +135,6 @@ def default_cache() -> Path:
         raise StorageError("this user has no home folder for a cache: name one with `engine_cache`") from error
 
 
-def key_fields(
-    bundle: Bundle, variant: str, options: EngineOptions, *, library: Library, gpu: Gpu | None
-) -> dict[str, Any]:
-    """Everything that decides whether a plan may be used.
-
-    Raises:
-        InputError: the options name no target and there is no GPU.
-    """
-    fields = {
-        "recipe": RECIPE,
-        "onnx_sha256": bundle.artifact_sha256(variant),
-        **options.to_json(),
-        "library": library.name,
-        "library_version": library.version,
-    }
-    if options.targets:
-        return fields
-    if gpu is None:
-        raise InputError("there is no GPU here to find an engine for: name a target, such as sm_86, with tensorrt-rtx")
-    return {**fields, "gpu": gpu.name, "compute_capability": gpu.sm, "driver": gpu.driver}
-
-
-def key_of(fields: Mapping[str, Any]) -> str:
-    """The short name of ``fields``: 16 hex digits of their SHA-256."""
-    return sha256_bytes(canonical_json(dict(fields)))[:_KEY_LENGTH]
-
-
 class EngineCache:
     """Plans in a folder, for several processes at once."""
 
@@ -159,32 +143,28 @@ class EngineCache:
         self.folder = default_cache() if folder is None else Path(folder)
 
     def explain(
-        self, bundle: Bundle, variant: str, options: EngineOptions, *, library: Library | str, gpu: Gpu | None
+        self, bundle: Bundle, variant: str, options: EngineOptions, *, library: Library, gpu: Gpu | None
     ) -> Explanation:
         """Say whether a plan is here, and if not, what is different about one that is. Builds and changes nothing.
 
         Raises:
             InputError: the bundle lacks the variant, or the options name no target and there is no GPU.
         """
-        wanted = _wanted(bundle, variant, options, library, gpu)
-        if (found := self._find(wanted)) is not None:
-            made = f"built {found.record.created} with {wanted.library}"
-            return Explanation(
-                "hit", f"{found.path.name} was {made} from this model, for what is asked", path=found.path
-            )
-        for path in sorted(self.folder.glob(f"*-{wanted.key}{PLAN}")):
-            return _unusable(path, wanted)
-        return nearest(wanted.fields, self._relatives(wanted), label=wanted.label, folder=self.folder)
+        found = self._look(Wanted(bundle, variant, options, library, gpu))
+        if isinstance(found, Explanation):
+            return found
+        made = f"built {found.record.created} with {library}"
+        return Explanation("hit", f"{found.path.name} was {made} from this model, for what is asked", path=found.path)
 
     def find(
-        self, bundle: Bundle, variant: str, options: EngineOptions, *, library: Library | str, gpu: Gpu | None
+        self, bundle: Bundle, variant: str, options: EngineOptions, *, library: Library, gpu: Gpu | None
     ) -> Engine | None:
         """The plan if it is here, else None. Builds and changes nothing.
 
         Raises:
             InputError: the bundle lacks the variant, or the options name no target and there is no GPU.
         """
-        return self._find(_wanted(bundle, variant, options, library, gpu))
+        return self._find(Wanted(bundle, variant, options, library, gpu))
 
     def provide(
         self,
@@ -192,7 +172,7 @@ class EngineCache:
         variant: str,
         options: EngineOptions,
         *,
-        library: Library | str,
+        library: Library,
         gpu: Gpu | None,
         rebuild: bool = False,
         progress: Progress | None = None,
@@ -203,7 +183,7 @@ class EngineCache:
             bundle: an opened bundle.
             variant: which artefact.
             options: what for.
-            library: what builds it, or its name.
+            library: what builds it.
             gpu: the GPU present; may be None if ``options`` name targets.
             rebuild: build even if one is here, because it does not load.
             progress: called with what is being done.
@@ -213,19 +193,23 @@ class EngineCache:
             EngineError: TensorRT refuses, in its own words.
             StorageError: the cache cannot be written.
         """
-        wanted = _wanted(bundle, variant, options, library, gpu)
+        wanted = Wanted(bundle, variant, options, library, gpu)
         if not rebuild and (found := self._find(wanted)) is not None:
             return found
-        build_targets(wanted.library, options, gpu)  # refuse before a folder is made
-        self._make_folder()
+        build_targets(library, options, gpu)  # refuse before a folder is made
+        with self._writing():  # it stays, even empty: who removed it could take it from under another process
+            self.folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.folder).close()  # before minutes go into a build
         say = progress or (lambda text: None)
         text = f"another process builds the engine of {wanted.label}: waiting for it"
         with locked(self._lock(wanted.key), waiting=lambda: say(text)) as waited:
-            self._remove_leftovers(wanted.key)
+            # of builders that were killed: their lock is ours now, so they are gone
+            for leftover in self.folder.glob(f".*-{wanted.key.short}.*.tmp"):
+                leftover.unlink(missing_ok=True)
             if (waited or not rebuild) and (found := self._find(wanted)) is not None:
                 return replace(found, origin="waited" if waited else "hit")
-            say(f"building the engine of {wanted.label} with {wanted.library}")
-            return self._build(bundle, wanted, gpu, progress)
+            say(f"building the engine of {wanted.label} with {library}")
+            return self._build(wanted, progress)
 
     def trusted(self, bundle: Bundle, variant: str, sha256: str) -> Engine:
         """A plan that came in the folder of ``bundle``, for a caller who knows its hash from elsewhere.
@@ -248,8 +232,8 @@ class EngineCache:
         if path is None:
             there = f"{', '.join(plan.name for plan in plans)} are others" if plans else "there is no plan in it"
             raise IntegrityError(
-                f"no plan in {bundle.path} has the SHA-256 that you trust, {there}: ask whoever built it, or have "
-                "it built here"
+                f"no plan in {bundle.path} has the SHA-256 that you trust, {there}: ask whoever built it, or have it "
+                "built here"
             )
         try:
             record = read_record(path.with_suffix(RECORD))
@@ -279,7 +263,7 @@ class EngineCache:
         if engine.origin == "trusted" or noted.record == engine.record:
             return noted
         file = engine.path.with_suffix(RECORD)
-        with suppress(StorageError), locked(self._lock(key_of(engine.record.key.to_json()))), suppress(BundleError):
+        with suppress(StorageError), locked(self._lock(engine.record.key)), suppress(BundleError):
             if (now := read_record(file)).sha256 == engine.sha256:
                 write_json(file, structs.replace(now, **facts).to_json())
         return noted
@@ -291,93 +275,79 @@ class EngineCache:
         Raises:
             StorageError: the cache cannot be written.
         """
-        with locked(self._lock(key_of(engine.record.key.to_json()))):
-            try:
-                engine.path.with_suffix(RECORD).unlink(missing_ok=True)
-            except OSError as error:
-                raise StorageError(
-                    f"the engine cache {self.folder} cannot be written ({error.strerror}): choose another with "
-                    "`engine_cache`"
-                ) from error
+        with locked(self._lock(engine.record.key)), self._writing():
+            engine.path.with_suffix(RECORD).unlink(missing_ok=True)
 
-    def _build(self, bundle: Bundle, wanted: _Wanted, gpu: Gpu | None, progress: Progress | None) -> Engine:
+    def _build(self, wanted: Wanted, progress: Progress | None) -> Engine:
         """Build under the lock: the plan first, then the record that makes it count."""
-        plan = self.folder / f"{wanted.stem}{PLAN}"
+        bundle, variant = wanted.bundle, wanted.variant
+        plan = self.folder / f"{wanted.name}-{variant}-{wanted.key.short}{PLAN}"
         for path in (plan, plan.with_suffix(RECORD)):
             if path.is_dir() and not path.is_symlink():  # nobody's plan, and in the way of every build to come
                 shutil.rmtree(path, ignore_errors=True)
-        onnx = bundle.onnx_path(wanted.variant)
+        onnx = bundle.onnx_path(variant)
         check_self_contained(onnx)
         report = build_plan(
             onnx,
             plan,
             options=wanted.options,
             library=wanted.library,
-            gpu=gpu,
-            onnx_sha256=bundle.artifact_sha256(wanted.variant),
+            gpu=wanted.gpu,
+            onnx_sha256=wanted.key.onnx_sha256,
             progress=progress,
         )
         record = EngineRecord(
             schema_version=SCHEMA_VERSION,
             kind=KIND,
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            created=now(),
             edgeadv_version=__version__,
             bundle=wanted.name,
-            bundle_id=wanted.bundle_id,
-            variant=wanted.variant,
-            key=convert(wanted.fields, EngineKey, what="key of an engine"),
+            bundle_id=bundle.id,
+            variant=variant,
+            key=wanted.key,
             file=plan.name,
             sha256=report.sha256,
             bytes=report.bytes,
-            build=convert(report.to_json(), BuildEntry, what="report of a build"),
+            build=report,
         )
         write_json(plan.with_suffix(RECORD), record.to_json())
         return Engine(plan, report.sha256, record, "built")
 
-    def _find(self, wanted: _Wanted) -> Engine | None:
-        """The plan with this key, under whatever bundle's name it was built, if its bytes are those that were built."""
-        for file in sorted(self.folder.glob(f"*-{wanted.key}{RECORD}")):
-            plan = file.with_suffix(PLAN)
-            with suppress(FileNotFoundError, BundleError):
-                record = read_record(file)
-                if record.key.to_json() == wanted.fields and sha256_file(plan) == record.sha256:
-                    return Engine(plan, record.sha256, record, "hit")
-        return None
+    def _find(self, wanted: Wanted) -> Engine | None:
+        found = self._look(wanted)
+        return found if isinstance(found, Engine) else None
 
-    def _relatives(self, wanted: _Wanted) -> Iterator[EngineRecord]:
+    def _look(self, wanted: Wanted) -> Engine | Explanation:
+        """The plan with this key, under whatever bundle's name it was built, or why there is none that may be used."""
+        plans = sorted(self.folder.glob(f"*-{wanted.key.short}{PLAN}"))
+        found = [_judged(plan, wanted.key) for plan in plans]
+        usable = [each for each in found if isinstance(each, Engine)]
+        if usable or found:
+            return (usable or found)[0]
+        return nearest(wanted.key, self._relatives(wanted), label=wanted.label, folder=self.folder)
+
+    def _relatives(self, wanted: Wanted) -> Iterator[EngineRecord]:
         """Records of plans of the same artefact with other keys."""
         for file in sorted(self.folder.glob(f"*{RECORD}")):
-            try:
+            plan = file.with_suffix(PLAN)
+            with suppress(BundleError):
                 record = read_record(file)
-            except BundleError:
-                continue
-            if record.variant != wanted.variant or not file.with_suffix(PLAN).is_file():
-                continue
-            if record.bundle == wanted.name or record.key.onnx_sha256 == wanted.fields["onnx_sha256"]:
-                yield structs.replace(record, file=file.with_suffix(PLAN).name)
+                same = record.bundle == wanted.name or record.key.onnx_sha256 == wanted.key.onnx_sha256
+                if same and record.variant == wanted.variant and plan.is_file():
+                    yield structs.replace(record, file=plan.name)
 
-    def _remove_leftovers(self, key: str) -> None:
-        """Remove what builders that were killed left behind. Their lock is ours now, so they are gone."""
-        for leftover in self.folder.glob(f".*-{key}.*.tmp"):
-            leftover.unlink(missing_ok=True)
-
-    def _make_folder(self) -> None:
-        """Make the cache and prove that it can be written, before minutes go into a build.
-
-        It stays, even empty: whoever removed it again could take it from under another process.
-        """
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
+            yield
         except OSError as error:
             raise StorageError(
                 f"the engine cache {self.folder} cannot be written ({error.strerror}): choose another with "
                 "`engine_cache`"
             ) from error
 
-    def _lock(self, key: str) -> Path:
-        return self.folder / f".{key}.lock"
+    def _lock(self, key: EngineKey) -> Path:
+        return self.folder / f".{key.short}.lock"
 
 
 def copy_engine(engine: Engine, folder: Path) -> Path:
@@ -393,19 +363,9 @@ def copy_engine(engine: Engine, folder: Path) -> Path:
     place = "+".join(key.targets) or _plain(f"{key.gpu}.{key.compute_capability}")
     sizes = "-".join(str(size) for size in dict.fromkeys(key.profile))
     plan = folder / f"model.{record.variant}.{key.library}.{place}.b{sizes}{PLAN}"
-    data = engine.read()
-    with atomic_file(plan) as temporary:
-        temporary.write_bytes(data)
+    write_bytes(plan, engine.read())
     write_json(plan.with_suffix(RECORD), structs.replace(record, file=plan.name).to_json())
     return plan
-
-
-def _wanted(bundle: Bundle, variant: str, options: EngineOptions, library: Library | str, gpu: Gpu | None) -> _Wanted:
-    bundle.onnx_path(variant)
-    found = find_library(library) if isinstance(library, str) else library
-    name = bundle.path.resolve().name.removesuffix(".edgeadv")
-    fields = key_fields(bundle, variant, options, library=found, gpu=gpu)
-    return _Wanted(_plain(name), bundle.id, variant, options, found, fields)
 
 
 def _plain(name: str) -> str:
@@ -413,18 +373,21 @@ def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.+-]+", "_", name).strip("._-")[:48] or "model"
 
 
-def _unusable(plan: Path, wanted: _Wanted) -> Explanation:
-    """Why a plan with the key that is wanted in its name does not count."""
+def _judged(plan: Path, wanted: EngineKey) -> Engine | Explanation:
+    """The plan with the key that is wanted in its name, if its bytes are those that were built, or why it does not
+    count."""
     again, file = "it has to be built again", plan.with_suffix(RECORD)
     if not file.exists():
         return Explanation("miss", f"{plan.name} has no record, its build was cut off: {again}", path=plan)
     try:
         record = read_record(file)
-        if changed := differences(record.key.to_json(), wanted.fields):
+        if changed := differences(record.key, wanted):
             what = f"{file.name} was changed, its {', '.join(changed)} is not what its name stands for"
             return Explanation("stale", f"{what}: {again}", changed, plan)
         digest = sha256_file(plan)
     except (BundleError, FileNotFoundError) as error:
         return Explanation("stale", f"{error}: {again}", path=plan)
+    if digest == record.sha256:
+        return Engine(plan, digest, record, "hit")
     why = f"{plan.name} is damaged, its SHA-256 is not the recorded one: {again}"
     return Explanation("stale", why, {"sha256": (record.sha256, digest)}, plan)

@@ -1,6 +1,6 @@
 """Running a plan: batches cut to what its profile takes, and the calls of TensorRT and CUDA that compute one of them.
 
-The first half is arithmetic. The second half, from :class:`PlanExecutor` on, was written from the documentation of
+The first half is arithmetic. The second half, from :class:`Session` on, was written from the documentation of
 TensorRT 10 and 11 and TensorRT-RTX 1.7: it has not been seen running on a GPU, and the tests run it on stand-ins for
 both libraries.
 """
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..device.cuda import Context, DeviceBuffer, Driver, Event, Gpu, Graph, PinnedBuffer, Stream
 from ..errors import BackendError
 from .library import Library
-from .messages import Heard
+from .messages import listening
 from .options import INPUT, OUTPUT, BatchProfile, ImageSpec
 from .plan import MAKE_ROOM, LoadedPlan
 
@@ -27,23 +27,6 @@ STEPS = ("copy-in", "compute", "copy-out")
 # a graph is worth its capture for a batch size that comes again, and each holds scratch memory of its own
 _CAPTURE_AT_CALL = 2
 _MOST_GRAPHS = 4
-
-
-class Executor(Protocol):
-    """What computes one batch of a size that its profile allows."""
-
-    profile: BatchProfile
-
-    def execute(self, images: NDArray[Any], size: int) -> NDArray[np.float32]:
-        """Logits of ``images``, computed as a batch of ``size``; what is missing is filled up with black images.
-
-        Args:
-            images: as the plan takes them, float32 NCHW or uint8 NHWC, 1 <= n <= size.
-            size: a batch size of the profile.
-
-        Returns:
-            float32 of shape (n, classes), valid until the next call.
-        """
 
 
 class Piece(NamedTuple):
@@ -62,11 +45,17 @@ def pieces(n: int, profile: BatchProfile) -> Iterator[Piece]:
         yield Piece(start, stop, max(stop - start, profile.min))
 
 
-def execute_batch(executor: Executor, x: NDArray[Any], n_classes: int) -> NDArray[np.float32]:
+def execute_batch(
+    execute: Callable[[NDArray[Any], int], NDArray[np.float32]],
+    profile: BatchProfile,
+    x: NDArray[Any],
+    n_classes: int,
+) -> NDArray[np.float32]:
     """Logits of a batch of any size, in an array of its own.
 
     Args:
-        executor: computes each piece.
+        execute: computes each piece, as a batch of the size given.
+        profile: the sizes that it takes.
         x: as the plan takes them, float32 NCHW or uint8 NHWC, n >= 1.
         n_classes: number of logits.
 
@@ -74,75 +63,78 @@ def execute_batch(executor: Executor, x: NDArray[Any], n_classes: int) -> NDArra
         float32 of shape (n, n_classes).
     """
     logits = np.empty((len(x), n_classes), dtype=np.float32)
-    for start, stop, size in pieces(len(x), executor.profile):
-        logits[start:stop] = executor.execute(x[start:stop], size)
+    for start, stop, size in pieces(len(x), profile):
+        logits[start:stop] = execute(x[start:stop], size)
     return logits
 
 
-class PlanExecutor:
-    """A plan on a GPU: one stream, staging memory for its largest batch, and a CUDA graph for each batch size that
-    recurs.
+class Session:
+    """A plan loaded on a GPU, with everything that has to be in the GPU's context, released in order: one stream,
+    staging memory for its largest batch, and a CUDA graph for each batch size that recurs.
 
     On a GPU that shares the processor's memory the staging memory is mapped, and nothing is copied. Not safe to be used
-    from two threads at once. The GPU's context must be current for every call.
+    from two threads at once.
 
     Attributes:
         profile: the batch sizes that the plan serves.
-        runtime_cache: TensorRT-RTX's cache of compiled kernels; None elsewhere.
-        graph_note: why there are no CUDA graphs; None if there are.
+        graph_note: why there are no CUDA graphs; None if nothing is against them.
         times: milliseconds of each of :data:`STEPS` since the caller set it to a dict; None takes no times.
     """
 
+    graph_note: str | None = None
+    times: dict[str, float] | None = None
+    _shape: tuple[int, ...] = ()
+    _context: Any = None
+    _runtime_cache: Any = None
+
     def __init__(
         self,
-        loaded: LoadedPlan,
-        cuda: Context,
+        library: Library,
+        gpu: Gpu,
+        plan: bytes,
         *,
         image: ImageSpec,
         n_classes: int,
-        mapped: bool = False,
         runtime_cache: bytes | None = None,
     ) -> None:
-        """Take the memory.
+        """Load ``plan``, whose hash was checked before, and take the memory that it needs.
 
         Args:
-            loaded: the plan; it stays the caller's.
-            cuda: the GPU's context.
+            library: loads the plan.
+            gpu: to load it on.
+            plan: the bytes.
             image: what one image is.
             n_classes: number of logits.
-            mapped: the GPU shares the processor's memory.
-            runtime_cache: what :attr:`runtime_cache` was serialised to before.
+            runtime_cache: what :meth:`runtime_cache` gave before.
 
         Raises:
-            EngineError: the plan is of another model.
-            BackendError: the memory is not enough, or there is no execution context to be had, for the same reason.
+            PlanRefusedError: TensorRT refuses the plan.
+            EngineError: it is of another model.
+            BackendError: CUDA or TensorRT fails, most likely for want of memory.
         """
-        self._loaded, self._cuda = loaded, cuda
-        self.profile: BatchProfile = loaded.profile(image, n_classes)
-        self.times: dict[str, float] | None = None
-        self.graph_note: str | None = None
+        self._library, self._n_classes, self._mapped = library, n_classes, gpu.integrated
         self._graphs: dict[int, Graph] = {}
         self._graph_contexts: list[Any] = []
         self._calls: Counter[int] = Counter()
-        self._shape: tuple[int, ...] = ()
-        self._context: Any = None
-        self.runtime_cache: Any = None
-        self._heard = Heard()
         self._held = ExitStack()
-        try:
-            self._stream = self._hold(Stream(cuda))
-            self._events = [self._hold(Event(cuda)) for _ in range(len(STEPS) + 1)]
-            self._in, self._device_in = self._buffers((self.profile.max, *image.shape), image.dtype, mapped)
-            self._out, self._device_out = self._buffers((self.profile.max, n_classes), np.float32, mapped)
-            library = loaded.library
-            with library.listening() as self._heard:
-                self._context, self.runtime_cache = library.create_context(
-                    loaded.engine, runtime_cache=runtime_cache, cuda_graphs=library.captures_cuda_graphs
-                )
-                self._bind(self._context)
-        except BaseException:
-            self.close()
-            raise
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            self._cuda = Context(Driver(), gpu.index)
+            self._held.callback(self._cuda.close)
+            with self._cuda, _quietly_closed():
+                self._loaded = self._hold(LoadedPlan(library, plan))
+                self.profile: BatchProfile = self._loaded.profile(image, n_classes)
+                self._stream = self._hold(Stream(self._cuda))
+                self._events = [self._hold(Event(self._cuda)) for _ in range(len(STEPS) + 1)]
+                self._in, self._device_in = self._buffers((self.profile.max, *image.shape), image.dtype)
+                self._out, self._device_out = self._buffers((self.profile.max, n_classes), np.float32)
+                self._held.callback(self._in_context, self._let_go)
+                with listening() as self._heard:
+                    self._context, self._runtime_cache = library.create_context(
+                        self._loaded.engine, runtime_cache=runtime_cache
+                    )
+                    self._bind(self._context)
+            undo.pop_all()
 
     @property
     def cuda_graphs(self) -> bool | None:
@@ -151,17 +143,66 @@ class PlanExecutor:
 
         Of a library that captures them itself it is known only that it was asked to.
         """
-        if self._loaded.library.captures_cuda_graphs:
+        if self._library.captures_cuda_graphs:
             return True
         return False if self.graph_note is not None else bool(self._graphs) or None
 
-    @property
-    def context(self) -> Any:
-        """The execution context, for the engine inspector."""
-        return self._context
+    def run(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """Logits of a batch of any size, as the plan takes it, in an array of its own."""
+        with self._cuda, _quietly_closed():
+            return execute_batch(self._execute, self.profile, x, self._n_classes)
 
-    def execute(self, images: NDArray[Any], size: int) -> NDArray[np.float32]:
-        """See :meth:`Executor.execute`."""
+    def inspect(self) -> Any:
+        """What the engine inspector tells of the plan, parsed, after a batch was run; None where it tells nothing."""
+        with self._cuda, _quietly_closed():
+            return self._loaded.inspect(self._context)
+
+    def runtime_cache(self) -> bytes | None:
+        """What TensorRT-RTX has compiled on this device so far; None elsewhere."""
+        if self._runtime_cache is None:
+            return None
+        with self._cuda:
+            memory = self._runtime_cache.serialize()
+            return None if memory is None else bytes(memory)
+
+    def close(self) -> None:
+        """Release everything in the reverse order in which it was taken. A second call does nothing."""
+        self._held.close()
+
+    def _hold(self, thing: Any) -> Any:
+        self._held.callback(self._in_context, thing.close)
+        return thing
+
+    def _in_context(self, release: Callable[[], None]) -> None:
+        with self._cuda:
+            release()
+
+    def _let_go(self) -> None:
+        self._graph_contexts = []
+        self._context = self._runtime_cache = None
+
+    def _buffers(self, shape: tuple[int, ...], dtype: type[np.generic]) -> tuple[PinnedBuffer, DeviceBuffer | None]:
+        pinned = self._hold(PinnedBuffer(self._cuda, shape, dtype=dtype, mapped=self._mapped))
+        return pinned, None if self._mapped else self._hold(DeviceBuffer(self._cuda, pinned.array.nbytes))
+
+    def _bind(self, context: Any) -> None:
+        if context is None:
+            raise self._refusal("gives no execution context", MAKE_ROOM)
+        for name, pinned, device in ((INPUT, self._in, self._device_in), (OUTPUT, self._out, self._device_out)):
+            address = pinned.device_address if device is None else device.handle
+            if not context.set_tensor_address(name, address):
+                raise self._refusal(f"does not take the memory for {name!r}")
+
+    def _execute(self, images: NDArray[Any], size: int) -> NDArray[np.float32]:
+        """Logits of ``images``, computed as a batch of ``size``; what is missing is filled up with black images.
+
+        Args:
+            images: as the plan takes them, 1 <= n <= size.
+            size: a batch size of the profile.
+
+        Returns:
+            float32 of shape (n, classes), valid until the next call.
+        """
         n = len(images)
         self._in.array[:n] = images
         self._in.array[n:size] = 0
@@ -169,7 +210,7 @@ class PlanExecutor:
         if self._device_in is not None:
             self._stream.copy_in(self._device_in, self._in, self._in.array[:size].nbytes)
         self._mark(1)
-        with self._loaded.library.listening() as self._heard:
+        with listening() as self._heard:
             self._compute(size)
         self._mark(2)
         if self._device_out is not None:
@@ -181,61 +222,28 @@ class PlanExecutor:
                 self.times[step] = self.times.get(step, 0.0) + end.milliseconds_since(begin)
         return self._out.array[:n]
 
-    def close(self) -> None:
-        """Release everything in the reverse order in which it was taken. A second call does nothing."""
-        with ExitStack() as last_first:
-            last_first.callback(self._held.close)
-            last_first.callback(self._let_go)
-            for graph in self._graphs.values():
-                last_first.callback(graph.close)
-            self._graphs = {}
-
-    def _let_go(self) -> None:
-        self._graph_contexts = []
-        self._context = self.runtime_cache = None
-
-    def _hold(self, thing: Any) -> Any:
-        self._held.callback(thing.close)
-        return thing
-
-    def _buffers(
-        self, shape: tuple[int, ...], dtype: type[np.generic], mapped: bool
-    ) -> tuple[PinnedBuffer, DeviceBuffer | None]:
-        pinned = self._hold(PinnedBuffer(self._cuda, shape, dtype=dtype, mapped=mapped))
-        return pinned, None if mapped else self._hold(DeviceBuffer(self._cuda, pinned.array.nbytes))
-
-    def _bind(self, context: Any) -> None:
-        if context is None:
-            raise self._refusal("gives no execution context", MAKE_ROOM)
-        for name, pinned, device in ((INPUT, self._in, self._device_in), (OUTPUT, self._out, self._device_out)):
-            address = pinned.device_address if device is None else device.handle
-            if not context.set_tensor_address(name, address):
-                raise self._refusal(f"does not take the memory for {name!r}")
-
     def _mark(self, which: int) -> None:
         if self.times is not None:
             self._events[which].record(self._stream)
 
     def _compute(self, size: int) -> None:
-        graph = self._graphs.get(size)
-        if graph is not None:
-            graph.launch(self._stream)
-            return
         self._calls[size] += 1
-        mine = not self._loaded.library.captures_cuda_graphs and self.graph_note is None
-        if mine and self._calls[size] >= _CAPTURE_AT_CALL and len(self._graphs) < _MOST_GRAPHS and self._capture(size):
+        if size not in self._graphs and not self._capture(size):
+            self._resize(self._context, size)
+            self._enqueue(self._context)
+        else:
             self._graphs[size].launch(self._stream)
-            return
-        self._resize(self._context, size)
-        self._enqueue(self._context)
 
     def _capture(self, size: int) -> bool:
-        """Make the graph of ``size``, or note why there will be none."""
+        """Make the graph of ``size`` where that is worth it, or note why there will be none."""
+        mine = not self._library.captures_cuda_graphs and self.graph_note is None
+        if not mine or self._calls[size] < _CAPTURE_AT_CALL or len(self._graphs) >= _MOST_GRAPHS:
+            return False
         context = self._context
         try:
             if not self.profile.is_static:
                 # a graph is of one state of its context: this one will not be used for anything else
-                context, _ = self._loaded.library.create_context(self._loaded.engine)
+                context, _ = self._library.create_context(self._loaded.engine)
                 self._bind(context)
                 self._resize(context, size)
                 self._enqueue(context)  # what depends on the shape is set up in the first call, which is not recorded
@@ -244,7 +252,7 @@ class PlanExecutor:
         except BackendError as error:
             self.graph_note = f"no CUDA graphs, every call is given to the GPU step by step: {error}"
             return False
-        self._graphs[size] = graph
+        self._graphs[size] = self._hold(graph)
         self._graph_contexts.append(context)
         return True
 
@@ -264,105 +272,9 @@ class PlanExecutor:
             raise self._refusal("does not run the plan")
 
     def _refusal(self, what: str, advice: str = "") -> BackendError:
-        said = self._heard.first_error() or "it gives no reason"
+        said = self._heard.first_error()
         self._heard.errors.clear()
-        return BackendError(f"{self._loaded.library} {what}: {said}{f'; {advice}' if advice else ''}")
-
-
-class Session:
-    """A plan loaded on a GPU: everything that has to be in the GPU's context, and released in order.
-
-    Attributes:
-        profile: the batch sizes that the plan serves.
-    """
-
-    def __init__(
-        self,
-        library: Library,
-        gpu: Gpu,
-        plan: bytes,
-        *,
-        image: ImageSpec,
-        n_classes: int,
-        runtime_cache: bytes | None = None,
-    ) -> None:
-        """Load ``plan``, whose hash was checked before, and take the memory that it needs.
-
-        Raises:
-            PlanRefusedError: TensorRT refuses the plan.
-            EngineError: it is of another model.
-            BackendError: CUDA or TensorRT fails, most likely for want of memory.
-        """
-        self._n_classes = n_classes
-        self._held = ExitStack()
-        with ExitStack() as undo:
-            undo.callback(self._held.close)
-            self._cuda = Context(Driver(), gpu.index)
-            self._held.callback(self._cuda.close)
-            with self._cuda, _quietly_closed():
-                self._loaded = LoadedPlan(library, plan)
-                self._release_in_context(self._loaded)
-                self._executor = PlanExecutor(
-                    self._loaded,
-                    self._cuda,
-                    image=image,
-                    n_classes=n_classes,
-                    mapped=gpu.integrated,
-                    runtime_cache=runtime_cache,
-                )
-                self._release_in_context(self._executor)
-            undo.pop_all()
-        self.profile: BatchProfile = self._executor.profile
-
-    @property
-    def times(self) -> dict[str, float] | None:
-        """Milliseconds of each of :data:`STEPS` since this was set to a dict; None takes no times."""
-        return self._executor.times
-
-    @times.setter
-    def times(self, times: dict[str, float] | None) -> None:
-        """Begin to take times, or leave off."""
-        self._executor.times = times
-
-    @property
-    def cuda_graphs(self) -> bool | None:
-        """See :attr:`PlanExecutor.cuda_graphs`."""
-        return self._executor.cuda_graphs
-
-    @property
-    def graph_note(self) -> str | None:
-        """Why there are no CUDA graphs; None if nothing is against them."""
-        return self._executor.graph_note
-
-    def run(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        """Logits of a batch of any size, as the plan takes it, in an array of its own."""
-        with self._cuda, _quietly_closed():
-            return execute_batch(self._executor, x, self._n_classes)
-
-    def inspect(self) -> Any:
-        """What the engine inspector tells of the plan, parsed, after a batch was run; None where it tells nothing."""
-        with self._cuda, _quietly_closed():
-            return self._loaded.inspect(self._executor.context)
-
-    def runtime_cache(self) -> bytes | None:
-        """What TensorRT-RTX has compiled on this device so far; None elsewhere."""
-        cache = self._executor.runtime_cache
-        if cache is None:
-            return None
-        with self._cuda:
-            memory = cache.serialize()
-            return None if memory is None else bytes(memory)
-
-    def close(self) -> None:
-        """Release everything. A second call does nothing."""
-        self._held.close()
-
-    def _release_in_context(self, thing: LoadedPlan | PlanExecutor) -> None:
-        def release() -> None:
-            with self._cuda:
-                thing.close()
-
-        self._held.callback(release)
+        return BackendError(f"{self._library} {what}: {said}{f'; {advice}' if advice else ''}")
 
 
 @contextmanager

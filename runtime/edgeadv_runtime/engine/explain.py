@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from msgspec import structs
+
 from .options import BatchProfile
-from .records import EngineRecord
+from .records import EngineKey, EngineRecord
 
 Status = Literal["hit", "miss", "stale"]
 # what somebody chose; the other fields of a key are what happened to be the case
-OPTIONS = ("profile", "targets", "tf32", "workspace_mib", "library")
+_OPTIONS = {"profile", "targets", "tf32", "workspace_mib", "library"}
 _WORDS = {
     "profile": "batch",
     "targets": "target",
@@ -24,7 +26,6 @@ _WORDS = {
     "compute_capability": "compute capability",
     "recipe": "edgeadv's way of building",
 }
-_HASH_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,11 @@ class Explanation:
         return f"{self.status}: {self.sentence}"
 
 
-def nearest(wanted: Mapping[str, Any], records: Iterable[EngineRecord], *, label: str, folder: Path) -> Explanation:
+def nearest(wanted: EngineKey, records: Iterable[EngineRecord], *, label: str, folder: Path) -> Explanation:
     """Compare a key that is not in the cache with those that are.
 
     Args:
-        wanted: the fields of the key.
+        wanted: the key.
         records: of the plans of the same artefact.
         label: the artefact in words.
         folder: the cache.
@@ -61,38 +62,29 @@ def nearest(wanted: Mapping[str, Any], records: Iterable[EngineRecord], *, label
         ``"stale"`` or ``"miss"``, by the record with the fewest differences, the newest of those.
     """
     candidates = sorted(records, key=lambda record: record.created, reverse=True)
-    found = [(differences(record.key.to_json(), wanted), record) for record in candidates]
+    found = [(differences(record.key, wanted), record) for record in candidates]
     if not found:
         return Explanation("miss", f"{folder} has no engine of {label} yet")
-    changed, record = min(found, key=lambda pair: (_chosen(pair[0]) != [], len(pair[0])))
-    path = folder / record.file
-    if chosen := _chosen(changed):
-        has = ", ".join(f"{_word(name)} {_show(name, changed[name][0])}" for name in chosen)
-        asked = ", ".join(_show(name, changed[name][1]) for name in chosen)
-        return Explanation(
-            "miss", f"no engine of {label} with these options; the nearest has {has} instead of {asked}", changed, path
-        )
-    moves = (f"{_word(name)} was {_show(name, old)} and is {_show(name, new)}" for name, (old, new) in changed.items())
-    return Explanation("stale", f"{', '.join(moves)}: it has to be built again", changed, path)
+    changed, record = min(found, key=lambda pair: (bool(_OPTIONS & pair[0].keys()), len(pair[0])))
+    chosen, path = [name for name in changed if name in _OPTIONS], folder / record.file
+    told = [(_WORDS.get(name, name), *(_show(name, value) for value in changed[name])) for name in chosen or changed]
+    if chosen:
+        has, asked = ", ".join(f"{word} {old}" for word, old, _ in told), ", ".join(new for _, _, new in told)
+        why = f"no engine of {label} with these options; the nearest has {has} instead of {asked}"
+        return Explanation("miss", why, changed, path)
+    moves = ", ".join(f"{word} was {old} and is {new}" for word, old, new in told)
+    return Explanation("stale", f"{moves}: it has to be built again", changed, path)
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """``{field: (old, new)}`` of the fields whose values differ; None stands for a field that one does not have."""
-    names = dict.fromkeys([*new, *old])
-    return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
-
-
-def _chosen(changed: Mapping[str, Any]) -> list[str]:
-    return [name for name in OPTIONS if name in changed]
-
-
-def _word(name: str) -> str:
-    return _WORDS.get(name, name)
+def differences(old: EngineKey, new: EngineKey) -> dict[str, tuple[Any, Any]]:
+    """``{field: (old, new)}`` of the fields whose values differ."""
+    was = structs.asdict(old)
+    return {name: (was[name], now) for name, now in structs.asdict(new).items() if was[name] != now}
 
 
 def _show(name: str, value: Any) -> str:
     if name == "profile":
-        return str(BatchProfile.from_json(value))
+        return str(BatchProfile(*value))
     if name == "targets":
         return ", ".join(value) or "the GPU present"
     if name == "tf32":
@@ -100,5 +92,5 @@ def _show(name: str, value: Any) -> str:
     if name == "workspace_mib":
         return "as TensorRT likes" if value is None else f"{value} MiB"
     if name == "onnx_sha256":
-        return str(value)[:_HASH_SHOWN]
+        return str(value)[:12]
     return str(value)

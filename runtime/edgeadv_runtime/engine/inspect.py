@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..bundle.variants import precision_of
@@ -30,19 +30,14 @@ UNKNOWN = "unknown"
 _MOST_NAMED = 3
 _TF32 = "TF32"
 # in the order in which they are tried: BFloat16 holds Float, UInt8 and FP8 hold others
-_DATATYPES = (
-    ("BFloat16", r"BF16|BFloat16"),
-    ("FP8", r"FP8|E4M3|E5M2"),
-    ("FP4", r"FP4|E2M1"),
-    ("Half", r"FP16|Half"),
-    ("Float", r"FP32|Float"),
-    ("UInt8", r"UInt8"),
-    ("Int8", r"Int8"),
-    ("Int4", r"Int4"),
-    ("Int32", r"Int32"),
-    ("Int64", r"Int64"),
-    ("Bool", r"Bool"),
-)
+_DATATYPES = {
+    "BFloat16": r"BF16|BFloat16",
+    "FP8": r"FP8|E4M3|E5M2",
+    "FP4": r"FP4|E2M1",
+    "Half": r"FP16|Half",
+    "Float": r"FP32|Float",
+    **{kind: kind for kind in ("UInt8", "Int8", "Int4", "Int32", "Int64", "Bool")},
+}
 # operand types in the names of kernels, as in ..._i8i8_i8i32_f32_..., ..._f16f16_f16f16_f16_...,
 # ..._f32f32_tf32f32_f32_... or turing_fp16_s1688gemm_fp16_..., ampere_h16816gemm_...,
 # cutlass_80_tensorop_s1688bf16gemm_...
@@ -83,12 +78,8 @@ class PrecisionReport:
 
     label: Label
     counts: dict[str, int]
-    problems: tuple[str, ...]
+    problems: list[str]
     sentence: str
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object of all of it."""
-        return asdict(self) | {"problems": list(self.problems)}
 
 
 def compare_precision(
@@ -107,37 +98,38 @@ def compare_precision(
     Returns:
         A report; the caller raises if it has problems.
     """
-    layers = [layer for layer in _layers(inspector) if isinstance(layer, Mapping)]
-    known = {_plain(name): name for name in nodes or ()}
-    compute = [layer for layer in layers if _computes(layer)]
+    found = inspector.get("Layers") if isinstance(inspector, Mapping) else inspector
+    layers = [layer for layer in found if isinstance(layer, Mapping)] if isinstance(found, list) else []
+    known = {_plain(name): kind for name, kind in (nodes or {}).items()}
+    compute = list(filter(_computes, layers))
     counts: Counter[str] = Counter()
     problems: list[str] = []
     seen: set[str] = set()
     for layer in compute:
-        names = {known[name] for name in _onnx_names(layer) if name in known}
+        names = known.keys() & _onnx_names(layer)
         seen |= names
         got = _computed_in(layer)
         counts[got] += 1
         # a layer that names no node may be any of them
-        wanted = {nodes[name] for name in names} if nodes and names else set(written_in)
+        wanted = {known[name] for name in names} or set(written_in)
         allowed = wanted | ({_TF32} if tf32 and "Float" in wanted else set())
         if UNKNOWN not in allowed | {got} and got not in allowed:
             problems.append(f"{_name(layer)} computes in {got}, not in {' or '.join(sorted(allowed))}")
     if precision_of(variant) == "fp32":
-        problems += _narrower(layers, skip=compute)
-    missing = None if nodes is None else [name for name in nodes if name not in seen]
+        problems += _narrower(layer for layer in layers if not _computes(layer))
+    missing = None if nodes is None else len(nodes) - len(seen)
     blind = counts[UNKNOWN] or UNKNOWN in written_in
-    label: Label = "verified" if compute and missing == [] and not (problems or blind) else "declared"
+    label: Label = "verified" if compute and missing == 0 and not (problems or blind) else "declared"
     return PrecisionReport(
         label=label,
         counts=dict(sorted(counts.items())),
-        problems=tuple(problems),
+        problems=problems,
         sentence=_sentence(variant, label, counts, problems, missing, len(nodes or ())),
     )
 
 
 def _sentence(
-    variant: str, label: str, counts: Counter[str], problems: list[str], missing: list[str] | None, nodes: int
+    variant: str, label: str, counts: Counter[str], problems: list[str], missing: int | None, nodes: int
 ) -> str:
     if not counts:
         return f"{variant} is declared, not verified: the engine inspector tells of no convolution or matrix product"
@@ -148,15 +140,10 @@ def _sentence(
         return f"the plan is not {variant} as its ONNX is: {'; '.join(problems[:_MOST_NAMED])}{more} ({seen})"
     if label == "verified":
         return f"{variant} is verified: all {nodes} convolutions and matrix products were found ({seen})"
-    why = f"{len(missing)} of {nodes} were not found" if missing else "some of their types were not understood"
+    why = f"{missing} of {nodes} were not found" if missing else "some of their types were not understood"
     if missing is None:
         why = "the bundle does not tell what they are, export it again"
     return f"{variant} is declared, not verified: {why} ({seen})"
-
-
-def _layers(inspector: Any) -> Iterable[Any]:
-    found = inspector.get("Layers") if isinstance(inspector, Mapping) else inspector
-    return found if isinstance(found, list) else []
 
 
 def _computes(layer: Mapping[str, Any]) -> bool:
@@ -184,12 +171,12 @@ def _computed_in(layer: Mapping[str, Any]) -> str:
     return next((kind for kind in said if kind != UNKNOWN), UNKNOWN)
 
 
-def _narrower(layers: list[Mapping[str, Any]], *, skip: list[Mapping[str, Any]]) -> Iterator[str]:
-    """Layers of a float32 plan, beside those looked at already, that take or give anything narrower."""
+def _narrower(layers: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Layers of a float32 plan that take or give anything narrower."""
     narrow = {"Half", "BFloat16", "Int8", "FP8", "FP4", "Int4"}
     for layer in layers:
         kinds = {_datatype(tensor) for side in ("Inputs", "Outputs") for tensor in _tensors(layer, side)} & narrow
-        if kinds and not any(layer is other for other in skip):
+        if kinds:
             yield f"{_name(layer)} has {' and '.join(sorted(kinds))}, not Float"
 
 
@@ -207,11 +194,8 @@ def _plain(name: str) -> str:
 
 def _tensors(layer: Mapping[str, Any], side: str) -> list[Any]:
     found = layer.get(side)
-    return (
-        [tensor.get("Format/Datatype") for tensor in found if isinstance(tensor, Mapping)]
-        if isinstance(found, list)
-        else []
-    )
+    tensors = found if isinstance(found, list) else []
+    return [tensor.get("Format/Datatype") for tensor in tensors if isinstance(tensor, Mapping)]
 
 
 def _weights(layer: Mapping[str, Any]) -> list[Any]:
@@ -220,10 +204,8 @@ def _weights(layer: Mapping[str, Any]) -> list[Any]:
 
 
 def _datatype(text: Any) -> str:
-    words = str(text)
-    return next(
-        (kind for kind, words_for in _DATATYPES if re.search(rf"\b(?:{words_for})\b", words, re.IGNORECASE)), UNKNOWN
-    )
+    kinds = (kind for kind, words in _DATATYPES.items() if re.search(rf"\b(?:{words})\b", str(text), re.IGNORECASE))
+    return next(kinds, UNKNOWN)
 
 
 def _tactic(layer: Mapping[str, Any]) -> str:

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 from ..device.versions import older
 from ..errors import EngineError, InputError, MissingDependencyError, require
-from .messages import Heard, listening, logger_of, one_line
+from .messages import Heard, logger_of, one_line
 from .options import EngineOptions
 
 TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt-rtx"
-LIBRARIES = (TENSORRT, TENSORRT_RTX)
+MODULES = {TENSORRT: "tensorrt", TENSORRT_RTX: "tensorrt_rtx"}
+LIBRARIES = tuple(MODULES)
 MIB = 1 << 20
 # before it the types of a graph were hints, or the flag for more than hints was not yet to be relied upon
 OLDEST_TENSORRT = "10.3"
@@ -50,6 +49,10 @@ class Library:
     def can_target(self) -> bool:
         """Whether it builds for a GPU that is not here. Classic TensorRT builds on the GPU, for that GPU."""
         return self.has("ComputeCapability") and hasattr(self.module.IBuilderConfig, "set_compute_capability")
+
+    def serves(self, sm: str) -> bool:
+        """Whether it is for GPUs of this compute capability, ``"sm_86"``, as far as it tells."""
+        return not self.can_target or sm in self.known_targets
 
     @property
     def known_targets(self) -> tuple[str, ...]:
@@ -101,46 +104,41 @@ class Library:
         """
         if targets and not self.can_target:
             raise InputError(
-                f"{self} builds only on and for the GPU present: leave out the target {', '.join(targets)} and "
-                "build on that "
-                f"device, or use {TENSORRT_RTX}"
+                f"{self} builds only on and for the GPU present: leave out the target {', '.join(targets)} and build "
+                f"on that device, or use {TENSORRT_RTX}"
             )
         if unknown := [target for target in targets if target not in self.known_targets]:
             raise InputError(
-                f"{self} cannot build for {', '.join(unknown)}: it knows {', '.join(self.known_targets)}; for "
-                "another GPU, "
-                f"a Jetson's too, build on the device with {TENSORRT}"
+                f"{self} cannot build for {', '.join(unknown)}: it knows {', '.join(self.known_targets)}; for another "
+                f"GPU, a Jetson's too, build on the device with {TENSORRT}"
             )
 
     def logger(self) -> Any:
         """The ``ILogger`` of this process, to make builders, parsers and runtimes with. It prints nothing."""
         return logger_of(self.module)
 
-    def listening(self) -> AbstractContextManager[Heard]:
-        """A block during which what the logger is told is kept: ``with library.listening() as heard``."""
-        return listening()
-
     # ---- building
 
-    def create_builder(self, heard: Heard) -> Any:
-        """A ``Builder``.
+    def make(self, kind: str, heard: Heard) -> Any:
+        """A ``"Builder"`` or a ``"Runtime"``.
 
         Args:
+            kind: which.
             heard: what is being said, for the error.
 
         Raises:
             EngineError: there is none to be had, on classic TensorRT most likely for want of a GPU.
         """
         try:
-            return self.module.Builder(self.logger())
+            return getattr(self.module, kind)(self.logger())
         except (TypeError, RuntimeError) as error:  # what the bindings make of a null pointer
-            raise EngineError(f"{self} gives no builder here: {heard.first_error() or error}") from error
+            raise EngineError(f"{self} gives no {kind.lower()} here: {heard.first_error(str(error))}") from error
 
     def create_network(self, builder: Any, heard: Heard) -> Any:
         """An empty network whose types are those of the graph. The caller keeps it: a parser alone does not.
 
         Args:
-            builder: what :meth:`create_builder` gave.
+            builder: of :meth:`make`.
             heard: what is being said, for the error.
 
         Raises:
@@ -152,7 +150,7 @@ class Library:
             raise EngineError(_too_old(self.version))
         network = builder.create_network(0 if flag is None else 1 << int(flag))
         if network is None:
-            raise EngineError(f"{self} gives no strongly typed network: {heard.first_error() or 'no reason given'}")
+            raise EngineError(f"{self} gives no strongly typed network: {heard.first_error()}")
         if flag is not None and hasattr(network, "get_flag") and not network.get_flag(flag):
             raise EngineError(f"{self} was asked for a strongly typed network and gave another; use another version")
         return network
@@ -162,60 +160,48 @@ class Library:
         logs.
 
         Args:
-            builder: what :meth:`create_builder` gave.
+            builder: of :meth:`make`.
             options: TF32 and the workspace are taken from here.
             targets: GPUs to name to a library that can be told; ignored by one that cannot.
 
         Raises:
             EngineError: a setting was refused.
-            InputError: a target is not known.
         """
         config = builder.create_builder_config()
-        self._set_tf32(config, options.tf32)
-        config.profiling_verbosity = self.need("ProfilingVerbosity", "DETAILED")  # or the inspector would name no types
-        if options.workspace_mib is not None:
-            self._set_workspace(config, options.workspace_mib)
-        if self.can_target:
-            self._set_targets(config, targets)
-        return config
-
-    def _set_tf32(self, config: Any, wanted: bool) -> None:
-        flag = self.need("BuilderFlag", "TF32") if wanted else self.member("BuilderFlag", "TF32")
-        if flag is None:
-            return
         # on by default, which makes of float32 another precision than the one compared at export
-        (config.set_flag if wanted else config.clear_flag)(flag)
-        if bool(config.get_flag(flag)) is not wanted:
-            raise EngineError(f"{self} did not take TF32 {'on' if wanted else 'off'}: use another version of it")
-
-    def _set_workspace(self, config: Any, mib: int) -> None:
-        pool = self.need("MemoryPoolType", "WORKSPACE")
-        config.set_memory_pool_limit(pool, mib * MIB)
-        if (got := config.get_memory_pool_limit(pool)) != mib * MIB:
-            raise EngineError(
-                f"{self} did not take a workspace of {mib} MiB but keeps {got // MIB}: give a smaller one"
-            )
-
-    def _set_targets(self, config: Any, targets: tuple[str, ...]) -> None:
-        self.check_targets(targets)
-        config.num_compute_capabilities = len(targets)
-        members = [self.need("ComputeCapability", target.replace("sm_", "SM")) for target in targets]
-        for index, member in enumerate(members):
-            config.set_compute_capability(member, index)
-        if [config.get_compute_capability(index) for index in range(config.num_compute_capabilities)] != members:
-            raise EngineError(f"{self} did not take the targets {', '.join(targets)}: build for one at a time")
+        flag = (self.need if options.tf32 else self.member)("BuilderFlag", "TF32")
+        if flag is not None:
+            (config.set_flag if options.tf32 else config.clear_flag)(flag)
+            if bool(config.get_flag(flag)) is not options.tf32:
+                raise EngineError(
+                    f"{self} did not take TF32 {'on' if options.tf32 else 'off'}: use another version of it"
+                )
+        config.profiling_verbosity = self.need("ProfilingVerbosity", "DETAILED")  # or the inspector would name no types
+        if (mib := options.workspace_mib) is not None:
+            pool = self.need("MemoryPoolType", "WORKSPACE")
+            config.set_memory_pool_limit(pool, mib * MIB)
+            if (got := config.get_memory_pool_limit(pool)) != mib * MIB:
+                raise EngineError(
+                    f"{self} did not take a workspace of {mib} MiB but keeps {got // MIB}: give a smaller one"
+                )
+        if self.can_target:
+            config.num_compute_capabilities = len(targets)
+            members = [self.need("ComputeCapability", target.replace("sm_", "SM")) for target in targets]
+            for index, member in enumerate(members):
+                config.set_compute_capability(member, index)
+            if [config.get_compute_capability(index) for index in range(config.num_compute_capabilities)] != members:
+                raise EngineError(f"{self} did not take the targets {', '.join(targets)}: build for one at a time")
+        return config
 
     def read_back(self, config: Any) -> dict[str, Any]:
         """What ``config`` says it is set to: ``flags`` that are on, ``targets`` and ``workspace_mib``."""
         flags = getattr(self.module.BuilderFlag, "__members__", {})
-        facts: dict[str, Any] = {"flags": sorted(name for name, flag in flags.items() if config.get_flag(flag))}
-        facts["targets"] = []
-        if self.can_target:
-            found = [config.get_compute_capability(index) for index in range(config.num_compute_capabilities)]
-            facts["targets"] = [member.name.replace("SM", "sm_") for member in found]
-        pool = self.member("MemoryPoolType", "WORKSPACE")
-        facts["workspace_mib"] = config.get_memory_pool_limit(pool) // MIB
-        return facts
+        named = range(config.num_compute_capabilities) if self.can_target else ()
+        return {
+            "flags": sorted(name for name, flag in flags.items() if config.get_flag(flag)),
+            "targets": [config.get_compute_capability(index).name.replace("SM", "sm_") for index in named],
+            "workspace_mib": config.get_memory_pool_limit(self.member("MemoryPoolType", "WORKSPACE")) // MIB,
+        }
 
     def watch(self, config: Any, progress: Callable[[str, int, int], None]) -> Any:
         """Have the building of ``config`` reported to ``progress`` as (phase, step, steps), from any thread.
@@ -225,21 +211,33 @@ class Library:
         """
         if not self.has("IProgressMonitor") or not hasattr(config, "progress_monitor"):
             return None
-        monitor = _monitor_class(self.module)(progress)
-        config.progress_monitor = monitor
+        module: Any = self.module
+        total: dict[str, int] = {}
+
+        class Monitor(module.IProgressMonitor):  # type: ignore[misc]
+            def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+                total[phase] = steps
+                progress(phase, 0, steps)
+
+            def step_complete(self, phase: str, step: int) -> bool:
+                progress(phase, step + 1, total.get(phase, 0))
+                return True  # False would cancel
+
+            def phase_finish(self, phase: str) -> None:
+                total.pop(phase, None)
+
+        config.progress_monitor = monitor = Monitor()
         return monitor
 
     # ---- running
 
-    def create_context(
-        self, engine: Any, *, runtime_cache: bytes | None = None, cuda_graphs: bool = False
-    ) -> tuple[Any, Any]:
-        """An execution context of ``engine``; not run here, for want of a GPU.
+    def create_context(self, engine: Any, *, runtime_cache: bytes | None = None) -> tuple[Any, Any]:
+        """An execution context of ``engine``, which captures CUDA graphs where :attr:`captures_cuda_graphs`; not run
+        here, for want of a GPU.
 
         Args:
             engine: a deserialised ``ICudaEngine``.
             runtime_cache: what the cache of an earlier context was serialised to; ignored where there is no such cache.
-            cuda_graphs: let the library capture CUDA graphs, where :attr:`captures_cuda_graphs`.
 
         Returns:
             The context, or None where TensorRT refuses, and its runtime cache, or None where there is none.
@@ -248,8 +246,7 @@ class Library:
             return engine.create_execution_context(), None
         config = engine.create_runtime_config()
         if self.captures_cuda_graphs:
-            strategy = "WHOLE_GRAPH_CAPTURE" if cuda_graphs else "DISABLED"
-            config.cuda_graph_strategy = self.need("CudaGraphStrategy", strategy)
+            config.cuda_graph_strategy = self.need("CudaGraphStrategy", "WHOLE_GRAPH_CAPTURE")
         eager = self.member("DynamicShapesKernelSpecializationStrategy", "EAGER")
         if eager is not None:  # else the first calls of a new batch size run on a slower kernel
             config.dynamic_shapes_kernel_specialization_strategy = eager
@@ -271,9 +268,9 @@ def find_library(name: str | None = None) -> Library:
         MissingDependencyError: it is not installed.
         EngineError: it is installed and does not load, or is too old.
     """
-    if name is not None and name not in LIBRARIES:
-        raise InputError(f"library {name!r} is not one of {', '.join(LIBRARIES)}")
     if name is not None:
+        if name not in LIBRARIES:
+            raise InputError(f"library {name!r} is not one of {', '.join(LIBRARIES)}")
         return _load(name)
     try:
         return _load(TENSORRT)
@@ -286,7 +283,7 @@ def find_library(name: str | None = None) -> Library:
 
 def _load(name: str) -> Library:
     try:
-        module = _import(name)
+        module = require(MODULES[name], extra=name)
     except (ImportError, OSError) as error:
         raise EngineError(f"{name} is installed and does not load: {one_line(str(error))}; install it again") from error
     version = getattr(module, "__version__", None)
@@ -297,36 +294,8 @@ def _load(name: str) -> Library:
     return Library(name, str(version), module)
 
 
-def _import(name: str) -> ModuleType:
-    if name == TENSORRT:
-        return require("tensorrt", extra=TENSORRT)
-    return require("tensorrt_rtx", extra=TENSORRT_RTX)
-
-
 def _too_old(version: str) -> str:
     return (
         f"TensorRT {version} is too old: before {OLDEST_TENSORRT} it does not keep to the types of the ONNX file; "
-        "update "
-        f"it, on a Jetson with JetPack 6 or newer, or use {TENSORRT_RTX} where that serves the GPU"
+        f"update it, on a Jetson with JetPack 6 or newer, or use {TENSORRT_RTX} where that serves the GPU"
     )
-
-
-def _monitor_class(module: Any) -> Any:
-    class Monitor(module.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self, progress: Callable[[str, int, int], None]) -> None:
-            module.IProgressMonitor.__init__(self)
-            self._progress = progress
-            self._steps: dict[str, int] = {}
-
-        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            self._steps[phase] = steps
-            self._progress(phase, 0, steps)
-
-        def step_complete(self, phase: str, step: int) -> bool:
-            self._progress(phase, step + 1, self._steps.get(phase, 0))
-            return True  # False would cancel
-
-        def phase_finish(self, phase: str) -> None:
-            self._steps.pop(phase, None)
-
-    return Monitor

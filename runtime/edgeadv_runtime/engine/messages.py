@@ -41,19 +41,14 @@ class Heard:
 
     def add(self, severity: str, text: str) -> None:
         """Keep ``text`` if its severity is an error's or a warning's."""
-        if severity in ("ERROR", "INTERNAL_ERROR"):
-            kept = self.errors
-        elif severity == "WARNING":
-            kept = self.warnings
-        else:
-            return
-        if len(kept) < _MOST_KEPT and (text := one_line(text)) not in kept:
+        kept = {"ERROR": self.errors, "INTERNAL_ERROR": self.errors, "WARNING": self.warnings}.get(severity)
+        if kept is not None and len(kept) < _MOST_KEPT and (text := one_line(text)) not in kept:
             kept.append(text)
 
-    def first_error(self) -> str | None:
-        """The error that says what is wrong: those that follow are its echo. None if there was none."""
+    def first_error(self, otherwise: str = "it gives no reason") -> str:
+        """The error that says what is wrong: those that follow are its echo. If there was none, ``otherwise``."""
         own = [error for error in self.errors if _ECHO not in error]
-        return next(iter(own or self.errors), None)
+        return next(iter(own or self.errors), otherwise)
 
 
 @contextmanager
@@ -74,7 +69,12 @@ def logger_of(module: Any) -> Any:
     """The one ``ILogger`` of ``module`` in this process. It prints nothing."""
     with _LOCK:
         if module.ILogger not in _LOGGERS:
-            logger = _logger_class(module)()
+
+            class Logger(module.ILogger):  # type: ignore[misc]
+                def log(self, severity: Any, message: str) -> None:
+                    _tell(severity.name, message)
+
+            logger = Logger()
             # not even at the end of the interpreter, which TensorRT's global objects outlive
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(logger))
             _LOGGERS[module.ILogger] = logger
@@ -93,14 +93,3 @@ def _tell(severity: str, text: str) -> None:
         mine = [heard for thread, heard in _LISTENING if thread == me]
         for heard in mine[-1:] or [heard for _, heard in _LISTENING]:
             heard.add(severity, text)
-
-
-def _logger_class(module: Any) -> Any:
-    class Logger(module.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            module.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            _tell(severity.name, message)
-
-    return Logger

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..errors import InputError
 INPUT, OUTPUT = "image", "logits"
 # more than any GPU has, and still a number that the builder takes
 LARGEST_WORKSPACE_MIB = 1 << 20
+_NO_PROFILE = "batch {} is not a profile: give one size, such as 8, or smallest,usual,largest, such as 1,8,32"
 _TARGET = re.compile(r"(?:sm_?)?([0-9]{2,3})|([0-9]{1,2})\.([0-9])", re.IGNORECASE)
 
 
@@ -58,11 +59,8 @@ class BatchProfile:
     max: int
 
     def __post_init__(self) -> None:
-        sizes = (self.min, self.opt, self.max)
-        if any(type(size) is not int or size < 1 for size in sizes) or not self.min <= self.opt <= self.max:
-            raise InputError(
-                f"batch {self} is not a profile: give one size, such as 8, or smallest,usual,largest, such as 1,8,32"
-            )
+        if any(type(size) is not int for size in self.to_json()) or not 1 <= self.min <= self.opt <= self.max:
+            raise InputError(_NO_PROFILE.format(self))
 
     def __str__(self) -> str:
         return str(self.max) if self.is_static else f"{self.min},{self.opt},{self.max}"
@@ -82,20 +80,13 @@ class BatchProfile:
         parts = [part.strip() for part in str(text).split(",")]
         # isdigit alone takes digits that int() refuses, and more of them than it converts
         if len(parts) not in (1, 3) or not all(re.fullmatch("[0-9]{1,6}", part) for part in parts):
-            raise InputError(
-                f"batch {text!r} is not a profile: give one size, such as 8, or smallest,usual,largest, such as 1,8,32"
-            )
+            raise InputError(_NO_PROFILE.format(repr(text)))
         sizes = [int(part) for part in parts]
-        return cls(*sizes) if len(sizes) == 3 else cls(sizes[0], sizes[0], sizes[0])
+        return cls(*(sizes if len(sizes) == 3 else sizes * 3))
 
     def to_json(self) -> list[int]:
         """``[min, opt, max]``."""
         return [self.min, self.opt, self.max]
-
-    @classmethod
-    def from_json(cls, value: Iterable[int]) -> BatchProfile:
-        """Read what :meth:`to_json` wrote."""
-        return cls(*value)
 
 
 STATIC_ONE = BatchProfile(1, 1, 1)
@@ -122,28 +113,12 @@ class EngineOptions:
         size = self.workspace_mib
         if size is not None and (type(size) is not int or not 1 <= size <= LARGEST_WORKSPACE_MIB):
             raise InputError(
-                f"a workspace of {size} MiB is not possible: give 1 to {LARGEST_WORKSPACE_MIB}, or none to leave "
-                "it to TensorRT"
+                f"a workspace of {size} MiB is not possible: give 1 to {LARGEST_WORKSPACE_MIB}, or leave it to TensorRT"
             )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object of all of it."""
-        return {
-            "profile": self.profile.to_json(),
-            "targets": list(self.targets),
-            "tf32": self.tf32,
-            "workspace_mib": self.workspace_mib,
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> EngineOptions:
-        """Read what :meth:`to_json` wrote."""
-        return cls(
-            profile=BatchProfile.from_json(value["profile"]),
-            targets=tuple(value["targets"]),
-            tf32=value["tf32"],
-            workspace_mib=value["workspace_mib"],
-        )
+        return {**vars(self), "profile": self.profile.to_json(), "targets": list(self.targets)}
 
 
 def parse_targets(text: str) -> tuple[str, ...]:
@@ -155,7 +130,7 @@ def parse_targets(text: str) -> tuple[str, ...]:
     Raises:
         InputError: one of them is not written in such a way.
     """
-    return normalised(part.strip() for part in text.split(","))
+    return normalised(text.split(","))
 
 
 def normalised(targets: Iterable[str]) -> tuple[str, ...]:
@@ -166,11 +141,10 @@ def normalised(targets: Iterable[str]) -> tuple[str, ...]:
     """
     numbers = set()
     for target in targets:
-        match = _TARGET.fullmatch(target)
+        match = _TARGET.fullmatch(target.strip())
         if match is None:
             raise InputError(
-                f"target {target!r} is not a compute capability: write sm_86, or sm_86,sm_89 for a plan that "
-                "serves both"
+                f"target {target!r} is not a compute capability: write sm_86, or sm_86,sm_89 for a plan for both"
             )
         numbers.add(int(match[1] or match[2] + match[3]))
     return tuple(f"sm_{number}" for number in sorted(numbers))

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import BackendError, EngineError
 from .library import Library
-from .messages import Heard
+from .messages import Heard, listening
 from .options import INPUT, OUTPUT, BatchProfile, ImageSpec
 
 _WHY_INVALID = {
@@ -45,19 +45,15 @@ class LoadedPlan:
             BackendError: the memory of the GPU is not enough.
         """
         self.library = library
-        with library.listening() as heard:
-            try:
-                self.runtime = library.module.Runtime(library.logger())
-            except (TypeError, RuntimeError) as error:  # what the bindings make of a null pointer
-                raise EngineError(f"{library} gives no runtime here: {heard.first_error() or error}") from error
+        with listening() as heard:
+            self.runtime = library.make("Runtime", heard)
             self.engine = self.runtime.deserialize_cuda_engine(plan)
             if self.engine is None:
                 raise self._refusal(plan, heard)
 
     def _refusal(self, plan: bytes, heard: Heard) -> BackendError:
-        said = heard.first_error() or "it gives no reason"
         why = self._why_invalid(plan)
-        text = f"{self.library} does not load the plan{f', {why}' if why else ''}: {said}"
+        text = f"{self.library} does not load the plan{f', {why}' if why else ''}: {heard.first_error()}"
         if any(map(_NO_MEMORY.search, heard.errors)) or why == _WHY_INVALID["INSUFFICIENT_GPU_MEMORY"]:
             return BackendError(f"{text}; {MAKE_ROOM}")
         return PlanRefusedError(text)
@@ -87,8 +83,8 @@ class LoadedPlan:
         if {name: (kind, shape[1:]) for name, (kind, shape) in got.items()} != wanted:
             there = ", ".join(f"{name} {kind} {shape}" for name, (kind, shape) in got.items())
             raise EngineError(
-                f"the plan was built from another model: it has {there}, not a {image} and {n_classes} "
-                f"{OUTPUT}; delete it and have it built here"
+                f"the plan was built from another model: it has {there}, not a {image} and {n_classes} {OUTPUT}; "
+                "delete it and have it built here"
             )
         if (size := got[INPUT][1][0]) > 0:
             return BatchProfile(size, size, size)

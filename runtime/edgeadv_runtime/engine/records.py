@@ -10,6 +10,7 @@ import msgspec
 from ..bundle.entries import Entry
 from ..decoding import Count, Sha256, convert, read
 from ..errors import InputError, SchemaError
+from ..files import canonical_json, sha256_bytes
 from .options import BatchProfile
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -41,9 +42,28 @@ class EngineKey(Entry, frozen=True, kw_only=True):
         if not self.targets and None in (self.gpu, self.compute_capability):
             raise ValueError("neither targets nor a GPU")
 
+    @property
+    def short(self) -> str:
+        """What stands for it in names of files: 16 hex digits of its SHA-256."""
+        return sha256_bytes(canonical_json(self.to_json()))[:16]
 
-class BuildEntry(Entry, frozen=True, kw_only=True):
-    """How a plan was built: :class:`~edgeadv_runtime.engine.build.BuildReport`."""
+
+class BuildReport(Entry, frozen=True, kw_only=True):
+    """How a plan was built, as read back from the library that built it.
+
+    Attributes:
+        bytes: size of the plan.
+        seconds: duration of the build, without the start of the process.
+        targets: GPUs named to the library, empty where it builds for the one present.
+        flags: builder flags that were on.
+        profile: [min, opt, max] batch.
+        library: ``"tensorrt"`` or ``"tensorrt-rtx"``.
+        version: of the library.
+        onnx_sha256: hash of the model that was read.
+        sha256: hash of the plan.
+        workspace_mib: limit of the scratch memory.
+        warnings: what TensorRT warned of, each once.
+    """
 
     bytes: Count
     seconds: Annotated[float, msgspec.Meta(ge=0)]
@@ -53,7 +73,7 @@ class BuildEntry(Entry, frozen=True, kw_only=True):
     library: Name | None = None
     version: Name | None = None
     onnx_sha256: Name | None = None
-    sha256: Name | None = None
+    sha256: Name = ""
     workspace_mib: int | None = None
     warnings: tuple[str, ...] | None = None
 
@@ -73,7 +93,7 @@ class EngineRecord(Entry, frozen=True, kw_only=True):
     file: Name
     sha256: Sha256
     key: EngineKey
-    build: BuildEntry
+    build: BuildReport
     edgeadv_version: Name | None = None
     bundle_id: Name | None = None
     bytes: Count | None = None
@@ -103,6 +123,6 @@ _FACTS = ("verification", "precision", "runtime_cache", "not_loaded")
 
 def _check_profile(value: Profile) -> None:
     try:
-        BatchProfile.from_json(value)
+        BatchProfile(*value)
     except InputError as error:
         raise ValueError(str(error)) from error

@@ -4,7 +4,7 @@ A process of its own, because a build that fails poisons the next one in the sam
 some errors with a segmentation fault. REQUEST is a JSON object::
 
     library      "tensorrt" or "tensorrt-rtx"
-    options      EngineOptions.to_json()
+    options      EngineOptions, as msgspec writes it
     targets      GPUs to name to a library that can be told, e.g. ["sm_86"]
     onnx_sha256  what the ONNX file must hash to, or null
     out          an empty file that is there: the plan is written into it
@@ -27,11 +27,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ..device.processes import end_with_parent
 from ..errors import EdgeAdvError, EngineError, IntegrityError, StorageError
 from ..files import sha256_bytes
 from .library import Library, find_library
-from .messages import Heard, one_line
+from .messages import Heard, listening, one_line
 from .options import INPUT, OUTPUT, BatchProfile, EngineOptions
 
 _MOST_WARNINGS = 20
@@ -56,13 +58,25 @@ def main() -> int:
 
 
 def _build(request: dict[str, Any], onnx: bytes, step: Step) -> dict[str, Any]:
+    """Build the plan and write it, in a process that must do nothing else with TensorRT afterwards; the report."""
     digest = sha256_bytes(onnx)
     if request["onnx_sha256"] not in (None, digest):
         raise IntegrityError("the ONNX file is not the one that the bundle's manifest names: copy the bundle again")
-    library, options = find_library(request["library"]), EngineOptions.from_json(request["options"])
+    library, options = find_library(request["library"]), msgspec.convert(request["options"], EngineOptions)
     start = time.perf_counter()
-    plan, facts = build(library, onnx, options, targets=tuple(request["targets"]), step=step)
-    seconds = time.perf_counter() - start
+    with listening() as heard:
+        builder = library.make("Builder", heard)
+        network = library.create_network(builder, heard)  # the parser would crash on one that nobody else holds
+        _parse(library, network, heard, onnx)
+        config = library.create_config(builder, options, targets=request["targets"])
+        _add_profile(builder, config, network, heard, options.profile)
+        monitor = library.watch(config, step)
+        memory = builder.build_serialized_network(network, config)
+        del monitor
+        if memory is None:
+            raise EngineError(_refusal(library, heard, options))
+        facts = library.read_back(config)
+    seconds, plan = time.perf_counter() - start, memoryview(memory)
     try:
         # not created here: when the parent was killed its successor removes the file, and it must stay removed
         with Path(request["out"]).open("r+b") as stream:
@@ -76,58 +90,22 @@ def _build(request: dict[str, Any], onnx: bytes, step: Step) -> dict[str, Any]:
         "sha256": hashlib.sha256(plan).hexdigest(),
         "bytes": len(plan),
         "seconds": round(seconds, 3),
+        "profile": options.profile.to_json(),
+        "warnings": heard.warnings[:_MOST_WARNINGS],
         **facts,
     }
 
 
-def build(
-    library: Library, onnx: bytes, options: EngineOptions, *, targets: tuple[str, ...], step: Step | None = None
-) -> tuple[memoryview, dict[str, Any]]:
-    """Build a plan in this process, which must do nothing else with TensorRT afterwards.
-
-    Args:
-        library: what builds.
-        onnx: the model, with its weights inside.
-        options: what for.
-        targets: GPUs to name to a library that can be told.
-        step: called with (phase, step, steps), from any thread.
-
-    Returns:
-        The plan, and the facts that were read back: ``flags``, ``targets``, ``workspace_mib``, ``profile`` and
-        ``warnings``.
-
-    Raises:
-        EngineError: TensorRT refuses, in its own words.
-        InputError: a target is not known to this library.
-    """
-    with library.listening() as heard:
-        builder = library.create_builder(heard)
-        network = library.create_network(builder, heard)  # the parser would crash on one that nobody else holds
-        parse(library, network, heard, onnx)
-        config = library.create_config(builder, options, targets=targets)
-        _add_profile(builder, config, network, heard, options.profile)
-        monitor = library.watch(config, step) if step is not None else None
-        memory = builder.build_serialized_network(network, config)
-        del monitor
-        if memory is None:
-            raise EngineError(_refusal(library, heard, options))
-        facts = library.read_back(config)
-    facts["profile"] = options.profile.to_json()
-    facts["warnings"] = heard.warnings[:_MOST_WARNINGS]
-    return memoryview(memory), facts
-
-
 def _refusal(library: Library, heard: Heard, options: EngineOptions) -> str:
     """Why there is no plan; what to do comes first, for TensorRT's own words may be long enough to be cut."""
-    said = heard.first_error() or "it gives no reason"
-    advice = ""
+    said, advice = heard.first_error(), ""
     if "workspace" in said.lower():
         larger = "a larger `workspace` or " if options.workspace_mib is not None else ""
         advice = f", give {larger}a smaller batch"
     return f"{library} cannot build this model{advice}: {said}"
 
 
-def parse(library: Library, network: Any, heard: Heard, onnx: bytes) -> None:
+def _parse(library: Library, network: Any, heard: Heard, onnx: bytes) -> None:
     """Fill ``network`` from ``onnx`` and check that it is a bundle's model.
 
     Raises:
@@ -148,8 +126,7 @@ def parse(library: Library, network: Any, heard: Heard, onnx: bytes) -> None:
     if got not in [[[(INPUT, kind)], [(OUTPUT, "FLOAT")]] for kind in layouts]:
         raise EngineError(
             f"the ONNX file does not have the one float32 input {INPUT!r} and output {OUTPUT!r} of a bundle, or a "
-            "uint8 input in a "
-            "variant with -u8in; export it again"
+            "uint8 input in a variant with -u8in; export it again"
         )
     shape = tuple(inputs[0].shape)
     if len(shape) != 4 or shape[0] != -1 or min(shape[1:]) < 1:
@@ -161,7 +138,7 @@ def parse(library: Library, network: Any, heard: Heard, onnx: bytes) -> None:
 def _parser_error(parser: Any, heard: Heard) -> str:
     """The parser's first error with the node that it names."""
     if not parser.num_errors:
-        return heard.first_error() or "it gives no reason"
+        return heard.first_error()
     error = parser.get_error(0)
     if error.code().name == "MODEL_DESERIALIZE_FAILED":
         return "it is cut off or not ONNX at all; copy or export the bundle again"
@@ -178,7 +155,7 @@ def _add_profile(builder: Any, config: Any, network: Any, heard: Heard, batch: B
     profile = builder.create_optimization_profile()
     profile.set_shape(image.name, *((size, *rest) for size in batch.to_json()))
     if config.add_optimization_profile(profile) < 0:
-        raise EngineError(f"TensorRT does not take batch {batch}: {heard.first_error() or 'it gives no reason'}")
+        raise EngineError(f"TensorRT does not take batch {batch}: {heard.first_error()}")
 
 
 def _die_with(parent: int) -> None:

@@ -267,7 +267,7 @@ def test_what_can_run_here_is_proved_here(
     class Proves:
         def __init__(self, bundle: Bundle, **arguments: Any) -> None:
             calls.append(arguments)
-            cache, library = arguments["cache"], arguments["library"]
+            cache, library = arguments["cache"], find_library(arguments["library"])
             found = cache.provide(bundle, arguments["variant"], arguments["options"], library=library, gpu=GPU)
             origins.append(found.origin)
             self.engine = cache.note(found, precision={"label": "verified"})

@@ -304,7 +304,7 @@ def test_tensorrt_keeps_the_contract(digits_bundle: Bundle) -> None:
         with case.open(digits_bundle) as backend:
             assert isinstance(backend, TensorRTBackend)
             backend.warm_up()
-            assert backend.graph_note is None
+            assert backend.engine_info.cuda_graph_note is None
             logits, times = backend.infer_split(x)
             assert np.array_equal(logits, backend.infer(x))
             assert set(times) == {"copy-in", "compute", "copy-out"} and times["compute"] > 0

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +54,15 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Plans of the stand-in instead of TensorRT's; the log of what was built."""
     built: list[str] = []
 
-    def build(onnx: Path, out: Path, *, options: EngineOptions, library: Any, **rest: Any) -> BuildReport:
+    def build(onnx: Path, out: Path, *, options: EngineOptions, **rest: Any) -> BuildReport:
         built.append(onnx.name)
         # as with TensorRT no two plans are the same, byte by byte
         plan = json.dumps([str(onnx), options.profile.to_json()]).encode() + b" " * len(built)
         out.write_bytes(plan)
-        facts = {
-            "library": library.name,
-            "version": library.version,
-            "onnx_sha256": rest["onnx_sha256"],
-            "sha256": sha256_bytes(plan),
-            "bytes": len(plan),
-            "profile": options.profile.to_json(),
-            "flags": [],
-            "targets": [],
-            "warnings": [],
-        }
-        return BuildReport(**{field.name: facts.get(field.name, 0) for field in fields(BuildReport)})
+        sizes = options.profile.min, options.profile.opt, options.profile.max
+        return BuildReport(
+            bytes=len(plan), seconds=0, targets=(), flags=(), profile=sizes, sha256=sha256_bytes(plan), warnings=()
+        )
 
     monkeypatch.setattr(cache_module, "build_plan", build)
     return built
@@ -156,8 +148,8 @@ def test_pixels_reach_the_gpu_as_they_are(
         assert np.array_equal(logits, backend.infer_pixels(pixels)) and times["compute"] > 0
         backend.warm_up()
         assert isinstance(backend._session, Session)
-        assert backend._session._executor._in.array.dtype == np.uint8
-        assert backend._session._executor._in.array.shape == (profile[2], 32, 32, 3)
+        assert backend._session._in.array.dtype == np.uint8
+        assert backend._session._in.array.shape == (profile[2], 32, 32, 3)
     assert trt.driver.leaks == {} and trt.alive == 0
 
 
@@ -301,7 +293,7 @@ def test_tensorrt_rtx_is_asked_for_its_own_graphs(opened: Any, install: Any) -> 
 def test_a_graph_for_each_batch_size_that_recurs(opened: Any, install: Any, x: Any, expected: Any) -> None:
     trt = install()
     with opened(options=EngineOptions(profile=BatchProfile(1, 4, 8))) as backend:
-        assert backend.graph_note is None
+        assert backend.engine_info.cuda_graph_note is None
         assert len(trt.driver.alive["exec"]) == 1, "the golden frames came one at a time"
         backend.infer(x[:3])
         assert len(trt.driver.alive["exec"]) == 1, "what came once may not come again"
@@ -339,7 +331,10 @@ def test_a_capture_that_fails_is_said_and_costs_nothing_else(
     with opened(options=options) as backend:
         for _ in range(3):
             np.testing.assert_allclose(backend.infer(x[:4]), expected[:4], atol=2e-3 * np.abs(expected).max())
-        assert "no CUDA graphs" in backend.graph_note and "Cask convolution execution" in backend.graph_note
+        assert (
+            "no CUDA graphs" in backend.engine_info.cuda_graph_note
+            and "Cask convolution execution" in backend.engine_info.cuda_graph_note
+        )
         assert trt.driver.calls.count("cuStreamBeginCapture_v2") == 1, "once is enough"
     assert "cuGraphLaunch" not in trt.driver.calls
 
@@ -899,7 +894,7 @@ def test_closed_is_closed(opened: Any, install: Any, x: Any) -> None:
     backend = opened()
     backend.close()
     backend.close()
-    for call in (lambda: backend.infer(x), lambda: backend.infer_split(x), lambda: backend.graph_note, backend.warm_up):
+    for call in (lambda: backend.infer(x), lambda: backend.infer_split(x), backend.warm_up):
         with pytest.raises(BackendError, match="this tensorrt backend is closed; open it again"):
             call()
     assert trt.driver.leaks == {} and trt.alive == 0
@@ -1019,7 +1014,12 @@ def test_without_a_gpu_it_says_so_in_one_sentence(tiny_bundle: Bundle, tmp_path:
 def rtx_plan(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A plan that TensorRT-RTX has really built."""
     path = tmp_path_factory.mktemp("plans") / "tiny.plan"
-    build_plan(tiny_bundle.onnx_path("fp16"), path, options=EngineOptions(targets=("sm_86",)), library="tensorrt-rtx")
+    build_plan(
+        tiny_bundle.onnx_path("fp16"),
+        path,
+        options=EngineOptions(targets=("sm_86",)),
+        library=find_library("tensorrt-rtx"),
+    )
     return path.read_bytes()
 
 

@@ -18,9 +18,9 @@ from edgeadv_runtime.device.cuda import (
     Event,
     PinnedBuffer,
     Stream,
-    driver_version,
     find_gpu,
 )
+from edgeadv_runtime.device.facts import driver_version
 from edgeadv_runtime.errors import BackendError, ProviderError
 
 NOWHERE = Path("/nonexistent")

@@ -264,22 +264,6 @@ def test_on_a_jetson_tensorrt_is_jetpacks() -> None:
     assert engines.check_installed("tensorrt", "8.6.2", BARE).status == "problem"
 
 
-@pytest.mark.parametrize(
-    ("present", "full", "status", "says"),
-    [
-        ([], False, None, ""),
-        (["tensorrt_lean"], False, "problem", "installed without TensorRT"),
-        (["tensorrt_lean_bindings"], False, "problem", "do not give the module tensorrt_lean"),
-        (["tensorrt_lean", "tensorrt_lean_bindings"], True, "ok", "not used"),
-    ],
-)
-def test_the_lean_trap(present: list[str], full: bool, status: str | None, says: str) -> None:
-    check = engines.check_lean(present=present, full=full)
-    assert (None if check is None else check.status) == status
-    if check is not None:
-        assert says in check.detail and "segmentation fault" in check.detail
-
-
 # ---- bundles
 
 
@@ -468,7 +452,7 @@ def test_an_empty_install_is_diagnosed_too(tiny_bundle: Bundle, monkeypatch: pyt
     for module in (extras, machine, diagnosis):
         monkeypatch.setattr(module, "library_versions", base)
     monkeypatch.setattr(extras.importlib.metadata, "packages_distributions", dict)
-    for name in ("onnxruntime", "tensorrt", "tensorrt_rtx", "tensorrt_lean", "tensorrt_lean_bindings"):
+    for name in ("onnxruntime", "tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)
     checks = diagnose([tiny_bundle.path], load=no_library)
     assert {check.name for check in checks if check.status == "missing"} >= {f"extra {extra}" for extra in EXTRAS}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeadv_runtime.engine import BatchProfile, EngineOptions, Library, build_plan
+from edgeadv_runtime.engine import BatchProfile, EngineOptions, Library, build_plan, find_library
 from edgeadv_runtime.errors import EngineError
 
 pytestmark = pytest.mark.slow
@@ -60,8 +60,14 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_plan_is_built(models: Path, tmp_path: Path, variant: str, where: str, batch: str) -> None:
     options = EngineOptions(profile=BATCHES[batch], targets=TARGETS[where])
-    report = build_plan(models / f"{variant}.onnx", tmp_path / "a.plan", options=options, library="tensorrt-rtx")
-    assert (tuple(report.targets), report.profile, report.flags) == (TARGETS[where], BATCHES[batch].to_json(), [])
+    report = build_plan(
+        models / f"{variant}.onnx", tmp_path / "a.plan", options=options, library=find_library("tensorrt-rtx")
+    )
+    assert (tuple(report.targets), report.profile, report.flags) == (
+        TARGETS[where],
+        tuple(BATCHES[batch].to_json()),
+        (),
+    )
     assert report.bytes == (tmp_path / "a.plan").stat().st_size > 1 << 20
     assert [path.name for path in tmp_path.iterdir()] == ["a.plan"]
 
@@ -69,13 +75,15 @@ def test_a_plan_is_built(models: Path, tmp_path: Path, variant: str, where: str,
 def test_a_workspace_that_is_too_small(models: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     options = EngineOptions(profile=BATCHES["dynamic"], targets=("sm_86",), workspace_mib=1)
     if "alexnet" in request.node.name:  # whose layers need none
-        report = build_plan(models / "fp32.onnx", tmp_path / "a.plan", options=options, library="tensorrt-rtx")
+        report = build_plan(
+            models / "fp32.onnx", tmp_path / "a.plan", options=options, library=find_library("tensorrt-rtx")
+        )
         assert report.workspace_mib == 1
         return
     with pytest.raises(
         EngineError, match=r"fp32\.onnx: TensorRT-RTX \S+ cannot build this model: .*(workspace|OutOfMemory)"
     ):
-        build_plan(models / "fp32.onnx", tmp_path / "a.plan", options=options, library="tensorrt-rtx")
+        build_plan(models / "fp32.onnx", tmp_path / "a.plan", options=options, library=find_library("tensorrt-rtx"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -83,5 +91,5 @@ def test_a_gpu_that_lacks_what_the_model_needs(models: Path, tmp_path: Path) -> 
     """Turing has no float32 matrix product in TensorRT-RTX; which operation that is, is in the sentence."""
     options = EngineOptions(targets=("sm_75",))
     with pytest.raises(EngineError, match=r"cannot build this model: .*Turing"):
-        build_plan(models / "fp32.onnx", tmp_path / "a.plan", options=options, library="tensorrt-rtx")
-    build_plan(models / "fp16.onnx", tmp_path / "a.plan", options=options, library="tensorrt-rtx")
+        build_plan(models / "fp32.onnx", tmp_path / "a.plan", options=options, library=find_library("tensorrt-rtx"))
+    build_plan(models / "fp16.onnx", tmp_path / "a.plan", options=options, library=find_library("tensorrt-rtx"))

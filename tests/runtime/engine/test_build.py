@@ -23,7 +23,7 @@ from onnx import TensorProto, helper
 
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.device.cuda import Gpu
-from edgeadv_runtime.engine import BatchProfile, EngineOptions, Library, build, build_plan, worker
+from edgeadv_runtime.engine import BatchProfile, EngineOptions, Library, build, build_plan, find_library, worker
 from edgeadv_runtime.errors import BundleError, EdgeAdvError, EngineError, InputError, IntegrityError, StorageError
 
 BOTH = ("sm_86", "sm_89")
@@ -67,13 +67,13 @@ def test_a_plan_is_built(
 ) -> None:
     options = EngineOptions(profile=BatchProfile.parse(batch), targets=targets)
     out = tmp_path / "made" / "a.plan"
-    report = build_plan(tiny_bundle.onnx_path(variant), out, options=options, library="tensorrt-rtx")
+    report = build_plan(tiny_bundle.onnx_path(variant), out, options=options, library=find_library("tensorrt-rtx"))
     plan = out.read_bytes()
     assert (report.bytes, report.sha256) == (len(plan), hashlib.sha256(plan).hexdigest())
     assert report.onnx_sha256 == tiny_bundle.artifact_sha256(variant)
     assert (report.library, report.version) == (rtx.name, rtx.version)
-    assert (tuple(report.targets), report.profile) == (targets, options.profile.to_json())
-    assert report.flags == []  # no TF32
+    assert (tuple(report.targets), report.profile) == (targets, tuple(options.profile.to_json()))
+    assert report.flags == ()  # no TF32
     assert report.seconds > 0
     # the library knows its own: it names these bytes a plan, and others malformed
     runtime = rtx.module.Runtime(rtx.logger())
@@ -88,7 +88,7 @@ def test_a_plan_takes_pixels(digits_bundle: Bundle, rtx: Library, tmp_path: Path
     options = EngineOptions(profile=BatchProfile.parse(batch), targets=("sm_86", "sm_89"))
     report = build_plan(digits_bundle.onnx_path(variant), tmp_path / "a.plan", options=options, library=rtx)
     assert report.onnx_sha256 == digits_bundle.artifact_sha256(variant)
-    assert (report.profile, report.flags) == (options.profile.to_json(), [])
+    assert (report.profile, report.flags) == (tuple(options.profile.to_json()), ())
     plan = (tmp_path / "a.plan").read_bytes()
     malformed = int(rtx.need("EngineInvalidityDiagnostics", "MALFORMED_ENGINE"))
     assert rtx.module.Runtime(rtx.logger()).get_engine_validity(plan)[1] & malformed == 0
@@ -105,35 +105,39 @@ def test_a_plan_of_unsigned_int8_is_refused_with_pixels_too(
 def test_the_file_is_the_plan_and_nothing_else(
     onnx_file: Path, sm_86: EngineOptions, tmp_path: Path, contents: Contents
 ) -> None:
-    build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library="tensorrt-rtx")
+    build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library=find_library("tensorrt-rtx"))
     assert contents(tmp_path) == ["a.plan"]
     first = (tmp_path / "a.plan").read_bytes()
-    build_plan(onnx_file.read_bytes(), tmp_path / "a.plan", options=sm_86, library="tensorrt-rtx")
+    build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library=find_library("tensorrt-rtx"))
     assert contents(tmp_path) == ["a.plan"]
     assert len((tmp_path / "a.plan").read_bytes()) == len(first)
 
 
 def test_tf32_is_read_back(onnx_file: Path, tmp_path: Path) -> None:
     options = EngineOptions(targets=("sm_86",), tf32=True, workspace_mib=256)
-    report = build_plan(onnx_file, tmp_path / "a.plan", options=options, library="tensorrt-rtx")
-    assert report.flags == ["TF32"]
+    report = build_plan(onnx_file, tmp_path / "a.plan", options=options, library=find_library("tensorrt-rtx"))
+    assert report.flags == ("TF32",)
     assert report.workspace_mib == 256
 
 
 def test_a_gpu_that_is_here_is_named_to_the_library(onnx_file: Path, tmp_path: Path, gpu: Gpu) -> None:
-    report = build_plan(onnx_file, tmp_path / "a.plan", options=EngineOptions(), library="tensorrt-rtx", gpu=gpu)
-    assert report.targets == ["sm_86"]
+    report = build_plan(
+        onnx_file, tmp_path / "a.plan", options=EngineOptions(), library=find_library("tensorrt-rtx"), gpu=gpu
+    )
+    assert report.targets == ("sm_86",)
 
 
 def test_neither_a_gpu_nor_a_target(onnx_file: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no GPU here to build for: name one as a target"):
-        build_plan(onnx_file, tmp_path / "a.plan", options=EngineOptions(), library="tensorrt-rtx")
+        build_plan(onnx_file, tmp_path / "a.plan", options=EngineOptions(), library=find_library("tensorrt-rtx"))
 
 
 def test_a_gpu_that_the_library_does_not_know(onnx_file: Path, tmp_path: Path, gpu: Gpu) -> None:
     h200 = Gpu(**{**vars(gpu), "name": "NVIDIA H200", "compute_capability": (9, 0)})
     with pytest.raises(InputError, match=r"cannot build for sm_90: it knows .*with tensorrt"):
-        build_plan(onnx_file, tmp_path / "a.plan", options=EngineOptions(), library="tensorrt-rtx", gpu=h200)
+        build_plan(
+            onnx_file, tmp_path / "a.plan", options=EngineOptions(), library=find_library("tensorrt-rtx"), gpu=h200
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -208,7 +212,9 @@ def test_bad_models_are_one_sentence_and_no_file(
     data = model if isinstance(model, bytes) else model(onnx_file.read_bytes())
     (tmp_path / "model.onnx").write_bytes(data)
     with pytest.raises(EngineError, match=says) as caught:
-        build_plan(tmp_path / "model.onnx", tmp_path / "plans" / "a.plan", options=sm_86, library="tensorrt-rtx")
+        build_plan(
+            tmp_path / "model.onnx", tmp_path / "plans" / "a.plan", options=sm_86, library=find_library("tensorrt-rtx")
+        )
     message = str(caught.value)
     assert message.startswith("model.onnx: ") and "\n" not in message and len(message) < 800
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
@@ -221,7 +227,7 @@ def test_a_workspace_that_is_too_small_is_told_in_the_builder_s_words(onnx_file:
         EngineError,
         match=r"cannot build this model, give a larger `workspace` or a smaller batch: .*within workspace limit",
     ):
-        build_plan(onnx_file, tmp_path / "a.plan", options=options, library="tensorrt-rtx")
+        build_plan(onnx_file, tmp_path / "a.plan", options=options, library=find_library("tensorrt-rtx"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -230,7 +236,7 @@ def test_a_workspace_larger_than_what_is_free(onnx_file: Path, tmp_path: Path, g
     with pytest.raises(
         EngineError, match="11001 MiB does not fit into the 11000 MiB that are free on NVIDIA GeForce RTX 3060"
     ):
-        build_plan(onnx_file, tmp_path / "a.plan", options=options, library="tensorrt-rtx", gpu=gpu)
+        build_plan(onnx_file, tmp_path / "a.plan", options=options, library=find_library("tensorrt-rtx"), gpu=gpu)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -241,24 +247,32 @@ def test_an_integrated_gpu_shares_the_memory_of_the_host(
     orin = Gpu(**{**vars(gpu), "integrated": True})
     with pytest.raises(EngineError, match="3000 MiB does not fit into the 2048 MiB"):
         build_plan(
-            onnx_file, tmp_path / "a.plan", options=EngineOptions(workspace_mib=3000), library="tensorrt-rtx", gpu=orin
+            onnx_file,
+            tmp_path / "a.plan",
+            options=EngineOptions(workspace_mib=3000),
+            library=find_library("tensorrt-rtx"),
+            gpu=orin,
         )
-    report = build_plan(onnx_file, tmp_path / "a.plan", options=EngineOptions(), library="tensorrt-rtx", gpu=orin)
+    report = build_plan(
+        onnx_file, tmp_path / "a.plan", options=EngineOptions(), library=find_library("tensorrt-rtx"), gpu=orin
+    )
     assert report.workspace_mib == 1024  # half of what is free, where TensorRT alone would take all
 
 
 def test_a_model_that_is_not_the_manifest_s(onnx_file: Path, sm_86: EngineOptions, tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match=r"model\.fp16\.onnx: the ONNX file is not the one"):
-        build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library="tensorrt-rtx", onnx_sha256="0" * 64)
+        build_plan(
+            onnx_file, tmp_path / "a.plan", options=sm_86, library=find_library("tensorrt-rtx"), onnx_sha256="0" * 64
+        )
     with pytest.raises(BundleError, match="cannot be read"):
-        build_plan(tmp_path / "none.onnx", tmp_path / "a.plan", options=sm_86, library="tensorrt-rtx")
+        build_plan(tmp_path / "none.onnx", tmp_path / "a.plan", options=sm_86, library=find_library("tensorrt-rtx"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written(onnx_file: Path, sm_86: EngineOptions, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="cannot write"):
-        build_plan(onnx_file, tmp_path / "file" / "a.plan", options=sm_86, library="tensorrt-rtx")
+        build_plan(onnx_file, tmp_path / "file" / "a.plan", options=sm_86, library=find_library("tensorrt-rtx"))
 
 
 def test_a_disk_that_is_full(onnx_file: Path, sm_86: EngineOptions, tmp_path: Path) -> None:
@@ -267,7 +281,7 @@ def test_a_disk_that_is_full(onnx_file: Path, sm_86: EngineOptions, tmp_path: Pa
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
         with pytest.raises(StorageError, match=r"the plan cannot be written \(File too large\): make room there"):
-            build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library="tensorrt-rtx")
+            build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library=find_library("tensorrt-rtx"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
@@ -280,11 +294,10 @@ def test_a_full_temporary_folder_is_not_the_plan_s(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(build.tempfile, "TemporaryFile", full)
-    for model, name in ((onnx_file, "model.fp16.onnx"), (onnx_file.read_bytes(), "the model")):
-        with pytest.raises(
-            EngineError, match=rf"^{name}: the build broke off \(No space left on device\): make room in /"
-        ):
-            build_plan(model, tmp_path / "plans" / "a.plan", options=sm_86, library="tensorrt-rtx")
+    with pytest.raises(
+        EngineError, match=r"^model\.fp16\.onnx: the build broke off \(No space left on device\): make room in /"
+    ):
+        build_plan(onnx_file, tmp_path / "plans" / "a.plan", options=sm_86, library=find_library("tensorrt-rtx"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -296,7 +309,7 @@ def test_messages_that_nobody_reads_are_not_the_plan_s(
 
     monkeypatch.setattr(build, "_PROGRESS_EVERY_S", 0.0)
     with pytest.raises(EngineError, match=r"the build broke off \(Broken pipe\): .* keep open what its messages go to"):
-        build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library="tensorrt-rtx", progress=gone)
+        build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library=find_library("tensorrt-rtx"), progress=gone)
     assert children(os.getpid()) == [] and list(tmp_path.iterdir()) == []
 
 
@@ -357,7 +370,7 @@ def test_a_real_build_that_is_killed(
         seen.append(text)
 
     with pytest.raises(EngineError, match=rf"during the build.*signal {int(number)}|signal {int(number)}\) during"):
-        build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library="tensorrt-rtx", progress=kill)
+        build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library=find_library("tensorrt-rtx"), progress=kill)
     assert "Building engine" in seen[0]
     assert list(tmp_path.iterdir()) == []
 
@@ -371,7 +384,9 @@ def test_ctrl_c_ends_the_builder_and_leaves_nothing(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library="tensorrt-rtx", progress=interrupt)
+        build_plan(
+            onnx_file, tmp_path / "a.plan", options=sm_86, library=find_library("tensorrt-rtx"), progress=interrupt
+        )
     assert children(os.getpid()) == []
     assert list(tmp_path.iterdir()) == []
 
@@ -379,14 +394,15 @@ def test_ctrl_c_ends_the_builder_and_leaves_nothing(
 PARENT = """
 import os, sys
 from pathlib import Path
-from edgeadv_runtime.engine import EngineOptions, build, build_plan
+from edgeadv_runtime.engine import EngineOptions, build, build_plan, find_library
 build._START = (
     "import sys, os; sys.path[:] = sys.argv.pop().split('\\\\n'); from edgeadv_runtime.engine import worker; "
     "import json; worker._die_with(json.loads(sys.argv[1])['parent']); "
     "import time; print('{}', flush=True); time.sleep(600)"
 )
 sys.stdout.write("ready\\n"); sys.stdout.flush()
-build_plan(Path(sys.argv[1]), Path(sys.argv[2]), options=EngineOptions(targets=("sm_86",)), library="tensorrt-rtx")
+options, library = EngineOptions(targets=("sm_86",)), find_library("tensorrt-rtx")
+build_plan(Path(sys.argv[1]), Path(sys.argv[2]), options=options, library=library)
 """
 
 
@@ -412,10 +428,14 @@ def test_progress_is_told_from_inside_the_builder(
     onnx_file: Path, sm_86: EngineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts: list[str] = []
-    build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library="tensorrt-rtx", progress=texts.append)
+    build_plan(
+        onnx_file, tmp_path / "a.plan", options=sm_86, library=find_library("tensorrt-rtx"), progress=texts.append
+    )
     assert texts == []  # over before there was anything to tell
     monkeypatch.setattr(build, "_PROGRESS_EVERY_S", 0.0)
-    build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library="tensorrt-rtx", progress=texts.append)
+    build_plan(
+        onnx_file, tmp_path / "a.plan", options=sm_86, library=find_library("tensorrt-rtx"), progress=texts.append
+    )
     assert texts[0].endswith(" s: Building engine 0/6")
     assert len(texts) > 20
 
@@ -425,7 +445,9 @@ def test_short_memory_is_told_before_the_build(
 ) -> None:
     memory_of(tmp_path, monkeypatch, available_kib=102400)
     texts: list[str] = []
-    build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library="tensorrt-rtx", progress=texts.append)
+    build_plan(
+        onnx_file, tmp_path / "a.plan", options=sm_86, library=find_library("tensorrt-rtx"), progress=texts.append
+    )
     assert len(texts) == 1 and "258 MiB of memory and 100 are available: it may be killed" in texts[0]
     assert build.memory_warning(100 << 20, 656) is None
     assert build.memory_warning(100 << 20, 655) is not None
@@ -434,11 +456,13 @@ def test_short_memory_is_told_before_the_build(
 
 def test_builds_in_threads_do_not_disturb_each_other(onnx_file: Path, sm_86: EngineOptions, tmp_path: Path) -> None:
     failed: list[str] = []
+    garbage = tmp_path / "garbage.onnx"
+    garbage.write_bytes(b"garbage" * 9)
 
     def one(number: int) -> None:
-        model = onnx_file if number != 1 else b"garbage" * 9
+        model = onnx_file if number != 1 else garbage
         try:
-            build_plan(model, tmp_path / f"{number}.plan", options=sm_86, library="tensorrt-rtx")
+            build_plan(model, tmp_path / f"{number}.plan", options=sm_86, library=find_library("tensorrt-rtx"))
         except EdgeAdvError as error:
             failed.append(f"{number} {error}")
 
@@ -447,8 +471,8 @@ def test_builds_in_threads_do_not_disturb_each_other(onnx_file: Path, sm_86: Eng
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.plan", "2.plan"]
-    assert len(failed) == 1 and failed[0].startswith("1 the model: ")
+    assert sorted(path.name for path in tmp_path.glob("*.plan")) == ["0.plan", "2.plan"]
+    assert len(failed) == 1 and failed[0].startswith("1 garbage.onnx: ")
 
 
 def test_the_working_directory_is_not_a_place_for_modules(
@@ -457,7 +481,7 @@ def test_the_working_directory_is_not_a_place_for_modules(
     for name in ("json", "ctypes", "tensorrt_rtx", "edgeadv_runtime", "numpy", "site"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('loaded from the working directory')")
     monkeypatch.chdir(tmp_path)
-    report = build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library="tensorrt-rtx")
+    report = build_plan(onnx_file, tmp_path / "a.plan", options=sm_86, library=find_library("tensorrt-rtx"))
     assert report.bytes == (tmp_path / "a.plan").stat().st_size > 0
 
 
@@ -471,10 +495,10 @@ def test_the_builder_finds_the_package_where_its_parent_found_it(onnx_file: Path
     (copy / "engine" / "worker.py").write_text(text + f"\nPath({str(tmp_path / 'mark')!r}).touch()\n")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'place')!r}); from pathlib import Path\n"
-        "from edgeadv_runtime.engine import EngineOptions, build_plan\n"
+        "from edgeadv_runtime.engine import EngineOptions, build_plan, find_library\n"
         "options = EngineOptions(targets=('sm_86',))\n"
         f"build_plan(Path({str(onnx_file)!r}), Path({str(tmp_path / 'a.plan')!r}), options=options, "
-        "library='tensorrt-rtx')"
+        "library=find_library('tensorrt-rtx'))"
     )
     subprocess.run([sys.executable, "-I", "-c", code], check=True, cwd="/")
     assert (tmp_path / "mark").exists()

@@ -22,7 +22,7 @@ from edgeadv_runtime import __version__
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.device.cuda import Gpu
 from edgeadv_runtime.engine import BatchProfile, EngineCache, EngineOptions, Library, default_cache
-from edgeadv_runtime.engine.cache import key_fields, key_of
+from edgeadv_runtime.engine.cache import Wanted
 from edgeadv_runtime.errors import EngineError, InputError, IntegrityError, StorageError
 
 Contents = Callable[[Path], list[str]]
@@ -30,7 +30,7 @@ NATIVE = EngineOptions()
 
 
 def test_the_key_of_a_native_plan(tiny_bundle: Bundle, rtx: Library, gpu: Gpu) -> None:
-    fields = key_fields(tiny_bundle, "fp16", NATIVE, library=rtx, gpu=gpu)
+    fields = Wanted(tiny_bundle, "fp16", NATIVE, rtx, gpu).key.to_json()
     assert fields == {
         "recipe": 1,
         "onnx_sha256": tiny_bundle.artifact_sha256("fp16"),
@@ -49,9 +49,9 @@ def test_the_key_of_a_native_plan(tiny_bundle: Bundle, rtx: Library, gpu: Gpu) -
 def test_the_key_of_a_portable_plan_belongs_to_no_machine(
     tiny_bundle: Bundle, rtx: Library, gpu: Gpu, sm_86: EngineOptions
 ) -> None:
-    here = key_fields(tiny_bundle, "fp16", sm_86, library=rtx, gpu=gpu)
-    assert here == key_fields(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None)
-    assert not {"gpu", "compute_capability", "driver"} & here.keys()
+    here = Wanted(tiny_bundle, "fp16", sm_86, rtx, gpu).key
+    assert here == Wanted(tiny_bundle, "fp16", sm_86, rtx, None).key
+    assert not {"gpu", "compute_capability", "driver"} & here.to_json().keys()
 
 
 @pytest.mark.parametrize("portable", [False, True])
@@ -59,7 +59,7 @@ def test_every_field_makes_another_key(tiny_bundle: Bundle, rtx: Library, gpu: G
     options = EngineOptions(targets=("sm_86",)) if portable else NATIVE
 
     def key(variant: str = "fp16", options: EngineOptions = options, library: Library = rtx, gpu: Gpu = gpu) -> str:
-        return key_of(key_fields(tiny_bundle, variant, options, library=library, gpu=gpu))
+        return Wanted(tiny_bundle, variant, options, library, gpu).key.short
 
     others = [
         key(variant="fp32"),
@@ -94,10 +94,10 @@ def test_built_once_then_found(
     cache: EngineCache, tiny_bundle: Bundle, rtx: Library, sm_86: EngineOptions, contents: Contents
 ) -> None:
     texts: list[str] = []
-    built = cache.provide(tiny_bundle, "fp16", sm_86, library="tensorrt-rtx", gpu=None, progress=texts.append)
+    built = cache.provide(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None, progress=texts.append)
     assert built.origin == "built"
     assert texts == [f"building the engine of tiny fp16 with {rtx}"]
-    key = key_of(key_fields(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None))
+    key = Wanted(tiny_bundle, "fp16", sm_86, rtx, None).key.short
     assert contents(cache.folder) == [f"tiny-fp16-{key}.json", f"tiny-fp16-{key}.plan"]
     assert built.path == cache.folder / f"tiny-fp16-{key}.plan"
     assert built.sha256 == hashlib.sha256(built.read()).hexdigest()
@@ -116,7 +116,7 @@ def test_the_record(cache: EngineCache, tiny_bundle: Bundle, rtx: Library, gpu: 
     assert record == engine.record.to_json()
     assert (record["schema_version"], record["kind"], record["edgeadv_version"]) == (1, "engine", __version__)
     assert (record["bundle"], record["bundle_id"], record["variant"]) == ("tiny", tiny_bundle.id, "fp32")
-    assert record["key"] == key_fields(tiny_bundle, "fp32", NATIVE, library=rtx, gpu=gpu)
+    assert record["key"] == Wanted(tiny_bundle, "fp32", NATIVE, rtx, gpu).key.to_json()
     assert (record["file"], record["sha256"], record["bytes"]) == (
         engine.path.name,
         engine.sha256,
@@ -238,7 +238,7 @@ def test_what_is_discarded_is_built_again(
 def test_what_killed_builders_left_is_removed(
     cache: EngineCache, tiny_bundle: Bundle, rtx: Library, sm_86: EngineOptions, contents: Contents
 ) -> None:
-    key = key_of(key_fields(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None))
+    key = Wanted(tiny_bundle, "fp16", sm_86, rtx, None).key.short
     cache.folder.mkdir()
     for name in (f".tiny-fp16-{key}.plan.abc.tmp", f".else-fp16-{key}.json.x_y.tmp", f".{key}.lock"):
         (cache.folder / name).write_text("half")

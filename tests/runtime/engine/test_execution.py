@@ -63,14 +63,14 @@ def test_every_batch_up_to_70(
     executor = OnnxExecutor(tiny_bundle, profile)
     for n in range(1, 71):
         executor.sizes.clear()
-        logits = execute_batch(executor, images[:n], 10)
+        logits = execute_batch(executor.execute, profile, images[:n], 10)
         assert logits.shape == (n, 10) and logits.dtype == np.float32
         np.testing.assert_allclose(logits, expected[:n], atol=1e-5 * np.abs(expected).max())
         assert executor.sizes == [piece.size for piece in pieces(n, profile)]
         assert not np.shares_memory(logits, executor.logits)
     # an earlier batch that was larger leaves nothing in a smaller one
     np.testing.assert_allclose(
-        execute_batch(executor, images[69:], 10), expected[69:], atol=1e-5 * np.abs(expected).max()
+        execute_batch(executor.execute, profile, images[69:], 10), expected[69:], atol=1e-5 * np.abs(expected).max()
     )
 
 

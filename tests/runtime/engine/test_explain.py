@@ -86,7 +86,7 @@ def test_a_miss_names_the_nearest_options(cache: EngineCache, tiny_bundle: Bundl
     assert (
         str(explanation) == "miss: no engine of tiny fp16 with these options; the nearest has batch 1,8,32 instead of 1"
     )
-    assert (explanation.path, explanation.changed) == (nearest.path, {"profile": ([1, 8, 32], [1, 1, 1])})
+    assert (explanation.path, explanation.changed) == (nearest.path, {"profile": ((1, 8, 32), (1, 1, 1))})
     explanation = cache.explain(tiny_bundle, "fp16", NATIVE, library=rtx, gpu=gpu)
     assert str(explanation) == (
         "miss: no engine of tiny fp16 with these options; the nearest has batch 1,8,32, target sm_86, TF32 on, "

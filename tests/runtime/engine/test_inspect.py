@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,9 @@ def test_a_plan_that_is_what_was_asked_for(
     name: str, variant: str, nodes: dict[str, str], counts: dict[str, int]
 ) -> None:
     report = compare_precision(answer(name), variant, nodes=nodes)
-    assert (report.label, report.counts, report.problems) == ("verified", counts, ())
+    assert (report.label, report.counts, report.problems) == ("verified", counts, [])
     assert report.sentence.startswith(f"{variant} is verified: all 3 convolutions and matrix products were found")
-    assert json.loads(json.dumps(report.to_json()))["label"] == "verified"
+    assert json.loads(json.dumps(asdict(report)))["label"] == "verified"
 
 
 @pytest.mark.parametrize("name", ["layers, fp16", "compiled, fp16"])
@@ -126,7 +127,7 @@ def test_a_half_layer_between_the_convolutions_of_a_float32_plan() -> None:
             "Outputs": [{"Name": "y", "Format/Datatype": "Row major linear FP16 format"}],
         },
     )
-    assert compare_precision(found, "fp32", nodes=FP32).problems == ("node_relu_2 has Half, not Float",)
+    assert compare_precision(found, "fp32", nodes=FP32).problems == ["node_relu_2 has Half, not Float"]
     found["Layers"][1]["Outputs"][0]["Format/Datatype"] = "Row major linear INT32"  # a shape or an index
     assert compare_precision(found, "fp32", nodes=FP32).label == "verified"
 
@@ -206,7 +207,7 @@ def test_the_operands_in_the_name_of_a_kernel(tactic: str, kind: str) -> None:
 )
 def test_an_answer_that_says_nothing_verifies_nothing(nothing: Any) -> None:
     report = compare_precision(nothing, "fp16", nodes=FP16)
-    assert (report.label, report.counts, report.problems) == ("declared", {}, ())
+    assert (report.label, report.counts, report.problems) == ("declared", {}, [])
     assert (
         report.sentence
         == "fp16 is declared, not verified: the engine inspector tells of no convolution or matrix product"
@@ -222,7 +223,7 @@ def test_types_that_are_not_understood_verify_nothing(words: Any) -> None:
     found = answer("compiled, fp16")
     retype(layer(found, "node_linear"), words, "", "gemm_of_the_future")
     report = compare_precision(found, "fp16", nodes=FP16)
-    assert (report.label, report.problems) == ("declared", ())
+    assert (report.label, report.problems) == ("declared", [])
     assert report.counts == {"Half": 2, "unknown": 1}
     assert "some of their types were not understood" in report.sentence
 
@@ -231,7 +232,7 @@ def test_a_node_that_is_nowhere_verifies_nothing() -> None:
     found = answer("layers, fp16")
     found["Layers"].remove(layer(found, "node_Conv_2"))
     report = compare_precision(found, "fp16", nodes=FP16)
-    assert (report.label, report.problems) == ("declared", ())
+    assert (report.label, report.problems) == ("declared", [])
     assert "1 of 3 were not found" in report.sentence
     # of a convolution that a compiler made part of something else nobody knows the type
     found["Layers"].append(
@@ -249,9 +250,9 @@ def test_a_layer_without_a_name_from_the_onnx_must_be_one_that_could_be_there() 
     part = layer(found, "node_linear")
     part["Name"], part["Metadata"] = "__myl_gemm_17", ""
     report = compare_precision(found, "fp16", nodes=FP16)
-    assert (report.label, report.problems) == ("declared", ())
+    assert (report.label, report.problems) == ("declared", [])
     retype(part, "Float", "", "")
-    assert compare_precision(found, "fp16", nodes=FP16).problems == ("__myl_gemm_17 computes in Float, not in Half",)
+    assert compare_precision(found, "fp16", nodes=FP16).problems == ["__myl_gemm_17 computes in Float, not in Half"]
 
 
 def test_names_survive_what_tensorrt_does_to_them() -> None:
@@ -292,7 +293,7 @@ def test_a_damaged_layer_is_never_verified_nor_a_crash(name: str, damage: Callab
         kind = name.partition(", ")[2]
         nodes = {"fp32": FP32, "fp16": FP16, "int8": INT8}[kind]
         report = compare_precision(found, kind, nodes=nodes)
-        assert report.problems == ()
+        assert report.problems == []
 
 
 @pytest.mark.parametrize(("kind", "found"), [("Half", "declared"), ("Float", "problem")])

@@ -132,7 +132,7 @@ def test_the_flag_of_the_network_is_the_version_s_own(classic: Library) -> None:
 
 @pytest.mark.parametrize("tf32", [False, True])
 def test_a_configuration_takes_what_is_asked(rtx: Library, tf32: bool) -> None:
-    builder = rtx.create_builder(Heard())
+    builder = rtx.make("Builder", Heard())
     assert rtx.create_network(builder, Heard()).get_flag(rtx.need("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"))
     options = EngineOptions(tf32=tf32, workspace_mib=96)
     config = rtx.create_config(builder, options, targets=("sm_86", "sm_89"))
@@ -166,7 +166,7 @@ class Stubborn:
     ],
 )
 def test_a_setting_that_is_refused_is_noticed(rtx: Library, method: str, options: EngineOptions, says: str) -> None:
-    real = rtx.create_builder(Heard())
+    real = rtx.make("Builder", Heard())
     builder = SimpleNamespace(create_builder_config=lambda: Stubborn(real.create_builder_config(), method))
     with pytest.raises(EngineError, match=says):
         rtx.create_config(builder, options, targets=("sm_86",))
@@ -175,7 +175,7 @@ def test_a_setting_that_is_refused_is_noticed(rtx: Library, method: str, options
 def test_tf32_cannot_be_had_where_there_is_no_such_flag(rtx: Library) -> None:
     names = {name: getattr(rtx.module, name) for name in ("ProfilingVerbosity", "MemoryPoolType")}
     bare = Library("tensorrt", "12.0", SimpleNamespace(**names, IBuilderConfig=object))
-    builder = rtx.create_builder(Heard())
+    builder = rtx.make("Builder", Heard())
     bare.create_config(builder, EngineOptions(), targets=())
     with pytest.raises(EngineError, match=r"has no BuilderFlag\.TF32"):
         bare.create_config(builder, EngineOptions(tf32=True), targets=())
@@ -189,4 +189,4 @@ def test_no_builder_is_an_error_and_not_a_type_error(classic: Library) -> None:
     heard = Heard()
     heard.add("ERROR", "no CUDA-capable device")
     with pytest.raises(EngineError, match="gives no builder here: no CUDA-capable device"):
-        broken.create_builder(heard)
+        broken.make("Builder", heard)

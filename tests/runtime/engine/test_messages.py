@@ -33,6 +33,7 @@ def test_there_is_one_logger_for_a_module(rtx: Library) -> None:
 TWO_PLANS = """
 import gc, sys
 from edgeadv_runtime.engine import find_library
+from edgeadv_runtime.engine.messages import listening
 from edgeadv_runtime.engine.plan import LoadedPlan
 from edgeadv_runtime.errors import EngineError
 library = find_library("tensorrt-rtx")
@@ -49,7 +50,7 @@ first.close()
 del first
 gc.collect()
 kept = [bytearray(200) for _ in range(20000)]
-with library.listening() as heard:
+with listening() as heard:
     try:
         library.module.get_plugin_registry().load_library("/nowhere/no.so")
     except Exception as error:
@@ -69,15 +70,15 @@ def test_a_plan_that_is_closed_takes_no_logger_from_another(rtx: Library) -> Non
 
 
 def test_real_errors_are_heard_and_nothing_is_printed(rtx: Library, capfd: pytest.CaptureFixture[str]) -> None:
-    with rtx.listening() as heard:
-        assert heard.first_error() is None
-        builder = rtx.create_builder(heard)
+    with listening() as heard:
+        assert heard.errors == []
+        builder = rtx.make("Builder", heard)
         # without a GPU the first error has an echo, of the same severity
         profile = builder.create_optimization_profile()
         profile.set_shape("image", (2, 3, 4, 4), (1, 3, 4, 4), (3, 3, 4, 4))
         assert builder.create_builder_config().add_optimization_profile(profile) == -1
-    assert "MIN<=OPT<=MAX" in str(heard.first_error())
-    with rtx.listening() as later:
+    assert "MIN<=OPT<=MAX" in heard.first_error()
+    with listening() as later:
         pass
     assert later.errors == [], "what another operation was told is not ours"
     assert capfd.readouterr() == ("", "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from edgeadv_runtime.engine import BatchProfile, EngineOptions, parse_targets
@@ -24,7 +25,7 @@ def test_profiles(text: str, sizes: list[int], shown: str, static: bool) -> None
     profile = BatchProfile.parse(text)
     assert profile.to_json() == sizes
     assert (str(profile), profile.is_static) == (shown, static)
-    assert BatchProfile.from_json(json.loads(json.dumps(profile.to_json()))) == profile
+    assert BatchProfile(*json.loads(json.dumps(profile.to_json()))) == profile
 
 
 @pytest.mark.parametrize(
@@ -81,4 +82,4 @@ def test_what_is_no_workspace(mib: Any) -> None:
     ],
 )
 def test_through_json(options: EngineOptions) -> None:
-    assert EngineOptions.from_json(json.loads(json.dumps(options.to_json()))) == options
+    assert msgspec.convert(json.loads(json.dumps(msgspec.to_builtins(options))), EngineOptions) == options
