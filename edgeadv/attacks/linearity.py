@@ -48,9 +48,9 @@ def linearity(model: nn.Module, x: Tensor, labels: Tensor, *, length: float) -> 
             rise = margin(model(moved).float(), labels) - slope.losses
     # in float64: the products of a small gradient are below float32
     predicted = (gradient.double() * (moved - x).double()).flatten(1).sum(dim=1)
-    ratio = rise.double() / torch.where(predicted > 0, predicted, torch.ones_like(predicted))
+    ratio = rise.double() / torch.where(predicted > 0, predicted, 1.0)
     # what is not finite there is not what the gradient predicts
-    return torch.where((predicted > 0) & ratio.isfinite(), ratio, torch.zeros_like(ratio)).float()
+    return torch.where((predicted > 0) & ratio.isfinite(), ratio, 0.0).float()
 
 
 @dataclass(frozen=True)
