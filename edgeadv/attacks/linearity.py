@@ -4,7 +4,7 @@ predicts."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -62,17 +62,15 @@ class LinearityControl:
         eps: budgets.
         gradients_sha256: hash of the artefact that the gradients belong to.
         gradients: where they come from, in words.
-        name: in the evidence.
     """
 
     model: nn.Module
     eps: Sequence[Eps]
     gradients_sha256: str | None
     gradients: str
-    name: str = LINEARITY
-    queried: None = field(default=None, init=False)
-    asked: None = field(default=None, init=False)
-    control: bool = field(default=True, init=False)
+    name = LINEARITY
+    queried = asked = None
+    control = True
 
     def params(self, eps: Eps) -> AttackParams:
         """How it is measured."""

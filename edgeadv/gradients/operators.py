@@ -95,7 +95,7 @@ def _ordered_conv(
     return result if bias is None else result + bias[:, None, None]
 
 
-def _fused_sum(attributes: Attributes, a: Tensor, b: Tensor, factors: Tensor, offset: Tensor) -> Tensor:
+def _fused_sum(a: Tensor, b: Tensor, factors: Tensor, offset: Tensor) -> Tensor:
     """``a * factor + (b * factor + offset)`` by fused multiply-adds; not an operator of ONNX: the export says where it
     is right.
 
@@ -195,11 +195,11 @@ def _gemm(attributes: Attributes, a: Tensor, b: Tensor, c: Tensor | None = None)
     return product if c is None else product + attributes.get("beta", 1.0) * c
 
 
-def _clip(attributes: Attributes, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+def _clip(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     return torch.clamp(x, low, high) if low is not None or high is not None else x
 
 
-def _divide(attributes: Attributes, a: Tensor, b: Tensor) -> Tensor:
+def _divide(a: Tensor, b: Tensor) -> Tensor:
     return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
 
 
@@ -233,7 +233,6 @@ def _split(attributes: Attributes, x: Tensor, sizes: Tensor | None = None) -> tu
 
 
 def _slice(
-    attributes: Attributes,
     x: Tensor,
     starts: Tensor,
     ends: Tensor,
@@ -261,11 +260,11 @@ def _gather_nd(attributes: Attributes, x: Tensor, indices: Tensor) -> Tensor:
     return x[indices.to(x.device).unbind(-1)]
 
 
-def _squeeze(attributes: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
+def _squeeze(x: Tensor, axes: Tensor | None = None) -> Tensor:
     return x.squeeze() if axes is None else x.squeeze(tuple(axes.tolist()))
 
 
-def _unsqueeze(attributes: Attributes, x: Tensor, axes: Tensor) -> Tensor:
+def _unsqueeze(x: Tensor, axes: Tensor) -> Tensor:
     dims = x.ndim + len(axes)
     for axis in sorted(a % dims for a in axes.tolist()):
         x = x.unsqueeze(axis)
@@ -303,60 +302,62 @@ def _only(op: str, attributes: Attributes, **supported: Any) -> None:
             raise InputError(f"the surrogate has no {op} with {key} {attributes[key]}")
 
 
+_PLAIN: dict[str, Callable[..., Tensor]] = {
+    "Add": torch.add,
+    "Clip": _clip,
+    "Div": _divide,
+    "Equal": torch.eq,
+    "Erf": torch.erf,
+    "Expand": lambda x, shape: x.expand(torch.broadcast_shapes(x.shape, shape.tolist())),  # type: ignore[no-untyped-call]
+    "FusedSum": _fused_sum,
+    "GlobalAveragePool": lambda x: x.mean(dim=list(range(2, x.ndim)), keepdim=True),
+    "HardSwish": functional.hardswish,
+    "Identity": lambda x: x,
+    "MatMul": torch.matmul,
+    "Mul": torch.mul,
+    "Not": torch.logical_not,
+    "Range": lambda start, limit, delta: torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype),
+    "Relu": torch.relu,
+    "Sigmoid": torch.sigmoid,
+    "Slice": _slice,
+    "Squeeze": _squeeze,
+    "Sub": torch.sub,
+    "Tanh": torch.tanh,
+    "Unsqueeze": _unsqueeze,
+    "Where": lambda condition, x, y: torch.where(condition.to(x.device), x, y),
+}
+"""Operators without attributes."""
 OPERATORS: dict[str, Operator] = {
-    "Add": _plain(torch.add),
+    **{name: _plain(function) for name, function in _PLAIN.items()},
     "AveragePool": _average_pool,
     "BatchNormalization": lambda attributes, x, scale, bias, mean, var: functional.batch_norm(
         x, mean, var, scale, bias, eps=attributes.get("epsilon", 1e-5)
     ),
     "Cast": _cast,
-    "Clip": _clip,
     "Concat": lambda attributes, *parts: torch.cat(parts, dim=attributes["axis"]),
     "ConstantOfShape": lambda attributes, shape: torch.as_tensor(attributes.get("value", 0.0)).expand(shape.tolist()),
     "Conv": _conv,
     "DequantizeLinear": _dequantise,
-    "Div": _divide,
-    "Erf": _plain(torch.erf),
     "Einsum": lambda attributes, *inputs: torch.einsum(attributes["equation"], *inputs),
-    "Equal": _plain(torch.eq),
-    "Expand": _plain(lambda x, shape: x.expand(torch.broadcast_shapes(x.shape, shape.tolist()))),  # type: ignore[no-untyped-call]
     "Flatten": lambda attributes, x: x.reshape(math.prod(x.shape[: attributes.get("axis", 1)]), -1),
-    "FusedSum": _fused_sum,
     "Gather": _gather,
     "GatherND": _gather_nd,
     "Gelu": lambda attributes, x: functional.gelu(x, approximate=attributes.get("approximate", "none")),
     "Gemm": _gemm,
-    "GlobalAveragePool": _plain(lambda x: x.mean(dim=list(range(2, x.ndim)), keepdim=True)),
     "HardSigmoid": lambda attributes, x: (attributes.get("alpha", 0.2) * x + attributes.get("beta", 0.5)).clamp(0, 1),
-    "HardSwish": _plain(functional.hardswish),
-    "Identity": _plain(lambda x: x),
     "LayerNormalization": _layer_norm,
-    "MatMul": _plain(torch.matmul),
     "MaxPool": _max_pool,
-    "Mul": _plain(torch.mul),
-    "Not": _plain(torch.logical_not),
     "OrderedConv": _ordered_conv,
     "Pad": _pad,
     "QuantizeLinear": _quantise,
-    "Range": _plain(
-        lambda start, limit, delta: torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
-    ),
     "ReduceL2": _reduce(torch.linalg.vector_norm),
     "ReduceMean": _reduce(torch.mean),
-    "Relu": _plain(torch.relu),
     "Reshape": _reshape,
     "Resize": _resize,
     "ScatterND": _scatter_nd,
     "Shape": lambda attributes, x: torch.tensor(x.shape[attributes.get("start", 0) : attributes.get("end")]),
-    "Sigmoid": _plain(torch.sigmoid),
-    "Slice": _slice,
     "Softmax": lambda attributes, x: x.softmax(attributes.get("axis", -1)),
     "Split": _split,
-    "Squeeze": _squeeze,
-    "Sub": _plain(torch.sub),
-    "Tanh": _plain(torch.tanh),
     "Transpose": lambda attributes, x: x.permute(attributes.get("perm", list(reversed(range(x.ndim))))),
-    "Unsqueeze": _unsqueeze,
-    "Where": _plain(lambda condition, x, y: torch.where(condition.to(x.device), x, y)),
 }
 """By ONNX's name, what stands for it here."""

@@ -132,6 +132,7 @@ def fit(
             other settings.
         StorageError: ``out`` cannot be written, or holds another training and ``resume`` is false.
     """
+    # in one piece: what is restored, drawn, told to the other processes and saved rests on this order
     device, processes = default_device() if device is None else device, processes or ProcessGroup()
     say = report or (lambda progress: None)
     held_out, chosen = _chosen_images(train_images, config, objective.budget, processes)
@@ -267,6 +268,7 @@ def _epoch(
     if processes.world > 1:
         # dropout: the one thing that is drawn by process and not by image
         torch.manual_seed(trainer.config.seed + 1_000_003 * (epoch * processes.world + processes.rank + 1))
+    # in one piece: all of it counts the same images and the same seconds
     config = trainer.config
     # order and augmentation come from (seed, epoch), so that nothing but torch's state has to be saved
     order = np.random.default_rng((config.seed, epoch)).permutation(chosen)[: steps * config.batch_size]
