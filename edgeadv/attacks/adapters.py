@@ -15,35 +15,23 @@ one by itself. What comes out is an :class:`~edgeadv_runtime.CallableAttack` at 
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
-import random
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from edgeadv_runtime.attacks.base import CallableAttack
 from edgeadv_runtime.errors import InputError, require
 from edgeadv_runtime.records.eps import Eps
-from edgeadv_runtime.records.rows import CLEAN, WORST_CASE, AttackParams
-from edgeadv_runtime.records.suites import OPTIONAL, SUITES, TRANSFER
+from edgeadv_runtime.records.rows import AttackParams
 
 from ..models.builder import evaluation_mode
-from .suite import GRADIENTS
+from .foreign import Images, Labels, adapted, made_by, version
 
-Images = NDArray[np.float32]
-Labels = NDArray[np.int64]
-
-_DISTRIBUTIONS = {"torchattacks": "torchattacks", "foolbox": "foolbox", "art": "adversarial-robustness-toolbox"}
-# a name of ours stands for our attack, and the verdict reads evidence by name
-_RESERVED = {CLEAN, WORST_CASE, *SUITES["full"], *OPTIONAL, TRANSFER}
 # eps of these is a Euclidean radius, and they have no ``norm`` to say so
 _EUCLIDEAN = {"PGDL2", "PGDRSL2"}
 # beyond this an attack's eps and the budget are not the same number rounded differently
@@ -77,7 +65,7 @@ def from_torchattacks(
         InputError: not an attack of torchattacks, another budget or norm, a normalisation, ``targeted(label)``, a model
             in training mode, or a model that has moved to another device since.
     """
-    _of("torchattacks", attack)
+    made_by("torchattacks", attack)
     members = list(_members(attack))
     for member in members:
         _check_ball(member, eps)
@@ -91,24 +79,24 @@ def from_torchattacks(
         made: Images = attack(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)).detach().cpu().numpy()
         return made
 
-    mode = getattr(attack, "attack_mode", "default")
+    loss, mode = getattr(attack, "loss", None), getattr(attack, "attack_mode", "default")
     described = AttackParams(
-        norm="linf",
-        loss=_text(attack, "loss"),
+        loss=loss if isinstance(loss, str) else None,
         steps=_whole(attack, "steps"),
         step_size=_number(attack, "alpha"),
         restarts=_whole(attack, "n_restarts"),
         seed=getattr(attack, "seed", seed),
         queries=_whole(attack, "n_queries"),
         target=None if mode == "default" else mode,
-        library=_library("torchattacks", attack),
     )
-    return _adapted(
+    return adapted(
+        "torchattacks",
+        attack,
         run,
         attack.model,
+        described,
         eps=eps,
-        name=name or _name("torchattacks", attack),
-        described=described,
+        name=name,
         gradients_sha256=gradients_sha256,
         queried=queried,
         seed=seed,
@@ -142,7 +130,7 @@ def from_foolbox(
     Raises:
         InputError: not an attack of foolbox, one of another norm, or ``model`` is not a ``torch.nn.Module``.
     """
-    foolbox = _of("foolbox", attack)
+    foolbox = made_by("foolbox", attack)
     if not isinstance(model, nn.Module):
         raise InputError(
             f"pass the torch model itself, not a {type(model).__name__}: foolbox is wrapped around it here"
@@ -165,19 +153,19 @@ def from_foolbox(
     inner = getattr(attack, "attack", attack)
     relative = _number(inner, "rel_stepsize")
     described = AttackParams(
-        norm="linf",
         steps=_whole(inner, "steps"),
         step_size=_number(inner, "abs_stepsize") or (f"{relative}*{eps.text}" if relative else None),
         restarts=_whole(attack, "times"),
         seed=seed,
-        library=_library("foolbox", inner),
     )
-    return _adapted(
+    return adapted(
+        "foolbox",
+        inner,
         run,
         model,
+        described,
         eps=eps,
-        name=name or _name("foolbox", inner),
-        described=described,
+        name=name,
         gradients_sha256=gradients_sha256,
         queried=queried,
         seed=seed,
@@ -212,7 +200,7 @@ def from_art(
         InputError: not an attack of ART, another budget, norm or range, a targeted attack, or preprocessing or a
             defence in the estimator; when crafting, a label that the estimator has no class for.
     """
-    _of("art", attack)
+    made_by("art", attack)
     estimator = attack.estimator
     kind = type(attack).__name__
     _check_budget(kind, getattr(attack, "eps", None), eps)
@@ -232,19 +220,15 @@ def from_art(
 
     step_size = _number(attack, "eps_step")
     steps = None if step_size is None else _whole(attack, "max_iter")
-    described = AttackParams(
-        norm="linf",
-        steps=steps,
-        step_size=None if steps is None else step_size,
-        seed=seed,
-        library=_library("art", attack),
-    )
-    return _adapted(
+    described = AttackParams(steps=steps, step_size=None if steps is None else step_size, seed=seed)
+    return adapted(
+        "art",
+        attack,
         run,
         model if isinstance(model, nn.Module) else None,
+        described,
         eps=eps,
-        name=name or _name("art", attack),
-        described=described,
+        name=name,
         gradients_sha256=gradients_sha256,
         queried=queried,
         seed=seed,
@@ -304,7 +288,7 @@ def autoattack(
                 theirs.Square(model, n_queries=5000, **common),
             ]
         )
-    adapted = from_torchattacks(attack, eps=eps, gradients_sha256=gradients_sha256, name=name, seed=seed)
+    made = from_torchattacks(attack, eps=eps, gradients_sha256=gradients_sha256, name=name, seed=seed)
 
     def function(x: Images, y: Labels) -> Images:
         with evaluation_mode(model), torch.no_grad():
@@ -314,71 +298,11 @@ def autoattack(
                 f"AutoAttack needs 4 classes or more, the model has {classes}, and n_classes from 2 to that, not "
                 f"{n_classes}"
             )
-        return adapted.function(x, y)
+        return made.function(x, y)
 
-    library = f"{_version('torchattacks')}, a re-implementation of AutoAttack"
+    library = f"{version('torchattacks')}, a re-implementation of AutoAttack"
     described = AttackParams(norm="linf", steps=steps, restarts=1, seed=seed, queries=5000, library=library)
-    return replace(adapted, function=function, described=described)
-
-
-def _adapted(
-    run: Callable[[Images, Labels], Images],
-    model: nn.Module | None,
-    *,
-    eps: Eps,
-    name: str,
-    described: AttackParams,
-    gradients_sha256: str | None,
-    queried: str | None,
-    seed: int,
-) -> CallableAttack:
-    """What is the same for every library: names, the model's state, random numbers."""
-    if name.partition("@")[0] in _RESERVED:
-        raise InputError(f"{name} is the name of one of edgeadv's rows: give the attack another, e.g. their-{name}")
-    if queried is not None and gradients_sha256 is not None:
-        raise InputError("an attack follows gradients or asks an artefact: pass gradients_sha256=None with queried")
-
-    def function(x: Images, y: Labels) -> Images:
-        state = nullcontext() if model is None else evaluation_mode(model)
-        with state, _seeded(seed, x), torch.enable_grad():
-            # copies: an attack may write into what it is given
-            return run(np.array(x), np.array(y))
-
-    gradients = GRADIENTS if queried is None and model is not None else None
-    return CallableAttack(
-        function,
-        name,
-        eps,
-        gradients=gradients,
-        gradients_sha256=gradients_sha256,
-        described=described,
-        queried=queried,
-    )
-
-
-@contextmanager
-def _seeded(seed: int, x: Images) -> Iterator[None]:
-    """Seed the process-wide generators that libraries draw from, by ``seed`` and the images, and put them back
-    afterwards."""
-    value = int(np.random.SeedSequence((seed, zlib.crc32(x.tobytes()))).generate_state(1)[0])
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices):
-        try:
-            random.seed(value)
-            np.random.seed(value)  # noqa: NPY002
-            torch.manual_seed(value)
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)  # noqa: NPY002
-
-
-def _of(library: str, attack: Any) -> Any:
-    """The library, which is imported already: one of its classes made ``attack``."""
-    if not any(base.__module__.partition(".")[0] == library for base in type(attack).__mro__):
-        raise InputError(f"{type(attack).__name__} is not an attack object of {_DISTRIBUTIONS[library]}")
-    return require(library, extra=None)
+    return replace(made, function=function, described=described)
 
 
 def _members(attack: Any) -> Iterator[Any]:
@@ -430,18 +354,6 @@ def _check_budget(kind: str, own: Any, eps: Eps) -> None:
         )
 
 
-def _name(library: str, attack: Any) -> str:
-    return f"{library}-{type(attack).__name__.lower()}"
-
-
-def _library(library: str, attack: Any) -> str:
-    return f"{_version(library)} {type(attack).__name__}"
-
-
-def _version(library: str) -> str:
-    return f"{_DISTRIBUTIONS[library]} {importlib.metadata.version(_DISTRIBUTIONS[library])}"
-
-
 def _whole(attack: Any, name: str) -> int | None:
     value = getattr(attack, name, None)
     return value if isinstance(value, int) else None
@@ -450,8 +362,3 @@ def _whole(attack: Any, name: str) -> int | None:
 def _number(attack: Any, name: str) -> str | None:
     value = getattr(attack, name, None)
     return f"{value:.6g}" if isinstance(value, (int, float)) else None
-
-
-def _text(attack: Any, name: str) -> str | None:
-    value = getattr(attack, name, None)
-    return value if isinstance(value, str) else None

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .losses import gradient_of
+
 _SEED = 0
 
 
@@ -73,8 +75,4 @@ def pixel_gradient(model: nn.Module, x: Tensor, given: Tensor) -> Tensor:
     """The gradient of ``(model(x) * given).sum()`` with respect to ``x``; 0 where there is no path for one."""
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
-        logits = model(x).float()
-        if not logits.requires_grad:
-            return torch.zeros_like(x)
-        (gradient,) = torch.autograd.grad(logits, x, given, allow_unused=True)
-    return torch.zeros_like(x) if gradient is None else gradient.detach()
+        return gradient_of(model(x).float(), x, given)

@@ -85,10 +85,5 @@ def _fold(model: nn.Module, conv: str, norm: str) -> None:
     assert isinstance(layer, nn.Conv2d) and isinstance(after, nn.BatchNorm2d)
     # timm's normalises, then drops blocks and activates
     rest = nn.Sequential(after.drop, after.act) if isinstance(after, BatchNormAct2d) else nn.Identity()
-    _put(model, conv, fuse_conv_bn_eval(layer, after))
-    _put(model, norm, rest)
-
-
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, module)
+    model.set_submodule(conv, fuse_conv_bn_eval(layer, after))
+    model.set_submodule(norm, rest)

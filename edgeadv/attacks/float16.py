@@ -128,7 +128,7 @@ class _Exit(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         call: _Call = ctx.call
         largest = gradient.abs().amax(dim=1)
-        exponent = torch.frexp(torch.where(largest.isfinite(), largest, torch.ones_like(largest))).exponent
+        exponent = torch.frexp(torch.where(largest.isfinite(), largest, 1.0)).exponent
         # powers of two that float32 has
         shift = (call.network._exponent - exponent).clamp(-126, 126)
         call.given, call.shift = gradient, shift

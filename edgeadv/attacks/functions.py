@@ -50,7 +50,7 @@ def fgsm(
         gradient = input_gradient(model, x, labels, towards(loss) if targeted else loss).gradient
     flat = no_direction(gradient)
     # a NaN must never reach a pixel
-    gradient = torch.where(flat[:, None, None, None], torch.zeros_like(gradient), gradient)
+    gradient = torch.where(flat[:, None, None, None], 0.0, gradient)
     return [Adversarial(b.project(x + b.eps * b.steepest(gradient), x), flat) for b in balls]
 
 
@@ -143,8 +143,6 @@ def mi_fgsm(
         lambda: MomentumSteps(around, steps, eps / steps, decay=decay),
         loss=loss,
         start=start,
-        restarts=1,
-        seed=0,
         targeted=targeted,
         leave=leave,
     )
@@ -225,7 +223,7 @@ def apgd_targeted(
         order = logits.scatter(1, labels[:, None], float("-inf")).argsort(dim=1, descending=True)
         loss: Loss = targeted_dlr if classes >= 4 else targeted_margin
 
-        def towards_next(number: int, rows: Tensor) -> Found:
+        def towards_next(number: int, rows: Tensor | slice) -> Found:
             own = around.starts(x[rows], seed=seed, restart=number)
             if number == 0 and start is not None:
                 own = around.project(x + start, x)
@@ -239,8 +237,7 @@ def apgd_targeted(
                 targets=order[rows, number],
             )
 
-        first = towards_next(0, torch.arange(len(x), device=x.device))
-        return again(first, towards_next, min(targets, classes - 1) - 1)
+        return again(towards_next, min(targets, classes - 1) - 1)
 
 
 def _restarted(
@@ -252,21 +249,22 @@ def _restarted(
     *,
     loss: Loss,
     start: Tensor | None,
-    restarts: int,
-    seed: int,
     targeted: bool,
     leave: float,
+    restarts: int = 1,
+    seed: int = 0,
 ) -> Found:
     ascended, rank = (towards(loss), towards(margin)) if targeted else (loss, margin)
 
-    def attempt(number: int, rows: Tensor) -> Found:
-        begin = around.starts(x[rows], seed=seed, restart=number)
+    def attempt(number: int, rows: Tensor | slice) -> Found:
+        if number:
+            begin = around.starts(x[rows], seed=seed, restart=number)
+        else:
+            begin = x if start is None else around.project(x + start, x)
         return ascend(model, x[rows], labels[rows], steps=fresh(), loss=ascended, start=begin, rank=rank, leave=leave)
 
     with evaluation_mode(model):
-        begin = x if start is None else around.project(x + start, x)
-        first = ascend(model, x, labels, steps=fresh(), loss=ascended, start=begin, rank=rank, leave=leave)
-        return again(first, attempt, restarts - 1)
+        return again(attempt, restarts - 1)
 
 
 def _check(x: Tensor, labels: Tensor, *counts: int) -> None:

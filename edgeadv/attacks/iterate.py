@@ -81,7 +81,7 @@ class MomentumSteps(Steps):
     def move(self, i: int, current: Tensor, slope: Slope, x: Tensor) -> Tensor:
         """One step along the accumulated gradient."""
         size = slope.gradient.flatten(1).abs().sum(dim=1)[:, None, None, None]
-        direction = slope.gradient / torch.where(size > 0, size, torch.ones_like(size))
+        direction = slope.gradient / torch.where(size > 0, size, 1.0)
         if self.memory:
             direction = direction + self.decay * self.memory["momentum"]
         self.memory["momentum"] = direction
@@ -222,7 +222,7 @@ def ascend(
         if not count:
             break
         # a NaN must never reach a pixel
-        gradient = torch.where(_wide(flat), torch.zeros_like(slope.gradient), slope.gradient)
+        gradient = torch.where(_wide(flat), 0.0, slope.gradient)
         current = steps.move(i, current, slope._replace(gradient=gradient), x)
         size = _size(count, x.device)
         if size < len(row):
@@ -246,18 +246,17 @@ def _in_steps(device: torch.device) -> bool:
 def _filled(count: int, device: torch.device) -> Tensor:
     """The positions of ``count`` images, and after them the first one's up to the size that they take."""
     rows = torch.arange(_size(count, device), device=device)
-    return torch.where(rows < count, rows, torch.zeros_like(rows))
+    return torch.where(rows < count, rows, 0)
 
 
-def again(first: Found, attempt: Callable[[int, Tensor], Found], count: int) -> Found:
-    """Attack once more, ``count`` times, what still stands, and keep of each image the worse version.
+def again(attempt: Callable[[int, Tensor | slice], Found], count: int) -> Found:
+    """Attack all images, and then, ``count`` times, what still stands, and keep of each image the worse version.
 
     Args:
-        first: what a first attempt found.
-        attempt: called with its number, from 1, and the positions of the images to attack, int64 (k,).
+        attempt: called with its number, from 0, and the positions of the images to attack, all or int64 (k,).
         count: how many more attempts there are; they end early when no image stands.
     """
-    found = first
+    found = attempt(0, slice(None))
     for number in range(1, count + 1):
         rows = torch.nonzero(~found.broken).squeeze(1)
         if not len(rows):

@@ -4,7 +4,7 @@ predicts."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -48,9 +48,9 @@ def linearity(model: nn.Module, x: Tensor, labels: Tensor, *, length: float) -> 
             rise = margin(model(moved).float(), labels) - slope.losses
     # in float64: the products of a small gradient are below float32
     predicted = (gradient.double() * (moved - x).double()).flatten(1).sum(dim=1)
-    ratio = rise.double() / torch.where(predicted > 0, predicted, torch.ones_like(predicted))
+    ratio = rise.double() / torch.where(predicted > 0, predicted, 1.0)
     # what is not finite there is not what the gradient predicts
-    return torch.where((predicted > 0) & ratio.isfinite(), ratio, torch.zeros_like(ratio)).float()
+    return torch.where((predicted > 0) & ratio.isfinite(), ratio, 0.0).float()
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,15 @@ class LinearityControl:
         eps: budgets.
         gradients_sha256: hash of the artefact that the gradients belong to.
         gradients: where they come from, in words.
-        name: in the evidence.
     """
 
     model: nn.Module
     eps: Sequence[Eps]
     gradients_sha256: str | None
     gradients: str
-    name: str = LINEARITY
-    queried: None = field(default=None, init=False)
-    asked: None = field(default=None, init=False)
-    control: bool = field(default=True, init=False)
+    name = LINEARITY
+    queried = asked = None
+    control = True
 
     def params(self, eps: Eps) -> AttackParams:
         """How it is measured."""

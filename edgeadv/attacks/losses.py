@@ -29,7 +29,7 @@ def rescaled_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     (the remedy of Carlini and Wagner 2016, "Defensive Distillation is Not Robust to Adversarial Examples").
     """
     scale = logits.detach().abs().amax(dim=1, keepdim=True)
-    return cross_entropy(logits / torch.where(scale > 0, scale, torch.ones_like(scale)), labels)
+    return cross_entropy(logits / torch.where(scale > 0, scale, 1.0), labels)
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -123,11 +123,16 @@ def input_gradient(model: nn.Module, x: Tensor, labels: Tensor, loss: Loss, *, t
         x = x.detach().requires_grad_(True)
         logits = model(x).float()
         losses = loss(logits, labels) if targets is None else loss(logits, labels, targets)
-        gradient = None
-        if losses.requires_grad:
-            (gradient,) = torch.autograd.grad(losses.sum(), x, allow_unused=True)
-    gradient = torch.zeros_like(x) if gradient is None else gradient
-    return Slope(gradient.detach(), losses.detach(), logits.detach())
+        gradient = gradient_of(losses.sum(), x)
+    return Slope(gradient, losses.detach(), logits.detach())
+
+
+def gradient_of(values: Tensor, x: Tensor, given: Tensor | None = None) -> Tensor:
+    """The gradient of ``(values * given).sum()`` with respect to ``x``; 0 where there is no path for one."""
+    if not values.requires_grad:
+        return torch.zeros_like(x)
+    (gradient,) = torch.autograd.grad(values, x, given, materialize_grads=True)
+    return gradient.detach()
 
 
 def no_direction(gradient: Tensor) -> Tensor:

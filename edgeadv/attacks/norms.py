@@ -79,7 +79,7 @@ class L2(Ball):
         """The gradient over its length."""
         # squares of a small gradient would be 0: first to a size at which they are not
         largest = gradient.flatten(1).abs().amax(dim=1)[:, None, None, None]
-        unit = gradient / torch.where(largest > 0, largest, torch.ones_like(largest))
+        unit = gradient / torch.where(largest > 0, largest, 1.0)
         return unit / _length(unit).clamp_min(1.0)
 
     def random(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Pixels:

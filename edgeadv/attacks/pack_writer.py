@@ -181,6 +181,7 @@ def write_pack(
     """
     if out.exists():
         raise StorageError(f"{out} exists: choose another `out`")
+    # in one piece: what a resumed call may take over is decided by the order of the plan, the shards and the manifest
     partial = partial_of(out)
     listed = infos(attacks, uint8=uint8)
     plan: dict[str, Any] = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,12 +42,11 @@ from .batching import device_of, in_parts, tensors
 from .functions import apgd, apgd_targeted, fgsm, mi_fgsm, pgd
 from .iterate import Adversarial
 from .linearity import LinearityControl
-from .losses import Loss, cross_entropy, dlr, margin, rescaled_cross_entropy
+from .losses import Loss, cross_entropy, dlr, margin, rescaled_cross_entropy, targeted_dlr
 from .norms import EUCLIDEAN, LINF, ball
 
 GRADIENTS = "torch fp32"
 SEED = 0
-_FEWEST_FOR_DLR = 3
 # an even number: noise comes in pairs of opposite sign
 SMOOTHING_DRAWS = 8
 _SMOOTHING = 0.5
@@ -64,37 +64,33 @@ class _Job(NamedTuple):
     loss: Loss
     start: Tensor | None
 
+    def run(self, attack: Callable[..., Adversarial], **more: Any) -> Adversarial:
+        """``attack`` as hard as it is to try, from ``start``, unless ``more`` says otherwise."""
+        options = {"eps": self.eps, "steps": self.effort.steps, "start": self.start}
+        return attack(self.model, self.x, self.labels, **options | more)
+
+    def random(self, eps: float, *, norm: str = LINF, restart: int = 0) -> Tensor:
+        """A random perturbation within ``eps``."""
+        return ball(norm, eps).starts(self.x, seed=SEED, restart=restart) - self.x
+
 
 def _random_start(job: _Job) -> Adversarial:
-    start = ball(LINF, job.eps / 2).starts(job.x, seed=SEED) - job.x
-    return pgd(job.model, job.x, job.labels, eps=job.eps, steps=1, step_size=job.eps, loss=job.loss, start=start)
+    return job.run(pgd, steps=1, step_size=job.eps, loss=job.loss, start=job.random(job.eps / 2))
 
 
 def _momentum(job: _Job) -> Adversarial:
-    return mi_fgsm(job.model, job.x, job.labels, eps=job.eps, steps=job.effort.steps, loss=job.loss, start=job.start)
+    return job.run(mi_fgsm, loss=job.loss)
 
 
-def _pgd(job: _Job, norm: str = LINF, start: Tensor | None = None) -> Adversarial:
-    begin = ball(norm, job.eps).starts(job.x, seed=SEED) - job.x if start is None else start
-    return pgd(
-        job.model,
-        job.x,
-        job.labels,
-        eps=job.eps,
-        steps=job.effort.steps,
-        loss=job.loss,
-        norm=norm,
-        seed=SEED,
-        start=begin,
-        restarts=job.effort.restarts,
-    )
+def _pgd(job: _Job, norm: str = LINF, restart: int = 0) -> Adversarial:
+    start = job.random(job.eps, norm=norm, restart=restart)
+    return job.run(pgd, loss=job.loss, norm=norm, seed=SEED, start=start, restarts=job.effort.restarts)
 
 
 def _pgd_smoothed(job: _Job) -> Adversarial:
     smoothed = Averaged(job.model, SMOOTHING_DRAWS, _SMOOTHING * job.eps)
     # a start of its own: a point that gradients have led to may be one that they cannot leave
-    start = ball(LINF, job.eps).starts(job.x, seed=SEED, restart=1) - job.x
-    return _pgd(job._replace(model=smoothed), start=start)
+    return _pgd(job._replace(model=smoothed), restart=1)
 
 
 def _pgd_l2(job: _Job) -> Adversarial:
@@ -102,30 +98,11 @@ def _pgd_l2(job: _Job) -> Adversarial:
 
 
 def _apgd(job: _Job) -> Adversarial:
-    return apgd(
-        job.model,
-        job.x,
-        job.labels,
-        eps=job.eps,
-        steps=job.effort.steps,
-        loss=job.loss,
-        restarts=job.effort.restarts,
-        seed=SEED,
-        start=job.start,
-    )
+    return job.run(apgd, loss=job.loss, restarts=job.effort.restarts, seed=SEED)
 
 
 def _apgd_targeted(job: _Job) -> Adversarial:
-    return apgd_targeted(
-        job.model,
-        job.x,
-        job.labels,
-        eps=job.eps,
-        steps=job.effort.steps,
-        targets=job.effort.targets,
-        seed=SEED,
-        start=job.start,
-    )
+    return job.run(apgd_targeted, targets=job.effort.targets, seed=SEED)
 
 
 @dataclass(frozen=True)
@@ -134,7 +111,6 @@ class _Recipe:
 
     Attributes:
         run: the attack at one budget; None is one step from the image, at all budgets with one gradient.
-        said: its loss in words, for the result row.
         loss: what it ascends.
         step_size: in words, with ``{eps}`` and ``{steps}``.
         norm: of the budget.
@@ -143,7 +119,6 @@ class _Recipe:
     """
 
     run: Callable[[_Job], Adversarial] | None
-    said: str
     loss: Loss
     step_size: str
     norm: str = LINF
@@ -151,22 +126,31 @@ class _Recipe:
     draws: int | None = None
 
 
-_CE, _MARGIN, _DLR = "cross-entropy", "logit margin", "DLR"
+_SAID: Mapping[Loss, str] = {
+    cross_entropy: "cross-entropy",
+    rescaled_cross_entropy: "cross-entropy of logits / max|logit|",
+    margin: "logit margin",
+    dlr: "DLR",
+    targeted_dlr: "targeted DLR",
+}
+"""Losses in words, for the result row."""
+_FEWEST = {dlr: 3, targeted_dlr: 4}
+"""Classes that a loss needs; with fewer the margin takes its place."""
 _PGD_STEP, _AUTO_STEP = "2.5*{eps}/{steps}", "2*{eps}, halved by APGD's schedule"
 _RECIPES: Mapping[str, _Recipe] = {
-    FGSM: _Recipe(None, _CE, cross_entropy, "{eps}", random=False),
-    FGSM_RESCALED: _Recipe(None, "cross-entropy of logits / max|logit|", rescaled_cross_entropy, "{eps}", random=False),
-    FGSM_RANDOM_START: _Recipe(_random_start, _CE, cross_entropy, "{eps}"),
-    MI_FGSM: _Recipe(_momentum, _CE, cross_entropy, "{eps}/{steps}", random=False),
-    PGD_CE: _Recipe(_pgd, _CE, cross_entropy, _PGD_STEP),
-    PGD_MARGIN: _Recipe(_pgd, _MARGIN, margin, _PGD_STEP),
-    PGD_SMOOTHED: _Recipe(_pgd_smoothed, _MARGIN, margin, _PGD_STEP, draws=SMOOTHING_DRAWS),
-    TRANSFER: _Recipe(_pgd, _MARGIN, margin, _PGD_STEP),
-    PGD_L2: _Recipe(_pgd_l2, _MARGIN, margin, _PGD_STEP, norm=EUCLIDEAN),
-    APGD_CE: _Recipe(_apgd, _CE, cross_entropy, _AUTO_STEP),
-    APGD_DLR: _Recipe(_apgd, _DLR, dlr, _AUTO_STEP),
-    APGD_TARGETED: _Recipe(_apgd_targeted, "targeted DLR", dlr, _AUTO_STEP),
-    LARGE_EPS: _Recipe(_pgd, _MARGIN, margin, _PGD_STEP),
+    FGSM: _Recipe(None, cross_entropy, "{eps}", random=False),
+    FGSM_RESCALED: _Recipe(None, rescaled_cross_entropy, "{eps}", random=False),
+    FGSM_RANDOM_START: _Recipe(_random_start, cross_entropy, "{eps}"),
+    MI_FGSM: _Recipe(_momentum, cross_entropy, "{eps}/{steps}", random=False),
+    PGD_CE: _Recipe(_pgd, cross_entropy, _PGD_STEP),
+    PGD_MARGIN: _Recipe(_pgd, margin, _PGD_STEP),
+    PGD_SMOOTHED: _Recipe(_pgd_smoothed, margin, _PGD_STEP, draws=SMOOTHING_DRAWS),
+    TRANSFER: _Recipe(_pgd, margin, _PGD_STEP),
+    PGD_L2: _Recipe(_pgd_l2, margin, _PGD_STEP, norm=EUCLIDEAN),
+    APGD_CE: _Recipe(_apgd, cross_entropy, _AUTO_STEP),
+    APGD_DLR: _Recipe(_apgd, dlr, _AUTO_STEP),
+    APGD_TARGETED: _Recipe(_apgd_targeted, targeted_dlr, _AUTO_STEP),
+    LARGE_EPS: _Recipe(_pgd, margin, _PGD_STEP),
 }
 NAMES = tuple(_RECIPES)
 
@@ -210,15 +194,18 @@ class GradientAttack:
         """Whether it is evidence for the verdict alone."""
         return self.method == LARGE_EPS
 
+    @property
+    def _loss(self) -> Loss:
+        loss = _RECIPES[self.method].loss
+        return margin if self.classes < _FEWEST.get(loss, 0) else loss
+
     def params(self, eps: Eps) -> AttackParams:
         """How it is run at ``eps``."""
         recipe, targeted = _RECIPES[self.method], self.method == APGD_TARGETED
-        few = self.classes < _FEWEST_FOR_DLR + targeted
-        said = "logit margin" if few and recipe.loss is dlr else recipe.said
         steps = self.effort.steps if "steps" in recipe.step_size or "APGD" in recipe.step_size else 1
         return AttackParams(
             norm=recipe.norm,
-            loss=said,
+            loss=_SAID[self._loss],
             steps=steps,
             step_size=recipe.step_size.format(eps=eps.text, steps=steps),
             restarts=min(self.effort.targets, self.classes - 1) if targeted else self.effort.restarts,
@@ -244,20 +231,19 @@ class GradientAttack:
     def _craft(
         self, x: Tensor, labels: Tensor, start: NDArray[np.float32] | None, eps: Sequence[Eps]
     ) -> list[Adversarial]:
-        recipe = _RECIPES[self.method]
+        run = _RECIPES[self.method].run
         model = Averaged(self.model, self.draws) if self.draws > 1 else self.model
-        if recipe.run is None:
-            return self._one_step(model, x, labels, recipe.loss)
-        loss = margin if recipe.loss is dlr and self.classes < _FEWEST_FOR_DLR else recipe.loss
+        if run is None:
+            return self._one_step(model, x, labels)
         moved = None if start is None else torch.from_numpy(start).to(x.device) - x
-        return [recipe.run(_Job(model, x, labels, budget.value, self.effort, loss, moved)) for budget in eps]
+        return [run(_Job(model, x, labels, budget.value, self.effort, self._loss, moved)) for budget in eps]
 
-    def _one_step(self, model: nn.Module, x: Tensor, labels: Tensor, loss: Loss) -> list[Adversarial]:
-        budgets = [eps.value for eps in self.eps]
+    def _one_step(self, model: nn.Module, x: Tensor, labels: Tensor) -> list[Adversarial]:
+        step = partial(fgsm, model, x, eps=[eps.value for eps in self.eps], loss=self._loss)
         if self.target is None:
-            return fgsm(model, x, labels, eps=budgets, loss=loss)
+            return step(labels)
         aims = torch.full_like(labels, self.target)
-        made = fgsm(model, x, aims, eps=budgets, loss=loss, targeted=True)
+        made = step(aims, targeted=True)
         # towards its own class an image is not attacked, but confirmed
         own = labels == aims
         return [Adversarial(torch.where(own[:, None, None, None], x, m.x), m.zero_gradient | own) for m in made]
@@ -266,10 +252,7 @@ class GradientAttack:
 class CumulativeGradientAttack(GradientAttack):
     """A :class:`GradientAttack` that runs on what the attacks before it left standing."""
 
-    @property
-    def asked(self) -> None:
-        """Images have to stand on the reference model."""
-        return None
+    asked = None  # images have to stand on the reference model
 
     def craft_from(self, x: NDArray[np.float32], y: NDArray[np.int64], start: NDArray[np.float32], eps: Eps) -> Crafted:
         """Attack images that stand; MI-FGSM and targeted APGD begin at the worst versions so far."""

@@ -76,15 +76,9 @@ class QuantisedGraph:
         Raises:
             StorageError: the file cannot be written.
         """
-        about = {
-            "format": FORMAT,
-            "variant": self.variant,
-            "onnx_sha256": self.onnx_sha256,
-            "input": self.input,
-            "output": self.output,
-            "nodes": [asdict(node) for node in self.nodes],
-        }
-        write_bytes(path, safetensors.torch.save(dict(self.tensors), {_GRAPH: canonical_json(about).decode()}))
+        about = {"format": FORMAT, **vars(self), "nodes": [asdict(node) for node in self.nodes]}
+        tensors = dict(about.pop("tensors"))
+        write_bytes(path, safetensors.torch.save(tensors, {_GRAPH: canonical_json(about).decode()}))
 
     @classmethod
     def load(cls, path: Path) -> QuantisedGraph:

@@ -8,7 +8,7 @@ import pickle
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +19,15 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from edgeadv_runtime.decoding import convert
 from edgeadv_runtime.errors import BundleError, InputError
 from edgeadv_runtime.files import write_bytes
 
+Library = Literal["torchvision", "timm"]
 WeightsMap = Literal["by-name", "by-position"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_INCEPTIONS = ("googlenet", "inception_v3")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,7 @@ class Architecture:
     """
 
     name: str
-    source: Literal["torchvision", "timm"]
+    source: Library
     num_classes: int
     upsample: int = 1
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -62,21 +65,19 @@ class Architecture:
         """
         prefix, _, bare = name.rpartition("/")
         ours = torchvision.models.list_models(module=torchvision.models)
+        source: Library
         if prefix in ("", "torchvision") and bare in ours:
-            transforms = torchvision.models.get_model_weights(bare)["DEFAULT"].transforms()
-            mean, std = tuple(transforms.mean), tuple(transforms.std)
-            return cls(name=bare, source="torchvision", num_classes=num_classes, upsample=upsample, mean=mean, std=std)
-        if prefix in ("", "timm") and timm.is_model(bare):
-            config = timm.get_pretrained_cfg(bare)
-            mean, std = (config.mean, config.std) if config is not None else (IMAGENET_MEAN, IMAGENET_STD)
-            return cls(
-                name=bare, source="timm", num_classes=num_classes, upsample=upsample, mean=tuple(mean), std=tuple(std)
+            source, usual = "torchvision", torchvision.models.get_model_weights(bare)["DEFAULT"].transforms()
+        elif prefix in ("", "timm") and timm.is_model(bare):
+            source, usual = "timm", timm.get_pretrained_cfg(bare)
+        else:
+            close = difflib.get_close_matches(bare, [*ours, *timm.list_models()], n=3)
+            raise InputError(
+                f"unknown architecture {name!r}"
+                + (f"; did you mean {', '.join(close)}?" if close else "; see torchvision and timm")
             )
-        close = difflib.get_close_matches(bare, [*ours, *timm.list_models()], n=3)
-        raise InputError(
-            f"unknown architecture {name!r}"
-            + (f"; did you mean {', '.join(close)}?" if close else "; see torchvision and timm")
-        )
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if usual is None else (tuple(usual.mean), tuple(usual.std))
+        return cls(name=bare, source=source, num_classes=num_classes, upsample=upsample, mean=mean, std=std)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; :meth:`from_json` reads it."""
@@ -87,19 +88,13 @@ class Architecture:
         """Read what :meth:`to_json` wrote; unknown keys are ignored.
 
         Raises:
-            BundleError: a key is missing.
+            BundleError: a key is missing, or its value is of another type.
         """
         try:
-            return cls(
-                name=value["name"],
-                source=value["source"],
-                num_classes=value["num_classes"],
-                upsample=value["upsample"],
-                mean=tuple(value["mean"]),
-                std=tuple(value["std"]),
-            )
+            known = {field.name: value[field.name] for field in fields(cls)}
         except KeyError as error:
             raise BundleError(f"this architecture entry lacks {error}; export the bundle again") from error
+        return convert(known, cls, what="architecture entry", mend="export the bundle again")
 
 
 class PixelModel(nn.Module):
@@ -154,17 +149,13 @@ class PixelModel(nn.Module):
             module
             for part in parts
             for module in part.modules()
-            if isinstance(module, nn.Linear | nn.Conv2d) and _outputs(module) == classes
+            if isinstance(module, nn.Linear | nn.Conv2d) and len(module.weight) == classes
         ]
         if not found:
             raise InputError(f"{name} has no last layer of {classes} outputs; use another architecture")
         if classifier is not None and len(found) > 1:
             raise InputError(f"{name} has {len(found)} last layers, whose outputs it adds up; use another architecture")
         return found[-1]
-
-
-def _outputs(layer: nn.Linear | nn.Conv2d) -> int:
-    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 
 def build(architecture: Architecture) -> PixelModel:
@@ -183,11 +174,7 @@ def _bare(architecture: Architecture, num_classes: int, *, pretrained: bool = Fa
         elif pretrained:
             net = torchvision.models.get_model(architecture.name, weights="DEFAULT")
         else:
-            options = (
-                {"init_weights": True, "aux_logits": False}
-                if architecture.name in ("googlenet", "inception_v3")
-                else {}
-            )
+            options = {"init_weights": True, "aux_logits": False} if architecture.name in _INCEPTIONS else {}
             net = torchvision.models.get_model(architecture.name, weights=None, num_classes=num_classes, **options)
     except (RuntimeError, ValueError, TypeError) as error:
         raise InputError(f"cannot build {architecture.name}: {error}") from error
@@ -238,7 +225,7 @@ def load_pretrained(
 def _pretrained_classes(architecture: Architecture) -> int:
     """Number of classes of the library's own weights."""
     if architecture.source == "torchvision":
-        if architecture.name in ("googlenet", "inception_v3"):
+        if architecture.name in _INCEPTIONS:
             # their weights come with a second normalisation inside the network, which a rebuilt one would not have
             raise InputError(
                 f"{architecture.name}: `weights` default is not supported; use another network, or `weights` FILE"
@@ -260,20 +247,22 @@ def _classes_of(state: Mapping[str, Tensor], architecture: Architecture, weights
         state = dict(zip(own, state.values(), strict=True))
     if all(name in state and state[name].shape == tensor.shape for name, tensor in own.items()):
         return architecture.num_classes
-    head = model.head
-    name = next(path for path, module in model.net.named_modules() if module is head) + ".weight"
+    name = _path(model.net, model.head) + ".weight"
     return int(state[name].shape[0]) if name in state and state[name].ndim else architecture.num_classes
 
 
+def _path(net: nn.Module, wanted: nn.Module) -> str:
+    path: str = next(path for path, module in net.named_modules() if module is wanted)
+    return path
+
+
 def _replace_head(net: nn.Module, source_classes: int, architecture: Architecture) -> None:
-    head = PixelModel(net, Architecture(**{**asdict(architecture), "num_classes": source_classes})).head
+    head = PixelModel(net, replace(architecture, num_classes=source_classes)).head
     if isinstance(head, nn.Linear):
         fresh: nn.Module = nn.Linear(head.in_features, architecture.num_classes, bias=head.bias is not None)
     else:
         fresh = nn.Conv2d(head.in_channels, architecture.num_classes, head.kernel_size, bias=head.bias is not None)  # type: ignore[arg-type]
-    path = next(name for name, module in net.named_modules() if module is head)
-    parent, _, leaf = path.rpartition(".")
-    setattr(net.get_submodule(parent), leaf, fresh)
+    net.set_submodule(_path(net, head), fresh)
     if hasattr(net, "num_classes"):
         net.num_classes = architecture.num_classes  # type: ignore[assignment]
 

@@ -7,8 +7,9 @@ start.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from abc import abstractmethod
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from .distributed import bare
 from .objectives import Outcome, logits_of
 
 _PGD_REACH = 2.5
+Own = TypeVar("Own", bound="Defence")
 
 
 def random_start(x: Tensor, eps: float, stream: RandomStream) -> Tensor:
@@ -139,14 +141,7 @@ class Perturbation:
 
     def to_json(self) -> dict[str, Any]:
         """What ``run.json`` keeps of it."""
-        return {
-            "eps": self.eps.text,
-            "steps": self.steps,
-            "step_size": self.step_size,
-            "noise": self.noise,
-            "reach": self.reach,
-            "project": self.project,
-        }
+        return {**asdict(self), "eps": self.eps.text}
 
 
 _SMALL_NOISE = 0.001
@@ -156,6 +151,7 @@ class Perturbed:
     """What objectives share that perturb the images."""
 
     perturbation: Perturbation
+    head_scale: float = 1.0
 
     @property
     def budget(self) -> Eps:
@@ -164,8 +160,8 @@ class Perturbed:
 
 
 @dataclass(frozen=True)
-class AdversarialTraining(Perturbed):
-    """Cross-entropy on perturbed images, with the labels at T = 1.
+class Defence(Perturbed):
+    """Adversarial training with the labels at T = 1.
 
     Attributes:
         recipe: its name, e.g. ``"at-pgd"``.
@@ -176,7 +172,34 @@ class AdversarialTraining(Perturbed):
     recipe: str
     perturbation: Perturbation
     label_smoothing: float = 0.0
-    head_scale: float = 1.0
+
+    @property
+    def title(self) -> str:
+        """The recipe in a few words, e.g. ``"at-pgd eps 8/255"``."""
+        return f"{self.recipe} eps {self.budget.text}"
+
+    def smoothed(self: Own, label_smoothing: float) -> Own:
+        """The same with labels smoothed (Szegedy et al. 2016); Pang et al. 2021 find 0.1 to 0.2 to help robustness a
+        little.
+
+        Raises:
+            InputError: it is not in [0, 1).
+        """
+        check_label_smoothing(label_smoothing)
+        return replace(self, label_smoothing=label_smoothing)
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``run.json`` keeps of it."""
+        return {"recipe": self.recipe, **self.perturbation.to_json(), "label_smoothing": self.label_smoothing}
+
+    @abstractmethod
+    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, stream: RandomStream) -> Outcome:
+        """Mean loss over the batch; see :class:`~edgeadv.training.objectives.Objective`."""
+
+
+@dataclass(frozen=True)
+class AdversarialTraining(Defence):
+    """Cross-entropy on perturbed images."""
 
     @classmethod
     def fgsm(cls, eps: Eps) -> AdversarialTraining:
@@ -210,25 +233,6 @@ class AdversarialTraining(Perturbed):
         """
         return cls("at-pgd", Perturbation(eps, steps, _PGD_REACH * eps.value / max(steps, 1)))
 
-    @property
-    def title(self) -> str:
-        """The recipe in a few words, e.g. ``"at-pgd eps 8/255"``."""
-        return f"{self.recipe} eps {self.budget.text}"
-
-    def smoothed(self, label_smoothing: float) -> AdversarialTraining:
-        """The same with labels smoothed (Szegedy et al. 2016); Pang et al. 2021 find 0.1 to 0.2 to help robustness a
-        little.
-
-        Raises:
-            InputError: it is not in [0, 1).
-        """
-        check_label_smoothing(label_smoothing)
-        return replace(self, label_smoothing=label_smoothing)
-
-    def to_json(self) -> dict[str, Any]:
-        """What ``run.json`` keeps of it."""
-        return {"recipe": self.recipe, **self.perturbation.to_json(), "label_smoothing": self.label_smoothing}
-
     def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, stream: RandomStream) -> Outcome:
         """Mean loss over the batch, of perturbed images only: their statistics are BatchNorm's."""
         logits = logits_of(model, self.perturbation(model, x, labels, stream))
@@ -236,7 +240,7 @@ class AdversarialTraining(Perturbed):
 
 
 @dataclass(frozen=True)
-class Trades(Perturbed):
+class Trades(Defence):
     """TRADES (Zhang et al. 2019, "Theoretically Principled Trade-off between Robustness and Accuracy", eq. 5 and alg.
     1).
 
@@ -245,16 +249,10 @@ class Trades(Perturbed):
     running ones take both. The gradient goes through both arguments of the divergence.
 
     Attributes:
-        perturbation: how ``x'`` is looked for.
         beta: weight of robustness against accuracy; the paper's table 5 has 6.
-        label_smoothing: of the cross-entropy, in [0, 1).
     """
 
-    perturbation: Perturbation
     beta: float = 6.0
-    label_smoothing: float = 0.0
-    recipe: str = "trades"
-    head_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta <= 1000:
@@ -263,26 +261,16 @@ class Trades(Perturbed):
     @classmethod
     def at(cls, eps: Eps, steps: int = 10, *, beta: float = 6.0) -> Trades:
         """The paper's: 10 steps (0.007 at eps 0.031 there, a quarter of eps here)."""
-        return cls(Perturbation.small_steps(eps, steps), beta)
+        return cls("trades", Perturbation.small_steps(eps, steps), beta=beta)
 
     @property
     def title(self) -> str:
         """The recipe in a few words."""
         return f"trades beta={self.beta:g} eps {self.budget.text}"
 
-    def smoothed(self, label_smoothing: float) -> Trades:
-        """The same with labels smoothed.
-
-        Raises:
-            InputError: it is not in [0, 1).
-        """
-        check_label_smoothing(label_smoothing)
-        return replace(self, label_smoothing=label_smoothing)
-
     def to_json(self) -> dict[str, Any]:
         """What ``run.json`` keeps of it."""
-        about = {"recipe": self.recipe, "beta": self.beta, "label_smoothing": self.label_smoothing}
-        return {**about, **self.perturbation.to_json()}
+        return {**super().to_json(), "beta": self.beta}
 
     def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, stream: RandomStream) -> Outcome:
         """Mean loss over the batch."""

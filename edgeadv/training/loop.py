@@ -132,6 +132,7 @@ def fit(
             other settings.
         StorageError: ``out`` cannot be written, or holds another training and ``resume`` is false.
     """
+    # in one piece: what is restored, drawn, told to the other processes and saved rests on this order
     device, processes = default_device() if device is None else device, processes or ProcessGroup()
     say = report or (lambda progress: None)
     held_out, chosen = _chosen_images(train_images, config, objective.budget, processes)
@@ -157,47 +158,51 @@ def fit(
     wanted = chosen if objective.budget is None else np.union1d(chosen, held_out)
     source = loader(train_images, wanted, preprocess, device, workers=config.workers)
     tests = loader(test_images, np.arange(len(test_images)), preprocess, device, workers=config.workers)
-    stopped = collapse(trainer.history)
-    for epoch in range(len(trainer.history), config.epochs):
-        late = deadline is not None and time.monotonic() + _last_duration(trainer) > deadline
+    history, stopped = trainer.history, collapse(trainer.history)
+    while len(history) < config.epochs:
+        late = deadline is not None and time.monotonic() + _last_duration(history) > deadline
         if stopped or processes.tell(late):
             break
-        if processes.world > 1:
-            # dropout: the one thing that is drawn by process and not by image
-            torch.manual_seed(config.seed + 1_000_003 * (epoch * processes.world + processes.rank + 1))
-        progress = _begin(stage, epoch, config.epochs, steps, trainer.history)
-        found = _epoch(trainer, objective, source, chosen, epoch, steps, processes, say, progress)
-        trainer.unreadable = sorted({*trainer.unreadable, *found})
+        last = history[-1] if history else {}
+        progress = Progress(
+            stage,
+            len(history) + 1,
+            config.epochs,
+            0,
+            steps,
+            test_accuracy=last.get("test_accuracy"),
+            worst_case=last.get("holdout_worst_case"),
+        )
+        progress = _epoch(trainer, objective, source, chosen, processes, say, progress)
         if processes.first:
             _measure(trainer, source, held_out, tests, objective.budget)
             trainer.save(out)
-        trainer.history[-1] = processes.tell(trainer.history[-1])
-        say(_end(_begin(stage, epoch, config.epochs, steps, trainer.history), trainer.history[-1], trainer.lr))
-        stopped = collapse(trainer.history)
-    if len(trainer.history) < config.epochs and not stopped:
-        raise OutOfTimeError(stage, len(trainer.history), config.epochs, _last_duration(trainer) or None)
+        history[-1] = last = processes.tell(history[-1])
+        worst_case = last.get("holdout_worst_case")
+        say(replace(progress, test_accuracy=last["test_accuracy"], worst_case=worst_case, measured=last))
+        stopped = collapse(history)
+    if len(history) < config.epochs and not stopped:
+        raise OutOfTimeError(stage, len(history), config.epochs, _last_duration(history) or None)
     trainer.finalise()
     if processes.first:
         with atomic_file(out / TRAINING_FILE) as temporary:
             # in one pass at the end: a resumed training knows as much as one that was not interrupted
             fed_images(source, wanted).save(temporary)
-    kept = processes.tell(len(trainer.history) if trainer.best is None else int(trainer.best["epoch"]))
-    last = trainer.history[kept - 1]
-    interval = wilson_interval(round(last["test_accuracy"] * last["test_images"]), int(last["test_images"]))
+    kept = processes.tell(len(history) if trainer.best is None else int(trainer.best["epoch"]))
+    last = history[kept - 1]
+    right, tested = last["test_accuracy"], int(last["test_images"])
     chose = "holdout_worst_case" in last
-    more: dict[str, Any] = {"kept_epoch": kept, "holdout_images": len(held_out)} if chose else {}
-    if processes.world > 1:
-        more["processes"] = processes.world
     return {
-        "epochs": trainer.history,
+        "epochs": history,
         "peak_lr": trainer.peak_lr,
         "optimizer": OPTIMIZER,
         "train_images": len(chosen),
-        "test_images": int(last["test_images"]),
-        "test_accuracy": last["test_accuracy"],
-        "test_accuracy_ci95": interval,
+        "test_images": tested,
+        "test_accuracy": right,
+        "test_accuracy_ci95": wilson_interval(round(right * tested), tested),
         "unreadable": trainer.unreadable,
-        **more,
+        **({"kept_epoch": kept, "holdout_images": len(held_out)} if chose else {}),
+        **({"processes": processes.world} if processes.world > 1 else {}),
         **({"stopped": stopped} if stopped else {}),
     }
 
@@ -245,40 +250,8 @@ def _measure(trainer: Trainer, source: Loader, held_out: NDArray[np.int64], test
     trainer.history[-1]["measured_s"] = round(time.perf_counter() - start, 3)
 
 
-def _begin(stage: str, epoch: int, epochs: int, steps: int, history: list[dict[str, float]]) -> Progress:
-    """An epoch of which nothing is done yet."""
-    last = history[-1] if history else {}
-    return Progress(
-        stage,
-        epoch + 1,
-        epochs,
-        0,
-        steps,
-        test_accuracy=last.get("test_accuracy"),
-        worst_case=last.get("holdout_worst_case"),
-    )
-
-
-def _end(begun: Progress, entry: dict[str, float], lr: float) -> Progress:
-    """The same epoch, over and measured."""
-    return replace(
-        begun,
-        step=begun.steps,
-        loss=entry["loss"],
-        accuracy=entry["train_accuracy"],
-        images_per_s=entry["images_per_s"],
-        waiting=entry["waited_s"] / max(entry["duration_s"], 1e-9),
-        lr=lr,
-        test_accuracy=entry["test_accuracy"],
-        worst_case=entry.get("holdout_worst_case"),
-        measured=entry,
-    )
-
-
-def _last_duration(trainer: Trainer) -> float:
-    if not trainer.history:
-        return 0.0
-    return trainer.history[-1]["duration_s"] + trainer.history[-1]["measured_s"]
+def _last_duration(history: list[dict[str, float]]) -> float:
+    return history[-1]["duration_s"] + history[-1]["measured_s"] if history else 0.0
 
 
 def _epoch(
@@ -286,13 +259,16 @@ def _epoch(
     objective: Objective,
     source: Loader,
     chosen: NDArray[np.int64],
-    epoch: int,
-    steps: int,
     processes: ProcessGroup,
-    say: Callable[[Progress], None],
+    say: Report,
     progress: Progress,
-) -> list[str]:
-    """Train for one epoch, add it to the history, and return what could not be read."""
+) -> Progress:
+    """Train for the epoch that ``progress`` begins, add it to the history, and return its end."""
+    epoch, steps = progress.epoch - 1, progress.steps
+    if processes.world > 1:
+        # dropout: the one thing that is drawn by process and not by image
+        torch.manual_seed(trainer.config.seed + 1_000_003 * (epoch * processes.world + processes.rank + 1))
+    # in one piece: all of it counts the same images and the same seconds
     config = trainer.config
     # order and augmentation come from (seed, epoch), so that nothing but torch's state has to be saved
     order = np.random.default_rng((config.seed, epoch)).permutation(chosen)[: steps * config.batch_size]
@@ -347,7 +323,8 @@ def _epoch(
             "waited_s": round(waited, 3),
         }
     )
-    return unreadable
+    trainer.unreadable = sorted({*trainer.unreadable, *unreadable})
+    return progress
 
 
 def accuracy(model: PixelModel, source: Loader, *, batch_size: int = 256) -> tuple[int, int]:

@@ -63,32 +63,9 @@ class Objective(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class HardLabels:
-    """Cross-entropy on the labels at ``temperature``; 1 is ordinary training."""
+class _AtTemperature:
+    """Cross-entropy at a temperature, of images as they are; a subclass says to which labels."""
 
-    temperature: float = 1.0
-    budget: Eps | None = None
-
-    def __post_init__(self) -> None:
-        check_temperature(self.temperature)
-
-    @property
-    def head_scale(self) -> float:
-        """The logits of ordinary training, times T."""
-        return self.temperature
-
-    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, stream: RandomStream) -> Outcome:
-        """Mean loss over the batch."""
-        logits = logits_of(model, x)
-        return Outcome(functional.cross_entropy(logits / self.temperature, labels), logits)
-
-
-@dataclass(frozen=True)
-class DefensiveDistillation:
-    """Cross-entropy to the teacher's probabilities, both at ``temperature`` (Papernot et al. 2016, eq. 8)."""
-
-    teacher: nn.Module
     temperature: float
     budget: Eps | None = None
 
@@ -97,18 +74,60 @@ class DefensiveDistillation:
 
     @property
     def head_scale(self) -> float:
-        """The student's logits are those of ordinary training, times T."""
+        """The logits are those of ordinary training, times T."""
         return self.temperature
 
+    def to_json(self) -> dict[str, Any]:
+        """What ``run.json`` keeps of it."""
+        return {"temperature": self.temperature}
+
+    def targets(self, x: Tensor, labels: Tensor) -> Tensor:
+        """The labels to come close to: int64 (n,), or float32 (n, classes)."""
+        return labels
+
     def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, stream: RandomStream) -> Outcome:
-        """Mean loss over the batch; the labels are not used, as in the paper."""
+        """Mean loss over the batch."""
         logits = logits_of(model, x)
-        soft = soft_labels(self.teacher, x, self.temperature)
-        return Outcome(functional.cross_entropy(logits / self.temperature, soft), logits)
+        return Outcome(functional.cross_entropy(logits / self.temperature, self.targets(x, labels)), logits)
 
 
 @dataclass(frozen=True)
-class SoftLabels:
+class HardLabels(_AtTemperature):
+    """Cross-entropy on the labels at ``temperature``; 1 is ordinary training."""
+
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class DefensiveDistillation(_AtTemperature):
+    """Cross-entropy to the teacher's probabilities, both at ``temperature`` (Papernot et al. 2016, eq. 8)."""
+
+    teacher: nn.Module
+    temperature: float
+
+    def targets(self, x: Tensor, labels: Tensor) -> Tensor:
+        """The teacher's; the labels are not used, as in the paper."""
+        return soft_labels(self.teacher, x, self.temperature)
+
+
+class Mixture:
+    """What the objectives share that weigh the teacher's part by ``alpha``."""
+
+    temperature: float
+    alpha: float
+    head_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_temperature(self.temperature)
+        check_alpha(self.alpha)
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``run.json`` keeps of it."""
+        return {"temperature": self.temperature, "alpha": self.alpha}
+
+
+@dataclass(frozen=True)
+class SoftLabels(Mixture):
     """Soft labels at T mixed with hard labels (Hinton et al. 2015, section 2).
 
     ``alpha * T**2 * CE(student / T, teacher / T) + (1 - alpha) * CE(student, labels)``. This is our reading of the
@@ -119,12 +138,7 @@ class SoftLabels:
     teacher: nn.Module
     temperature: float
     alpha: float
-    head_scale: float = 1.0
     budget: Eps | None = None
-
-    def __post_init__(self) -> None:
-        check_temperature(self.temperature)
-        check_alpha(self.alpha)
 
     def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, stream: RandomStream) -> Outcome:
         """Mean loss over the batch."""

@@ -14,6 +14,7 @@ import importlib.metadata
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,19 +29,19 @@ from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.records.eps import Eps
 
 from ..data.datasets import ImageSet
-from ..models.builder import Architecture, PixelModel, WeightsMap, build, evaluation_mode, load_pretrained
+from ..models.builder import Architecture, WeightsMap, evaluation_mode, load_pretrained
 from ..models.device import default_device
 from . import checkpoint
-from .adversarial import AdversarialTraining, Trades
+from .adversarial import Defence, Trades
 from .config import TrainConfig
 from .distributed import ProcessGroup
 from .loop import Report, fit
-from .objectives import DefensiveDistillation, HardLabels, Objective, SoftLabels, check_alpha, check_temperature
+from .objectives import DefensiveDistillation, HardLabels, Objective, SoftLabels
 from .robust_distillation import STEPS, Ard, Rslad
 from .runs import RUN_FILE, TEACHER_FOLDER, Run, write_run
 
-Defence = AdversarialTraining | Trades
 Recipe = Literal["papernot", "soft-label", "ard", "rslad"]
+Student = DefensiveDistillation | SoftLabels | Ard | Rslad
 ROBUST: dict[str, type[Ard] | type[Rslad]] = {"ard": Ard, "rslad": Rslad}
 DEFAULTS: dict[str, tuple[float, float | None]] = {
     "papernot": (40.0, None),
@@ -81,6 +82,11 @@ class Task:
     def __post_init__(self) -> None:
         object.__setattr__(self, "test_images", self.test_images.relabel(self.train_images.classes))
 
+    @property
+    def where(self) -> torch.device:
+        """The device, chosen if none was given."""
+        return default_device() if self.device is None else self.device
+
     def architecture(self, name: str, *, upsample: int) -> Architecture:
         """Look up ``name`` for this task's classes."""
         return Architecture.find(name, num_classes=len(self.train_images.classes), upsample=upsample)
@@ -110,23 +116,22 @@ def train(
         EdgeAdvError: see :func:`edgeadv.training.loop.fit` and :func:`edgeadv.models.builder.load_pretrained`.
     """
 
-    def start() -> PixelModel:
-        return load_pretrained(architecture, weights, weights_map=weights_map, replace_head=True)
-
+    file = Path(weights)
     about = {"recipe": "undefended"} if defence is None else defence.to_json()
-    if Path(weights).is_file():
+    if file.is_file():
         # every run's file has the same name
-        about["start_weights_sha256"] = sha256_file(Path(weights))
+        about["start_weights_sha256"] = sha256_file(file)
     return _train_run(
         task,
         architecture,
-        start,
-        lambda: HardLabels() if defence is None else defence,
+        HardLabels() if defence is None else defence,
         out,
         stage="train",
         title=f"{architecture.name}, {'undefended' if defence is None else defence.title}",
-        recipe={**about, "start_weights": Path(weights).name, "weights_map": weights_map},
-        seen_before=_images_behind(Path(weights)),
+        recipe={**about, "start_weights": file.name, "weights_map": weights_map},
+        weights=weights,
+        weights_map=weights_map,
+        seen_before=_images_behind(file),
     )
 
 
@@ -191,9 +196,9 @@ def distill(
         raise InputError("papernot distils into the same architecture; use `recipe` soft-label for another teacher")
     temperature = DEFAULTS[recipe][0] if temperature is None else temperature
     alpha = DEFAULTS[recipe][1] if alpha is None else alpha
+    # what is wrong with the settings is said before a teacher is trained for them
     objective = _student_objective(recipe, temperature, alpha, eps, steps)
-    about: dict[str, Any] = {"recipe": recipe, **_settings(objective(nn.Identity()), temperature, alpha)}
-    # before a teacher is trained for it
+    about: dict[str, Any] = {"recipe": recipe, **objective(nn.Identity()).to_json()}
     _finished(out, task, architecture, about)
     if teacher is None:
         trained_by: Objective = HardLabels(temperature if recipe == "papernot" else 1.0)
@@ -201,8 +206,7 @@ def distill(
             trained_by = Trades.at(eps) if teacher_defence is None else teacher_defence
         teacher = _teacher_run(task, teacher_architecture or architecture, trained_by, out / TEACHER_FOLDER)
     _check_teacher(teacher, task, architecture, recipe, temperature)
-    device = default_device() if task.device is None else task.device
-    frozen = teacher.load_model().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    frozen = teacher.load_model().to(task.where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     about |= {
         "teacher": teacher.title,
         "teacher_weights_sha256": teacher.info.weights_sha256,
@@ -215,8 +219,7 @@ def distill(
         return _train_run(
             task,
             architecture,
-            lambda: build(architecture),
-            lambda: objective(frozen),
+            objective(frozen),
             out,
             stage="student",
             title=f"{architecture.name}, {recipe} T={temperature:g}{budget}",
@@ -227,42 +230,23 @@ def distill(
 
 def _student_objective(
     recipe: str, temperature: float, alpha: float | None, eps: Eps | None, steps: int
-) -> Callable[[nn.Module], Objective]:
-    """The objective once the teacher is there; what is wrong with the settings is said before."""
-    check_temperature(temperature)
+) -> Callable[[nn.Module], Student]:
+    """The objective once the teacher is there."""
     if alpha is None:
-        return lambda teacher: DefensiveDistillation(teacher, temperature)
-    check_alpha(alpha)
+        return partial(DefensiveDistillation, temperature=temperature)
     if eps is None:
-        return lambda teacher: SoftLabels(teacher, temperature, alpha)
-    robust = ROBUST[recipe]
-    return lambda teacher: robust.at(eps, teacher, temperature=temperature, alpha=alpha, steps=steps)
-
-
-def _settings(objective: Objective, temperature: float, alpha: float | None) -> dict[str, Any]:
-    """What ``run.json`` keeps of a student's objective."""
-    if isinstance(objective, Ard | Rslad):
-        return objective.to_json()
-    return {"temperature": temperature} | ({} if alpha is None else {"alpha": alpha})
+        return partial(SoftLabels, temperature=temperature, alpha=alpha)
+    return partial(ROBUST[recipe].at, eps, temperature=temperature, alpha=alpha, steps=steps)
 
 
 def _teacher_run(task: Task, architecture: Architecture, objective: Objective, out: Path) -> Run:
     task = replace(task, config=task.config.with_seed(_TEACHER_SEED))
-    if isinstance(objective, AdversarialTraining | Trades):
+    if isinstance(objective, Defence):
         title, recipe = f"{architecture.name}, {objective.title}", objective.to_json()
     else:
         title = f"{architecture.name}, teacher T={objective.head_scale:g}"
         recipe = {"recipe": "teacher", "temperature": objective.head_scale}
-    return _train_run(
-        task,
-        architecture,
-        lambda: build(architecture),
-        lambda: objective,
-        out,
-        stage="teacher",
-        title=title,
-        recipe=recipe,
-    )
+    return _train_run(task, architecture, objective, out, stage="teacher", title=title, recipe=recipe)
 
 
 def _check_teacher(teacher: Run, task: Task, student: Architecture, recipe: str, temperature: float) -> None:
@@ -311,13 +295,14 @@ def _finished(out: Path, task: Task, architecture: Architecture, recipe: dict[st
 def _train_run(
     task: Task,
     architecture: Architecture,
-    start: Callable[[], PixelModel],
-    objective: Callable[[], Objective],
+    objective: Objective,
     out: Path,
     *,
     stage: str,
     title: str,
     recipe: dict[str, Any],
+    weights: str = "none",
+    weights_map: WeightsMap = "by-name",
     seen_before: TrainingImages | None = None,
 ) -> Run:
     """Train and write a run; ``seen_before`` are images that its teacher, or its first weights, were trained on."""
@@ -326,10 +311,10 @@ def _train_run(
             checkpoint.remove(out)  # of a training that was killed just before it did so itself
         return finished
     torch.manual_seed(task.config.seed)
-    model = start()
+    model = load_pretrained(architecture, weights, weights_map=weights_map, replace_head=True)
     metrics = fit(
         model,
-        objective(),
+        objective,
         task.train_images,
         task.test_images,
         preprocess=task.preprocess,
@@ -337,13 +322,12 @@ def _train_run(
         out=out,
         stage=stage,
         resume=task.resume,
-        device=task.device,
+        device=task.where,
         report=task.report,
         settings={"stage": stage, "recipe": recipe},
         deadline=task.deadline,
         processes=task.processes,
     )
-    device = default_device() if task.device is None else task.device
     info = {
         "title": title,
         "recipe": recipe,
@@ -357,7 +341,7 @@ def _train_run(
             "test_images": metrics["test_images"],
         },
         "stages": [metrics],
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name(task.where) if task.where.type == "cuda" else "cpu",
         "versions": {
             "edgeadv": __version__,
             **{m: importlib.metadata.version(m) for m in ("torch", "torchvision", "timm")},

@@ -17,28 +17,21 @@ from edgeadv_runtime.records.eps import Eps
 
 from ..data.rng import RandomStream
 from .adversarial import Perturbation, Perturbed, divergence
-from .objectives import Outcome, check_alpha, check_temperature, logits_of, soft_labels
+from .objectives import Mixture, Outcome, logits_of, soft_labels
 
 STEPS = 10
 
 
-class _RobustDistillation(Perturbed):
+class RobustDistillation(Mixture, Perturbed):
     """What both share but for their losses and defaults."""
-
-    temperature: float
-    alpha: float
-
-    def __post_init__(self) -> None:
-        check_temperature(self.temperature)
-        check_alpha(self.alpha)
 
     def to_json(self) -> dict[str, Any]:
         """What ``run.json`` keeps of it."""
-        return {"temperature": self.temperature, "alpha": self.alpha, **self.perturbation.to_json()}
+        return {**super().to_json(), **self.perturbation.to_json()}
 
 
 @dataclass(frozen=True)
-class Ard(_RobustDistillation):
+class Ard(RobustDistillation):
     """Adversarially robust distillation (Goldblum et al. 2020, "Adversarially Robust Distillation", eq. 3 and alg. 1).
 
     ``alpha * T**2 * KL(teacher(x) || student(x')) / classes + (1 - alpha) * CE(student(x), y)``, both softmaxes of the
@@ -57,7 +50,6 @@ class Ard(_RobustDistillation):
     perturbation: Perturbation
     temperature: float = 30.0
     alpha: float = 1.0
-    head_scale: float = 1.0
 
     @classmethod
     def at(
@@ -78,7 +70,7 @@ class Ard(_RobustDistillation):
 
 
 @dataclass(frozen=True)
-class Rslad(_RobustDistillation):
+class Rslad(RobustDistillation):
     """Robust soft label adversarial distillation (Zi et al. 2021, "Revisiting Adversarial Robustness Distillation", eq.
     5).
 
@@ -97,7 +89,6 @@ class Rslad(_RobustDistillation):
     perturbation: Perturbation
     temperature: float = 1.0
     alpha: float = 5 / 6
-    head_scale: float = 1.0
 
     @classmethod
     def at(

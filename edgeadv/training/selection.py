@@ -9,7 +9,7 @@ Neither the choice nor the look at collapse sees a test image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class Standing:
         clean: right without an attack.
         fgsm: right under one step from the image.
         worst_case: right clean, under that step, and under 10 steps of PGD on the margin.
-        n: images.
+        images: how many there are.
         labels: how many different labels it gives them, without an attack. One that gives one label to everything
             stands every attack on the images of that class, and is good for nothing.
     """
@@ -46,18 +46,12 @@ class Standing:
     clean: float
     fgsm: float
     worst_case: float
-    n: int
+    images: int
     labels: int = 2
 
     def to_json(self) -> dict[str, float]:
         """As the history of a run keeps it."""
-        return {
-            "holdout_clean": self.clean,
-            "holdout_fgsm": self.fgsm,
-            "holdout_worst_case": self.worst_case,
-            "holdout_images": self.n,
-            "holdout_labels": self.labels,
-        }
+        return {f"holdout_{name}": value for name, value in asdict(self).items()}
 
 
 def split_off(labels: NDArray[np.int64], asked: int | None, *, budget: Eps | None) -> NDArray[np.int64]:

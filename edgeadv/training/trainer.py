@@ -28,12 +28,8 @@ from .distributed import ProcessGroup, together
 from .objectives import Objective, parameter_groups
 from .selection import Standing
 
-OPTIMIZER = {
-    "name": "SGD",
-    "momentum": 0.9,
-    "nesterov": True,
-    "schedule": "one-cycle, cosine, without cycling the momentum",
-}
+_SGD: dict[str, Any] = {"momentum": 0.9, "nesterov": True}
+OPTIMIZER = {"name": "SGD", **_SGD, "schedule": "one-cycle, cosine, without cycling the momentum"}
 
 
 class Trainer:
@@ -67,9 +63,7 @@ class Trainer:
         lr = config.lr if config.lr is not None else 0.02 if batch_norm else 0.01
         self.peak_lr = lr
         groups = parameter_groups(model, lr=lr, weight_decay=config.weight_decay, head_scale=objective.head_scale)
-        self.optimizer = torch.optim.SGD(
-            groups, momentum=float(str(OPTIMIZER["momentum"])), nesterov=bool(OPTIMIZER["nesterov"])
-        )
+        self.optimizer = torch.optim.SGD(groups, **_SGD)
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer,
             max_lr=[group["lr"] for group in groups],
@@ -200,10 +194,6 @@ def _of_another_version(folder: Path, error: Exception) -> BundleError:
 
 def _plain(value: Any) -> Any:
     """Tuples as lists: what survives a file, so that equal settings compare equal."""
-    return (
-        {k: _plain(v) for k, v in value.items()}
-        if isinstance(value, dict)
-        else list(value)
-        if isinstance(value, tuple)
-        else value
-    )
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -24,8 +24,9 @@ from .processes import join
 
 if TYPE_CHECKING:
     from ..data.sources import Data, Source
+    from ..training.adversarial import Defence
     from ..training.loop import Progress, Report
-    from ..training.recipes import Defence, Task
+    from ..training.recipes import Task
     from ..training.runs import Run
 
 __all__ = ["DistillOptions", "OutOfTimeError", "RecipeOptions", "TrainConfig", "TrainJob", "distill", "train"]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from edgeadv.data import loading as module
 from edgeadv.data.datasets import ImageSet, open_data
-from edgeadv.data.loading import DeviceBatch, Resident, Streamed, Waiting, loader, to_model_input
+from edgeadv.data.loading import DeviceBatch, Loader, Resident, Waiting, loader, to_model_input
 from edgeadv_runtime.bundle.preprocess import to_tensor
 
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ def taken(batches: list[DeviceBatch]) -> tuple[np.ndarray, torch.Tensor, torch.T
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resident_and_streamed_are_the_same(pictures: ImageSet, workers: int) -> None:
     asked = np.array([19, 0, 3, 5, 17, 4, 12, 1])
-    sources = [kind(pictures, np.arange(20), pictures.preprocess, CPU, workers) for kind in (Resident, Streamed)]
+    sources = [kind(pictures, np.arange(20), pictures.preprocess, CPU, workers) for kind in (Resident, Loader)]
     for order in (asked, None, asked[::-1].copy()):
         ours, theirs = (list(source.batches(3, order)) for source in sources)
         assert [len(b.index) for b in ours] == [len(b.index) for b in theirs]
@@ -75,7 +75,7 @@ def test_a_resident_set_is_decoded_once(pictures: ImageSet) -> None:
 def test_a_small_set_is_resident_and_a_large_one_is_not(pictures: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RESIDENT_BYTES", 5 * 40 * 40 * 3)
     assert isinstance(loader(pictures, np.arange(5), pictures.preprocess, CPU), Resident)
-    assert isinstance(loader(pictures, np.arange(6), pictures.preprocess, CPU), Streamed)
+    assert type(loader(pictures, np.arange(6), pictures.preprocess, CPU)) is Loader
 
 
 def test_the_model_gets_the_runtimes_numbers() -> None:

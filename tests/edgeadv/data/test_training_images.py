@@ -17,7 +17,7 @@ from PIL import Image
 
 from edgeadv.data import loading as feeding
 from edgeadv.data.datasets import ImageSet, balanced_subset, batches, open_data
-from edgeadv.data.loading import Resident, Streamed
+from edgeadv.data.loading import Loader, Resident
 from edgeadv.data.training_images import fed_images, hashed, training_data
 from edgeadv.models.builder import Architecture
 from edgeadv.training.adversarial import AdversarialTraining
@@ -187,7 +187,7 @@ def test_what_lives_on_the_device_and_what_is_streamed_hash_the_same(pictures: P
     images = open_data(str(pictures), split="train")
     order = np.arange(len(images))
     both = [
-        fed_images(kind(images, order, images.preprocess, CPU), order).hashes.tolist() for kind in (Resident, Streamed)
+        fed_images(kind(images, order, images.preprocess, CPU), order).hashes.tolist() for kind in (Resident, Loader)
     ]
     assert both[0] == both[1] == expected(images, order) and len(both[0]) == 9
 

@@ -78,10 +78,10 @@ def test_standing_is_the_worst_of_clean_one_step_and_ten(digits: tuple[ImageSet,
     many = pgd(model, x, labels, eps=EPS.value, steps=10, loss=margin).x
     right = [model(images_).argmax(dim=1) == labels for images_ in (x, ones, many)]
     one, worst = right[0] & right[1], right[0] & right[1] & right[2]
-    expected = Standing(*(float(flags.sum()) / 300 for flags in (right[0], one, worst)), n=300)
+    expected = Standing(*(float(flags.sum()) / 300 for flags in (right[0], one, worst)), images=300)
     # a start is drawn by the image, but a sum in another order may turn one image
     assert abs(found.worst_case - expected.worst_case) <= 1 / 300 + 1e-9
-    assert (found.clean, found.fgsm, found.n) == (expected.clean, expected.fgsm, 300)
+    assert (found.clean, found.fgsm, found.images) == (expected.clean, expected.fgsm, 300)
     assert 0 < found.worst_case < found.fgsm < found.clean
 
 
@@ -142,7 +142,7 @@ def force(monkeypatch: pytest.MonkeyPatch, figures: Sequence[float]) -> None:
     real, forced = standing, iter(figures)
 
     def measured(*arguments: Any, **more: Any) -> Standing:
-        return Standing(0.9, 0.9, next(forced), n=real(*arguments, **more).n)
+        return Standing(0.9, 0.9, next(forced), images=real(*arguments, **more).images)
 
     monkeypatch.setattr("edgeadv.training.loop.standing", measured)
 
@@ -174,7 +174,7 @@ def test_a_network_that_gives_one_label_to_everything_is_not_kept(
     real, labels, stood = standing, iter([1, 2, 3, 1]), iter([0.7, 0.3, 0.28, 0.5])
 
     def measured(*arguments: Any, **more: Any) -> Standing:
-        return Standing(0.9, 0.9, next(stood), n=real(*arguments, **more).n, labels=next(labels))
+        return Standing(0.9, 0.9, next(stood), images=real(*arguments, **more).images, labels=next(labels))
 
     monkeypatch.setattr("edgeadv.training.loop.standing", measured)
     metrics = run(digits, tmp_path / "run", network(), limit=640, epochs=4)
