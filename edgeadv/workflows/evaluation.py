@@ -34,16 +34,15 @@ from .attack_plan import (
     FLOAT32,
     STANDARD,
     AttackPlan,
-    Workload,
     check_resumable,
     chosen_attacks,
-    make_workload,
     without_gradients,
 )
 from .backends import TensorRTPlan, backend_openers
 from .extras import need
 from .inputs import ALL, Budgets, labelled_images, open_bundle
 from .processes import Processes, join
+from .workload import Workload, make_workload
 
 if TYPE_CHECKING:
     from edgeadv.data.datasets import ImageSet

@@ -9,9 +9,10 @@ from edgeadv_runtime import AttackPack, Bundle, InputError
 from edgeadv_runtime.attacks.queries import query_attacks
 from edgeadv_runtime.bundle.batches import Progress
 
-from .attack_plan import STANDARD, AttackPlan, check_resumable, chosen_attacks, make_workload
+from .attack_plan import STANDARD, AttackPlan, check_resumable, chosen_attacks
 from .extras import need
 from .inputs import Budgets, open_bundle
+from .workload import make_workload
 
 if TYPE_CHECKING:
     from edgeadv.data.datasets import ImageSet

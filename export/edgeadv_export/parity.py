@@ -71,8 +71,8 @@ def summary(parity: ParityEntry) -> str:
 
 def margins(logits: NDArray[np.floating]) -> NDArray[np.floating]:
     """By how much the first logit of each image, (n, classes), leads its second."""
-    second, first = np.sort(logits, axis=1)[:, -2:].T
-    return first - second
+    lead: NDArray[np.floating] = np.diff(np.sort(logits, axis=1)[:, -2:], axis=1)[:, 0]
+    return lead
 
 
 def torch_logits(model: nn.Module, pixels: NDArray[np.uint8], name: str) -> NDArray[np.float32]:

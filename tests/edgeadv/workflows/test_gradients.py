@@ -13,10 +13,11 @@ from edgeadv.attacks.float16 import HALF, HalfCopy
 from edgeadv.attacks.linearity import LinearityControl
 from edgeadv.attacks.suite import GRADIENTS
 from edgeadv.models.builder import Architecture, PixelModel
-from edgeadv.workflows import attack_plan
 from edgeadv.workflows import backends as _backends
-from edgeadv.workflows.attack_plan import FLOAT16, FLOAT32, AttackPlan, efforts_of, make_workload
+from edgeadv.workflows import workload
+from edgeadv.workflows.attack_plan import FLOAT16, FLOAT32, AttackPlan, efforts_of
 from edgeadv.workflows.evaluation import crafted
+from edgeadv.workflows.workload import make_workload
 from edgeadv_runtime.attacks.pack import AttackPack
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.evaluation.loop import score_source, summarise
@@ -79,7 +80,7 @@ class Stubborn(nn.Module):
 def test_a_network_that_does_not_run_in_float16_is_an_error():
     model = PixelModel(Stubborn(), Architecture(name="own", source="timm", num_classes=10)).eval()
     with pytest.raises(InputError, match=r"^this network does not run in float16 \(.*\): leave `gradients`") as error:
-        attack_plan._network_to_follow(SimpleNamespace(attack_model=model), FLOAT16, np.ones((2, 3, 8, 8), np.float32))
+        workload._network_to_follow(SimpleNamespace(attack_model=model), FLOAT16, np.ones((2, 3, 8, 8), np.float32))
     assert "\n" not in str(error.value)
 
 
