@@ -42,7 +42,7 @@ class Crafted:
 
 
 class Attack(Protocol):
-    """An attack at one or more budgets."""
+    """An attack at one or more budgets. It is used by one thread at a time; make one for each."""
 
     @property
     def name(self) -> str:

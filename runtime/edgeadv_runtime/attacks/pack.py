@@ -149,7 +149,7 @@ def _clean(arrays: Mapping[str, NDArray[Any]]) -> CleanBatch:
 
 @dataclass(frozen=True)
 class AttackPack:
-    """An opened attack pack.
+    """An opened attack pack. Several threads may read one.
 
     Attributes:
         path: the folder.

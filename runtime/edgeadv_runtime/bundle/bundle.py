@@ -86,7 +86,7 @@ class Classes:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: every file that is there has the hash its manifest names.
+    """An opened bundle: every file that is there has the hash its manifest names. Several threads may share one.
 
     Attributes:
         path: the folder.

@@ -136,7 +136,7 @@ def default_cache() -> Path:
 
 
 class EngineCache:
-    """Plans in a folder, for several processes at once."""
+    """Plans in a folder, for several processes and threads at once."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
         """Use ``folder``, which is made when the first plan is built; None is :func:`default_cache`."""
