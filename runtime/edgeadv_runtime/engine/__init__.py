@@ -8,12 +8,10 @@ from .cache import Engine, EngineCache, copy_engine, default_cache
 from .explain import Explanation
 from .library import LIBRARIES, Library, find_library
 from .options import BatchProfile, EngineOptions, parse_targets
-from .records import BuildReport
 
 __all__ = [
     "LIBRARIES",
     "BatchProfile",
-    "BuildReport",
     "Engine",
     "EngineCache",
     "EngineOptions",

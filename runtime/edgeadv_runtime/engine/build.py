@@ -89,32 +89,29 @@ def build_plan(
             model_bytes, available_mib = os.fstat(stream.fileno()).st_size, read_memory().get("available_mib")
             if progress is not None and (warning := memory_warning(model_bytes, available_mib)):
                 progress(warning)
-            answer = _run(request, stream, onnx.name, library, gpu, progress)
+            return _run(request, stream, onnx.name, library, gpu, progress)
         except OSError as error:  # whoever writes the plan would take it for his own
             raise EngineError(
                 f"{onnx.name}: the build broke off ({error.strerror or error}): make room in {tempfile.gettempdir()}, "
                 "and keep open what its messages go to"
             ) from error
-        return convert(answer, BuildReport, what="report of a build")
 
 
-def build_targets(library: Library, options: EngineOptions, gpu: Gpu | None) -> list[str]:
+def build_targets(library: Library, options: EngineOptions, gpu: Gpu | None) -> tuple[str, ...]:
     """GPUs to name to the library: those of ``options``, else the one present if the library wants it named.
 
     Raises:
         InputError: the library does not know one of them, or there is neither a target nor a GPU.
     """
-    if options.targets:
-        library.check_targets(options.targets)
-        return list(options.targets)
-    if gpu is None:
-        raise InputError(
-            f"{library} has no GPU here to build for: name one as a target, such as sm_86, with tensorrt-rtx"
-        )
-    if not library.can_target:
-        return []
-    library.check_targets((gpu.sm,))
-    return [gpu.sm]
+    targets = options.targets
+    if not targets:
+        if gpu is None:
+            raise InputError(
+                f"{library} has no GPU here to build for: name one as a target, such as sm_86, with tensorrt-rtx"
+            )
+        targets = (gpu.sm,) if library.can_target else ()
+    library.check_targets(targets)
+    return targets
 
 
 def _workspace(options: EngineOptions, gpu: Gpu | None) -> int | None:
@@ -154,7 +151,7 @@ def memory_warning(model_bytes: int, available_mib: int | None) -> str | None:
 
 def _run(
     request: Mapping[str, Any], onnx: IO[bytes], name: str, library: Library, gpu: Gpu | None, progress: Progress | None
-) -> dict[str, Any]:
+) -> BuildReport:
     """Have the worker do what ``request`` says; returns its report."""
     command = [sys.executable, "-c", _START, json.dumps(request), "\n".join(sys.path)]
     answer: dict[str, Any] = {}
@@ -185,8 +182,7 @@ def _run(
             finally:
                 worker.kill()
         if "built" in answer and status == 0:
-            report: dict[str, Any] = answer["built"]
-            return report
+            return convert(answer["built"], BuildReport, what="report of a build")
         if "error" in answer:
             raise _error_class(answer["kind"])(f"{name}: {answer['error']}")
         chatter.seek(0)
@@ -209,8 +205,8 @@ def _error_class(kind: str) -> type[Exception]:
 
 def _death(status: int, library: Library, chatter: str) -> str:
     """Why a worker that left no answer is gone."""
-    last = one_line(next((line for line in reversed(chatter.splitlines()) if line.strip()), ""))
-    said = f"; its last words: {last}" if last else ""
+    words = chatter.strip().splitlines()
+    said = f"; its last words: {one_line(words[-1])}" if words else ""
     if status == -signal.SIGKILL:
         return (
             f"{library} was killed (signal 9) during the build: probably out of memory; close other programs, "

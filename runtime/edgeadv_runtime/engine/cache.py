@@ -264,8 +264,8 @@ class EngineCache:
             return noted
         file = engine.path.with_suffix(RECORD)
         with suppress(StorageError), locked(self._lock(engine.record.key)), suppress(BundleError):
-            if (now := read_record(file)).sha256 == engine.sha256:
-                write_json(file, structs.replace(now, **facts).to_json())
+            if (stored := read_record(file)).sha256 == engine.sha256:
+                write_json(file, structs.replace(stored, **facts).to_json())
         return noted
 
     def discard(self, engine: Engine) -> None:

@@ -114,13 +114,12 @@ def _parse(library: Library, network: Any, heard: Heard, onnx: bytes) -> None:
     parser = library.module.OnnxParser(network, library.logger())
     if not parser.parse(onnx):
         raise EngineError(f"{library} does not take this ONNX file: {_parser_error(parser, heard)}")
-    # of an empty file the parser says that all is well
-    if network.num_inputs == 0 or network.num_outputs == 0:
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    outputs = [network.get_output(i) for i in range(network.num_outputs)]
+    if not inputs or not outputs:  # of an empty file the parser says that all is well
         raise EngineError(
             "there is no model in the ONNX file, it is empty or not ONNX at all: copy or export the bundle again"
         )
-    inputs = [network.get_input(i) for i in range(network.num_inputs)]
-    outputs = [network.get_output(i) for i in range(network.num_outputs)]
     got = [[(tensor.name, tensor.dtype.name) for tensor in tensors] for tensors in (inputs, outputs)]
     layouts = {"FLOAT": "(batch, 3, height, width)", "UINT8": "(batch, height, width, 3)"}
     if got not in [[[(INPUT, kind)], [(OUTPUT, "FLOAT")]] for kind in layouts]:

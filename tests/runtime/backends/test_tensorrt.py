@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 from edgeadv_runtime.backends import OnnxRuntimeBackend, TensorRTBackend
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.preprocess import to_tensor
-from edgeadv_runtime.engine import BatchProfile, BuildReport, EngineCache, EngineOptions, build_plan, find_library
+from edgeadv_runtime.engine import BatchProfile, EngineCache, EngineOptions, build_plan, find_library
 from edgeadv_runtime.engine import cache as cache_module
 from edgeadv_runtime.engine.execution import Session
 from edgeadv_runtime.engine.plan import LoadedPlan
+from edgeadv_runtime.engine.records import BuildReport
 from edgeadv_runtime.errors import BackendError, EngineError, InputError, IntegrityError, ProviderError
 from edgeadv_runtime.files import sha256_bytes
 from edgeadv_runtime.records.rows import EngineInfo

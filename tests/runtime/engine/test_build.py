@@ -520,7 +520,7 @@ def test_classic_tensorrt_is_told_no_target(gpu: Gpu, rtx: Library) -> None:
     from types import SimpleNamespace
 
     classic = Library("tensorrt", "10.3.0", SimpleNamespace(IBuilderConfig=object))
-    assert build.build_targets(classic, EngineOptions(), gpu) == []
-    assert build.build_targets(rtx, EngineOptions(), gpu) == ["sm_86"]
+    assert build.build_targets(classic, EngineOptions(), gpu) == ()
+    assert build.build_targets(rtx, EngineOptions(), gpu) == ("sm_86",)
     with pytest.raises(InputError, match="builds only on and for the GPU present"):
         build.build_targets(classic, EngineOptions(targets=("sm_86",)), gpu)
