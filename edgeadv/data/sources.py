@@ -153,7 +153,9 @@ def image_set(
         DataError: an image is of no kind that is known.
     """
     if isinstance(dataset, ImageSet):
-        return dataset.relabel(classes) if isinstance(classes, Classes) else dataset
+        if classes is None:
+            return dataset
+        return dataset.relabel(classes if isinstance(classes, Classes) else Classes(tuple(classes), tuple(classes)))
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise InputError(
             field,

@@ -63,6 +63,10 @@ class Architecture:
         Raises:
             InputError: neither has such a classifier; the message offers close names.
         """
+        if not isinstance(name, str):
+            raise InputError(
+                "arch", f"is a name of torchvision or timm, such as 'regnet_y_400mf', not a {type(name).__name__}"
+            )
         prefix, _, bare = name.rpartition("/")
         ours = torchvision.models.list_models(module=torchvision.models)
         source: Library

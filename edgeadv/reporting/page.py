@@ -106,7 +106,9 @@ def render(inputs: Inputs) -> str:
         includes=list(dict.fromkeys((row.stage, row.mode, row.includes) for row in timed_rows)),
         energy=any(row.energy_mj_per_image is not None for row in timed_rows),
         energy_sources=list(
-            dict.fromkeys(row.energy_source for row in timed_rows if row.energy_mj_per_image and row.energy_source)
+            dict.fromkeys(
+                row.energy_source for row in timed_rows if row.energy_mj_per_image is not None and row.energy_source
+            )
         ),
         conditions=[(path, pairs) for path, bench in inputs.benches.items() if (pairs := _conditions(bench))],
     )

@@ -97,7 +97,7 @@ def evaluate(
     evaluation; where ``out`` is named, what was finished is kept beside it, and ``resume`` goes on from there::
 
         results = evaluate("signs.edgeadv", "gtsrb/", eps=["2/255", "8/255"], backends=["torch", "onnxruntime"])
-        print(results.verdict, [row.top1 for row in results.rows if row.attack == "worst-case"])
+        print(results.overall_verdict, [row.top1 for row in results.rows if row.attack == "worst-case"])
 
     Args:
         bundle: what is scored, or where it is.

@@ -143,6 +143,8 @@ def export(
         raise InputError(f"{given} needs `confidence_data`: name labelled images that were not trained on")
     opened = None if data is None else load_data(data, root=data_root)
     run: Run | _WithoutRun
+    if not isinstance(source, Run | ModelSource | str | Path):
+        raise InputError("source", f"is a run, its folder or a ModelSource, not a {type(source).__name__}")
     if isinstance(source, ModelSource):
         run = _without_run(source, has_frames=bool(golden or opened))
     else:

@@ -143,8 +143,9 @@ class Fitter:
         )
         return (
             f"{variant} of {self.calibrated.name} loses {whole}{still}; the upper end of the interval may be "
-            f"{self.plan.max_drop:g}. {more}fp32 is right on {whole.clean.fp32_correct / whole.clean.n:.1%}: a "
-            "network that has learned little loses much. Train longer, give more labelled images (`gate_data`, "
+            f"{self.plan.max_drop:g} points at most. {more}"
+            f"fp32 is right on {whole.clean.fp32_correct / whole.clean.n:.1%}: a network that has learned little loses "
+            "much. Train longer, give more labelled images (`gate_data`, "
             "`gate_limit`), more or other calibration images, a "
             "larger `max_drop`, or export without it: `precisions` fp32,fp16. No bundle was written"
         )

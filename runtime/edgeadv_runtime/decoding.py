@@ -8,7 +8,7 @@ import re
 import types
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -134,14 +134,25 @@ def _taken(value: Any, hint: Any) -> Any:
             if not any(part is _NOT for part in parts):
                 return parts
         elif kind in (int, float):
-            number = numbers.Integral if kind is int else numbers.Real
-            if isinstance(value, number) and not isinstance(value, bool) and math.isfinite(value):
-                return kind(value)
+            number = _number(value, kind)
+            if number is not None:
+                return number
         elif kind in (str, Path) and isinstance(value, str | Path):
             return kind(value)
-        elif get_origin(kind) is None and isinstance(value, kind):
+        elif get_origin(kind) is Literal or (get_origin(kind) is None and isinstance(value, kind)):
+            # which words there are the options say themselves
             return value
     return _NOT
+
+
+def _number(value: Any, kind: type[int] | type[float]) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral if kind is int else numbers.Real):
+        return None
+    try:
+        number: float = kind(value)  # type: ignore[call-overload]
+    except OverflowError:  # a whole number that no float holds
+        return None
+    return number if kind is int or math.isfinite(number) else None
 
 
 def _in_words(hint: Any) -> str:

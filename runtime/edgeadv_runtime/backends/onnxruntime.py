@@ -83,8 +83,8 @@ class OnnxRuntimeBackend(Backend):
         path = bundle.onnx_path(variant)
         if provider not in PROVIDERS:
             raise InputError(f"ONNX Runtime provider {provider!r} is not one of {', '.join(PROVIDERS)}")
-        if threads is not None and threads < 1:
-            raise InputError(f"threads must be at least 1, not {threads}")
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise InputError(f"threads must be at least 1, not {threads!r}")
         if provider == TENSORRT and base_of(variant) == U8S8:
             raise InputError(TENSORRT_REFUSES_U8S8)
         ort = require("onnxruntime", extra="ort" if provider == CPU else "ort-gpu")
@@ -92,7 +92,7 @@ class OnnxRuntimeBackend(Backend):
         if wanted not in ort.get_available_providers():
             raise ProviderError(
                 f"ONNX Runtime {ort.__version__} here is built without {wanted}: replace it, "
-                'pip uninstall onnxruntime; pip install "edgeadv[ort-gpu]"; which wheel on ARM, edgeadv doctor tells'
+                'pip uninstall onnxruntime; pip install "edgeadv[ort-gpu]"; edgeadv doctor tells which wheel on ARM'
             )
         check_self_contained(path)
         if provider == TENSORRT and os.environ.get(TF32_VARIABLE) != "0" and FLOAT in bundle.written_in(variant):

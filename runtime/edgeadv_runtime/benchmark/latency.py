@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import count
 from math import isfinite
+from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -313,5 +314,5 @@ def _check(openers: Sequence[Opener], batches: Sequence[int], runs: int, warm_up
         raise InputError(f"batches are distinct whole numbers from 1, not {', '.join(map(str, batches)) or 'none'}")
     if runs < 1 or warm_up < 0:
         raise InputError(f"runs must be at least 1 and warm-up at least 0, not {runs} and {warm_up}")
-    if rate_hz is not None and not (isfinite(rate_hz) and rate_hz > 0):
-        raise InputError(f"rate must be above 0 Hz, not {rate_hz:g}")
+    if rate_hz is not None and not (isinstance(rate_hz, Real) and isfinite(rate_hz) and rate_hz > 0):
+        raise InputError(f"rate must be above 0 Hz, not {rate_hz}")

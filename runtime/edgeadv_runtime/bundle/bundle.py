@@ -116,6 +116,8 @@ class Bundle:
             InputError: the public key cannot be used.
             MissingDependencyError: a public key was given and cryptography is not installed.
         """
+        if not isinstance(path, str | Path):
+            raise InputError("bundle", f"is the path of a bundle, not a {type(path).__name__}")
         folder = Path(path)
         # the bytes that are checked are the bytes that are parsed: the file is read once
         data = read_bytes(folder / MANIFEST)

@@ -113,7 +113,7 @@ class MeasuredRows(Measurement):
             if len(self.budgets) > 1:
                 raise InputError(f"{self.name} was attacked at {have}: say with `eps` which of them is judged")
             return self.budgets[0]
-        wanted = Eps.parse(eps, norm=self.norm) if isinstance(eps, str) else eps
+        wanted = eps if isinstance(eps, Eps) else Eps.parse(eps, norm=self.norm)
         for budget in self.budgets:
             if budget.value == wanted.value:
                 return budget

@@ -33,7 +33,7 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """The file's JSON value."""
-        found: dict[str, Any] = msgspec.to_builtins(replace(self, path=None), enc_hook=str)
+        found: dict[str, Any] = msgspec.to_builtins(replace(self, path=None), enc_hook=_path)
         del found["path"]
         return {"schema_version": SCHEMA_VERSION, "kind": self.kind, **found}
 
@@ -87,3 +87,10 @@ def read_measurement(path: str | Path, *kinds: Kind) -> dict[str, Any]:
             f"{path} is a {kind!r} of schema version {version!r}, not a {what} of version {SCHEMA_VERSION}"
         )
     return value
+
+
+def _path(value: object) -> str:
+    """A path as JSON has it; no other type is let through, for what it became no reader would take back."""
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(f"a file of figures holds no {type(value).__name__}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
+from ..decoding import Options
 from ..errors import GateError, InputError
 from .effort import effort_of, lacking, only_transferred
 from .eps import Eps
@@ -88,7 +89,7 @@ class GateOutcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gate:
+class Gate(Options):
     """What is asked of a results file; at least one rule.
 
     A rule on robust accuracy also fails where the masking verdict of a figure that it needs is worse than ``verdict``:
@@ -128,6 +129,7 @@ class Gate:
     suite: SuiteName | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         drops = {"`max_drop_clean`": self.max_drop_clean, "`max_drop_robust`": self.max_drop_robust}
         limits = {"`min_clean`": self.min_clean, "`min_robust`": self.min_robust, **drops}
         for option, value in limits.items():
@@ -215,7 +217,7 @@ class Gate:
                 accept = "" if less is None else f", or accept less: `suite` {less}"
                 raise InputError(
                     f"{who} was attacked by less than the suite {suite}: {'; '.join(missing)}. Evaluate it with "
-                    f"edgeadv evaluate ... `eps` {row.eps} `suite` {suite}{packed}{accept}"
+                    f"`eps` {row.eps} and `suite` {suite}{packed}{accept}"
                 )
 
     def _doubt(self, *rows: Row) -> str:

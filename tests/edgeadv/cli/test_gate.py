@@ -210,7 +210,7 @@ def test_what_is_judged_can_be_narrowed(cli, good):
         (("--min-clean", "80"), "--min-clean 80 is not a share in [0, 1]: did you mean 0.80?"),
         (("--max-drop-clean", "1"), "--max-drop-clean 1 is not a share in [0, 1): did you mean 0.01?"),
         (("--min-clean", "80%"), "Invalid value for '--min-clean'"),
-        (("--min-clean", "nan"), "--min-clean nan is not a share"),
+        (("--min-clean", "nan"), "--min-clean must be a finite number, not nan"),
         (
             ("--min-robust", "0.4", "--verdict", "GOOD"),
             "--verdict 'GOOD' is not one of PASS, UNCHECKED, SUSPECT, MASKED",

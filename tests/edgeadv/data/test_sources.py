@@ -164,5 +164,6 @@ def test_open_images_are_taken_and_the_test_part_has_the_labels_of_the_training_
     data = load_data(whole.train, test=whole.test)
     assert data.train is whole.train
     assert data.test.classes == whole.train.classes and data.test.labels.tolist() == [1, 2]
+    assert image_set(whole.test, classes=["cat", "dog", "owl"]).labels.tolist() == [1, 2]
     with pytest.raises(DataError, match="`test` is missing"):
         _ = load_data(whole.train).test

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import edgeadv as ea
 from edgeadv.data.datasets import ImageSet
@@ -14,10 +15,11 @@ from edgeadv.workflows.attack_plan import AttackPlan, check_resumable, chosen_at
 from edgeadv.workflows.benchmarking import _numbers
 from edgeadv.workflows.durations import seconds
 from edgeadv.workflows.inputs import budgets, labelled_images
-from edgeadv_runtime import Bundle, CallableAttack, Eps, InputError
+from edgeadv_runtime import Bundle, CallableAttack, Classifier, Eps, InputError
 from edgeadv_runtime.attacks.base import AttackInfo
 from edgeadv_runtime.engine import BatchProfile
 from edgeadv_runtime.evaluation.source import Source
+from edgeadv_runtime.records.release_gate import Gate
 from edgeadv_runtime.records.suites import Effort
 
 EPS = Eps.parse("8/255")
@@ -114,3 +116,22 @@ class Named(list[Any]):
 def test_precisions_are_named(precisions: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="`precisions`"):
         ea.export(tmp_path / "run", tmp_path / "x.edgeadv", precisions=precisions)
+
+
+def test_what_is_of_another_type_is_refused_by_name(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    module: Any = torch.nn.Linear(3, 3)
+    for call, says in (
+        (lambda: ea.train(module, "mnist5k", out=tmp_path / "run"), "`arch` is a name of torchvision or timm"),
+        (
+            lambda: ea.export(module, tmp_path / "b.edgeadv"),
+            "`source` is a run, its folder or a ModelSource, not a Linear",
+        ),
+        (lambda: ea.evaluate(module, tmp_path, eps="8/255"), "`bundle` is the path of a bundle, not a Linear"),
+        (lambda: Classifier.open(3), "`bundle` is the path of a bundle, not a int"),  # type: ignore[arg-type]
+        (lambda: Classifier.open(tiny_bundle.path, threads="2"), "threads must be at least 1, not '2'"),  # type: ignore[arg-type]
+        (lambda: ea.bench(tiny_bundle, rate_hz="30"), "rate must be above 0 Hz, not 30"),  # type: ignore[arg-type]
+        (lambda: Gate(min_robust="0.5"), "`min_robust` must be a finite number, not '0.5'"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert says in str(caught.value)

@@ -365,9 +365,9 @@ def test_a_verdict_without_a_reason_says_so() -> None:
         ({"min_robust": 39.5}, r"`min_robust` 39.5 is not a share in \[0, 1\]: did you mean 0.395\?"),
         ({"min_robust": 1000.0}, r"`min_robust` 1000 is not a share in \[0, 1\]$"),
         ({"min_clean": -0.1}, r"`min_clean` -0.1 is not a share in \[0, 1\]$"),
-        ({"min_clean": float("nan")}, r"`min_clean` nan is not a share in \[0, 1\]$"),
+        ({"min_clean": float("nan")}, r"`min_clean` must be a finite number, not nan$"),
         ({"max_drop_clean": 1.0}, r"`max_drop_clean` 1 is not a share in \[0, 1\): did you mean 0.01\?"),
-        ({"max_drop_robust": float("inf")}, r"`max_drop_robust` inf is not a share in \[0, 1\)$"),
+        ({"max_drop_robust": float("inf")}, r"`max_drop_robust` must be a finite number, not inf$"),
         ({"max_drop_robust": -0.01}, r"`max_drop_robust` -0.01 is not a share in \[0, 1\)$"),
         ({"verdict": "pass"}, "`verdict` 'pass' is not one of PASS, UNCHECKED, SUSPECT, MASKED"),
         ({"min_clean": 0.8, "baseline": "fp32"}, "`baseline` needs a rule that compares"),
@@ -471,7 +471,7 @@ def test_the_suite_that_is_asked_for_must_have_run() -> None:
             ) as error:
                 judged(worst, made, min_robust=0.0, suite=least)
             assert "torch fp32 at eps 8/255" in str(error.value)
-            assert f"edgeadv evaluate ... `eps` 8/255 `suite` {least}" in str(error.value)
+            assert f"Evaluate it with `eps` 8/255 and `suite` {least}" in str(error.value)
     with pytest.raises(InputError, match=r"less than the suite standard: .*square did not ask it"):
         judged(row(FP32, 450, "8/255"), attacks(row(FP32, 450, "8/255"), "fast"), min_robust=0.4)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from msgspec.structs import replace
 from scipy.stats import binomtest
@@ -140,6 +141,13 @@ def test_a_row_names_the_plan_that_ran(results: Results, tmp_path: Path) -> None
     ]
     assert value["schema_version"] == 1
     assert Results.load(tmp_path / "results.json") == planned
+
+
+def test_a_number_that_json_does_not_have_is_not_written(results: Results, tmp_path: Path) -> None:
+    wrong = dataclasses.replace(results, created=np.float32(0.5))  # type: ignore[arg-type]
+    with pytest.raises(NotImplementedError, match="a file of figures holds no float32"):
+        wrong.save(tmp_path / "results.json")
+    assert not (tmp_path / "results.json").exists()
 
 
 def test_files_from_before_plans_still_load(results: Results) -> None:
