@@ -191,10 +191,10 @@ def module_level_edgeadv(file: Path) -> Iterator[str]:
             yield f"edgeadv.{(node.module or '').partition('.')[0]}"
 
 
-def test_edgeadv_never_imports_onnx():
+def test_one_module_of_edgeadv_imports_onnx_and_only_inside_functions():
     assert violations(TRAINING.rglob("*.py"), {"onnxscript"}) == []
-    found = violations(TRAINING.rglob("*.py"), {"onnx"})
-    assert found == []
+    others = (file for file in TRAINING.rglob("*.py") if file.name != "read_onnx.py")
+    assert violations(others, {"onnx"}) == []
 
 
 def test_only_functions_of_one_workflow_import_edgeadv_export():

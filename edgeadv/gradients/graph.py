@@ -15,7 +15,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors
 import safetensors.torch
@@ -106,10 +106,74 @@ class QuantisedGraph:
             raise BundleError(f"{path} is not a surrogate ({error}); export the bundle again") from error
 
 
-class Surrogate(nn.Module):
-    """An int8 artefact in PyTorch: pixels in, logits out, gradients through the rounding.
+class Graph(Protocol):
+    """A graph of one input and one output, as :class:`GraphModule` computes it."""
+
+    @property
+    def input(self) -> str:
+        """Name of what is given."""
+
+    @property
+    def output(self) -> str:
+        """Name of what is made of it."""
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """In an order in which they can be computed."""
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What the graph holds, by name."""
+
+
+class GraphModule(nn.Module):
+    """An ONNX graph in PyTorch, with gradients.
 
     Its parameters are frozen and there is nothing to train: training and evaluation mode are the same.
+
+    Shape:
+        input and output as the graph has them.
+    """
+
+    def __init__(self, graph: Graph, title: str) -> None:
+        """Prepare ``graph``, on the CPU; what depends on no image is computed here, once.
+
+        Args:
+            graph: what is computed.
+            title: what messages call it.
+
+        Raises:
+            InputError: the graph has an operator, or an option of one, that is not known here.
+            BundleError: it uses a tensor that it does not have.
+        """
+        super().__init__()
+        unknown = sorted({node.op for node in graph.nodes} - set(OPERATORS))
+        if unknown:
+            raise InputError(f"{title} has no operator {', '.join(unknown)}")
+        self._input, self._output = graph.input, graph.output
+        constants, self._nodes = _folded(graph, title)
+        self._last_use = _last_uses(self._nodes, graph.output)
+        used = {name for node in self._nodes for name in node.inputs}
+        self._shapes = {k: v for k, v in constants.items() if k in used and not v.is_floating_point()}
+        self._parameter_of: dict[str, str] = {}
+        for name in sorted(used & constants.keys() - self._shapes.keys()):
+            # ONNX's names hold dots, which are not allowed in names of parameters
+            self._parameter_of[name] = f"constant_{len(self._parameter_of)}"
+            self.register_parameter(self._parameter_of[name], nn.Parameter(constants[name], requires_grad=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The graph's output."""
+        values: dict[str, Tensor] = {self._input: x, **self._shapes}
+        values |= {name: self.get_parameter(parameter) for name, parameter in self._parameter_of.items()}
+        for node, done in zip(self._nodes, self._last_use, strict=True):
+            values.update(run_node(node, values))
+            for name in done:
+                values.pop(name, None)
+        return values[self._output]
+
+
+class Surrogate(GraphModule):
+    """An int8 artefact in PyTorch: pixels in, logits out, gradients through the rounding.
 
     Shape:
         input float32 (n, 3, H, W), RGB in [0, 1]; output float32 (n, classes), logits.
@@ -121,39 +185,11 @@ class Surrogate(nn.Module):
     """
 
     def __init__(self, graph: QuantisedGraph) -> None:
-        """Prepare ``graph``, on the CPU; what depends on no image is computed here, once.
-
-        Raises:
-            InputError: the graph has an operator, or an option of one, that is not known here.
-            BundleError: it uses a tensor that it does not have.
-        """
-        super().__init__()
-        unknown = sorted({node.op for node in graph.nodes} - set(OPERATORS))
-        if unknown:
-            raise InputError(f"the surrogate of {graph.variant} has no operator {', '.join(unknown)}")
+        """Prepare ``graph``; see :class:`GraphModule`."""
+        super().__init__(graph, f"the surrogate of {graph.variant}")
         self.variant: str = graph.variant
         self.sha256: str = graph.onnx_sha256
         self.gradients: str = f"surrogate {graph.variant}, straight-through"
-        self._input, self._output = graph.input, graph.output
-        constants, self._nodes = _folded(graph)
-        self._last_use = _last_uses(self._nodes, graph.output)
-        used = {name for node in self._nodes for name in node.inputs}
-        self._shapes = {k: v for k, v in constants.items() if k in used and not v.is_floating_point()}
-        self._parameter_of: dict[str, str] = {}
-        for name in sorted(used & constants.keys() - self._shapes.keys()):
-            # ONNX's names hold dots, which are not allowed in names of parameters
-            self._parameter_of[name] = f"constant_{len(self._parameter_of)}"
-            self.register_parameter(self._parameter_of[name], nn.Parameter(constants[name], requires_grad=False))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of pixels."""
-        values: dict[str, Tensor] = {self._input: x, **self._shapes}
-        values |= {name: self.get_parameter(parameter) for name, parameter in self._parameter_of.items()}
-        for node, done in zip(self._nodes, self._last_use, strict=True):
-            values.update(_run(node, values))
-            for name in done:
-                del values[name]
-        return values[self._output]
 
 
 def load_surrogate(bundle: Bundle, variant: str, *, device: torch.device | None = None) -> Surrogate:
@@ -180,26 +216,26 @@ def load_surrogate(bundle: Bundle, variant: str, *, device: torch.device | None 
     return Surrogate(graph).eval().to(device)
 
 
-def _run(node: Node, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def run_node(node: Node, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The outputs of ``node`` by name."""
     inputs = [values[name] if name else None for name in node.inputs]
     while inputs and inputs[-1] is None:
         inputs.pop()
     result = OPERATORS[node.op](node.attributes, *inputs)
-    return dict(zip(node.outputs, result if isinstance(result, tuple) else (result,), strict=True))
+    return dict(zip(node.outputs, result if isinstance(result, tuple) else (result,), strict=False))
 
 
-def _folded(graph: QuantisedGraph) -> tuple[dict[str, Tensor], list[Node]]:
+def _folded(graph: Graph, title: str) -> tuple[dict[str, Tensor], list[Node]]:
     """All tensors that depend on no image, and the nodes that remain: weights are dequantised here."""
     constants, nodes, known = dict(graph.tensors), [], {graph.input, *graph.tensors}
     with torch.no_grad():
         for node in graph.nodes:
             missing = [name for name in node.inputs if name and name not in known]
             if missing:
-                raise BundleError(f"the graph of {graph.variant} lacks {missing[0]}; export the bundle again")
+                raise BundleError(f"{title} lacks {missing[0]}; export the bundle again")
             known.update(node.outputs)
             if all(name in constants for name in node.inputs if name):
-                constants |= _run(node, constants)
+                constants |= run_node(node, constants)
             else:
                 nodes.append(node)
     return constants, nodes

@@ -4,26 +4,23 @@ same."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from torch import Tensor
 
 from edgeadv.gradients.graph import Node, QuantisedGraph, Surrogate
+from edgeadv.gradients.read_onnx import nodes_of
 from edgeadv_runtime.bundle.entries import ParityEntry
 from edgeadv_runtime.bundle.variants import S8S8
-from edgeadv_runtime.errors import EdgeAdvError, ExportError
+from edgeadv_runtime.errors import EdgeAdvError, ExportError, InputError
 
 from .parity import TOLERANCES, compare, summary, torch_logits
 
-_GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 _ONE, _NONE = "one", "none"
 
@@ -39,19 +36,12 @@ def neutral(proto: Any, variant: str, *, onnx_sha256: str) -> QuantisedGraph:
     Raises:
         ExportError: a node holds a graph of its own, or comes from another library of operators.
     """
-    graph = proto.graph
-    tensors = {i.name: _tensor(i) for i in graph.initializer}
-    nodes = []
-    for node in graph.node:
-        if node.domain or any(attribute.type in _GRAPHS for attribute in node.attribute):
-            raise ExportError(f"no surrogate can be made of {node.domain or 'ONNX'}'s operator {node.op_type}")
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type == "Constant":
-            tensors[node.output[0]] = _constant(attributes)
-            continue
-        plain = {key: _plain(value) for key, value in attributes.items()}
-        nodes.append(Node(node.op_type, tuple(node.input), tuple(node.output), plain))
-    return QuantisedGraph(variant, onnx_sha256, graph.input[0].name, graph.output[0].name, tuple(nodes), tensors)
+    try:
+        graph = nodes_of(proto)
+    except InputError as error:
+        raise ExportError(f"no surrogate can be made: {error}") from error
+    nodes = tuple(replace(node, attributes={k: _plain(v) for k, v in node.attributes.items()}) for node in graph.nodes)
+    return QuantisedGraph(variant, onnx_sha256, graph.input, graph.output, nodes, graph.tensors)
 
 
 def as_computed(graph: QuantisedGraph) -> QuantisedGraph:
@@ -297,19 +287,6 @@ def prove(graph: QuantisedGraph, pixels: NDArray[np.uint8], logits: NDArray[np.f
     return parity
 
 
-def _constant(attributes: Mapping[str, Any]) -> Tensor:
-    (value,) = attributes.values()
-    return _tensor(value) if isinstance(value, onnx.TensorProto) else torch.tensor(value)
-
-
-def _tensor(proto: Any) -> Tensor:
-    return torch.from_numpy(np.array(numpy_helper.to_array(proto)))
-
-
 def _plain(value: Any) -> Any:
     """An attribute as JSON can hold it."""
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, onnx.TensorProto):
-        return numpy_helper.to_array(value).tolist()
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+    return value.tolist() if isinstance(value, Tensor) else value

@@ -1,0 +1,103 @@
+"""Operators of quantised ONNX graphs in PyTorch, with a gradient through the rounding; see :mod:`.operators`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .movement import Operator, only
+from .ordered_conv import OrderedConv
+from .windows import even_pads
+
+Attributes = Mapping[str, Any]
+
+
+class _Round(torch.autograd.Function):
+    """``round(x / scale) + zero``, clamped to ``low`` and ``high``; backwards as if nothing was rounded.
+
+    Rounding has the derivative 0 almost everywhere. The straight-through estimator (Bengio et al. 2013, "Estimating or
+    Propagating Gradients Through Stochastic Neurons", section 4; Jacob et al. 2018, "Quantization and Training of
+    Neural Networks for Efficient Integer-Arithmetic-Only Inference", section 3) takes it for the identity. Clamping is
+    not rounding: what is beyond the range does not change the output, so its gradient is 0. In ``int8-u8s8`` this is
+    the ReLU itself, which the quantiser leaves to the range. Beyond means after rounding: the zero point is a whole
+    number and moves the range by up to half a step, and a black pixel at its end must not lose its gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, low: int, high: int) -> Tensor:
+        """Whole numbers in float32; halves go to the even one, as in ONNX."""
+        steps = (x / scale).round_().add_(zero)
+        clamped = steps.clamp(low, high)
+        ctx.save_for_backward(clamped == steps, scale)
+        return clamped
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient of ``x / scale`` within the range."""
+        inside, scale = ctx.saved_tensors
+        return gradients[0] * inside / scale, None, None, None, None
+
+
+def _along(value: Tensor, x: Tensor, attributes: Attributes) -> Tensor:
+    """A scale or zero point in float32, shaped to meet ``x``: one number, or one for each place of an axis."""
+    shape = [1] * x.ndim
+    if value.numel() > 1:
+        shape[attributes.get("axis", 1)] = -1
+    # zero points are whole numbers, which a network does not take with it to another device
+    return value.to(x.device, torch.float32).reshape(shape)
+
+
+def _quantise(attributes: Attributes, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    only("QuantizeLinear", attributes, block_size=0)
+    limits = torch.iinfo(zero.dtype)
+    rounded: Tensor = _Round.apply(x, _along(scale, x, attributes), _along(zero, x, attributes), limits.min, limits.max)
+    return rounded
+
+
+def _dequantise(attributes: Attributes, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+    only("DequantizeLinear", attributes, block_size=0)
+    steps = x.to(torch.float32)
+    if zero is not None:
+        steps = steps - _along(zero, x, attributes)
+    return steps * _along(scale, x, attributes)
+
+
+def _ordered_conv(
+    attributes: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None, start: Tensor | None = None
+) -> Tensor:
+    """A Conv onto ``start``, summed as ONNX Runtime does; not an operator of ONNX: the export says where it is
+    right."""
+    x, padding = even_pads(attributes, x, weight.shape[2:])
+    result: Tensor = OrderedConv.apply(
+        x,
+        weight,
+        start,
+        attributes.get("strides", [1, 1]),
+        padding,
+        attributes.get("dilations", [1, 1]),
+        attributes.get("group", 1),
+    )
+    return result if bias is None else result + bias[:, None, None]
+
+
+def _fused_sum(attributes: Attributes, a: Tensor, b: Tensor, factors: Tensor, offset: Tensor) -> Tensor:
+    """``a * factor + (b * factor + offset)`` by fused multiply-adds; not an operator of ONNX: the export says where it
+    is right.
+
+    What is not rounded between a product and its sum in float32 is exact in float64: these factors are whole numbers
+    below 256.
+    """
+    inner = (b.double() * factors[1] + offset).float()
+    return (a.double() * factors[0] + inner).float()
+
+
+QUANTISATION: dict[str, Operator] = {
+    "DequantizeLinear": _dequantise,
+    "FusedSum": _fused_sum,
+    "OrderedConv": _ordered_conv,
+    "QuantizeLinear": _quantise,
+}
+"""By ONNX's name, what stands for it here; two are the export's own."""
