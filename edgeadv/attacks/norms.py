@@ -66,6 +66,40 @@ class Linf(Ball):
         return ((rng.random(shape, dtype=np.float32) * 2 - 1) * self.eps).astype(np.float32)
 
 
+class Box(Linf):
+    """All inputs between two of them, each number with its own ends: what verifiers of networks speak of.
+
+    The radius is 1: lengths are shares of half a side.
+
+    Args:
+        lower: smallest input, float32 (1, ...).
+        upper: largest input, of the same shape.
+    """
+
+    def __init__(self, lower: Tensor, upper: Tensor) -> None:
+        super().__init__(1.0)
+        object.__setattr__(self, "lower", lower)
+        object.__setattr__(self, "upper", upper)
+
+    lower: Tensor
+    upper: Tensor
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Clip each number, wherever ``x`` is."""
+        return x_adv.clamp(self.lower, self.upper)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The sign, times half a side."""
+        half: Tensor = gradient.sign() * (self.upper - self.lower) / 2
+        return half
+
+    def starts(self, x: Tensor, *, seed: int, restart: int = 0) -> Tensor:
+        """Random points of the box, evenly."""
+        generator = torch.Generator().manual_seed(seed + restart)
+        share = torch.rand(x.shape, generator=generator).to(x.device)
+        return self.project(self.lower + share * (self.upper - self.lower), x)
+
+
 class L2(Ball):
     """The Euclidean length of the perturbation, over all pixels and channels, is at most ``eps``."""
 

@@ -36,7 +36,7 @@ from edgeadv.attacks import (
     towards,
 )
 from edgeadv.attacks.losses import Slope
-from edgeadv.attacks.norms import ball
+from edgeadv.attacks.norms import Box, ball
 from edgeadv.models.builder import PixelModel
 from edgeadv_runtime.attacks.base import Attack, Crafted
 from edgeadv_runtime.attacks.noise import NoiseAttack
@@ -988,3 +988,18 @@ def test_noise_is_not_the_start_of_pgd(tiny_model: PixelModel) -> None:
     for restart in range(3):
         begun = (ball("linf", EPS[1].value).starts(x, seed=0, restart=restart) - x).numpy()
         assert abs(np.corrcoef(drawn.ravel(), begun.ravel())[0, 1]) < 0.1
+
+
+def test_a_box_has_its_own_ends_for_every_number() -> None:
+    lower, upper = (
+        torch.tensor([[-1.0, 0.2, 0.5]]).reshape(1, 1, 1, 3),
+        torch.tensor([[3.0, 0.2, 0.6]]).reshape(1, 1, 1, 3),
+    )
+    box, x = Box(lower, upper), torch.zeros(4, 1, 1, 3)
+    assert box.project(x + 9, x).equal(upper.expand_as(x)) and box.project(x - 9, x).equal(lower.expand_as(x))
+    # half a side in the direction of the gradient, so that one step from the middle reaches the end
+    torch.testing.assert_close((lower + upper) / 2 + box.steepest(torch.tensor([1.0, 1.0, 1.0])), upper)
+    starts = box.starts(torch.zeros(500, 1, 1, 3), seed=0)
+    assert bool(((starts >= lower) & (starts <= upper)).all())
+    assert starts[..., 0].min() < -0.9 and starts[..., 0].max() > 2.9
+    assert not starts.equal(box.starts(torch.zeros(500, 1, 1, 3), seed=0, restart=1))
