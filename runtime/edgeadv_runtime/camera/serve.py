@@ -184,7 +184,7 @@ class PageServer:
             target=self._server.serve_forever, args=(0.1,), name="edgeadv-page", daemon=True
         )
         shown = f"[{host}]" if ":" in host else host
-        self.url = f"http://{shown}:{self._server.server_address[1]}/" + (f"?token={token}" if token else "")
+        self.url: str = f"http://{shown}:{self._server.server_address[1]}/" + (f"?token={token}" if token else "")
 
     def __enter__(self) -> PageServer:
         self._thread.start()

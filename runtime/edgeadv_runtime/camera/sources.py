@@ -141,7 +141,7 @@ class Folder:
         Raises:
             DataError: it holds no pictures.
         """
-        self.name = str(path)
+        self.name: str = str(path)
         self._files = pictures(path.iterdir())
         if not self._files:
             raise DataError(f"{path} holds no pictures")

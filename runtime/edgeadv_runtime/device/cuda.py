@@ -294,7 +294,8 @@ class DeviceBuffer(_Held):
     """Memory of the GPU: so many bytes, at least 1."""
 
     kind = _ADDRESS
-    take, give_back = "cuMemAlloc_v2", "cuMemFree_v2"
+    take: str = "cuMemAlloc_v2"
+    give_back: str = "cuMemFree_v2"
 
 
 class PinnedBuffer(_Held):
@@ -305,7 +306,8 @@ class PinnedBuffer(_Held):
         device_address: where the GPU sees it, if it is mapped, which spares the copies; else None.
     """
 
-    take, give_back = "cuMemHostAlloc", "cuMemFreeHost"
+    take: str = "cuMemHostAlloc"
+    give_back: str = "cuMemFreeHost"
 
     def __init__(
         self, context: Context, shape: tuple[int, ...], *, dtype: type[np.generic] = np.float32, mapped: bool = False
@@ -333,7 +335,9 @@ class PinnedBuffer(_Held):
 class Stream(_Held):
     """Work for the GPU, done in the order given; it does not wait for the default stream."""
 
-    take, give_back, flags = "cuStreamCreate", "cuStreamDestroy_v2", (_STREAM_NON_BLOCKING,)
+    take: str = "cuStreamCreate"
+    give_back: str = "cuStreamDestroy_v2"
+    flags: tuple[int, ...] = (_STREAM_NON_BLOCKING,)
 
     def copy_in(self, target: DeviceBuffer, source: PinnedBuffer, nbytes: int) -> None:
         """Have the first ``nbytes`` copied to the GPU."""
@@ -373,7 +377,9 @@ class Stream(_Held):
 class Graph(_Held):
     """What a stream has captured, given again in a single call. It is a copy."""
 
-    take, give_back, flags = "cuGraphInstantiateWithFlags", "cuGraphExecDestroy", (0,)
+    take: str = "cuGraphInstantiateWithFlags"
+    give_back: str = "cuGraphExecDestroy"
+    flags: tuple[int, ...] = (0,)
 
     def launch(self, stream: Stream) -> None:
         """Give the recorded work to ``stream``."""
@@ -383,7 +389,9 @@ class Graph(_Held):
 class Event(_Held):
     """A point in a stream whose time is taken on the GPU."""
 
-    take, give_back, flags = "cuEventCreate", "cuEventDestroy_v2", (0,)
+    take: str = "cuEventCreate"
+    give_back: str = "cuEventDestroy_v2"
+    flags: tuple[int, ...] = (0,)
 
     def record(self, stream: Stream) -> None:
         """Take the time when ``stream`` gets here."""

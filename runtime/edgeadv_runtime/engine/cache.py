@@ -140,7 +140,7 @@ class EngineCache:
 
     def __init__(self, folder: str | Path | None = None) -> None:
         """Use ``folder``, which is made when the first plan is built; None is :func:`default_cache`."""
-        self.folder = default_cache() if folder is None else Path(folder)
+        self.folder: Path = default_cache() if folder is None else Path(folder)
 
     def explain(
         self, bundle: Bundle, variant: str, options: EngineOptions, *, library: Library, gpu: Gpu | None

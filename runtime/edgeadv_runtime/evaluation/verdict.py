@@ -67,7 +67,7 @@ class MaskingEvidence:
         """
         self._infos = {info.key: info for info in infos if _ours(info)}
         self._reference = reference
-        self.budgets = budgets_of(infos)
+        self.budgets: dict[float, str] = budgets_of(infos)
         self._batches: list[tuple[NDArray[np.int64], Evidence]] = []
 
     def add(self, labels: NDArray[np.int64], evidence: Evidence) -> None:

@@ -14,7 +14,7 @@ from ..errors import SchemaError
 from ..files import write_json
 
 SCHEMA_VERSION = 1
-WRITER = __version__
+WRITER: str = __version__
 """The edgeadv that writes records."""
 Kind = Literal["results", "bench", "study"]
 _M = TypeVar("_M", bound="Measurement")
