@@ -245,7 +245,7 @@ def test_what_cannot_be_helped_does_not_ship(
         ExportError, match=r"int8-s8s8 of digits loses .* 2 most sensitive layers .*body\.\d, body\.\d.*No bundle"
     ) as error:
         export(hopeless, tmp_path / "x.edgeadv", plan(digits_train, digits_test, max_drop=3.0))
-    assert "the upper end of the interval may be 3." in str(error.value) and "`max_drop`" in str(error.value)
+    assert "the upper end of the interval may be 3 points at most." in str(error.value) and "`max_drop`" in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -474,7 +474,7 @@ def test_the_search_ends_where_the_images_do(
     """With 280 of them a second look could not hold, whatever it found."""
     told: list[str] = []
     int8 = plan(digits_train, digits_test, order=np.linspace(0, 999, 280).astype(np.int64))
-    with pytest.raises(ExportError, match=r"the upper end of the interval may be 1.") as error:
+    with pytest.raises(ExportError, match=r"the upper end of the interval may be 1 points at most") as error:
         export(plant(digits_model, (3,), digits_test), tmp_path / "x.edgeadv", int8, progress=told.append)
     assert "280 images are too few for look 2 at them, which takes 315" in told
     assert "in float32" not in str(error.value).replace("`precisions` fp32", "")

@@ -279,7 +279,7 @@ def test_what_loses_too_much_leaves_nothing(
     assert last.startswith("edgeadv: int8-s8s8 of test_resnet loses") and "No bundle was written" in last
     assert (
         "its 4 most sensitive layers in float32" in last
-        and "the upper end of the interval may be 12." in last
+        and "the upper end of the interval may be 12 points at most." in last
         and "export without it: --precision fp32,fp16" in last
     )
     assert "quantising each layer of int8-s8s8 on its own" in outcome.err
