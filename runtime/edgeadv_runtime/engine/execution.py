@@ -83,7 +83,7 @@ class Session:
 
     graph_note: str | None = None
     times: dict[str, float] | None = None
-    _shape: tuple[int, ...] = ()
+    _size = 0
     _context: Any = None
     _runtime_cache: Any = None
 
@@ -229,7 +229,10 @@ class Session:
     def _compute(self, size: int) -> None:
         self._calls[size] += 1
         if size not in self._graphs and not self._capture(size):
-            self._resize(self._context, size)
+            if size != self._size:
+                self._size = 0  # what TensorRT refuses leaves the context without a shape
+                self._resize(self._context, size)
+                self._size = size
             self._enqueue(self._context)
         else:
             self._graphs[size].launch(self._stream)
@@ -257,15 +260,8 @@ class Session:
         return True
 
     def _resize(self, context: Any, size: int) -> None:
-        shape = (size, *self._in.array.shape[1:])
-        if context is self._context:
-            if shape == self._shape:
-                return
-            self._shape = ()
-        if not context.set_input_shape(INPUT, shape):
+        if not context.set_input_shape(INPUT, (size, *self._in.array.shape[1:])):
             raise self._refusal(f"does not take a batch of {size}")
-        if context is self._context:
-            self._shape = shape
 
     def _enqueue(self, context: Any) -> None:
         if not context.execute_async_v3(self._stream.handle):
