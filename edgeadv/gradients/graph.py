@@ -168,7 +168,7 @@ class GraphModule(nn.Module):
         for node, done in zip(self._nodes, self._last_use, strict=True):
             values.update(run_node(node, values))
             for name in done:
-                values.pop(name, None)
+                del values[name]
         return values[self._output]
 
 
@@ -222,7 +222,11 @@ def run_node(node: Node, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     while inputs and inputs[-1] is None:
         inputs.pop()
     result = OPERATORS[node.op](node.attributes, *inputs)
-    return dict(zip(node.outputs, result if isinstance(result, tuple) else (result,), strict=False))
+    results = result if isinstance(result, tuple) else (result,)
+    if len(node.outputs) > len(results):
+        raise InputError(f"output {node.outputs[len(results)]!r} of {node.op} is not known here")
+    # statistics that nobody asks for are left over
+    return dict(zip(node.outputs, results, strict=False))
 
 
 def _folded(graph: Graph, title: str) -> tuple[dict[str, Tensor], list[Node]]:

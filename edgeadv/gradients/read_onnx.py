@@ -17,11 +17,9 @@ from torch import Tensor
 from edgeadv_runtime.errors import InputError, require
 
 from .graph import Node
-from .movement import DTYPES as DTYPES
 
 OLDEST, NEWEST = 7, 23
 """Opsets that are read."""
-_LAST = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -111,11 +109,11 @@ class _Reader:
             (value,) = node.attributes.values()
             self.tensors[node.outputs[0]] = value if isinstance(value, Tensor) else torch.tensor(value)
             return
-        for newer, rule in _RULES.get(node.op, ()):
-            if self.opset < newer:
-                yield from rule(self, node)
-                return
-        yield node
+        newer, rule = _RULES.get(node.op, (0, None))
+        if rule is not None and self.opset < newer:
+            yield from rule(self, node)
+        else:
+            yield node
 
     def tensor(self, node: Node, name: str, value: Any, dtype: torch.dtype = torch.int64) -> str:
         """Keep a tensor that stood in an attribute, and give its name."""
@@ -198,27 +196,23 @@ def _batch_norm(reader: _Reader, node: Node) -> Iterator[Node]:
     )
 
 
-def _upto(newer: int, rule: _Rule) -> tuple[tuple[int, _Rule], ...]:
-    return ((newer, rule),)
-
-
 _AXES = _attributes_first("axes")
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
-_RULES: Mapping[str, Sequence[tuple[int, _Rule]]] = {
-    "BatchNormalization": _upto(9, _batch_norm),
-    "Clip": _upto(11, _attributes_first("min", "max", dtype=torch.float32)),
-    "Dropout": _upto(NEWEST + 1, _dropout),
-    "LogSoftmax": _upto(13, _softmax),
-    "Pad": _upto(11, _pad),
-    "ReduceSum": _upto(13, _AXES),
-    "Resize": _upto(11, _resize),
-    "Slice": _upto(10, _attributes_first("starts", "ends", "axes")),
-    "Softmax": _upto(13, _softmax),
-    "Split": _upto(18, _split),
-    "Squeeze": _upto(13, _AXES),
-    "Unsqueeze": _upto(13, _AXES),
-    "Upsample": _upto(10, _upsample),
-    **{f"Reduce{name}": _upto(18, _AXES) for name in _REDUCTIONS},
+_RULES: Mapping[str, tuple[int, _Rule]] = {
+    "BatchNormalization": (9, _batch_norm),
+    "Clip": (11, _attributes_first("min", "max", dtype=torch.float32)),
+    "Dropout": (NEWEST + 1, _dropout),
+    "LogSoftmax": (13, _softmax),
+    "Pad": (11, _pad),
+    "ReduceSum": (13, _AXES),
+    "Resize": (11, _resize),
+    "Slice": (10, _attributes_first("starts", "ends", "axes")),
+    "Softmax": (13, _softmax),
+    "Split": (18, _split),
+    "Squeeze": (13, _AXES),
+    "Unsqueeze": (13, _AXES),
+    "Upsample": (10, _upsample),
+    **{f"Reduce{name}": (18, _AXES) for name in _REDUCTIONS},
 }
 """By operator, the first opset that needs no rewriting, and what is to be done before."""
 

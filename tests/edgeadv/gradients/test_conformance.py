@@ -17,6 +17,7 @@ from torch import Tensor
 
 from edgeadv.gradients import read_onnx
 from edgeadv.gradients.graph import run_node
+from edgeadv.gradients.movement import DTYPES
 from edgeadv.gradients.operators import OPERATORS
 from edgeadv.gradients.read_onnx import NEWEST, OLDEST, nodes_of
 from edgeadv_runtime.errors import InputError
@@ -52,9 +53,7 @@ def known_cases() -> list[str]:
     for name, case in CASES.items():
         ops = {node.op_type for node in case.model.graph.node}
         types = {each.type.tensor_type.elem_type for each in (*case.model.graph.input, *case.model.graph.output)}
-        numbers = all(kind in read_onnx.DTYPES for kind in types) and not any(
-            word in name.lower() for word in PYTORCH_HAS_NO
-        )
+        numbers = all(kind in DTYPES for kind in types) and not any(word in name.lower() for word in PYTORCH_HAS_NO)
         if ops <= {*OPERATORS, *REWRITTEN} and numbers and not any(word in name for word in BEYOND):
             found.append(name)
     return found
@@ -281,3 +280,9 @@ def table() -> str:
 def test_the_documentation_lists_what_is_known() -> None:
     page = Path(__file__).resolve().parents[3] / "docs" / "operators.md"
     assert table() in page.read_text(encoding="utf-8")
+
+
+def test_an_output_that_is_not_known_is_named() -> None:
+    model, given = old("MaxPool", 12, {"x": X}, outputs=2, kernel_shape=[2, 2])
+    with pytest.raises(InputError, match=r"^output 'y1' of MaxPool is not known here$"):
+        computed(model, {name: torch.from_numpy(value) for name, value in given.items()})
