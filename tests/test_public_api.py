@@ -113,7 +113,6 @@ PUBLIC = {
         "apgd",
         "apgd_targeted",
         "ascend",
-        "attack_copy",
         "ball",
         "build_attacks",
         "cross_entropy",

@@ -1,6 +1,5 @@
 """Attacks with PyTorch's gradients, in pixels of [0, 1]."""
 
-from .copies import attack_copy
 from .functions import apgd, apgd_targeted, fgsm, mi_fgsm, pgd
 from .iterate import Adversarial, AutoSteps, MomentumSteps, Steps, ascend
 from .losses import (
@@ -30,7 +29,6 @@ __all__ = [
     "apgd",
     "apgd_targeted",
     "ascend",
-    "attack_copy",
     "ball",
     "build_attacks",
     "cross_entropy",

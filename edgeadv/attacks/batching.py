@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .copies import memory_order
+from ..models.device import memory_order
 
 T = TypeVar("T")
 # activations of 20 photographs of 224 pixels; on a processor more would take gigabytes and save no time

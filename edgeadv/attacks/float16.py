@@ -3,16 +3,12 @@ float16 fails."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..models.builder import PixelModel
-
-HALF = "torch fp16"
-"""Where gradients of a :class:`HalfCopy` come from, in words."""
+from ..gradients.graph import GraphModule
 
 # the largest gradient of a logit is scaled to less than two to this power, or to the next that loses fewer images
 _EXPONENTS = (15, 12, 9, 6, 3, 0, -3)
@@ -39,7 +35,7 @@ class HalfCopy(nn.Module):
         repaired: how many logits and gradients of an image were float32's so far.
     """
 
-    def __init__(self, exact: PixelModel, sample: Tensor) -> None:
+    def __init__(self, exact: GraphModule, sample: Tensor) -> None:
         """Copy and round the network, and see how far gradients can be scaled.
 
         Args:
@@ -48,7 +44,10 @@ class HalfCopy(nn.Module):
         """
         super().__init__()
         self.exact = exact
-        self.net = copy.deepcopy(exact.net).to(torch.float16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # float16 would round the pixels to steps as wide as a small budget; normalised first they are finer where most
+        # of them are
+        self.prepared, net = exact.split()
+        self.net = net.to(torch.float16, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.repaired: int = 0
         self._exponent = self._fitting(sample)
 
@@ -70,9 +69,9 @@ class HalfCopy(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of pixels."""
         call = _Call(self)
-        # float16 would round the pixels to steps as wide as a small budget; normalised first they are finer where most
-        # of them are
-        inner = self.exact.prepared(_Entry.apply(x, call)).to(torch.float16, memory_format=torch.channels_last)
+        inner = self.prepared(_Entry.apply(x, call)).to(torch.float16)
+        if inner.ndim == 4:
+            inner = inner.contiguous(memory_format=torch.channels_last)
         logits: Tensor = _Exit.apply(self.net(inner).float(), x, call)
         return logits
 

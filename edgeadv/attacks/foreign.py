@@ -64,7 +64,7 @@ def adapted(
         function,
         name,
         eps,
-        gradients=GRADIENTS if queried is None and model is not None else None,
+        gradients=getattr(model, "gradients", GRADIENTS) if queried is None and model is not None else None,
         gradients_sha256=gradients_sha256,
         described=msgspec.structs.replace(described, norm="linf", library=f"{version(library)} {kind}"),
         queried=queried,

@@ -1,8 +1,7 @@
-"""The reference backend: the bundle's weights in PyTorch, under the same contract as every other backend."""
+"""The reference backend: an artefact's own graph in PyTorch, under the same contract as every other backend."""
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,86 +10,110 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeadv_runtime import Backend, Bundle, InputError
+from edgeadv_runtime.bundle.preprocess import to_tensor
+from edgeadv_runtime.bundle.variants import takes_uint8
 from edgeadv_runtime.device.facts import processor_name
 
-from ..attacks import attack_copy
-from ..models.builder import Architecture, PixelModel, build, load_state, read_weights
-from ..models.device import default_device, full_precision
-
-VARIANT = "fp32"
-
-
-def load_model(bundle: Bundle, *, device: torch.device | None = None) -> PixelModel:
-    """The bundle's weights in PyTorch, in evaluation mode, frozen.
-
-    Raises:
-        InputError: a slim bundle without weights, or weights that do not fit the architecture.
-    """
-    model = build(Architecture.from_json(bundle.manifest.architecture.to_json()))
-    load_state(model.net, read_weights(bundle.weights_path), origin=str(bundle.weights_path))
-    model.requires_grad_(False).eval()
-    device = default_device() if device is None else device
-    full_precision(device)
-    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+from ..attacks.batching import device_of
+from ..attacks.suite import GRADIENTS
+from ..gradients.artefact import open_graph
+from ..models.device import memory_order
 
 
-class TorchBackend(Backend):
-    """The weights of a bundle in PyTorch, float32 without TF32: the side that gradients come from.
+class ModuleBackend(Backend):
+    """A classifier in PyTorch, scored as artefacts are: the side that gradients come from.
 
     Attributes:
-        model: the network, as it is scored.
+        model: pixels in [0, 1] to logits, in evaluation mode and frozen; attacks follow its gradients.
+        gradients: where these come from, in words for result rows.
+        torch_device: where it runs.
     """
 
     name = "torch"
 
     def __init__(
-        self, bundle: Bundle, *, variant: str = VARIANT, device: torch.device | None = None, threads: int | None = None
+        self,
+        model: nn.Module,
+        *,
+        sha256: str,
+        input_shape: tuple[int, int, int],
+        n_classes: int,
+        variant: str = "fp32",
+        gradients: str = GRADIENTS,
     ) -> None:
-        """Load the bundle's weights.
+        """Serve ``model``, on the device where it is.
 
         Args:
-            bundle: an opened bundle with weights.
-            variant: must be ``"fp32"``: the other variants exist as ONNX only.
+            model: as :attr:`model`.
+            sha256: hash of the file that it comes from.
+            input_shape: (channels, height, width) of its images.
+            n_classes: logits that it gives.
+            variant: the artefact that it is.
+            gradients: where its gradients come from, in words.
+        """
+        self.model: nn.Module = model
+        self.gradients: str = gradients
+        self.torch_device: torch.device = device_of(model)
+        cuda = self.torch_device.type == "cuda"
+        self.variant: str = variant
+        self.provider: str = "cuda" if cuda else "cpu"
+        self.gpu_index: int | None = self.torch_device.index if cuda else None
+        self.device: str = torch.cuda.get_device_name(self.torch_device) if cuda else processor_name()
+        self.artifact_sha256: str = sha256
+        self.input_shape: tuple[int, int, int] = input_shape
+        self.n_classes: int = n_classes
+        self.threads: int | None = None
+
+    @property
+    def gradients_sha256(self) -> str:
+        """Hash of the file that the gradients belong to, of artefacts with uint8 input that of the one with floats."""
+        return self.float_sha256 or self.artifact_sha256
+
+    def _infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        pixels = to_tensor(x) if takes_uint8(self.variant) else np.array(x)
+        with torch.no_grad():
+            # a copy: torch takes neither negative strides nor memory that must not be written
+            batch = (
+                torch.from_numpy(pixels).to(self.torch_device).contiguous(memory_format=memory_order(self.torch_device))
+            )
+            logits: NDArray[np.float32] = self.model(batch).float().cpu().numpy()
+        return logits
+
+    def _close(self) -> None:
+        del self.model
+
+
+class TorchBackend(ModuleBackend):
+    """An artefact's own graph in PyTorch, float32 without TF32, as
+    :class:`~edgeadv.gradients.artefact.ArtefactGraph` computes it."""
+
+    def __init__(
+        self, bundle: Bundle, *, variant: str = "fp32", device: torch.device | None = None, threads: int | None = None
+    ) -> None:
+        """Open the artefact's file.
+
+        Args:
+            bundle: an opened bundle.
+            variant: one that it carries.
             device: where to run; None takes a GPU if there is one.
             threads: CPU threads for the whole process; None leaves them as they are.
 
         Raises:
-            InputError: another variant, or no weights in the bundle.
+            InputError: no such variant, or a graph that has no gradients here.
+            BundleError: the file is no ONNX model.
         """
-        if variant != VARIANT:
-            raise InputError(
-                f"torch serves fp32 only, not {variant}: the other variants are ONNX files; use `backends` onnxruntime"
-            )
         if threads is not None:
             if threads < 1:
                 raise InputError(f"threads must be at least 1, not {threads}")
             torch.set_num_threads(threads)
-        self.model: PixelModel = load_model(bundle, device=device)
-        self._device = next(self.model.parameters()).device
-        cuda = self._device.type == "cuda"
-        self.variant: str = VARIANT
-        self.provider: str = "cuda" if cuda else "cpu"
-        self.gpu_index: int | None = self._device.index if cuda else None
-        self.device: str = torch.cuda.get_device_name(self._device) if cuda else processor_name()
-        self.artifact_sha256: str = bundle.weights_sha256
-        self.input_shape: tuple[int, int, int] = bundle.preprocess.input_shape
-        self.n_classes: int = len(bundle.classes)
-        self.threads: int | None = threads
-
-    def _infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        with torch.no_grad():
-            # a copy: torch takes neither negative strides nor memory that must not be written
-            batch = torch.from_numpy(np.array(x)).to(self._device).contiguous(memory_format=torch.channels_last)
-            logits: NDArray[np.float32] = self.model(batch).float().cpu().numpy()
-        return logits
-
-    @cached_property
-    def attack_model(self) -> nn.Module:
-        """The same function of the pixels as :attr:`model`, with gradients that come sooner; see
-        :func:`attack_copy`."""
-        sample = torch.rand(2, *self.input_shape, generator=torch.Generator().manual_seed(0))
-        return attack_copy(self.model, sample.to(self._device))
-
-    def _close(self) -> None:
-        del self.model
-        self.__dict__.pop("attack_model", None)
+        graph = open_graph(bundle, variant, device=device)
+        super().__init__(
+            graph,
+            sha256=bundle.artifact_sha256(variant),
+            input_shape=bundle.preprocess.input_shape,
+            n_classes=len(bundle.classes),
+            variant=variant,
+            gradients=graph.gradients,
+        )
+        self.float_sha256 = bundle.float_sha256(variant)
+        self.threads = threads

@@ -1,4 +1,4 @@
-"""The weights of a bundle compiled by TorchInductor: PyTorch as the engine of a device that has it."""
+"""An artefact's graph compiled by TorchInductor: PyTorch as the engine of a device that has it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_GRAPHS = 64
 
 
 class CompiledTorchBackend(TorchBackend):
-    """Folded, channels-last and compiled; on a GPU each batch size is one CUDA graph, so that no time goes into
+    """The graph of fp32 compiled; on a GPU each batch size is one CUDA graph, so that no time goes into
     launching kernels.
 
     Batches are padded to the next power of two, so that an attack which asks about fewer and fewer images does not
@@ -38,16 +38,16 @@ class CompiledTorchBackend(TorchBackend):
         device: torch.device | None = None,
         threads: int | None = None,
     ) -> None:
-        """Load the bundle's weights; nothing is compiled yet.
+        """Open the graph; nothing is compiled yet.
 
         Args:
-            bundle: an opened bundle with weights.
+            bundle: an opened bundle that carries fp32.
             variant: ``"fp32"``, without TF32; or ``"fp16"``, the same weights rounded to float16, on a GPU.
             device: where to run; None takes a GPU if there is one.
             threads: CPU threads for the whole process; None leaves them as they are.
 
         Raises:
-            InputError: another variant, float16 without a GPU, or no weights in the bundle.
+            InputError: another variant, float16 without a GPU, or no fp32 in the bundle.
             BackendError: PyTorch compiles nothing for this Python.
         """
         if variant not in VARIANTS:
@@ -56,8 +56,8 @@ class CompiledTorchBackend(TorchBackend):
                 "other variants"
             )
         super().__init__(bundle, device=device, threads=threads)
-        network = self.attack_model.to(memory_format=torch.channels_last)
-        super()._close()  # only the copy is compiled
+        network = self.model.to(memory_format=torch.channels_last)
+        super()._close()  # only what is compiled of it is kept
         if variant == "fp16" and self.provider == "cpu":
             raise InputError("torch-compiled computes fp16 on a GPU only: use `provider` cuda, or `precisions` fp32")
         self.variant = variant
@@ -78,7 +78,9 @@ class CompiledTorchBackend(TorchBackend):
     def _infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
         padded = np.zeros((1 << (len(x) - 1).bit_length(), *x.shape[1:]), dtype=np.float32)
         padded[: len(x)] = x
-        batch = torch.from_numpy(padded).to(self._device, self._dtype).contiguous(memory_format=torch.channels_last)
+        batch = (
+            torch.from_numpy(padded).to(self.torch_device, self._dtype).contiguous(memory_format=torch.channels_last)
+        )
         try:
             with torch.inference_mode():
                 logits: NDArray[np.float32] = self._network(batch).float()[: len(x)].cpu().numpy()

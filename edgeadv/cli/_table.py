@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from edgeadv_runtime import Results, Row
 from edgeadv_runtime.bundle.variants import takes_uint8
 from edgeadv_runtime.evaluation.verdict import BADGES
-from edgeadv_runtime.records.about import SURROGATE
+from edgeadv_runtime.records.about import NO_GRADIENTS
 from edgeadv_runtime.records.rows import BASELINE, CLEAN, WORST_CASE, engines
 from edgeadv_runtime.records.suites import FGSM
 
@@ -34,7 +34,7 @@ def print_results(results: Results) -> None:
         if item.matters:
             tell(f"  {item.finding or 'note'}: {item.text}")
     for entry in results.skipped:
-        what = entry.variant if entry.backend == SURROGATE else f"not scored: {entry.backend} {entry.variant}"
+        what = entry.variant if entry.backend in NO_GRADIENTS else f"not scored: {entry.backend} {entry.variant}"
         tell(as_options(f"{what}: {entry.reason}"))
     data = results.data
     if data.overlap:

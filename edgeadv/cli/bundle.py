@@ -109,8 +109,8 @@ def print_summary(bundle: Bundle) -> None:
         if entry.gate is not None:
             for line in _gate(entry.gate, entry.float_layers or ()):
                 say(f"{variant:<18} {line}")
-        if entry.surrogate is not None and entry.surrogate.not_made is not None:
-            say(f"{variant:<18} no surrogate: {entry.surrogate.not_made}")
+        if entry.gradients is not None and entry.gradients.missing is not None:
+            say(f"{variant:<18} no gradients of its own: {entry.gradients.missing}")
     if (confidence := bundle.manifest.confidence) is not None:
         say(f"confidence         {_confidence(confidence)}")
 
@@ -132,9 +132,6 @@ def _rows(bundle: Bundle) -> Iterator[list[str]]:
         # int8 is judged by its gate; its tolerance is for other devices, against the golden logits
         allowed = f"{entry.tolerance:g}"
         yield _row(entry.file, entry.bytes, entry.parity, "see below" if entry.gate is not None else allowed)
-        if (surrogate := entry.surrogate) is not None and surrogate.file and surrogate.file not in manifest.left_out:
-            # compared with the artefact above it, not with PyTorch's model
-            yield _row(surrogate.file, surrogate.bytes, surrogate.parity, allowed)
     if manifest.weights.file not in manifest.left_out:
         yield _row(manifest.weights.file, manifest.weights.bytes, None, "")
 

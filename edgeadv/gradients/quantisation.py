@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from .movement import Operator, only
-from .ordered_conv import OrderedConv
-from .windows import even_pads
 
 Attributes = Mapping[str, Any]
 
@@ -65,39 +63,8 @@ def _dequantise(attributes: Attributes, x: Tensor, scale: Tensor, zero: Tensor |
     return steps * _along(scale, x, attributes)
 
 
-def _ordered_conv(
-    attributes: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None, start: Tensor | None = None
-) -> Tensor:
-    """A Conv onto ``start``, summed as ONNX Runtime does; not an operator of ONNX: the export says where it is
-    right."""
-    x, padding = even_pads(attributes, x, weight.shape[2:])
-    result: Tensor = OrderedConv.apply(
-        x,
-        weight,
-        start,
-        attributes.get("strides", [1, 1]),
-        padding,
-        attributes.get("dilations", [1, 1]),
-        attributes.get("group", 1),
-    )
-    return result if bias is None else result + bias[:, None, None]
-
-
-def _fused_sum(attributes: Attributes, a: Tensor, b: Tensor, factors: Tensor, offset: Tensor) -> Tensor:
-    """``a * factor + (b * factor + offset)`` by fused multiply-adds; not an operator of ONNX: the export says where it
-    is right.
-
-    What is not rounded between a product and its sum in float32 is exact in float64: these factors are whole numbers
-    below 256.
-    """
-    inner = (b.double() * factors[1] + offset).float()
-    return (a.double() * factors[0] + inner).float()
-
-
 QUANTISATION: dict[str, Operator] = {
     "DequantizeLinear": _dequantise,
-    "FusedSum": _fused_sum,
-    "OrderedConv": _ordered_conv,
     "QuantizeLinear": _quantise,
 }
-"""By ONNX's name, what stands for it here; two are the export's own."""
+"""By ONNX's name, what stands for it here."""

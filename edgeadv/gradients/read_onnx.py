@@ -6,64 +6,40 @@ here, once, so that an operator needs one meaning only. This is the one module o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from edgeadv_runtime.errors import InputError, require
+from edgeadv_runtime.errors import BundleError, InputError, require
 
-from .graph import Node
+from .graph import Graph, Node
 
 OLDEST, NEWEST = 7, 23
 """Opsets that are read."""
 
 
-@dataclass(frozen=True)
-class Nodes:
-    """What is computed, without ONNX.
+def read_file(path: Path) -> Graph:
+    """The nodes of the ONNX file at ``path``.
 
-    Attributes:
-        inputs: names of what must be given.
-        outputs: names of what is made.
-        nodes: in an order in which they can be computed.
-        tensors: what the model holds, by name.
+    Raises:
+        BundleError: it is no ONNX model.
+        InputError, MissingDependencyError: as :func:`nodes_of`.
     """
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    nodes: tuple[Node, ...]
-    tensors: Mapping[str, Tensor]
-
-    @property
-    def input(self) -> str:
-        """The one input.
-
-        Raises:
-            InputError: there are others.
-        """
-        return _one(self.inputs, "input")
-
-    @property
-    def output(self) -> str:
-        """The one output.
-
-        Raises:
-            InputError: there are others.
-        """
-        return _one(self.outputs, "output")
+    onnx = require("onnx", extra="train")
+    try:
+        # what lies outside the file belongs to no bundle
+        proto = onnx.load(path, load_external_data=False)
+    except Exception as error:  # of protobuf, which has one for each of its implementations
+        raise BundleError(f"{path} is not a readable ONNX model ({error}); copy the bundle again") from error
+    return nodes_of(proto)
 
 
-def _one(names: Sequence[str], what: str) -> str:
-    if len(names) != 1:
-        raise InputError(f"the model has {len(names)} {what}s ({', '.join(names)}): one is due")
-    return names[0]
-
-
-def nodes_of(proto: Any) -> Nodes:
+def nodes_of(proto: Any) -> Graph:
     """The nodes of an ``onnx.ModelProto``.
 
     Raises:
@@ -83,17 +59,17 @@ class _Reader:
         self.opset = opset
         self.tensors: dict[str, Tensor] = {}
 
-    def read(self, graph: Any) -> Nodes:
+    def read(self, graph: Any) -> Graph:
         """All of ``graph``."""
         self.tensors |= {each.name: _tensor(each) for each in graph.initializer}
         if graph.sparse_initializer:
             raise InputError("the model holds sparse tensors, which are not read here")
         nodes = [made for proto in graph.node for made in self._rewritten(self._node(proto))]
         inputs = tuple(each.name for each in graph.input if each.name not in self.tensors)
-        return Nodes(inputs, tuple(each.name for each in graph.output), tuple(nodes), self.tensors)
+        return Graph(inputs, tuple(each.name for each in graph.output), tuple(nodes), self.tensors)
 
     def _node(self, proto: Any) -> Node:
-        onnx = require("onnx", extra="export")
+        onnx = require("onnx", extra="train")
         where = f"node {proto.name or proto.output[0]!r}"
         if proto.domain not in ("", "ai.onnx"):
             raise InputError(f"{where} is {proto.op_type} of {proto.domain}, whose operators are not known here")
@@ -218,7 +194,7 @@ _RULES: Mapping[str, tuple[int, _Rule]] = {
 
 
 def _tensor(proto: Any) -> Tensor:
-    onnx = require("onnx", extra="export")
+    onnx = require("onnx", extra="train")
     value = np.array(onnx.numpy_helper.to_array(proto))
     try:
         return torch.from_numpy(value)

@@ -83,7 +83,7 @@ def _lp_pool(attributes: Attributes, x: Tensor) -> Tensor:
     return result
 
 
-def even_pads(attributes: Attributes, x: Tensor, kernel: Sequence[int]) -> tuple[Tensor, list[int]]:
+def _even_pads(attributes: Attributes, x: Tensor, kernel: Sequence[int]) -> tuple[Tensor, list[int]]:
     """``x`` and a convolution's padding, the same on both sides; what is uneven is added to ``x``."""
     n = len(kernel)
     pads = _pads(attributes, x, kernel, attributes.get("strides", [1] * n), attributes.get("dilations", [1] * n))

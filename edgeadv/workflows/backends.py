@@ -50,7 +50,7 @@ COMPILED = "torch-compiled"
 BACKENDS = ("torch", "onnxruntime", "tensorrt", COMPILED)
 # a backend that takes minutes to start is not among "all"
 _PROMPT = ("torch", "onnxruntime", "tensorrt")
-_TORCH = {"torch": ("fp32",), COMPILED: ("fp32", "fp16")}
+_COMPILED = ("fp32", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,8 @@ def backend_openers(
         provider: of torch and ONNX Runtime.
         threads: CPU threads of a call.
         plan: how TensorRT's plans are had.
-        for_speed: with ``all``, leave out the int8 variant that is not made for this processor.
+        for_speed: leave out what is computed in another precision here, and with ``all`` the int8 variant that is not
+            made for this processor.
 
     Returns:
         For each backend and variant a function that opens it; and the pairs that cannot be, with the reason.
@@ -116,7 +117,7 @@ def backend_openers(
         absent = _absent(name, bundle) if any_backend else None
         for asked in wanted:
             variant = variant_for(asked, name, provider=provider)
-            reason = _misfit(name, variant, provider, for_speed=for_speed and any_variant) or absent
+            reason = _misfit(name, variant, provider, for_speed=for_speed, named=not any_variant) or absent
             if reason is not None:
                 skipped.append(Skipped(backend=name, variant=variant, reason=reason))
                 continue
@@ -131,10 +132,9 @@ def backend_openers(
 
 
 def _opener(name: str, bundle: Bundle, variant: str, provider: str, threads: int | None, plan: TensorRTPlan) -> Opener:
-    if name != "torch" and (name, variant) != (COMPILED, "fp32"):
-        # before anything is opened: a variant that is not here, or that the export refused, is the user's slip
-        bundle.onnx_path(variant)
-    if name in _TORCH:
+    # before anything is opened: a variant that is not here, or that the export refused, is the user's slip
+    bundle.onnx_path("fp32" if name == COMPILED else variant)
+    if name in ("torch", COMPILED):
         compiled = name == COMPILED
         return partial(open_torch, bundle, variant=variant, provider=provider, threads=threads, compiled=compiled)
     if name == "onnxruntime":
@@ -152,18 +152,21 @@ def _opener(name: str, bundle: Bundle, variant: str, provider: str, threads: int
     )
 
 
-def _misfit(name: str, variant: str, provider: str, *, for_speed: bool) -> str | None:
+def _misfit(name: str, variant: str, provider: str, *, for_speed: bool, named: bool) -> str | None:
     """Why this backend does not run this variant, or None."""
-    if name in _TORCH:
+    if name in ("torch", COMPILED):
         if provider not in ("cpu", "cuda"):
             return f"torch has no provider {provider}"
-        if variant not in _TORCH[name]:
-            return f"{name} serves {' and '.join(_TORCH[name])} only"
+        if name == "torch":
+            slow = for_speed and precision_of(variant) != "fp32"
+            return f"torch computes {variant} in float32, so its speed is not that of {variant}" if slow else None
+        if variant not in _COMPILED:
+            return f"{name} serves {' and '.join(_COMPILED)} only"
         return f"{name} computes {variant} on a GPU only" if (variant, provider) == ("fp16", "cpu") else None
     if name == "tensorrt":
         return TENSORRT_REFUSES_U8S8 if base_of(variant) == U8S8 else None
     right = int8_variant(name, provider=provider)
-    if for_speed and precision_of(variant) == INT8 and base_of(variant) != right:
+    if for_speed and not named and precision_of(variant) == INT8 and base_of(variant) != right:
         return f"on this processor int8 means {right}; name {variant} to time it all the same"
     return None
 
@@ -173,7 +176,6 @@ def _absent(name: str, bundle: Bundle) -> str | None:
     try:
         if name == "torch":
             need("train")
-            _ = bundle.weights_path
         elif name == "tensorrt":
             gpu = find_gpu()  # first: of some libraries not even the import is safe without a driver
             check_gpu(find_library(), gpu, EngineOptions())
@@ -185,16 +187,22 @@ def _absent(name: str, bundle: Bundle) -> str | None:
 def open_torch(
     bundle: Bundle, *, variant: str = "fp32", provider: str = "cpu", threads: int | None = None, compiled: bool = False
 ) -> TorchBackend:
-    """The reference backend, or what TorchInductor makes of it, on exactly the device asked for."""
+    """An artefact's graph in PyTorch, or what TorchInductor makes of it, on exactly the device asked for."""
     need("train")
     from edgeadv.backends.pytorch import TorchBackend
     from edgeadv.backends.pytorch_compiled import CompiledTorchBackend
 
     kind = CompiledTorchBackend if compiled else TorchBackend
-    return kind(bundle, variant=variant, device=_torch_device(provider), threads=threads)
+    return kind(bundle, variant=variant, device=torch_device(provider), threads=threads)
 
 
-def _torch_device(provider: str) -> torch.device:
+def torch_device(provider: str) -> torch.device:
+    """The device of a provider's name.
+
+    Raises:
+        InputError: it is neither ``"cpu"`` nor ``"cuda"``.
+        ProviderError: there is no such device here.
+    """
     import torch
 
     if provider not in ("cpu", "cuda"):

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from edgeadv_runtime import Attack, Backend, Bundle, DataInfo, Eps
 from edgeadv_runtime.attacks.base import CLEAN_KEY, AttackInfo, CraftedBatch, infos
@@ -20,12 +20,12 @@ from edgeadv_runtime.evaluation.outcomes import Artefact
 from edgeadv_runtime.evaluation.scoring import score_batches
 from edgeadv_runtime.evaluation.verdict import verdict_of
 from edgeadv_runtime.records.evidence import RowMasking
-from edgeadv_runtime.records.suites import ON_SURROGATE, SQUARE, SUITES, SuiteName
+from edgeadv_runtime.records.suites import PER_ARTEFACT, SQUARE, SUITES, SuiteName
 
 from ..attacks import build_attacks
 from ..attacks.pack_writer import write_pack
 from ..data.datasets import ImageSet
-from ..gradients.graph import Surrogate
+from ..gradients.artefact import ArtefactGraph, open_graph
 
 if TYPE_CHECKING:
     from edgeadv_export.draft import Draft
@@ -55,7 +55,6 @@ class Int8Judge:
 
     Args:
         fp32: the float32 artefact, opened.
-        model: the same weights in PyTorch, on the CPU in evaluation mode, for the gradients.
         draft: whose folder takes the adversarial images.
         images: labelled images, in the order of the model's classes.
         order: int64 (n,), positions in ``images``.
@@ -68,7 +67,6 @@ class Int8Judge:
     def __init__(
         self,
         fp32: Backend,
-        model: nn.Module,
         draft: Draft,
         *,
         images: ImageSet,
@@ -77,13 +75,13 @@ class Int8Judge:
         progress: Callable[[int, int], None],
     ) -> None:
         self._fp32, self._draft, self._eps = fp32, draft, eps
-        attacks = attacks_for_gate(fp32, model, eps, classes=len(draft.classes), gradients_sha256=draft.weights_sha256)
+        graph = open_graph(draft.bundle("fp32"), "fp32", device=torch.device("cpu"))
         self._pack = write_pack(
             draft.folder / "gate.pack",
             bundle=draft.bundle(),
             images=images,
             order=order,
-            attacks=attacks,
+            attacks=attacks_for_gate(fp32, graph, eps, classes=len(draft.classes), whole=True),
             reference=fp32,
             data=DataInfo(Path(images.spec).name, images.split, len(order), allow_unreadable=True),
             uint8=eps.fits_8_bits,
@@ -95,11 +93,11 @@ class Int8Judge:
         batches, infos = self._pack.batches([]), self._pack.infos
         return score_attacked(batches, infos, bundle=self._draft.bundle("fp32"), backends=[self._fp32])[0]
 
-    def judge_int8(self, int8: Backend, surrogate: Surrogate | None) -> tuple[Attacked, Attacked]:
-        """What fp32 and ``int8`` make of the attacks on both; without a ``surrogate`` int8 meets fp32's, and
+    def judge_int8(self, int8: Backend, graph: ArtefactGraph | None) -> tuple[Attacked, Attacked]:
+        """What fp32 and ``int8`` make of the attacks on both; without a ``graph`` int8 meets fp32's, and
         queries."""
         classes, uint8 = len(self._draft.classes), self._pack.uint8
-        own = attacks_for_gate(int8, surrogate, self._eps, classes=classes)
+        own = attacks_for_gate(int8, graph, self._eps, classes=classes, whole=False)
         fp32, ours = score_attacked(
             extend(self._pack.batches([]), own, self._pack.infos, uint8=uint8),
             [*self._pack.infos, *infos(own, uint8=uint8)],
@@ -110,34 +108,31 @@ class Int8Judge:
 
 
 def attacks_for_gate(
-    backend: Backend, model: nn.Module | None, eps: Eps, *, classes: int, gradients_sha256: str | None = None
+    backend: Backend, graph: ArtefactGraph | None, eps: Eps, *, classes: int, whole: bool
 ) -> list[Attack]:
-    """What attacks ``backend`` in the gate: the suite by the gradients of ``model``, and Square on ``backend`` itself.
+    """What attacks ``backend`` in the gate: the suite by its own gradients, and Square on ``backend`` itself.
 
     Args:
         backend: the artefact, opened.
-        model: the float32 network in PyTorch, which all of the suite attacks; or the surrogate of an int8 artefact,
-            which meets those that a surrogate's gradients are good for, beside what was made on float32; None where it
-            has no surrogate.
+        graph: its graph in PyTorch; None where it has no gradients there.
         eps: the budget.
         classes: of the model.
-        gradients_sha256: hash of what the gradients of a network belong to; a surrogate has its own.
+        whole: run all of the suite, as on float32; else what is run on every artefact beside that, for int8 meets what
+            was made on float32 too.
     """
     efforts, made = SUITES[GATE_SUITE], []
-    if isinstance(model, Surrogate):
+    if graph is not None:
         made = build_attacks(
-            model,
+            graph,
             [eps],
-            efforts={name: effort for name, effort in efforts.items() if name in ON_SURROGATE},
+            efforts={name: effort for name, effort in efforts.items() if whole or name in PER_ARTEFACT},
             classes=classes,
-            gradients_sha256=model.sha256,
-            suffix=f"@{backend.variant}",
-            gradients=model.gradients,
+            gradients_sha256=graph.sha256,
+            suffix="" if whole else f"@{graph.variant}",
+            gradients=graph.gradients,
         )
-    elif model is not None:
-        made = build_attacks(model, [eps], efforts=efforts, classes=classes, gradients_sha256=gradients_sha256)
     # noise is nobody's in particular: it was drawn when float32 was attacked
-    of_queries = {SQUARE: efforts[SQUARE]} if model is None or isinstance(model, Surrogate) else efforts
+    of_queries = efforts if whole else {SQUARE: efforts[SQUARE]}
     return [*made, *query_attacks(of_queries, [eps], None, [backend])]
 
 

@@ -19,6 +19,7 @@ from edgeadv_runtime.files import ensure_file_writable
 
 from .extras import need
 from .inputs import labelled_images, open_bundle
+from .workload import by_precision
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,8 +77,8 @@ def make_perturbation(
 
     from edgeadv.attacks.pack_writer import clean_batches
     from edgeadv.attacks.universal import universal_sign
-    from edgeadv.backends.pytorch import load_model
     from edgeadv.data.datasets import balanced_subset
+    from edgeadv.gradients.artefact import open_graph
     from edgeadv.models.device import default_device
 
     budget = eps if isinstance(eps, Eps) else Eps.parse(eps)
@@ -97,7 +98,7 @@ def make_perturbation(
     half = len(pixels) // 2
     if not half:
         raise InputError(f"{len(pixels)} of the images of {images.spec} are readable: at least 2 are needed")
-    model = load_model(opened, device=device)
+    model = open_graph(opened, by_precision(opened)[0], device=device)
     x, y = torch.from_numpy(to_tensor(pixels[:half])).to(device), torch.from_numpy(labels[:half]).to(device)
     sign = universal_sign(model, x, y, eps=budget.grey_levels / 255)
     pattern = np.ascontiguousarray(sign.permute(1, 2, 0).cpu().numpy())

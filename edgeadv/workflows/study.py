@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 import numpy as np
 import timm
+import torch
 import torchvision
 from numpy.typing import NDArray
 from timm.data import resolve_data_config
@@ -38,10 +39,12 @@ from edgeadv_runtime.records.suites import FGSM, Effort
 
 from ..attacks import build_attacks
 from ..attacks.pack_writer import clean_batches
+from ..backends.pytorch import ModuleBackend
 from ..data.datasets import ImageSet, balanced_subset
 from ..models.builder import Architecture, PixelModel, WeightsMap, check_input_size, load_pretrained, save_weights
+from ..models.device import full_precision, memory_order
 from ..reporting.study import write_pages
-from .backends import open_torch
+from .backends import torch_device
 from .inputs import one_of
 
 STUDY_FILE = "study.json"
@@ -316,13 +319,13 @@ def _measure(
     """One classifier through the evaluation loop."""
     with tempfile.TemporaryDirectory(prefix="edgeadv-study-") as folder:
         bundle = _bundle(subject, images.classes, Path(folder) / subject.name.replace("/", "-"))
-        with open_torch(bundle, provider=provider) as reference:
+        with _in_pytorch(subject, bundle, torch_device(provider)) as reference:
             attacks = build_attacks(
-                reference.attack_model,
+                reference.model,
                 eps,
                 efforts={FGSM: Effort()},
                 classes=len(bundle.classes),
-                gradients_sha256=bundle.weights_sha256,
+                gradients_sha256=reference.gradients_sha256,
             )
             unreadable: list[str] = []
             clean = clean_batches(images, bundle, order, unreadable=unreadable, workers=workers)
@@ -336,6 +339,18 @@ def _measure(
                 examples=0,
                 progress=progress,
             )
+
+
+def _in_pytorch(subject: Subject, bundle: Bundle, device: torch.device) -> ModuleBackend:
+    """The classifier as its library computes it: nothing is exported."""
+    full_precision(device)
+    model = subject.load().eval().requires_grad_(False)
+    return ModuleBackend(
+        model.to(device, memory_format=memory_order(device)),  # type: ignore[call-overload]
+        sha256=bundle.weights_sha256,
+        input_shape=bundle.preprocess.input_shape,
+        n_classes=len(bundle.classes),
+    )
 
 
 def _bundle(subject: Subject, classes: Classes, folder: Path) -> Bundle:

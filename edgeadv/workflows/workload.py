@@ -7,18 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeadv_runtime import Backend, OnnxRuntimeBackend
 from edgeadv_runtime.attacks.crafting import changing
 from edgeadv_runtime.bundle.batches import DataInfo, Progress
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.preprocess import to_tensor
-from edgeadv_runtime.bundle.variants import INT8, base_of, precision_of
+from edgeadv_runtime.bundle.variants import FLOAT_VARIANTS, base_of
 from edgeadv_runtime.errors import InputError
-from edgeadv_runtime.records.about import SURROGATE, Skipped
+from edgeadv_runtime.records.about import NO_GRADIENTS, Skipped
 from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.suites import (
-    ON_SURROGATE,
     OPTIONAL,
+    PER_ARTEFACT,
     PGD_MARGIN,
+    QUERY_ATTACKS,
     RANDOM_DRAWS,
     SUITES,
     TARGETABLE,
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from edgeadv.backends.pytorch import TorchBackend
+    from edgeadv.backends.pytorch import ModuleBackend
     from edgeadv.data.datasets import ImageSet
     from edgeadv.data.sources import Data
     from edgeadv_runtime.attacks.base import Attack
@@ -56,8 +58,8 @@ class Workload:
         eps: the budgets, ascending.
         efforts: the attacks by name, those without gradients included.
         attacks: those with gradients, and those that were given as objects.
-        reference: the model whose gradients are used.
-        skipped: int8 variants that their own gradients do not attack, with the reason, for the results file.
+        reference: the artefact whose gradients all attacks follow, or that is asked where there are none.
+        skipped: variants that their own gradients do not attack, with the reason, for the results file.
     """
 
     images: ImageSet
@@ -66,7 +68,7 @@ class Workload:
     eps: tuple[Eps, ...]
     efforts: Mapping[str, Effort]
     attacks: list[Attack]
-    reference: TorchBackend
+    reference: Backend
     skipped: list[Skipped]
 
     def check_training_images(self, bundle: Bundle, *, workers: int, progress: Progress | None) -> None:
@@ -92,14 +94,14 @@ def make_workload(
     provider: str = "cpu",
     threads: int | None = None,
 ) -> Workload:
-    """Open the data, match its labels to the bundle's classes, and make the attacks on its weights.
+    """Open the data, match its labels to the bundle's classes, and make the attacks on its artefacts' graphs.
 
-    Those of ``variants`` that are int8 are attacked by their own gradients too, where the bundle holds their
-    surrogates: once for the artefact with float input and for that with uint8 input, which is the same function of the
-    pixels.
+    One artefact is the reference: the most precise that the bundle carries. All attacks follow its gradients; some of
+    them, :data:`PER_ARTEFACT`, follow those of each of ``variants`` too: once for the artefact with float input and for
+    that with uint8 input, which is the same function of the pixels.
 
     Args:
-        bundle: whose weights are attacked.
+        bundle: whose artefacts are attacked.
         data: labelled images.
         eps: the budgets; None takes those of ``own``, if no attack is named.
         efforts: the attacks that are named.
@@ -140,79 +142,129 @@ def make_workload(
         allow_unreadable=plan.allow_unreadable,
         allow_training_images=plan.allow_training_images,
     )
-    reference = open_torch(bundle, provider="cpu" if provider == "cpu" else "cuda", threads=threads)
+    reference, skipped = _reference(bundle, efforts, provider="cpu" if provider == "cpu" else "cuda", threads=threads)
     sample = next(iter(clean_batches(images, bundle, order[:_PROBED], unreadable=[])), None)
     x = np.empty((0, *bundle.preprocess.input_shape), np.float32) if sample is None else to_tensor(sample.pixels)
-    made, skipped = _gradient_attacks(bundle, reference, x, wanted, efforts=efforts, variants=variants, plan=plan)
+    makers = _Makers(bundle, reference, x, wanted, efforts, plan)
+    made = makers.on_reference() if wanted else []
+    made += transferred(bundle, plan.transfer_from, wanted, efforts=efforts, device=makers.device)
+    for variant in _others(reference, variants) if wanted else ():
+        try:
+            made += makers.on_artefact(variant)
+        except InputError as error:
+            reason = f"not attacked by its own gradients, its figures are of transferred attacks: {error}"
+            skipped.append(Skipped(backend=NO_GRADIENTS[0], variant=variant, reason=reason))
     return Workload(images, order, info, wanted, efforts, [*made, *own], reference, skipped)
 
 
-def _gradient_attacks(
-    bundle: Bundle,
-    reference: TorchBackend,
-    x: NDArray[np.float32],
-    eps: tuple[Eps, ...],
-    *,
-    efforts: Mapping[str, Effort],
-    variants: Sequence[str],
-    plan: AttackPlan,
-) -> tuple[list[Attack], list[Skipped]]:
-    """Attacks on the weights, on other bundles' and on surrogates; and int8 variants without. ``x``: some images."""
-    from edgeadv.attacks import build_attacks
-    from edgeadv.attacks.linearity import LinearityControl
-    from edgeadv.attacks.suite import GRADIENTS
-    from edgeadv.gradients.graph import load_surrogate
+def _reference(
+    bundle: Bundle, efforts: Mapping[str, Effort], *, provider: str, threads: int | None
+) -> tuple[Backend, list[Skipped]]:
+    """The artefact whose gradients all attacks follow; where none has any, one that can be asked, and why.
 
-    if not eps:
-        return [], []
-    classes, device = len(bundle.classes), next(reference.model.parameters()).device
-    towards = None if plan.target is None else bundle.classes.index(plan.target)
-    random = bool(len(x)) and changing(reference, x, reference.infer(x)).any()
-    network, words = _network_to_follow(reference, plan.gradients, x)
-    made = build_attacks(
-        network,
-        eps,
-        efforts=efforts,
-        classes=classes,
-        gradients_sha256=bundle.weights_sha256,
-        target=towards,
-        gradients=words,
-        draws=RANDOM_DRAWS if random else 1,
-    )
-    # rounding would bend the margin that this control measures
-    made = [
-        replace(attack, model=reference.attack_model, gradients=GRADIENTS)
-        if isinstance(attack, LinearityControl)
-        else attack
-        for attack in made
-    ]
-    made += transferred(bundle, plan.transfer_from, eps, efforts=efforts, device=device)
-    on_surrogate = {name: effort for name, effort in efforts.items() if name in ON_SURROGATE}
+    Raises:
+        InputError: there are no gradients, and no attack of ``efforts`` does without.
+    """
     skipped: list[Skipped] = []
-    attacked: set[str] = set()
-    for variant in dict.fromkeys(variants) if on_surrogate else ():
-        base = base_of(variant)
-        if precision_of(variant) != INT8 or base in attacked:
-            continue
+    for variant in by_precision(bundle):
         try:
-            bundle.surrogate_path(variant)
+            return open_torch(bundle, variant=variant, provider=provider, threads=threads), skipped
         except InputError as error:
-            reason = f"not attacked by its own gradients, its figures are of transferred attacks: {error}"
-            skipped.append(Skipped(backend=SURROGATE, variant=variant, reason=reason))
-            continue
-        surrogate = load_surrogate(bundle, variant, device=device)
-        attacked.add(base)
-        made += build_attacks(
-            surrogate,
-            eps,
-            efforts=on_surrogate,
-            classes=classes,
-            gradients_sha256=surrogate.sha256,
-            target=towards,
-            suffix=f"@{base}",
-            gradients=surrogate.gradients,
+            if not set(QUERY_ATTACKS) & set(efforts):
+                raise
+            reason = f"not attacked by gradients, its figures are of queries alone: {error}"
+            skipped.append(Skipped(backend=NO_GRADIENTS[0], variant=variant, reason=reason))
+    return OnnxRuntimeBackend(bundle, variant=bundle.variants[0], threads=threads), skipped
+
+
+def by_precision(bundle: Bundle) -> list[str]:
+    """The variants that ``bundle`` carries, the most precise one first."""
+    return sorted(bundle.variants, key=lambda variant: FLOAT_VARIANTS.index(base_of(variant)))
+
+
+def _others(reference: Backend, variants: Sequence[str]) -> list[str]:
+    """Of ``variants`` those that are another function of the pixels than ``reference``, each once."""
+    by_base = {base_of(variant): variant for variant in reversed(variants)}
+    return [variant for base, variant in by_base.items() if base != base_of(reference.variant)][::-1]
+
+
+@dataclass(frozen=True)
+class _Makers:
+    """Attacks on the graphs of a bundle's artefacts; ``x``: some images."""
+
+    bundle: Bundle
+    reference: Backend
+    x: NDArray[np.float32]
+    eps: tuple[Eps, ...]
+    efforts: Mapping[str, Effort]
+    plan: AttackPlan
+
+    @property
+    def device(self) -> torch.device:
+        """Where gradients are computed."""
+        from edgeadv.backends.pytorch import ModuleBackend
+        from edgeadv.models.device import default_device
+
+        reference = self.reference
+        return reference.torch_device if isinstance(reference, ModuleBackend) else default_device()
+
+    @property
+    def _towards(self) -> int | None:
+        """The class that attacks which can move towards."""
+        return None if self.plan.target is None else self.bundle.classes.index(self.plan.target)
+
+    def on_reference(self) -> list[Attack]:
+        """All attacks that follow the gradients of the reference."""
+        from edgeadv.attacks import build_attacks
+        from edgeadv.attacks.linearity import LinearityControl
+        from edgeadv.backends.pytorch import ModuleBackend
+
+        reference, x = self.reference, self.x
+        if not isinstance(reference, ModuleBackend):
+            return []
+        random = bool(len(x)) and changing(reference, x, reference.infer(x)).any()
+        network, words = _network_to_follow(reference, self.plan.gradients, x)
+        made = build_attacks(
+            network,
+            self.eps,
+            efforts=self.efforts,
+            classes=len(self.bundle.classes),
+            gradients_sha256=reference.gradients_sha256,
+            target=self._towards,
+            gradients=words,
+            draws=RANDOM_DRAWS if random else 1,
         )
-    return made, skipped
+        # float16 would bend the margin that this control measures
+        return [
+            replace(attack, model=reference.model, gradients=reference.gradients)
+            if isinstance(attack, LinearityControl)
+            else attack
+            for attack in made
+        ]
+
+    def on_artefact(self, variant: str) -> list[Attack]:
+        """Some of the attacks, following the gradients of ``variant``.
+
+        Raises:
+            InputError: it has none here.
+        """
+        from edgeadv.attacks import build_attacks
+        from edgeadv.gradients.artefact import open_graph
+
+        efforts = {name: effort for name, effort in self.efforts.items() if name in PER_ARTEFACT}
+        if not efforts:
+            return []
+        graph = open_graph(self.bundle, variant, device=self.device)
+        return build_attacks(
+            graph,
+            self.eps,
+            efforts=efforts,
+            classes=len(self.bundle.classes),
+            gradients_sha256=graph.sha256,
+            target=self._towards,
+            suffix=f"@{graph.variant}",
+            gradients=graph.gradients,
+        )
 
 
 def transferred(
@@ -227,38 +279,38 @@ def transferred(
 
     Args:
         bundle: what is attacked.
-        others: bundles with weights.
+        others: bundles of other networks; of each the most precise artefact is followed.
         eps: budgets.
         efforts: of the attacks that run.
         device: where gradients are computed.
 
     Raises:
-        InputError: a bundle has other classes or other pixels, or is the one that is attacked.
-        EdgeAdvError: it cannot be opened, or holds no weights.
+        InputError: a bundle has other classes or other pixels, holds the artefact that is attacked, or has no
+            gradients.
+        EdgeAdvError: it cannot be opened.
     """
-    import torch
-
-    from edgeadv.attacks import attack_copy, build_attacks
-    from edgeadv.backends.pytorch import load_model
+    from edgeadv.attacks import build_attacks
+    from edgeadv.gradients.artefact import open_graph
 
     made: list[Attack] = []
+    ours = {entry.sha256 for entry in bundle.manifest.variants.values()}
     for given in others:
         other = open_bundle(given)
         if other.classes.ids != bundle.classes.ids or other.preprocess != bundle.preprocess:
             raise InputError(
                 f"`transfer_from` {other.path} has other classes or another preprocessing than {bundle.path}"
             )
-        if other.weights_sha256 == bundle.weights_sha256:
-            raise InputError(f"`transfer_from` {other.path} holds the weights that are attacked: name another network")
-        sample = torch.rand(2, *bundle.preprocess.input_shape, generator=torch.Generator().manual_seed(0)).to(device)
+        graph = open_graph(other, by_precision(other)[0], device=device)
+        if graph.sha256 in ours:
+            raise InputError(f"`transfer_from` {other.path} holds the network that is attacked: name another one")
         made += build_attacks(
-            attack_copy(load_model(other, device=device), sample),
+            graph,
             eps,
             classes=len(bundle.classes),
             efforts={TRANSFER: efforts.get(PGD_MARGIN) or SUITES["standard"][PGD_MARGIN]},
-            gradients_sha256=other.weights_sha256,
-            suffix=f"@{other.weights_sha256[:8]}",
-            gradients=f"torch fp32 of {other.manifest.title}",
+            gradients_sha256=graph.sha256,
+            suffix=f"@{graph.sha256[:8]}",
+            gradients=f"{graph.gradients} of {other.manifest.title}",
         )
     return made
 
@@ -271,21 +323,19 @@ def _check_gradients(precision: str, provider: str) -> None:
         raise InputError(f"`gradients` {FLOAT16} needs a GPU: add `provider` cuda, or leave it out")
 
 
-def _network_to_follow(reference: TorchBackend, precision: str, x: NDArray[np.float32]) -> tuple[nn.Module, str]:
+def _network_to_follow(reference: ModuleBackend, precision: str, x: NDArray[np.float32]) -> tuple[nn.Module, str]:
     """The network whose gradients attacks follow, and where these come from, in words for result rows."""
     import torch
 
-    from edgeadv.attacks.batching import device_of
-    from edgeadv.attacks.float16 import HALF, HalfCopy
-    from edgeadv.attacks.suite import GRADIENTS
-    from edgeadv.models.builder import PixelModel
+    from edgeadv.attacks.float16 import HalfCopy
+    from edgeadv.gradients.graph import GraphModule
 
-    exact = reference.attack_model
+    exact = reference.model
     if precision == FLOAT32:
-        return exact, GRADIENTS
-    assert isinstance(exact, PixelModel)
+        return exact, reference.gradients
+    assert isinstance(exact, GraphModule)
     try:
-        return HalfCopy(exact, torch.from_numpy(x).to(device_of(exact))), HALF
+        return HalfCopy(exact, torch.from_numpy(x).to(reference.torch_device)), f"{reference.gradients}, in {FLOAT16}"
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(

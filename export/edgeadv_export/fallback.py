@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadv.models.builder import PixelModel
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle.entries import GateEntry
 from edgeadv_runtime.decoding import convert
@@ -52,16 +51,14 @@ class Fitter:
 
     @classmethod
     @contextmanager
-    def open(
-        cls, fp32: Any, plan: Int8Plan, draft: Draft, model: PixelModel, *, progress: Progress
-    ) -> Iterator[Fitter]:
+    def open(cls, fp32: Any, plan: Int8Plan, draft: Draft, *, name: str, progress: Progress) -> Iterator[Fitter]:
         """Calibrate, and score fp32.
 
         Args:
             fp32: an ``onnx.ModelProto`` of :func:`to_onnx`.
             plan: images and limits.
             draft: an empty folder that is removed afterwards.
-            model: the same weights in PyTorch, on the CPU in evaluation mode.
+            name: what to call the network in errors.
             progress: told in a few words what begins.
 
         Raises:
@@ -78,10 +75,10 @@ class Fitter:
                 yield image
                 tell(done, n)
 
-        calibrated = calibrate(fp32, images(), model.architecture.name)
+        calibrated = calibrate(fp32, images(), name)
         draft.write("fp32", fp32)
         with draft.backend("fp32") as backend:
-            yield cls(calibrated, Gate(plan, backend, draft, model, progress=progress), draft, plan, backend, progress)
+            yield cls(calibrated, Gate(plan, backend, draft, progress=progress), draft, plan, backend, progress)
 
     def fit(self, variant: str) -> tuple[Any, dict[str, Any]]:
         """Quantise, measure, and leave the most sensitive layers in float32 one by one until the gate holds.

@@ -21,8 +21,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgeadv.data.datasets import Batch, ImageSet, batches
-from edgeadv.gradients.graph import Surrogate
-from edgeadv.models.builder import PixelModel
+from edgeadv.gradients.artefact import ArtefactGraph
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle.batches import CleanBatch, DataDigest
 from edgeadv_runtime.bundle.confidence import first_is_right
@@ -36,8 +35,8 @@ from .calibration import Calibration
 from .draft import Draft
 from .frames import check_readable
 from .judge import Attacked, Judge, MakeJudge
+from .own_gradients import own_gradients
 from .paired import Measured, Paired, error_of, images_needed
-from .quantised_graph import make
 
 MAX_DROP = 1.0
 PASS = "PASS"
@@ -103,14 +102,13 @@ class Gate:
 
     data: dict[str, Any]
 
-    def __init__(self, plan: Int8Plan, fp32: Backend, draft: Draft, model: PixelModel, *, progress: Progress) -> None:
+    def __init__(self, plan: Int8Plan, fp32: Backend, draft: Draft, *, progress: Progress) -> None:
         """Score fp32, and craft the attacks if the plan has a budget.
 
         Args:
             plan: images and limits.
             fp32: the float32 artefact, opened.
             draft: whose folder takes the adversarial images.
-            model: the same weights in PyTorch, on the CPU in evaluation mode, for the gradients.
             progress: told in a few words what begins.
 
         Raises:
@@ -127,7 +125,7 @@ class Gate:
         if plan.eps is not None and plan.make_judge is not None:
             n, eps = len(self._index), plan.eps
             tell = paced(progress, f"attacking {n} images at eps {eps.text}", "images")
-            judge = plan.make_judge(fp32, model, draft, images=plan.images, order=self._index, eps=eps, progress=tell)
+            judge = plan.make_judge(fp32, draft, images=plan.images, order=self._index, eps=eps, progress=tell)
             # before hours are spent on graphs that could not be judged
             _check_believable([judge.judge_fp32()], eps)
             self._judged = judge, eps
@@ -183,35 +181,29 @@ class Gate:
         if self._judged is None or not measured.holds:  # what fails anyway is not attacked
             return measured
         judge, eps = self._judged
-        surrogate: Surrogate | None = None
+        graph: ArtefactGraph | None = None
         threat = {"threat": "white-box"}
         try:
-            surrogate = self._surrogate(int8, proto)
+            graph = self._graph(int8, proto)
         except ExportError as error:
             threat = {"threat": "query", "no_own_gradients": str(error)}
             self._progress(f"{int8.variant} is not attacked by its own gradients, which may flatter it: {error}")
         else:
             self._progress(f"attacking {int8.variant} by its own gradients")
-        fp32, ours = judge.judge_int8(int8, surrogate)
+        fp32, ours = judge.judge_int8(int8, graph)
         verdict = _check_believable([fp32, ours], eps)
         attacks = {"eps": eps.text, "suite": judge.suite, **threat, "verdict": verdict, "judged": True}
         return replace(measured, worst=Paired.of(fp32.right, ours.right), attacks=attacks)
 
-    def _surrogate(self, int8: Backend, proto: Any) -> Surrogate:
-        """The graph that PyTorch can follow.
+    def _graph(self, int8: Backend, proto: Any) -> ArtefactGraph:
+        """Its graph in PyTorch.
 
         Raises:
-            ExportError: it has none.
+            ExportError: it has no gradients here.
         """
         first = next(self._batches(self._index))
-        graph, _ = make(
-            proto,
-            int8.variant,
-            onnx_sha256=int8.artifact_sha256,
-            pixels=first.pixels,
-            logits=int8.infer(to_tensor(first.pixels)),
-        )
-        return Surrogate(graph).eval()
+        logits = int8.infer(to_tensor(first.pixels))
+        return own_gradients(proto, int8.variant, sha256=int8.artifact_sha256, pixels=first.pixels, logits=logits)[0]
 
     def to_json(self, measured: Measured) -> dict[str, Any]:
         """What the manifest says of ``measured``."""

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadv.data.datasets import ImageSet
-from edgeadv.gradients.graph import Surrogate
-from edgeadv.models.builder import PixelModel
+from edgeadv.gradients.artefact import ArtefactGraph
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.evidence import RowMasking
@@ -40,8 +39,8 @@ class Judge(Protocol):
     def judge_fp32(self) -> Attacked:
         """What fp32 makes of the attacks on itself."""
 
-    def judge_int8(self, int8: Backend, surrogate: Surrogate | None) -> tuple[Attacked, Attacked]:
-        """What fp32 and ``int8`` make of the attacks on both; ``surrogate`` is int8 as PyTorch can follow it, if it
+    def judge_int8(self, int8: Backend, graph: ArtefactGraph | None) -> tuple[Attacked, Attacked]:
+        """What fp32 and ``int8`` make of the attacks on both; ``graph`` is int8 as PyTorch can follow it, if it
         can."""
 
 
@@ -51,7 +50,6 @@ class MakeJudge(Protocol):
     def __call__(
         self,
         fp32: Backend,
-        model: PixelModel,
         draft: Draft,
         *,
         images: ImageSet,
@@ -63,7 +61,6 @@ class MakeJudge(Protocol):
 
         Args:
             fp32: the float32 artefact, opened.
-            model: the same weights in PyTorch, on the CPU in evaluation mode.
             draft: whose folder takes what must be kept meanwhile.
             images: labelled images, in the order of the model's classes.
             order: int64 (n,), positions in ``images``.

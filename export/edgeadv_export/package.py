@@ -24,10 +24,10 @@ from edgeadv_runtime.bundle.entries import (
     ArchitectureEntry,
     CalibrationEntry,
     CountedFileEntry,
+    GradientsEntry,
     MadeFromEntry,
     ParityEntry,
     SizedFileEntry,
-    SurrogateEntry,
     VariantEntry,
 )
 from edgeadv_runtime.bundle.golden import Golden
@@ -44,8 +44,8 @@ from .draft import WEIGHTS, Draft, sized
 from .fallback import Fitter
 from .fp16 import largest_activation, to_fp16
 from .int8_quality import Int8Plan
+from .own_gradients import own_gradients
 from .parity import TOLERANCES, artifact_logits, compare, margins, summary, torch_logits
-from .quantised_graph import make
 from .to_onnx import to_onnx
 from .u8in import to_u8in
 
@@ -85,10 +85,10 @@ def export_bundle(
 ) -> Bundle:
     """Export ``model`` and write the bundle at ``out``, if every variant agrees with it on ``frames``.
 
-    fp32 and fp16 must agree in the logits. int8 cannot: it must lose no more accuracy than ``int8`` allows. Its graph
-    is written a second time for :mod:`edgeadv.gradients.graph`, if that agrees with the artefact on ``frames``. A
+    fp32 and fp16 must agree in the logits. int8 cannot: it must lose no more accuracy than ``int8`` allows. The
+    graph of each in PyTorch, which attacks follow, is compared with it too. A
     ``-u8in`` variant is made from the one with float input, which need not be shipped, must give every frame the same
-    label as that, and shares its gate and surrogate.
+    label as that, and shares its gate and gradients.
 
     ::
 
@@ -195,13 +195,12 @@ class _Writer:
                     fitter = fitter or self._fitter(self.int8, stack)
                     proto, about = fitter.fit(base)
                 entry, logits[base] = self._variant(base, proto, largest)
-                if about:
-                    about["surrogate"] = self._surrogate(base, proto, entry.sha256, logits[base])
+                about["gradients"] = self._gradients(base, proto, entry.sha256, logits[base])
                 entries[base] = replace(entry, **about)
                 if (variant := base + U8IN) in variants:
                     entry, logits[variant] = self._variant(variant, to_u8in(proto, self.name), largest)
                     self._same_labels(variant, logits[variant], logits[base])
-                    if about:
+                    if "gate" in about:
                         about["gate"] = replace(about["gate"], of=base)
                     made_from = MadeFromEntry(variant=base, sha256=entries[base].sha256)
                     entries[variant] = replace(entry, made_from=made_from, **about)
@@ -213,7 +212,7 @@ class _Writer:
         """Get ready for int8, in a folder that is gone with ``stack``: fp32 must be the model, shipped or not."""
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self.draft.folder)))
         draft = dataclasses.replace(self.draft, folder=scratch)
-        fitter = stack.enter_context(Fitter.open(self.fp32, plan, draft, self.model, progress=self.progress))
+        fitter = stack.enter_context(Fitter.open(self.fp32, plan, draft, name=self.name, progress=self.progress))
         self._compare(fitter.fp32)
         return fitter
 
@@ -251,21 +250,18 @@ class _Writer:
                 "written"
             )
 
-    def _surrogate(self, variant: str, proto: Any, onnx_sha256: str, logits: NDArray[np.float32]) -> SurrogateEntry:
-        """Write the surrogate of an int8 artefact and return its manifest entry.
+    def _gradients(self, variant: str, proto: Any, sha256: str, logits: NDArray[np.float32]) -> GradientsEntry:
+        """What the manifest says of the gradients of an artefact.
 
-        An artefact that passed its gate is right, whether or not PyTorch can differentiate it: where it cannot, the
-        bundle has no surrogate, the manifest says why, and so does the progress.
+        An artefact that is right is shipped, whether or not PyTorch can differentiate it: where it cannot, the manifest
+        says why, and so does the progress.
         """
-        self.progress(f"comparing the surrogate of {variant} with it on {len(self.pixels)} frames")
         try:
-            graph, parity = make(proto, variant, onnx_sha256=onnx_sha256, pixels=self.pixels, logits=logits)
+            _, parity = own_gradients(proto, variant, sha256=sha256, pixels=self.pixels, logits=logits)
         except ExportError as error:
-            self.progress(f"{variant} gets no surrogate and can be attacked by transfer and queries only: {error}")
-            return SurrogateEntry(not_made=str(error))
-        path = self.draft.folder / f"surrogate.{variant}.safetensors"
-        graph.save(path)
-        return SurrogateEntry(**sized(path), parity=parity)
+            self.progress(f"{variant} can be attacked by transfer and queries only: {error}")
+            return GradientsEntry(missing=str(error))
+        return GradientsEntry(parity=parity)
 
 
 def decided(logits: Mapping[str, NDArray[np.float32]], most: int) -> NDArray[np.int64]:

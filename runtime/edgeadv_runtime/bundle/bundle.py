@@ -3,9 +3,8 @@
 A folder with a ``manifest.json`` and the files it names::
 
     model.<variant>.onnx   dynamic batch; input "image", float32 or (-u8in) uint8, output "logits" float32
-    weights.safetensors    the same weights, for the side that needs gradients
+    weights.safetensors    the same weights, to train on
     golden.npz             real frames with the tensors and logits they must give
-    surrogate.<variant>.safetensors   an int8 graph for the side that needs gradients
     training-images.npy    hashes of the images that the network was trained on, where they are known
 
 The manifest always names every file of the full bundle with its hash; ``left_out`` names those that a slim copy does
@@ -272,28 +271,6 @@ class Bundle:
             )
         return self.path / file
 
-    def surrogate_path(self, variant: str) -> Path:
-        """The graph of an int8 ``variant`` for the gradient side, see ``edgeadv.gradients.graph``; with ``-u8in`` or
-        without the same.
-
-        Raises:
-            InputError: this bundle carries none.
-        """
-        if variant not in self.manifest.variants:
-            self.onnx_path(variant)  # says what there is
-        if precision_of(variant) != INT8:
-            raise InputError(f"only int8 has surrogates: the gradients of {variant} are those of the weights")
-        entry = self.manifest.variants[variant].surrogate
-        if entry is None or entry.file is None:
-            why = entry.not_made if entry else "it was exported by an edgeadv that made none; export it again"
-            raise InputError(f"{self.path} has no surrogate of {variant}, attack it with the gradients of fp32: {why}")
-        if entry.file in self.manifest.left_out:
-            raise InputError(
-                f"{self.path} is a slim bundle without the surrogate of {variant}: gradients need the full one, or "
-                "use an attack pack"
-            )
-        return self.path / entry.file
-
     def golden(self) -> Golden:
         """The frames of the self-test.
 
@@ -322,8 +299,6 @@ class Bundle:
         keep = {self.onnx_path(variant).name for variant in variants} | self.manifest.always
         if weights:
             keep.add(self.weights_path.name)
-            surrogates = {entry.file for variant in variants if (entry := self.manifest.variants[variant].surrogate)}
-            keep |= {name for name in self.files if name in surrogates} - set(self.manifest.left_out)
         check_replaceable(out)
         document = read_object(read_bytes(self.path / MANIFEST), self.path / MANIFEST)
         with atomic_folder(out, overwrite=overwrite) as folder:

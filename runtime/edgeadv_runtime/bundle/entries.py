@@ -223,6 +223,13 @@ class SurrogateEntry(Entry, frozen=True, kw_only=True):
             _check_name(self.file)
 
 
+class GradientsEntry(Entry, frozen=True, kw_only=True):
+    """How close the artefact's graph in PyTorch, whose gradients attacks follow, is to it; or why there is none."""
+
+    parity: ParityEntry | None = None
+    missing: Text | None = None
+
+
 class MadeFromEntry(Entry, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The variant with float input that one with ``-u8in`` was made from, carried or not."""
 
@@ -245,6 +252,7 @@ class VariantEntry(SizedFileEntry, frozen=True, kw_only=True):
     float_layers: tuple[Text, ...] | None = None
     gate: GateEntry | None = None
     surrogate: SurrogateEntry | None = None
+    gradients: GradientsEntry | None = None
 
 
 class CalibrationEntry(Entry, frozen=True, kw_only=True):

@@ -13,14 +13,21 @@ from .checks import Check
 
 # what each extra brings, and since which version; as in pyproject.toml
 EXTRAS: dict[str, dict[str, str]] = {
-    "train": {"torch": "2.9", "torchvision": "0.24", "timm": "1.0.15", "safetensors": "0.5", "tensorboard": "2.19"},
+    "train": {
+        "torch": "2.9",
+        "torchvision": "0.24",
+        "timm": "1.0.15",
+        "onnx": "1.18",
+        "safetensors": "0.5",
+        "tensorboard": "2.19",
+    },
     "ort": {"onnxruntime": "1.23"},
     "ort-gpu": {"onnxruntime-gpu": "1.23"},
     "tensorrt": {"tensorrt": "10.3"},
     "tensorrt-rtx": {"tensorrt-rtx": "1.2"},
     "sign": {"cryptography": "42"},
     "camera": {"opencv-python-headless": "4.10"},
-    "export": {"onnx": "1.18", "onnxscript": "0.5"},
+    "export": {"onnxscript": "0.5"},
     "report": {"jinja2": "3.1"},
     "demo": {"mlxtend": "0.23"},
 }

@@ -15,8 +15,9 @@ from ..decoding import Count, Sha256, Share
 from .rows import Size
 from .statistics import wilson_interval
 
-SURROGATE = "surrogate"
-"""Stands for a backend in ``skipped`` where an int8 variant was scored but not attacked by its own gradients."""
+NO_GRADIENTS = ("gradients", "surrogate")
+"""Stands for a backend in ``skipped`` where a variant was scored but not attacked by its own gradients; the second in
+files of an older edgeadv."""
 Facts = dict[str, Any]
 """What somebody else's record says, for people to read."""
 _DEEPEST = 32

@@ -109,9 +109,9 @@ CUMULATIVE = (MI_FGSM, APGD_TARGETED, PGD_SMOOTHED, TRANSFER, SQUARE)
 """Those that no rule compares on all images: they run on what the attacks before them left standing."""
 KNOWN = frozenset(name for suite in SUITES.values() for name in suite) | frozenset((*OPTIONAL, TRANSFER))
 """All names of edgeadv's own attacks; a suffix after ``@`` says which artefact one was made for."""
-ON_SURROGATE = (PGD_MARGIN, APGD_DLR)
-"""What is run with an int8 surrogate's gradients, of the attacks that run at all: losses that no saturated softmax
-stops."""
+PER_ARTEFACT = (PGD_MARGIN, APGD_DLR)
+"""What is run with the gradients of every artefact beside the reference, of the attacks that run at all: losses that no
+saturated softmax stops."""
 
 
 def base_name(name: str) -> str:

@@ -249,7 +249,7 @@ def test_they_run_through_the_real_evaluation(bundle: Bundle, batch: CleanBatch,
             OnnxRuntimeBackend(bundle),
             OnnxRuntimeBackend(bundle, variant="int8-u8s8"),
         ]
-        attacks = [CASES[name].adapted(reference.model, bundle.weights_sha256, name=name) for name in names]
+        attacks = [CASES[name].adapted(reference.model, reference.gradients_sha256, name=name) for name in names]
         (made,) = craft([batch], attacks, reference, uint8=uint8)
         results = evaluate(
             bundle,
@@ -267,8 +267,8 @@ def test_they_run_through_the_real_evaluation(bundle: Bundle, batch: CleanBatch,
     for (variant, backend_name, name), correct in right.items():
         row, case = rows[variant, backend_name, name], CASES[name]
         assert row.correct_top1 == correct
-        assert row.threat == ("white-box" if backend_name == "torch" else "transfer")
-        assert (row.gradients, row.eps, row.zero_gradient_share) == ("torch fp32", EPS.text, None)
+        assert row.threat == ("white-box" if variant == "fp32" else "transfer")
+        assert (row.gradients, row.eps, row.zero_gradient_share) == ("graph of fp32", EPS.text, None)
         assert row.params.uint8 is uint8 and row.params.norm == "linf"
         distribution = "adversarial-robustness-toolbox" if case.library == "art" else case.library
         assert re.fullmatch(rf"{distribution} [\d.]+ \w+", row.params.library or "")

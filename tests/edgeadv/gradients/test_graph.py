@@ -1,11 +1,8 @@
-"""int8 by its own gradients: every operator against ONNX Runtime, the gradient against closed forms, whole networks on
+"""ONNX graphs in PyTorch: operators against ONNX Runtime, the gradient against closed forms, whole artefacts on
 images."""
 
 from __future__ import annotations
 
-import copy
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,18 +18,18 @@ from torch import nn
 
 from edgeadv.attacks import build_attacks, fgsm, margin, pgd
 from edgeadv.data.datasets import ImageSet, batches
-from edgeadv.gradients.graph import Node, QuantisedGraph, Surrogate, load_surrogate
+from edgeadv.gradients.artefact import ArtefactGraph, open_graph
+from edgeadv.gradients.graph import Graph, GraphModule, Node
 from edgeadv.gradients.operators import OPERATORS
+from edgeadv.gradients.read_onnx import nodes_of, read_file
 from edgeadv.models.builder import PixelModel, evaluation_mode
-from edgeadv_export.quantised_graph import neutral
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.bundle import Bundle
-from edgeadv_runtime.bundle.manifest import bundle_id
 from edgeadv_runtime.bundle.preprocess import to_tensor
-from edgeadv_runtime.errors import BundleError, InputError, IntegrityError
-from edgeadv_runtime.files import sha256_file
+from edgeadv_runtime.bundle.variants import base_of
+from edgeadv_runtime.errors import BundleError, InputError
 from edgeadv_runtime.records.eps import Eps
-from edgeadv_runtime.records.suites import ON_SURROGATE, SUITES
+from edgeadv_runtime.records.suites import PER_ARTEFACT, SUITES
 
 CPU = torch.device("cpu")
 VARIANTS = ("int8-s8s8", "int8-u8s8")
@@ -67,7 +64,7 @@ def in_onnxruntime(proto: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def in_torch(proto: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
     with torch.no_grad():
-        found: NDArray[np.float32] = Surrogate(neutral(proto, "int8-u8s8", onnx_sha256=""))(torch.from_numpy(x)).numpy()
+        found: NDArray[np.float32] = GraphModule(nodes_of(proto), "graph")(torch.from_numpy(x)).numpy()
     return found
 
 
@@ -270,7 +267,7 @@ def test_rounding_along_an_axis(axis: int) -> None:
 # --- the gradient
 
 
-def linear(scale: float, zero: Any, weight: NDArray[np.float32]) -> Surrogate:
+def linear(scale: float, zero: Any, weight: NDArray[np.float32]) -> GraphModule:
     """``weight`` times the rounded input, as nodes."""
     nodes = [
         Node("QuantizeLinear", ("image", "s", "z"), ("q",), {}),
@@ -278,7 +275,7 @@ def linear(scale: float, zero: Any, weight: NDArray[np.float32]) -> Surrogate:
         Node("Gemm", ("x", "w"), ("logits",), {"transB": 1}),
     ]
     tensors = {"s": torch.tensor(scale), "z": torch.tensor(zero), "w": torch.from_numpy(weight)}
-    return Surrogate(QuantisedGraph("int8-u8s8", "", "image", "logits", tuple(nodes), tensors))
+    return GraphModule(Graph(("image",), ("logits",), tuple(nodes), tensors), "layer")
 
 
 def gradient(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -321,7 +318,7 @@ def test_where_rounding_vanishes_the_gradient_is_the_networks(
 ) -> None:
     """The graph of ``int8-s8s8`` as written, with steps so fine that float32 hardly notices them, its weights not
     rounded at all."""
-    graph = neutral(onnx.load(digits_bundle.onnx_path("int8-s8s8")), "int8-s8s8", onnx_sha256="")
+    graph = read_file(digits_bundle.onnx_path("int8-s8s8"))
     fine, nodes = dict(graph.tensors), []
     weights = [w for w in digits_model.net.state_dict().values() if w.ndim > 1]
     for node in graph.nodes:
@@ -335,11 +332,11 @@ def test_where_rounding_vanishes_the_gradient_is_the_networks(
             nodes.append(Node(node.op, (node.inputs[0], name, f"{name} zero"), node.outputs, node.attributes))
         else:
             nodes.append(node)
-    surrogate = Surrogate(QuantisedGraph(graph.variant, "", graph.input, graph.output, tuple(nodes), fine))
+    smooth = GraphModule(Graph(graph.inputs, graph.outputs, tuple(nodes), fine), "smooth")
     x, y = images(digits_test, 32)
-    losses = [margin(net(torch.from_numpy(x)), torch.from_numpy(y)) for net in (surrogate, digits_model)]
+    losses = [margin(net(torch.from_numpy(x)), torch.from_numpy(y)) for net in (smooth, digits_model)]
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-4)
-    ours, truth = (gradient(net, torch.from_numpy(x)) for net in (surrogate, digits_model))
+    ours, truth = (gradient(net, torch.from_numpy(x)) for net in (smooth, digits_model))
     torch.testing.assert_close(ours, truth, rtol=1e-3, atol=1e-3 * float(truth.abs().max()))
 
 
@@ -362,15 +359,9 @@ def variant(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def copied(digits_bundle: Bundle, tmp_path: Path) -> Path:
-    """A bundle that a test may change."""
-    return Path(shutil.copytree(digits_bundle.path, tmp_path / "digits.edgeadv"))
-
-
-def agreement(surrogate: nn.Module, backend: OnnxRuntimeBackend, x: NDArray[np.float32]) -> float:
+def agreement(graph: nn.Module, backend: OnnxRuntimeBackend, x: NDArray[np.float32]) -> float:
     with torch.no_grad():
-        ours = surrogate(torch.from_numpy(x)).numpy().argmax(axis=1)
+        ours = graph(torch.from_numpy(x)).numpy().argmax(axis=1)
     return float((ours == backend.infer(x).argmax(axis=1)).mean())
 
 
@@ -378,98 +369,128 @@ def test_it_agrees_with_onnxruntime_on_clean_and_adversarial_images(
     digits_bundle: Bundle, digits_model: PixelModel, digits_test: ImageSet, variant: str
 ) -> None:
     x, y = images(digits_test, 500)
-    surrogate = load_surrogate(digits_bundle, variant, device=CPU)
+    graph = open_graph(digits_bundle, variant, device=CPU)
     pixels, labels = torch.from_numpy(x), torch.from_numpy(y)
     with OnnxRuntimeBackend(digits_bundle, variant=variant, threads=1) as backend:
-        assert agreement(surrogate, backend, x) >= 0.99
-        for source in (surrogate, digits_model):
+        assert agreement(graph, backend, x) >= 0.99
+        for source in (graph, digits_model):
             (one,) = fgsm(source, pixels, labels, eps=0.1)
             many = pgd(source, pixels[:200], labels[:200], eps=0.1, steps=10)
-            assert agreement(surrogate, backend, one.x.numpy()) >= 0.98
-            assert agreement(surrogate, backend, many.x.numpy()) >= 0.98
+            assert agreement(graph, backend, one.x.numpy()) >= 0.98
+            assert agreement(graph, backend, many.x.numpy()) >= 0.98
             assert not one.zero_gradient.any()
 
 
 def test_its_own_gradients_find_the_artefacts_errors(
     digits_bundle: Bundle, digits_model: PixelModel, digits_test: ImageSet, variant: str
 ) -> None:
-    """White-box on int8 is at least about as strong as what is transferred from float32: never weaker by more than
-    noise."""
+    """White-box is at least about as strong as what is transferred from float32: never weaker by more than noise."""
     x, y = images(digits_test, 200)
     right = {}
     with OnnxRuntimeBackend(digits_bundle, variant=variant, threads=1) as backend:
         clean = (backend.infer(x).argmax(axis=1) == y).sum()
-        for model in (load_surrogate(digits_bundle, variant, device=CPU), digits_model):
+        for model in (open_graph(digits_bundle, variant, device=CPU), digits_model):
             crafted = pgd(model, torch.from_numpy(x), torch.from_numpy(y), eps=0.1, steps=10).x.numpy()
             right[type(model)] = (backend.infer(crafted).argmax(axis=1) == y).sum()
     assert clean > 180
-    assert right[Surrogate] <= right[PixelModel] + 4
-    assert right[Surrogate] < clean - 20
+    assert right[ArtefactGraph] <= right[PixelModel] + 4
+    assert right[ArtefactGraph] < clean - 20
+
+
+def test_the_gradients_of_float32_are_those_of_the_weights(
+    digits_bundle: Bundle, digits_model: PixelModel, digits_test: ImageSet
+) -> None:
+    """In float32 nothing is rounded, so the graph's gradients are the network's."""
+    pixels = torch.from_numpy(images(digits_test, 32)[0])
+    ours, truth = (gradient(net, pixels) for net in (open_graph(digits_bundle, "fp32", device=CPU), digits_model))
+    torch.testing.assert_close(ours, truth, rtol=1e-3, atol=1e-4 * float(truth.abs().max()))
 
 
 def test_the_attacks_of_the_suite_take_it(digits_bundle: Bundle, digits_test: ImageSet, variant: str) -> None:
     x, y = images(digits_test, 8)
-    surrogate = load_surrogate(digits_bundle, variant, device=CPU)
-    assert surrogate.sha256 == digits_bundle.artifact_sha256(variant)
-    assert surrogate.gradients == f"surrogate {variant}, straight-through"
+    graph = open_graph(digits_bundle, variant, device=CPU)
+    assert graph.sha256 == digits_bundle.artifact_sha256(variant)
     eps = Eps.parse("0.1")
-    efforts = {name: SUITES["standard"][name] for name in ON_SURROGATE}
-    for attack in build_attacks(surrogate, [eps], efforts=efforts, classes=10, gradients_sha256=surrogate.sha256):
+    efforts = {name: SUITES["standard"][name] for name in PER_ARTEFACT}
+    for attack in build_attacks(graph, [eps], efforts=efforts, classes=10, gradients_sha256=graph.sha256):
         (crafted,) = attack.craft(x, y)
         assert crafted.x.dtype == np.float32 and 0.05 < np.abs(crafted.x - x).max() <= 0.1 + 1e-6
-    with evaluation_mode(surrogate):
-        assert not surrogate.training and not any(p.requires_grad for p in surrogate.parameters())
-    assert not surrogate.training and next(surrogate.parameters()).device == CPU
+    with evaluation_mode(graph):
+        assert not graph.training and not any(p.requires_grad for p in graph.parameters())
+    assert not graph.training and next(graph.parameters()).device == CPU
 
 
 def test_an_image_does_not_depend_on_its_batch(digits_bundle: Bundle, digits_test: ImageSet, variant: str) -> None:
     x = torch.from_numpy(images(digits_test, 6)[0])
-    surrogate = load_surrogate(digits_bundle, variant, device=CPU)
+    graph = open_graph(digits_bundle, variant, device=CPU)
     with torch.no_grad():
-        together = surrogate(x)
+        together = graph(x)
         # a float32 sum in another order may round one activation to the next step
         scale = float(together.abs().max())
-        torch.testing.assert_close(torch.cat([surrogate(one[None]) for one in x]), together, rtol=0, atol=0.02 * scale)
+        torch.testing.assert_close(torch.cat([graph(one[None]) for one in x]), together, rtol=0, atol=0.02 * scale)
 
 
-# --- the file
+WORDS = {
+    "fp32": "graph of fp32",
+    "fp16": "graph of fp16, in float32",
+    "int8-s8s8": "graph of int8-s8s8, straight-through",
+    "int8-u8s8": "graph of int8-u8s8, straight-through",
+}
 
 
-def test_a_graph_comes_back(digits_bundle: Bundle, variant: str, tmp_path: Path) -> None:
-    path = digits_bundle.surrogate_path(variant)
-    graph = QuantisedGraph.load(path)
-    assert (graph.variant, graph.input, graph.output) == (variant, "image", "logits")
-    assert graph.onnx_sha256 == digits_bundle.artifact_sha256(variant) == sha256_file(digits_bundle.onnx_path(variant))
-    assert any(t.dtype == torch.int8 and t.ndim == 4 for t in graph.tensors.values())
-    graph.save(tmp_path / "again.safetensors")
-    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+def test_with_uint8_input_the_gradients_are_those_of_the_floats(
+    digits_bundle: Bundle, digits_test: ImageSet, tmp_path: Path
+) -> None:
+    """Where the one with float input is not carried too, the graph with uint8 input is followed: the same function."""
+    pixels = torch.from_numpy(images(digits_test, 4)[0])
+    for name in (name for name in digits_bundle.variants if name.endswith("-u8in")):
+        alone = digits_bundle.slim(tmp_path / name, variants=[name], weights=False)
+        graph, floats = open_graph(alone, name, device=CPU), open_graph(digits_bundle, base_of(name), device=CPU)
+        assert graph.sha256 == floats.sha256 == digits_bundle.artifact_sha256(base_of(name))
+        assert graph.gradients == floats.gradients == WORDS[base_of(name)]
+        torch.testing.assert_close(graph(pixels), floats(pixels), rtol=0, atol=0.02 * float(floats(pixels).abs().max()))
+        similar = nn.functional.cosine_similarity(
+            gradient(graph, pixels).flatten(1), gradient(floats, pixels).flatten(1)
+        )
+        assert float(similar.min()) > 0.95
 
 
-def test_a_file_that_is_none(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    path = tmp_path / "surrogate"
-    path.write_text("text")
-    with pytest.raises(BundleError, match="is not a surrogate"):
-        QuantisedGraph.load(path)
-    for metadata in (None, {"graph": "text"}, {"graph": "[]"}, {"graph": json.dumps({"format": 1, "nodes": [7]})}):
-        save_file({"a": torch.zeros(1)}, path, metadata)
-        with pytest.raises(BundleError, match="is not a surrogate"):
-            QuantisedGraph.load(path)
-    save_file({"a": torch.zeros(1)}, path, {"graph": json.dumps({"format": 2})})
-    with pytest.raises(BundleError, match="of format 2, this edgeadv reads 1"):
-        QuantisedGraph.load(path)
-    with pytest.raises(BundleError, match="is not a surrogate"):
-        QuantisedGraph.load(tmp_path / "missing")
+def test_a_graph_in_two(digits_bundle: Bundle, digits_test: ImageSet) -> None:
+    """What is done to pixels before the first product, and the rest."""
+    graph = open_graph(digits_bundle, "fp32", device=CPU)
+    before, after = graph.split()
+    x = torch.from_numpy(images(digits_test, 4)[0])
+    assert torch.equal(after(before(x)), graph(x)) and not torch.equal(before(x), x)
+    mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    expected = (x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    torch.testing.assert_close(before(x), expected)
 
 
-def graph_of(*nodes: Node, **tensors: torch.Tensor) -> QuantisedGraph:
-    return QuantisedGraph("int8-u8s8", "", "image", "y", nodes, tensors)
+# --- what is refused
+
+
+def test_a_file_that_is_no_model(digits_bundle: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"text")
+    with pytest.raises(BundleError, match="is not a readable ONNX model"):
+        read_file(path)
+    with pytest.raises(BundleError, match="is not a readable ONNX model"):
+        read_file(tmp_path / "missing")
+    with pytest.raises(InputError, match="int4"):
+        open_graph(digits_bundle, "int4", device=CPU)
+
+
+def graph_of(*nodes: Node, **tensors: torch.Tensor) -> GraphModule:
+    return GraphModule(Graph(("image",), ("y",), nodes, tensors), "the graph of fp32")
 
 
 def test_an_operator_that_is_not_known_is_named() -> None:
-    with pytest.raises(InputError, match=r"int8-u8s8 has no operator Det, Loop$"):
-        Surrogate(graph_of(Node("Loop", ("image",), ("p",), {}), Node("Det", ("p",), ("y",), {})))
+    message = (
+        r"^the graph of fp32 has no gradients here: Loop \(node of 'p'\) is an operator without any \(nor have Det\). "
+        r"Write it with those of docs/operators.md, or attack by queries: `attacks` square,noise$"
+    )
+    with pytest.raises(InputError, match=message):
+        graph_of(Node("Loop", ("image",), ("p",), {}), Node("Det", ("p",), ("y",), {}))
 
 
 @pytest.mark.parametrize(
@@ -482,42 +503,17 @@ def test_an_operator_that_is_not_known_is_named() -> None:
     ],
 )
 def test_an_option_that_is_not_known_is_named(op: str, attributes: Any, others: list[str], message: str) -> None:
-    surrogate = Surrogate(
-        graph_of(
-            Node(op, ("image", *others), ("y",), attributes),
-            scales=torch.tensor([1.0, 1.0, 2.0, 2.0]),
-            pads=torch.ones(8, dtype=torch.int64),
-            bias=torch.ones(3),
-            weight=torch.ones(1, 3, 2, 2),
-        )
+    graph = graph_of(
+        Node(op, ("image", *others), ("y",), attributes),
+        scales=torch.tensor([1.0, 1.0, 2.0, 2.0]),
+        pads=torch.ones(8, dtype=torch.int64),
+        bias=torch.ones(3),
+        weight=torch.ones(1, 3, 2, 2),
     )
     with pytest.raises(InputError, match=f"^{message} is not known here"):
-        surrogate(torch.zeros(1, 3, 4, 4))
+        graph(torch.zeros(1, 3, 4, 4))
 
 
 def test_a_graph_that_lacks_a_tensor() -> None:
-    with pytest.raises(BundleError, match="lacks bias; export the bundle again"):
-        Surrogate(graph_of(Node("Add", ("image", "bias"), ("y",), {})))
-
-
-def test_it_belongs_to_one_onnx_file(copied: Path, digits_bundle: Bundle) -> None:
-    """A surrogate of another graph with a manifest that fits its bytes."""
-    graph = copy.copy(QuantisedGraph.load(digits_bundle.surrogate_path("int8-u8s8")))
-    path = copied / digits_bundle.surrogate_path("int8-u8s8").name
-    path.unlink()
-    QuantisedGraph("int8-u8s8", "0" * 64, graph.input, graph.output, graph.nodes, graph.tensors).save(path)
-    manifest = json.loads((copied / "manifest.json").read_bytes())
-    for variant in ("int8-u8s8", "int8-u8s8-u8in"):  # which share it
-        manifest["variants"][variant]["surrogate"]["sha256"] = sha256_file(path)
-    manifest["bundle_id"] = bundle_id(manifest)
-    (copied / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(IntegrityError, match="made from another ONNX file than the int8-u8s8"):
-        load_surrogate(Bundle.open(copied), "int8-u8s8", device=CPU)
-
-
-def test_no_surrogate(digits_bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="only int8 has surrogates: the gradients of fp16 are those of the weights"):
-        load_surrogate(digits_bundle, "fp16", device=CPU)
-    slim = digits_bundle.slim(tmp_path / "slim", variants=["int8-u8s8"], weights=False)
-    with pytest.raises(InputError, match="slim bundle without the surrogate of int8-u8s8"):
-        load_surrogate(slim, "int8-u8s8", device=CPU)
+    with pytest.raises(InputError, match=r"lacks the tensor 'bias', which Add \(node of 'y'\) takes"):
+        graph_of(Node("Add", ("image", "bias"), ("y",), {}))

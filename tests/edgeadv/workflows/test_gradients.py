@@ -7,12 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
-from edgeadv.attacks.float16 import HALF, HalfCopy
+from edgeadv.attacks.float16 import HalfCopy
 from edgeadv.attacks.linearity import LinearityControl
-from edgeadv.attacks.suite import GRADIENTS
-from edgeadv.models.builder import Architecture, PixelModel
+from edgeadv.gradients.graph import Graph, GraphModule, Node
 from edgeadv.workflows import backends as _backends
 from edgeadv.workflows import workload
 from edgeadv.workflows.attack_plan import FLOAT16, FLOAT32, AttackPlan, efforts_of
@@ -26,12 +24,13 @@ from edgeadv_runtime.records.results import Results
 from edgeadv_runtime.records.rows import WORST_CASE
 
 IMAGES = 120
+GRADIENTS, HALF = "graph of fp32", "graph of fp32, in float16"
 
 
 @pytest.fixture
 def gpu(monkeypatch):
     """What is asked to run on a GPU runs on the processor."""
-    monkeypatch.setattr(_backends, "_torch_device", lambda provider: torch.device("cpu"))
+    monkeypatch.setattr(_backends, "torch_device", lambda provider: torch.device("cpu"))
 
 
 def test_attacks_follow_float16_and_results_say_so(gpu, tiny_bundle, many_photos):
@@ -51,7 +50,7 @@ def test_attacks_follow_float16_and_results_say_so(gpu, tiny_bundle, many_photos
         assert {isinstance(attack.model, HalfCopy) for attack in attacks} == {words == HALF}
         # what gradients are worth is measured without float16's rounding
         assert isinstance(control, LinearityControl) and control.gradients == GRADIENTS
-        assert control.model is plan.reference.attack_model
+        assert control.model is plan.reference.model
         source = crafted(tiny_bundle, plan, [plan.reference])
         outcomes: dict[int, BatchOutcome] = {}
         score_source(
@@ -70,17 +69,18 @@ def test_attacks_follow_float16_and_results_say_so(gpu, tiny_bundle, many_photos
     assert one != other
 
 
-class Stubborn(nn.Module):
-    """A network that computes in float32 only."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.linear(x.flatten(1)[:, :10], torch.eye(10))
-
-
 def test_a_network_that_does_not_run_in_float16_is_an_error():
-    model = PixelModel(Stubborn(), Architecture(name="own", source="timm", num_classes=10)).eval()
+    nodes = (
+        Node("Flatten", ("image",), ("flat",), {}),
+        Node("MatMul", ("flat", "first"), ("hidden",), {}),
+        Node("Cast", ("hidden",), ("wide",), {"to": 1}),
+        Node("MatMul", ("wide", "second"), ("logits",), {}),
+    )
+    tensors = {"first": torch.ones(192, 4), "second": torch.ones(4, 10)}
+    model = GraphModule(Graph(("image",), ("logits",), nodes, tensors), "float32 only")
+    reference = SimpleNamespace(model=model, torch_device=torch.device("cpu"), gradients=GRADIENTS)
     with pytest.raises(InputError, match=r"^this network does not run in float16 \(.*\): leave `gradients`") as error:
-        workload._network_to_follow(SimpleNamespace(attack_model=model), FLOAT16, np.ones((2, 3, 8, 8), np.float32))
+        workload._network_to_follow(reference, FLOAT16, np.ones((2, 3, 8, 8), np.float32))
     assert "\n" not in str(error.value)
 
 
@@ -101,11 +101,11 @@ def test_images_that_nobody_can_read_do_not_stop_it(gpu, tiny_bundle, many_photo
 def test_the_commands_follow_what_is_asked_for(gpu, tiny_bundle, photos, cli, tmp_path):
     shared = (tiny_bundle.path, "--data", photos, "--eps", "2/255", "--attack", "fgsm,pgd-margin", "--provider", "cuda")
     for options, words in (((), GRADIENTS), (("--gradients", FLOAT16), HALF)):
-        scored = cli("evaluate", *shared, *options, "--backend", "torch", "--out", tmp_path / "r.json")
+        scored = cli("evaluate", *shared, *options, "--backend", "torch", "--precision", "fp32", "--out", tmp_path / "r.json")
         assert scored.status == 0, scored.err
         rows = [row for row in Results.load(tmp_path / "r.json").rows if row.attack != "clean"]
         assert rows and {row.gradients for row in rows} == {words}
         packed = cli("attack", *shared, *options, "--out", tmp_path / f"{words[-4:]}.pack")
         assert packed.status == 0, packed.err
         pack = AttackPack.open(tmp_path / f"{words[-4:]}.pack", bundle=tiny_bundle)
-        assert {info.gradients for info in pack.infos} == {words}
+        assert {info.gradients for info in pack.infos} == {words, "graph of fp16, in float32"}
