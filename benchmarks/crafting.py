@@ -32,12 +32,12 @@ import torch
 import torchattacks
 from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
 from art.estimators.classification import PyTorchClassifier
+from edgeadv.attacks.copies import memory_order
 from levers import PRECISIONS, in_order, pulled, settings
 from paired import in_turn, named, ratio, save
 from torch import Tensor, nn
 
 from edgeadv.attacks import attack_copy, cross_entropy, fgsm, pgd
-from edgeadv.attacks.copies import memory_order
 from edgeadv.attacks.float16 import HalfCopy
 from edgeadv.backends.pytorch import load_model
 from edgeadv.data.datasets import balanced_subset, batches, open_data

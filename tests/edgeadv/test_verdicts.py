@@ -580,7 +580,7 @@ def test_the_bundle_of_a_run_gives_the_same_verdict(
         variants=["fp32"],
     )
     with TorchBackend(bundle, device=CPU, threads=1) as backend:
-        attacks = attacks_on(backend.model, EPS[:1], backend, bundle.weights_sha256)
+        attacks = attacks_on(backend.model, EPS[:1], backend, backend.gradients_sha256)
         results = evaluate(
             bundle,
             craft(clean, attacks, backend, uint8=False),

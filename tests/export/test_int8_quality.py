@@ -158,8 +158,6 @@ def test_int8_entries_are_complete(bundle: Bundle) -> None:
         "model.fp32.onnx",
         "model.int8-s8s8.onnx",
         "model.int8-u8s8.onnx",
-        "surrogate.int8-s8s8.safetensors",
-        "surrogate.int8-u8s8.safetensors",
         "weights.safetensors",
     ]
 
@@ -328,10 +326,10 @@ def test_a_worst_case_that_may_not_be_believed_ends_the_export(
 def test_the_worst_case_is_that_of_the_evaluation(
     tmp_path: Path, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet, variant: str
 ) -> None:
-    """The same attacks through ``evaluate``, int8's own from the surrogate that ships: the same counts, verdict and
+    """The same attacks through ``evaluate``, int8's own by the graph that ships: the same counts, verdict and
     suite."""
     from edgeadv.data.datasets import batches
-    from edgeadv.gradients.graph import load_surrogate
+    from edgeadv.gradients.artefact import open_graph
     from edgeadv_runtime.attacks.base import infos
     from edgeadv_runtime.attacks.crafting import craft
     from edgeadv_runtime.bundle.batches import CleanBatch, DataInfo
@@ -341,13 +339,13 @@ def test_the_worst_case_is_that_of_the_evaluation(
     order, eps = np.linspace(0, 999, 350).astype(np.int64), Eps.parse("24/255")
     int8 = plan(digits_train, digits_test, order=order, eps=eps, max_drop=50.0)
     bundle = export(digits_model, tmp_path / "x.edgeadv", int8, variants=["fp32", variant])
-    surrogate = load_surrogate(bundle, variant, device=torch.device("cpu"))
+    graphs = {name: open_graph(bundle, name, device=torch.device("cpu")) for name in ("fp32", variant)}
     with (
         OnnxRuntimeBackend(bundle, variant="fp32") as fp32,
         OnnxRuntimeBackend(bundle, variant=variant) as quantised,
     ):
-        used = attacks_for_gate(fp32, digits_model, eps, classes=10, gradients_sha256=bundle.weights_sha256)
-        used += attacks_for_gate(quantised, surrogate, eps, classes=10, gradients_sha256=surrogate.sha256)
+        used = attacks_for_gate(fp32, graphs["fp32"], eps, classes=10, whole=True)
+        used += attacks_for_gate(quantised, graphs[variant], eps, classes=10, whole=False)
         stream = (
             CleanBatch(b.index, b.pixels, b.labels)
             for b in batches(digits_test, digits_test.preprocess, batch_size=50, order=order)
@@ -394,7 +392,7 @@ def test_an_int8_that_only_hides_from_the_gradients_of_fp32_does_not_pass(
     def none(*_: Any, **__: Any) -> Any:
         raise ExportError("there is none")
 
-    monkeypatch.setattr("edgeadv_export.int8_quality.make", none)
+    monkeypatch.setattr("edgeadv_export.int8_quality.own_gradients", none)
     blind = export(digits_model, tmp_path / "y.edgeadv", int8, variants=["int8-s8s8"])
     transfer = blind.manifest.variants["int8-s8s8"].gate.worst_case
     assert (transfer["threat"], transfer["no_own_gradients"]) == ("query", "there is none")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgeadv.data.datasets import ImageSet
-from edgeadv.gradients.graph import load_surrogate
+from edgeadv.gradients.artefact import open_graph
 from edgeadv.models.builder import PixelModel
 from edgeadv_export import TOLERANCES, Int8Plan, Origin, choose_calibration, data_frames, export_bundle, package
 from edgeadv_export.u8in import to_u8in
@@ -175,14 +175,13 @@ def test_the_manifest_says_what_goes_in(digits_bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("base", ["int8-s8s8", "int8-u8s8"])
-def test_int8_shares_the_gate_and_the_surrogate(digits_bundle: Bundle, base: str) -> None:
+def test_int8_shares_the_gate_and_the_gradients(digits_bundle: Bundle, base: str) -> None:
     floats, pixels = (digits_bundle.manifest.variants[name].to_json() for name in (base, f"{base}-u8in"))
     assert "of" not in floats["gate"]
     assert pixels["gate"] == {"of": base, **floats["gate"]}
     assert pixels["float_layers"] == floats["float_layers"]
-    assert pixels["surrogate"] == floats["surrogate"]
-    assert digits_bundle.surrogate_path(f"{base}-u8in") == digits_bundle.surrogate_path(base)
-    assert load_surrogate(digits_bundle, f"{base}-u8in").sha256 == digits_bundle.artifact_sha256(base)
+    assert pixels["gradients"] == floats["gradients"]
+    assert open_graph(digits_bundle, f"{base}-u8in").sha256 == digits_bundle.artifact_sha256(base)
 
 
 def test_without_the_artefact_it_was_made_from(export: Export) -> None:
@@ -196,14 +195,13 @@ def test_without_the_artefact_it_was_made_from(export: Export) -> None:
         "manifest.json",
         "model.fp16-u8in.onnx",
         "model.int8-u8s8-u8in.onnx",
-        "surrogate.int8-u8s8.safetensors",
         "weights.safetensors",
     ]
     entry = bundle.manifest.variants["int8-u8s8-u8in"].to_json()
     assert entry["gate"]["of"] == entry["made_from"]["variant"] == "int8-u8s8"
     assert sum("calibrating int8" in text for text in told) == sum("measuring int8" in text for text in told) == 1
     assert (
-        load_surrogate(bundle, "int8-u8s8-u8in").sha256
+        open_graph(bundle, "int8-u8s8-u8in").sha256
         == entry["made_from"]["sha256"]
         == bundle.float_sha256("int8-u8s8-u8in")
     )
@@ -214,7 +212,7 @@ def test_one_calibration_for_both_inputs(export: Export) -> None:
     told: list[str] = []
     bundle = export("int8-s8s8-u8in", "int8-s8s8", progress=told.append)
     assert bundle.variants == ("int8-s8s8-u8in", "int8-s8s8")
-    for what in ("calibrating int8", "measuring int8-s8s8 against fp32", "comparing the surrogate"):
+    for what in ("calibrating int8", "measuring int8-s8s8 against fp32"):
         assert sum(what in text for text in told) == 1, told
 
 

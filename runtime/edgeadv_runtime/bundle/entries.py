@@ -229,6 +229,10 @@ class GradientsEntry(Entry, frozen=True, kw_only=True):
     parity: ParityEntry | None = None
     missing: Text | None = None
 
+    def __post_init__(self) -> None:
+        if (self.parity is None) == (self.missing is None):
+            raise ValueError("neither compared nor said why there are none")
+
 
 class MadeFromEntry(Entry, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The variant with float input that one with ``-u8in`` was made from, carried or not."""

@@ -330,10 +330,15 @@ def golden_file_that_is_cut_short(desk):
     return ["bench", desk.bundle(), "--out", "out.json"]
 
 
-@case("not a readable weight file")
-def weights_of_a_bundle_that_are_garbage(desk):
-    replace_file(desk.bundle(), "weights.safetensors", b"garbage")
+@case("not a readable ONNX model")
+def graph_of_a_bundle_that_is_garbage(desk):
+    replace_file(desk.bundle(), "model.fp32.onnx", b"garbage")
     return evaluate(desk)
+
+
+@case("its speed is not that of fp16")
+def speed_of_fp16_in_torch(desk):
+    return ["bench", desk.bundle(), "--backend", "torch", "--precision", "fp16", "--out", "bench-torch.json"]
 
 
 @case("carries no variant 'int8-s8s8'")
@@ -344,12 +349,6 @@ def variant_that_a_bundle_lacks(desk):
 @case("exists: choose another --out")
 def slim_onto_a_bundle_that_is_there(desk):
     return ["bundle", "slim", desk.bundle(), "--variant", "fp16", "--out", desk.bundle()]
-
-
-@case("without weights")
-def gradients_of_a_slim_bundle(desk):
-    Bundle.open(desk.tiny_bundle).slim(desk.home / "slim", variants=["fp16"], weights=False)
-    return ["attack", "slim", "--data", desk.photos(), "--eps", "8/255", "--out", "out.pack"]
 
 
 # data
@@ -513,7 +512,6 @@ options("unknown_target", "class 'zebra' is not one of", attack, "--target", "ze
 options("unknown_backend", "--backend 'tensorflow' is not one of", evaluate, "--backend", "tensorflow")
 options("unknown_precision", "carries no variant 'fp8'", evaluate, "--precision", "fp8")
 options("unknown_provider", "--provider 'tpu' is not one of", evaluate, "--provider", "tpu")
-options("torch_with_fp16", "torch serves fp32 only", evaluate, "--backend", "torch", "--precision", "fp16")
 options("limit_of_zero", "--limit must be at least 1", evaluate, "--limit", "0")
 options("limit_below_zero", "--limit must be at least 1", attack, "--limit", "-3")
 options("threads_of_zero", "threads", evaluate, "--threads", "0")

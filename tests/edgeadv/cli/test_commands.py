@@ -19,13 +19,13 @@ import safetensors.torch
 import torch
 
 import edgeadv_runtime
+from edgeadv.gradients.operators import OPERATORS
 from edgeadv.training import checkpoint
 from edgeadv.training.runs import Run, RunData
 from edgeadv_runtime.attacks.pack import AttackPack
 from edgeadv_runtime.bundle.bundle import Bundle
-from edgeadv_runtime.bundle.manifest import bundle_id
 from edgeadv_runtime.files import sha256_file
-from edgeadv_runtime.records.about import SURROGATE, Skipped
+from edgeadv_runtime.records.about import NO_GRADIENTS
 from edgeadv_runtime.records.bench import Bench
 from edgeadv_runtime.records.results import Results
 
@@ -290,11 +290,11 @@ def test_export_verify_show_and_slim_agree_on_what_the_bundle_is(cli, bundle, di
     lines = [line for line in verified.out.splitlines() if not line.startswith("tensorrt")]
     assert [line.split()[:2] for line in lines] == [
         ["torch", "fp32"],
+        ["torch", "fp16"],
         ["onnxruntime", "fp32"],
         ["onnxruntime", "fp16"],
-        ["torch", "fp16:"],
     ]
-    assert verified.out.count(": ok;") == 3
+    assert verified.out.count(": ok;") == 4
     shown = cli("bundle", "show", bundle)
     assert (shown.status, shown.err) == (0, "")
     slim = cli("bundle", "slim", bundle, "--variant", "fp16", "--no-weights", "--out", "slim.edgeadv")
@@ -328,7 +328,7 @@ def test_a_pack_and_the_run_that_crafts_its_attacks_give_the_same_counts(cli, ti
         *(["--float32"] if stored == "--float32" else []),
     )
     assert (attacked.status, attacked.err) == (0, "")
-    assert attacked.out.startswith("72 images, 8 attacks and budgets, ") and attacked.out.endswith(": p\n")
+    assert attacked.out.startswith("72 images, 10 attacks and budgets, ") and attacked.out.endswith(": p\n")
     both = ("--backend", "all", "--precision", "all")
     scored = cli("evaluate", tiny_bundle.path, "--pack", "p", *both, "--out", "pack.json")
     assert (scored.status, scored.err) == (0, "")
@@ -396,18 +396,11 @@ def test_a_pack_that_holds_less_than_was_asked_for_is_refused(cli, tiny_bundle, 
     assert same.status == 0, same.err
 
 
-def test_a_pack_tells_which_variants_their_own_gradients_do_not_attack(
-    cli, digits_bundle, digits_model, tmp_path, monkeypatch
-):
-    """An int8 artefact without its surrogate is only attacked by transfer: who scores the pack is told, too."""
-    monkeypatch.setattr("edgeadv.backends.pytorch.load_model", lambda bundle, device=None: digits_model)
-    bundle = shutil.copytree(digits_bundle.path, tmp_path / "digits.edgeadv")
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    (bundle / manifest["variants"]["int8-u8s8"]["surrogate"]["file"]).unlink()
-    for variant in ("int8-u8s8", "int8-u8s8-u8in"):
-        manifest["variants"][variant]["surrogate"] = {"not_made": "for this test"}
-    manifest["bundle_id"] = bundle_id(manifest)
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+def test_a_pack_tells_which_variants_their_own_gradients_do_not_attack(cli, digits_bundle, tmp_path, monkeypatch):
+    """An artefact with an operator without gradients is only attacked by transfer: who scores the pack is told, too."""
+    known = {name: run for name, run in OPERATORS.items() if name != "DequantizeLinear"}
+    monkeypatch.setattr("edgeadv.gradients.graph.OPERATORS", known)
+    bundle = digits_bundle.slim(tmp_path / "digits.edgeadv", variants=["fp32", "int8-u8s8"], weights=False).path
     made = ("--data", "mnist5k", "--eps", "51/255", "--attack", "pgd-margin", "--limit", "10", "--out", "p")
     assert cli("attack", bundle, *made).status == 0
     told = {}
@@ -415,7 +408,7 @@ def test_a_pack_tells_which_variants_their_own_gradients_do_not_attack(
         outcome = cli("evaluate", bundle, *source, "--precision", "int8-u8s8", "--out", f"{name}.json")
         assert outcome.status == 0, outcome.err
         told[name] = Results.load(Path(f"{name}.json")).skipped
-    assert told["pack"] == told["data"] and [entry.backend for entry in told["pack"]] == [SURROGATE]
+    assert told["pack"] == told["data"] and [entry.backend for entry in told["pack"]] == [NO_GRADIENTS[0]]
 
 
 def test_evaluate_says_the_worst_case_and_the_verdict(cli, tiny_bundle, pack):
@@ -424,14 +417,16 @@ def test_evaluate_says_the_worst_case_and_the_verdict(cli, tiny_bundle, pack):
     results = Results.load(Path("r.json"))
     assert {(row.backend, row.variant) for row in results.rows} == {
         ("torch", "fp32"),
+        ("torch", "fp16"),
         ("onnxruntime", "fp32"),
         ("onnxruntime", "fp16"),
     }
-    assert results.skipped == (Skipped(backend="torch", variant="fp16", reason="torch serves fp32 only"),)
+    assert not results.skipped
     for row in results.rows:
         assert row.n == 72
-        expected = None if row.attack == "clean" else "white-box" if row.backend == "torch" else "transfer"
-        assert row.threat == expected
+        _, _, made_for = row.attack.partition("@")
+        own = row.attack == "worst-case" or row.variant == (made_for or "fp32")
+        assert row.threat == (None if row.attack == "clean" else "white-box" if own else "transfer")
         if row.attack == "worst-case":
             within = [
                 r for r in results.select(backend=row.backend, variant=row.variant) if r.eps_value <= row.eps_value
@@ -440,7 +435,7 @@ def test_evaluate_says_the_worst_case_and_the_verdict(cli, tiny_bundle, pack):
             low, high = row.top1_ci95
             assert f"{row.top1:.1%} [{low:.1%}, {high:.1%}]" in outcome.out
     assert f"masking check: {results.masking.verdict}" in outcome.out
-    assert "not scored: torch fp16: torch serves fp32 only" in outcome.out
+    assert "not scored" not in outcome.out
     assert outcome.out.splitlines()[-1] == "written: r.json"
     # strict JSON: no NaN, no Infinity
     json.loads(Path("r.json").read_text(), parse_constant=pytest.fail)

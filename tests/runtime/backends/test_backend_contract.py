@@ -30,12 +30,12 @@ class Case(NamedTuple):
     title: str = ""
 
 
-def _torch(bundle: Bundle) -> Backend:
+def _torch(bundle: Bundle, *, variant: str) -> Backend:
     import torch
 
     from edgeadv.backends.pytorch import TorchBackend
 
-    return TorchBackend(bundle, device=torch.device("cpu"))
+    return TorchBackend(bundle, variant=variant, device=torch.device("cpu"))
 
 
 def _tensorrt(bundle: Bundle, *, variant: str, library: str, options: EngineOptions) -> Backend:
@@ -73,7 +73,7 @@ def _tensorrt_cases() -> tuple[list[Case], str]:
 TENSORRT_CASES, NO_TENSORRT = _tensorrt_cases()
 CASES = [
     *(Case("onnxruntime", variant, partial(OnnxRuntimeBackend, variant=variant, threads=1)) for variant in VARIANTS),
-    Case("torch", "fp32", _torch),
+    *(Case("torch", variant, partial(_torch, variant=variant)) for variant in VARIANTS),
     *TENSORRT_CASES,
 ]
 
@@ -84,9 +84,9 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture
-def bundle(case: Case, request: pytest.FixtureRequest) -> Bundle:
-    """A network that is sure of its answers, in every variant; PyTorch needs one whose architecture has a name."""
-    return request.getfixturevalue("tiny_bundle" if case.name == "torch" else "digits_bundle")
+def bundle(digits_bundle: Bundle) -> Bundle:
+    """A network that is sure of its answers, in every variant."""
+    return digits_bundle
 
 
 @pytest.fixture
@@ -105,8 +105,7 @@ def test_it_says_what_it_is(backend: Backend, case: Case, bundle: Bundle) -> Non
     assert backend.input_shape == (3, 32, 32)
     assert backend.n_classes == 10
     assert backend.provider and backend.device
-    artefact = bundle.weights_sha256 if case.name == "torch" else bundle.artifact_sha256(case.variant)
-    assert backend.artifact_sha256 == artefact
+    assert backend.artifact_sha256 == bundle.artifact_sha256(case.variant)
 
 
 def test_it_gives_the_golden_logits(backend: Backend, bundle: Bundle, x: NDArray[np.float32]) -> None:
@@ -311,10 +310,3 @@ def test_tensorrt_keeps_the_contract(digits_bundle: Bundle) -> None:
             verification = backend.engine.record.verification
             assert verification["ok"] and verification["plan_sha256"] == backend.plan_sha256
             assert backend.precision_label in ("verified", "declared")
-
-
-def test_torch_serves_fp32_only(tiny_bundle: Bundle) -> None:
-    from edgeadv.backends.pytorch import TorchBackend
-
-    with pytest.raises(InputError, match="fp32 only"):
-        TorchBackend(tiny_bundle, variant="fp16")

@@ -582,7 +582,7 @@ def test_command_measures_torch_where_it_can_and_says_where_not(tiny_bundle, tmp
     bench = Bench.load(out)
     pairs = {(row.backend, row.variant) for row in bench.rows}
     assert pairs == {("onnxruntime", "fp32"), ("onnxruntime", "fp16"), ("torch", "fp32")}
-    assert {row.artifact_sha256 for row in bench.select(backend="torch")} == {tiny_bundle.weights_sha256}
+    assert {row.artifact_sha256 for row in bench.select(backend="torch")} == {tiny_bundle.artifact_sha256("fp32")}
     assert [(entry.backend, entry.variant) for entry in bench.skipped] == [("torch", "fp16")]
     assert "not measured: torch fp16" in run.stdout
 
@@ -609,7 +609,7 @@ def test_what_was_measured_is_kept_though_the_next_backend_fails(tiny_bundle, tm
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--backend", "torch", "--precision", "fp16"), "torch serves fp32 only"),
+        (("--backend", "torch", "--precision", "fp16"), "torch computes fp16 in float32, so its speed is not"),
         (("--backend", "tensorflow"), "tensorflow"),
         (("--backend", "onnxruntime,"), "`backends`"),
         (("--precision", "int8"), "int8"),

@@ -252,9 +252,9 @@ def test_classes() -> None:
             Classes(ids, names)
 
 
-# --- surrogates of int8, which hand over the white box as the weights do
+# --- what an older edgeadv wrote: each int8 graph a second time, for the gradient side
 
-SURROGATE = "surrogate.{}.safetensors"
+SURROGATE = "surrogate.int8-u8s8.safetensors"
 
 
 @pytest.fixture
@@ -263,64 +263,45 @@ def int8(digits_bundle: Bundle, tmp_path: Path) -> Path:
     return Path(shutil.copytree(digits_bundle.path, tmp_path / "int8.edgeadv"))
 
 
-def test_a_surrogate_is_one_of_the_files(int8: Path) -> None:
-    bundle = Bundle.open(int8)
-    assert set(bundle.files) == {p.name for p in int8.iterdir()} - {"manifest.json"}
-    for variant in ("int8-s8s8", "int8-u8s8"):
-        assert bundle.surrogate_path(variant) == int8 / SURROGATE.format(variant)
-    with pytest.raises(InputError, match="only int8 has surrogates"):
-        bundle.surrogate_path("fp32")
-    with pytest.raises(InputError, match="no variant 'int4'"):
-        bundle.surrogate_path("int4")
+@pytest.fixture
+def older(int8: Path) -> Path:
+    """The same with a second file of an int8 graph."""
+    (int8 / SURROGATE).write_bytes(b"a graph")
+
+    def name(manifest: dict[str, Any]) -> None:
+        entry = manifest["variants"]["int8-u8s8"]
+        parity = entry["gradients"].pop("parity")
+        del entry["gradients"]
+        digest = sha256_file(int8 / SURROGATE)
+        entry["surrogate"] = {"file": SURROGATE, "sha256": digest, "bytes": 7, "parity": parity}
+
+    rewrite(int8, name)
+    return int8
 
 
-def test_a_surrogate_is_checked_like_every_file(int8: Path) -> None:
-    path = int8 / SURROGATE.format("int8-u8s8")
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(IntegrityError, match=r"surrogate.int8-u8s8.safetensors is damaged"):
-        Bundle.open(int8)
-    path.unlink()
-    with pytest.raises(IntegrityError, match=r"surrogate.int8-u8s8.safetensors is missing"):
-        Bundle.open(int8)
-
-
-def test_slim_leaves_surrogates_out_with_the_weights(digits_bundle: Bundle, tmp_path: Path) -> None:
-    names = {v: SURROGATE.format(v) for v in ("int8-s8s8", "int8-u8s8")}
-    slim = digits_bundle.slim(tmp_path / "slim", variants=["int8-s8s8", "int8-u8s8"], weights=False)
-    assert not list(slim.path.glob("surrogate*")) and set(names.values()) < set(slim.manifest.left_out)
-    assert slim.id == digits_bundle.id
-    with pytest.raises(InputError, match="slim bundle without the surrogate of int8-u8s8: gradients need the full one"):
-        slim.surrogate_path("int8-u8s8")
-
-    one = digits_bundle.slim(tmp_path / "one", variants=["int8-s8s8", "fp32"], weights=True)
-    assert (
-        [p.name for p in one.path.glob("surrogate*")] == [names["int8-s8s8"]] == [one.surrogate_path("int8-s8s8").name]
-    )
-    assert names["int8-u8s8"] in one.manifest.left_out
-    again = one.slim(tmp_path / "again", variants=["int8-s8s8"], weights=True)
-    assert again.surrogate_path("int8-s8s8").is_file()
-
-
-def test_a_bundle_of_an_older_edgeadv_has_no_surrogates_and_opens(int8: Path, tmp_path: Path) -> None:
-    def older(manifest: dict[str, Any]) -> None:
-        for entry in manifest["variants"].values():
-            entry.pop("surrogate", None)
-
-    rewrite(int8, older)
-    for path in int8.glob("surrogate*"):
-        path.unlink()
-    bundle = Bundle.open(int8)
-    with pytest.raises(InputError, match=r"int8.edgeadv has no surrogate of int8-s8s8, .* made none; export it again"):
-        bundle.surrogate_path("int8-s8s8")
-    slim = bundle.slim(tmp_path / "slim", variants=["int8-s8s8"], weights=True)
-    assert slim.weights_path.is_file()
+def test_a_second_graph_is_checked_like_every_file_and_left_out_of_slim_copies(older: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(older)
+    assert set(bundle.files) == {p.name for p in older.iterdir()} - {"manifest.json"}
+    slim = bundle.slim(tmp_path / "slim", variants=["int8-u8s8"], weights=True)
+    assert slim.id == bundle.id and SURROGATE in slim.manifest.left_out and not (slim.path / SURROGATE).exists()
+    (older / SURROGATE).write_bytes(b"another")
+    with pytest.raises(IntegrityError, match=rf"{SURROGATE} is damaged"):
+        Bundle.open(older)
+    (older / SURROGATE).unlink()
+    with pytest.raises(IntegrityError, match=rf"{SURROGATE} is missing"):
+        Bundle.open(older)
 
 
 @pytest.mark.parametrize("value", [7, "text", [], {}, ["file"], {"file": "a"}, {"file": None, "sha256": ""}])
 def test_a_surrogate_entry_of_another_type(int8: Path, value: Any) -> None:
     rewrite(int8, lambda manifest: manifest["variants"]["int8-s8s8"].update(surrogate=value))
+    with pytest.raises(BundleError):
+        Bundle.open(int8)
+
+
+@pytest.mark.parametrize("value", [7, "text", [], {}, {"parity": 1}, {"missing": 2}])
+def test_a_gradients_entry_of_another_type(int8: Path, value: Any) -> None:
+    rewrite(int8, lambda manifest: manifest["variants"]["int8-s8s8"].update(gradients=value))
     with pytest.raises(BundleError):
         Bundle.open(int8)
 
@@ -333,18 +314,12 @@ def test_a_variant_with_pixels_knows_its_float_one(int8: Path) -> None:
     for base in ("fp32", "fp16", "int8-s8s8", "int8-u8s8"):
         assert bundle.float_sha256(f"{base}-u8in") == bundle.artifact_sha256(base)
         assert bundle.float_sha256(base) is None
-    with pytest.raises(InputError, match="only int8 has surrogates"):
-        bundle.surrogate_path("fp32-u8in")
 
 
 def test_slim_with_pixels_only(digits_bundle: Bundle, tmp_path: Path) -> None:
     slim = digits_bundle.slim(tmp_path / "slim", variants=["int8-s8s8-u8in"], weights=True)
     assert slim.variants == ("int8-s8s8-u8in",) and slim.id == digits_bundle.id
-    assert slim.surrogate_path("int8-s8s8-u8in").name == SURROGATE.format("int8-s8s8")
     assert slim.float_sha256("int8-s8s8-u8in") == digits_bundle.artifact_sha256("int8-s8s8")
-    again = slim.slim(tmp_path / "again", variants=["int8-s8s8-u8in"], weights=False)
-    with pytest.raises(InputError, match="slim bundle without the surrogate of int8-s8s8-u8in"):
-        again.surrogate_path("int8-s8s8-u8in")
 
 
 @pytest.mark.parametrize("value", [7, "text", [], {}, {"variant": "fp32"}])
