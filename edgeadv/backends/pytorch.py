@@ -26,8 +26,9 @@ def load_model(bundle: Bundle, *, device: torch.device | None = None) -> PixelMo
     Raises:
         InputError: a slim bundle without weights, or weights that do not fit the architecture.
     """
+    path = bundle.weights_path  # asked first: without weights there is no architecture to build either
     model = build(Architecture.from_json(bundle.manifest.architecture.to_json()))
-    load_state(model.net, read_weights(bundle.weights_path), origin=str(bundle.weights_path))
+    load_state(model.net, read_weights(path), origin=str(path))
     model.requires_grad_(False).eval()
     device = default_device() if device is None else device
     full_precision(device)

@@ -98,6 +98,10 @@ def print_summary(bundle: Bundle) -> None:
     say(f"manifest sha256    {sha256_file(bundle.path / MANIFEST)}")
     if bundle.manifest.left_out:
         say(f"left out           {', '.join(bundle.manifest.left_out)}")
+    if bundle.manifest.weights is None:
+        say("weights            none: it was imported from ONNX")
+    if single := [variant for variant in bundle.variants if bundle.fixed_batch(variant)]:
+        say(f"one image a call   {', '.join(single)}")
     known = bundle.training_images
     listed = "not known, so evaluate cannot tell them: see export --training-data"
     say(f"training images    {listed if known is None else f'{len(known)}, known by hash'}")
@@ -135,7 +139,7 @@ def _rows(bundle: Bundle) -> Iterator[list[str]]:
         if (surrogate := entry.surrogate) is not None and surrogate.file and surrogate.file not in manifest.left_out:
             # compared with the artefact above it, not with PyTorch's model
             yield _row(surrogate.file, surrogate.bytes, surrogate.parity, allowed)
-    if manifest.weights.file not in manifest.left_out:
+    if manifest.weights is not None and manifest.weights.file not in manifest.left_out:
         yield _row(manifest.weights.file, manifest.weights.bytes, None, "")
 
 

@@ -122,7 +122,7 @@ def export_bundle(
     """
     _check_arguments(model, classes, variants, golden, origin.provenance, int8)
     check_replaceable(out)
-    pixels = _preprocessed(frames, preprocess)
+    pixels = preprocessed(frames, preprocess)
     # a copy, because tracing and moving to the CPU must not be seen by the caller, even after an error
     reference = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval().requires_grad_(False)
     check_input_size(reference, preprocess.crop)
@@ -319,7 +319,12 @@ def _check_arguments(
         raise InputError(f"the model holds NaN or infinity in {', '.join(broken[:8])}; the weights are broken")
 
 
-def _preprocessed(frames: Sequence[NDArray[np.uint8]], preprocess: Preprocess) -> NDArray[np.uint8]:
+def preprocessed(frames: Sequence[NDArray[np.uint8]], preprocess: Preprocess) -> NDArray[np.uint8]:
+    """``frames`` as the model sees them, uint8 (n, height, width, channels).
+
+    Raises:
+        InputError: there are none, or one cannot be preprocessed.
+    """
     if not len(frames):
         raise InputError("at least one real frame is needed to compare the artefacts with the model")
     pixels = []
