@@ -166,8 +166,16 @@ def _converted(proto: Any, path: Path) -> Any:
     opset = opset_of(proto)
     if OLDEST <= opset <= NEWEST:
         return proto
+    if opset < OLDEST:
+        # the converter needs sizes; whether the graph takes other batches is tried later all the same
+        for each in proto.graph.input:
+            for dim in each.type.tensor_type.shape.dim[:1]:
+                dim.dim_value = dim.dim_value or 1
     try:
-        return onnx.version_converter.convert_version(proto, OLDEST if opset < OLDEST else NEWEST)
+        while not OLDEST <= (at := opset_of(proto)) <= NEWEST:
+            step = onnx.version_converter.convert_version(proto, at + (1 if at < OLDEST else -1))
+            proto = onnx.shape_inference.infer_shapes(step)
+        return proto
     except Exception as error:  # of C++, without a type of its own
         raise InputError(
             f"{path} is of opset {opset}, and cannot be converted to {OLDEST} to {NEWEST} ({_line(error)}): export it "
