@@ -166,6 +166,11 @@ class Reader:
         if dtype is None:
             kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
             raise InputError(f"the input {name!r} takes {kind}: a picture is float32, float16 or uint8")
+        users = {node.op_type for node in self.graph.node if name in node.input}
+        if dtype == "uint8" and not users <= set(_PASSING):
+            raise InputError(
+                f"the input {name!r} takes uint8 into {min(users - set(_PASSING))}: cast it to float first"
+            )
         self.notes.append(f"input {name!r}: {dtype}, {_shape_text(dims)}")
         layout, batch, rest = self._layout(name, dims)
         size = None if layout is None else self._size(name, layout, rest)
