@@ -164,7 +164,7 @@ def check_onnx(path: str | Path, *, options: ImportOptions = ImportOptions()) ->
 def _file(path: str | Path) -> Path:
     file = Path(path)
     if not file.is_file():
-        raise InputError("path", f"{file} is no file: give an ONNX model")
+        raise InputError(f"{file} is no file: give an ONNX model")
     return file
 
 

@@ -205,7 +205,7 @@ class _Original:
             )
         rows = np.stack([_first(tap, width) for tap in taps]).astype(np.float32)
         if width == 0 or (width == 1 and self._cut != SIGMOID):
-            raise InputError(f"the output is {width} number a picture without a sigmoid: at least two classes are due")
+            raise InputError(f"the output is {width} numbers a picture and no sigmoid: at least two classes are due")
         if not np.isfinite(rows).all():
             raise ExportError(
                 "the file gives NaN or infinite logits on these pictures: its weights or `scale` are wrong"
@@ -223,7 +223,7 @@ class _Original:
         x = self._convention.feed(pixels)
         x = x[0] if self._convention.batch == 0 else np.repeat(x, self._convention.batch or 1, axis=0)
         try:
-            given = self._session.run(self._names, {self._convention.input: x})
+            given = self._session.run(self._names, {self._convention.input: x}, _silent())
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise ExportError(f"ONNX Runtime fails on the file: {_line(error)}") from error
         return np.asarray(given[0]), np.asarray(given[-1])
@@ -317,7 +317,7 @@ def _agrees(
         rows = (begin + np.arange(size)) % len(pixels)
         x = (pixels[rows].transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)).astype(np.float32)
         try:
-            given = session.run(["logits"], {"image": np.ascontiguousarray(x)})[0]
+            given = session.run(["logits"], {"image": np.ascontiguousarray(x)}, _silent())[0]
         except Exception:  # onnxruntime's exceptions have no common base
             return False
         if given.shape != logits[rows].shape or not np.abs(given - logits[rows]).max() <= allowed:
@@ -327,6 +327,13 @@ def _agrees(
                 return False
         begin += size
     return True
+
+
+def _silent() -> Any:
+    """Options of a call that fails without a word on standard error: what it says is in the exception."""
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = 4
+    return options
 
 
 def _line(error: Exception) -> str:

@@ -220,6 +220,7 @@ class Reader:
         if batched and len(rest) in (1, 2, 3) and len(wide) == 1:
             if asked is not None and asked not in _FLAT:
                 raise InputError("layout", f"{asked} needs three dimensions beside the batch, not {_shape_text(dims)}")
+            self._check_area(name, wide[0])
             gray = self.asked.color == "gray" or _one_channel(wide[0], self.asked.shape)
             if asked is None and not gray:
                 self.needed["layout"] = "flat, or flat-nhwc if the colours of a pixel lie side by side"
@@ -230,6 +231,8 @@ class Reader:
             raise InputError(f"the input {name!r} is {_shape_text(dims)}, and no picture: name another `input`")
         if asked in _FLAT:
             raise InputError("layout", f"{asked} needs one dimension beside the batch, not {_shape_text(dims)}")
+        if asked is None and not {1, 3, None} & set(rest):
+            raise InputError(f"the input {name!r} is {_shape_text(dims)}, with neither 1 nor 3 channels: no picture")
         layout = asked or _found_layout(rest)
         if layout is None:
             self.needed["layout"] = f"nchw or nhwc, for {_shape_text(dims)} can be both"
@@ -244,12 +247,7 @@ class Reader:
             (wide,) = [each for each in rest if each != 1]
             if image is None:
                 return None
-            area = image[1] * image[2]
-            channels = (1 if self.asked.color == "gray" else image[0]) if wide is None else wide // area
-            if channels not in (1, 3) or (wide is not None and channels * area != wide):
-                raise InputError(
-                    "preprocess", f"gives {image[1]}x{image[2]} pixels, and the input {name!r} takes {wide} numbers"
-                )
+            channels = (1 if self.asked.color == "gray" else image[0]) if wide is None else wide // math.prod(image[1:])
             return channels, image[1], image[2]
         channels_at = 0 if layout == "nchw" else 2
         found = rest[channels_at]
@@ -262,6 +260,14 @@ class Reader:
                 "preprocess", f"gives {image[1]}x{image[2]} pixels, and the input {name!r} takes {height}x{width}"
             )
         return channels, height, width
+
+    def _check_area(self, name: str, wide: int | None) -> None:
+        """Refuse a flat input that does not hold one or three numbers for each pixel."""
+        image = self.asked.shape
+        if image is not None and wide is not None and wide not in (math.prod(image[1:]), 3 * math.prod(image[1:])):
+            raise InputError(
+                "preprocess", f"gives {image[1]}x{image[2]} pixels, and the input {name!r} takes {wide} numbers"
+            )
 
     def _scale(self, dtype: str, inside: tuple[NDArray[Any], NDArray[Any]] | None) -> str | None:
         asked, found, why = self.asked.scale, None, ""
