@@ -74,6 +74,11 @@ def examine(path: Path, asked: Asked, pixels: NDArray[np.uint8] | None) -> Exami
         InputError: it is no classifier that a bundle can hold, or ``asked`` does not fit it.
         ExportError: it does not run, or the rewritten graph is not the original.
     """
+    return examine_here(path, asked, pixels)
+
+
+def examine_here(path: Path, asked: Asked, pixels: NDArray[np.uint8] | None) -> Examined:
+    """:func:`examine` in this process: all of it that a foreign file could end."""
     proto = load_foreign(path)
     logits = find_logits(proto.graph, asked.output)
     name = find_input(proto.graph, logits.answer, asked.input)

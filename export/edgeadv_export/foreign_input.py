@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,18 @@ from numpy.typing import NDArray
 
 from edgeadv_runtime.errors import InputError
 
+from .foreign_scale import (
+    LEVELS,
+    PASSING,
+    Scale,
+    channel_order,
+    constants_of,
+    in_words,
+    normalisation,
+    parse_scale,
+    value_range,
+)
+
 LAYOUTS = ("nchw", "nhwc", "flat", "flat-nhwc")
 COLORS = ("rgb", "bgr", "gray")
 _FLAT = LAYOUTS[2:]
@@ -21,11 +32,8 @@ _TYPES = {
     onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.UINT8: "uint8",
 }
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 LUMA = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in grey, ITU-R BT.601, as Pillow has them."""
-_PASSING = ("Cast", "Transpose", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
-_LEVELS = 255.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +57,6 @@ class Asked:
     color: str | None = None
     shape: tuple[int, int, int] | None = None
     classes: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """``(x * factor - mean) / std`` of pixels in [0, 1]; mean and deviation in the order of the file's channels."""
-
-    factor: float = 1.0
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +89,7 @@ class Convention:
         Returns:
             An array of the file's type and shape, n in front.
         """
-        x = pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(_LEVELS)
+        x = pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(LEVELS)
         if self.color == "gray" and x.shape[1] == 3:
             x = (x * np.array(LUMA, np.float32).reshape(1, 3, 1, 1)).sum(axis=1, keepdims=True)
         elif self.color == "bgr":
@@ -109,40 +108,6 @@ class Convention:
 
 def _along(values: tuple[float, ...]) -> NDArray[np.float32]:
     return np.array(values, np.float32).reshape(1, -1, 1, 1)
-
-
-def parse_scale(text: str, color: str) -> Scale:
-    """Read ``0..1``, ``0..255``, ``imagenet`` or ``MEAN/STD``, each one number or one a channel in the file's order;
-    above 1 they are of 0..255.
-
-    Raises:
-        InputError: it is none of these.
-    """
-    if text == "0..1":
-        return Scale()
-    if text == "0..255":
-        return Scale(factor=_LEVELS)
-    channels = 1 if color == "gray" else 3
-    if text == "imagenet":
-        if channels == 1:
-            raise InputError("scale", "imagenet is of three channels, and the file takes one: give MEAN/STD")
-        step = -1 if color == "bgr" else 1
-        return Scale(mean=_IMAGENET[0][::step], std=_IMAGENET[1][::step])
-    mean, _, std = text.partition("/")
-    try:
-        values = [tuple(float(number) for number in part.split(",")) for part in (mean, std)]
-    except ValueError as error:
-        raise InputError(
-            "scale", f"{text!r} is not 0..1, 0..255, imagenet, or MEAN/STD such as 0.5,0.5,0.5/0.5,0.5,0.5"
-        ) from error
-    if any(len(part) not in (1, channels) or not all(map(math.isfinite, part)) for part in values):
-        raise InputError("scale", f"{text!r} is due with 1 or {channels} finite numbers before and after the stroke")
-    if min(values[1]) <= 0:
-        raise InputError("scale", f"{text!r} has a deviation that is not above 0")
-    factor = _LEVELS if max(*values[0], *values[1]) > 1 else 1.0
-    size = max(map(len, values))
-    means, stds = (part * size if len(part) == 1 else part for part in values)
-    return Scale(factor=factor, mean=means, std=stds)
 
 
 class Reader:
@@ -167,14 +132,12 @@ class Reader:
             kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
             raise InputError(f"the input {name!r} takes {kind}: a picture is float32, float16 or uint8")
         users = {node.op_type for node in self.graph.node if name in node.input}
-        if dtype == "uint8" and not users <= set(_PASSING):
-            raise InputError(
-                f"the input {name!r} takes uint8 into {min(users - set(_PASSING))}: cast it to float first"
-            )
+        if dtype == "uint8" and not users <= set(PASSING):
+            raise InputError(f"the input {name!r} takes uint8 into {min(users - set(PASSING))}: cast it to float first")
         self.notes.append(f"input {name!r}: {dtype}, {_shape_text(dims)}")
         layout, batch, rest = self._layout(name, dims)
         size = None if layout is None else self._size(name, layout, rest)
-        mean_std = _normalisation(self.graph, name, self._constants)
+        mean_std = normalisation(self.graph, name, self._constants)
         scale = self._scale(dtype, mean_std)
         channels = None if size is None else size[0]
         color = self._color(channels, mean_std)
@@ -274,12 +237,16 @@ class Reader:
         if dtype == "uint8":
             found, why = "0..255", " (the input is uint8)"
         elif inside is not None:
-            found = _range(*inside)
-            why = f" ((x - {_numbers(inside[0])}) / {_numbers(inside[1])} is inside)"
+            found = value_range(*inside)
+            why = f" ((x - {in_words(inside[0])}) / {in_words(inside[1])} is inside)"
         if asked is None and found is None:
             self.needed["scale"] = "0..1, 0..255, imagenet or MEAN/STD, for nothing in the file tells what it takes"
             return None
+        if asked not in (None, found) and dtype == "uint8":
+            raise InputError("scale", f"{asked} was given, and the file takes uint8: 0..255")
         self._guessed("scale", f"{found}{why}" if asked is None else asked, asked)
+        if asked not in (None, found) and found is not None:
+            self.notes.append(f"warning: `scale` {asked} was given, and the file seems to take {found}{why}")
         return asked or found
 
     def _color(self, channels: int | None, inside: tuple[NDArray[Any], NDArray[Any]] | None) -> str | None:
@@ -295,7 +262,7 @@ class Reader:
             return "gray"
         if asked == "gray":
             raise InputError("color", "gray was given, and the file takes three channels")
-        found = None if inside is None else _order(inside[0])
+        found = None if inside is None else channel_order(inside[0])
         if asked is None and found is None:
             self.needed["color"] = "rgb or bgr, for nothing in the file tells the order of its three channels"
             return None
@@ -304,15 +271,6 @@ class Reader:
 
     def _guessed(self, field: str, value: str, asked: str | None) -> None:
         self.notes.append(f"{field} {value}" + ("" if asked else ", by the file itself"))
-
-
-def constants_of(graph: Any) -> Mapping[str, NDArray[Any]]:
-    """Small tensors that ``graph`` holds, by name: initializers, and those of ``Constant`` nodes."""
-    tensors = {each.name: each for each in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-            tensors[node.output[0]] = node.attribute[0].t
-    return {name: onnx.numpy_helper.to_array(each) for name, each in tensors.items() if math.prod(each.dims) <= 4096}
 
 
 def _dims(value: Any) -> list[int | None] | None:
@@ -334,67 +292,3 @@ def _found_layout(rest: list[int | None]) -> str | None:
 
 def _one_channel(wide: int | None, image: tuple[int, int, int] | None) -> bool:
     return image is not None and ((wide is None and image[0] == 1) or wide == image[1] * image[2])
-
-
-def _normalisation(
-    graph: Any, name: str, constants: Mapping[str, NDArray[Any]]
-) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """Mean and deviation of the ``(x - mean) / std`` that begins ``graph`` at ``name``; None where there is none."""
-    factor, offset, seen, value = np.ones(1), np.zeros(1), False, name
-    while True:
-        users = [node for node in graph.node if value in node.input]
-        if len(users) != 1:
-            break
-        (node,) = users
-        held = [constants[each].astype(np.float64).ravel() for each in node.input if each in constants]
-        if node.op_type == "BatchNormalization" and len(held) == 4 and not seen and held[2].size in (1, 3):
-            epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-            return held[2], np.sqrt(held[3] + epsilon)
-        if node.op_type in ("Sub", "Add", "Mul", "Div") and len(held) == 1 and held[0].size in (1, 3):
-            (number,), first = held, node.input[0] == value
-            if node.op_type in ("Sub", "Add"):
-                sign = 1 if node.op_type == "Add" else -1
-                if not first and sign < 0:
-                    break
-                offset = offset + sign * number
-            elif node.op_type == "Div" and not first:
-                break
-            else:
-                by = number if node.op_type == "Mul" else 1 / np.where(number == 0, np.nan, number)
-                factor, offset = factor * by, offset * by
-            seen = True
-        elif node.op_type not in _PASSING:
-            break
-        value = node.output[0]
-    if not seen or not np.isfinite(factor).all() or (factor <= 0).any():
-        return None
-    return -offset / factor, 1 / factor
-
-
-def _range(mean: NDArray[Any], std: NDArray[Any]) -> str | None:
-    """The range of the numbers that are normalised so; None where it may be both, or neither.
-
-    Deviations of real pictures are near 0.25 of 0..1 and 64 of 0..255, and what is used is never far from that.
-    """
-    if (std == 1).all() and (mean == 0).all():
-        return None
-    if (mean >= 0).all() and (mean <= 1).all() and (std > 0.08).all() and (std <= 1).all():
-        # mean 0 and deviation 1 is what the first layer of a network sees that was given normalised numbers
-        return None if (np.abs(mean) < 0.05).all() and (std > 0.6).all() else "0..1"
-    levels = (mean >= 0).all() and (mean <= 255).all()
-    return "0..255" if levels and ((std >= 20).all() or ((std == 1).all() and (mean > 20).all())) else None
-
-
-def _order(mean: NDArray[Any]) -> str | None:
-    """``rgb`` or ``bgr`` where the means are those of ImageNet's channels in that order."""
-    if mean.size != 3:
-        return None
-    values = mean / (_LEVELS if mean.max() > 1 else 1)
-    for color, due in (("rgb", _IMAGENET[0]), ("bgr", _IMAGENET[0][::-1])):
-        if np.abs(values - np.array(due)).max() < 0.02:
-            return color
-    return None
-
-
-def _numbers(values: NDArray[Any]) -> str:
-    return ",".join(f"{value:.4g}" for value in values)

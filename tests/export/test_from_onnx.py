@@ -19,7 +19,7 @@ from onnxruntime import quantization
 
 import edgeadv as ea
 from edgeadv_export import Asked, examine
-from edgeadv_export.foreign_input import parse_scale
+from edgeadv_export.foreign_scale import parse_scale
 from edgeadv_export.from_onnx import import_bundle
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
@@ -216,6 +216,40 @@ def test_a_normalisation_inside_tells_the_scale(tmp_path: Path, mean: Any, std: 
     assert found.needed == () and found.model is not None
     for note in notes:
         assert any(said.startswith(note) for said in found.notes), found.notes
+
+
+def test_a_scale_that_would_normalise_twice_is_said(tmp_path: Path) -> None:
+    path = saved(convolutional(**normalising(MEAN, STD)), tmp_path / "theirs.onnx")
+    found = examine(path, Asked(scale="imagenet", color="rgb", shape=(3, SIDE, SIDE)), None)
+    (warning,) = [note for note in found.notes if note.startswith("warning")]
+    assert "`scale` imagenet was given, and the file seems to take 0..1 ((x - 0.485" in warning
+    bytes_in = convolutional(
+        kind=TensorProto.UINT8,
+        first=[helper.make_node("Cast", ["x"], ["float"], to=TensorProto.FLOAT)],
+        begin="float",
+    )
+    with pytest.raises(InputError, match="imagenet was given, and the file takes uint8"):
+        examine(saved(bytes_in, path), Asked(scale="imagenet", color="rgb", shape=(3, SIDE, SIDE)), None)
+
+
+def test_a_shape_that_is_computed_from_the_picture(made: Make, frames: list[NDArray[np.uint8]]) -> None:
+    """As PyTorch's older exporter writes ``x.view(x.size(0), -1)``."""
+    proto = convolutional(
+        last=[
+            helper.make_node("Shape", ["scores"], ["shape"]),
+            helper.make_node("Gather", ["shape", "first"], ["rows"], axis=0),
+            helper.make_node("Unsqueeze", ["rows", "axes"], ["row"]),
+            helper.make_node("Concat", ["row", "rest"], ["to"], axis=0),
+            helper.make_node("Reshape", ["scores", "to"], ["y"]),
+        ],
+        output="y",
+        held={"first": np.array(0), "axes": np.array([0]), "rest": np.array([-1])},
+    )
+    tell: list[str] = []
+    bundle = made(proto, scale="0..1", color="rgb", tell=tell)
+    assert not [said for said in tell if said.startswith("warning")] and not bundle.fixed_batch("fp32")
+    x = pictures(frames)
+    np.testing.assert_allclose(answers(bundle, x), run(proto, x), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("mean", "std"), [([0], [1]), ([0.01], [0.9]), ([-3], [2]), ([7], [11])])
