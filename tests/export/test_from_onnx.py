@@ -604,3 +604,37 @@ def test_scales_that_are_none(text: str) -> None:
 def test_the_same_file_gives_the_same_bytes(made: Make) -> None:
     first = made(convolutional(), scale="0..1", color="rgb").artifact_sha256("fp32")
     assert made(copy.deepcopy(convolutional()), scale="0..1", color="rgb").artifact_sha256("fp32") == first
+
+
+def test_several_sigmoids_are_cut_off(made: Make, frames: list[NDArray[np.uint8]]) -> None:
+    proto = convolutional(last=[helper.make_node("Sigmoid", ["scores"], ["p"])], output="p")
+    bundle = made(proto, scale="0..1", color="rgb")
+    x = pictures(frames)
+    np.testing.assert_allclose(1 / (1 + np.exp(-answers(bundle, x))), run(proto, x), rtol=1e-5)
+
+
+def test_what_is_quantised_as_it_runs_is_asked_one_picture_at_a_time(
+    made: Make, tmp_path: Path, frames: list[NDArray[np.uint8]]
+) -> None:
+    """Its steps are those of the whole batch."""
+    source, quantised = saved(convolutional(), tmp_path / "f.onnx"), tmp_path / "theirs.onnx"
+    quantization.quantize_dynamic(source, quantised, weight_type=quantization.QuantType.QUInt8)
+    bundle = made(quantised, scale="0..1", color="rgb")
+    assert bundle.variants == ("int8-u8s8",) and bundle.fixed_batch("int8-u8s8")
+    x = pictures(frames)
+    np.testing.assert_allclose(answers(bundle, x), run(onnx.load(quantised), x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("mean", "std", "scale"), [(0.45, 0.25, "0..1"), (120, 60, "0..255"), (0, 1, None)])
+def test_a_batch_norm_at_the_input_tells_the_scale(tmp_path: Path, mean: float, std: float, scale: str | None) -> None:
+    held = {"s": 1.3, "b": 0.2, "m": mean, "v": std**2}
+    proto = convolutional(
+        first=[helper.make_node("BatchNormalization", ["x", *held], ["norm"])],
+        begin="norm",
+        held={name: np.full(3, number, np.float32) for name, number in held.items()},
+    )
+    found = examine(saved(proto, tmp_path / "theirs.onnx"), Asked(color="rgb", shape=(3, SIDE, SIDE)), None)
+    if scale is None:
+        assert [field for field, _ in found.needed] == ["scale"]
+    else:
+        assert any(note.startswith(f"scale {scale} ") for note in found.notes), found.notes
