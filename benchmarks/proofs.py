@@ -2,14 +2,15 @@
 
     python benchmarks/proofs.py ../shared/data/proofs --out benchmarks/results/proofs.json
 
-The networks are ONNX files of VNN-COMP 2021, attacked by the gradients of their own graphs inside each instance's box;
-ONNX Runtime says whether an instance is broken.
+The networks are ONNX files of VNN-COMP 2021. What ``edgeadv import`` makes of each is attacked by the gradients of its
+own graph inside each instance's box; ONNX Runtime says of the file as it came whether an instance is broken.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +21,10 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from edgeadv import Bundle, ImportOptions, import_onnx
 from edgeadv.attacks.iterate import AutoSteps, Steps, again, ascend
 from edgeadv.attacks.losses import cross_entropy, dlr, margin, targeted_dlr, targeted_margin, towards
 from edgeadv.attacks.norms import Box
@@ -49,37 +52,101 @@ class Instance:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Convention:
+    """What the contest says of a file, in the words of ``edgeadv import``.
+
+    Attributes:
+        side: of its square pictures.
+        gray: whether they have one channel.
+        mean: that is taken from pixels in [0, 1] before the file.
+        std: that they are divided by then.
+        nhwc: whether the channels are last.
+    """
+
+    side: int
+    gray: bool = False
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    nhwc: bool = False
+
+    @property
+    def options(self) -> ImportOptions:
+        """Of the import."""
+        plain = self.std == (1.0,)
+        scale = "0..1" if plain else "/".join(",".join(map(str, part)) for part in (self.mean, self.std))
+        color = "gray" if self.gray else "rgb"
+        return ImportOptions(scale=scale, color=color, classes="10", preprocess=f"crop={self.side}")
+
+    def pixels(self, flat: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Pixels in [0, 1], (channels, side, side), of numbers in the file's own scale and order."""
+        channels = 1 if self.gray else 3
+        shape = (self.side, self.side, channels) if self.nhwc else (channels, self.side, self.side)
+        x = flat.reshape(shape).transpose(2, 0, 1) if self.nhwc else flat.reshape(shape)
+        return x * np.reshape(self.std, (-1, 1, 1)) + np.reshape(self.mean, (-1, 1, 1))
+
+    def flat(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The file's numbers of an image in [0, 1], (channels, side, side); a grey file sees the shares of ITU-R
+        BT.601."""
+        x = image.astype(np.float64)
+        if self.gray and len(x) == 3:
+            x = np.tensordot([0.299, 0.587, 0.114], x, axes=1)[None]
+        x = (x - np.reshape(self.mean, (-1, 1, 1))) / np.reshape(self.std, (-1, 1, 1))
+        return (x.transpose(1, 2, 0) if self.nhwc else x).reshape(-1).astype(np.float32)
+
+
+_CIFAR = Convention(32, mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616))
+_KW = Convention(32, mean=(0.485, 0.456, 0.406), std=(0.225, 0.225, 0.225))
+_DIGITS = Convention(28, gray=True)
+CONVENTIONS = {
+    "resnet": _CIFAR,
+    "cifar_": _KW,
+    "cifar10_": Convention(32, nhwc=True),
+    "": _DIGITS,
+}
+"""By the beginning of a file's name; the boxes' least and largest numbers are those of black and white in it."""
+
+
+def convention_of(name: str) -> Convention:
+    """That of the file called ``name``."""
+    return next(found for begin, found in CONVENTIONS.items() if name.startswith(begin))
+
+
 class Net:
-    """A network in PyTorch and in ONNX Runtime, on inputs in the file's own shape and scale."""
+    """What ``edgeadv import`` makes of a file, which is attacked, and the file as it came, which is asked."""
 
     def __init__(self, path: Path) -> None:
-        proto = onnx.load(path)
+        self.convention = convention_of(path.stem)
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = imported(path, Path(folder) / "net.edgeadv")
+            self.channels = bundle.preprocess.input_shape[0]
+            proto = onnx.load(bundle.onnx_path("fp32"))
         self.module = GraphModule(nodes_of(proto), path.name).eval()
         self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         (given,) = self.session.get_inputs()
         self.name, self.shape = given.name, [1, *given.shape[1:]]
 
-    def torch(self, x: Tensor) -> Tensor:
-        """Logits (n, classes) of inputs (n, ...); files with a batch of 1 are asked one by one."""
-        parts = [self.module(part.reshape(self.shape)).reshape(1, -1) for part in x.split(1)]
-        return torch.cat(parts)
+    def image(self, flat: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The bundle's image, (channels, side, side) in [0, 1], of numbers in the file's own scale and order."""
+        pixels = self.convention.pixels(flat)
+        return np.repeat(pixels, self.channels // len(pixels), axis=0)
 
-    def runtime(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits (classes,) of one input."""
-        logits: NDArray[np.float32] = self.session.run(None, {self.name: x.reshape(self.shape)})[0].reshape(-1)
+    def runtime(self, flat: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits (classes,) of one input of the file."""
+        logits: NDArray[np.float32] = self.session.run(None, {self.name: flat.reshape(self.shape)})[0].reshape(-1)
         return logits
 
 
-class Asked(torch.nn.Module):
-    """What attacks call: a module of inputs in four dimensions."""
-
-    def __init__(self, net: Net) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
-        return self.net.torch(x)
+def imported(path: Path, out: Path) -> Bundle:
+    """The bundle of a file, compared with it on the middles of its own boxes."""
+    convention, asked = convention_of(path.stem), np.load(path.with_suffix(".npz"), allow_pickle=False)
+    frames = out.parent / "frames"
+    frames.mkdir(parents=True)
+    for i, middle in enumerate((asked["lower"] + asked["upper"]) / 2):
+        pixels = np.repeat(convention.pixels(middle), 3 if convention.gray else 1, axis=0)
+        levels = np.rint(pixels.transpose(1, 2, 0) * 255).astype(np.uint8)
+        Image.fromarray(levels).save(frames / f"{i:03d}.png")
+    return import_onnx(path, out, golden=frames, options=convention.options)
 
 
 def inward(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -101,7 +168,7 @@ def attacked(
     net: Net, box: Box, label: int, target: int, *, steps: int, restarts: int
 ) -> dict[str, NDArray[np.float32]]:
     """The worst input of each attack."""
-    model, x = Asked(net), (box.lower + box.upper) / 2
+    model, x = net.module, (box.lower + box.upper) / 2
     x = box.project(x, x)
     sign: Any = towards if target >= 0 else lambda loss: loss
     labels, found = torch.tensor([target if target >= 0 else label]), {}
@@ -151,9 +218,7 @@ def attacked(
 def in_8_bits(
     x: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32]
 ) -> NDArray[np.float32] | None:
-    """The nearest pixels of 256 levels inside the box; None where a pixel has none there, or the scale is another."""
-    if low.min() < 0 or high.max() > 1:
-        return None
+    """The nearest pixels of 256 levels inside the box; None where a pixel has none there."""
     first, last = np.ceil(low * 255 - 1e-4), np.floor(high * 255 + 1e-4)
     if (first > last).any():
         return None
@@ -173,16 +238,19 @@ def broken_by(
 ) -> list[str]:
     """Attacks that break one instance, in float pixels and rounded to 8 bits, as ONNX Runtime sees it."""
     low, high = inward(lower, upper)
-    box = Box(*(torch.from_numpy(end).reshape(1, 1, 1, -1) for end in (low, high)))
+    ends = inward(net.image(lower), net.image(upper))
+    box = Box(*(torch.from_numpy(end)[None] for end in ends))
     hits = []
     for name, x in attacked(net, box, label, target, steps=steps, restarts=restarts).items():
-        flat = x.reshape(-1)
-        assert (flat >= low).all() and (flat <= high).all()
-        if broken(net.runtime(flat), label, target):
-            hits.append(name)
-        rounded = in_8_bits(flat, low, high)
-        if rounded is not None and broken(net.runtime(rounded), label, target):
-            hits.append(f"{name}, 8 bits")
+        for image, how in ((x[0], name), (in_8_bits(x[0], *ends), f"{name}, 8 bits")):
+            if image is None:
+                continue
+            # the last bit of the way into the file's own scale must not leave its box
+            flat = net.convention.flat(image)
+            inside = np.clip(flat, low, high)
+            assert np.abs(flat - inside).max() < 1e-5
+            if broken(net.runtime(inside), label, target):
+                hits.append(how)
     return hits
 
 

@@ -42,6 +42,7 @@ if typing.TYPE_CHECKING:
     from .workflows.engines import build_engines
     from .workflows.evaluation import Execution, evaluate
     from .workflows.exporting import ConfidenceOptions, Int8Options, ModelSource, export
+    from .workflows.importing import ImportOptions, OnnxCheck, check_onnx, import_onnx
     from .workflows.packing import attack
     from .workflows.pretrained import Pretrained, study
     from .workflows.reporting import report
@@ -61,9 +62,11 @@ __all__ = [
     "EdgeAdvError",
     "Eps",
     "Execution",
+    "ImportOptions",
     "InputError",
     "Int8Options",
     "ModelSource",
+    "OnnxCheck",
     "Pretrained",
     "RecipeOptions",
     "Results",
@@ -76,9 +79,11 @@ __all__ = [
     "attack",
     "bench",
     "build_engines",
+    "check_onnx",
     "distill",
     "evaluate",
     "export",
+    "import_onnx",
     "list_runs",
     "load_data",
     "report",
@@ -96,6 +101,7 @@ _LAZY = {
     "workflows.engines": "build_engines",
     "workflows.evaluation": "Execution evaluate",
     "workflows.exporting": "ConfidenceOptions Int8Options ModelSource export",
+    "workflows.importing": "ImportOptions OnnxCheck check_onnx import_onnx",
     "workflows.packing": "attack",
     "workflows.pretrained": "Pretrained study",
     "workflows.reporting": "report",

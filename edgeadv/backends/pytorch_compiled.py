@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from edgeadv_runtime import Bundle, InputError
 from edgeadv_runtime.errors import BackendError
@@ -15,7 +17,6 @@ from edgeadv_runtime.files import sha256_bytes
 from .pytorch import TorchBackend
 
 VARIANTS = ("fp32", "fp16")
-_MOST_GRAPHS = 64
 
 
 class CompiledTorchBackend(TorchBackend):
@@ -56,8 +57,6 @@ class CompiledTorchBackend(TorchBackend):
                 "other variants"
             )
         super().__init__(bundle, device=device, threads=threads)
-        network = self.model.to(memory_format=torch.channels_last)
-        super()._close()  # only what is compiled of it is kept
         if variant == "fp16" and self.provider == "cpu":
             raise InputError("torch-compiled computes fp16 on a GPU only: use `provider` cuda, or `precisions` fp32")
         self.variant = variant
@@ -66,14 +65,8 @@ class CompiledTorchBackend(TorchBackend):
             self._dtype = torch.float16
             # another function than the one that gradients come from
             self.artifact_sha256 = sha256_bytes(f"fp16 of {self.artifact_sha256}".encode())
-        # the limit is for all networks of the process
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
-        mode = "reduce-overhead" if self.provider == "cuda" else "default"
-        try:
-            # fullgraph: what cannot be compiled is an error, where PyTorch would run it uncompiled and say so in a log
-            self._network = torch.compile(network.to(self._dtype), dynamic=False, fullgraph=True, mode=mode)
-        except RuntimeError as error:
-            raise _refusal(error) from error
+        self.model = self.model.to(self._dtype, memory_format=torch.channels_last)
+        self._compiled: dict[int, Any] = {}  # by the size of the batch
 
     def _infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
         padded = np.zeros((1 << (len(x) - 1).bit_length(), *x.shape[1:]), dtype=np.float32)
@@ -83,15 +76,29 @@ class CompiledTorchBackend(TorchBackend):
         )
         try:
             with torch.inference_mode():
-                logits: NDArray[np.float32] = self._network(batch).float()[: len(x)].cpu().numpy()
+                if len(padded) not in self._compiled:
+                    self._compiled[len(padded)] = self._compile(batch)
+                logits: NDArray[np.float32] = self._compiled[len(padded)](batch).float()[: len(x)].cpu().numpy()
         except Exception as error:
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise _refusal(error) from error
             raise
         return logits
 
+    def _compile(self, batch: Tensor) -> Any:
+        """The graph for batches of one size, its shapes computed."""
+        mode = "reduce-overhead" if self.provider == "cuda" else "default"
+        with torch.inference_mode(False), torch.no_grad():
+            traced = make_fx(self.model)(batch.clone())
+        try:
+            # fullgraph: what cannot be compiled is an error, where PyTorch would run it uncompiled and say so in a log
+            return torch.compile(traced, dynamic=False, fullgraph=True, mode=mode)
+        except RuntimeError as error:
+            raise _refusal(error) from error
+
     def _close(self) -> None:
-        del self._network
+        self._compiled.clear()
+        super()._close()
 
 
 def _refusal(error: Exception) -> BackendError:

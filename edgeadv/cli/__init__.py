@@ -28,6 +28,7 @@ _SUMMARIES = {
     "runs": "List training runs: recipe, clean accuracy, what stood on held-out images, and how long they took.",
     "export": "Export to ONNX, compare every artefact with PyTorch on real images, and write the bundle only if they "
     "agree.",
+    "import": "Make a bundle of somebody else's ONNX file, if on real images it gives what the file gives.",
     "bundle": "Look at a bundle, copy less of it, or sign it.",
     "engine": "Build TensorRT plans, or find them in the cache, and prove those that can run here on the golden "
     "frames.",
@@ -49,7 +50,8 @@ _SUMMARIES = {
     "the rest not.",
 }
 """What ``edgeadv --help`` says of each subcommand: the first sentence of its own help."""
-_MODULES = {"distill": "train"}
+_MODULES = {"distill": "train", "import": "importing"}
+_FUNCTIONS = {"import": "import_onnx"}  # a word of Python's is no name of a function
 
 
 class _Notices(logging.Handler):
@@ -77,7 +79,7 @@ def subcommand(name: str) -> Any:
     group = getattr(module, "app", None)
     if group is None:
         group = typer.Typer(add_completion=False)
-        group.command()(with_options(getattr(module, name)))
+        group.command()(with_options(getattr(module, _FUNCTIONS.get(name, name))))
     return typer.main.get_command(group)
 
 

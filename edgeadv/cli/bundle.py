@@ -98,6 +98,10 @@ def print_summary(bundle: Bundle) -> None:
     say(f"manifest sha256    {sha256_file(bundle.path / MANIFEST)}")
     if bundle.manifest.left_out:
         say(f"left out           {', '.join(bundle.manifest.left_out)}")
+    if bundle.manifest.weights is None:
+        say("weights            none: it was imported from ONNX")
+    if single := [variant for variant in bundle.variants if bundle.fixed_batch(variant)]:
+        say(f"one image a call   {', '.join(single)}")
     known = bundle.training_images
     listed = "not known, so evaluate cannot tell them: see export --training-data"
     say(f"training images    {listed if known is None else f'{len(known)}, known by hash'}")
@@ -132,7 +136,7 @@ def _rows(bundle: Bundle) -> Iterator[list[str]]:
         # int8 is judged by its gate; its tolerance is for other devices, against the golden logits
         allowed = f"{entry.tolerance:g}"
         yield _row(entry.file, entry.bytes, entry.parity, "see below" if entry.gate is not None else allowed)
-    if manifest.weights.file not in manifest.left_out:
+    if manifest.weights is not None and manifest.weights.file not in manifest.left_out:
         yield _row(manifest.weights.file, manifest.weights.bytes, None, "")
 
 

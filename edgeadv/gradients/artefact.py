@@ -40,8 +40,14 @@ class ArtefactGraph(GraphModule):
         gradients: what a results row says of them.
     """
 
-    def __init__(self, graph: Graph, variant: str, sha256: str) -> None:
+    def __init__(self, graph: Graph, variant: str, sha256: str, *, single: bool = False) -> None:
         """Prepare ``graph``, as the file of ``variant`` holds it.
+
+        Args:
+            graph: what is computed.
+            variant: the artefact.
+            sha256: as :attr:`sha256`.
+            single: whether it takes one image a call, and no more: it is then asked once for each.
 
         Raises:
             InputError: as :class:`GraphModule`.
@@ -49,7 +55,14 @@ class ArtefactGraph(GraphModule):
         super().__init__(_float_graph(graph, variant), f"the graph of {variant}")
         self.variant: str = base_of(variant)
         self.sha256: str = sha256
+        self._single = single
         self.gradients: str = f"graph of {self.variant}{_HOW.get(precision_of(variant), '')}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of pixels."""
+        if not self._single:
+            return super().forward(x)
+        return torch.cat([super(ArtefactGraph, self).forward(image) for image in x.split(1)])
 
 
 def open_graph(bundle: Bundle, variant: str, *, device: torch.device | None = None) -> ArtefactGraph:
@@ -71,7 +84,7 @@ def open_graph(bundle: Bundle, variant: str, *, device: torch.device | None = No
     carried = base_of(variant) if base_of(variant) in bundle.variants else variant
     path = bundle.onnx_path(carried)
     sha256 = bundle.float_sha256(carried) or bundle.artifact_sha256(carried)
-    graph = ArtefactGraph(read_file(path), carried, sha256)
+    graph = ArtefactGraph(read_file(path), carried, sha256, single=bundle.fixed_batch(carried))
     return graph.eval().to(device, memory_format=memory_order(device))  # type: ignore[call-overload, no-any-return]
 
 

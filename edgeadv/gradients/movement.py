@@ -125,7 +125,7 @@ def _slice(
 def _gather(attributes: Attributes, x: Tensor, indices: Tensor) -> Tensor:
     axis = attributes.get("axis", 0) % x.ndim
     flat = _counted(indices, x.shape[axis]).flatten().to(x.device)
-    return x.index_select(axis, flat).reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return x.index_select(axis, flat).reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]])
 
 
 def _counted(indices: Tensor, size: int) -> Tensor:

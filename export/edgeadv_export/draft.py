@@ -31,15 +31,17 @@ class Draft:
         folder: where the files go.
         classes: ids and names in logit order.
         preprocess: how a frame becomes the model's input.
-        weights_sha256: hash of the weights that the graphs are made from.
+        weights_sha256: hash of the weights that the graphs are made from; None where there are only graphs.
         training_images: what these were trained on; None where that is not known.
+        single: whether the graphs take one image a call only.
     """
 
     folder: Path
     classes: Classes
     preprocess: Preprocess
-    weights_sha256: str = ""
+    weights_sha256: str | None = ""
     training_images: TrainingImages | None = None
+    single: bool = False
 
     def path(self, variant: str) -> Path:
         """The file of ``variant``."""
@@ -67,12 +69,14 @@ class Draft:
             input=_PIXELS if takes_uint8(variant) else _FLOATS,
             output=OutputEntry(name="logits", dtype="float32"),
             tolerance=TOLERANCES[variant],
+            batch=1 if self.single else None,
         )
 
     def bundle(self, *variants: str) -> Bundle:
         """The files of ``variants`` as a bundle that was never written; what is not there yet has no hash."""
         entries = {variant: self.entry(variant) for variant in variants}
-        weights = SizedFileEntry(file=WEIGHTS, sha256=self.weights_sha256, bytes=0)
+        digest = self.weights_sha256
+        weights = None if digest is None else SizedFileEntry(file=WEIGHTS, sha256=digest, bytes=0)
         return Bundle(
             self.folder,
             Manifest.draft(self.classes.to_json(), self.preprocess.entry, variants=entries, weights=weights),

@@ -27,7 +27,7 @@ from edgeadv_runtime.bundle.batches import CleanBatch, DataDigest
 from edgeadv_runtime.bundle.confidence import first_is_right
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.bundle.training_images import Overlap
-from edgeadv_runtime.errors import DataError, ExportError, InputError
+from edgeadv_runtime.errors import DataError, EdgeAdvError, ExportError, InputError
 from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.evidence import ORDER
 
@@ -185,7 +185,7 @@ class Gate:
         threat = {"threat": "white-box"}
         try:
             graph = self._graph(int8, proto)
-        except ExportError as error:
+        except EdgeAdvError as error:
             threat = {"threat": "query", "no_own_gradients": str(error)}
             self._progress(f"{int8.variant} is not attacked by its own gradients, which may flatter it: {error}")
         else:
@@ -199,7 +199,7 @@ class Gate:
         """Its graph in PyTorch.
 
         Raises:
-            ExportError: it has no gradients here.
+            InputError, ExportError: it has no gradients here.
         """
         first = next(self._batches(self._index))
         logits = int8.infer(to_tensor(first.pixels))

@@ -12,13 +12,19 @@ from numpy.typing import NDArray
 from edgeadv.gradients.artefact import ArtefactGraph
 from edgeadv.gradients.read_onnx import nodes_of
 from edgeadv_runtime.bundle.entries import ParityEntry
-from edgeadv_runtime.errors import EdgeAdvError, ExportError
+from edgeadv_runtime.errors import EdgeAdvError, ExportError, InputError
 
 from .parity import TOLERANCES, compare, summary, torch_logits
 
 
 def own_gradients(
-    proto: Any, variant: str, *, sha256: str, pixels: NDArray[np.uint8], logits: NDArray[np.float32]
+    proto: Any,
+    variant: str,
+    *,
+    sha256: str,
+    pixels: NDArray[np.uint8],
+    logits: NDArray[np.float32],
+    single: bool = False,
 ) -> tuple[ArtefactGraph, ParityEntry]:
     """The graph of an artefact in PyTorch, and how close it is to the artefact.
 
@@ -32,16 +38,18 @@ def own_gradients(
         sha256: hash of the file that it was written to.
         pixels: preprocessed images, uint8 (n, height, width, channels).
         logits: what the artefact makes of them, float32 (n, classes).
+        single: whether the graph takes one image a call only.
 
     Raises:
-        ExportError: it has no gradients here, or its graph in PyTorch is something else. The artefact does not depend
-            on it: whatever kind of graph this stumbles over, it says so.
+        InputError: it has no gradients here. The artefact does not depend on them: whatever kind of graph this stumbles
+            over, it says so.
+        ExportError: its graph in PyTorch is something else.
     """
     try:
-        graph = ArtefactGraph(nodes_of(proto), variant, sha256).eval()
+        graph = ArtefactGraph(nodes_of(proto), variant, sha256, single=single).eval()
         found = torch_logits(graph, pixels, f"the graph of {variant}")
     except (EdgeAdvError, ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise ExportError(str(error) or type(error).__name__) from error
+        raise InputError(str(error) or type(error).__name__) from error
     runtime = f"onnxruntime {onnxruntime.__version__}"
     parity = compare(found, logits, reference=f"{graph.gradients}, torch {torch.__version__}, CPU", runtime=runtime)
     if not parity.max_relative_error <= TOLERANCES[variant]:

@@ -35,7 +35,7 @@ from edgeadv_runtime.bundle.manifest import MANIFEST, bundle_id
 from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.bundle.training_images import TRAINING_FILE, TrainingImages
 from edgeadv_runtime.bundle.variants import INT8, U8IN, VARIANTS, base_of, precision_of
-from edgeadv_runtime.errors import ExportError, InputError
+from edgeadv_runtime.errors import EdgeAdvError, ExportError, InputError
 from edgeadv_runtime.files import atomic_folder, canonical_json, sha256_file, write_json
 
 from .compute_types import compute_types
@@ -122,7 +122,7 @@ def export_bundle(
     """
     _check_arguments(model, classes, variants, golden, origin.provenance, int8)
     check_replaceable(out)
-    pixels = _preprocessed(frames, preprocess)
+    pixels = preprocessed(frames, preprocess)
     # a copy, because tracing and moving to the CPU must not be seen by the caller, even after an error
     reference = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval().requires_grad_(False)
     check_input_size(reference, preprocess.crop)
@@ -258,7 +258,7 @@ class _Writer:
         """
         try:
             _, parity = own_gradients(proto, variant, sha256=sha256, pixels=self.pixels, logits=logits)
-        except ExportError as error:
+        except EdgeAdvError as error:
             self.progress(f"{variant} can be attacked by transfer and queries only: {error}")
             return GradientsEntry(missing=str(error))
         return GradientsEntry(parity=parity)
@@ -315,7 +315,12 @@ def _check_arguments(
         raise InputError(f"the model holds NaN or infinity in {', '.join(broken[:8])}; the weights are broken")
 
 
-def _preprocessed(frames: Sequence[NDArray[np.uint8]], preprocess: Preprocess) -> NDArray[np.uint8]:
+def preprocessed(frames: Sequence[NDArray[np.uint8]], preprocess: Preprocess) -> NDArray[np.uint8]:
+    """``frames`` as the model sees them, uint8 (n, height, width, channels).
+
+    Raises:
+        InputError: there are none, or one cannot be preprocessed.
+    """
     if not len(frames):
         raise InputError("at least one real frame is needed to compare the artefacts with the model")
     pixels = []

@@ -227,7 +227,7 @@ def test_what_is_not_plain_onnx_is_named() -> None:
         [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
-    with pytest.raises(ExportError, match=r"node 'y' is Gelu of com.microsoft"):
+    with pytest.raises(InputError, match=r"node 'y' is Gelu of com.microsoft"):
         own_gradients(proto, "int8-u8s8", sha256="", pixels=np.zeros((1, 4, 4, 3), np.uint8), logits=np.zeros((1, 2)))
 
 

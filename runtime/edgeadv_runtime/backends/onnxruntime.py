@@ -101,9 +101,10 @@ class OnnxRuntimeBackend(Backend):
                 f"another precision than exported: start with {TF32_VARIABLE}=0 in the environment, or use "
                 "`provider` cuda or `backends` tensorrt"
             )
-        session = _open(ort, path, variant=variant, provider=provider, threads=threads)
+        session = open_session(ort, path, variant=variant, provider=provider, threads=threads)
         self._session: Any = session
         self._describe(bundle, variant)
+        self._one_by_one = bundle.fixed_batch(variant)
         self.provider, self.threads = wanted, threads
         self.device = processor_name() if provider == CPU else find_gpu().name
         self.node_share = _node_share(session)
@@ -122,18 +123,23 @@ class OnnxRuntimeBackend(Backend):
             raise BackendError(f"{path} takes {inputs[0].type} where {variant} takes tensor({due}); export it again")
 
     def _infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        parts = np.split(x, len(x)) if self._one_by_one else [x]
         try:
-            logits: NDArray[np.float32] = self._session.run(["logits"], {"image": x})[0]
+            logits = [self._session.run(["logits"], {"image": part})[0] for part in parts]
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise BackendError(f"ONNX Runtime failed on {self.variant}: {_first_line(error)}") from error
-        return logits
+        return np.concatenate(logits) if self._one_by_one else logits[0]
 
     def _close(self) -> None:
         self._session = None
 
 
-def _open(ort: Any, path: Path, *, variant: str, provider: str, threads: int | None) -> Any:
-    """A session with ``provider`` and no way around it."""
+def open_session(ort: Any, path: Path, *, variant: str, provider: str = CPU, threads: int | None = None) -> Any:
+    """A session with ``provider`` and no way around it, as ``variant`` needs it to be computed.
+
+    Raises:
+        BackendError: ONNX Runtime refuses the file, or does not give the provider.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")

@@ -3,7 +3,7 @@
 A folder with a ``manifest.json`` and the files it names::
 
     model.<variant>.onnx   dynamic batch; input "image", float32 or (-u8in) uint8, output "logits" float32
-    weights.safetensors    the same weights, to train on
+    weights.safetensors    the same weights in PyTorch's names, to train on; none where ONNX came in
     golden.npz             real frames with the tensors and logits they must give
     training-images.npy    hashes of the images that the network was trained on, where they are known
 
@@ -182,8 +182,9 @@ class Bundle:
 
     @property
     def weights_sha256(self) -> str:
-        """Hash of the weights: what an attack pack is bound to."""
-        return self.manifest.weights.sha256
+        """Hash of the weights: what an attack pack is bound to. Where there are none, of the ONNX file that came in."""
+        manifest = self.manifest
+        return (manifest.weights or next(iter(manifest.variants.values()))).sha256
 
     @cached_property
     def calibration_images(self) -> frozenset[str]:
@@ -253,17 +254,26 @@ class Bundle:
         compute = self.manifest.variants[variant].compute
         return frozenset(_WRITTEN_IN[precision_of(variant)] if compute is None else compute.values())
 
+    def fixed_batch(self, variant: str) -> bool:
+        """Whether the graph of ``variant`` takes one image a call, and no more; backends ask it once for each."""
+        return self.manifest.variants[variant].batch is not None
+
     def tolerance(self, variant: str) -> float:
         """Largest accepted logit error of ``variant``, as a share of the largest absolute logit."""
         return self.manifest.variants[variant].tolerance
 
     @property
     def weights_path(self) -> Path:
-        """The weights for the gradient side.
+        """The weights in PyTorch's names, to train on.
 
         Raises:
-            InputError: they were left out of this slim bundle.
+            InputError: they were left out of this slim bundle, or there never were any.
         """
+        if self.manifest.weights is None:
+            raise InputError(
+                f"{self.path} was imported from ONNX and has no PyTorch weights: use `backends` onnxruntime, or "
+                "export the network from PyTorch"
+            )
         file = self.manifest.weights.file
         if file in self.manifest.left_out:
             raise InputError(
@@ -287,6 +297,8 @@ class Bundle:
     def slim(self, out: Path, *, variants: Sequence[str], weights: bool, overwrite: bool = False) -> Bundle:
         """Copy this bundle without the variants not named, and without weights unless ``weights``. Same bundle id.
 
+        A bundle that never had weights is copied without them either way.
+
         Surrogates hand over the white box as well: those of ``variants`` go with the weights.
         The copy has a manifest of its own, so a signature does not fit it and stays behind: sign the copy.
 
@@ -298,7 +310,7 @@ class Bundle:
             raise InputError("a slim bundle needs at least one variant")
         keep = {self.onnx_path(variant).name for variant in variants} | self.manifest.always
         if weights:
-            keep.add(self.weights_path.name)
+            keep |= {self.weights_path.name} if self.manifest.weights else set()
         check_replaceable(out)
         document = read_object(read_bytes(self.path / MANIFEST), self.path / MANIFEST)
         with atomic_folder(out, overwrite=overwrite) as folder:

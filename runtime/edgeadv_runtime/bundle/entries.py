@@ -254,6 +254,7 @@ class VariantEntry(SizedFileEntry, frozen=True, kw_only=True):
     compute: dict[Text, Literal["Float", "Half", "BFloat16", "UInt8", "Int8", "unknown"]] | None = None
     made_from: MadeFromEntry | None = None
     float_layers: tuple[Text, ...] | None = None
+    batch: Literal[1] | None = None
     gate: GateEntry | None = None
     surrogate: SurrogateEntry | None = None
     gradients: GradientsEntry | None = None

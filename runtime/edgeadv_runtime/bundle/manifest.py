@@ -34,7 +34,9 @@ from .preprocess import PreprocessEntry
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION: Literal[1] = 1
-FEATURES: frozenset[str] = frozenset()
+NO_WEIGHTS, FIXED_BATCH = "no-weights", "fixed-batch"
+"""Required where there is no ``weights``, and where a variant has ``batch``: an older reader would misread either."""
+FEATURES = frozenset({NO_WEIGHTS, FIXED_BATCH})
 """What a manifest may require of this version."""
 _WHAT, _MEND = "bundle manifest", "update edgeadv, or export or copy the bundle again"
 _MOST_BYTES, _MOST_NESTED = 1 << 26, 32
@@ -54,10 +56,10 @@ class Manifest(Entry, frozen=True, kw_only=True):
     classes: Annotated[tuple[ClassEntry, ...], msgspec.Meta(min_length=2, max_length=MOST_CLASSES)]
     preprocess: PreprocessEntry
     variants: Annotated[dict[VariantName, VariantEntry], msgspec.Meta(min_length=1)]
-    weights: SizedFileEntry
     golden: CountedFileEntry
     provenance: dict[str, Any]
     left_out: tuple[str, ...]
+    weights: SizedFileEntry | None = None
     requires: tuple[Text, ...] = ()
     calibration: CalibrationEntry | None = None
     training_images: CountedFileEntry | None = None
@@ -70,7 +72,7 @@ class Manifest(Entry, frozen=True, kw_only=True):
         preprocess: PreprocessEntry,
         *,
         variants: dict[str, VariantEntry],
-        weights: SizedFileEntry,
+        weights: SizedFileEntry | None,
         title: str = "",
         architecture: ArchitectureEntry | None = None,
         provenance: dict[str, Any] | None = None,
@@ -81,7 +83,7 @@ class Manifest(Entry, frozen=True, kw_only=True):
             classes: ``{"id", "name"}`` in logit order.
             preprocess: how a frame becomes the model's input.
             variants: the files that there are.
-            weights: of the model; the file need not be there.
+            weights: of the model; the file need not be there. None where only the graphs are known.
             title: the model in a few words.
             architecture: of the model; None where nobody will build it again.
             provenance: where the weights come from.
@@ -102,11 +104,16 @@ class Manifest(Entry, frozen=True, kw_only=True):
             golden=CountedFileEntry(file="golden.npz", sha256="", count=0),
             provenance=provenance or {},
             left_out=(),
+            requires=requirements(variants, weights),
         )
 
     def __post_init__(self) -> None:
         if len({entry.id for entry in self.classes}) != len(self.classes):
             raise ValueError("two classes have the same id")
+        if (self.weights is None) != (NO_WEIGHTS in self.requires):
+            raise ValueError(f"there are no weights, and `requires` lacks {NO_WEIGHTS}, or the other way round")
+        if any(entry.batch for entry in self.variants.values()) != (FIXED_BATCH in self.requires):
+            raise ValueError(f"a variant has a `batch`, and `requires` lacks {FIXED_BATCH}, or the other way round")
         if len(self.files) != len(set(self._hashes)):
             raise ValueError("a file is named with two hashes")
         # the id does not cover left_out: it must not hide a file that is read all the same
@@ -134,6 +141,12 @@ class Manifest(Entry, frozen=True, kw_only=True):
             self.training_images,
         ]
         return [(entry.file, entry.sha256) for entry in found if entry is not None and entry.file is not None]
+
+
+def requirements(variants: Mapping[str, VariantEntry], weights: SizedFileEntry | None) -> tuple[str, ...]:
+    """What a reader must know of a bundle with these: ``requires``."""
+    single = any(entry.batch for entry in variants.values())
+    return (*((NO_WEIGHTS,) if weights is None else ()), *((FIXED_BATCH,) if single else ()))
 
 
 def bundle_id(manifest: Mapping[str, Any]) -> str:

@@ -128,7 +128,7 @@ def _parse(library: Library, network: Any, heard: Heard, onnx: bytes) -> None:
             "uint8 input in a variant with -u8in; export it again"
         )
     shape = tuple(inputs[0].shape)
-    if len(shape) != 4 or shape[0] != -1 or min(shape[1:]) < 1:
+    if len(shape) != 4 or shape[0] not in (-1, 1) or min(shape[1:]) < 1:
         raise EngineError(
             f"the input of the ONNX file is {shape}, not {layouts[inputs[0].dtype.name]}; export it again"
         )
@@ -151,6 +151,8 @@ def _parser_error(parser: Any, heard: Heard) -> str:
 def _add_profile(builder: Any, config: Any, network: Any, heard: Heard, batch: BatchProfile) -> None:
     image = network.get_input(0)
     rest = tuple(image.shape)[1:]
+    if image.shape[0] == 1 and max(batch.to_json()) > 1:
+        raise EngineError(f"the graph takes one image a call, and batch {batch} was asked for: ask for batch 1")
     profile = builder.create_optimization_profile()
     profile.set_shape(image.name, *((size, *rest) for size in batch.to_json()))
     if config.add_optimization_profile(profile) < 0:

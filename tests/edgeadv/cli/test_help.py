@@ -23,7 +23,8 @@ def test_the_summary_is_the_first_sentence_of_the_command_s_own_help(name):
 
 def test_every_public_command_is_listed():
     modules = {module.name for module in pkgutil.iter_modules(edgeadv.cli.__path__) if not module.name.startswith("_")}
-    assert modules | {"distill"} == set(NAMES)
+    # "import" is a word of Python's, and no module's name
+    assert modules - {"importing"} | {"distill", "import"} == set(NAMES)
 
 
 def test_what_is_listed_is_in_the_help(capsys):

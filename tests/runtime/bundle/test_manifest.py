@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.manifest import bundle_id
-from edgeadv_runtime.errors import BundleError, EdgeAdvError, SchemaError
+from edgeadv_runtime.errors import BundleError, EdgeAdvError, InputError, SchemaError
 from tests.mutations import assert_one_line, mutated, places
 
 MUTATIONS = 2500
@@ -122,3 +124,60 @@ def test_golden_frames_that_do_not_fit_the_manifest(rewritten: Callable[..., Pat
     golden = {**tiny_bundle.manifest.golden.to_json(), "count": 7}
     with pytest.raises(BundleError, match="7 frames of 32 pixels"):
         Bundle.open(rewritten(golden=golden)).golden()
+
+
+def test_a_bundle_without_weights_says_so(
+    rewritten: Callable[..., Path], tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = rewritten(requires=["no-weights"])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    with pytest.raises(SchemaError, match="no-weights, or the other way round"):
+        Bundle.open(folder)  # it has them
+    del manifest["weights"]
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "bundle_id": bundle_id(manifest)}))
+    bundle = Bundle.open(folder)
+    ask(bundle)
+    assert bundle.manifest.weights is None and "weights.safetensors" not in bundle.files
+    assert bundle.weights_sha256 == bundle.artifact_sha256("fp32")
+    with pytest.raises(InputError, match="was imported from ONNX and has no PyTorch weights: use `backends`"):
+        _ = bundle.weights_path
+    slim = bundle.slim(folder.parent / "slim.edgeadv", variants=["fp32"], weights=True)
+    assert (slim.id, slim.variants) == (bundle.id, ("fp32",))
+    # a reader of before knows no such feature
+    monkeypatch.setattr("edgeadv_runtime.bundle.manifest.FEATURES", frozenset())
+    with pytest.raises(SchemaError, match=r"requires \['no-weights'\], which this edgeadv does not know: update"):
+        Bundle.open(folder)
+
+
+def test_weights_that_are_missing_by_mistake(rewritten: Callable[..., Path]) -> None:
+    folder = rewritten()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["weights"]
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "bundle_id": bundle_id(manifest)}))
+    with pytest.raises(SchemaError, match="lacks no-weights, or the other way round"):
+        Bundle.open(folder)
+
+
+def test_a_graph_of_one_picture_is_asked_once_for_each(rewritten: Callable[..., Path], tiny_bundle: Bundle) -> None:
+    variants = tiny_bundle.manifest.to_json()["variants"]
+    variants["fp32"]["batch"] = 1
+    with pytest.raises(SchemaError, match="fixed-batch"):
+        Bundle.open(rewritten(variants=variants))
+    with pytest.raises(SchemaError, match="batch"):
+        wrong = {**variants, "fp32": {**variants["fp32"], "batch": 2}}
+        Bundle.open(rewritten(variants=wrong, requires=["fixed-batch"]))
+    bundle = Bundle.open(rewritten(variants=variants, requires=["fixed-batch"]))
+    assert bundle.fixed_batch("fp32") and not bundle.fixed_batch("fp16")
+    pixels = tiny_bundle.golden().pixels
+    asked: list[int] = []
+    with OnnxRuntimeBackend(bundle) as single, OnnxRuntimeBackend(tiny_bundle) as free:
+        session = single._session
+
+        class Counted:
+            def run(self, names: Any, given: Any) -> Any:
+                asked.append(len(given["image"]))
+                return session.run(names, given)
+
+        single._session = Counted()
+        np.testing.assert_allclose(single.infer_pixels(pixels), free.infer_pixels(pixels), rtol=1e-4, atol=1e-5)
+    assert asked == [1] * len(pixels)

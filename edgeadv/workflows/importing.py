@@ -1,0 +1,211 @@
+"""Make a bundle of somebody else's ONNX file, or tell whether that can be done.
+
+Loading this module loads no PyTorch: the command line makes options of its group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from edgeadv_runtime import Bundle, InputError, Preprocess
+from edgeadv_runtime.bundle.bundle import Classes, check_replaceable
+from edgeadv_runtime.decoding import Options
+from edgeadv_runtime.errors import StorageError
+
+from .exporting import IMAGENET
+from .extras import need
+
+if TYPE_CHECKING:
+    from edgeadv_export import Asked
+
+Progress = Callable[[str], None]
+_MOST_COUNTED = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions(Options):
+    """How a file takes a picture and what its numbers mean; what the file tells by itself need not be given."""
+
+    input: Annotated[str | None, "Name of the input that takes the picture; by default the only one."] = None
+    layout: Annotated[
+        str | None,
+        "nchw, nhwc, flat (channel by channel) or flat-nhwc (pixel by pixel); by default as the shape tells.",
+    ] = None
+    scale: Annotated[
+        str | None,
+        "What the numbers of a picture are: 0..1, 0..255, imagenet, or MEAN/STD of each channel; by default as a "
+        "normalisation inside the file tells.",
+    ] = None
+    color: Annotated[str | None, "Order of the channels: rgb, bgr or gray."] = None
+    output: Annotated[str | None, "Name of the tensor that holds the logits; by default the only output."] = None
+    classes: Annotated[
+        str | None, f"{IMAGENET}, a file of id<TAB>name in logit order, or a number for classes called 0, 1, 2, ..."
+    ] = None
+    preprocess: Annotated[
+        str | None, "How a frame becomes the file's picture, written resize=256,crop=224,interp=bicubic."
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxCheck:
+    """What :func:`check_onnx` found.
+
+    Attributes:
+        path: the file.
+        variant: what the bundle would call it: ``"fp32"``, ``"fp16"``, ``"int8-s8s8"`` or ``"int8-u8s8"``.
+        notes: what was read off the file, was guessed from it or was asked for.
+        needed: fields that must be given to :func:`import_onnx`, each with what it has to say.
+        no_gradients: why its gradients cannot be had here, so that only queries attack it; None where they can.
+        ran: whether it was run and rewritten, which needs all that has to do with pictures.
+    """
+
+    path: Path
+    variant: str
+    notes: tuple[str, ...]
+    needed: tuple[tuple[str, str], ...]
+    no_gradients: str | None
+    ran: bool
+
+
+def import_onnx(
+    path: str | Path,
+    out: str | Path,
+    *,
+    golden: str | Path | None = None,
+    options: ImportOptions = ImportOptions(),
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Make a bundle of somebody else's ONNX file, if on real images it gives what the file gives.
+
+    ::
+
+        options = ImportOptions(scale="imagenet", color="rgb", classes="imagenet1k", preprocess="resize=256,crop=224")
+        bundle = import_onnx("theirs.onnx", "theirs.edgeadv", golden="photos/", options=options)
+
+    Args:
+        path: the file; weights that it keeps beside it are taken in.
+        out: the bundle to make; by custom it is called ``NAME.edgeadv``.
+        golden: a folder of real images to compare on, 64 of them spread over it.
+        options: what is known of the file.
+        overwrite: replace a bundle that is there.
+        progress: called in a few words with what begins, and what was read off the file.
+
+    Raises:
+        InputError: the file is no classifier that a bundle can hold, or an option is missing or wrong; it names the
+            field.
+        ExportError: the rewritten graph is not the file; no bundle is left then.
+        EdgeAdvError: images cannot be read, or ``out`` cannot be written.
+    """
+    need("export")
+    import edgeadv_export
+
+    file, folder = _file(path), Path(out)
+    check_replaceable(folder)
+    if folder.exists() and not overwrite:
+        raise StorageError(f"{folder} exists: choose another `out`, or pass `overwrite`")
+    steps = None if options.preprocess is None else Preprocess.parse(options.preprocess)
+    asked = _asked(options, steps)
+    missing = _missing(options, golden)
+    if steps is None or options.classes is None or golden is None:
+        # what else the file leaves open is better said at once
+        found = edgeadv_export.examine(file, asked, None)
+        _refuse(file, dict(found.needed) | missing)
+    assert steps is not None and options.classes is not None and golden is not None
+    frames = edgeadv_export.folder_frames(Path(golden))
+    return edgeadv_export.import_bundle(
+        file,
+        folder,
+        classes=_classes(options.classes),
+        preprocess=steps,
+        frames=frames,
+        asked=asked,
+        provenance={"frames": {"origin": Path(golden).resolve().name, "count": len(frames)}},
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def check_onnx(path: str | Path, *, options: ImportOptions = ImportOptions()) -> OnnxCheck:
+    """Tell whether a file can be imported, what was guessed of it, and what must be given; nothing is written.
+
+    ::
+
+        check = check_onnx("theirs.onnx")
+        print(check.needed, check.no_gradients)
+
+    Args:
+        path: the file.
+        options: what is known of it.
+
+    Raises:
+        InputError: it is no classifier that a bundle can hold, or an option does not fit it.
+        ExportError: it does not run, or the rewritten graph is not the file.
+    """
+    need("export")
+    import edgeadv_export
+
+    file = _file(path)
+    steps = None if options.preprocess is None else Preprocess.parse(options.preprocess)
+    found = edgeadv_export.examine(file, _asked(options, steps), None)
+    return OnnxCheck(
+        path=file,
+        variant=found.variant,
+        notes=found.notes,
+        needed=tuple((dict(found.needed) | _missing(options, None)).items()),
+        no_gradients=found.no_gradients,
+        ran=found.model is not None,
+    )
+
+
+def _file(path: str | Path) -> Path:
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"{file} is no file: give an ONNX model")
+    return file
+
+
+def _asked(options: ImportOptions, steps: Preprocess | None) -> Asked:
+    from edgeadv_export import Asked
+
+    return Asked(
+        input=options.input,
+        output=options.output,
+        layout=options.layout,
+        scale=options.scale,
+        color=options.color,
+        shape=None if steps is None else steps.input_shape,
+        classes=None if options.classes is None else len(_classes(options.classes)),
+    )
+
+
+def _classes(given: str) -> Classes:
+    from edgeadv_export import imagenet_classes, read_classes
+
+    if given == IMAGENET:
+        return imagenet_classes()
+    if given.isdecimal():
+        if not 2 <= int(given) <= _MOST_COUNTED:
+            raise InputError("classes", f"{given} is not a number from 2 to {_MOST_COUNTED}")
+        ids = tuple(map(str, range(int(given))))
+        return Classes(ids, ids)
+    return read_classes(Path(given))
+
+
+def _missing(options: ImportOptions, golden: str | Path | None) -> dict[str, str]:
+    """What no file tells."""
+    found = {}
+    if options.classes is None:
+        found["classes"] = f"{IMAGENET}, a file of id<TAB>name in logit order, or their number"
+    if golden is None:
+        found["golden"] = "a folder of real images to compare on"
+    return found
+
+
+def _refuse(path: Path, needed: dict[str, str]) -> None:
+    (field, what), *others = needed.items()
+    more = ", and so is " + ", ".join(f"`{name}`" for name, _ in others) if others else ""
+    raise InputError(field, f"is needed for {path}: {what}{more}")
