@@ -65,7 +65,7 @@ class CompiledTorchBackend(TorchBackend):
             self._dtype = torch.float16
             # another function than the one that gradients come from
             self.artifact_sha256 = sha256_bytes(f"fp16 of {self.artifact_sha256}".encode())
-        self.model = self.model.to(self._dtype, memory_format=torch.channels_last)
+        self.model = self.model.to(self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._compiled: dict[int, Any] = {}  # by the size of the batch
 
     def _infer(self, x: NDArray[Any]) -> NDArray[np.float32]:

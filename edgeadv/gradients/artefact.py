@@ -62,7 +62,7 @@ class ArtefactGraph(GraphModule):
         """Logits of pixels."""
         if not self._single:
             return super().forward(x)
-        return torch.cat([super(ArtefactGraph, self).forward(image) for image in x.split(1)])
+        return torch.cat([super(ArtefactGraph, self).forward(image) for image in torch.split(x, 1)])
 
 
 def open_graph(bundle: Bundle, variant: str, *, device: torch.device | None = None) -> ArtefactGraph:
