@@ -157,11 +157,11 @@ SIGNATURES = {
     "edgeadv_export.calibration_images": "spec run_data",
     "edgeadv_export.choose_calibration": "images preprocess count seed",
     "edgeadv_export.confidence_images": "spec classes run_data root limit",
-    "edgeadv_export.data_frames": "data limit",
+    "edgeadv_export.data_frames": "data limit preprocess",
     "edgeadv_export.export_bundle": "model out classes preprocess frames variants golden origin int8 confidence "
     "overwrite "
     "progress",
-    "edgeadv_export.folder_frames": "folder limit",
+    "edgeadv_export.folder_frames": "folder limit preprocess",
     "edgeadv_export.gate_images": "calibration classes folder run_data limit allow_training_images",
     "edgeadv_export.imagenet_classes": "",
     "edgeadv_export.read_classes": "path",

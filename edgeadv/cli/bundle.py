@@ -41,7 +41,7 @@ def show(
     say(f"title              {opened.manifest.title}")
     say(f"architecture       {architecture.source} {architecture.name}, upsample {architecture.upsample}")
     say(f"classes            {len(opened.classes)}: {', '.join(opened.classes.names[:5])}, ...")
-    say(f"preprocess         resize {preprocess.resize}, crop {preprocess.crop}, {preprocess.interpolation}")
+    say(f"preprocess         {preprocess}")
     say(f"created            {opened.manifest.created} by edgeadv {opened.manifest.edgeadv_version}")
     say(f"signature          {_signature(opened, bundle.public_key)}")
     print_summary(opened)

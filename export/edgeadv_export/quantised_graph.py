@@ -268,7 +268,7 @@ def prove(graph: QuantisedGraph, pixels: NDArray[np.uint8], logits: NDArray[np.f
 
     Args:
         graph: of an int8 artefact.
-        pixels: preprocessed images, uint8 (n, crop, crop, 3).
+        pixels: preprocessed images, uint8 (n, height, width, channels).
         logits: what ONNX Runtime makes of them, float32 (n, classes).
 
     Raises:

@@ -37,7 +37,7 @@ def test_at_pgd_is_trained_resumed_and_exported(cli, split):
     again = cli("train", "--data", split, *SMALL, *PGD, "--out", "run", "--resume")
     assert (
         again.status == 0
-        and again.err.startswith("images were resized")
+        and again.err.startswith("images were made the model")
         and Path("run/run.json").read_bytes() == before
     )
     other = cli("train", "--data", split, *SMALL, *PGD, "--at-steps", "3", "--out", "run", "--resume")
