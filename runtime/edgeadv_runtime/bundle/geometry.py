@@ -72,7 +72,7 @@ def region_of(roi: tuple[float, float, float, float] | None, size: Size) -> Box:
     )
     if right > width or bottom > height or right <= left or bottom <= top:
         text = ":".join(f"{value:g}" for value in roi)
-        raise InputError(f"a frame of {width}x{height} has no region of interest {text}: state another `roi`")
+        raise InputError(f"a frame of {width}x{height} has no region of interest {text}: state another roi=")
     return (left, top, right, bottom)
 
 

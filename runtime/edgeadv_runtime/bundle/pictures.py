@@ -93,7 +93,7 @@ def as_image(
         return _in_color(Image.fromarray(np.ascontiguousarray(frame.reshape(frame.shape[:2]))), color, window)
     due = "uint8 of shape (height, width, 3)" + (" or (height, width)" if color == "gray" else "")
     if window is not None:
-        due = "uint16 of shape (height, width), for the preprocessing has a `window`"
+        due = "uint16 of shape (height, width), for the preprocessing has window="
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape or window is not None:
         raise InputError(f"a frame array is {due}, not {frame.dtype} of shape {frame.shape}")
     if color_order not in get_args(ColorOrder):
@@ -127,7 +127,7 @@ def _in_color(image: Image.Image, color: Color, window: tuple[int, int] | None) 
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
     if window is not None:
         if not deep or image.mode == "F":
-            raise InputError(f"it is no 16-bit grey (mode {image.mode}), and the preprocessing has a `window` for it")
+            raise InputError(f"it is no 16-bit grey (mode {image.mode}), for which alone the preprocessing has window=")
         image = Image.fromarray(windowed(np.asarray(image), window))
     elif deep:
         # Pillow cuts off what is above 255: all but the darkest of 16 bits would be white

@@ -199,7 +199,7 @@ def test_windows_at_their_ends() -> None:
     ],
 )
 def test_eight_bits_where_a_window_is_stated(frame: Any) -> None:
-    with pytest.raises(InputError, match="`window`"):
+    with pytest.raises(InputError, match="window="):
         Preprocess.parse("window=0:4095,crop=32")(frame, color_order="rgb")
 
 
