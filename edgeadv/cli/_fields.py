@@ -15,6 +15,7 @@ _OPTIONS = {
     "rate_hz": "rate",
     "targets": "target",
     "variants": "variant",
+    "other": "with",
 }
 _FIELD = re.compile(r"`([a-z][a-z0-9_]*)`")
 
