@@ -16,6 +16,7 @@ _OPTIONS = {
     "targets": "target",
     "variants": "variant",
     "other": "with",
+    "bundles": "bundle",
 }
 _FIELD = re.compile(r"`([a-z][a-z0-9_]*)`")
 

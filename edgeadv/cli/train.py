@@ -131,7 +131,7 @@ def _print_run(run: Run) -> None:
                 "images, or with another --lr",
                 err=True,
             )
-    say(f"images were made the model's input by --preprocess {run.preprocess}", err=True)
+    say(f"preprocessing: {run.preprocess} (--preprocess)", err=True)
     if unreadable := stage.unreadable:
         say(
             f"warning: {len(unreadable)} training images are unreadable and were left out, e.g. {unreadable[0]}",

@@ -30,7 +30,7 @@ EXPLAINED = 0.5
 # a change counts if it takes away so much of the difference
 _BETTER = 0.6
 _WIDTH, _DEPTH = 5, 4
-_TORCH: Mapping[str, tuple[str, bool | None]] = {
+_TORCH: Mapping[Interpolation, tuple[str, bool | None]] = {
     "nearest": ("nearest", None),
     "bilinear": ("bilinear", False),
     "bicubic": ("bicubic", False),
