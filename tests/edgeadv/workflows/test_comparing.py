@@ -295,3 +295,22 @@ def test_data_that_is_none(bundle: Bundle, tmp_path: Path) -> None:
             ea.compare_pipelines(bundle, plain, data)
     with pytest.raises(InputError, match="`limit` must be at least 1"):
         ea.compare_pipelines(bundle, plain, tmp_path, limit=0)
+
+
+def test_a_pipeline_as_it_is_written_with_opencv(bundle: Bundle, folder: Path) -> None:
+    """Five steps are otherwise at once, and OpenCV computes them: it turns by EXIF, gives BGR, antialiases nothing."""
+    import cv2
+
+    def prepare(path: Path) -> Any:
+        image = cv2.imread(str(path))
+        assert image is not None
+        height, width = image.shape[:2]
+        scale = SIDE / min(height, width)
+        image = cv2.resize(image, (round(width * scale), round(height * scale)))
+        top, left = (image.shape[0] - CROP) // 2, (image.shape[1] - CROP) // 2
+        return image[top : top + CROP, left : left + CROP].transpose(2, 0, 1) / 255
+
+    found = ea.compare_pipelines(bundle, prepare, folder)
+    steps = {each.step: each.what for each in found.steps}
+    assert list(steps)[:2] == ["decoding", "colour"] and "without antialiasing" in steps["antialias"]
+    assert found.explained and found.unexplained < 0.5
