@@ -39,6 +39,7 @@ if typing.TYPE_CHECKING:
     from .workflows.attack_plan import AttackPlan
     from .workflows.backends import TensorRTPlan
     from .workflows.benchmarking import bench
+    from .workflows.comparing import PipelineComparison, compare_pipelines
     from .workflows.engines import build_engines
     from .workflows.evaluation import Execution, evaluate
     from .workflows.exporting import ConfidenceOptions, Int8Options, ModelSource, export
@@ -67,6 +68,7 @@ __all__ = [
     "Int8Options",
     "ModelSource",
     "OnnxCheck",
+    "PipelineComparison",
     "Pretrained",
     "RecipeOptions",
     "Results",
@@ -80,6 +82,7 @@ __all__ = [
     "bench",
     "build_engines",
     "check_onnx",
+    "compare_pipelines",
     "distill",
     "evaluate",
     "export",
@@ -98,6 +101,7 @@ _LAZY = {
     "workflows.attack_plan": "AttackPlan",
     "workflows.backends": "TensorRTPlan",
     "workflows.benchmarking": "bench",
+    "workflows.comparing": "PipelineComparison compare_pipelines",
     "workflows.engines": "build_engines",
     "workflows.evaluation": "Execution evaluate",
     "workflows.exporting": "ConfidenceOptions Int8Options ModelSource export",

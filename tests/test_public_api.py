@@ -31,6 +31,7 @@ PUBLIC = {
         "Int8Options",
         "ModelSource",
         "OnnxCheck",
+        "PipelineComparison",
         "Pretrained",
         "RecipeOptions",
         "Results",
@@ -44,6 +45,7 @@ PUBLIC = {
         "bench",
         "build_engines",
         "check_onnx",
+        "compare_pipelines",
         "distill",
         "evaluate",
         "export",
@@ -153,8 +155,9 @@ SIGNATURES = {
     "edgeadv.check_onnx": "path options",
     "edgeadv.import_onnx": "path out golden options overwrite progress",
     "edgeadv.list_runs": "folder",
+    "edgeadv.compare_pipelines": "bundle other data limit variant progress",
     "edgeadv.load_data": "data test root download",
-    "edgeadv.report": "measurements out",
+    "edgeadv.report": "measurements out bundles",
     "edgeadv.study": "arch data eps out n seed pretrained provider workers allow_unreadable resume progress",
     "edgeadv.train": "arch data out recipe eps epochs weights weights_map config options job progress",
     "edgeadv.verify": "bundle backends precisions provider tensorrt progress",
@@ -166,13 +169,13 @@ SIGNATURES = {
     "edgeadv_export.calibration_images": "spec run_data",
     "edgeadv_export.choose_calibration": "images preprocess count seed",
     "edgeadv_export.confidence_images": "spec classes run_data root limit",
-    "edgeadv_export.data_frames": "data limit",
+    "edgeadv_export.data_frames": "data limit preprocess",
     "edgeadv_export.export_bundle": "model out classes preprocess frames variants golden origin int8 confidence "
     "overwrite "
     "progress",
     "edgeadv_export.examine": "path asked pixels",
     "edgeadv_export.import_bundle": "path out classes preprocess frames asked golden provenance overwrite progress",
-    "edgeadv_export.folder_frames": "folder limit",
+    "edgeadv_export.folder_frames": "folder limit preprocess",
     "edgeadv_export.gate_images": "calibration classes folder run_data limit allow_training_images",
     "edgeadv_export.imagenet_classes": "",
     "edgeadv_export.read_classes": "path",
@@ -265,7 +268,18 @@ def test_nothing_public_leaks(module):
         for name, value in vars(module).items()
         if not name.startswith("_") and not inspect.ismodule(value) and name != "annotations"
     }
-    used_inside = {"edgeadv.reporting": {"Path", "Sequence", "InputError", "write_bytes", "load_inputs", "render"}}
+    used_inside = {
+        "edgeadv.reporting": {
+            "Path",
+            "Sequence",
+            "InputError",
+            "write_bytes",
+            "load_inputs",
+            "render",
+            "Bundle",
+            "seen",
+        }
+    }
     assert names - used_inside.get(module.__name__, set()) == {
         name for name in module.__all__ if not name.startswith("_")
     }

@@ -32,7 +32,7 @@ def universal_sign(
         batch_size: images per step.
 
     Returns:
-        int8 (3, H, W): where the perturbation of ``eps`` goes up, down, or nowhere.
+        int8 (channels, H, W): where the perturbation of ``eps`` goes up, down, or nowhere.
 
     Raises:
         InputError: ``eps`` or ``passes`` is out of range, or there are no images.

@@ -34,6 +34,8 @@ _SUMMARIES = {
     "frames.",
     "verify": "Check every hash, then replay the golden frames: pixels must be exact, labels equal, logits within "
     "tolerance.",
+    "diff": "Find where another preprocessing's pixels differ from a bundle's: the first step, the largest level, the "
+    "labels that change.",
     "attack": "Attack the bundle's weights with PyTorch's gradients and write a pack that a device can score without "
     "PyTorch.",
     "evaluate": "Clean and adversarial accuracy of the artefacts in a bundle, all on the same images.",
@@ -120,7 +122,8 @@ def _root(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 from ``gate`` for a rule that failed, 2 for bad input (one
+    """Run the command line; returns the exit status: 0, 1 from ``gate`` for a rule that failed and from
+    ``diff`` for pixels that differ, 2 for bad input (one
     line on standard error), 130 for Ctrl-C.
     """
     command = typer.main.get_command(app)

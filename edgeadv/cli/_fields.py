@@ -15,6 +15,8 @@ _OPTIONS = {
     "rate_hz": "rate",
     "targets": "target",
     "variants": "variant",
+    "other": "with",
+    "bundles": "bundle",
 }
 _FIELD = re.compile(r"`([a-z][a-z0-9_]*)`")
 

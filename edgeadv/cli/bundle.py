@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from edgeadv_runtime import Bundle
+from edgeadv_runtime import Bundle, InputError
 from edgeadv_runtime.bundle.entries import (
     ConfidenceEntry,
     GateEntry,
@@ -20,6 +20,7 @@ from edgeadv_runtime.bundle.manifest import MANIFEST
 from edgeadv_runtime.bundle.variants import expanded
 from edgeadv_runtime.files import sha256_file
 
+from ..workflows.reporting import draw_preprocess
 from ._arguments import BundleFile, BundlePath
 from ._fields import say
 from ._options import with_options
@@ -34,17 +35,25 @@ app = typer.Typer(add_completion=False, help="Look at a bundle, copy less of it,
 @with_options
 def show(
     bundle: BundleFile,
+    picture: Annotated[Path | None, "Draw what the model sees of a frame as this PNG."] = None,
+    frame: Annotated[Path | None, "The picture to draw it of; by default a golden frame."] = None,
 ) -> None:
     """Check every hash of a bundle, then show what it is, what it holds and how close its artefacts are to PyTorch."""
+    if frame is not None and picture is None:
+        raise InputError("`frame` is what `picture` draws: add `picture` FILE.png, or leave it out")
     opened = bundle.open()
+    if picture is not None:
+        draw_preprocess(opened, picture, frame=frame)
     architecture, preprocess = opened.manifest.architecture, opened.preprocess
     say(f"title              {opened.manifest.title}")
     say(f"architecture       {architecture.source} {architecture.name}, upsample {architecture.upsample}")
     say(f"classes            {len(opened.classes)}: {', '.join(opened.classes.names[:5])}, ...")
-    say(f"preprocess         resize {preprocess.resize}, crop {preprocess.crop}, {preprocess.interpolation}")
+    say(f"preprocess         {preprocess}")
     say(f"created            {opened.manifest.created} by edgeadv {opened.manifest.edgeadv_version}")
     say(f"signature          {_signature(opened, bundle.public_key)}")
     print_summary(opened)
+    if picture is not None:
+        say(f"written            {picture}")
 
 
 @app.command()

@@ -95,7 +95,7 @@ def _stream(stack: ExitStack, classifier: Classifier, asked: _Camera) -> tuple[S
     stored = None if asked.perturbation is None else StoredPerturbation.load(asked.perturbation, classifier.bundle)
     title = f"{classifier.bundle.manifest.title}, {classifier.backend.variant}"
     view = View(title=title, eps=None if stored is None else stored.eps.text)
-    frames = open_source(asked.source, fps=asked.fps, loop=asked.loop)
+    frames = open_source(asked.source, fps=asked.fps, loop=asked.loop, preprocess=classifier.bundle.preprocess)
     smoother = None if asked.smooth == 1 else _smoother(classifier, asked.smooth)
     recognizer = Recognizer(classifier, smoother=smoother, perturbation=stored, view=view)
     line = _Line(frames.name, recognizer, view)

@@ -131,9 +131,7 @@ def _print_run(run: Run) -> None:
                 "images, or with another --lr",
                 err=True,
             )
-    size = run.preprocess
-    how = "as they are" if size.resize is None else f"resized to {size.resize}"
-    say(f"images were {how} and cropped to {size.crop} pixels (--preprocess)", err=True)
+    say(f"preprocessing: {run.preprocess} (--preprocess)", err=True)
     if unreadable := stage.unreadable:
         say(
             f"warning: {len(unreadable)} training images are unreadable and were left out, e.g. {unreadable[0]}",

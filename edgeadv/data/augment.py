@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from .rng import RandomStream
 
 Augment = Callable[[Tensor, RandomStream], Tensor]
-"""uint8 (n, 3, H, W) and what its images draw, to the same shape."""
+"""uint8 (n, channels, H, W) and what its images draw, to the same shape."""
 
 _SHIFT = 8  # one side in so many
 _LEAST_AREA = 0.25
@@ -24,7 +24,7 @@ def crop_flip(pixels: Tensor, stream: RandomStream) -> Tensor:
     """Shift by up to an eighth of the side (reflected at the border) and mirror half of the images.
 
     Args:
-        pixels: uint8 (n, 3, H, W).
+        pixels: uint8 (n, channels, H, W).
         stream: of these images.
 
     Returns:
@@ -36,7 +36,7 @@ def crop_flip(pixels: Tensor, stream: RandomStream) -> Tensor:
     columns = _window(width, shares[:, 1])
     columns = torch.where(shares[:, 2:] < 0.5, columns.flip(1), columns)
     which = torch.arange(n, device=pixels.device)[:, None, None]
-    # taken as (n, H, W, 3), which is how channels-last memory has them
+    # taken as (n, H, W, channels), which is how channels-last memory has them
     moved: Tensor = pixels.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]]
     return moved.permute(0, 3, 1, 2)
 
@@ -49,11 +49,11 @@ def _window(side: int, share: Tensor) -> Tensor:
     return side - 1 - (side - 1 - places.abs()).abs()
 
 
-def _one_by_one(transform: Callable[[int], nn.Module]) -> Augment:
-    """A torchvision transform, made for the image's side, with random numbers of each image's own."""
+def _one_by_one(transform: Callable[[tuple[int, int]], nn.Module]) -> Augment:
+    """A torchvision transform, made for the image's height and width, with random numbers of each image's own."""
 
     def augment(pixels: Tensor, stream: RandomStream) -> Tensor:
-        apply = transform(pixels.shape[-1])
+        apply = transform((pixels.shape[-2], pixels.shape[-1]))
         made = []
         # the transforms draw from torch's CPU generator, wherever the image is
         with torch.random.fork_rng(devices=[]):
@@ -69,7 +69,7 @@ AUGMENTS: Mapping[str, Augment | None] = {
     "none": None,
     "crop-flip": crop_flip,
     "resized-crop": _one_by_one(
-        lambda side: v2.Compose([v2.RandomResizedCrop(side, scale=(_LEAST_AREA, 1.0)), v2.RandomHorizontalFlip()])
+        lambda size: v2.Compose([v2.RandomResizedCrop(size, scale=(_LEAST_AREA, 1.0)), v2.RandomHorizontalFlip()])
     ),
     "trivial": _one_by_one(lambda _: v2.Compose([v2.RandomHorizontalFlip(), v2.TrivialAugmentWide()])),
 }

@@ -19,7 +19,8 @@ from platformdirs import user_cache_path
 from torch.utils.data import DataLoader, Dataset
 
 from edgeadv_runtime.bundle.bundle import Classes
-from edgeadv_runtime.bundle.preprocess import Preprocess, decode, pictures
+from edgeadv_runtime.bundle.pictures import load, pictures
+from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.errors import DataError, InputError, require
 
 Split = Literal["train", "test"]
@@ -149,7 +150,7 @@ class _Files:
     paths: Sequence[Path]
 
     def __call__(self, i: int) -> Image.Image:
-        return decode(self.paths[i])
+        return load(self.paths[i])
 
 
 class _LabelledPictures(Protocol):
@@ -313,7 +314,7 @@ class Batch:
 
     Attributes:
         index: int64 of shape (n,), positions in the image set.
-        pixels: uint8 of shape (n, crop, crop, 3).
+        pixels: uint8 of shape (n, height, width, channels).
         labels: int64 of shape (n,).
         unreadable: one message for each image of this batch that could not be decoded.
     """
@@ -371,7 +372,7 @@ def batches(
         collate_fn=list,
         generator=generator,
     )
-    shape = (0, preprocess.crop, preprocess.crop, 3)
+    shape = (0, *preprocess.pixel_shape)
     for items in loader:
         good = [(i, pixels) for i, pixels, _ in items if pixels is not None]
         index = np.array([i for i, _ in good], dtype=np.int64)

@@ -3,6 +3,7 @@ time."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class DeviceBatch:
 
     Attributes:
         index: int64 (n,), positions in the image set.
-        pixels: uint8 (n, 3, H, W), in channels-last memory.
+        pixels: uint8 (n, channels, H, W), in channels-last memory.
         labels: int64 (n,).
         unreadable: one message for each image of this batch that could not be decoded.
     """
@@ -92,8 +93,8 @@ class Resident(Loader):
     @cached_property
     def _decoded(self) -> tuple[Tensor, NDArray[np.int64], dict[int, str]]:
         """Pixels, the row of each image in them or -1, and the messages of those that are unreadable."""
-        side, filled = self.preprocess.crop, 0
-        pixels = torch.empty((len(self.order), side, side, 3), dtype=torch.uint8, device=self.device)
+        filled, shape = 0, (len(self.order), *self.preprocess.pixel_shape)
+        pixels = torch.empty(shape, dtype=torch.uint8, device=self.device)
         row = np.full(len(self.images), -1, dtype=np.int64)
         unreadable: dict[int, str] = {}
         starts = range(0, len(self.order), _DECODE_BATCH)
@@ -115,12 +116,12 @@ def loader(
 
     Arguments as of :class:`Loader`.
     """
-    kind = Resident if len(order) * preprocess.crop**2 * 3 <= RESIDENT_BYTES else Loader
+    kind = Resident if len(order) * math.prod(preprocess.pixel_shape) <= RESIDENT_BYTES else Loader
     return kind(images, order, preprocess, device, workers)
 
 
 def to_model_input(pixels: Tensor) -> Tensor:
-    """uint8 (n, 3, H, W) pixels as float32 in [0, 1], in the same memory order: the numbers of the runtime's
+    """uint8 (n, channels, H, W) pixels as float32 in [0, 1], in the same memory order: the numbers of the runtime's
     ``to_tensor``."""
     return pixels.float().div(255)
 

@@ -139,10 +139,11 @@ def image_set(
     """One data set in memory as labelled images.
 
     Args:
-        dataset: map-style, of (image, label). An image is a Pillow image, a uint8 array (height, width, 3), or a tensor
-            (3, height, width), uint8 or float in [0, 1]; it is not normalised, which the model does. A label is a whole
-            number from 0. Labels are read off ``targets`` or ``labels`` where the data set has them, else every item is
-            read once. Images that are open are labelled in the order of ``classes`` where these are given.
+        dataset: map-style, of (image, label). An image is a Pillow image, a uint8 array (height, width, 3) or (height,
+            width), a uint16 array (height, width), or a tensor (3 or 1, height, width), uint8 or float in [0, 1]; it
+            is not normalised, which the model does. A label is a whole number from 0. Labels are read off ``targets``
+            or ``labels`` where the data set has them, else every item is read once. Images that are open are labelled
+            in the order of ``classes`` where these are given.
         split: what the images are for: ``"train"`` or ``"test"``.
         classes: in label order; None takes the data set's ``classes``, or the labels themselves.
         name: what to call it; None takes the name of its class.
@@ -231,7 +232,8 @@ def _picture(image: Any) -> Image.Image:
                     "a tensor of floats is in [0, 1]: leave the normalisation out, the model has it inside"
                 )
             image = np.rint(image * 255).astype(np.uint8)
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+    deep = isinstance(image, np.ndarray) and image.dtype == np.uint16 and image.ndim == 2
+    if not deep and (not isinstance(image, np.ndarray) or image.dtype != np.uint8):
         raise ValueError(
             f"a {getattr(image, 'dtype', type(image).__name__)} is no Pillow image, uint8 array or tensor in [0, 1]"
         )

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadv_runtime.bundle.preprocess import Preprocess, pictures
+from edgeadv_runtime.bundle.pictures import pictures
+from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.bundle.training_images import TrainingImages
 from edgeadv_runtime.errors import DataError
 from edgeadv_runtime.files import sha256_bytes

@@ -105,7 +105,8 @@ class PixelModel(nn.Module):
     """A network behind its normalisation and upsampling: pixels in, logits out.
 
     Shape:
-        input float32 (n, 3, H, W), RGB in [0, 1]; output float32 (n, num_classes), logits.
+        input float32 (n, 3, H, W), RGB in [0, 1], or (n, 1, H, W), grey, which a network of several channels is given
+        in each of them; output float32 (n, num_classes), logits.
 
     Attributes:
         architecture: how to build it again.
@@ -119,8 +120,8 @@ class PixelModel(nn.Module):
         super().__init__()
         self.net: nn.Module = net
         self.architecture: Architecture = architecture
-        self.register_buffer("mean", torch.tensor(architecture.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(architecture.std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(architecture.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(architecture.std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of pixels."""
@@ -346,21 +347,28 @@ def save_weights(model: PixelModel, path: Path) -> None:
     write_bytes(path, safetensors.torch.save(state, metadata=metadata))
 
 
-def check_input_size(model: PixelModel, side: int) -> None:
+def check_input_size(model: PixelModel, shape: tuple[int, int, int]) -> None:
     """Show the model two black images, for some networks take no small ones, and some only one size.
 
+    Args:
+        model: pixels in, logits out.
+        shape: channels, height and width of its input.
+
     Raises:
-        InputError: it cannot take images of ``side`` x ``side`` pixels.
+        InputError: it cannot take such images.
     """
     device = next(model.parameters()).device
+    channels, height, width = shape
+    if channels > (due := len(model.architecture.mean)):
+        raise InputError(f"{model.architecture.name} takes {due} channel and not {channels}: `preprocess` color=gray")
     try:
         with evaluation_mode(model), torch.no_grad():
-            model(torch.zeros(2, 3, side, side, device=device))
+            model(torch.zeros(2, *shape, device=device))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{model.architecture.name} cannot take images of {side}x{side} pixels ({reason}): change `upsample`, "
-            "or the crop of `preprocess`"
+            f"{model.architecture.name} cannot take images of {height}x{width} pixels ({reason}): change `upsample`, "
+            "or the size of `preprocess`"
         ) from error
 
 

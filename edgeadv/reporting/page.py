@@ -20,6 +20,7 @@ from edgeadv_runtime.records.suites import FGSM
 from . import charts
 from .accuracy import Artefact, Compared, compare, models, upper_bound
 from .artefacts import choose, measurable, milliseconds, where
+from .drawing import Seen
 from .inputs import Inputs
 from .phrases import MEANINGS, RULES, attack_label
 
@@ -70,8 +71,12 @@ def fill(template: str, **values: Any) -> str:
     return str(page)
 
 
-def render(inputs: Inputs) -> str:
+def render(inputs: Inputs, *, seen: Sequence[Seen] = ()) -> str:
     """The page as text; the same inputs give the same text.
+
+    Args:
+        inputs: what the page is about.
+        seen: drawings of what models see.
 
     Raises:
         MissingDependencyError: jinja2 is not installed.
@@ -86,6 +91,7 @@ def render(inputs: Inputs) -> str:
         models=shown,
         subjects=[model.title for model in shown],
         benches=inputs.benches,
+        seen=seen,
         titles=inputs.titles,
         title="Robustness report" if shown else "Latency report",
         created=max(file.created for files in (inputs.results, inputs.benches) for file in files.values()),

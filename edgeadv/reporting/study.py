@@ -102,11 +102,10 @@ class Entry:
     def how(self) -> str:
         """Preprocessing, weights and what ran it, in words."""
         subject, steps, row = self.subject, self.subject.preprocess, self.lines[0].row
-        size = "size kept" if steps.resize is None else f"shorter side {steps.resize}, {steps.interpolation}"
         origin = "the published transform" if subject.preprocess_published else "stated by the user"
         mean, std = (" ".join(f"{x:g}" for x in numbers) for numbers in (subject.mean, subject.std))
         ran = f"{row.artefact}, {row.provider}, {row.device}"
-        return f"{size}, centre {steps.crop} ({origin}), mean {mean}, std {std}; weights {subject.weights}; {ran}"
+        return f"{steps} ({origin}), mean {mean}, std {std}; weights {subject.weights}; {ran}"
 
     @property
     def reasons(self) -> str:

@@ -141,7 +141,7 @@ def fit(
     steps = len(chosen) // config.batch_size
     scale_head(model, objective.head_scale)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    check_input_size(model, preprocess.crop)
+    check_input_size(model, preprocess.input_shape)
     about = {
         "data": Path(train_images.spec).name,
         "class_ids": list(train_images.classes.ids),

@@ -152,10 +152,13 @@ def export(
         opened = opened or _own_data(run, data_root)
     model = run.load_model()
     if golden is not None:
-        frames, where = edgeadv_export.folder_frames(Path(golden)), Path(golden).resolve().name
+        frames, where = (
+            edgeadv_export.folder_frames(Path(golden), preprocess=run.preprocess),
+            Path(golden).resolve().name,
+        )
     else:
         assert opened is not None
-        frames, where = edgeadv_export.data_frames(opened.test), f"{opened.name} test"
+        frames, where = edgeadv_export.data_frames(opened.test, preprocess=run.preprocess), f"{opened.name} test"
     check_replaceable(out)
     training_images = run.training_images
     if training_data is not None:

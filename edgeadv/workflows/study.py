@@ -79,7 +79,7 @@ class Subject:
             InputError: the weights are missing or do not fit, or the network takes no images of this size.
         """
         model = load_pretrained(self.architecture, self.weights, weights_map=self.weights_map)
-        check_input_size(model, self.preprocess.crop)
+        check_input_size(model, self.preprocess.input_shape)
         return model
 
     def to_json(self) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def published_preprocess(architecture: Architecture) -> Preprocess:
     as ``timm.data.create_transform`` reads it.
 
     Raises:
-        InputError: there is none, or it is not a resize of the shorter side and a centre crop.
+        InputError: there is none, or it is neither a resize of the shorter side nor a stretch, and a centre crop.
     """
     if architecture.source == "torchvision":
         transforms = torchvision.models.get_model_weights(architecture.name)["DEFAULT"].transforms()
@@ -173,13 +173,16 @@ def published_preprocess(architecture: Architecture) -> Preprocess:
             raise InputError(f"timm publishes no transform for {architecture.name}: state one with `preprocess`")
         config = resolve_data_config(pretrained_cfg=published.to_dict(), use_test_size=True)
         _, crop, width = config["input_size"]
-        kind, mode = config["interpolation"], config["crop_mode"]
+        kind, mode, share = config["interpolation"], config["crop_mode"], config["crop_pct"]
+        if mode == "squash":
+            size = (math.floor(crop / share), math.floor(width / share))
+            return Preprocess(resize=size, resize_mode="stretch", crop=(crop, width), interpolation=kind)
         if mode != "center" or crop != width:
             raise InputError(
                 f"the transform of timm's {architecture.name} (crop mode {mode}, {crop}x{width} pixels) is not a "
-                "resize of the shorter side and a centre crop: state one with `preprocess`"
+                "resize of the shorter side, or a stretch, and a centre crop: state one with `preprocess`"
             )
-        resize = math.floor(crop / config["crop_pct"])
+        resize = math.floor(crop / share)
     if kind not in get_args(Interpolation):
         raise InputError(f"{architecture.name} is published with {kind} interpolation: state another with `preprocess`")
     return Preprocess(resize=resize, crop=crop, interpolation=kind)

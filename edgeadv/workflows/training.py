@@ -66,7 +66,11 @@ class TrainJob(Options):
     """How images reach the network, and how the work is done."""
 
     upsample: Annotated[int, "Whole factor by which the model enlarges its input (AlexNet needs 63 pixels)."] = 1
-    preprocess: Annotated[str | None, "Written resize=256,crop=224,interp=bicubic; by default the data's own."] = None
+    preprocess: Annotated[
+        str | None,
+        "Written resize=256,crop=224,interp=bicubic or size=120x160,color=gray, see docs/preprocessing.md; by "
+        "default the data's own.",
+    ] = None
     time_limit: Annotated[str | None, "Stop cleanly after 9m, 90s or 2h, to be continued with `resume`."] = None
     resume: Annotated[bool, "Continue what an interrupted run left in `out`."] = False
     tensorboard: Annotated[Path | None, "Folder for the event files of TensorBoard."] = None

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from edgeadv.data.datasets import UNLABELLED, ImageSet, all_pictures, balanced_subset, batches, open_data
 from edgeadv.data.sources import Data
 from edgeadv_runtime.bundle.bundle import Classes
-from edgeadv_runtime.bundle.preprocess import Preprocess, pictures, to_tensor
+from edgeadv_runtime.bundle.pictures import pictures
+from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.files import sha256_bytes
 
@@ -53,12 +54,12 @@ class Calibration:
         return Path(self.images.spec).name
 
     def tensors(self) -> Iterator[NDArray[np.float32]]:
-        """The images in batches, float32 (n, 3, crop, crop) in [0, 1]."""
+        """The images in batches, float32 (n, channels, height, width) in [0, 1]."""
         for batch in batches(self.images, self.preprocess, batch_size=_BATCH, order=self.index):
             yield to_tensor(batch.pixels)
 
     def sample(self, most: int) -> NDArray[np.float32]:
-        """At most ``most`` of the images, spread evenly over them, float32 (n, 3, crop, crop)."""
+        """At most ``most`` of the images, spread evenly over them, float32 (n, channels, height, width)."""
         n = len(self.index)
         chosen = self.index[np.arange(min(most, n)) * n // min(most, n)]
         (batch,) = batches(self.images, self.preprocess, batch_size=most, order=chosen)

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from edgeadv.data.datasets import ImageSet, balanced_subset
 from edgeadv_runtime.bundle.batches import MOST_UNREADABLE
 from edgeadv_runtime.bundle.bundle import Classes
-from edgeadv_runtime.bundle.preprocess import decode, pictures
+from edgeadv_runtime.bundle.pictures import as_image, decode, load, pictures
+from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.errors import DataError, InputError
 
 FRAMES = 64
@@ -45,8 +48,9 @@ def read_classes(path: Path) -> Classes:
     return Classes(tuple(ids), tuple(names))
 
 
-def folder_frames(folder: Path, *, limit: int = FRAMES) -> list[NDArray[np.uint8]]:
-    """At most ``limit`` image files below ``folder``, spread evenly over the paths in order, as uint8 RGB arrays.
+def folder_frames(folder: Path, *, limit: int = FRAMES, preprocess: Preprocess | None = None) -> list[NDArray[Any]]:
+    """At most ``limit`` image files below ``folder``, spread evenly over the paths in order, as uint8 RGB arrays, or
+    as ``preprocess`` has frames of its own: turned by their EXIF orientation, or in 16 bits.
 
     ::
 
@@ -61,11 +65,14 @@ def folder_frames(folder: Path, *, limit: int = FRAMES) -> list[NDArray[np.uint8
         raise InputError(f"{folder} holds no images: `golden` takes a folder of real ones, such as the model will see")
     # spread, for the first ones of class folders would all be of one class
     spread = [files[i * len(files) // limit] for i in range(limit)] if len(files) > limit else files
-    return [np.asarray(decode(file)) for file in spread]
+    if preprocess is None:
+        return [np.asarray(decode(file)) for file in spread]
+    return [_frame(preprocess, load(file), str(file)) for file in spread]
 
 
-def data_frames(data: ImageSet, *, limit: int = FRAMES) -> list[NDArray[np.uint8]]:
-    """At most ``limit`` images of ``data`` as uint8 RGB arrays, the same every time, the classes dealt out in turn.
+def data_frames(data: ImageSet, *, limit: int = FRAMES, preprocess: Preprocess | None = None) -> list[NDArray[Any]]:
+    """At most ``limit`` images of ``data`` as uint8 RGB arrays, or as ``preprocess`` has frames of its own, the same
+    every time, the classes dealt out in turn.
 
     ::
 
@@ -78,7 +85,17 @@ def data_frames(data: ImageSet, *, limit: int = FRAMES) -> list[NDArray[np.uint8
     labels = data.labels[chosen]
     # in turn, for only the first few become golden frames
     turns = np.array([int((labels[:i] == label).sum()) for i, label in enumerate(labels)])
-    return [np.asarray(data.image(int(i)).convert("RGB")) for i in chosen[np.argsort(turns, kind="stable")]]
+    order = map(int, chosen[np.argsort(turns, kind="stable")])
+    if preprocess is None:
+        return [np.asarray(as_image(data.image(i))) for i in order]
+    return [_frame(preprocess, data.image(i), data.names[i]) for i in order]
+
+
+def _frame(preprocess: Preprocess, image: Image.Image, name: str) -> NDArray[Any]:
+    try:
+        return preprocess.frame(image)
+    except InputError as error:
+        raise DataError(f"{name}: {error}") from error
 
 
 def check_readable(unreadable: Sequence[str], total: int, purpose: str) -> None:

@@ -23,7 +23,7 @@ def gain(draft: Draft, variant: str, images: NDArray[np.float32]) -> dict[str, A
     Args:
         draft: holds both graphs.
         variant: the int8 one.
-        images: float32 (n, 3, crop, crop) to time with.
+        images: float32 (n, channels, height, width) to time with.
     """
     fp32, int8 = draft.path("fp32").stat().st_size, draft.path(variant).stat().st_size
     size = {"fp32_bytes": fp32, "int8_bytes": int8, "smaller": fp32 / int8}

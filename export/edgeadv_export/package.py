@@ -74,7 +74,7 @@ def export_bundle(
     *,
     classes: Classes,
     preprocess: Preprocess,
-    frames: Sequence[NDArray[np.uint8]],
+    frames: Sequence[NDArray[Any]],
     variants: Sequence[str] = ("fp32", "fp16"),
     golden: int = 8,
     origin: Origin,
@@ -101,7 +101,8 @@ def export_bundle(
         out: the folder to make.
         classes: ids and names in logit order.
         preprocess: how a frame becomes the model's input.
-        frames: real images, uint8 RGB of shape (height, width, 3), sizes may differ. All are compared.
+        frames: real images, uint8 RGB of shape (height, width, 3) or, for a ``window``, uint16 of shape (height,
+            width); sizes may differ. All are compared.
         variants: which artefacts to ship.
         golden: how many of the frames travel with the bundle for the self-test on the device: the first on whose label
             all variants are decided.
@@ -125,7 +126,7 @@ def export_bundle(
     pixels = preprocessed(frames, preprocess)
     # a copy, because tracing and moving to the CPU must not be seen by the caller, even after an error
     reference = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval().requires_grad_(False)
-    check_input_size(reference, preprocess.crop)
+    check_input_size(reference, preprocess.input_shape)
     tell = progress or (lambda _: None)
     measured = None if confidence is None else confidence.measure(reference, preprocess, progress=tell)
     with atomic_folder(out, overwrite=overwrite) as folder:
@@ -315,7 +316,7 @@ def _check_arguments(
         raise InputError(f"the model holds NaN or infinity in {', '.join(broken[:8])}; the weights are broken")
 
 
-def preprocessed(frames: Sequence[NDArray[np.uint8]], preprocess: Preprocess) -> NDArray[np.uint8]:
+def preprocessed(frames: Sequence[NDArray[Any]], preprocess: Preprocess) -> NDArray[np.uint8]:
     """``frames`` as the model sees them, uint8 (n, height, width, channels).
 
     Raises:

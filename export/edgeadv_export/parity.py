@@ -76,7 +76,8 @@ def margins(logits: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def torch_logits(model: nn.Module, pixels: NDArray[np.uint8], name: str) -> NDArray[np.float32]:
-    """Logits of preprocessed images, uint8 (n, crop, crop, 3), from a float32 CPU model in eval mode called ``name``.
+    """Logits of preprocessed images, uint8 (n, height, width, channels), from a float32 CPU model in eval mode that is
+    called ``name``.
 
     Raises:
         ExportError: they are not finite.
@@ -98,7 +99,7 @@ def artifact_logits(backend: Backend, pixels: NDArray[np.uint8]) -> NDArray[np.f
 
     Args:
         backend: the artefact.
-        pixels: uint8 of shape (n, crop, crop, 3).
+        pixels: uint8 of shape (n, height, width, channels).
 
     Returns:
         float32 of shape (n, classes).

@@ -16,7 +16,8 @@ from edgeadv.data.sources import load_data
 from edgeadv_export import Calibration, calibration_images, choose_calibration, gate_images
 from edgeadv_export.calibration import DEFAULT_COUNT, UNLABELLED
 from edgeadv_runtime.bundle.bundle import Classes
-from edgeadv_runtime.bundle.preprocess import Preprocess, decode, to_tensor
+from edgeadv_runtime.bundle.pictures import decode
+from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.errors import DataError, InputError
 
 CLASSES = Classes(("a", "b", "c"), ("a", "b", "c"))

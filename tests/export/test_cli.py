@@ -148,7 +148,7 @@ def test_export_with_unusable_options(
 def test_bundle_show_and_slim(tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bundle", "show", str(tiny_bundle.path)]) == 0
     out = capsys.readouterr().out
-    for text in ("tiny", "test_resnet", "resize 32, crop 32", tiny_bundle.id, "weights.safetensors", "12/12"):
+    for text in ("tiny", "test_resnet", "resize=32,crop=32", tiny_bundle.id, "weights.safetensors", "12/12"):
         assert text in out
     slim = ["bundle", "slim", str(tiny_bundle.path), "--out", str(tmp_path / "slim")]
     assert main([*slim, "--variant", "fp16", "--no-weights"]) == 0

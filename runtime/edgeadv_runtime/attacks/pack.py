@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..bundle.batches import CleanBatch, DataInfo
 from ..bundle.bundle import Bundle
 from ..bundle.entries import Entry, FileEntry
-from ..bundle.preprocess import to_tensor
+from ..bundle.preprocess import Preprocess, to_tensor
 from ..bundle.training_images import Overlap, check_overlap
 from ..decoding import Count, Sha256, convert, read
 from ..errors import BundleError, InputError, IntegrityError, SchemaError
@@ -271,8 +271,9 @@ class AttackPack:
     def _check(self, batch: CraftedBatch, file: Path, stated: int) -> None:
         """Refuse a shard whose arrays do not fit together, or whose images are not within their eps."""
         clean, evidence = batch.clean, batch.evidence
-        n, side, classes = len(clean.labels), self.manifest.preprocess["crop"], len(self.manifest.class_ids)
-        fits = n == stated and clean.pixels.shape == (n, side, side, 3) and clean.pixels.dtype == np.uint8
+        n, classes = len(clean.labels), len(self.manifest.class_ids)
+        due = (n, *Preprocess.from_json(self.manifest.preprocess).pixel_shape)
+        fits = n == stated and clean.pixels.shape == due and clean.pixels.dtype == np.uint8
         if not (fits and clean.index.shape == (n,) and evidence.fits(clean.labels, classes)):
             raise BundleError(f"{file} does not fit its pack: shapes or labels are wrong; make the pack again")
         x = to_tensor(clean.pixels)

@@ -210,7 +210,7 @@ class _Measuring:
     """All series of one backend, on the golden frames, cycled."""
 
     backend: Backend
-    frames: list[NDArray[np.uint8]]
+    frames: list[NDArray[Any]]
     preprocess: Preprocess
     runs: int
     warm_up: int

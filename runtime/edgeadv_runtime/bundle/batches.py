@@ -26,7 +26,7 @@ class CleanBatch:
 
     Attributes:
         index: int64 (n,), positions in the data set.
-        pixels: uint8 (n, crop, crop, 3).
+        pixels: uint8 (n, height, width, channels).
         labels: int64 (n,), positions among the bundle's classes.
     """
 

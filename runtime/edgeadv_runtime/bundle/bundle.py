@@ -290,7 +290,7 @@ class Bundle:
         entry = self.manifest.golden
         golden = Golden.load(self.path / entry.file)
         golden.check_fits(
-            self.path / entry.file, crop=self.preprocess.crop, classes=len(self.classes), count=entry.count
+            self.path / entry.file, pixels=self.preprocess.pixel_shape, classes=len(self.classes), count=entry.count
         )
         return golden
 

@@ -22,12 +22,12 @@ class Golden:
     """Real frames and what the exported model must make of them.
 
     Attributes:
-        frames: uint8 RGB arrays of shape (height, width, 3), sizes may differ.
-        pixels: uint8 array of shape (n, crop, crop, 3): the frames preprocessed.
+        frames: uint8 RGB arrays of shape (height, width, 3), or uint16 of shape (height, width); sizes may differ.
+        pixels: uint8 array of shape (n, height, width, channels): the frames preprocessed.
         logits: for each variant, finite float32 of shape (n, classes), computed by ONNX Runtime on the CPU at export.
     """
 
-    frames: list[NDArray[np.uint8]]
+    frames: list[NDArray[Any]]
     pixels: NDArray[np.uint8]
     logits: dict[str, NDArray[np.float32]]
 
@@ -56,24 +56,31 @@ class Golden:
             raise BundleError(f"{path} is not a golden file ({error}); export the bundle again") from error
         return cls(frames=frames, pixels=pixels, logits=logits)
 
-    def check_fits(self, path: Path, *, crop: int, classes: int, count: int) -> None:
+    def check_fits(self, path: Path, *, pixels: tuple[int, int, int], classes: int, count: int) -> None:
         """Refuse frames of another bundle.
 
         Raises:
-            BundleError: they are not ``count`` frames of ``crop`` pixels with ``classes`` logits each.
+            BundleError: they are not ``count`` frames of shape ``pixels`` with ``classes`` logits each.
         """
-        shapes = {(count, crop, crop, 3), *((count, classes) for _ in self.logits)}
+        height, width, channels = pixels
+        shapes = {(count, *pixels), *((count, classes) for _ in self.logits)}
         if {self.pixels.shape, *(values.shape for values in self.logits.values())} != shapes:
             raise BundleError(
-                f"{path} does not fit its bundle: {count} frames of {crop} pixels and {classes} classes are due"
+                f"{path} does not fit its bundle: {count} frames of {height}x{width}x{channels} and "
+                f"{classes} classes are due"
             )
 
 
+def _is_frame(frame: Any) -> bool:
+    colour = frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
+    return bool(frame.size) and (colour or (frame.dtype == np.uint16 and frame.ndim == 2))
+
+
 def _check(frames: list[Any], pixels: Any, logits: dict[str, Any]) -> None:
-    if any(frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size for frame in frames):
-        raise ValueError("a frame is not uint8 of shape (height, width, 3)")
+    if not all(map(_is_frame, frames)):
+        raise ValueError("a frame is not uint8 of shape (height, width, 3), nor uint16 of shape (height, width)")
     if pixels.dtype != np.uint8 or pixels.ndim != 4:
-        raise ValueError("pixels are not uint8 of shape (n, crop, crop, 3)")
+        raise ValueError("pixels are not uint8 of shape (n, height, width, channels)")
     for values in logits.values():
         if (
             values.dtype != np.float32

@@ -1,15 +1,13 @@
 """From a picture to the tensor a model sees: the one implementation that training, export, attack, evaluation and
 applications share.
 
-A preprocessed image is uint8 HWC RGB. The float tensor is that array over 255, so every clean image is exactly
-representable in 8 bits, and a perturbation of ``eps`` always means pixels in [0, 1].
+A preprocessed image is uint8 HWC, RGB or one grey channel. The float tensor is that array over 255, so every clean
+image is exactly representable in 8 bits, and a perturbation of ``eps`` always means pixels in [0, 1].
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
@@ -18,75 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..decoding import convert
-from ..errors import DataError, InputError
+from ..errors import InputError
+from .geometry import Geometry, ResizeMode, corner, region_of, resized
+from .pictures import Color, ColorOrder, Frame, as_image, upright
+from .preprocess_text import arguments, sides_text, text_of
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-ColorOrder = Literal["rgb", "bgr"]
-Side = Annotated[int, msgspec.Meta(ge=1, le=8192)]
+Level16 = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
-# of a resized picture, four bytes each; a picture of 150,000 x 1, 516 bytes as a file, would take ten thousand million
-# of them
-_MOST_PIXELS, _ALWAYS_TAKEN = 1 << 26, 4
-
-
-def pictures(files: Iterable[Path]) -> list[Path]:
-    """Those of ``files`` whose endings are of formats that :func:`decode` reads, sorted; Pillow writes some that it
-    cannot read."""
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    return sorted(file for file in files if file.suffix.lower() in suffixes and file.is_file())
-
-
-def decode(path: Path) -> Image.Image:
-    """Decode the image file at ``path`` to RGB, whole. EXIF orientation is not applied (as in torchvision).
-
-    Raises:
-        DataError: the file is missing, empty, truncated, not an image, or one of more than 8 bits a channel in grey.
-    """
-    try:
-        with Image.open(path) as image:
-            return _rgb(image)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist") from error
-    except Exception as error:  # each of Pillow's decoders has errors of its own
-        raise DataError(f"{path} is not a readable image ({error})") from error
-
-
-def as_image(frame: Image.Image | NDArray[np.uint8], *, color_order: ColorOrder | None = None) -> Image.Image:
-    """A Pillow RGB image from a Pillow image, or from a uint8 HWC array whose colour order is stated.
-
-    Raises:
-        InputError: wrong type, dtype or shape, an array without its colour order, or a picture that Pillow cannot
-            convert.
-    """
-    if isinstance(frame, Image.Image):
-        try:
-            return _rgb(frame)
-        except InputError:
-            raise
-        except Exception as error:  # a file that is decoded only now, or a mode that Pillow has no way from
-            raise InputError(f"this picture cannot be converted to RGB ({error})") from error
-    if not isinstance(frame, np.ndarray):
-        raise InputError(f"a frame is a Pillow image or a uint8 HWC array, not {type(frame).__name__}")
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-        raise InputError(
-            f"a frame array is uint8 of shape (height, width, 3), not {frame.dtype} of shape {frame.shape}"
-        )
-    if color_order not in get_args(ColorOrder):
-        raise InputError("state the colour order of a frame array: color_order='rgb' or 'bgr' (OpenCV gives bgr)")
-    height, width, _ = frame.shape
-    # Pillow swaps the channels while it copies into its own memory: no second copy of the frame is made
-    return Image.frombuffer(
-        "RGB", (width, height), np.ascontiguousarray(frame), "raw", "RGB" if color_order == "rgb" else "BGR", 0, 1
-    )
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    # Pillow cuts off what is above 255: all but the darkest of 16 bits would be white
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        raise InputError(f"it has more than 8 bits a pixel (mode {image.mode}): convert it to 8 bits first")
-    if 0 in image.size:
-        raise InputError("a picture without pixels")
-    return image.convert("RGB")
+_MOST_SIDE = 8192
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -108,76 +46,139 @@ def to_pixels(x: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.clip(levels, 0, 255).astype(np.uint8))
 
 
-class PreprocessEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A preprocessing as files hold it: the parameters of :class:`Preprocess`, and what is the same for all."""
+class PreprocessEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A preprocessing as files hold it: the parameters of :class:`Preprocess`, and what is the same for all.
 
-    resize: Side | None
-    crop: Side
+    What an edgeadv before them did not know is left out where it changes nothing.
+    """
+
+    # plain numbers, whose range is checked below: a bounded one beside a tuple of two breaks msgspec 0.23's memory
+    resize: int | tuple[int, int] | None
+    crop: int | tuple[int, int]
     interpolation: Interpolation
-    resize_mode: Literal["shorter_side"]
+    resize_mode: ResizeMode
     antialias: bool
-    color_order: Literal["rgb"]
+    color_order: Color
     range: tuple[float, float]
+    exif: bool = False
+    roi: tuple[float, float, float, float] | None = None
+    window: tuple[Level16, Level16] | None = None
+    fill: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = None
 
     def __post_init__(self) -> None:
-        if not self.antialias or self.range != (0, 1) or (self.resize or self.crop) < self.crop:
+        if not self.antialias or self.range != (0, 1):
             raise ValueError("not a preprocessing that this version can apply")
+        try:
+            _ = self.preprocess
+        except InputError as error:
+            raise ValueError(str(error)) from error
 
     @property
     def preprocess(self) -> Preprocess:
         """What applies it."""
-        return Preprocess(resize=self.resize, crop=self.crop, interpolation=self.interpolation)
+        return Preprocess(
+            exif=self.exif,
+            roi=self.roi,
+            window=self.window,
+            color=self.color_order,
+            resize=self.resize,
+            resize_mode=self.resize_mode,
+            interpolation=self.interpolation,
+            crop=self.crop,
+            fill=self.fill,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """Resize the shorter side, cut the centre: the parameters, and the only code that applies them.
+    """From a frame to a model's input: the steps in the order of these fields, and the only code that applies them.
 
-    With Pillow images this is bit-identical to torchvision's ``Resize(resize, interpolation)`` followed by
-    ``CenterCrop(crop)``; Pillow always antialiases when it shrinks.
+    With Pillow images resizing, cropping and grey are bit-identical to torchvision's ``Resize``, ``CenterCrop`` and
+    ``Grayscale``, of one version and of the other; Pillow always antialiases when it shrinks.
 
     Attributes:
-        resize: length of the shorter side after resizing, in pixels; None leaves the size as it is.
-        crop: side of the centre square that is cut out, in pixels.
+        exif: turn a picture as its EXIF orientation says. torchvision does not, and an array has none.
+        roi: left, top, right and bottom of the region that is cut out of the frame first: fractions of the frame where
+            right and bottom are at most 1, else whole pixels. None takes all of it.
+        window: the levels of 16-bit grey that become 0 and 255; what is between is rounded to the nearest level, halves
+            upwards, what is outside is cut. With it every frame must be 16-bit grey; without it none may be.
+        color: ``"rgb"``, or ``"gray"`` for one channel.
+        resize: length in pixels of the side that ``resize_mode`` names, or height and width of a box; None leaves the
+            size as it is.
+        resize_mode: ``"shorter_side"``; ``"longer_side"``; ``"stretch"`` to the box, whatever the frame's own shape;
+            ``"letterbox"``, as large as fits into the box, rounded to whole pixels, and ``fill`` around it.
         interpolation: Pillow's filter.
+        crop: side of the centred square that is cut out, in pixels, or its height and width: the model's input.
+        fill: grey level, 0 to 255, around a frame that is smaller than the crop, or in a letterbox; None refuses such
+            frames. torchvision's ``CenterCrop`` fills with 0.
     """
 
-    resize: int | None
-    crop: int
+    exif: bool = False
+    roi: tuple[float, float, float, float] | None = None
+    window: tuple[int, int] | None = None
+    color: Color = "rgb"
+    resize: int | tuple[int, int] | None
+    resize_mode: ResizeMode = "shorter_side"
     interpolation: Interpolation = "bilinear"
+    crop: int | tuple[int, int]
+    fill: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("crop", self.crop), ("resize", self.crop if self.resize is None else self.resize)):
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 8192:
-                raise InputError(f"preprocess {name} must be a whole number of pixels from 1 to 8192, not {value!r}")
-        if self.resize is not None and self.resize < self.crop:
-            raise InputError(f"preprocess crop {self.crop} is larger than resize {self.resize}")
-        if self.interpolation not in get_args(Interpolation):
-            raise InputError(f"preprocess interp must be one of {', '.join(get_args(Interpolation))}")
+        box = self.resize_mode in ("stretch", "letterbox")
+        crop = _sides("crop", self.crop, box=True)
+        object.__setattr__(self, "crop", crop[0] if crop[0] == crop[1] else crop)
+        if box or self.resize is not None:
+            sides = _sides("resize", self.resize, box=box)
+            object.__setattr__(self, "resize", sides if box else sides[0])
+        for name, value, kind in (
+            ("interp", self.interpolation, Interpolation),
+            ("color", self.color, Color),
+            ("resize_mode", self.resize_mode, ResizeMode),
+            ("exif", self.exif, Literal[True, False]),
+        ):
+            if value not in get_args(kind):
+                raise InputError(f"preprocess {name} must be one of {', '.join(map(str, get_args(kind)))}")
+        self._check_numbers()
+        if self.fill is None and self.resize_mode == "letterbox":
+            raise InputError("preprocess letterbox needs fill=LEVEL, the grey level around the picture, e.g. fill=114")
+        if self.resize is None or (self.fill is not None and not box):
+            return
+        least = self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
+        if self.resize_mode == "shorter_side":
+            # the other side may be as long as it likes
+            crop = (min(crop), min(crop))
+        if crop[0] > least[0] or crop[1] > least[1]:
+            raise InputError(f"preprocess crop {sides_text(self.crop)} is larger than resize {sides_text(self.resize)}")
+
+    def _check_numbers(self) -> None:
+        if self.window is not None:
+            low, high = self.window
+            if not (_whole(low) and _whole(high) and 0 <= low < high <= 65535):
+                raise InputError(f"preprocess window is two levels, 0 <= LOW < HIGH <= 65535, not {low}:{high}")
+            object.__setattr__(self, "window", (low, high))
+        if self.fill is not None and not (_whole(self.fill) and 0 <= self.fill <= 255):
+            raise InputError(f"preprocess fill must be a grey level from 0 to 255, not {self.fill!r}")
+        if self.roi is not None:
+            left, top, right, bottom = roi = tuple(map(float, self.roi))
+            pixels = all(value == int(value) for value in roi if np.isfinite(value))
+            if not (0 <= left < right < np.inf and 0 <= top < bottom < np.inf):
+                raise InputError("preprocess roi is left:top:right:bottom, each below the one two places behind it")
+            if not (pixels or (right <= 1 and bottom <= 1)):
+                raise InputError("preprocess roi is in fractions of the frame, all of [0, 1], or in whole pixels")
+            object.__setattr__(self, "roi", roi)
 
     @classmethod
     def parse(cls, text: str) -> Preprocess:
-        """Read ``resize=256,crop=224,interp=bicubic``; ``resize=none`` keeps the size.
+        """Read ``resize=256,crop=224,interp=bicubic``, ``size=120x160,color=gray`` or ``letterbox=224x224,fill=114``;
+        ``docs/preprocessing.md`` lists the parts. ``str`` of a preprocessing writes it so.
 
         Raises:
             InputError: a part is unknown, missing or not a number.
         """
-        parts: dict[str, str] = {}
-        for part in text.split(","):
-            key, _, value = part.strip().partition("=")
-            if key not in ("resize", "crop", "interp") or not value or key in parts:
-                raise InputError(
-                    f"`preprocess` is written resize=256,crop=224,interp=bicubic; {part.strip()!r} is not a part"
-                )
-            parts[key] = value.strip()
-        if "crop" not in parts:
-            raise InputError("`preprocess` needs crop=PIXELS, the side of the model's input")
-        try:
-            resize = None if parts.get("resize", "none") == "none" else int(parts["resize"])
-            crop = int(parts["crop"])
-        except ValueError as error:
-            raise InputError(f"`preprocess` sizes are whole numbers of pixels: {text!r}") from error
-        return cls(resize=resize, crop=crop, interpolation=parts.get("interp", "bilinear"))  # type: ignore[arg-type]
+        return cls(**arguments(text))
+
+    def __str__(self) -> str:
+        return text_of(self, color=self.color)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Preprocess:
@@ -200,54 +201,106 @@ class Preprocess:
             resize=self.resize,
             crop=self.crop,
             interpolation=self.interpolation,
-            resize_mode="shorter_side",
+            resize_mode=self.resize_mode,
             antialias=True,
-            color_order="rgb",
+            color_order=self.color,
             range=(0.0, 1.0),
+            exif=self.exif,
+            roi=self.roi,
+            window=self.window,
+            fill=self.fill,
         )
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the model's input."""
-        return (3, self.crop, self.crop)
+        height, width = (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+        return (3 if self.color == "rgb" else 1, height, width)
 
-    def __call__(
-        self, frame: Image.Image | NDArray[np.uint8], *, color_order: ColorOrder | None = None
-    ) -> NDArray[np.uint8]:
+    @property
+    def pixel_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels: the shape of what a frame becomes."""
+        channels, height, width = self.input_shape
+        return (height, width, channels)
+
+    def geometry(self, width: int, height: int) -> Geometry:
+        """What of a frame of ``width`` and ``height`` the model sees.
+
+        Raises:
+            InputError: the frame has no such region, is smaller than the crop after resizing, or is too long and
+                narrow.
+        """
+        left, top, right, bottom = region = region_of(self.roi, (width, height))
+        _, crop_height, crop_width = self.input_shape
+        box = size = resized(self.resize_mode, self.resize, (right - left, bottom - top))
+        x = y = 0
+        if self.resize_mode == "letterbox" and isinstance(self.resize, tuple):
+            box = (self.resize[1], self.resize[0])
+            x, y = corner(size, box)
+        if self.fill is None and (size[0] < crop_width or size[1] < crop_height):
+            became = "" if size == (width, height) else f", resized to {size[0]}x{size[1]},"
+            raise InputError(
+                f"a frame of {width}x{height}{became} is smaller than the crop {sides_text(self.crop)}; preprocess "
+                "with resize=, or with fill= to surround it"
+            )
+        cut = corner(box, (crop_width, crop_height))
+        return Geometry(region, size, (x + cut[0], y + cut[1]), (crop_width, crop_height))
+
+    def frame(self, image: Image.Image) -> NDArray[Any]:
+        """``image`` as an array that :meth:`__call__` takes instead of it with ``color_order="rgb"``: uint8 (height,
+        width, 3), turned where ``exif`` says so; with ``window`` uint16 (height, width).
+
+        Raises:
+            InputError: the picture is not one, or not 16-bit grey where there is a ``window``.
+        """
+        image = upright(image) if self.exif else image
+        if self.window is None:
+            return np.asarray(as_image(image))
+        as_image(image, window=self.window)
+        levels: NDArray[np.uint16] = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
+        return levels
+
+    def __call__(self, frame: Frame, *, color_order: ColorOrder | None = None) -> NDArray[np.uint8]:
         """Preprocess one frame.
 
         Args:
-            frame: a Pillow image, or a uint8 array of shape (height, width, 3).
-            color_order: ``"rgb"`` or ``"bgr"``; required for arrays, ignored for Pillow images.
+            frame: a Pillow image, or an array: uint8 of shape (height, width, 3); for ``"gray"`` also uint8 (height,
+                width); with a ``window`` uint16 (height, width).
+            color_order: ``"rgb"`` or ``"bgr"``; required for arrays of three channels, ignored for others.
 
         Returns:
-            uint8 array of shape (crop, crop, 3), RGB.
+            uint8 array of :attr:`pixel_shape`, RGB or one channel.
 
         Raises:
-            InputError: the frame is not one of the two, smaller than the crop while ``resize`` is None, or so long and
-                narrow that resizing it would take more than 64 million pixels.
+            InputError: the frame is none of these, smaller than the crop while there is no ``fill``, without the region
+                of interest, or so long and narrow that resizing it would take more than 64 million pixels.
         """
-        image = as_image(frame, color_order=color_order)
-        if self.resize is not None:
-            image = self._resized(image, self.resize)
-        width, height = image.size
-        if width < self.crop or height < self.crop:
-            raise InputError(
-                f"a frame of {width}x{height} is smaller than the crop {self.crop}; preprocess with resize="
-            )
-        # torchvision rounds half to even here, and so does Python's round
-        left, top = round((width - self.crop) / 2.0), round((height - self.crop) / 2.0)
-        return np.asarray(image.crop((left, top, left + self.crop, top + self.crop)))
+        if self.exif and isinstance(frame, Image.Image):
+            frame = upright(frame)
+        image = as_image(frame, color_order=color_order, color=self.color, window=self.window)
+        plan = self.geometry(*image.size)
+        if plan.region != (0, 0, *image.size):
+            image = image.crop(plan.region)
+        if plan.size != image.size:
+            image = image.resize(plan.size, Image.Resampling[self.interpolation.upper()])
+        (left, top), (width, height) = plan.corner, plan.input
+        if plan.filled:
+            level = self.fill or 0
+            canvas = Image.new(image.mode, plan.input, level if self.color == "gray" else (level, level, level))
+            canvas.paste(image, (-left, -top))
+            image = canvas
+        else:
+            image = image.crop((left, top, left + width, top + height))
+        return np.asarray(image).reshape(self.pixel_shape)
 
-    def _resized(self, image: Image.Image, side: int) -> Image.Image:
-        width, height = image.size
-        short, long = sorted((width, height))
-        if short == side:
-            return image
-        long_new = int(side * long / short)
-        if side * long_new > _MOST_PIXELS and long > _ALWAYS_TAKEN * short:
-            raise InputError(
-                f"a picture of {width}x{height} is too long and narrow to be resized to {side}: cut it first"
-            )
-        size = (side, long_new) if width <= height else (long_new, side)
-        return image.resize(size, Image.Resampling[self.interpolation.upper()])
+
+def _sides(name: str, value: Any, *, box: bool) -> tuple[int, int]:
+    """Height and width of what may be one number for both."""
+    sides = tuple(value) if box and isinstance(value, tuple | list) else (value, value)
+    if len(sides) != 2 or not all(_whole(side) and 1 <= side <= _MOST_SIDE for side in sides):
+        raise InputError(f"preprocess {name} must be a whole number of pixels from 1 to {_MOST_SIDE}, not {value!r}")
+    return (sides[0], sides[1])
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -27,7 +27,7 @@ class StoredPerturbation:
     """One perturbation for all images of a bundle.
 
     Attributes:
-        sign: int8 (crop, crop, 3), RGB, of -1, 0 and 1: the direction in which each value is moved.
+        sign: int8 (height, width, channels), of -1, 0 and 1: the direction in which each value is moved.
         eps: the budget that it was made for.
         weights_sha256: hash of the weights that it was made against.
     """
@@ -69,8 +69,8 @@ class StoredPerturbation:
             ) from error
         if found.weights_sha256 != bundle.weights_sha256:
             raise IntegrityError(f"{path} was made for the weights of another bundle: make it again with this one")
-        crop = bundle.preprocess.crop
-        if found.sign.shape != (crop, crop, 3) or found.sign.dtype != np.int8 or np.abs(found.sign).max(initial=0) > 1:
+        due = bundle.preprocess.pixel_shape
+        if found.sign.shape != due or found.sign.dtype != np.int8 or np.abs(found.sign).max(initial=0) > 1:
             raise BundleError(f"{path} is damaged: make it again")
         return found
 
@@ -88,7 +88,7 @@ class StoredPerturbation:
         """``pixels`` moved by ``strength`` times the budget, in whole grey levels.
 
         Args:
-            pixels: uint8 (crop, crop, 3), RGB.
+            pixels: uint8 (height, width, channels).
             strength: in [0, 1].
 
         Raises:

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.preprocess import ColorOrder
+from ..bundle.pictures import ColorOrder
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,13 +18,14 @@ class Frame:
     """One picture of a source.
 
     Attributes:
-        image: uint8 (height, width, 3). It is not written to while anything refers to it.
+        image: uint8 (height, width, 3), or else as a preprocessing takes it. It is not written to while anything refers
+            to it.
         color_order: of its channels.
         timestamp: when it was captured, seconds of ``time.monotonic()``.
         index: from 0, one more for each frame of the source, over reconnections too.
     """
 
-    image: NDArray[np.uint8]
+    image: NDArray[np.uint8] | NDArray[np.uint16]
     color_order: ColorOrder
     timestamp: float
     index: int

@@ -21,7 +21,7 @@ class Recognition:
 
     Attributes:
         labels: most probable first.
-        pixels: what the model saw, uint8 (crop, crop, 3) RGB.
+        pixels: what the model saw, uint8 (height, width, channels).
         levels: grey levels by which a demonstration has moved them at most.
         smoothed: what the vote over the last frames shows, None without one.
     """

@@ -83,7 +83,7 @@ class View:
         self.figures: Callable[[], dict[str, Any]] = dict
 
     def show(self, pixels: NDArray[np.uint8], state: dict[str, Any]) -> None:
-        """The picture that the model saw, uint8 (H, W, 3) RGB, and a JSON object about it."""
+        """The picture that the model saw, uint8 (H, W, 3) RGB or (H, W, 1), and a JSON object about it."""
         with self._changed:
             self._pixels, self._state = pixels, state
             self._number, self._shown_at = self._number + 1, time.monotonic()
@@ -113,7 +113,7 @@ class View:
                 return None
             number, pixels = self._number, self._pixels
         stream = io.BytesIO()
-        image = Image.fromarray(pixels)
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         if image.width < _LEAST_SIDE:
             # JPEG would blur what a small model sees
             factor = -(-_LEAST_SIDE // image.width)

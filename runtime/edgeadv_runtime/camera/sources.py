@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.preprocess import ColorOrder, decode, pictures
+from ..bundle.pictures import ColorOrder, decode, load, pictures
+from ..bundle.preprocess import Preprocess
 from ..errors import DataError, InputError, SourceError
 from .frames import Frame, Source
 from .video import Camera, Pipeline, Url, VideoFile
@@ -20,7 +21,9 @@ _GSTREAMER = "!"
 _TICK_S = 0.1
 
 
-def open_source(text: str, *, fps: float | None = None, loop: bool = False) -> Source:
+def open_source(
+    text: str, *, fps: float | None = None, loop: bool = False, preprocess: Preprocess | None = None
+) -> Source:
     """The source that ``text`` names; nothing is opened yet.
 
     Args:
@@ -29,6 +32,8 @@ def open_source(text: str, *, fps: float | None = None, loop: bool = False) -> S
         fps: pace of a file or folder in frames per second; None plays a file at its own, and shows pictures as fast as
             they are taken.
         loop: begin a file or folder again at its end.
+        preprocess: what the frames are for: a folder's pictures are turned by their EXIF orientation and keep 16 bits
+            where it says so.
 
     Raises:
         InputError: it is none of these, or ``fps`` or ``loop`` do not belong to it.
@@ -42,7 +47,7 @@ def open_source(text: str, *, fps: float | None = None, loop: bool = False) -> S
     except OSError:  # a long pipeline is no path at all
         folder = file = False
     if folder:
-        return Folder(path, fps=fps, loop=loop)
+        return Folder(path, fps=fps, loop=loop, preprocess=preprocess)
     if file:
         return VideoFile(path, fps=fps, loop=loop)
     if fps is not None or loop:
@@ -80,11 +85,13 @@ class Memory:
         self._closed = threading.Event()
         self._count = 0
 
-    def put(self, image: NDArray[np.uint8], *, color_order: ColorOrder, timestamp: float | None = None) -> bool:
+    def put(
+        self, image: NDArray[np.uint8] | NDArray[np.uint16], *, color_order: ColorOrder, timestamp: float | None = None
+    ) -> bool:
         """Give the next frame; it is not copied, and must not be written to while it is in use.
 
         Args:
-            image: uint8 (height, width, 3).
+            image: uint8 (height, width, 3), or else as a preprocessing takes it.
             color_order: of its channels.
             timestamp: when it was captured, by ``time.monotonic()``; None is now.
 
@@ -130,13 +137,16 @@ class Folder:
 
     live = False
 
-    def __init__(self, path: Path, *, fps: float | None = None, loop: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, fps: float | None = None, loop: bool = False, preprocess: Preprocess | None = None
+    ) -> None:
         """Use the pictures at ``path``.
 
         Args:
             path: the folder.
             fps: pace in frames per second; None gives them as fast as they are taken.
             loop: begin again at the end.
+            preprocess: what the frames are for, see :func:`open_source`.
 
         Raises:
             DataError: it holds no pictures.
@@ -145,11 +155,11 @@ class Folder:
         self._files = pictures(path.iterdir())
         if not self._files:
             raise DataError(f"{path} holds no pictures")
-        self._fps, self._loop = fps, loop
+        self._fps, self._loop, self._preprocess = fps, loop, preprocess
         self._closed = threading.Event()
 
     def frames(self) -> Iterator[Frame]:
-        """The pictures, RGB.
+        """The pictures, RGB, or what the preprocessing makes of them as frames.
 
         Raises:
             SourceError: one of them is not readable.
@@ -161,8 +171,9 @@ class Folder:
                 if wait_until(start + index / self._fps if self._fps else None, self._closed):
                     return
                 try:
-                    image = np.asarray(decode(file))
-                except DataError as error:
+                    known = self._preprocess
+                    image = np.asarray(decode(file)) if known is None else known.frame(load(file))
+                except InputError as error:
                     raise SourceError(str(error)) from error
                 yield Frame(image, "rgb", time.monotonic(), index)
                 index += 1

@@ -121,7 +121,7 @@ def _parse(library: Library, network: Any, heard: Heard, onnx: bytes) -> None:
             "there is no model in the ONNX file, it is empty or not ONNX at all: copy or export the bundle again"
         )
     got = [[(tensor.name, tensor.dtype.name) for tensor in tensors] for tensors in (inputs, outputs)]
-    layouts = {"FLOAT": "(batch, 3, height, width)", "UINT8": "(batch, height, width, 3)"}
+    layouts = {"FLOAT": "(batch, channels, height, width)", "UINT8": "(batch, height, width, channels)"}
     if got not in [[[(INPUT, kind)], [(OUTPUT, "FLOAT")]] for kind in layouts]:
         raise EngineError(
             f"the ONNX file does not have the one float32 input {INPUT!r} and output {OUTPUT!r} of a bundle, or a "

@@ -70,7 +70,7 @@ class ExamplePicker:
 
         Args:
             batch: the images, n of them.
-            clean: float32 (n, 3, H, W) in [0, 1].
+            clean: float32 (n, channels, H, W) in [0, 1].
             before: logits of the clean images, float32 (n, classes).
             after: logits under the attack :attr:`key`.
             artefact: whose logits they are, in words.
@@ -117,5 +117,5 @@ def first_examples(found: Iterable[LabelledExample], most: int) -> tuple[Example
 def _png(x: NDArray[np.float32]) -> str:
     pixels = np.rint(np.clip(x.transpose(1, 2, 0), 0, 1) * 255).astype(np.uint8)
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="PNG", optimize=True)
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(stream, format="PNG", optimize=True)
     return base64.b64encode(stream.getvalue()).decode("ascii")

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..backends import Backend, OnnxRuntimeBackend
 from ..bundle.bundle import Bundle
 from ..bundle.confidence import softmax
-from ..bundle.preprocess import ColorOrder
+from ..bundle.pictures import ColorOrder, Frame
 from ..bundle.variants import INT8, U8IN, precision_of, takes_uint8, variant_for
 from ..errors import InputError
 
@@ -98,14 +97,13 @@ class Classifier:
             variant = variant_for(variant, OnnxRuntimeBackend.name, provider=provider)
         return cls(bundle, OnnxRuntimeBackend(bundle, variant=variant, provider=provider, threads=threads))
 
-    def classify(
-        self, frame: Image.Image | NDArray[np.uint8], *, color_order: ColorOrder | None = None, top: int = 5
-    ) -> list[Label]:
+    def classify(self, frame: Frame, *, color_order: ColorOrder | None = None, top: int = 5) -> list[Label]:
         """Classify one frame. With a ``-u8in`` variant no float tensor is made of it.
 
         Args:
-            frame: a Pillow image, or a uint8 array of shape (height, width, 3).
-            color_order: ``"rgb"`` or ``"bgr"``; required for arrays.
+            frame: a Pillow image, or a uint8 array of shape (height, width, 3); where the model sees grey, or 16-bit
+                grey, as :class:`~edgeadv_runtime.Preprocess` takes it.
+            color_order: ``"rgb"`` or ``"bgr"``; required for arrays of three channels.
             top: how many labels to return at most, at least 1.
 
         Returns:
@@ -121,7 +119,7 @@ class Classifier:
         """Classify what the bundle's preprocessing made of a frame.
 
         Args:
-            pixels: uint8 (crop, crop, 3), RGB.
+            pixels: uint8 (height, width, channels).
             top: how many labels to return at most, at least 1.
 
         Returns:

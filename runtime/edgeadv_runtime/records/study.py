@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from ..bundle.preprocess import Interpolation
+from ..bundle.preprocess_text import text_of
 from ..decoding import Count, Sha256
 from .measurement import Kind, Measurement
 from .results import Results
@@ -40,13 +41,21 @@ class StudyWeights(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 class StudyPreprocess(msgspec.Struct, frozen=True, kw_only=True):
     """From a picture to a classifier's input, as :meth:`~edgeadv_runtime.Preprocess.to_json` has it."""
 
-    resize: Size | None
-    crop: Size
+    # as plain as the preprocessing's own record has them, for the same reason
+    resize: int | tuple[int, int] | None
+    crop: int | tuple[int, int]
     interpolation: Interpolation
     resize_mode: str = "shorter_side"
     antialias: bool = True
     color_order: str = "rgb"
     range: tuple[float, float] = (0.0, 1.0)
+    exif: bool = False
+    roi: tuple[float, float, float, float] | None = None
+    window: tuple[int, int] | None = None
+    fill: int | None = None
+
+    def __str__(self) -> str:
+        return text_of(self, color=self.color_order)
 
 
 class StudyArchitecture(msgspec.Struct, frozen=True, kw_only=True):

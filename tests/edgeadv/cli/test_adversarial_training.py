@@ -27,7 +27,7 @@ def test_at_pgd_is_trained_resumed_and_exported(cli, split):
     assert outcome.status == 0, outcome.err
     assert outcome.out.startswith("test_resnet, at-pgd eps 8/255: test accuracy ")
     told = [line.partition(":")[0] for line in outcome.err.splitlines()]
-    assert told[:2] == ["train epoch 1/2", "train epoch 2/2"] and "resized to" in told[2] and len(told) == 3
+    assert told[:2] == ["train epoch 1/2", "train epoch 2/2"] and told[2] == "preprocessing" and len(told) == 3
     run = Run.open("run")
     recipe = run.info.recipe
     assert (recipe["recipe"], recipe["eps"], recipe["steps"]) == ("at-pgd", "8/255", 2)
@@ -37,7 +37,7 @@ def test_at_pgd_is_trained_resumed_and_exported(cli, split):
     again = cli("train", "--data", split, *SMALL, *PGD, "--out", "run", "--resume")
     assert (
         again.status == 0
-        and again.err.startswith("images were resized")
+        and again.err.startswith("preprocessing: resize=")
         and Path("run/run.json").read_bytes() == before
     )
     other = cli("train", "--data", split, *SMALL, *PGD, "--at-steps", "3", "--out", "run", "--resume")

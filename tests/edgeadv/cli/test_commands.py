@@ -89,7 +89,7 @@ def test_train_leaves_a_run_and_nothing_else(digits):
     assert low < stage.test_accuracy < high
 
 
-SIZE = "images were resized to 32 and cropped to 32 pixels (--preprocess)"
+SIZE = "preprocessing: resize=32,crop=32,interp=bilinear (--preprocess)"
 
 
 def test_train_says_how_it_goes_on_standard_error_and_what_it_made_on_standard_output(cli, split):

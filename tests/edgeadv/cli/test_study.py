@@ -79,7 +79,7 @@ def test_unreadable_images_are_left_out_and_listed(cli, options, tmp_path):
 def test_stated_preprocessing_is_used_and_said(cli, options, tmp_path):
     assert cli(*words(options), "--preprocess", "resize=100,crop=96,interp=lanczos").status == 0
     text = (tmp_path / "out" / "study.md").read_text()
-    assert text.count("shorter side 100, lanczos, centre 96 (stated by the user)") == 2
+    assert text.count("resize=100,crop=96,interp=lanczos (stated by the user)") == 2
 
 
 Options = dict[str, Any]

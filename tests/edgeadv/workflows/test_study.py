@@ -99,15 +99,28 @@ def test_preprocessing_is_what_the_library_publishes(name, resize, crop, photogr
         np.testing.assert_allclose(ours, theirs(Image.fromarray(frame)).numpy(), atol=1e-5)
 
 
+def of_crop_mode(mode):
+    return next(name for name in timm.list_models() if (c := timm.get_pretrained_cfg(name)) and c.crop_mode == mode)
+
+
+def test_a_squashed_picture_is_a_stretched_one(photographs):
+    architecture = Architecture.find(f"timm/{of_crop_mode('squash')}", num_classes=1000)
+    steps = published_preprocess(architecture)
+    assert steps.resize_mode == "stretch"
+    mean, std = (np.reshape(v, (3, 1, 1)).astype(np.float32) for v in (architecture.mean, architecture.std))
+    for frame in photographs[:4]:
+        ours = (to_tensor(steps(frame, color_order="rgb")[None])[0] - mean) / std
+        theirs = libraries_own(architecture)(Image.fromarray(frame)).numpy()
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
 def test_a_transform_that_is_no_resize_and_crop_is_refused():
-    squashed = next(
-        name for name in timm.list_models() if (c := timm.get_pretrained_cfg(name)) and c.crop_mode == "squash"
-    )
-    with pytest.raises(InputError, match=r"crop mode squash.*state one with `preprocess`"):
-        published_preprocess(Architecture.find(f"timm/{squashed}", num_classes=1000))
+    bordered = of_crop_mode("border")
+    with pytest.raises(InputError, match=r"crop mode border.*state one with `preprocess`"):
+        published_preprocess(Architecture.find(f"timm/{bordered}", num_classes=1000))
     # what the user states is taken
     (subject,) = make_subjects(
-        [f"timm/{squashed}"], imagenet_classes(), weights="default", preprocess="resize=256,crop=224"
+        [f"timm/{bordered}"], imagenet_classes(), weights="default", preprocess="resize=256,crop=224"
     )
     assert subject.preprocess == Preprocess(resize=256, crop=224) and not subject.published
 
@@ -239,7 +252,7 @@ def test_both_pages_say_what_fgsm_alone_is_worth(study):
     assert FGSM_ALONE in text and FGSM_ALONE.replace("`", "") in words
     for entry in entries(study):
         assert entry.judgement in text and entry.how in text and entry.how in words
-        assert "shorter side 168" in entry.how and "the published transform" in entry.how
+        assert "resize=168," in entry.how and "the published transform" in entry.how
     assert words.count("masking check: UNCHECKED") == 2
 
 

@@ -118,11 +118,11 @@ def test_a_manifest_of_an_older_edgeadv_does_not_list_types(
 def test_golden_frames_that_do_not_fit_the_manifest(rewritten: Callable[..., Path], tiny_bundle: Bundle) -> None:
     preprocess = {**tiny_bundle.preprocess.to_json(), "resize": 16, "crop": 16}
     with pytest.raises(
-        BundleError, match=r"golden\.npz does not fit its bundle: 8 frames of 16 pixels and 10 classes are due"
+        BundleError, match=r"golden\.npz does not fit its bundle: 8 frames of 16x16x3 and 10 classes are due"
     ):
         Bundle.open(rewritten(preprocess=preprocess)).golden()
     golden = {**tiny_bundle.manifest.golden.to_json(), "count": 7}
-    with pytest.raises(BundleError, match="7 frames of 32 pixels"):
+    with pytest.raises(BundleError, match="7 frames of 32x32x3"):
         Bundle.open(rewritten(golden=golden)).golden()
 
 

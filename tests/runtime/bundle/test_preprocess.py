@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeadv_runtime.bundle.preprocess import Preprocess, as_image, decode, to_pixels, to_tensor
+from edgeadv_runtime.bundle.pictures import as_image, decode
+from edgeadv_runtime.bundle.preprocess import Preprocess, to_pixels, to_tensor
 from edgeadv_runtime.errors import BundleError, DataError, InputError
 
 PHOTOGRAPHS = Path(__file__).parents[4] / "shared/data/imagenet-dev"
@@ -194,7 +195,7 @@ def test_parse_and_json() -> None:
         "resize=256",
         "crop=x",
         "crop=32,crop=32",
-        "size=32",
+        "side=32",
         "crop",
         "crop=",
         "crop=0",

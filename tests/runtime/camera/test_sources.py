@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeadv_runtime.bundle.preprocess import as_image
+from edgeadv_runtime.bundle.pictures import as_image
 from edgeadv_runtime.camera import Folder, Memory, Stream, open_source
 from edgeadv_runtime.camera.frames import Frame, Pool
 from edgeadv_runtime.camera.video import Camera, Pipeline, Url, VideoFile

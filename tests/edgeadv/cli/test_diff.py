@@ -1,0 +1,49 @@
+"""``edgeadv diff`` as typed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgeadv_runtime.bundle.bundle import Bundle
+
+# tests/edgeadv/conftest.py: what a command left on the terminal
+Cli = Callable[..., Any]
+SAME = """
+import numpy as np
+from PIL import Image
+
+def prepare(path):
+    return np.asarray(Image.open(path).convert("RGB"))
+"""
+OTHER = SAME.replace('Image.open(path).convert("RGB"))', 'Image.open(path).convert("RGB"))[..., ::-1]')
+
+
+def test_a_pipeline_in_a_file(cli: Cli, tmp_path: Path, tiny_bundle: Bundle, photos: Path) -> None:
+    (tmp_path / "same.py").write_text(SAME)
+    (tmp_path / "other.py").write_text(OTHER)
+    arguments = ["diff", "--bundle", tiny_bundle.path, "--data", photos]
+    same = cli(*arguments, "--with", "same.py:prepare", "--limit", "10")
+    assert same.status == 0 and same.out == "the same pixels for all 10 pictures\n"
+    assert same.err.startswith("same.py is imported and its prepare is run, as you asked")
+    other = cli(*arguments, "--with", "other.py:prepare")
+    assert other.status == 1
+    lines = other.out.splitlines()
+    assert lines[0] == "first differing step: colour: its channels are BGR, in OpenCV's order"
+    assert lines[1].startswith("64 of 64 pictures differ: by ")
+    assert lines[3].endswith("of 64 first labels change") and len(lines) == 4 + int(lines[3].split()[0])
+
+
+def test_what_is_wrong_is_one_line(cli: Cli, tmp_path: Path, tiny_bundle: Bundle, photos: Path) -> None:
+    (tmp_path / "same.py").write_text(SAME)
+    arguments = ["diff", "--bundle", tiny_bundle.path]
+    for more, says in (
+        (["--data", photos, "--with", "no.py:prepare"], "--with no.py does not exist"),
+        (["--data", photos, "--with", "same.py:no"], "--with same.py has no function no; it has prepare"),
+        (["--data", "nowhere", "--with", "same.py:prepare"], "--data nowhere does not exist"),
+        (["--data", photos, "--with", "same.py:prepare", "--variant", "int8-s8s8"], "carries no variant"),
+    ):
+        refused = cli(*arguments, *more)
+        assert refused.status == 2 and says in refused.err and not refused.out, refused.err
+        assert "Traceback" not in refused.err
