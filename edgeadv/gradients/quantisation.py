@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .movement import Operator, only
+from .windows import WINDOWS
 
 Attributes = Mapping[str, Any]
 
@@ -63,8 +64,45 @@ def _dequantise(attributes: Attributes, x: Tensor, scale: Tensor, zero: Tensor |
     return steps * _along(scale, x, attributes)
 
 
+def _dynamic_quantise(attributes: Attributes, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rounded to the 256 steps between its least and its largest number, and 0; those two have no gradient."""
+    low, high = x.detach().amin().clamp(max=0), x.detach().amax().clamp(min=0)
+    scale = (high - low) / 255
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    zero = (-low / scale).round().clamp(0, 255)
+    rounded: Tensor = _Round.apply(x, scale, zero, 0, 255)
+    return rounded, scale, zero
+
+
+def _centred(x: Tensor, zero: Tensor | None, *, axis: int | None = None) -> Tensor:
+    """Whole numbers less their zero point, in float32, which holds their sums exactly."""
+    if zero is None:
+        return x.to(torch.float32)
+    if zero.numel() == 1:
+        return x.to(torch.float32) - zero.to(x.device, torch.float32).reshape(())
+    shape = [1] * x.ndim
+    shape[axis or 0] = -1
+    return x.to(torch.float32) - zero.to(x.device, torch.float32).reshape(shape)
+
+
+def _matmul_integer(
+    attributes: Attributes, a: Tensor, b: Tensor, first: Tensor | None = None, second: Tensor | None = None
+) -> Tensor:
+    return _centred(a, first, axis=a.ndim - 2) @ _centred(b, second, axis=b.ndim - 1)
+
+
+def _conv_integer(
+    attributes: Attributes, x: Tensor, weight: Tensor, first: Tensor | None = None, second: Tensor | None = None
+) -> Tensor:
+    found: Tensor = WINDOWS["Conv"](attributes, _centred(x, first), _centred(weight, second, axis=0))
+    return found
+
+
 QUANTISATION: dict[str, Operator] = {
+    "ConvInteger": _conv_integer,
     "DequantizeLinear": _dequantise,
+    "DynamicQuantizeLinear": _dynamic_quantise,
+    "MatMulInteger": _matmul_integer,
     "QuantizeLinear": _quantise,
 }
 """By ONNX's name, what stands for it here."""

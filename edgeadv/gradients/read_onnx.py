@@ -18,6 +18,7 @@ from torch import Tensor
 from edgeadv_runtime.errors import BundleError, InputError, require
 
 from .graph import Graph, Node
+from .qoperators import DOMAIN, QOPERATORS, rewrite
 
 OLDEST, NEWEST = 7, 23
 """Opsets that are read."""
@@ -71,7 +72,7 @@ class _Reader:
     def _node(self, proto: Any) -> Node:
         onnx = require("onnx", extra="train")
         where = f"node {proto.name or proto.output[0]!r}"
-        if proto.domain not in ("", "ai.onnx"):
+        if proto.domain not in ("", "ai.onnx") and not (proto.domain == DOMAIN and proto.op_type in QOPERATORS):
             raise InputError(f"{where} is {proto.op_type} of {proto.domain}, whose operators are not known here")
         graphs = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
         if any(attribute.type in graphs for attribute in proto.attribute):
@@ -84,6 +85,9 @@ class _Reader:
         if node.op == "Constant":
             (value,) = node.attributes.values()
             self.tensors[node.outputs[0]] = value if isinstance(value, Tensor) else torch.tensor(value)
+            return
+        if node.op in QOPERATORS:
+            yield from rewrite(node, self.tensors)
             return
         newer, rule = _RULES.get(node.op, (0, None))
         if rule is not None and self.opset < newer:
