@@ -41,7 +41,7 @@ if typing.TYPE_CHECKING:
     from .workflows.benchmarking import bench
     from .workflows.engines import build_engines
     from .workflows.evaluation import Execution, evaluate
-    from .workflows.exporting import ConfidenceOptions, Int8Options, ModelSource, export
+    from .workflows.exporting import ConfidenceOptions, Int8Options, ModelSource, TrainingDataOptions, export
     from .workflows.packing import attack
     from .workflows.pretrained import Pretrained, study
     from .workflows.reporting import report
@@ -72,6 +72,7 @@ __all__ = [
     "TensorRTPlan",
     "TrainConfig",
     "TrainJob",
+    "TrainingDataOptions",
     "__version__",
     "attack",
     "bench",
@@ -95,7 +96,7 @@ _LAZY = {
     "workflows.benchmarking": "bench",
     "workflows.engines": "build_engines",
     "workflows.evaluation": "Execution evaluate",
-    "workflows.exporting": "ConfidenceOptions Int8Options ModelSource export",
+    "workflows.exporting": "ConfidenceOptions Int8Options ModelSource TrainingDataOptions export",
     "workflows.packing": "attack",
     "workflows.pretrained": "Pretrained study",
     "workflows.reporting": "report",

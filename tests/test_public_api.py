@@ -37,6 +37,7 @@ PUBLIC = {
         "TensorRTPlan",
         "TrainConfig",
         "TrainJob",
+        "TrainingDataOptions",
         "__version__",
         "attack",
         "bench",

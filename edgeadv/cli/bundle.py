@@ -111,6 +111,8 @@ def print_summary(bundle: Bundle) -> None:
                 say(f"{variant:<18} {line}")
         if entry.surrogate is not None and entry.surrogate.not_made is not None:
             say(f"{variant:<18} no surrogate: {entry.surrogate.not_made}")
+    for variant, why in bundle.manifest.refused.items():
+        say(f"{variant:<18} refused at the export: {why}")
     if (confidence := bundle.manifest.confidence) is not None:
         say(f"confidence         {_confidence(confidence)}")
 

@@ -136,7 +136,7 @@ def largest_activation(fp32: Any, x: NDArray[np.float32], name: str) -> float:
     Raises:
         ExportError: the value does not fit into float16.
     """
-    _, tensors, seen = extremes(fp32, x, optimised=True)
+    _, tensors, seen = extremes(fp32, x, name=name, optimised=True)
     peaks = np.abs(seen).max(axis=(0, 2))
     worst = int(np.argmax(peaks))
     _check_fits(name, f"on these frames {tensors[worst]}", largest := float(peaks[worst]))

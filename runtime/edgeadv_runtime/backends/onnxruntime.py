@@ -125,7 +125,7 @@ class OnnxRuntimeBackend(Backend):
         try:
             logits: NDArray[np.float32] = self._session.run(["logits"], {"image": x})[0]
         except Exception as error:  # onnxruntime's exceptions have no common base
-            raise BackendError(f"ONNX Runtime failed on {self.variant}: {_first_line(error)}") from error
+            raise BackendError(f"ONNX Runtime failed on {self.variant}: {first_line(error)}") from error
         return logits
 
     def _close(self) -> None:
@@ -172,7 +172,7 @@ def _open(ort: Any, path: Path, *, variant: str, provider: str, threads: int | N
 
 def _refusal(error: Exception, path: Path, provider: str) -> BackendError:
     """What an exception of ONNX Runtime means for somebody who asked for ``provider``."""
-    wanted, text = PROVIDERS[provider], _first_line(error)
+    wanted, text = PROVIDERS[provider], first_line(error)
     if provider != CPU and (why := _missing(provider)):
         return ProviderError(f"asked ONNX Runtime for {wanted}, which cannot be had here: {why}")
     if any(said in text for said in _NOT_ALL):
@@ -214,6 +214,7 @@ def _node_share(session: Any) -> dict[str, float]:
     return {name: count / nodes.total() for name, count in nodes.items()}
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception of ONNX Runtime says, without the rest."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

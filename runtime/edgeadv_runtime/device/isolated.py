@@ -26,11 +26,11 @@ _START = (
     "from edgeadv_runtime.device.isolated import answer; answer(int(sys.argv[1]))"
 )
 _LONGEST_WORDS = 200
-_ADVICE = "install another version of it, or leave this out (`precisions`)"
+ADVICE = "install another version of it"
 
 
 def call_isolated(
-    function: Callable[..., T], *args: Any, what: str, library: str = "onnxruntime", advice: str = _ADVICE
+    function: Callable[..., T], *args: Any, what: str, library: str = "onnxruntime", advice: str = ADVICE
 ) -> T:
     """``function(*args)`` in a process of its own, which has this one's environment, working directory and module path.
 

@@ -53,7 +53,7 @@ def test_a_signal_is_one_line_that_names_library_and_signal(name: str) -> None:
     with pytest.raises(ExportError) as caught:
         call_isolated(exec, KILL.format(name), what="fp16 of tiny")
     crashed = f"fp16 of tiny crashed onnxruntime {onnxruntime.__version__} (signal {name})"
-    assert str(caught.value) == f"{crashed}: install another version of it, or leave this out (`precisions`)"
+    assert str(caught.value) == f"{crashed}: install another version of it"
     assert not children()
 
 
