@@ -142,8 +142,8 @@ SIGNATURES = {
     ),
     "edgeadv.distill": "arch data out recipe teacher eps epochs config options job progress",
     "edgeadv.evaluate": "bundle data eps suite attacks backends precisions pack plan execution out progress",
-    "edgeadv.export": "source out precisions data golden training_data workers data_root int8 confidence overwrite "
-    "progress",
+    "edgeadv.export": "source out precisions data golden training data_root int8 confidence keep_going "
+    "overwrite progress",
     "edgeadv.list_runs": "folder",
     "edgeadv.load_data": "data test root download",
     "edgeadv.report": "measurements out",
@@ -159,9 +159,8 @@ SIGNATURES = {
     "edgeadv_export.choose_calibration": "images preprocess count seed",
     "edgeadv_export.confidence_images": "spec classes run_data root limit",
     "edgeadv_export.data_frames": "data limit",
-    "edgeadv_export.export_bundle": "model out classes preprocess frames variants golden origin int8 confidence "
-    "overwrite "
-    "progress",
+    "edgeadv_export.export_bundle": "model out classes preprocess frames variants origin int8 confidence keep_going "
+    "overwrite progress",
     "edgeadv_export.folder_frames": "folder limit",
     "edgeadv_export.gate_images": "calibration classes folder run_data limit allow_training_images",
     "edgeadv_export.imagenet_classes": "",
