@@ -275,8 +275,9 @@ def _head(result: dict[str, Any]) -> Iterator[str]:
 `edgeadv verify`; {whole} of them work in all four variants.
 
 Weights are random (seed {about["seed"]}), BatchNorm has the statistics of {about["golden_frames"]} photographs, the
-last layer tells {CLASSES} classes apart. So the table says what can be exported and how near the artefact is to PyTorch,
+last layer tells {CLASSES} classes apart. The table says what can be exported and how near the artefact is to PyTorch,
 and nothing about accuracy. Random weights are harder to quantise than trained ones: two classes are often nearly equal.
+They amplify roundings as well: fp16 of EfficientNet-Lite0, refused here, is accepted with [ImageNet weights](bundle.md#parity).
 
 - **fp32**, **fp16**: largest error of a logit on {about["golden_frames"]} photographs, as a share of the largest logit;
   1e-4 and 1e-2 are accepted.
