@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import safetensors.torch
 import timm
 import torch
 import torchvision
@@ -39,7 +38,7 @@ from edgeadv.models.builder import Architecture, PixelModel, build
 from edgeadv_runtime import Preprocess
 from edgeadv_runtime.bundle.preprocess import decode, pictures, to_tensor
 from edgeadv_runtime.device.facts import processor_name
-from edgeadv_runtime.errors import EdgeAdvError
+from edgeadv_runtime.errors import EdgeAdvError, InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, PAGE = ROOT / "benchmarks" / "results" / "networks-cpu.json", ROOT / "docs" / "networks.md"
@@ -184,8 +183,8 @@ def measure(network: Network, data: Path) -> dict[str, Any]:
     labels = logits_of(model, to_tensor(pixels[-MEASURED:])).argmax(axis=1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        weights, classes = folder / "weights.safetensors", folder / "classes.tsv"
-        safetensors.torch.save_file({k: v.contiguous() for k, v in model.net.state_dict().items()}, weights)
+        weights, classes = folder / "weights.pth", folder / "classes.tsv"
+        torch.save(model.net.state_dict(), weights)
         classes.write_text("".join(f"c{i}\tclass {i}\n" for i in range(CLASSES)))
         for i, path in enumerate(chosen[:-MEASURED]):
             copy(path, folder / ("golden" if i < GOLDEN else "calibration"))
@@ -241,7 +240,10 @@ def settle(model: PixelModel, x: NDArray[np.float32]) -> None:
             module.momentum = None  # the mean of all batches
     logits_of(model, x)
     model.eval()
-    head = model.head
+    try:
+        head = model.head
+    except InputError:  # it adds up the outputs of several: they stay as they are
+        return
     with torch.no_grad():
         nn.init.normal_(head.weight, std=head.weight[0].numel() ** -0.5)
         if head.bias is not None:
@@ -277,7 +279,8 @@ def _head(result: dict[str, Any]) -> Iterator[str]:
 Weights are random (seed {about["seed"]}), BatchNorm has the statistics of {about["golden_frames"]} photographs, the
 last layer tells {CLASSES} classes apart. The table says what can be exported and how near the artefact is to PyTorch,
 and nothing about accuracy. Random weights are harder to quantise than trained ones: two classes are often nearly equal.
-They amplify roundings as well: fp16 of EfficientNet-Lite0, refused here, is accepted with [ImageNet weights](bundle.md#parity).
+They amplify roundings as well: fp16 of EfficientNet-Lite0, refused here, is accepted with
+[ImageNet weights](bundle.md#parity).
 
 - **fp32**, **fp16**: largest error of a logit on {about["golden_frames"]} photographs, as a share of the largest logit;
   1e-4 and 1e-2 are accepted.
