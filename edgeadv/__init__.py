@@ -42,7 +42,7 @@ if typing.TYPE_CHECKING:
     from .workflows.comparing import PipelineComparison, compare_pipelines
     from .workflows.engines import build_engines
     from .workflows.evaluation import Execution, evaluate
-    from .workflows.exporting import ConfidenceOptions, Int8Options, ModelSource, export
+    from .workflows.exporting import ConfidenceOptions, Int8Options, ModelSource, TrainingDataOptions, export
     from .workflows.importing import ImportOptions, OnnxCheck, check_onnx, import_onnx
     from .workflows.packing import attack
     from .workflows.pretrained import Pretrained, study
@@ -77,6 +77,7 @@ __all__ = [
     "TensorRTPlan",
     "TrainConfig",
     "TrainJob",
+    "TrainingDataOptions",
     "__version__",
     "attack",
     "bench",
@@ -104,7 +105,7 @@ _LAZY = {
     "workflows.comparing": "PipelineComparison compare_pipelines",
     "workflows.engines": "build_engines",
     "workflows.evaluation": "Execution evaluate",
-    "workflows.exporting": "ConfidenceOptions Int8Options ModelSource export",
+    "workflows.exporting": "ConfidenceOptions Int8Options ModelSource TrainingDataOptions export",
     "workflows.importing": "ImportOptions OnnxCheck check_onnx import_onnx",
     "workflows.packing": "attack",
     "workflows.pretrained": "Pretrained study",

@@ -76,6 +76,17 @@ def test_ratios_of_one_result_have_names_of_their_own(run: ModuleType) -> None:
         assert len(set(names)) == len(names), file.name
 
 
+def test_the_page_of_networks_is_that_of_the_committed_result() -> None:
+    import json
+
+    networks = load("networks")
+    result = json.loads(networks.RESULT.read_text())
+    assert networks.PAGE.read_text() == networks.page(result)
+    assert set(result["networks"]) <= {network.key for network in networks.NETWORKS}
+    for key, row in result["networks"].items():
+        assert "failed" in row or {*row["variants"], *row["refused"]} == set(networks.VARIANTS), key
+
+
 def test_the_tables_are_those_of_the_committed_results(run: ModuleType) -> None:
     text = (BENCHMARKS / "README.md").read_text()
     assert text.split(run.BEGIN)[1].split(run.END)[0].strip() == "\n".join(run.tables()).strip()

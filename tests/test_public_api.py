@@ -40,6 +40,7 @@ PUBLIC = {
         "TensorRTPlan",
         "TrainConfig",
         "TrainJob",
+        "TrainingDataOptions",
         "__version__",
         "attack",
         "bench",
@@ -150,8 +151,8 @@ SIGNATURES = {
     ),
     "edgeadv.distill": "arch data out recipe teacher eps epochs config options job progress",
     "edgeadv.evaluate": "bundle data eps suite attacks backends precisions pack plan execution out progress",
-    "edgeadv.export": "source out precisions data golden training_data workers data_root int8 confidence overwrite "
-    "progress",
+    "edgeadv.export": "source out precisions data golden training data_root int8 confidence keep_going "
+    "overwrite progress",
     "edgeadv.check_onnx": "path options",
     "edgeadv.import_onnx": "path out golden options overwrite progress",
     "edgeadv.list_runs": "folder",
@@ -170,9 +171,8 @@ SIGNATURES = {
     "edgeadv_export.choose_calibration": "images preprocess count seed",
     "edgeadv_export.confidence_images": "spec classes run_data root limit",
     "edgeadv_export.data_frames": "data limit preprocess",
-    "edgeadv_export.export_bundle": "model out classes preprocess frames variants golden origin int8 confidence "
-    "overwrite "
-    "progress",
+    "edgeadv_export.export_bundle": "model out classes preprocess frames variants origin int8 confidence keep_going "
+    "overwrite progress",
     "edgeadv_export.examine": "path asked pixels",
     "edgeadv_export.import_bundle": "path out classes preprocess frames asked golden provenance overwrite progress",
     "edgeadv_export.folder_frames": "folder limit preprocess",

@@ -124,6 +124,8 @@ def print_summary(bundle: Bundle) -> None:
                 say(f"{variant:<18} {line}")
         if entry.gradients is not None and entry.gradients.missing is not None:
             say(f"{variant:<18} no gradients of its own: {entry.gradients.missing}")
+    for variant, why in bundle.manifest.refused.items():
+        say(f"{variant:<18} refused at the export: {why}")
     if (confidence := bundle.manifest.confidence) is not None:
         say(f"confidence         {_confidence(confidence)}")
 

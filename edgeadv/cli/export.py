@@ -12,8 +12,14 @@ import typer
 from edgeadv_runtime import InputError
 
 from ..workflows import exporting
-from ..workflows.exporting import PRECISIONS, ConfidenceOptions, Int8Options, ModelSource, given_fields
-from ._arguments import at_least
+from ..workflows.exporting import (
+    PRECISIONS,
+    ConfidenceOptions,
+    Int8Options,
+    ModelSource,
+    TrainingDataOptions,
+    given_fields,
+)
 from ._fields import say
 from .bundle import print_summary
 
@@ -32,14 +38,12 @@ class _Export:
     golden: Annotated[
         Path | None, "Folder of real images to compare on, 64 of them spread over it; a run has test images of its own."
     ] = None
+    keep_going: Annotated[
+        bool, "Write the bundle with the variants that work, if any does, and say why the others were refused."
+    ] = False
     overwrite: Annotated[bool, "Replace a bundle that is there."] = False
     data_root: Annotated[Path | None, "Where torchvision keeps the data set of the run."] = None
-    training_data: Annotated[
-        str | None,
-        "What the network was trained on, a name as for --data or a folder of images, so that evaluate can tell; a run "
-        "knows its own.",
-    ] = None
-    workers: Annotated[int, at_least(0, "Processes that decode the images of --training-data.")] = 0
+    training: TrainingDataOptions
     int8: Int8Options
     confidence: ConfidenceOptions
 

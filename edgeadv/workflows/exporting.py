@@ -14,7 +14,7 @@ from edgeadv_runtime import Bundle, Eps, InputError, Preprocess
 from edgeadv_runtime.bundle.bundle import Classes, check_replaceable
 from edgeadv_runtime.bundle.variants import INT8, VARIANTS, expanded, precision_of
 from edgeadv_runtime.decoding import Options
-from edgeadv_runtime.errors import DataError, ExportError, StorageError
+from edgeadv_runtime.errors import DataError, StorageError
 from edgeadv_runtime.files import ensure_writable, sha256_file
 
 from .extras import need
@@ -86,6 +86,23 @@ class ConfidenceOptions(Options):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingDataOptions(Options):
+    """What the network was trained on, so that evaluation can tell."""
+
+    training_data: Annotated[
+        str | None,
+        "What the network was trained on, a name as for `data` or a folder of images, so that evaluate can tell; a run "
+        "knows its own.",
+    ] = None
+    workers: Annotated[int, "Processes that decode the images of `training_data`."] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.workers < 0:
+            raise InputError("workers", f"must be at least 0, not {self.workers}")
+
+
 def export(
     source: Run | ModelSource | str | Path,
     out: str | Path,
@@ -93,11 +110,11 @@ def export(
     precisions: str | Iterable[str] = PRECISIONS,
     data: Source | Data | None = None,
     golden: str | Path | None = None,
-    training_data: str | Path | None = None,
-    workers: int = 0,
+    training: TrainingDataOptions = TrainingDataOptions(),
     data_root: str | Path | None = None,
     int8: Int8Options = Int8Options(),
     confidence: ConfidenceOptions = ConfidenceOptions(),
+    keep_going: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -114,17 +131,19 @@ def export(
         data: what the network was trained and tested on; None opens what the run names.
         golden: a folder of real images to compare on, 64 of them spread over it; None takes the test images of
             ``data``.
-        training_data: what the network was trained on beside what its run knows: a name, or a folder of images.
-        workers: processes that decode the images of ``training_data``.
+        training: what the network was trained on beside what its run knows.
         data_root: where torchvision keeps its data.
         int8: what int8 is made from and what it must keep.
         confidence: what temperature and rejection threshold are made from; neither is shipped without data.
+        keep_going: write the bundle with the variants that work, if any does; the manifest says why another was
+            refused.
         overwrite: replace a bundle that is there.
         progress: called in a few words with what begins.
 
     Raises:
         InputError: an argument is wrong; it names the field.
-        ExportError: the model cannot be exported, or a variant is not the model; no bundle is left then.
+        ExportError: the model cannot be exported, or a variant is not the model or crashes ONNX Runtime; no bundle is
+            left then.
         EdgeAdvError: the run or the data cannot be read, or ``out`` cannot be written.
     """
     need("export")
@@ -161,8 +180,8 @@ def export(
         frames, where = edgeadv_export.data_frames(opened.test, preprocess=run.preprocess), f"{opened.name} test"
     check_replaceable(out)
     training_images = run.training_images
-    if training_data is not None:
-        training_images = _hashed(str(training_data), run.preprocess, data_root, workers, tell) | training_images
+    if training.training_data is not None:
+        training_images = _hashed(training, run.preprocess, data_root, tell) | training_images
     provenance = {**run.provenance, "frames": {"origin": where, "count": len(frames)}}
     return edgeadv_export.export_bundle(
         model,
@@ -174,6 +193,7 @@ def export(
         origin=edgeadv_export.Origin(title=run.title, provenance=provenance, training_images=training_images),
         confidence=_confidence_plan(confidence, run.classes, opened, data_root),
         int8=_int8_plan(int8, run, opened, tell) if wants_int8 else None,
+        keep_going=keep_going,
         overwrite=overwrite,
         progress=tell,
     )
@@ -182,18 +202,13 @@ def export(
 def export_after_training(
     run: Run, out: str | Path, *, data_root: str | Path | None = None, progress: Progress | None = None
 ) -> Bundle:
-    """Export a run that was just trained in fp32 and fp16, or in fp32 alone where fp16 is refused.
+    """Export a run that was just trained in fp32 and fp16, or in the one of them that works.
 
     Raises:
         EdgeAdvError: as :func:`export`.
     """
-    try:
-        return export(run, out, data_root=data_root, progress=progress)
-    except ExportError as error:
-        # a training went before: what can be had of it is better than nothing
-        if progress is not None:
-            progress(f"warning: {error}; exporting fp32 alone")
-        return export(run, out, precisions=PRECISIONS[:1], data_root=data_root, progress=progress)
+    # a training went before: what can be had of it is better than nothing
+    return export(run, out, data_root=data_root, keep_going=True, progress=progress)
 
 
 def check_export(out: Path, *, field: str, may_exist: bool) -> None:
@@ -286,16 +301,19 @@ def _without_run(source: ModelSource, *, has_frames: bool) -> _WithoutRun:
     )
 
 
-def _hashed(spec: str, preprocess: Preprocess, root: str | Path | None, workers: int, tell: Progress) -> TrainingImages:
+def _hashed(
+    training: TrainingDataOptions, preprocess: Preprocess, root: str | Path | None, tell: Progress
+) -> TrainingImages:
     """The images that ``training_data`` names."""
     from edgeadv_export.int8_quality import paced
 
     from ..data.datasets import DEFAULT_ROOT
     from ..data.training_images import hashed, training_data
 
+    spec = str(training.training_data)
     data = training_data(spec, root=Path(root or DEFAULT_ROOT))
     report = paced(tell, f"hashing {len(data)} images of {spec}", "images")
-    return hashed(data, preprocess, workers=workers, progress=report)
+    return hashed(data, preprocess, workers=training.workers, progress=report)
 
 
 def _int8_plan(options: Int8Options, run: Run | _WithoutRun, data: Data | None, tell: Progress) -> Int8Plan:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgeadv_runtime.backends import OnnxRuntimeBackend
+from edgeadv_runtime.backends.first_run import FirstRun, first_run
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
 from edgeadv_runtime.bundle.entries import InputEntry, OutputEntry, SizedFileEntry, VariantEntry
 from edgeadv_runtime.bundle.manifest import Manifest
@@ -19,6 +24,8 @@ from .parity import TOLERANCES
 from .to_onnx import OPSET
 
 WEIGHTS = "weights.safetensors"
+_ADVICE = "install another version of it, leave this out of `precisions`, or give `keep_going`"
+_TRIED_ON = 2
 _FLOATS = InputEntry(name="image", dtype="float32", layout="NCHW", range=(0.0, 1.0))
 _PIXELS = InputEntry(name="image", dtype="uint8", layout="NHWC", range=(0, 255))
 
@@ -34,6 +41,8 @@ class Draft:
         weights_sha256: hash of the weights that the graphs are made from; None where there are only graphs.
         training_images: what these were trained on; None where that is not known.
         single: whether the graphs take one image a call only.
+        pixels: preprocessed images that a new graph is tried on, uint8 (n, height, width, channels); None tries it on
+            black.
     """
 
     folder: Path
@@ -42,6 +51,9 @@ class Draft:
     weights_sha256: str | None = ""
     training_images: TrainingImages | None = None
     single: bool = False
+    pixels: NDArray[np.uint8] | None = None
+    # SHA-256 of the files that a process of its own has run: shared by the drafts that are made of this one
+    _tried: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def path(self, variant: str) -> Path:
         """The file of ``variant``."""
@@ -52,12 +64,29 @@ class Draft:
         self.path(variant).write_bytes(proto.SerializeToString(deterministic=True))
 
     def backend(self, variant: str, *, threads: int | None = None) -> OnnxRuntimeBackend:
-        """Open the graph of ``variant`` that was written last.
+        """Open the graph of ``variant`` that was written last; before that, a process of its own has run it.
 
         Raises:
             BackendError: ONNX Runtime refuses it.
+            ExportError: it crashes ONNX Runtime.
         """
+        if self.entry(variant).sha256 not in self._tried:
+            channels, height, width = self.preprocess.input_shape
+            black = np.zeros((1, height, width, channels), dtype=np.uint8)
+            self.first_run(variant, [black if self.pixels is None else self.pixels[:_TRIED_ON]])
         return OnnxRuntimeBackend(self.bundle(variant), variant=variant, threads=threads)
+
+    def first_run(self, variant: str, batches: Sequence[NDArray[np.uint8 | np.float32]]) -> FirstRun:
+        """Run images through the graph of ``variant`` that was written last, in a process of its own.
+
+        Raises:
+            BackendError: ONNX Runtime refuses it, or it does not deliver.
+            ExportError: it crashes ONNX Runtime.
+        """
+        bundle = self.bundle(variant)
+        found = first_run(bundle, variant, batches, advice=_ADVICE)
+        self._tried.add(bundle.manifest.variants[variant].sha256)
+        return found
 
     def entry(self, variant: str) -> VariantEntry:
         """What the manifest says of the graph of ``variant`` that was written last, before it is compared with

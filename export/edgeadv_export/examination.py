@@ -18,6 +18,7 @@ from edgeadv.gradients.graph import GraphModule
 from edgeadv.gradients.read_onnx import nodes_of
 from edgeadv_runtime.backends.onnxruntime import open_session
 from edgeadv_runtime.bundle.variants import INT8, S8S8, U8S8, precision_of
+from edgeadv_runtime.device.isolated import call_isolated
 from edgeadv_runtime.errors import EdgeAdvError, ExportError, InputError
 
 from .compute_types import compute_types
@@ -28,6 +29,7 @@ from .parity import TOLERANCES
 from .rewrite import freed, rewritten
 
 _EXTRAS = 2
+_ADVICE = "make the file again with the newest exporter, or simplify its graph"
 _DYNAMIC = ("DynamicQuantizeLinear",)
 _BATCHES = (2, 3)
 
@@ -74,7 +76,7 @@ def examine(path: Path, asked: Asked, pixels: NDArray[np.uint8] | None) -> Exami
         InputError: it is no classifier that a bundle can hold, or ``asked`` does not fit it.
         ExportError: it does not run, or the rewritten graph is not the original.
     """
-    return examine_here(path, asked, pixels)
+    return call_isolated(examine_here, path, asked, pixels, what=path.name, advice=_ADVICE)
 
 
 def examine_here(path: Path, asked: Asked, pixels: NDArray[np.uint8] | None) -> Examined:

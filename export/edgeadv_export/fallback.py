@@ -168,8 +168,8 @@ class Fitter:
         errors: dict[str, float] = {}
         for done, layer in enumerate(layers, start=1):
             self.draft.write(variant, self.calibrated.quantise(variant, only=layer))
-            with self.draft.backend(variant) as backend:
-                errors[layer] = float(np.mean((backend.infer(x) - truth) ** 2))
+            (logits,) = self.draft.first_run(variant, [x]).logits
+            errors[layer] = float(np.mean((logits - truth) ** 2))
             tell(done, len(layers))
         # what has no error of its own, such as a reshape, is not rounded and would gain nothing
         return sorted(((k, e) for k, e in errors.items() if e > 0), key=lambda item: -item[1])

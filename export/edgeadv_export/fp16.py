@@ -17,6 +17,7 @@ from .to_onnx import INPUT, OUTPUT, check, quiet
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 _NORMALISING = ("Sub", "Div", "Mul", "Add")
 _PREFIX = "edgeadv_"
+_SAME_SHAPE = _PREFIX + "same_shape_{rank}"
 
 
 def to_fp16(fp32: Any, name: str) -> Any:
@@ -52,6 +53,7 @@ def to_fp16(fp32: Any, name: str) -> Any:
         half.graph.input[0].CopyFrom(image)
         half.graph.initializer.extend(constants)
         half.graph.node.extend(nodes)
+        _fence_transposes(half.graph)
         OnnxModel(half).topological_sort(is_deterministic=True)
     check(half, name)
     return half
@@ -94,6 +96,32 @@ def _detach_normalisation(graph: Any) -> tuple[list[Any], list[Any]]:
     return nodes, list(constants.values())
 
 
+def _fence_transposes(graph: Any) -> None:
+    """Put a Reshape to the same shape behind each Transpose that moves the first axis to the end of the batch axes.
+
+    ONNX Runtime, seen with 1.32 on x86, writes such a Transpose of float16 anew when its result is multiplied by a
+    matrix, to fuse both; with an operand of two axes it then does not, and dies of a null pointer while it opens the
+    graph. PyTorch's own attention has it in front of its projection. A Reshape copies nothing, and no optimiser sees
+    through it.
+    """
+    ranks: set[int] = set()
+    for place in range(len(graph.node) - 1, -1, -1):
+        node = graph.node[place]
+        perm = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), [])
+        rank = len(perm)
+        batch = [*range(1, rank - 1), 0, rank - 1]
+        if node.op_type != "Transpose" or rank < 3 or perm not in (batch, [*range(1, rank), 0]):
+            continue
+        ranks.add(rank)
+        after = node.output[0]
+        node.output[0] = _PREFIX + after
+        same = [node.output[0], _SAME_SHAPE.format(rank=rank)]
+        graph.node.insert(place + 1, onnx.helper.make_node("Reshape", same, [after], name=_PREFIX + node.name))
+    for rank in sorted(ranks):
+        zeros = np.zeros(rank, dtype=np.int64)  # each stands for the size that is there
+        graph.initializer.append(onnx.numpy_helper.from_array(zeros, _SAME_SHAPE.format(rank=rank)))
+
+
 def largest_activation(fp32: Any, x: NDArray[np.float32], name: str) -> float:
     """The largest absolute value that any tensor of the float32 graph takes on ``x``.
 
@@ -108,7 +136,7 @@ def largest_activation(fp32: Any, x: NDArray[np.float32], name: str) -> float:
     Raises:
         ExportError: the value does not fit into float16.
     """
-    _, tensors, seen = extremes(fp32, x, optimised=True)
+    _, tensors, seen = extremes(fp32, x, name=name, optimised=True)
     peaks = np.abs(seen).max(axis=(0, 2))
     worst = int(np.argmax(peaks))
     _check_fits(name, f"on these frames {tensors[worst]}", largest := float(peaks[worst]))

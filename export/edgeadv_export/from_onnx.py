@@ -88,7 +88,7 @@ def import_bundle(
     for note in found.notes:
         tell(note)
     with atomic_folder(out, overwrite=overwrite) as folder:
-        draft = Draft(folder, classes, preprocess, weights_sha256=None, single=found.single)
+        draft = Draft(folder, classes, preprocess, weights_sha256=None, single=found.single, pixels=pixels)
         entry, logits = _written(draft, found, pixels, path, tell)
         rows = decided({found.variant: logits}, golden)
         Golden([frames[i] for i in rows], pixels[rows], {found.variant: logits[rows]}).save(folder / GOLDEN)

@@ -143,7 +143,7 @@ def calibrate(fp32: Any, images: Iterable[NDArray[np.float32]], name: str) -> Ca
     """
     from onnxruntime.quantization.quant_utils import add_infer_metadata
 
-    shaped, names, seen = extremes(fp32, images)
+    shaped, names, seen = extremes(fp32, images, name=name)
     add_infer_metadata(shaped)  # else the quantiser would infer the shapes again for each graph
     if not np.isfinite(seen).all():
         tensor = names[int(np.argmin(np.isfinite(seen).all(axis=(0, 2))))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -94,6 +94,28 @@ def _batches(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
     return (pixels[i : i + _BATCH] for i in range(0, len(pixels), _BATCH))
 
 
+def trial_batches(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """All of ``pixels``, uint8 (n, height, width, channels), in batches, and then some of them again in batches of
+    other sizes."""
+    again = (pixels[np.arange(size) % len(pixels)] for size in _BATCH_SIZES)
+    return [*_batches(pixels), *again]
+
+
+def trial_logits(variant: str, outputs: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The logits of all images, from those of :func:`trial_batches`.
+
+    Raises:
+        ExportError: they depend on the size of the batch.
+    """
+    logits: NDArray[np.float32] = np.concatenate(outputs[: -len(_BATCH_SIZES)])
+    for again in outputs[-len(_BATCH_SIZES) :]:
+        # int8 rounds anew what a batch of another size may have changed in the last bit
+        allowed = TOLERANCES[variant if precision_of(variant) == INT8 else "fp32"]
+        if np.abs(again - logits[np.arange(len(again)) % len(logits)]).max() > allowed * np.abs(logits).max():
+            raise ExportError(f"{variant}: the logits of an image depend on the others in its batch")
+    return logits
+
+
 def artifact_logits(backend: Backend, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Logits of preprocessed images from ``backend``, after proving that the size of the batch does not matter.
 
@@ -108,14 +130,7 @@ def artifact_logits(backend: Backend, pixels: NDArray[np.uint8]) -> NDArray[np.f
         ExportError: the artefact fails, gives logits that are not finite, or depends on the size of the batch.
     """
     try:
-        logits = np.concatenate([backend.infer_pixels(part) for part in _batches(pixels)])
-        for size in _BATCH_SIZES:
-            rows = np.arange(size) % len(pixels)
-            again = backend.infer_pixels(pixels[rows])
-            # int8 rounds anew what a batch of another size may have changed in the last bit
-            allowed = TOLERANCES[backend.variant if precision_of(backend.variant) == INT8 else "fp32"]
-            if np.abs(again - logits[rows]).max() > allowed * np.abs(logits).max():
-                raise ExportError(f"{backend.variant}: the logits of an image depend on the others in its batch")
+        outputs = [backend.infer_pixels(part) for part in trial_batches(pixels)]
     except BackendError as error:
         raise ExportError(f"{backend.variant} does not run: {error}") from error
-    return logits
+    return trial_logits(backend.variant, outputs)

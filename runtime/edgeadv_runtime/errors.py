@@ -94,6 +94,9 @@ class MissingDependencyError(EdgeAdvError):
         wanted = module if extra is None else f'"edgeadv[{extra}]"'
         super().__init__(f"{module} is not installed: pip install {wanted}")
 
+    def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[str, str | None]]:
+        return type(self), (self.module, self.extra)
+
 
 class ExportError(EdgeAdvError):
     """An exported artefact is not the model it was made from."""

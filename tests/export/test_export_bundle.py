@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import getpass
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,18 +14,33 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer
 
+from edgeadv.data.datasets import ImageSet
 from edgeadv.models.builder import Architecture, PixelModel, build, load_state, read_weights
-from edgeadv_export import TOLERANCES, Origin, export_bundle
+from edgeadv_export import (
+    TOLERANCES,
+    Int8Plan,
+    Origin,
+    choose_calibration,
+    data_frames,
+    export_bundle,
+    fp16,
+    package,
+)
 from edgeadv_export.package import decided
+from edgeadv_export.u8in import to_u8in
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
 from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
+from edgeadv_runtime.device.isolated import call_isolated
 from edgeadv_runtime.errors import ExportError, InputError, StorageError
+from edgeadv_runtime.files import sha256_bytes, sha256_file
 
 ROOT = Path(__file__).parents[2]
 Export = Callable[..., Bundle]
@@ -77,7 +94,6 @@ def export(
             "classes": tiny_classes,
             "preprocess": tiny_preprocess,
             "frames": photographs,
-            "golden": 3,
             **changes,
         }
         about = {"title": "a net", "provenance": {"seed": 1}}
@@ -230,14 +246,15 @@ def test_large_logits_pass_because_tolerances_are_relative(export: Export) -> No
 
 
 def test_golden_frames_are_the_first_decided_and_all_are_compared(
-    export: Export, photographs: list[NDArray[np.uint8]]
+    export: Export, photographs: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle = export(pixel_model(Net()), variants=["fp32"], golden=2)
+    monkeypatch.setattr(package, "GOLDEN_FRAMES", 2)
+    bundle = export(pixel_model(Net()), variants=["fp32"])
     golden = bundle.golden()
     assert len(golden.frames) == len(golden.pixels) == len(golden.logits["fp32"]) == 2
     assert all(np.array_equal(a, b) for a, b in zip(golden.frames, photographs, strict=False))
     assert bundle.manifest.variants["fp32"].parity.frames == 12
-    few = export(pixel_model(Net()), variants=["fp32"], frames=photographs[:1], golden=8, overwrite=True)
+    few = export(pixel_model(Net()), variants=["fp32"], frames=photographs[:1], overwrite=True)
     assert few.manifest.golden.count == 1
 
 
@@ -303,6 +320,118 @@ def test_fp32_of_a_network_that_overflows_float16(export: Export) -> None:
     assert export(pixel_model(Net(gain=1e6)), variants=["fp32"]).variants == ("fp32",)
 
 
+@pytest.mark.parametrize("order", [["fp32", "fp16"], ["fp16", "fp16-u8in", "fp32-u8in", "fp32"]])
+def test_with_keep_going_what_works_is_shipped_and_the_rest_is_named(export: Export, order: list[str]) -> None:
+    told: list[str] = []
+    bundle = export(pixel_model(Net(gain=1e6)), variants=order, keep_going=True, progress=told.append)
+    works = [variant for variant in order if variant.startswith("fp32")]
+    assert list(bundle.variants) == works == list(bundle.golden().logits)
+    refused = bundle.manifest.refused
+    assert list(refused) == [variant for variant in order if variant not in works]
+    assert all(re.fullmatch("fp16 of net would overflow: .*export fp32 only .*", why) for why in refused.values())
+    assert json.loads((bundle.path / "manifest.json").read_text())["refused"] == refused
+    files = {path.name for path in bundle.path.iterdir()}
+    assert files == {"manifest.json", "weights.safetensors", "golden.npz", *(f"model.{v}.onnx" for v in works)}
+    assert [line for line in told if "refused" in line] == [
+        f"{variant} is refused, the others go on: {why}" for variant, why in refused.items()
+    ]
+
+
+def test_with_keep_going_a_variant_whose_float_variant_is_not_shipped_leaves_nothing(
+    export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package, "to_u8in", lambda proto, name: to_u8in(constant(proto), name))
+    bundle = export(pixel_model(Net()), variants=["fp16", "fp32-u8in"], keep_going=True)
+    assert list(bundle.variants) == ["fp16"]
+    assert bundle.manifest.refused["fp32-u8in"].startswith("fp32-u8in is not the model it was made from")
+    assert not list(bundle.path.glob("model.fp32*"))
+
+
+def constant(proto: Any) -> Any:
+    """``proto`` with logits of 0."""
+    changed = copy.deepcopy(proto)
+    changed.graph.node[-1].output[0] = "kept"
+    changed.graph.node.append(onnx.helper.make_node("Sub", ["kept", "kept"], ["logits"]))
+    return changed
+
+
+def test_with_keep_going_and_nothing_that_works_there_is_no_bundle(export: Export, tmp_path: Path) -> None:
+    says = "^no variant works: fp32 is not the model .*; fp16 is not the model .*[^.]. No bundle was written$"
+    with pytest.raises(ExportError, match=says):
+        export(pixel_model(OtherWhenExported()), keep_going=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def crashing(monkeypatch: pytest.MonkeyPatch) -> PixelModel:
+    """A network with attention, whose fp16 is written such that ONNX Runtime 1.32 on x86 crashes on it."""
+    monkeypatch.setattr(fp16, "_fence_transposes", lambda graph: None)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = VisionTransformer(32, 8, 1, 2, 32, 64, num_classes=10)
+        nn.init.normal_(net.heads.head.weight)  # type: ignore[union-attr, arg-type]
+    return pixel_model(net)
+
+
+def test_a_graph_that_crashes_the_library_is_one_line_and_no_bundle(
+    export: Export, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    try:
+        export(crashing(monkeypatch))
+    except ExportError as error:
+        first = f"fp16 crashed onnxruntime {onnxruntime.__version__} (signal SIGSEGV): install another version of it, "
+        assert str(error) == first + "leave this out of `precisions`, or give `keep_going`"
+    else:
+        pytest.skip(f"onnxruntime {onnxruntime.__version__} opens on this processor what 1.32 on x86 crashes on")
+    assert list(tmp_path.iterdir()) == []
+    bundle = export(crashing(monkeypatch), keep_going=True)
+    assert list(bundle.variants) == ["fp32"]
+    assert "fp16 crashed onnxruntime" in bundle.manifest.refused["fp16"]
+
+
+def test_no_graph_of_an_export_is_opened_before_another_process_ran_it(
+    digits_model: PixelModel,
+    digits_train: ImageSet,
+    digits_test: ImageSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """fp32, fp16, and int8 with its calibration and its gate."""
+    tried: set[str] = set()
+    opened: list[str] = []
+    really = onnxruntime.InferenceSession
+
+    def digest(graph: Any) -> str:
+        return sha256_bytes(graph if isinstance(graph, bytes) else Path(graph).read_bytes())
+
+    def run(function: Callable[..., Any], *args: Any, **how: Any) -> Any:
+        result = call_isolated(function, *args, **how)
+        tried.add(sha256_bytes(args[0]) if isinstance(args[0], bytes) else sha256_file(args[0].onnx_path(args[1])))
+        return result
+
+    def session(graph: Any, *args: Any, **how: Any) -> Any:
+        assert digest(graph) in tried
+        opened.append(digest(graph))
+        return really(graph, *args, **how)
+
+    monkeypatch.setattr("edgeadv_runtime.backends.first_run.call_isolated", run)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    calibration = choose_calibration(digits_train, digits_test.preprocess, count=32)
+    plan = Int8Plan(calibration=calibration, images=digits_test, order=np.arange(100), max_drop=10.0)
+    bundle = export_bundle(
+        digits_model,
+        tmp_path / "x.edgeadv",
+        classes=digits_test.classes,
+        preprocess=digits_test.preprocess,
+        frames=data_frames(digits_test, limit=4),
+        variants=["fp32", "fp16", "int8-u8s8"],
+        origin=Origin(title="digits", provenance={}),
+        int8=plan,
+    )
+    assert len(bundle.variants) == 3
+    assert len(set(opened)) == 3  # what measures ranges, fp32 for the gate, int8
+    assert len(tried) == 4
+
+
 def test_a_failed_export_keeps_the_bundle_that_was_there(export: Export, tmp_path: Path) -> None:
     old = export(pixel_model(Net()), variants=["fp32"])
     with pytest.raises(ExportError):
@@ -340,7 +469,6 @@ def test_a_broken_weight_is_named_before_anything_is_written(export: Export, tmp
             {"frames": [np.zeros((9, 9, 3), np.uint8)], "preprocess": Preprocess(resize=None, crop=32)},
             "frame 0: .*smaller",
         ),
-        ({"golden": 0}, "golden"),
         ({"variants": []}, "fp32, fp16"),
         ({"variants": ["int8"]}, "int8"),
         ({"variants": ["fp32", "fp32"]}, "each once"),

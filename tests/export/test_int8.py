@@ -277,7 +277,8 @@ def test_nothing_is_changed_left_or_said(
         calibrated.quantise(variant, float_layers=list(calibrated.layers(variant))[:1])
     calibrate(calibrated.fp32, x, "tiny")
     assert calibrated.fp32.SerializeToString() == before and calibrated.ranges == ranges
-    assert list(tmp_path.iterdir()) == []
+    # ONNX Runtime notes its sessions there, in every process that loads it
+    assert {path.name for path in tmp_path.iterdir()} <= {".ses"}
     assert capfd.readouterr() == ("", "")
     assert logging.getLogger().handlers == handlers
 

@@ -127,7 +127,7 @@ class OnnxRuntimeBackend(Backend):
         try:
             logits = [self._session.run(["logits"], {"image": part})[0] for part in parts]
         except Exception as error:  # onnxruntime's exceptions have no common base
-            raise BackendError(f"ONNX Runtime failed on {self.variant}: {_first_line(error)}") from error
+            raise BackendError(f"ONNX Runtime failed on {self.variant}: {first_line(error)}") from error
         return np.concatenate(logits) if self._one_by_one else logits[0]
 
     def _close(self) -> None:
@@ -178,7 +178,7 @@ def open_session(ort: Any, path: Path, *, variant: str, provider: str = CPU, thr
 
 def _refusal(error: Exception, path: Path, provider: str) -> BackendError:
     """What an exception of ONNX Runtime means for somebody who asked for ``provider``."""
-    wanted, text = PROVIDERS[provider], _first_line(error)
+    wanted, text = PROVIDERS[provider], first_line(error)
     if provider != CPU and (why := _missing(provider)):
         return ProviderError(f"asked ONNX Runtime for {wanted}, which cannot be had here: {why}")
     if any(said in text for said in _NOT_ALL):
@@ -220,6 +220,7 @@ def _node_share(session: Any) -> dict[str, float]:
     return {name: count / nodes.total() for name, count in nodes.items()}
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception of ONNX Runtime says, without the rest."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

@@ -64,6 +64,7 @@ class Manifest(Entry, frozen=True, kw_only=True):
     calibration: CalibrationEntry | None = None
     training_images: CountedFileEntry | None = None
     confidence: ConfidenceEntry | None = None
+    refused: dict[VariantName, Text] = msgspec.field(default_factory=dict)
 
     @classmethod
     def draft(

@@ -21,7 +21,6 @@ from edgeadv.workflows.exporting import (
     export,
     export_after_training,
 )
-from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.errors import DataError, ExportError, InputError
 from edgeadv_runtime.files import read_json
 
@@ -118,19 +117,33 @@ def test_data_that_is_gone_is_asked_for_in_one_line_and_can_be_given(cli, run, s
 
 
 def test_after_a_training_fp32_alone_is_better_than_nothing(run, tmp_path, monkeypatch):
-    import edgeadv_export
+    def overflows(*_: Any) -> Any:
+        raise ExportError("fp16 would overflow")
 
-    whole = edgeadv_export.export_bundle
-
-    def no_fp16(*arguments: Any, **more: Any) -> Bundle:
-        if "fp16" in more["variants"]:
-            raise ExportError("fp16 would overflow")
-        return whole(*arguments, **more)
-
-    monkeypatch.setattr(edgeadv_export, "export_bundle", no_fp16)
+    monkeypatch.setattr("edgeadv_export.package.to_fp16", overflows)
     said: list[str] = []
     bundle = export_after_training(Run.open(run), tmp_path / "x", progress=said.append)
-    assert bundle.variants == ("fp32",) and said[0] == "warning: fp16 would overflow; exporting fp32 alone"
+    assert bundle.variants == ("fp32",) and "fp16 is refused, the others go on: fp16 would overflow" in said
+    with pytest.raises(ExportError, match=r"^fp16 would overflow$"):
+        export(run, tmp_path / "y")
+
+
+def test_the_command_goes_on_and_says_what_was_refused(cli, run, split, tmp_path, monkeypatch):
+    def overflows(*_: Any) -> Any:
+        raise ExportError("fp16 would overflow")
+
+    monkeypatch.setattr("edgeadv_export.package.to_fp16", overflows)
+    stopped = cli("export", run, "--out", "x")
+    assert (stopped.status, stopped.err.splitlines()[-1]) == (2, "edgeadv: fp16 would overflow")
+    assert not (tmp_path / "x").exists()
+    done = cli("export", run, "--out", "x", "--keep-going")
+    assert done.status == 0 and "fp16 is refused, the others go on: fp16 would overflow" in done.err
+    line = "fp16               refused at the export: fp16 would overflow"
+    assert line in done.out.splitlines()
+    assert line in cli("bundle", "show", "x").out.splitlines()
+    only = cli("export", run, "--out", "y", "--precision", "fp16", "--keep-going")
+    assert only.status == 2
+    assert only.err.splitlines()[-1] == "edgeadv: no variant works: fp16 would overflow. No bundle was written"
 
 
 def test_a_bundle_that_could_not_be_written_is_refused_before_the_training(tmp_path, tiny_bundle):
