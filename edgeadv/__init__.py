@@ -41,7 +41,8 @@ if typing.TYPE_CHECKING:
     from .workflows.benchmarking import bench
     from .workflows.engines import build_engines
     from .workflows.evaluation import Execution, evaluate
-    from .workflows.exporting import ConfidenceOptions, Int8Options, ModelSource, export
+    from .workflows.exporting import ConfidenceOptions, Int8Options, export
+    from .workflows.networks import ModelSource
     from .workflows.packing import attack
     from .workflows.pretrained import Pretrained, study
     from .workflows.reporting import report
@@ -95,7 +96,8 @@ _LAZY = {
     "workflows.benchmarking": "bench",
     "workflows.engines": "build_engines",
     "workflows.evaluation": "Execution evaluate",
-    "workflows.exporting": "ConfidenceOptions Int8Options ModelSource export",
+    "workflows.exporting": "ConfidenceOptions Int8Options export",
+    "workflows.networks": "ModelSource",
     "workflows.packing": "attack",
     "workflows.pretrained": "Pretrained study",
     "workflows.reporting": "report",

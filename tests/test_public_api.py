@@ -141,8 +141,8 @@ SIGNATURES = {
     ),
     "edgeadv.distill": "arch data out recipe teacher eps epochs config options job progress",
     "edgeadv.evaluate": "bundle data eps suite attacks backends precisions pack plan execution out progress",
-    "edgeadv.export": "source out precisions data golden training_data workers data_root int8 confidence overwrite "
-    "progress",
+    "edgeadv.export": "source out precisions data training_data workers data_root int8 confidence overwrite "
+    "progress network",
     "edgeadv.list_runs": "folder",
     "edgeadv.load_data": "data test root download",
     "edgeadv.report": "measurements out",

@@ -14,7 +14,8 @@ from edgeadv_runtime import Backend, Bundle, InputError
 from edgeadv_runtime.device.facts import processor_name
 
 from ..attacks import attack_copy
-from ..models.builder import Architecture, PixelModel, build, load_state, read_weights
+from ..models.builder import Architecture, PixelModel, build
+from ..models.checkpoints import load_state, read_weights
 from ..models.device import default_device, full_precision
 
 VARIANT = "fp32"
@@ -24,8 +25,14 @@ def load_model(bundle: Bundle, *, device: torch.device | None = None) -> PixelMo
     """The bundle's weights in PyTorch, in evaluation mode, frozen.
 
     Raises:
-        InputError: a slim bundle without weights, or weights that do not fit the architecture.
+        InputError: a slim bundle without weights, a network of own code, or weights that do not fit the architecture.
     """
+    if bundle.manifest.architecture.source == "module":
+        # code that a bundle names is never imported: a bundle may be anybody's
+        raise InputError(
+            f"{bundle.path} holds a network of own code ({bundle.manifest.architecture.name}), which is not imported "
+            "for a bundle: use `backends` onnxruntime"
+        )
     model = build(Architecture.from_json(bundle.manifest.architecture.to_json()))
     load_state(model.net, read_weights(bundle.weights_path), origin=str(bundle.weights_path))
     model.requires_grad_(False).eval()

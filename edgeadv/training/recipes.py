@@ -29,7 +29,8 @@ from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.records.eps import Eps
 
 from ..data.datasets import ImageSet
-from ..models.builder import Architecture, WeightsMap, evaluation_mode, load_pretrained
+from ..models.builder import Architecture, evaluation_mode, load_pretrained
+from ..models.checkpoints import WeightsMap
 from ..models.device import default_device
 from . import checkpoint
 from .adversarial import Defence, Trades

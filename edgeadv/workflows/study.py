@@ -39,7 +39,9 @@ from edgeadv_runtime.records.suites import FGSM, Effort
 from ..attacks import build_attacks
 from ..attacks.pack_writer import clean_batches
 from ..data.datasets import ImageSet, balanced_subset
-from ..models.builder import Architecture, PixelModel, WeightsMap, check_input_size, load_pretrained, save_weights
+from ..models.builder import Architecture, PixelModel, load_pretrained, save_weights
+from ..models.checkpoints import WeightsMap
+from ..models.checks import check_input_size
 from ..reporting.study import write_pages
 from .backends import open_torch
 from .inputs import one_of
@@ -76,7 +78,7 @@ class Subject:
             InputError: the weights are missing or do not fit, or the network takes no images of this size.
         """
         model = load_pretrained(self.architecture, self.weights, weights_map=self.weights_map)
-        check_input_size(model, self.preprocess.crop)
+        check_input_size(model, self.preprocess.input_shape)
         return model
 
     def to_json(self) -> dict[str, Any]:

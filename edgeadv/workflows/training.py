@@ -119,7 +119,7 @@ def train(
         EdgeAdvError: the data cannot be read, or the training cannot go on.
     """
     need("train")
-    from ..models.builder import WeightsMap
+    from ..models.checkpoints import WeightsMap
     from ..training import recipes
 
     matched = one_of(weights_map, get_args(WeightsMap), field="weights_map")

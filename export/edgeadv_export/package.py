@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,9 @@ import torch
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from edgeadv.models.builder import PixelModel, check_input_size, save_weights
+from edgeadv.models.builder import PixelModel, save_weights
+from edgeadv.models.checkpoints import copied
+from edgeadv.models.checks import check_classifier, check_input_size
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle.bundle import Bundle, Classes, check_replaceable
 from edgeadv_runtime.bundle.entries import (
@@ -124,8 +125,9 @@ def export_bundle(
     check_replaceable(out)
     pixels = _preprocessed(frames, preprocess)
     # a copy, because tracing and moving to the CPU must not be seen by the caller, even after an error
-    reference = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval().requires_grad_(False)
-    check_input_size(reference, preprocess.crop)
+    reference = copied(model).cpu().float().eval().requires_grad_(False)
+    check_input_size(reference, preprocess.input_shape)
+    check_classifier(reference, torch.from_numpy(to_tensor(pixels[:4])))
     tell = progress or (lambda _: None)
     measured = None if confidence is None else confidence.measure(reference, preprocess, progress=tell)
     with atomic_folder(out, overwrite=overwrite) as folder:

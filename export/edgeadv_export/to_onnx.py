@@ -11,8 +11,13 @@ from typing import Any
 
 import onnx
 import torch
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from edgeadv.models.builder import PixelModel
+from edgeadv.models.checkpoints import copied
 from edgeadv_runtime.errors import ExportError
 
 OPSET = 20
@@ -38,6 +43,7 @@ def to_onnx(model: PixelModel, input_shape: tuple[int, int, int]) -> Any:
     """
     example = torch.zeros(_EXAMPLE_BATCH, *input_shape)
     name = model.architecture.name
+    model = plain(model)
     try:
         with quiet():
             program = torch.onnx.export(
@@ -62,6 +68,26 @@ def to_onnx(model: PixelModel, input_shape: tuple[int, int, int]) -> Any:
         proto.graph.value_info.remove(info)
     check(proto, name)
     return proto
+
+
+def plain(model: PixelModel) -> PixelModel:
+    """A copy of a model in eval mode with the weights that ``weight_norm``, ``spectral_norm`` and parametrizations
+    compute, in place of what they compute them from: constants, which fp16 and int8 know how to store."""
+    copy: PixelModel = copied(model)
+    for module in list(copy.modules()):
+        if is_parametrized(module):
+            # PyTorch's own removal changes the class, which the caller's module has too
+            weights = {name: getattr(module, name) for name in module.parametrizations}  # type: ignore[union-attr]
+            module.__class__ = type(module).__bases__[0]
+            del module.parametrizations
+            for name, weight in weights.items():
+                module.register_parameter(name, nn.Parameter(weight))
+        for key, hook in list(module._forward_pre_hooks.items()):
+            # of old, a hook computes the weight before each pass
+            if isinstance(hook, WeightNorm | SpectralNorm):
+                hook.remove(module)
+                del module._forward_pre_hooks[key]
+    return copy.requires_grad_(False)
 
 
 def check(proto: Any, name: str, *, uint8: bool = False) -> None:
@@ -118,7 +144,11 @@ def quiet() -> Iterator[None]:
     try:
         for logger in levels:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

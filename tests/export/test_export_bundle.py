@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeadv.models.builder import Architecture, PixelModel, build, load_state, read_weights
+from edgeadv.models.builder import Architecture, PixelModel, build
+from edgeadv.models.checkpoints import load_state, read_weights
 from edgeadv_export import TOLERANCES, Origin, export_bundle
 from edgeadv_export.package import decided
 from edgeadv_runtime.backends import OnnxRuntimeBackend

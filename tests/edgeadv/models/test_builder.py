@@ -21,10 +21,9 @@ from edgeadv.models.builder import (
     build,
     evaluation_mode,
     load_pretrained,
-    load_state,
-    read_weights,
     save_weights,
 )
+from edgeadv.models.checkpoints import load_state, read_weights
 from edgeadv.training.objectives import parameter_groups, scale_head
 from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.errors import BundleError, InputError
