@@ -47,7 +47,7 @@ def read_weights(path: Path, *, progress: Tell | None = None) -> dict[str, Tenso
         Tensors by the file's own names, on the CPU; where the file tells versions of modules, ``_metadata`` has them.
 
     Raises:
-        InputError: missing, damaged, not a state dict, holding code, or holding NaN or infinity.
+        InputError: missing, damaged, not a state dict, holding code, or holding NaN.
     """
     tell = progress or (lambda _: None)
     value = _unnested(_content(path), path.name, tell)
@@ -65,9 +65,8 @@ def read_weights(path: Path, *, progress: Tell | None = None) -> dict[str, Tenso
         tell(f"{path.name} holds {kinds}: the weights are taken as float32")
         for name, tensor in state.items():
             state[name] = tensor.float() if tensor.dtype in small else tensor
-    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
-    if broken:
-        raise InputError(f"{path} holds NaN or infinity in {some(broken)}; the weights are broken")
+    if broken := [name for name, tensor in state.items() if tensor.isnan().any()]:
+        raise InputError(f"{path} holds NaN in {some(broken)}; the weights are broken")
     return state
 
 
@@ -168,11 +167,9 @@ def _renamed(state: Mapping[str, Tensor], own: Mapping[str, Tensor], origin: str
     for candidate in (dict(state), bare, {_DENSENET.sub(r"\1\2", name): t for name, t in bare.items()}):
         if not _odd(candidate, own):
             return candidate
-    fitting = {}
-    for prefix in dict.fromkeys(_prefixes(bare, own)):
-        part = {name.removeprefix(prefix): tensor for name, tensor in bare.items() if name.startswith(prefix)}
-        if not _odd(part, own):
-            fitting[prefix] = part
+    # the network may have a part that is called as a wrapper is
+    whole = bare if (fitting := _parts(bare, own)) else dict(state)
+    fitting = fitting or _parts(whole, own)
     averaged = [prefix for prefix in fitting if prefix.partition(".")[0] in ("ema", "ema_model", "model_ema")]
     if len(fitting) > 1 and len(averaged) == 1:
         (prefix,) = averaged
@@ -184,7 +181,7 @@ def _renamed(state: Mapping[str, Tensor], own: Mapping[str, Tensor], origin: str
         # as it was wrapped, so that the message lists names as the network has them
         return min(({**state}, bare), key=lambda names: len(_odd(names, own)))
     ((prefix, part),) = fitting.items()
-    if left := [name for name in bare if not name.startswith(prefix)]:
+    if left := [name for name in whole if not name.startswith(prefix)]:
         tell(f"{origin} holds tensors that are not the network's and were left out: {some(left)}")
     return part
 
@@ -196,10 +193,15 @@ def _unwrapped(name: str) -> str:
     return name.replace("._orig_mod.", ".")
 
 
-def _prefixes(names: Iterable[str], own: Mapping[str, Tensor]) -> list[str]:
-    """What stands before the longest name of ``own``, wherever it ends a name of ``names``."""
+def _parts(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Each prefix under which ``state`` has all of ``own`` and no more, and what it has there."""
     longest = max((name for name in own if not _is_counter(name)), key=len, default="")
-    return [name.removesuffix(longest) for name in names if name.endswith("." + longest)]
+    found = {}
+    for prefix in [name.removesuffix(longest) for name in state if name.endswith("." + longest)]:
+        part = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        if not _odd(part, own):
+            found[prefix] = part
+    return found
 
 
 def _odd(names: Iterable[str], own: Mapping[str, Tensor]) -> list[str]:
@@ -257,7 +259,8 @@ def load_state(
         progress: told what is left out.
 
     Raises:
-        InputError: names, shapes or kinds do not fit; the message lists them, and the network is as before.
+        InputError: names, shapes or kinds do not fit, or a weight is infinite; the message lists them, and the network
+            is as before.
     """
     state = fitted(state, net, weights_map=weights_map, origin=origin, progress=progress)
     own = net.state_dict()
@@ -288,6 +291,9 @@ def load_state(
             parts = [f"{label}: {some(names)}" for label, names in named.items() if names]
             raise InputError(f"{origin} does not fit the network; {'; '.join(parts)}")
         state = older
+    # masks and limits are infinite as they are made
+    if broken := [k for k in own if k in state and not torch.equal(state[k].isinf(), own[k].cpu().isinf())]:
+        raise InputError(f"{origin} holds infinity in {some(broken)}; the weights are broken")
     net.load_state_dict(state, strict=True)
 
 

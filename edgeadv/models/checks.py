@@ -56,8 +56,7 @@ def check_classifier(model: PixelModel, x: Tensor) -> None:
         InputError: the answers differ, or are no logits.
     """
     name = model.architecture.name
-    with torch.no_grad():
-        first, second, alone = model(x), model(x), model(x[:1])
+    first, second, alone = _answer(model, x), _answer(model, x), _answer(model, x[:1])
     scale = max(float(first.abs().max()), 1e-6)
     if float((first - second).abs().max()) > 1e-5 * scale:
         raise InputError(
@@ -66,11 +65,25 @@ def check_classifier(model: PixelModel, x: Tensor) -> None:
         )
     if float((first[:1] - alone).abs().max()) > 1e-4 * scale:
         raise InputError(
-            f"{name} gives an image other logits when others are beside it: something in it takes statistics of the "
-            "batch, or asks for its size"
+            f"the logits that {name} gives an image depend on the others in its batch: something in it takes "
+            "statistics of the batch, or asks for its size"
         )
     if float(first.min()) >= 0 and float((first.sum(dim=1) - 1).abs().max()) < 1e-4:
         raise InputError(
             f"{name} gives probabilities, which sum to 1: let it return the logits that it makes them from, for "
             "attacks on probabilities find less"
         )
+
+
+def _answer(model: PixelModel, x: Tensor) -> Tensor:
+    try:
+        with torch.no_grad():
+            logits: Tensor = model(x)
+    except InputError:
+        raise
+    except Exception as error:  # of somebody's code
+        raise InputError(
+            f"{model.architecture.name} takes 2 images at once, and not {len(x)}: its code fixes the size of the batch, "
+            "e.g. by a reshape with a literal; take it from the input"
+        ) from error
+    return logits

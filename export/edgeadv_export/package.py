@@ -315,8 +315,13 @@ def _check_arguments(
         canonical_json(dict(provenance))
     except (TypeError, ValueError) as error:
         raise InputError(f"provenance is not a JSON object: {error}") from error
-    state = model.state_dict().items()
-    broken = [name for name, tensor in state if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    parameters = dict(model.named_parameters())
+    broken = [
+        name
+        for name, tensor in model.state_dict().items()
+        # a mask may be infinite, but neither a weight nor what BatchNorm divides by
+        if tensor.isnan().any() or (tensor.isinf().any() and (name in parameters or ".running_" in name))
+    ]
     if broken:
         raise InputError(f"the model holds NaN or infinity in {', '.join(broken[:8])}; the weights are broken")
 
