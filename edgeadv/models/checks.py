@@ -83,7 +83,7 @@ def _answer(model: PixelModel, x: Tensor) -> Tensor:
         raise
     except Exception as error:  # of somebody's code
         raise InputError(
-            f"{model.architecture.name} takes 2 images at once, and not {len(x)}: its code fixes the size of the batch, "
-            "e.g. by a reshape with a literal; take it from the input"
+            f"{model.architecture.name} takes 2 images at once, and not {len(x)}: its code fixes the size of the "
+            "batch, e.g. by a reshape with a literal; take it from the input"
         ) from error
     return logits

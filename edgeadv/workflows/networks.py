@@ -136,6 +136,7 @@ def from_object(
     Raises:
         InputError: something is missing or wrong; it names the field.
     """
+    import torch
     from torch import nn
     from torch.nn.parameter import is_lazy
 
@@ -155,6 +156,8 @@ def from_object(
         network = network()
     if not isinstance(network, nn.Module):
         raise InputError("source", f"gives a {type(network).__name__}, not a torch.nn.Module")
+    if isinstance(network, torch.jit.ScriptModule):
+        raise InputError("source", "is a TorchScript program: give the module it was made from")
     if isinstance(network, PixelModel):
         if normalize is not None:
             raise InputError("normalize", "is inside this network already: leave it out")

@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 import torch
 from torch import nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -161,5 +162,7 @@ def _root_cause(error: BaseException) -> str:
     """First line of the innermost error: the exporter wraps the one that says what is wrong in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, GuardOnDataDependentSymNode):
+        return "its code takes a branch that depends on the values of the image; compute both and choose by torch.where"
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
