@@ -165,11 +165,19 @@ class PixelModel(nn.Module):
         """What the bare network is given of pixels: normalised and upsampled, float32."""
         # a copy in any case: what a network of own code does to its input in place is not done to the caller's pixels
         x = (x - self.mean) / self.std if self.architecture.mean else x.clone()
+        if self.architecture.source == "module":
+            x = x.contiguous()
         if self.architecture.upsample > 1:
             x = nn.functional.interpolate(
                 x, scale_factor=float(self.architecture.upsample), mode="bilinear", align_corners=False
             )
         return x
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """How its weights lie in memory while it is trained: channels last, but for own code, which may look at the
+        order, as ``x.view(len(x), -1)`` does."""
+        return torch.preserve_format if self.architecture.source == "module" else torch.channels_last
 
     @property
     def head(self) -> nn.Linear | nn.Conv2d:

@@ -40,8 +40,8 @@ def check_input_size(model: PixelModel, input_shape: tuple[int, int, int]) -> No
         raise InputError(f"{name} gives {kind} though its weights are float32: let it return logits.float()")
     if tuple(logits.shape) != (2, classes):
         raise InputError(
-            f"{name} gives logits of shape {tuple(logits.shape)} for 2 images, and there are {classes} classes: name "
-            "as many `classes` as it has outputs, or give it as many outputs"
+            f"{name} gives logits of shape {tuple(logits.shape)} for 2 images, and there are {classes} classes: "
+            "their numbers must agree"
         )
 
 

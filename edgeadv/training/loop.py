@@ -141,7 +141,7 @@ def fit(
         ensure_writable(out)
     steps = len(chosen) // config.batch_size
     scale_head(model, objective.head_scale)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(device, memory_format=model.memory_format)  # type: ignore[call-overload]
     check_input_size(model, preprocess.input_shape)
     about = {
         "data": Path(train_images.spec).name,

@@ -88,9 +88,10 @@ class Task:
         """The device, chosen if none was given."""
         return default_device() if self.device is None else self.device
 
-    def architecture(self, name: str, *, upsample: int) -> Architecture:
-        """Look up ``name`` for this task's classes."""
-        return Architecture.find(name, num_classes=len(self.train_images.classes), upsample=upsample)
+    def architecture(self, name: Any, *, upsample: int, normalize: str | None = None) -> Architecture:
+        """Look up ``name`` for this task's classes, as :meth:`Architecture.find` does."""
+        classes = len(self.train_images.classes)
+        return Architecture.find(name, num_classes=classes, upsample=upsample, normalize=normalize)
 
 
 def train(
@@ -207,7 +208,8 @@ def distill(
             trained_by = Trades.at(eps) if teacher_defence is None else teacher_defence
         teacher = _teacher_run(task, teacher_architecture or architecture, trained_by, out / TEACHER_FOLDER)
     _check_teacher(teacher, task, architecture, recipe, temperature)
-    frozen = teacher.load_model().to(task.where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    frozen = teacher.load_model()
+    frozen.to(task.where, memory_format=frozen.memory_format)  # type: ignore[call-overload]
     about |= {
         "teacher": teacher.title,
         "teacher_weights_sha256": teacher.info.weights_sha256,

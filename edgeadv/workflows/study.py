@@ -166,6 +166,10 @@ def published_preprocess(architecture: Architecture) -> Preprocess:
     if architecture.source == "torchvision":
         transforms = torchvision.models.get_model_weights(architecture.name)["DEFAULT"].transforms()
         (resize,), (crop,), kind = transforms.resize_size, transforms.crop_size, transforms.interpolation.value
+    elif architecture.source == "module":
+        raise InputError(
+            f"for {architecture.name}, own code, nobody publishes a transform: state one with `preprocess`"
+        )
     else:
         published = timm.get_pretrained_cfg(architecture.name)
         if published is None:

@@ -119,7 +119,7 @@ def check(proto: Any, name: str, *, uint8: bool = False) -> None:
         if not batch.dim_param:
             raise ExportError(
                 f"the export of {name} works for batches of {batch.dim_value} only: its code fixes the size of the "
-                "batch, e.g. by a reshape with a literal; take it from the input"
+                "batch, e.g. by a reshape with a literal or len(x); take x.shape[0]"
             )
 
 

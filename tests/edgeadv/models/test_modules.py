@@ -279,7 +279,7 @@ def test_what_is_no_function_of_one_image_is_refused(function: Any, says: str) -
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        (lambda y: y[:, :3], r"logits of shape \(2, 3\) for 2 images, and there are 4 classes: name as many `classes`"),
+        (lambda y: y[:, :3], r"logits of shape \(2, 3\) for 2 images, and there are 4 classes: their numbers"),
         (lambda y: y.double(), r"gives float64 though its weights are float32: let it return logits.float\(\)"),
         (lambda y: y.half(), "gives float16"),
         (lambda y: y.nothing, "cannot take images of 8x8 pixels .*no attribute 'nothing'"),

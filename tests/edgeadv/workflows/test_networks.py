@@ -282,7 +282,7 @@ def test_the_command_line_imports_own_code(cli: Any, code: str, photos: Path, tm
     for changes, says in (
         (["--model", f"{code}:big", "--weights", "w.ckpt"], f"edgeadv: {code} has no big: {code}:big was asked for\n"),
         (["--model", f"{code}:two", "--weights", "w.ckpt"], "shape: head.weight (4, 8) for (2, 8)"),
-        (["--model", f"{code}:two", "--weights", "none"], "there are 4 classes: name as many --classes as it has"),
+        (["--model", f"{code}:two", "--weights", "none"], "there are 4 classes: their numbers must agree"),
         (["--model", f"{code}:small", "--weights", "default"], "--weights default is of torchvision and timm"),
         (["--model", "nowhere:net", "--weights", "none"], "there is no module nowhere in "),
         (["--model", "nets:", "--weights", "none"], "--arch 'nets:' is not written package.module:factory"),
