@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeadv.data.datasets import ImageSet, open_data
-from edgeadv.models.builder import Architecture, PixelModel, load_state, read_weights, save_weights
+from edgeadv.models.builder import Architecture, PixelModel, save_weights
+from edgeadv.models.checkpoints import load_state, read_weights
 from edgeadv.training.adversarial import AdversarialTraining, Trades
 from edgeadv.training.config import TrainConfig
 from edgeadv.training.loop import fit

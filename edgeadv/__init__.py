@@ -42,8 +42,9 @@ if typing.TYPE_CHECKING:
     from .workflows.comparing import PipelineComparison, compare_pipelines
     from .workflows.engines import build_engines
     from .workflows.evaluation import Execution, evaluate
-    from .workflows.exporting import ConfidenceOptions, Int8Options, ModelSource, TrainingDataOptions, export
+    from .workflows.exporting import ConfidenceOptions, Int8Options, TrainingDataOptions, export
     from .workflows.importing import ImportOptions, OnnxCheck, check_onnx, import_onnx
+    from .workflows.networks import ModelSource
     from .workflows.packing import attack
     from .workflows.pretrained import Pretrained, study
     from .workflows.reporting import report
@@ -105,8 +106,9 @@ _LAZY = {
     "workflows.comparing": "PipelineComparison compare_pipelines",
     "workflows.engines": "build_engines",
     "workflows.evaluation": "Execution evaluate",
-    "workflows.exporting": "ConfidenceOptions Int8Options ModelSource TrainingDataOptions export",
+    "workflows.exporting": "ConfidenceOptions Int8Options TrainingDataOptions export",
     "workflows.importing": "ImportOptions OnnxCheck check_onnx import_onnx",
+    "workflows.networks": "ModelSource",
     "workflows.packing": "attack",
     "workflows.pretrained": "Pretrained study",
     "workflows.reporting": "report",

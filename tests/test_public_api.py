@@ -151,8 +151,8 @@ SIGNATURES = {
     ),
     "edgeadv.distill": "arch data out recipe teacher eps epochs config options job progress",
     "edgeadv.evaluate": "bundle data eps suite attacks backends precisions pack plan execution out progress",
-    "edgeadv.export": "source out precisions data golden training data_root int8 confidence keep_going "
-    "overwrite progress",
+    "edgeadv.export": "source out precisions data training data_root int8 confidence keep_going overwrite progress "
+    "network",
     "edgeadv.check_onnx": "path options",
     "edgeadv.import_onnx": "path out golden options overwrite progress",
     "edgeadv.list_runs": "folder",

@@ -16,7 +16,7 @@ from ..workflows.inputs import names
 from ._fields import as_options
 
 # more names of the options of some fields
-_ALSO = {"steps": ["--at-steps"], "temperature": ["-T"]}
+_ALSO = {"arch": ["--model"], "steps": ["--at-steps"], "temperature": ["-T"]}
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""``edgeadv export``: a training run, or an architecture with a weight file, becomes a bundle."""
+"""``edgeadv export``: a training run, an architecture with a weight file, or own code becomes a bundle."""
 
 from __future__ import annotations
 
@@ -12,14 +12,8 @@ import typer
 from edgeadv_runtime import InputError
 
 from ..workflows import exporting
-from ..workflows.exporting import (
-    PRECISIONS,
-    ConfidenceOptions,
-    Int8Options,
-    ModelSource,
-    TrainingDataOptions,
-    given_fields,
-)
+from ..workflows.exporting import PRECISIONS, ConfidenceOptions, Int8Options, TrainingDataOptions, given_fields
+from ..workflows.networks import ModelSource
 from ._fields import say
 from .bundle import print_summary
 
@@ -57,7 +51,8 @@ def export(
 ) -> None:
     """Export to ONNX, compare every artefact with PyTorch on real images, and write the bundle only if they agree.
 
-    Give a RUN, or --arch with --weights, --classes, --preprocess and --golden. int8 is written only if it is shown
+    Give a RUN, or --arch with --weights, --classes, --preprocess and --golden. A network of your own is --model
+    package.module:factory: the code is imported from the current directory and run. int8 is written only if it is shown
     to lose no more accuracy than --max-drop; its most sensitive layers stay in float32 where that helps.
     """
     if run is not None and (given := given_fields(model)):

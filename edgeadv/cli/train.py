@@ -32,7 +32,11 @@ MASKING_NOTE = (
 @dataclass(kw_only=True)
 class _Network:
     data: Annotated[str, "mnist5k, mnist, fashion-mnist, cifar10, cifar100, imagenette, or a folder."]
-    arch: Annotated[str, "A torchvision or timm classifier, e.g. regnet_y_400mf; timm/NAME asks timm only."]
+    arch: Annotated[
+        str,
+        "A torchvision or timm classifier, e.g. regnet_y_400mf; timm/NAME asks timm only. Or package.module:factory, a "
+        "function of your own code that makes a network: that code is imported from the current directory, and run.",
+    ]
     out: Annotated[Path, "The run's folder."]
     eps: Annotated[
         str | None,

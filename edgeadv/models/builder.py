@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
-import pickle
-import warnings
+import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors
-import safetensors.torch
 import timm
 import torch
 import torchvision
@@ -21,13 +19,22 @@ from torch import Tensor, nn
 
 from edgeadv_runtime.decoding import convert
 from edgeadv_runtime.errors import BundleError, InputError
-from edgeadv_runtime.files import write_bytes
 
-Library = Literal["torchvision", "timm"]
-WeightsMap = Literal["by-name", "by-position"]
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from .checkpoints import Tell, WeightsMap, fitted, load_state, read_weights, write_state
+from .modules import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Normalize,
+    check_name,
+    factory_name,
+    logits_of,
+    made,
+    normalization,
+)
+
+Library = Literal["torchvision", "timm", "module"]
 _INCEPTIONS = ("googlenet", "inception_v3")
+_AUXILIARY = re.compile(r"((module|_orig_mod)\.)*(aux[12]|AuxLogits)\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +42,13 @@ class Architecture:
     """Everything needed to build a network again, except its weights.
 
     Attributes:
-        name: the name in its library, e.g. ``"regnet_y_400mf"``.
-        source: ``"torchvision"`` or ``"timm"``.
+        name: the name in its library, e.g. ``"regnet_y_400mf"``; of own code ``"package.module:factory"``, or that of a
+            class, without a colon, where nothing is known that makes it.
+        source: ``"torchvision"``, ``"timm"``, or ``"module"`` of own code.
         num_classes: number of logits.
         upsample: whole factor by which the image is enlarged (bilinear) inside the model, after normalisation.
-        mean: per-channel mean that is subtracted from pixels in [0, 1].
-        std: per-channel standard deviation that they are divided by.
+        mean: per-channel mean that is subtracted from pixels in [0, 1]; empty where nothing is.
+        std: per-channel standard deviation that they are divided by; empty as ``mean``.
     """
 
     name: str
@@ -55,18 +63,44 @@ class Architecture:
             raise InputError(
                 f"upsample must be at least 1 and classes at least 2, not {self.upsample} and {self.num_classes}"
             )
+        if len(self.mean) != len(self.std) or not all(math.isfinite(value) for value in (*self.mean, *self.std)):
+            raise InputError(f"mean and std are as many finite numbers, not {self.mean} and {self.std}")
+        if not all(value > 0 for value in self.std):
+            raise InputError(f"std must be above 0, not {self.std}")
 
     @classmethod
-    def find(cls, name: str, *, num_classes: int, upsample: int = 1) -> Architecture:
+    def find(
+        cls, name: Any, *, num_classes: int, upsample: int = 1, normalize: Normalize | None = None
+    ) -> Architecture:
         """Look ``name`` up in torchvision, then in timm; ``timm/NAME`` or ``torchvision/NAME`` asks one of them.
+
+        Args:
+            name: or ``package.module:factory`` of own code, or a function or class that can be imported, called without
+                arguments. Nothing is imported here.
+            num_classes: number of logits.
+            upsample: whole factor by which the image is enlarged inside the model.
+            normalize: as for :func:`normalization`; None takes the library's, and of own code none.
 
         Raises:
             InputError: neither has such a classifier; the message offers close names.
         """
+        if isinstance(name, nn.Module):
+            raise InputError(
+                "arch",
+                f"is a {type(name).__name__} that is made already, and cannot be made again where a run is continued "
+                "or exported: give the function that makes it, or its name package.module:factory",
+            )
+        if callable(name):
+            name = factory_name(name)
         if not isinstance(name, str):
             raise InputError(
                 "arch", f"is a name of torchvision or timm, such as 'regnet_y_400mf', not a {type(name).__name__}"
             )
+        stated = None if normalize is None else normalization(normalize)
+        if ":" in name:
+            check_name(name)
+            mean, std = stated or ((), ())
+            return cls(name=name, source="module", num_classes=num_classes, upsample=upsample, mean=mean, std=std)
         prefix, _, bare = name.rpartition("/")
         ours = torchvision.models.list_models(module=torchvision.models)
         source: Library
@@ -80,7 +114,8 @@ class Architecture:
                 f"unknown architecture {name!r}"
                 + (f"; did you mean {', '.join(close)}?" if close else "; see torchvision and timm")
             )
-        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if usual is None else (tuple(usual.mean), tuple(usual.std))
+        own = (IMAGENET_MEAN, IMAGENET_STD) if usual is None else (tuple(usual.mean), tuple(usual.std))
+        mean, std = stated or own
         return cls(name=bare, source=source, num_classes=num_classes, upsample=upsample, mean=mean, std=std)
 
     def to_json(self) -> dict[str, Any]:
@@ -105,8 +140,8 @@ class PixelModel(nn.Module):
     """A network behind its normalisation and upsampling: pixels in, logits out.
 
     Shape:
-        input float32 (n, 3, H, W), RGB in [0, 1], or (n, 1, H, W), grey, which a network of several channels is given
-        in each of them; output float32 (n, num_classes), logits.
+        input float32 (n, channels, H, W) in [0, 1]; one channel, grey, is given to each of a network that has several
+        in its normalisation; output float32 (n, num_classes), logits.
 
     Attributes:
         architecture: how to build it again.
@@ -125,17 +160,25 @@ class PixelModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of pixels."""
-        logits: Tensor = self.net(self.prepared(x))
-        return logits
+        return logits_of(self.net(self.prepared(x)), self.architecture.name)
 
     def prepared(self, x: Tensor) -> Tensor:
         """What the bare network is given of pixels: normalised and upsampled, float32."""
-        x = (x - self.mean) / self.std
+        # a copy in any case: what a network of own code does to its input in place is not done to the caller's pixels
+        x = (x - self.mean) / self.std if self.architecture.mean else x.clone()
+        if self.architecture.source == "module":
+            x = x.contiguous()
         if self.architecture.upsample > 1:
             x = nn.functional.interpolate(
                 x, scale_factor=float(self.architecture.upsample), mode="bilinear", align_corners=False
             )
         return x
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """How its weights lie in memory while it is trained: channels last, but for own code, which may look at the
+        order, as ``x.view(len(x), -1)`` does."""
+        return torch.preserve_format if self.architecture.source == "module" else torch.channels_last
 
     @property
     def head(self) -> nn.Linear | nn.Conv2d:
@@ -166,6 +209,8 @@ class PixelModel(nn.Module):
 def build(architecture: Architecture) -> PixelModel:
     """The network with freshly initialised weights from torch's global random state, in training mode.
 
+    One of own code is imported and made by its factory: never call this with what a bundle from elsewhere names.
+
     Raises:
         InputError: the library cannot build it, or it is not a plain classifier.
     """
@@ -173,6 +218,8 @@ def build(architecture: Architecture) -> PixelModel:
 
 
 def _bare(architecture: Architecture, num_classes: int, *, pretrained: bool = False) -> nn.Module:
+    if architecture.source == "module":
+        return made(architecture.name)
     try:
         if architecture.source == "timm":
             net: nn.Module = timm.create_model(architecture.name, pretrained=pretrained, num_classes=num_classes)
@@ -191,17 +238,24 @@ def _bare(architecture: Architecture, num_classes: int, *, pretrained: bool = Fa
 
 
 def load_pretrained(
-    architecture: Architecture, weights: str | Path, *, weights_map: WeightsMap = "by-name", replace_head: bool = False
+    architecture: Architecture,
+    weights: str | Path,
+    *,
+    weights_map: WeightsMap = "by-name",
+    replace_head: bool = False,
+    progress: Tell | None = None,
 ) -> PixelModel:
     """Build ``architecture`` and give it weights.
 
     Args:
         architecture: what to build.
-        weights: ``"none"`` for random, ``"default"`` for the library's pretrained weights (downloaded), or a file.
+        weights: ``"none"`` for random, or those with which a factory makes its network; ``"default"`` for the library's
+            pretrained weights (downloaded); or a file.
         weights_map: ``"by-name"``, or ``"by-position"`` for a file whose tensors have other names: count and shapes
             must agree one by one.
         replace_head: where the weights are for another number of classes, give the network a new, random last layer of
-            ``architecture.num_classes``; without it that is an error.
+            ``architecture.num_classes``; without it that is an error. One of own code keeps the layer that it has.
+        progress: told what was chosen among the contents of a file, and what was left out.
 
     Raises:
         InputError: the file is missing, not safe to load, holds NaN, or its names or shapes do not fit (all listed).
@@ -216,10 +270,12 @@ def load_pretrained(
             raise InputError(
                 f"{weights}: safetensors keeps no order of tensors, so by-position cannot be used; rename them instead"
             )
-        state = read_weights(Path(weights))
-        source_classes = _classes_of(state, architecture, weights_map) if replace_head else architecture.num_classes
+        state = _without_auxiliary(read_weights(Path(weights), progress=progress), architecture, str(weights))
+        source_classes = architecture.num_classes
+        if replace_head and architecture.source != "module":
+            source_classes = _classes_of(state, architecture, weights_map)
         net = _bare(architecture, source_classes)
-        load_state(net, state, weights_map=weights_map, origin=str(weights))
+        load_state(net, state, weights_map=weights_map, origin=str(weights), progress=progress)
     if source_classes != architecture.num_classes:
         if not replace_head:
             raise InputError(f"these weights have {source_classes} classes, not {architecture.num_classes}")
@@ -227,8 +283,32 @@ def load_pretrained(
     return PixelModel(net, architecture)
 
 
+def _without_auxiliary(state: dict[str, Tensor], architecture: Architecture, origin: str) -> dict[str, Tensor]:
+    """``state`` without the heads of GoogLeNet and Inception that only training uses.
+
+    Raises:
+        InputError: nobody said how pixels were normalised, and those that publish such files did not do it as others.
+    """
+    bare = {name: tensor for name, tensor in state.items() if not _AUXILIARY.match(name)}
+    if architecture.source != "torchvision" or architecture.name not in _INCEPTIONS or len(bare) == len(state):
+        return state
+    if architecture.mean == IMAGENET_MEAN:
+        raise InputError(
+            "normalize",
+            f"must be given: {origin} has auxiliary heads, as the published weights of {architecture.name} have, and "
+            "those want 0.5,0.5,0.5/0.5,0.5,0.5; where yours want imagenet's, write a function that makes the network "
+            "and give its name, package.module:factory, as `arch`",
+        )
+    return bare
+
+
 def _pretrained_classes(architecture: Architecture) -> int:
     """Number of classes of the library's own weights."""
+    if architecture.source == "module":
+        raise InputError(
+            "weights",
+            f"default is of torchvision and timm: none takes {architecture.name} as it is made, else give a file",
+        )
     if architecture.source == "torchvision":
         if architecture.name in _INCEPTIONS:
             # their weights come with a second normalisation inside the network, which a rebuilt one would not have
@@ -248,8 +328,7 @@ def _classes_of(state: Mapping[str, Tensor], architecture: Architecture, weights
     with torch.random.fork_rng(devices=[]):
         model = build(architecture)
     own = model.net.state_dict()
-    if weights_map == "by-position" and len(state) == len(own):
-        state = dict(zip(own, state.values(), strict=True))
+    state = fitted(state, model.net, weights_map=weights_map)
     if all(name in state and state[name].shape == tensor.shape for name, tensor in own.items()):
         return architecture.num_classes
     name = _path(model.net, model.head) + ".weight"
@@ -272,109 +351,9 @@ def _replace_head(net: nn.Module, source_classes: int, architecture: Architectur
         net.num_classes = architecture.num_classes  # type: ignore[assignment]
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from safetensors, or from a torch file without ever running code that it holds.
-
-    Raises:
-        InputError: missing, damaged, not a state dict, holding code, or holding NaN or infinity.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: `weights` takes none, default or a file")
-    try:
-        if path.suffix == ".safetensors":
-            value: Any = safetensors.torch.load_file(path)
-        else:
-            with warnings.catch_warnings():
-                # about pickles that torch then refuses, which is what the user is told
-                warnings.simplefilter("ignore")
-                value = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} is not a plain weight file: it holds Python objects or is damaged; convert it to safetensors"
-        ) from error
-    except Exception as error:  # of a damaged file torch's reader raises what it comes across
-        raise InputError(
-            f"{path} is not a readable weight file ({str(error).splitlines()[0] if str(error) else 'empty'})"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(value, dict) and isinstance(value.get(key), dict):
-            value = value[key]
-    if not isinstance(value, dict) or not value or not all(isinstance(v, Tensor) for v in value.values()):
-        raise InputError(f"{path} is not a state dict: names to tensors are expected")
-    state = {str(name).removeprefix("module."): tensor for name, tensor in value.items()}
-    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
-    if broken:
-        raise InputError(f"{path} holds NaN or infinity in {_some(broken)}; the weights are broken")
-    return state
-
-
-def load_state(
-    net: nn.Module, state: Mapping[str, Tensor], *, weights_map: WeightsMap = "by-name", origin: str = "the weights"
-) -> None:
-    """Load ``state`` into ``net``, strictly.
-
-    Raises:
-        InputError: names or shapes do not fit; the message lists them.
-    """
-    own = net.state_dict()
-    if weights_map == "by-position":
-        if len(state) != len(own):
-            raise InputError(
-                f"{origin} holds {len(state)} tensors, the network {len(own)}: by-position needs equal counts"
-            )
-        state = dict(zip(own, state.values(), strict=True))
-    missing, unexpected = [k for k in own if k not in state], [k for k in state if k not in own]
-    shapes = [
-        f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
-        for k in own
-        if k in state and state[k].shape != own[k].shape
-    ]
-    if missing or unexpected or shapes:
-        parts = [
-            f"{label}: {_some(names)}"
-            for label, names in (("missing", missing), ("unexpected", unexpected), ("shape", shapes))
-            if names
-        ]
-        raise InputError(f"{origin} does not fit the network; {'; '.join(parts)}")
-    net.load_state_dict(dict(state), strict=True)
-
-
 def save_weights(model: PixelModel, path: Path) -> None:
     """Write the bare network's ``state_dict`` and its architecture as safetensors, atomically."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}
-    metadata = {"architecture": json.dumps(model.architecture.to_json())}
-    # safetensors' own writing hides a full disk behind an error of its own
-    write_bytes(path, safetensors.torch.save(state, metadata=metadata))
-
-
-def check_input_size(model: PixelModel, shape: tuple[int, int, int]) -> None:
-    """Show the model two black images, for some networks take no small ones, and some only one size.
-
-    Args:
-        model: pixels in, logits out.
-        shape: channels, height and width of its input.
-
-    Raises:
-        InputError: it cannot take such images.
-    """
-    device = next(model.parameters()).device
-    channels, height, width = shape
-    if channels > (due := len(model.architecture.mean)):
-        raise InputError(f"{model.architecture.name} takes {due} channel and not {channels}: `preprocess` color=gray")
-    try:
-        with evaluation_mode(model), torch.no_grad():
-            model(torch.zeros(2, *shape, device=device))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{model.architecture.name} cannot take images of {height}x{width} pixels ({reason}): change `upsample`, "
-            "or the size of `preprocess`"
-        ) from error
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+    write_state(model.net, path, metadata={"architecture": json.dumps(model.architecture.to_json())})
 
 
 @contextmanager

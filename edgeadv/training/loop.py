@@ -25,7 +25,8 @@ from ..data.augment import AUGMENTS
 from ..data.datasets import ImageSet, balanced_subset
 from ..data.loading import Loader, Waiting, loader, to_model_input
 from ..data.training_images import fed_images
-from ..models.builder import PixelModel, check_input_size, evaluation_mode
+from ..models.builder import PixelModel, evaluation_mode
+from ..models.checks import check_input_size
 from ..models.device import default_device
 from . import checkpoint
 from .config import OutOfTimeError, TrainConfig
@@ -140,7 +141,7 @@ def fit(
         ensure_writable(out)
     steps = len(chosen) // config.batch_size
     scale_head(model, objective.head_scale)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(device, memory_format=model.memory_format)  # type: ignore[call-overload]
     check_input_size(model, preprocess.input_shape)
     about = {
         "data": Path(train_images.spec).name,

@@ -29,7 +29,8 @@ from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.records.eps import Eps
 
 from ..data.datasets import ImageSet
-from ..models.builder import Architecture, WeightsMap, evaluation_mode, load_pretrained
+from ..models.builder import Architecture, evaluation_mode, load_pretrained
+from ..models.checkpoints import WeightsMap
 from ..models.device import default_device
 from . import checkpoint
 from .adversarial import Defence, Trades
@@ -87,9 +88,10 @@ class Task:
         """The device, chosen if none was given."""
         return default_device() if self.device is None else self.device
 
-    def architecture(self, name: str, *, upsample: int) -> Architecture:
-        """Look up ``name`` for this task's classes."""
-        return Architecture.find(name, num_classes=len(self.train_images.classes), upsample=upsample)
+    def architecture(self, name: Any, *, upsample: int, normalize: str | None = None) -> Architecture:
+        """Look up ``name`` for this task's classes, as :meth:`Architecture.find` does."""
+        classes = len(self.train_images.classes)
+        return Architecture.find(name, num_classes=classes, upsample=upsample, normalize=normalize)
 
 
 def train(
@@ -206,7 +208,8 @@ def distill(
             trained_by = Trades.at(eps) if teacher_defence is None else teacher_defence
         teacher = _teacher_run(task, teacher_architecture or architecture, trained_by, out / TEACHER_FOLDER)
     _check_teacher(teacher, task, architecture, recipe, temperature)
-    frozen = teacher.load_model().to(task.where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    frozen = teacher.load_model()
+    frozen.to(task.where, memory_format=frozen.memory_format)  # type: ignore[call-overload]
     about |= {
         "teacher": teacher.title,
         "teacher_weights_sha256": teacher.info.weights_sha256,

@@ -23,7 +23,8 @@ from edgeadv_runtime.decoding import Count, Sha256, Share, convert
 from edgeadv_runtime.errors import BundleError, InputError, IntegrityError, SchemaError
 from edgeadv_runtime.files import atomic_file, read_json, sha256_file, write_json
 
-from ..models.builder import Architecture, PixelModel, build, load_state, read_weights, save_weights
+from ..models.builder import Architecture, PixelModel, build, save_weights
+from ..models.checkpoints import load_state, read_weights
 from .checkpoint import STATE_FILE
 
 SCHEMA_VERSION = 1

@@ -1,51 +1,50 @@
-"""Export a run, or an architecture with a weight file, to a bundle. The one workflow that needs ``edgeadv_export``.
+"""Export a run, an architecture with a weight file, or a network of own code, to a bundle. The one workflow that needs
+``edgeadv_export``.
 
 Loading this module loads no PyTorch: the command line makes options of its groups.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated
 
 from edgeadv_runtime import Bundle, Eps, InputError, Preprocess
 from edgeadv_runtime.bundle.bundle import Classes, check_replaceable
 from edgeadv_runtime.bundle.variants import INT8, VARIANTS, expanded, precision_of
 from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.errors import DataError, StorageError
-from edgeadv_runtime.files import ensure_writable, sha256_file
+from edgeadv_runtime.files import ensure_writable
 
 from .extras import need
-from .inputs import names, one_of
+from .inputs import names
+from .networks import (
+    IMAGENET,
+    Frames,
+    Labels,
+    ModelSource,
+    NetworkObject,
+    Progress,
+    WithoutRun,
+    frame_images,
+    from_object,
+    from_source,
+)
 
 if TYPE_CHECKING:
+    from torch import nn
+    from typing_extensions import Unpack
+
     from edgeadv_export import ConfidencePlan, Int8Plan
     from edgeadv_runtime.bundle.training_images import TrainingImages
 
     from ..data.datasets import ImageSet, Split
     from ..data.sources import Data, Source
-    from ..models.builder import PixelModel
     from ..training.runs import Run
 
-IMAGENET = "imagenet1k"
 PRECISIONS = ("fp32", "fp16")
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSource(Options):
-    """A network without a run: all but ``weights_map`` and ``upsample`` must be given."""
-
-    arch: Annotated[str | None, "Without a run: a torchvision or timm architecture."] = None
-    weights: Annotated[str | None, "Without a run: a weight file, or default."] = None
-    classes: Annotated[str | None, f"Without a run: {IMAGENET}, or a file of id<TAB>name in logit order."] = None
-    preprocess: Annotated[str | None, "Without a run: written resize=256,crop=224,interp=bicubic."] = None
-    weights_map: Annotated[
-        str | None, "Without a run: by-name (default), or by-position if the file has other names."
-    ] = None
-    upsample: Annotated[int | None, "Without a run: whole factor by which the model enlarges its input."] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +103,11 @@ class TrainingDataOptions(Options):
 
 
 def export(
-    source: Run | ModelSource | str | Path,
+    source: Run | ModelSource | nn.Module | Callable[[], nn.Module] | str | Path,
     out: str | Path,
     *,
     precisions: str | Iterable[str] = PRECISIONS,
     data: Source | Data | None = None,
-    golden: str | Path | None = None,
     training: TrainingDataOptions = TrainingDataOptions(),
     data_root: str | Path | None = None,
     int8: Int8Options = Int8Options(),
@@ -117,6 +115,7 @@ def export(
     keep_going: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    **network: Unpack[NetworkObject],
 ) -> Bundle:
     """Export to ONNX, compare every artefact with PyTorch on real images, and write the bundle only if they agree.
 
@@ -125,12 +124,11 @@ def export(
         bundle = export("runs/student", "signs.edgeadv", precisions=["fp32", "fp16", "int8"])
 
     Args:
-        source: a finished run or its folder, or a network without one.
+        source: a finished run or its folder; a network without one; or a network of one's own, any ``nn.Module`` that
+            takes pixels in [0, 1] (or normalised ones, see ``normalize``), or a function or class that makes it.
         out: the bundle to make; by custom it is called ``NAME.edgeadv``.
         precisions: variants; ``"int8"`` is both of its variants. With ``-u8in`` behind it a variant takes uint8 pixels.
         data: what the network was trained and tested on; None opens what the run names.
-        golden: a folder of real images to compare on, 64 of them spread over it; None takes the test images of
-            ``data``.
         training: what the network was trained on beside what its run knows.
         data_root: where torchvision keeps its data.
         int8: what int8 is made from and what it must keep.
@@ -139,6 +137,9 @@ def export(
             refused.
         overwrite: replace a bundle that is there.
         progress: called in a few words with what begins.
+        network: ``golden``, a folder of real images to compare on, 64 of them spread over it, or ``frames``, which may
+            be a list of images too; without them the test images of ``data`` are taken. Of a network of one's own also
+            ``classes``, ``preprocess`` and ``normalize``, see :class:`~edgeadv.workflows.networks.NetworkObject`.
 
     Raises:
         InputError: an argument is wrong; it names the field.
@@ -152,6 +153,7 @@ def export(
     from ..data.sources import load_data
     from ..training.runs import Run
 
+    pictures = _pictures_given(network)
     precisions = names(precisions, field="precisions")
     out, tell = Path(out), progress or (lambda _: None)
     variants = _variants(precisions)
@@ -161,20 +163,27 @@ def export(
     if confidence.confidence_data is None and (given := given_fields(confidence)):
         raise InputError(f"{given} needs `confidence_data`: name labelled images that were not trained on")
     opened = None if data is None else load_data(data, root=data_root)
-    run: Run | _WithoutRun
-    if not isinstance(source, Run | ModelSource | str | Path):
-        raise InputError("source", f"is a run, its folder or a ModelSource, not a {type(source).__name__}")
+    run: Run | WithoutRun
+    if isinstance(source, Run | ModelSource | str | Path):
+        if beside := [f"`{name}`" for name in ("classes", "preprocess", "normalize") if network.get(name) is not None]:
+            raise InputError(f"{', '.join(beside)} belong to a network that is an object: leave them out")
+    elif not callable(source):
+        raise InputError(
+            "source", f"is a run, its folder, a ModelSource or a torch.nn.Module, not a {type(source).__name__}"
+        )
     if isinstance(source, ModelSource):
-        run = _without_run(source, has_frames=bool(golden or opened))
-    else:
+        run = from_source(source, _labels, has_frames=bool(pictures or opened), progress=tell)
+    elif isinstance(source, Run | str | Path):
         run = source if isinstance(source, Run) else Run.open(source)
         opened = opened or _own_data(run, data_root)
+    else:
+        run = from_object(source, network, _labels, has_frames=pictures is not None or opened is not None)
     model = run.load_model()
-    if golden is not None:
-        frames, where = (
-            edgeadv_export.folder_frames(Path(golden), preprocess=run.preprocess),
-            Path(golden).resolve().name,
-        )
+    if isinstance(pictures, str | Path):
+        frames = edgeadv_export.folder_frames(Path(pictures), preprocess=run.preprocess)
+        where = Path(pictures).resolve().name
+    elif pictures is not None:
+        frames, where = frame_images(pictures), "in memory"
     else:
         assert opened is not None
         frames, where = edgeadv_export.data_frames(opened.test, preprocess=run.preprocess), f"{opened.name} test"
@@ -197,6 +206,21 @@ def export(
         overwrite=overwrite,
         progress=tell,
     )
+
+
+def _pictures_given(network: NetworkObject) -> str | Path | Frames | None:
+    """``golden`` or ``frames``, which are two names of one thing.
+
+    Raises:
+        TypeError: export has no such parameter.
+        InputError: both are given.
+    """
+    if unknown := [name for name in network if name not in NetworkObject.__annotations__]:
+        raise TypeError(f"export() got an unexpected keyword argument {unknown[0]!r}")
+    golden, frames = network.get("golden"), network.get("frames")
+    if golden is not None and frames is not None:
+        raise InputError("frames", "and `golden` are one thing: leave one of them out")
+    return frames if golden is None else golden
 
 
 def export_after_training(
@@ -224,21 +248,6 @@ def check_export(out: Path, *, field: str, may_exist: bool) -> None:
         ensure_writable(out.absolute().parent)
     except StorageError as error:
         raise InputError(field, f"{out}: {error}") from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class _WithoutRun:
-    """A network that no run of ours made, as a run has it."""
-
-    model: PixelModel
-    classes: Classes
-    preprocess: Preprocess
-    title: str
-    provenance: dict[str, Any]
-    training_images: TrainingImages | None = None
-
-    def load_model(self) -> PixelModel:
-        return self.model
 
 
 def given_fields(options: ModelSource | Int8Options | ConfidenceOptions) -> str:
@@ -275,30 +284,19 @@ def _own_data(run: Run, root: str | Path | None) -> Data:
     return Data(folder.name, missing)
 
 
-def _without_run(source: ModelSource, *, has_frames: bool) -> _WithoutRun:
+def _labels(given: Labels | None) -> Classes:
     from edgeadv_export import imagenet_classes, read_classes
 
-    from ..models.builder import Architecture, WeightsMap, load_pretrained
-
-    needed: dict[str, Any] = {name: getattr(source, name) for name in ("arch", "weights", "classes", "preprocess")}
-    if missing := [f"`{name}`" for name, value in {**needed, "golden": has_frames}.items() if not value]:
-        raise InputError(f"without a run, export also needs {', '.join(missing)}")
-    arch, weights, classes, preprocess = needed.values()
-    weights_map = one_of(source.weights_map or "by-name", get_args(WeightsMap), field="weights_map")
-    steps = Preprocess.parse(preprocess)
-    labels = imagenet_classes() if classes == IMAGENET else read_classes(Path(classes))
-    upsample = 1 if source.upsample is None else source.upsample
-    architecture = Architecture.find(arch, num_classes=len(labels), upsample=upsample)
-    origin = {"name": Path(weights).name, "map": weights_map}
-    if Path(weights).is_file():
-        origin["sha256"] = sha256_file(Path(weights))
-    return _WithoutRun(
-        model=load_pretrained(architecture, weights, weights_map=weights_map),
-        classes=labels,
-        preprocess=steps,
-        title=architecture.name,
-        provenance={"weights": origin},
-    )
+    if isinstance(given, Classes):
+        return given
+    if isinstance(given, str | Path):
+        return imagenet_classes() if str(given) == IMAGENET else read_classes(Path(given))
+    entries = [{"id": each, "name": each} if isinstance(each, str) else each for each in given or ()]
+    if not all(
+        isinstance(each, Mapping) and all(isinstance(each.get(key), str) for key in ("id", "name")) for each in entries
+    ):
+        raise InputError("classes", "are names in logit order, or each a dictionary of the texts id and name")
+    return Classes.from_json(entries)
 
 
 def _hashed(
@@ -316,7 +314,7 @@ def _hashed(
     return hashed(data, preprocess, workers=training.workers, progress=report)
 
 
-def _int8_plan(options: Int8Options, run: Run | _WithoutRun, data: Data | None, tell: Progress) -> Int8Plan:
+def _int8_plan(options: Int8Options, run: Run | WithoutRun, data: Data | None, tell: Progress) -> Int8Plan:
     """Choose the calibration images and the labelled ones, before anything is measured."""
     from edgeadv_export import Int8Plan, calibration_images, choose_calibration, gate_images
     from edgeadv_export.calibration import ADVISED

@@ -15,8 +15,8 @@ from edgeadv_runtime.bundle.bundle import Classes, check_replaceable
 from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.errors import StorageError
 
-from .exporting import IMAGENET
 from .extras import need
+from .networks import IMAGENET
 
 if TYPE_CHECKING:
     from edgeadv_export import Asked

@@ -41,7 +41,9 @@ from ..attacks import build_attacks
 from ..attacks.pack_writer import clean_batches
 from ..backends.pytorch import ModuleBackend
 from ..data.datasets import ImageSet, balanced_subset
-from ..models.builder import Architecture, PixelModel, WeightsMap, check_input_size, load_pretrained, save_weights
+from ..models.builder import Architecture, PixelModel, load_pretrained, save_weights
+from ..models.checkpoints import WeightsMap
+from ..models.checks import check_input_size
 from ..models.device import full_precision, memory_order
 from ..reporting.study import write_pages
 from .backends import torch_device
@@ -167,6 +169,10 @@ def published_preprocess(architecture: Architecture) -> Preprocess:
     if architecture.source == "torchvision":
         transforms = torchvision.models.get_model_weights(architecture.name)["DEFAULT"].transforms()
         (resize,), (crop,), kind = transforms.resize_size, transforms.crop_size, transforms.interpolation.value
+    elif architecture.source == "module":
+        raise InputError(
+            f"for {architecture.name}, own code, nobody publishes a transform: state one with `preprocess`"
+        )
     else:
         published = timm.get_pretrained_cfg(architecture.name)
         if published is None:

@@ -23,6 +23,8 @@ from .inputs import one_of
 from .processes import join
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..data.sources import Data, Source
     from ..training.adversarial import Defence
     from ..training.loop import Progress, Report
@@ -53,9 +55,9 @@ class DistillOptions(Options):
     temperature: Annotated[float | None, "Softmax temperature of the training; by default the recipe's own."] = None
     alpha: Annotated[float | None, "Weight of the teacher's part; by default the recipe's own."] = None
     steps: Annotated[int | None, "ard, rslad: steps per image, by default 10."] = None
-    teacher_arch: Annotated[str | None, "The teacher's architecture; by default the student's. Not for papernot."] = (
-        None
-    )
+    teacher_arch: Annotated[
+        str | None, "The teacher's architecture, written as `arch`; by default the student's. Not for papernot."
+    ] = None
     teacher_recipe: Annotated[
         str | None, "ard, rslad: how the teacher is trained: trades (default), at-pgd, n-fgsm or at-fgsm."
     ] = None
@@ -71,6 +73,11 @@ class TrainJob(Options):
         "Written resize=256,crop=224,interp=bicubic or size=120x160,color=gray, see docs/preprocessing.md; by "
         "default the data's own.",
     ] = None
+    normalize: Annotated[
+        str | None,
+        "imagenet, none, or MEAN/STD such as 0.5,0.5,0.5/0.25,0.25,0.25, put inside every network that is made; by "
+        "default the library's, and none for your own code.",
+    ] = None
     time_limit: Annotated[str | None, "Stop cleanly after 9m, 90s or 2h, to be continued with `resume`."] = None
     resume: Annotated[bool, "Continue what an interrupted run left in `out`."] = False
     tensorboard: Annotated[Path | None, "Folder for the event files of TensorBoard."] = None
@@ -79,7 +86,7 @@ class TrainJob(Options):
 
 
 def train(
-    arch: str,
+    arch: str | Callable[[], nn.Module],
     data: Source | Data,
     *,
     out: str | Path,
@@ -100,7 +107,9 @@ def train(
         run = train("regnet_y_400mf", "cifar10", recipe="trades", eps="8/255", out="runs/robust")
 
     Args:
-        arch: a torchvision or timm classifier, e.g. ``"regnet_y_400mf"``; ``"timm/NAME"`` asks timm only.
+        arch: a torchvision or timm classifier, e.g. ``"regnet_y_400mf"``; ``"timm/NAME"`` asks timm only. Or a function
+            or class of own code, called without arguments, or its name ``"package.module:factory"``, by which
+            ``resume`` and export find it again: a module that is made already has none, and is refused.
         data: as :func:`~edgeadv.data.sources.load_data` takes it.
         out: the run's folder.
         recipe: ``"undefended"``, or adversarial training: ``"at-fgsm"``, ``"n-fgsm"``, ``"at-pgd"`` or ``"trades"``.
@@ -123,7 +132,7 @@ def train(
         EdgeAdvError: the data cannot be read, or the training cannot go on.
     """
     need("train")
-    from ..models.builder import WeightsMap
+    from ..models.checkpoints import WeightsMap
     from ..training import recipes
 
     matched = one_of(weights_map, get_args(WeightsMap), field="weights_map")
@@ -131,7 +140,7 @@ def train(
     with _task(data, out, _with_epochs(config, epochs), job, progress) as task:
         return recipes.train(
             task,
-            task.architecture(arch, upsample=job.upsample),
+            task.architecture(arch, upsample=job.upsample, normalize=job.normalize),
             Path(out),
             weights=str(weights),
             weights_map=matched,
@@ -140,7 +149,7 @@ def train(
 
 
 def distill(
-    arch: str,
+    arch: str | Callable[[], nn.Module],
     data: Source | Data,
     *,
     out: str | Path,
@@ -191,7 +200,7 @@ def distill(
         teacher_arch = options.teacher_arch
         run = recipes.distill(
             task,
-            task.architecture(arch, upsample=job.upsample),
+            task.architecture(arch, upsample=job.upsample, normalize=job.normalize),
             Path(out),
             recipe=recipe,  # type: ignore[arg-type]
             temperature=options.temperature,
@@ -200,7 +209,9 @@ def distill(
             steps=STEPS if options.steps is None else options.steps,
             teacher=Run.open(teacher) if isinstance(teacher, str | Path) else teacher,
             teacher_architecture=(
-                None if teacher_arch is None else task.architecture(teacher_arch, upsample=job.upsample)
+                None
+                if teacher_arch is None
+                else task.architecture(teacher_arch, upsample=job.upsample, normalize=job.normalize)
             ),
             teacher_defence=teacher_defence,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,9 @@ import torch
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from edgeadv.models.builder import PixelModel, check_input_size, save_weights
+from edgeadv.models.builder import PixelModel, save_weights
+from edgeadv.models.checkpoints import copied
+from edgeadv.models.checks import check_classifier, check_input_size
 from edgeadv_runtime.bundle.bundle import Bundle, Classes, check_replaceable
 from edgeadv_runtime.bundle.entries import (
     ArchitectureEntry,
@@ -139,13 +140,14 @@ def export_bundle(
     check_replaceable(out)
     pixels = preprocessed(frames, preprocess)
     # a copy, because tracing and moving to the CPU must not be seen by the caller, even after an error
-    reference = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval().requires_grad_(False)
+    reference = copied(model).cpu().float().eval().requires_grad_(False)
     check_input_size(reference, preprocess.input_shape)
+    check_classifier(reference, torch.from_numpy(to_tensor(pixels[:4])))
     tell = progress or (lambda _: None)
     measured = None if confidence is None else confidence.measure(reference, preprocess, progress=tell)
     with atomic_folder(out, overwrite=overwrite) as folder:
         save_weights(reference, folder / WEIGHTS)
-        draft = Draft(folder, classes, preprocess, sha256_file(folder / WEIGHTS), origin.training_images, pixels)
+        draft = Draft(folder, classes, preprocess, sha256_file(folder / WEIGHTS), origin.training_images, pixels=pixels)
         writer = _Writer(draft, reference, pixels, int8, tell)
         entries, logits = writer.write(variants, keep_going=keep_going)
         rows = decided(logits, GOLDEN_FRAMES)
@@ -368,8 +370,13 @@ def _check_arguments(
         canonical_json(dict(provenance))
     except (TypeError, ValueError) as error:
         raise InputError(f"provenance is not a JSON object: {error}") from error
-    state = model.state_dict().items()
-    broken = [name for name, tensor in state if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    parameters = dict(model.named_parameters())
+    broken = [
+        name
+        for name, tensor in model.state_dict().items()
+        # a mask may be infinite, but neither a weight nor what BatchNorm divides by
+        if tensor.isnan().any() or (tensor.isinf().any() and (name in parameters or ".running_" in name))
+    ]
     if broken:
         raise InputError(f"the model holds NaN or infinity in {', '.join(broken[:8])}; the weights are broken")
 

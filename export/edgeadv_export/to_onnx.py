@@ -11,8 +11,14 @@ from typing import Any
 
 import onnx
 import torch
+from torch import nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from edgeadv.models.builder import PixelModel
+from edgeadv.models.checkpoints import copied
 from edgeadv_runtime.errors import ExportError
 
 OPSET = 20
@@ -38,6 +44,7 @@ def to_onnx(model: PixelModel, input_shape: tuple[int, int, int]) -> Any:
     """
     example = torch.zeros(_EXAMPLE_BATCH, *input_shape)
     name = model.architecture.name
+    model = plain(model)
     try:
         with quiet():
             program = torch.onnx.export(
@@ -62,6 +69,26 @@ def to_onnx(model: PixelModel, input_shape: tuple[int, int, int]) -> Any:
         proto.graph.value_info.remove(info)
     check(proto, name)
     return proto
+
+
+def plain(model: PixelModel) -> PixelModel:
+    """A copy of a model in eval mode with the weights that ``weight_norm``, ``spectral_norm`` and parametrizations
+    compute, in place of what they compute them from: constants, which fp16 and int8 know how to store."""
+    copy: PixelModel = copied(model)
+    for module in list(copy.modules()):
+        if is_parametrized(module):
+            # PyTorch's own removal changes the class, which the caller's module has too
+            weights = {name: getattr(module, name) for name in module.parametrizations}  # type: ignore[union-attr]
+            module.__class__ = type(module).__bases__[0]
+            del module.parametrizations
+            for name, weight in weights.items():
+                module.register_parameter(name, nn.Parameter(weight))
+        for key, hook in list(module._forward_pre_hooks.items()):
+            # of old, a hook computes the weight before each pass
+            if isinstance(hook, WeightNorm | SpectralNorm):
+                hook.remove(module)
+                del module._forward_pre_hooks[key]
+    return copy.requires_grad_(False)
 
 
 def check(proto: Any, name: str, *, uint8: bool = False) -> None:
@@ -92,7 +119,7 @@ def check(proto: Any, name: str, *, uint8: bool = False) -> None:
         if not batch.dim_param:
             raise ExportError(
                 f"the export of {name} works for batches of {batch.dim_value} only: its code fixes the size of the "
-                "batch, e.g. by a reshape with a literal; take it from the input"
+                "batch, e.g. by a reshape with a literal or len(x); take x.shape[0]"
             )
 
 
@@ -118,7 +145,11 @@ def quiet() -> Iterator[None]:
     try:
         for logger in levels:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -131,5 +162,7 @@ def _root_cause(error: BaseException) -> str:
     """First line of the innermost error: the exporter wraps the one that says what is wrong in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, GuardOnDataDependentSymNode):
+        return "its code takes a branch that depends on the values of the image; compute both and choose by torch.where"
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

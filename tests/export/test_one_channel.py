@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from edgeadv.attacks.functions import fgsm, pgd
 from edgeadv.data.datasets import ImageSet, batches
-from edgeadv.models.builder import Architecture, PixelModel, check_input_size
+from edgeadv.models.builder import Architecture, PixelModel
+from edgeadv.models.checks import check_input_size
 from edgeadv_export import Int8Plan, Origin, choose_calibration, data_frames, export_bundle
 from edgeadv_runtime import Bundle, Classifier, Eps, OnnxRuntimeBackend, Preprocess, SquareAttack
 from edgeadv_runtime.attacks.base import CleanBatch

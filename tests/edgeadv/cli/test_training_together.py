@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 
-from edgeadv.models.builder import read_weights
+from edgeadv.models.checkpoints import read_weights
 from edgeadv.training import checkpoint
 
 # without BatchNorm, whose statistics would be those of a half of the batch, and without dropout

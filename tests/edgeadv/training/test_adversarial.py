@@ -19,7 +19,8 @@ from edgeadv.attacks import cross_entropy, fgsm, margin, pgd
 from edgeadv.data.datasets import ImageSet, balanced_subset, batches, open_data
 from edgeadv.data.loading import to_model_input
 from edgeadv.data.rng import RandomStream
-from edgeadv.models.builder import Architecture, PixelModel, read_weights
+from edgeadv.models.builder import Architecture, PixelModel
+from edgeadv.models.checkpoints import read_weights
 from edgeadv.training.adversarial import AdversarialTraining, Trades, ascend, divergence, random_start
 from edgeadv.training.checkpoint import STATE_FILE
 from edgeadv.training.config import TrainConfig

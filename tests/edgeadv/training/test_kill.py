@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from edgeadv.data.datasets import ImageSet, open_data
-from edgeadv.models.builder import Architecture, read_weights
+from edgeadv.models.builder import Architecture
+from edgeadv.models.checkpoints import read_weights
 from edgeadv.training import checkpoint
 from edgeadv.training.adversarial import AdversarialTraining
 from edgeadv.training.config import TrainConfig

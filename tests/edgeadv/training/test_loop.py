@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from edgeadv.data.datasets import ImageSet, open_data
 from edgeadv.data.loading import loader
 from edgeadv.data.rng import RandomStream
-from edgeadv.models.builder import Architecture, PixelModel, build, read_weights, save_weights
+from edgeadv.models.builder import Architecture, PixelModel, build, save_weights
+from edgeadv.models.checkpoints import read_weights
 from edgeadv.training import recipes as distilling
 from edgeadv.training.adversarial import AdversarialTraining
 from edgeadv.training.checkpoint import STATE_FILE

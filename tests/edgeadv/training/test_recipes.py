@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from edgeadv.data.datasets import ImageSet, balanced_subset, batches, open_data
 from edgeadv.data.loading import to_model_input
-from edgeadv.models.builder import Architecture, build, read_weights
+from edgeadv.models.builder import Architecture, build
+from edgeadv.models.checkpoints import read_weights
 from edgeadv.training import recipes as distilling
 from edgeadv.training.checkpoint import STATE_FILE
 from edgeadv.training.config import TrainConfig

@@ -121,10 +121,15 @@ def test_precisions_are_named(precisions: Any, tmp_path: Path) -> None:
 def test_what_is_of_another_type_is_refused_by_name(tiny_bundle: Bundle, tmp_path: Path) -> None:
     module: Any = torch.nn.Linear(3, 3)
     for call, says in (
-        (lambda: ea.train(module, "mnist5k", out=tmp_path / "run"), "`arch` is a name of torchvision or timm"),
+        (lambda: ea.train(module, "mnist5k", out=tmp_path / "run"), "`arch` is a Linear that is made already"),
+        (lambda: ea.train(3, "mnist5k", out=tmp_path / "run"), "`arch` is a name of torchvision or timm"),  # type: ignore[arg-type]
         (
             lambda: ea.export(module, tmp_path / "b.edgeadv"),
-            "`source` is a run, its folder or a ModelSource, not a Linear",
+            "for a network that is an object, export also needs `classes`, `preprocess`, `frames`",
+        ),
+        (
+            lambda: ea.export(3, tmp_path / "b.edgeadv"),  # type: ignore[arg-type]
+            "`source` is a run, its folder, a ModelSource or a torch.nn.Module, not a int",
         ),
         (lambda: ea.evaluate(module, tmp_path, eps="8/255"), "`bundle` is the path of a bundle, not a Linear"),
         (lambda: Classifier.open(3), "`bundle` is the path of a bundle, not a int"),  # type: ignore[arg-type]
