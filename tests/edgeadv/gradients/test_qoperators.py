@@ -96,7 +96,7 @@ def test_every_one_of_them_is_tried() -> None:
 def test_what_is_not_known_is_named() -> None:
     with pytest.raises(InputError, match=r"^QLinearAveragePool \('y'\) with its channels last is not known here$"):
         nodes_of(around("QLinearAveragePool", [*X, *Y], {}, kernel_shape=[2, 2], channels_last=1))
-    with pytest.raises(InputError, match="QLinearWhere of com.microsoft"):
+    with pytest.raises(InputError, match=r"QLinearWhere of com\.microsoft"):
         nodes_of(around("QLinearWhere", [*X, *Y], {}))
 
 
