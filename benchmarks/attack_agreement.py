@@ -17,13 +17,13 @@ import numpy as np
 import torch
 import torchattacks
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 import edgeadv.attacks
 from edgeadv.attacks.adapters import autoattack
-from edgeadv.backends.pytorch import load_model
 from edgeadv.data.datasets import ImageSet, balanced_subset, batches, open_data
-from edgeadv.models.builder import PixelModel, evaluation_mode
+from edgeadv.gradients.artefact import open_graph
+from edgeadv.models.builder import evaluation_mode
 from edgeadv.models.device import default_device
 from edgeadv.training.runs import WEIGHTS_FILE, Run
 from edgeadv_runtime.attacks.perturbation import check_crafted
@@ -36,7 +36,7 @@ from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.statistics import wilson_interval
 from edgeadv_runtime.records.suites import SUITES
 
-Craft = Callable[[PixelModel, Tensor, Tensor], list[Tensor]]
+Craft = Callable[[nn.Module, Tensor, Tensor], list[Tensor]]
 """A model, its images and their labels to adversarial images, one tensor per attack; an image stands if it stands them
 all."""
 
@@ -72,7 +72,7 @@ class Subject:
 
     title: str
     weights_sha256: str
-    model: PixelModel
+    model: nn.Module
     classes: Classes
     preprocess: Preprocess
 
@@ -81,7 +81,7 @@ class Subject:
         """A bundle, or the folder of a run."""
         if (path / MANIFEST).exists():
             bundle = Bundle.open(path)
-            model = load_model(bundle, device=device)
+            model = open_graph(bundle, "fp32", device=device)
             return cls(bundle.manifest.title, bundle.weights_sha256, model, bundle.classes, bundle.preprocess)
         run = Run.open(path)
         model = run.load_model().requires_grad_(False).eval().to(device)
@@ -93,7 +93,7 @@ def our_attacks(eps: Eps, options: argparse.Namespace) -> dict[str, Craft]:
     attacks: Any = edgeadv.attacks
     value = eps.value
 
-    def square(model: PixelModel, x: Tensor, y: Tensor, seed: int = 0) -> list[Tensor]:
+    def square(model: nn.Module, x: Tensor, y: Tensor, seed: int = 0) -> list[Tensor]:
         def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
             with torch.no_grad():
                 logits: NDArray[np.float32] = model(torch.from_numpy(images).to(x.device)).float().cpu().numpy()
@@ -104,7 +104,7 @@ def our_attacks(eps: Eps, options: argparse.Namespace) -> dict[str, Craft]:
         )
         return [torch.from_numpy(found.x).to(x.device)]
 
-    def standard(model: PixelModel, x: Tensor, y: Tensor) -> list[Tensor]:
+    def standard(model: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
         classes = model.architecture.num_classes
         built = attacks.build_attacks(model, [eps], efforts=SUITES["standard"], classes=classes, gradients_sha256=None)
         images, labels = x.cpu().numpy(), y.cpu().numpy()
@@ -132,11 +132,11 @@ def pairs(eps: Eps, options: argparse.Namespace) -> list[Pair]:
     """Every comparison; each attack of torchattacks seeds itself with 0 or draws nothing."""
     ours, value = our_attacks(eps, options), eps.value
 
-    def theirs(build: Callable[[PixelModel], Any]) -> Craft:
+    def theirs(build: Callable[[nn.Module], Any]) -> Craft:
         return lambda model, x, y: [build(model)(x, y).detach()]
 
     def cross_check(steps: int | None) -> Craft:
-        def craft(model: PixelModel, x: Tensor, y: Tensor) -> list[Tensor]:
+        def craft(model: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
             classes = min(options.classes, model.architecture.num_classes)
             attack = autoattack(model, eps=eps, gradients_sha256=None, n_classes=classes, steps=steps)
             return [torch.from_numpy(attack.craft(x.cpu().numpy(), y.cpu().numpy())[0].x).to(x.device)]
@@ -210,7 +210,7 @@ class Images:
         return np.concatenate(flags)
 
 
-def right(model: PixelModel, x: Tensor, y: Tensor) -> Tensor:
+def right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Images that the model classifies right."""
     with torch.no_grad():
         answers: Tensor = model(x).argmax(dim=1) == y

@@ -18,6 +18,7 @@ are followed, when the copy's are, and when those of the levers that change numb
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import importlib.metadata
 import statistics
@@ -32,16 +33,20 @@ import torch
 import torchattacks
 from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
 from art.estimators.classification import PyTorchClassifier
-from edgeadv.attacks.copies import memory_order
 from levers import PRECISIONS, in_order, pulled, settings
 from paired import in_turn, named, ratio, save
 from torch import Tensor, nn
 
-from edgeadv.attacks import attack_copy, cross_entropy, fgsm, pgd
+from edgeadv.attacks import cross_entropy, fgsm, pgd
 from edgeadv.attacks.float16 import HalfCopy
-from edgeadv.backends.pytorch import load_model
 from edgeadv.data.datasets import balanced_subset, batches, open_data
-from edgeadv.models.builder import Architecture, PixelModel, build
+from edgeadv.gradients.artefact import open_graph
+from edgeadv.gradients.graph import GraphModule
+from edgeadv.gradients.read_onnx import nodes_of
+from edgeadv.models.builder import Architecture, build
+from edgeadv.models.checkpoints import load_state, read_weights
+from edgeadv.models.device import memory_order
+from edgeadv_export.to_onnx import to_onnx
 from edgeadv_runtime import Bundle, __version__
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.records.eps import Eps
@@ -114,9 +119,9 @@ def measure(architecture: str, steps: int, options: argparse.Namespace) -> dict[
     y = torch.randint(classes, (options.batch,), device=device)
     start = time.perf_counter()
     with settings("edgeadv"):
-        copied = attack_copy(model, x[:2])
+        graph = nodes_of(to_onnx(copy.deepcopy(model).cpu(), (3, options.side, options.side)))
+        copied = GraphModule(graph, architecture).eval().to(device, memory_format=memory_order(device))
     starts = {"edgeadv": time.perf_counter() - start}
-    assert isinstance(copied, PixelModel)
     fast = x.contiguous(memory_format=memory_order(device))
     attacks = {
         "edgeadv": lambda: ours(copied, fast, y, eps, steps),
@@ -182,12 +187,14 @@ def measure(architecture: str, steps: int, options: argparse.Namespace) -> dict[
 
 
 def strength(options: argparse.Namespace) -> dict[str, Any]:
-    """Accuracy under FGSM and PGD by the gradients of a network itself and of its copy, on the network itself."""
+    """Accuracy under FGSM and PGD by the gradients of a network itself and of its exported graph, on the network."""
     bundle, eps = Bundle.open(options.strength), Eps.parse(options.eps)
     images = open_data(options.data, split="test").relabel(bundle.classes)
     order = balanced_subset(images.labels, options.limit)
-    model = load_model(bundle)
-    device = next(model.parameters()).device
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = build(Architecture.from_json(bundle.manifest.architecture.to_json()))
+    load_state(model.net, read_weights(bundle.weights_path))
+    model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
     changing = [lever for lever in options.levers if lever in (*PRECISIONS, "tf32")]
     left: dict[str, list[np.ndarray]] = {}
     followed: dict[str, nn.Module] = {}
@@ -195,8 +202,7 @@ def strength(options: argparse.Namespace) -> dict[str, Any]:
         x = torch.from_numpy(to_tensor(batch.pixels)).to(device).contiguous(memory_format=memory_order(device))
         y = torch.from_numpy(batch.labels).to(device)
         if not followed:
-            copied = attack_copy(model, x[:2])
-            assert isinstance(copied, PixelModel)
+            copied = open_graph(bundle, "fp32", device=device)
             followed = {"own": model, "copy": copied, **{lever: pulled(lever, copied, x, y) for lever in changing}}
         for attack, steps in (("fgsm", 1), ("pgd-10", 10)):
             for name, network in followed.items():

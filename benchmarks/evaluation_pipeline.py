@@ -68,11 +68,11 @@ def opened(options: argparse.Namespace) -> tuple[Bundle, ImageSet, TorchBackend,
     images = open_data(options.data, split="test").relabel(bundle.classes)
     reference = TorchBackend(bundle, threads=1)
     attacks = build_attacks(
-        reference.attack_model,
+        reference.model,
         EPS,
         efforts={FGSM: Effort()},
         classes=len(bundle.classes),
-        gradients_sha256=bundle.weights_sha256,
+        gradients_sha256=reference.gradients_sha256,
     )
     return bundle, images, reference, attacks
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from edgeadv.attacks import cross_entropy, input_gradient
 from edgeadv.attacks.float16 import HalfCopy
-from edgeadv.models.builder import PixelModel
+from edgeadv.gradients.graph import GraphModule
 
 PRECISIONS = ("bfloat16", "float16")
 ORDERS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -41,7 +41,7 @@ class Bfloat16(nn.Module):
         return logits
 
 
-def pulled(lever: str, network: PixelModel, x: Tensor, y: Tensor) -> nn.Module:
+def pulled(lever: str, network: GraphModule, x: Tensor, y: Tensor) -> nn.Module:
     """``network`` with what ``lever`` names; ``tf32`` and ``tuned`` are settings of the process, see :func:`settings`.
 
     Args:
@@ -89,7 +89,7 @@ def _inside(network: nn.Module, change: Callable[[nn.Module, Tensor], nn.Module]
     it changes."""
     if not isinstance(network, HalfCopy):
         return change(network, x.clone())
-    given = network.exact.prepared(x).to(torch.float16, memory_format=torch.channels_last)
+    given = network.prepared(x).to(torch.float16).contiguous(memory_format=torch.channels_last)
     network.net = change(network.net, given)
     return network
 

@@ -26,9 +26,8 @@ import torch
 from paired import in_turn, named, ratio, save
 from torch import Tensor, nn
 
-from edgeadv.attacks import attack_copy
-from edgeadv.backends.pytorch import load_model
 from edgeadv.backends.pytorch_compiled import CompiledTorchBackend
+from edgeadv.gradients.artefact import open_graph
 from edgeadv_runtime import Bundle, OnnxRuntimeBackend
 from edgeadv_runtime.errors import EdgeAdvError
 
@@ -57,13 +56,12 @@ def measure(bundle: Bundle, variant: str, batch: int, options: argparse.Namespac
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rng = np.random.default_rng(0)
     host = rng.random((batch, *bundle.preprocess.input_shape), dtype=np.float32)
-    plain = load_model(bundle, device=device)
+    plain = open_graph(bundle, "fp32", device=device)
     x = torch.from_numpy(host).to(device).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         expected = plain(x).float().cpu().numpy()
     dtype = torch.float16 if variant == "fp16" else torch.float32
     eager, given = copy.deepcopy(plain).to(dtype), x.to(dtype)
-    folded = attack_copy(plain, x).to(dtype=dtype, memory_format=torch.channels_last)
     provider = "cuda" if device.type == "cuda" else "cpu"
     on = named(device, torch.get_num_threads())
     rows: list[dict[str, Any]] = []
@@ -71,14 +69,14 @@ def measure(bundle: Bundle, variant: str, batch: int, options: argparse.Namespac
         backend = stack.enter_context(
             CompiledTorchBackend(bundle, variant=variant, device=device, threads=options.threads)
         )
-        compiled: Any = backend._network
+        backend.infer(host)
+        compiled: Any = backend._compiled[1 << (batch - 1).bit_length()]
         ways: dict[str, Callable[[], Any]] = {
             "eager": lambda: eager(given),
-            "folded": lambda: folded(given),
             "compiled": lambda: compiled(given),
         }
         if provider == "cuda":
-            ways["graph"] = as_graph(folded, given)
+            ways["graph"] = as_graph(eager, given)
         ways["infer"] = lambda: backend.infer(host)
         try:
             served = OnnxRuntimeBackend(bundle, variant=variant, provider=provider, threads=options.threads)

@@ -33,10 +33,11 @@ from edgeadv_runtime.attacks.square_attack import SquareAttack
 from edgeadv_runtime.bundle.batches import CleanBatch
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.device.facts import environment
+from edgeadv_runtime.errors import EdgeAdvError
 from edgeadv_runtime.evaluation.verdict import MaskingEvidence, verdict_of
 from edgeadv_runtime.files import read_json, write_json
 from edgeadv_runtime.records.evidence import Finding
-from edgeadv_runtime.records.suites import NOISE, ON_SURROGATE, RANDOM_DRAWS, SQUARE, SUITES, Effort
+from edgeadv_runtime.records.suites import NOISE, PER_ARTEFACT, RANDOM_DRAWS, SQUARE, SUITES, Effort
 
 BATCH = 100
 HONEST, DISHONEST = 0.02, 0.05
@@ -74,6 +75,25 @@ def judged(network: Network, weights: Weights) -> Judged:
     return Judged(shown.eval(), Reference(shown.eval(), (3, 32, 32)), bare)
 
 
+def exported(it: Judged, name: str) -> Judged:
+    """The same by the gradients of its own ONNX graph, which is what an artefact has; it answers too.
+
+    Raises:
+        EdgeAdvError: it cannot be exported, or its graph has no gradients.
+    """
+    from edgeadv.gradients.graph import GraphModule
+    from edgeadv.gradients.read_onnx import nodes_of
+    from edgeadv.models.builder import Architecture, PixelModel
+    from edgeadv.models.checks import check_classifier
+    from edgeadv_export.to_onnx import to_onnx
+
+    about = Architecture(name=name, source="module", num_classes=10, mean=(), std=())
+    model = PixelModel(it.gradients, about).eval()
+    check_classifier(model, torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    graph = GraphModule(nodes_of(to_onnx(model, (3, 32, 32))), name).eval()
+    return Judged(graph, Reference(graph, (3, 32, 32)), it.bare)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a suite made of a network: which images stand, the verdict, and its evidence."""
@@ -105,7 +125,7 @@ def run_int8(
 ) -> tuple[Judged, Outcome]:
     """The int8 artefact in ONNX Runtime: attacked by the weights' gradients, by its own, and by queries, as
     ``evaluate`` does."""
-    from edgeadv.gradients.graph import load_surrogate
+    from edgeadv.gradients.artefact import open_graph
     from edgeadv_runtime.backends import OnnxRuntimeBackend
     from edgeadv_runtime.bundle.bundle import Bundle
     from edgeadv_runtime.evaluation.outcomes import Artefact
@@ -117,17 +137,17 @@ def run_int8(
     bundle = Bundle.open(folder)
     assert network.int8 is not None
     artefact = OnnxRuntimeBackend(bundle, variant=network.int8, threads=1)
-    surrogate, it = load_surrogate(bundle, network.int8), judged(network, weights)
+    graph, it = open_graph(bundle, network.int8, device=torch.device("cpu")), judged(network, weights)
     attacks = suite_on(it, eps, suite, None, to_tensor(clean[0].pixels[:8]))
-    own = {name: effort for name, effort in SUITES[suite].items() if name in ON_SURROGATE}  # type: ignore[index]
+    own = {name: effort for name, effort in SUITES[suite].items() if name in PER_ARTEFACT}  # type: ignore[index]
     made = build_attacks(
-        surrogate,
+        graph,
         [eps],
         efforts=own,
         classes=10,
-        gradients_sha256=surrogate.sha256,
+        gradients_sha256=graph.sha256,
         suffix=f"@{network.int8}",
-        gradients=surrogate.gradients,
+        gradients=graph.gradients,
     )
     query = SquareAttack(artefact, [eps], SUITES[suite][SQUARE].queries)  # type: ignore[index]
     attacks = [*(attack for attack in attacks if attack.name != SQUARE), *made, query]
@@ -138,7 +158,7 @@ def run_int8(
     hits = {key: np.concatenate([o.top1[0][key] for o in outcomes]) for key in outcomes[0].top1[0]}
     counts = {f"{key[0]} {key[1]}": int(flags.sum()) for key, flags in hits.items()}
     outcome = Outcome(hits[CLEAN_KEY], np.all([*hits.values()], axis=0), row.verdict, masking.evidence, counts)
-    return Judged(surrogate, artefact, [surrogate, *it.bare]), outcome
+    return Judged(graph, artefact, [graph, *it.bare]), outcome
 
 
 def _export_int8(network: Network, weights: Weights, folder: Path) -> None:
@@ -209,9 +229,13 @@ def bound(
 
 
 def measure(
-    network: Network, weights: Weights, work: Path, *, n: int, suite: str, queries: int | None
+    network: Network, weights: Weights, work: Path, *, n: int, suite: str, queries: int | None, own_graph: bool
 ) -> dict[str, Any]:
-    """Figures and verdict of one network."""
+    """Figures and verdict of one network.
+
+    Raises:
+        EdgeAdvError: it was to be followed by its ONNX graph, and has none.
+    """
     start, eps = time.monotonic(), Eps.parse(network.eps)
     images = weights.images(network.data, "test")
     order = balanced_subset(images.labels, n)
@@ -221,6 +245,7 @@ def measure(
     ]
     if network.int8 is None:
         it = judged(network, weights)
+        it = exported(it, network.name) if own_graph else it
         found = run_suite(it, suite_on(it, eps, suite, queries, to_tensor(clean[0].pixels[:8])), clean)
     else:
         it, found = run_int8(network, weights, work, eps, suite, clean)
@@ -292,6 +317,7 @@ def main() -> None:
     parser.add_argument("--suite", choices=list(SUITES), default="standard")
     parser.add_argument("--n", type=int, default=400)
     parser.add_argument("--queries", type=int, help="Of Square, instead of the suite's.")
+    parser.add_argument("--own-graph", action="store_true", help="Follow and score the ONNX graph of each network.")
     parser.add_argument("--cifar10", type=Path, help="Class folders of CIFAR-10; its networks are left out without.")
     parser.add_argument("--work", type=Path, default=Path("build/verdict"))
     parser.add_argument("--out", type=Path, required=True)
@@ -300,6 +326,7 @@ def main() -> None:
     torch.manual_seed(0)
     weights = Weights(options.work, cifar10=options.cifar10)
     settings = {"suite": options.suite, "n": options.n, "queries": options.queries}
+    settings |= {"own_graph": True} if options.own_graph else {}
     rows: list[dict[str, Any]] = []
     if options.out.exists():
         found = read_json(options.out, what="calibration")
@@ -310,7 +337,19 @@ def main() -> None:
         if not weights.has(network):
             print(f"{network.name}: left out, it needs --cifar10", flush=True)
             continue
-        row = measure(network, weights, options.work, n=options.n, suite=options.suite, queries=options.queries)
+        try:
+            row = measure(
+                network,
+                weights,
+                options.work,
+                n=options.n,
+                suite=options.suite,
+                queries=options.queries,
+                own_graph=options.own_graph,
+            )
+        except EdgeAdvError as error:
+            print(f"{network.name}: left out, {error}", flush=True)
+            continue
         rows.append(row)
         print(
             f"{row['name']:20s} {row['meant']:9s} clean {row['clean']:.3f} worst {row['worst_case']:.3f} truth "
