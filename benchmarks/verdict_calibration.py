@@ -161,6 +161,22 @@ def run_int8(
     return Judged(graph, artefact, [graph, *it.bare]), outcome
 
 
+def run_int8_graph(
+    network: Network, weights: Weights, work: Path, eps: Eps, suite: str, clean: Sequence[CleanBatch]
+) -> tuple[Judged, Outcome]:
+    """The int8 artefact where the bundle carries nothing else: all of the suite follows its own graph."""
+    from edgeadv.gradients.artefact import open_graph
+    from edgeadv_runtime.bundle.bundle import Bundle
+
+    folder = work / f"{network.name}.edgeadv"
+    if not folder.exists():
+        _export_int8(network, weights, folder)
+    assert network.int8 is not None
+    graph = open_graph(Bundle.open(folder), network.int8, device=torch.device("cpu"))
+    it = Judged(graph, Reference(graph, (3, 32, 32)), [graph, weights.load(network.weights)])
+    return it, run_suite(it, suite_on(it, eps, suite, None, to_tensor(clean[0].pixels[:8])), clean)
+
+
 def _export_int8(network: Network, weights: Weights, folder: Path) -> None:
     from edgeadv.data.sources import load_data
     from edgeadv_export import (
@@ -248,7 +264,8 @@ def measure(
         it = exported(it, network.name) if own_graph else it
         found = run_suite(it, suite_on(it, eps, suite, queries, to_tensor(clean[0].pixels[:8])), clean)
     else:
-        it, found = run_int8(network, weights, work, eps, suite, clean)
+        run = run_int8_graph if own_graph else run_int8
+        it, found = run(network, weights, work, eps, suite, clean)
     seconds = time.monotonic() - start
     labels = np.concatenate([b.labels for b in clean])
     truth = bound(it, np.concatenate([to_tensor(b.pixels) for b in clean]), labels, eps, found.standing)

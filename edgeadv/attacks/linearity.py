@@ -16,6 +16,7 @@ from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.rows import AttackParams
 from edgeadv_runtime.records.suites import LINEARITY
 
+from ..gradients.graph import GraphModule
 from ..models.builder import evaluation_mode
 from .batching import device_of, in_parts, tensors
 from .losses import input_gradient, margin
@@ -81,18 +82,24 @@ class LinearityControl:
         return [self.craft_from(x, y, x, eps) for eps in self.eps]
 
     def craft_from(self, x: NDArray[np.float32], y: NDArray[np.int64], start: NDArray[np.float32], eps: Eps) -> Crafted:
-        """Measure; the images are left as they are.
+        """Measure, with steps no shorter than those that a quantised graph rounds pixels to; the images are left as
+        they are.
 
         Returns:
             ``linearity`` float32 (n, 4): for each of :data:`AT_IMAGE` at ``x``, then of :data:`AT_WORST` at ``start``.
         """
+        shortest = 0.0
+        if isinstance(self.model, GraphModule) and len(x):
+            # within a step of 8 bits a rounded network does not move, or jumps
+            shortest = self.model.input_step(tensors(x[:1], y[:1], device_of(self.model))[0])
         points = [(x, fraction) for fraction in AT_IMAGE] + [(start, fraction) for fraction in AT_WORST]
 
         def measured(part: slice) -> NDArray[np.float32]:
             columns = []
             for point, fraction in points:
                 images, labels = tensors(point[part], y[part], device_of(self.model))
-                columns.append(linearity(self.model, images, labels, length=fraction * eps.value).cpu().numpy())
+                length = max(fraction * eps.value, shortest)
+                columns.append(linearity(self.model, images, labels, length=length).cpu().numpy())
             return np.stack(columns, axis=1)
 
         return Crafted(x, None, linearity=np.concatenate(in_parts(measured, x, device_of(self.model))))

@@ -110,17 +110,43 @@ class GraphModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The graph's output."""
-        values: dict[str, Tensor] = {self._input: x, **self._shapes}
-        values |= {name: self.get_parameter(parameter) for name, parameter in self._parameter_of.items()}
+        values = {self._input: x, **self._constants()}
         for node, done in zip(self._nodes, self._last_use, strict=True):
             values.update(run_node(node, values))
             for name in done:
                 del values[name]
         return values[self._output]
 
+    def _constants(self) -> dict[str, Tensor]:
+        """What depends on no image, by name."""
+        held = {name: self.get_parameter(parameter) for name, parameter in self._parameter_of.items()}
+        return {**self._shapes, **held}
+
+    def input_step(self, x: Tensor) -> float:
+        """How far a pixel moves before what a quantised graph rounds it to does, in pixels; 0 where none is rounded.
+
+        The scale of the first Q over the slope of what comes before it, such as a normalisation.
+
+        Args:
+            x: an image, float32 of shape (1, channels, height, width).
+        """
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            values = {self._input: leaf, **self._constants()}
+            for node in self._nodes:
+                if node.op in _PRODUCTS:
+                    break
+                made = run_node(node, values)
+                if node.op in ("QuantizeLinear", "DynamicQuantizeLinear"):
+                    (slope,) = torch.autograd.grad(values[node.inputs[0]].sum(), leaf)
+                    scale = values[node.inputs[1]] if node.op == "QuantizeLinear" else made[node.outputs[1]]
+                    return float(scale.max() / slope.abs()[slope != 0].min()) if slope.any() else 0.0
+                values.update(made)
+        return 0.0
+
     def split(self) -> tuple[GraphModule, GraphModule]:
         """The graph in two: what is done to pixels before the first convolution or matrix product, and the rest."""
-        constants = {**self._shapes, **{name: self.get_parameter(each) for name, each in self._parameter_of.items()}}
+        constants = self._constants()
         place, name = 0, self._input
         made = {self._input}
         for i, node in enumerate(self._nodes):

@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from edgeadv.attacks import build_attacks, fgsm, margin, pgd
+from edgeadv.attacks.linearity import LinearityControl, linearity
 from edgeadv.data.datasets import ImageSet, batches
 from edgeadv.gradients.artefact import ArtefactGraph, open_graph
 from edgeadv.gradients.graph import Graph, GraphModule, Node
@@ -517,3 +518,33 @@ def test_an_option_that_is_not_known_is_named(op: str, attributes: Any, others: 
 def test_a_graph_that_lacks_a_tensor() -> None:
     with pytest.raises(InputError, match=r"lacks the tensor 'bias', which Add \(node of 'y'\) takes"):
         graph_of(Node("Add", ("image", "bias"), ("y",), {}))
+
+
+def test_the_step_that_pixels_are_rounded_to() -> None:
+    """The scale of the first Q over the slope before it; behind a convolution it is no step of pixels."""
+    scaled = (
+        Node("Div", ("image", "deviation"), ("x",), {}),
+        Node("QuantizeLinear", ("x", "scale", "zero"), ("q",), {}),
+        Node("DequantizeLinear", ("q", "scale", "zero"), ("y",), {}),
+    )
+    about = {"deviation": torch.tensor([0.5, 0.25]).view(2, 1, 1), "scale": torch.tensor(0.01)}
+    graph = graph_of(*scaled, zero=torch.tensor(0, dtype=torch.int8), **about)
+    assert graph.input_step(torch.rand(1, 2, 3, 3)) == pytest.approx(0.01 * 0.5)
+    behind = graph_of(Node("Conv", ("image", "w"), ("y",), {}), w=torch.ones(1, 2, 1, 1))
+    assert behind.input_step(torch.rand(1, 2, 3, 3)) == 0
+
+
+def test_linearity_of_a_rounded_graph_is_measured_in_steps_that_it_notices(
+    digits_bundle: Bundle, digits_test: ImageSet
+) -> None:
+    """Within a step of 8 bits the margin stands still or jumps, whatever its gradient says."""
+    x, y = images(digits_test, 60)
+    graph = open_graph(digits_bundle, "int8-s8s8", device=CPU)
+    eps = Eps.parse("8/255")
+    control = LinearityControl(graph, [eps], graph.sha256, graph.gradients)
+    (measured,) = control.craft(x, y)
+    assert measured.linearity is not None
+    fine = linearity(graph, torch.from_numpy(x), torch.from_numpy(y), length=eps.value / 64).numpy()
+    assert np.abs(np.median(measured.linearity, axis=0) - 1).max() < 0.2
+    # a 64th of the budget is an eighth of a step
+    assert np.mean(np.abs(fine - 1) > 0.5) > 2 * np.mean(np.abs(measured.linearity - 1) > 0.5)
