@@ -17,11 +17,9 @@ from torch import Tensor
 
 from edgeadv_runtime.errors import BundleError, InputError, require
 
+from . import NEWEST, OLDEST
 from .graph import Graph, Node
 from .qoperators import DOMAIN, QOPERATORS, rewrite
-
-OLDEST, NEWEST = 7, 23
-"""Opsets that are read."""
 
 
 def read_file(path: Path) -> Graph:

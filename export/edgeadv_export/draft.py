@@ -20,8 +20,8 @@ from edgeadv_runtime.bundle.training_images import TrainingImages
 from edgeadv_runtime.bundle.variants import precision_of, takes_uint8
 from edgeadv_runtime.files import sha256_file
 
+from .onnx_form import OPSET
 from .parity import TOLERANCES
-from .to_onnx import OPSET
 
 WEIGHTS = "weights.safetensors"
 _ADVICE = "install another version of it, leave this out of `precisions`, or give `keep_going`"

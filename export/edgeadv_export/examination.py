@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,6 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgeadv.gradients.graph import GraphModule
-from edgeadv.gradients.read_onnx import nodes_of
 from edgeadv_runtime.backends.onnxruntime import open_session
 from edgeadv_runtime.bundle.variants import INT8, S8S8, U8S8, precision_of
 from edgeadv_runtime.device.isolated import call_isolated
@@ -76,11 +74,12 @@ def examine(path: Path, asked: Asked, pixels: NDArray[np.uint8] | None) -> Exami
         InputError: it is no classifier that a bundle can hold, or ``asked`` does not fit it.
         ExportError: it does not run, or the rewritten graph is not the original.
     """
-    return call_isolated(examine_here, path, asked, pixels, what=path.name, advice=_ADVICE)
+    found = call_isolated(examine_here, path, asked, pixels, what=path.name, advice=_ADVICE)
+    return replace(found, no_gradients=_no_gradients(path))
 
 
 def examine_here(path: Path, asked: Asked, pixels: NDArray[np.uint8] | None) -> Examined:
-    """:func:`examine` in this process: all of it that a foreign file could end."""
+    """:func:`examine` in this process, without PyTorch: all of it that a foreign file could end."""
     proto = load_foreign(path)
     logits = find_logits(proto.graph, asked.output)
     name = find_input(proto.graph, logits.answer, asked.input)
@@ -90,7 +89,7 @@ def examine_here(path: Path, asked: Asked, pixels: NDArray[np.uint8] | None) -> 
     notes = [f"opset {opset_of(proto)}, {variant}", *reader.notes]
     if logits.cut != NONE:
         notes.append(f"the {logits.cut} at the end is cut off: {logits.tensor!r} are the logits")
-    about: dict[str, Any] = {"variant": variant, "opset": opset_of(proto), "no_gradients": _no_gradients(proto, path)}
+    about: dict[str, Any] = {"variant": variant, "opset": opset_of(proto)}
     if convention is None:
         return Examined(notes=tuple(notes), needed=tuple(reader.needed.items()), **about)
     rng = np.random.default_rng(0)
@@ -148,10 +147,13 @@ def _float_types(proto: Any) -> Iterator[int]:
     return (each.data_type for each in proto.graph.initializer if each.name in read)
 
 
-def _no_gradients(proto: Any, path: Path) -> str | None:
-    """Why the gradient side cannot compute ``proto``; None where it can."""
+def _no_gradients(path: Path) -> str | None:
+    """Why PyTorch cannot compute a file that was run before; None where it can."""
+    from edgeadv.gradients.graph import GraphModule
+    from edgeadv.gradients.read_onnx import nodes_of
+
     try:
-        GraphModule(nodes_of(proto), path.name)
+        GraphModule(nodes_of(load_foreign(path)), path.name)
     except EdgeAdvError as error:
         # several inputs or outputs are not the last word: the graph is rewritten
         return None if " is due" in str(error) else str(error)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgeadv_runtime.backends.first_run import open_graph, try_graph
 
-from .to_onnx import INPUT
+from .onnx_form import INPUT
 
 
 def extremes(

@@ -11,7 +11,7 @@ import onnx.external_data_helper
 import onnx.inliner
 import onnx.version_converter
 
-from edgeadv.gradients.read_onnx import NEWEST, OLDEST
+from edgeadv.gradients import NEWEST, OLDEST
 from edgeadv_runtime.errors import InputError
 
 MOST_BYTES = (1 << 31) - 1

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgeadv_runtime.errors import ExportError
 
 from .extremes import extremes
-from .to_onnx import INPUT, OUTPUT, check, quiet
+from .onnx_form import INPUT, OUTPUT, check, quiet
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 _NORMALISING = ("Sub", "Div", "Mul", "Add")

@@ -22,7 +22,7 @@ from edgeadv_runtime.bundle.variants import S8S8, U8S8
 from edgeadv_runtime.errors import ExportError
 
 from .extremes import extremes
-from .to_onnx import check, quiet, strip_metadata
+from .onnx_form import check, quiet, strip_metadata
 
 METHOD = "minmax-p95"
 # A network meets images on which a layer answers a hundred times louder than on others, and an attack that follows the

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.bundle.entries import FlipEntry, ParityEntry
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.bundle.variants import FLOAT_VARIANTS, INT8, U8IN, precision_of
 from edgeadv_runtime.errors import BackendError, ExportError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # Largest accepted error of a logit as a share of the largest absolute logit. A share, because a distilled model has
 # logits 40 to 100 times larger than others, and its rounding errors grow with them.
@@ -82,6 +84,8 @@ def torch_logits(model: nn.Module, pixels: NDArray[np.uint8], name: str) -> NDAr
     Raises:
         ExportError: they are not finite.
     """
+    import torch
+
     with torch.inference_mode():
         batches = [model(torch.from_numpy(to_tensor(part))).numpy() for part in _batches(pixels)]
     logits: NDArray[np.float32] = np.concatenate(batches)

@@ -14,7 +14,7 @@ from .foreign_file import DEFAULT_DOMAINS
 from .foreign_input import LUMA, Convention
 from .foreign_output import SIGMOID, Logits, needed_nodes
 from .foreign_scale import constants_of
-from .to_onnx import INPUT, OUTPUT, strip_metadata
+from .onnx_form import INPUT, OUTPUT, strip_metadata
 
 BATCH = "batch"
 

@@ -10,7 +10,7 @@ import onnx
 
 from edgeadv_runtime.errors import ExportError
 
-from .to_onnx import INPUT, check
+from .onnx_form import INPUT, check
 
 # of what is put before the graph; no exporter gives such names
 _PREFIX = "u8in_"

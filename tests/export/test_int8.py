@@ -26,7 +26,8 @@ from edgeadv.models.builder import Architecture, PixelModel, build
 from edgeadv_export import TOLERANCES
 from edgeadv_export.draft import Draft
 from edgeadv_export.int8 import WEIGHTED, Calibrated, calibrate
-from edgeadv_export.to_onnx import OPSET, to_onnx
+from edgeadv_export.onnx_form import OPSET
+from edgeadv_export.to_onnx import to_onnx
 from edgeadv_runtime.bundle.bundle import Classes
 from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.errors import ExportError
