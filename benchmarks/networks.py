@@ -36,7 +36,8 @@ from torch import nn
 import edgeadv as ea
 from edgeadv.models.builder import Architecture, PixelModel, build
 from edgeadv_runtime import Preprocess
-from edgeadv_runtime.bundle.preprocess import decode, pictures, to_tensor
+from edgeadv_runtime.bundle.pictures import decode, pictures
+from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.device.facts import processor_name
 from edgeadv_runtime.errors import EdgeAdvError, InputError
 

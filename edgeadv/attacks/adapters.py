@@ -55,7 +55,7 @@ def from_torchattacks(
     Args:
         attack: e.g. ``torchattacks.PGD(model, eps=8 / 255)``; ``MultiAttack`` as well.
         eps: the budget; the attack's own must be the same.
-        gradients_sha256: hash of the weights that the gradients belong to, None if unknown or none are used.
+        gradients_sha256: hash of the file that the gradients belong to, None if unknown or none are used.
         name: its name in result rows; None is ``"torchattacks-"`` and the class in small letters.
         queried: ``Backend.identity`` of the artefact behind ``attack.model`` if the attack only asks it, as ``Square``
             does.
@@ -122,7 +122,7 @@ def from_foolbox(
         attack: e.g. ``foolbox.attacks.LinfPGD()``; ``.repeat(n)`` as well.
         model: pixels of [0, 1] to logits.
         eps: the budget.
-        gradients_sha256: hash of the weights that the gradients belong to, None if unknown or none are used.
+        gradients_sha256: hash of the file that the gradients belong to, None if unknown or none are used.
         name: its name in result rows; None is ``"foolbox-"`` and the class in small letters.
         queried: ``Backend.identity`` of the artefact behind ``model`` if the attack only asks it.
         seed: of what it draws at random.
@@ -191,7 +191,7 @@ def from_art(
     Args:
         attack: e.g. ``ProjectedGradientDescent(classifier, eps=8 / 255)``, untargeted.
         eps: the budget; the attack's own must be the same.
-        gradients_sha256: hash of the weights that the gradients belong to, None if unknown or none are used.
+        gradients_sha256: hash of the file that the gradients belong to, None if unknown or none are used.
         name: its name in result rows; None is ``"art-"`` and the class in small letters.
         queried: ``Backend.identity`` of the artefact behind the estimator if the attack only asks it.
         seed: of what it draws at random.

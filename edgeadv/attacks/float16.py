@@ -28,7 +28,7 @@ class HalfCopy(nn.Module):
     does, or comes out so small that parts of it are lost although that of its logits is not zero, gets float32's.
 
     Shape:
-        input float32 (n, 3, H, W), RGB in [0, 1]; output float32 (n, num_classes), logits.
+        input float32 (n, channels, H, W) in [0, 1]; output float32 (n, num_classes), logits.
 
     Attributes:
         exact: the network in float32.

@@ -36,7 +36,7 @@ _SUMMARIES = {
     "tolerance.",
     "diff": "Find where another preprocessing's pixels differ from a bundle's: the first step, the largest level, the "
     "labels that change.",
-    "attack": "Attack the bundle's weights with PyTorch's gradients and write a pack that a device can score without "
+    "attack": "Attack the bundle's artefacts by their own gradients and write a pack that a device can score without "
     "PyTorch.",
     "evaluate": "Clean and adversarial accuracy of the artefacts in a bundle, all on the same images.",
     "study": "Top-1 and top-5 error of pre-trained ImageNet classifiers, without attack and under FGSM.",

@@ -33,7 +33,7 @@ def attack(
     asked: _Pack,
     float32: Annotated[bool, "Store floats; by default 8-bit pixels, rounded within eps."] = False,
 ) -> None:
-    """Attack the bundle's weights with PyTorch's gradients and write a pack that a device can score without PyTorch."""
+    """Attack the bundle's artefacts by their own gradients and write a pack that a device can score without PyTorch."""
     need("train")
     keep_memory()
     with progress_bar() as progress:

@@ -62,9 +62,7 @@ def slim(
     bundle: BundleFile,
     out: Annotated[Path, "The folder to make."],
     variant: Annotated[list[str], "A variant to keep, int8 or int8-u8in; give it again for another."],
-    weights: Annotated[
-        bool, typer.Option("--weights/--no-weights", help="Keep the weights: they hand over the white box.")
-    ] = False,
+    weights: Annotated[bool, typer.Option("--weights/--no-weights", help="Keep the weights, to train on.")] = False,
     overwrite: Annotated[bool, "Replace a bundle that is there."] = False,
 ) -> None:
     """Copy a bundle without what a device does not need. The copy keeps the bundle id."""

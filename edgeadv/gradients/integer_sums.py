@@ -47,7 +47,7 @@ class _Rewriter:
         for node in self._graph.nodes:
             if node.op == _Q and node.inputs[0] in counted:
                 nodes.append(replace(node, inputs=(node.inputs[0], _ONE, *node.inputs[2:])))
-            elif node.op in ("Conv", "Gemm") and (scale := self._scale(node)) is not None:
+            elif node.op in ("Conv", "Gemm", "MatMul") and (scale := self._scale(node)) is not None:
                 nodes += self._product(node, scale, counted)
             else:
                 nodes.append(node)
@@ -73,14 +73,21 @@ class _Rewriter:
     def _scale(self, node: Node) -> Tensor | None:
         """Scale of the sums of ``node``, for each output channel or for all; None where they are not of 8 bits."""
         x, weight = (self._made.get(name) for name in node.inputs[:2])
-        if x is None or weight is None or (x.op, weight.op) != (_DQ, _DQ) or weight.inputs[0] not in self._tensors:
+        if x is None or weight is None or (x.op, weight.op) != (_DQ, _DQ):
             return None
         if node.op == "Gemm" and {**_GEMM, **node.attributes} != _GEMM:
             return None
         first, second = self._step(x), self._step(weight)
         if first is None or second is None or first.numel() > 1:
             return None
-        return None if second.numel() > 1 and weight.attributes.get("axis", 1) != 0 else first * second
+        held = self._tensors.get(weight.inputs[0])
+        if second.numel() > 1:
+            # one step for each output channel, or the sum of whole numbers has no one scale
+            axis = weight.attributes.get("axis", 1)
+            last = -1 if held is None else axis % held.ndim - held.ndim
+            if held is None or (last != -1 if node.op == "MatMul" else axis != 0):
+                return None
+        return None if held is None and node.op != "MatMul" else first * second
 
     def _product(self, node: Node, scale: Tensor, counted: dict[str, Node]) -> list[Node]:
         """The sum of whole numbers, and then its scale; a bias is in the sum where it is a whole number too."""
@@ -126,6 +133,6 @@ class _Rewriter:
 
     def _per_channel(self, value: Tensor, node: Node) -> Tensor:
         """One number for each channel of what ``node`` gives."""
-        if value.numel() == 1 or node.op == "Gemm":
+        if value.numel() == 1 or node.op != "Conv":
             return value
         return value.reshape(-1, *[1] * (self._tensors[self._made[node.inputs[1]].inputs[0]].ndim - 2))

@@ -40,7 +40,7 @@ class AttackPlan(Options):
     target: Annotated[str | None, "Class id that fgsm and fgsm-rescaled move towards."] = None
     transfer_from: Annotated[
         tuple[Path | Bundle, ...],
-        "Another bundle of the same classes, with weights: images made on it are tried too. For a defended network an "
+        "Another bundle of the same classes: images made on it are tried too. For a defended network an "
         "undefended one; may be given several times.",
     ] = ()
     gradients: Annotated[str, f"{FLOAT32}, or on a GPU {FLOAT16}: sooner, and attacks may be a little weaker."] = (

@@ -35,7 +35,7 @@ def attack(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> AttackPack:
-    """Attack the bundle's weights with PyTorch's gradients and write a pack.
+    """Attack the bundle's artefacts by their own gradients and write a pack.
 
     What ``progress`` raises, or an interruption, ends the work; what was finished stays beside ``out`` for ``resume``::
 

@@ -35,13 +35,14 @@ from edgeadv_runtime.errors import ExportError, InputError
 VARIANTS = ("int8-s8s8", "int8-u8s8")
 IN, OUT = 5, 7
 STEP = 0.0217  # of the output
+BIASES = ("float", "int32", "none")
 
 
 def quantised_model(tail: list[Any], *, signed: bool, bias: str, per_channel: bool, op: str) -> Any:
     """A rounded image, an ``op`` with rounded weights and a bias that is ``"float"``, ``"int32"`` or ``"none"``, then
     ``tail``."""
     rng = np.random.default_rng(0)
-    size = (OUT, IN, 3, 3) if op == "Conv" else (OUT, IN)
+    size = {"Conv": (OUT, IN, 3, 3), "Gemm": (OUT, IN), "MatMul": (IN, OUT)}[op]
     scale = (rng.random(OUT if per_channel else ()) * 0.01 + 0.005).astype(np.float32)
     dtype, zero = (np.int8, 0) if signed else (np.uint8, 117)
     tensors = {
@@ -58,7 +59,7 @@ def quantised_model(tail: list[Any], *, signed: bool, bias: str, per_channel: bo
     nodes = [
         helper.make_node("QuantizeLinear", ["image", "sx", "zx"], ["xq"]),
         helper.make_node("DequantizeLinear", ["xq", "sx", "zx"], ["x"]),
-        helper.make_node("DequantizeLinear", ["w8", "sw", "zw"], ["w"], axis=0),
+        helper.make_node("DequantizeLinear", ["w8", "sw", "zw"], ["w"], axis=1 if op == "MatMul" else 0),
     ]
     inputs = ["x", "w"]
     if bias == "float":
@@ -69,7 +70,7 @@ def quantised_model(tail: list[Any], *, signed: bool, bias: str, per_channel: bo
         nodes.append(helper.make_node("DequantizeLinear", ["b32", "sb"], ["b"], axis=0))
         inputs.append("b")
     shape = ["n", IN, 9, 8] if op == "Conv" else ["n", IN]
-    options = {"pads": [1, 1, 1, 1]} if op == "Conv" else {"transB": 1}
+    options: dict[str, Any] = {"Conv": {"pads": [1, 1, 1, 1]}, "Gemm": {"transB": 1}, "MatMul": {}}[op]
     nodes += [helper.make_node(op, inputs, ["sum"], **options), *tail]
     graph = helper.make_graph(
         nodes,
@@ -101,10 +102,15 @@ TAILS = {
 }
 
 
+PRODUCTS = [
+    *((op, channels, bias) for op, channels in (("Conv", True), ("Conv", False), ("Gemm", True)) for bias in BIASES),
+    *(("MatMul", channels, "none") for channels in (True, False)),
+]
+
+
 @pytest.mark.parametrize("tail", TAILS)
-@pytest.mark.parametrize("bias", ["float", "int32", "none"])
 @pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize(("op", "per_channel"), [("Conv", True), ("Conv", False), ("Gemm", True)])
+@pytest.mark.parametrize(("op", "per_channel", "bias"), PRODUCTS)
 def test_whole_numbers_are_what_onnxruntime_computes(
     tail: str, bias: str, signed: bool, op: str, per_channel: bool
 ) -> None:

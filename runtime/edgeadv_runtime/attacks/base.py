@@ -61,7 +61,7 @@ class Attack(Protocol):
 
     @property
     def gradients_sha256(self) -> str | None:
-        """Hash of the weights that the gradients belong to; None where there are none."""
+        """Hash of the file that the gradients belong to; None where there are none."""
         ...
 
     @property
@@ -124,7 +124,7 @@ class CallableAttack:
         name: its name in result rows.
         budget: the budget it keeps to, in the norm that ``described`` names; this is checked.
         gradients: where its gradients come from, in words.
-        gradients_sha256: hash of the weights that they belong to.
+        gradients_sha256: hash of the file that they belong to.
         described: how it is run, for the result row.
         queried: identity of the artefact that it asks, for a query attack.
         control: whether it is evidence only.

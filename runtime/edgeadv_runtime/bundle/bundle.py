@@ -271,14 +271,11 @@ class Bundle:
         """
         if self.manifest.weights is None:
             raise InputError(
-                f"{self.path} was imported from ONNX and has no PyTorch weights: use `backends` onnxruntime, or "
-                "export the network from PyTorch"
+                f"{self.path} was imported from ONNX and has no PyTorch weights: export the network from PyTorch"
             )
         file = self.manifest.weights.file
         if file in self.manifest.left_out:
-            raise InputError(
-                f"{self.path} is a slim bundle without weights: gradients need the full one, or use an attack pack"
-            )
+            raise InputError(f"{self.path} is a slim bundle without weights: give the full one")
         return self.path / file
 
     def golden(self) -> Golden:
@@ -299,7 +296,6 @@ class Bundle:
 
         A bundle that never had weights is copied without them either way.
 
-        Surrogates hand over the white box as well: those of ``variants`` go with the weights.
         The copy has a manifest of its own, so a signature does not fit it and stays behind: sign the copy.
 
         Raises:

@@ -1,6 +1,6 @@
 """The masking verdict: may the robustness figures of these weights, and of what was made of them, be believed?
 
-The evidence on the weights is gathered on the reference model, whose gradients the attacks used, from images that it
+The evidence on the gradients is gathered on the reference model, whose gradients the attacks used, from images that it
 classifies right; on an artefact from the images that the artefact classifies right. The rules are in ``verdict_rules``.
 
 ``PASS`` says that no rule fired, with all that the rules need: attacks that follow gradients, controls of these
@@ -63,7 +63,7 @@ class MaskingEvidence:
 
         Args:
             infos: the attacks, controls included.
-            reference: identity of the reference model; None is that of the weights in PyTorch.
+            reference: identity of the reference model; None is that of the file that the gradients belong to.
         """
         self._infos = {info.key: info for info in infos if _ours(info)}
         self._reference = reference
