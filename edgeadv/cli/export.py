@@ -52,8 +52,8 @@ def export(
     """Export to ONNX, compare every artefact with PyTorch on real images, and write the bundle only if they agree.
 
     Give a RUN, or --arch with --weights, --classes, --preprocess and --golden. A network of your own is --model
-    package.module:factory. That code is imported from the current directory and run. int8 is written only if it is shown
-    to lose no more accuracy than --max-drop; its most sensitive layers stay in float32 where that helps.
+    package.module:factory. That code is imported from the current directory and run. int8 is written only if it is
+    shown to lose no more accuracy than --max-drop; its most sensitive layers stay in float32 where that helps.
     """
     if run is not None and (given := given_fields(model)):
         raise InputError(f"{given} cannot be given beside a run, which brings its own: {run}")
