@@ -10,14 +10,16 @@ from torch import Tensor
 
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.variants import INT8, base_of, precision_of, takes_uint8
+from edgeadv_runtime.errors import InputError
 
 from ..models.device import default_device, full_precision, memory_order
-from .graph import Graph, GraphModule, Node
+from .graph import UNCOMPUTABLE, Graph, GraphModule, Node
 from .integer_sums import with_integer_sums
 from .read_onnx import read_file
 
 _FLOAT, _FLOAT16 = 1, 10
 """ONNX's numbers of float32 and float16."""
+_LONGEST = 240
 _HOW = {"fp16": ", in float32", INT8: ", straight-through"}
 
 
@@ -38,6 +40,7 @@ class ArtefactGraph(GraphModule):
         variant: the artefact that it stands for, always one with float input.
         sha256: hash of that artefact's file: to it the gradients belong.
         gradients: what a results row says of them.
+        single: whether it takes one image a call, and is asked once for each.
     """
 
     def __init__(self, graph: Graph, variant: str, sha256: str, *, single: bool = False) -> None:
@@ -55,12 +58,12 @@ class ArtefactGraph(GraphModule):
         super().__init__(_float_graph(graph, variant), f"the graph of {variant}")
         self.variant: str = base_of(variant)
         self.sha256: str = sha256
-        self._single = single
+        self.single = single
         self.gradients: str = f"graph of {self.variant}{_HOW.get(precision_of(variant), '')}"
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of pixels."""
-        if not self._single:
+        if not self.single:
             return super().forward(x)
         return torch.cat([super(ArtefactGraph, self).forward(image) for image in torch.split(x, 1)])
 
@@ -75,7 +78,8 @@ def open_graph(bundle: Bundle, variant: str, *, device: torch.device | None = No
         device: where to run; None takes a GPU if there is one.
 
     Raises:
-        InputError: the bundle does not carry ``variant``, or the graph has an operator without gradients here.
+        InputError: the bundle does not carry ``variant``, or the graph has no gradients here, or had none where the
+            bundle was made.
         BundleError: the file is no ONNX model.
         MissingDependencyError: onnx is not installed.
     """
@@ -83,9 +87,17 @@ def open_graph(bundle: Bundle, variant: str, *, device: torch.device | None = No
     full_precision(device)
     carried = base_of(variant) if base_of(variant) in bundle.variants else variant
     path = bundle.onnx_path(carried)
+    if (why := bundle.no_gradients(carried)) is not None:
+        raise InputError(f"{bundle.path} was made with no gradients of {carried}: {why}")
     sha256 = bundle.float_sha256(carried) or bundle.artifact_sha256(carried)
-    graph = ArtefactGraph(read_file(path), carried, sha256, single=bundle.fixed_batch(carried))
-    return graph.eval().to(device, memory_format=memory_order(device))  # type: ignore[call-overload, no-any-return]
+    graph = ArtefactGraph(read_file(path), carried, sha256, single=bundle.fixed_batch(carried)).eval()
+    grey = torch.full((1, *bundle.preprocess.input_shape), 0.5, requires_grad=True)
+    try:
+        graph(grey)
+    except UNCOMPUTABLE as error:
+        reason = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
+        raise InputError(f"the graph of {carried} has no gradients here: {reason}") from error
+    return graph.to(device, memory_format=memory_order(device))  # type: ignore[call-overload, no-any-return]
 
 
 def _float_graph(graph: Graph, variant: str) -> Graph:

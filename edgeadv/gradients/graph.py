@@ -13,6 +13,8 @@ from edgeadv_runtime.errors import InputError
 
 from .operators import OPERATORS
 
+UNCOMPUTABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What PyTorch raises, beside errors of edgeadv, where it cannot compute a graph that ONNX Runtime can."""
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -138,9 +140,14 @@ class GraphModule(nn.Module):
                     break
                 made = run_node(node, values)
                 if node.op in ("QuantizeLinear", "DynamicQuantizeLinear"):
-                    (slope,) = torch.autograd.grad(values[node.inputs[0]].sum(), leaf)
+                    given = values[node.inputs[0]]
+                    if not given.requires_grad:
+                        return 0.0
+                    (slope,) = torch.autograd.grad(given.sum(), leaf)
                     scale = values[node.inputs[1]] if node.op == "QuantizeLinear" else made[node.outputs[1]]
-                    return float(scale.max() / slope.abs()[slope != 0].min()) if slope.any() else 0.0
+                    # each channel has a slope of its own
+                    steepest = slope.abs().amax(dim=(0, 2, 3))
+                    return float(scale.max() / steepest[steepest > 0].min()) if steepest.any() else 0.0
                 values.update(made)
         return 0.0
 
@@ -172,8 +179,8 @@ def check_operators(graph: Graph, title: str) -> None:
         more = sorted({node.op for node in unknown} - {unknown[0].op})
         others = f" (nor have {', '.join(more)})" if more else ""
         raise InputError(
-            f"{title} has no gradients here: {_named(unknown[0])} is an operator without any{others}. Write it with "
-            "those of docs/operators.md, or attack by queries: `attacks` square,noise"
+            f"{title} has no gradients here: {_named(unknown[0])} is an operator without any{others}; "
+            "docs/operators.md lists those that have"
         )
 
 

@@ -75,7 +75,7 @@ class _Rewriter:
         x, weight = (self._made.get(name) for name in node.inputs[:2])
         if x is None or weight is None or (x.op, weight.op) != (_DQ, _DQ):
             return None
-        if node.op == "Gemm" and {**_GEMM, **node.attributes} != _GEMM:
+        if (node.op == "Gemm" and {**_GEMM, **node.attributes} != _GEMM) or not self._holds_bias(node):
             return None
         first, second = self._step(x), self._step(weight)
         if first is None or second is None or first.numel() > 1:
@@ -93,14 +93,14 @@ class _Rewriter:
         """The sum of whole numbers, and then its scale; a bias is in the sum where it is a whole number too."""
         (output,) = node.outputs
         nodes = []
-        for name, part in zip(node.inputs, ("input", "weight"), strict=False):
+        for name, part in zip(node.inputs[:2], ("input", "weight"), strict=True):
             made = self._made[name]
             nodes.append(replace(made, inputs=(made.inputs[0], _ONE, *made.inputs[2:]), outputs=(f"{output} {part}",)))
         inputs = [each.outputs[0] for each in nodes]
         bias = self._bias(node, scale)
         if bias is not None:
             inputs.append(self._hold(f"{output} bias", bias))
-        apart = bias is None and len(node.inputs) > 2
+        apart = bias is None and len(node.inputs) > 2 and bool(node.inputs[2])
         rounding = self._rounding(output)
         step = None if rounding is None or apart else self._step(rounding)
         if rounding is not None and step is not None and step.numel() == 1:
@@ -111,20 +111,40 @@ class _Rewriter:
         nodes.append(Node("Mul", (f"{output} sum", factor), (product,), {}))
         if apart:
             # what is dequantised was a whole number: this one is float32 and stands in the graph
-            addend = self._hold(f"{output} bias", self._per_channel(self._tensors[node.inputs[2]], node))
+            addend = self._hold(f"{output} bias", self._per_channel(self._value_of_bias(node), node))
             nodes.append(Node("Add", (product, addend), (output,), {}))
         return nodes
 
     def _bias(self, node: Node, scale: Tensor) -> Tensor | None:
         """The bias of ``node`` in units of ``scale``, a whole number; None where there is none, or it is added in
         float32."""
-        if len(node.inputs) < 3:
+        if len(node.inputs) < 3 or not node.inputs[2]:
             return None
+        given = self._value_of_bias(node)
+        steps = torch.round(given / scale)
+        if node.inputs[2] in self._made:
+            return steps if torch.allclose(steps * scale, given, rtol=1e-4, atol=0.0) else None
+        # ONNX Runtime rounds a bias of float32 where the sum is rounded next
+        return steps if self._rounded_next(node.outputs[0]) else None
+
+    def _value_of_bias(self, node: Node) -> Tensor:
+        """The bias of ``node`` in float32, held by the model as it is or in whole numbers."""
+        name = node.inputs[2]
+        made = self._made.get(name)
+        if made is None:
+            return self._tensors[name].to(torch.float32)
+        # of one axis, with one step or as many as channels
+        number, step, *zero = (self._tensors[each].to(torch.float32) for each in made.inputs if each)
+        return (number - zero[0] if zero else number) * step
+
+    def _holds_bias(self, node: Node) -> bool:
+        """Whether there is no bias, or one that depends on no image and is held."""
+        if len(node.inputs) < 3 or not node.inputs[2]:
+            return True
         made = self._made.get(node.inputs[2])
-        if made is not None and made.op == _DQ and made.inputs[0] in self._tensors:
-            return self._tensors[made.inputs[0]].to(torch.float32)
-        given = self._tensors.get(node.inputs[2])
-        return torch.round(given / scale) if given is not None and self._rounded_next(node.outputs[0]) else None
+        if made is None:
+            return node.inputs[2] in self._tensors
+        return made.op == _DQ and all(each in self._tensors for each in made.inputs if each)
 
     def _hold(self, name: str, value: Tensor) -> str:
         """``name``, which is now that of ``value``."""

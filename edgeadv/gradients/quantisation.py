@@ -88,13 +88,13 @@ def _centred(x: Tensor, zero: Tensor | None, *, axis: int | None = None) -> Tens
 def _matmul_integer(
     attributes: Attributes, a: Tensor, b: Tensor, first: Tensor | None = None, second: Tensor | None = None
 ) -> Tensor:
-    return _centred(a, first, axis=a.ndim - 2) @ _centred(b, second, axis=b.ndim - 1)
+    return _centred(a, first, axis=a.ndim - 2) @ _centred(b.to(a.device), second, axis=b.ndim - 1)
 
 
 def _conv_integer(
     attributes: Attributes, x: Tensor, weight: Tensor, first: Tensor | None = None, second: Tensor | None = None
 ) -> Tensor:
-    found: Tensor = WINDOWS["Conv"](attributes, _centred(x, first), _centred(weight, second, axis=0))
+    found: Tensor = WINDOWS["Conv"](attributes, _centred(x, first), _centred(weight.to(x.device), second, axis=0))
     return found
 
 

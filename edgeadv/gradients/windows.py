@@ -83,14 +83,6 @@ def _lp_pool(attributes: Attributes, x: Tensor) -> Tensor:
     return result
 
 
-def _even_pads(attributes: Attributes, x: Tensor, kernel: Sequence[int]) -> tuple[Tensor, list[int]]:
-    """``x`` and a convolution's padding, the same on both sides; what is uneven is added to ``x``."""
-    n = len(kernel)
-    pads = _pads(attributes, x, kernel, attributes.get("strides", [1] * n), attributes.get("dilations", [1] * n))
-    padding, x = _given(x, pads, 0.0, most=None)
-    return x, padding
-
-
 def torch_pads(pads: Sequence[int]) -> list[int]:
     """From ONNX's all first sides and then all last ones to PyTorch's pairs, last axis first."""
     n = len(pads) // 2

@@ -114,10 +114,12 @@ def backend_openers(
     openers: dict[tuple[str, str], Opener] = {}
     skipped, served = [], set()
     for name in chosen:
-        absent = _absent(name, bundle) if any_backend else None
+        absent = _absent(name) if any_backend else None
         for asked in wanted:
             variant = variant_for(asked, name, provider=provider)
             reason = _misfit(name, variant, provider, for_speed=for_speed, named=not any_variant) or absent
+            if name == "torch" and reason is None and variant in bundle.variants:
+                reason = bundle.no_gradients(variant)
             if reason is not None:
                 skipped.append(Skipped(backend=name, variant=variant, reason=reason))
                 continue
@@ -171,7 +173,7 @@ def _misfit(name: str, variant: str, provider: str, *, for_speed: bool, named: b
     return None
 
 
-def _absent(name: str, bundle: Bundle) -> str | None:
+def _absent(name: str) -> str | None:
     """Why a backend cannot be among ``all``, or None."""
     try:
         if name == "torch":

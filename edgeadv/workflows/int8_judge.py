@@ -16,6 +16,7 @@ from edgeadv_runtime import Attack, Backend, Bundle, DataInfo, Eps
 from edgeadv_runtime.attacks.base import CLEAN_KEY, AttackInfo, CraftedBatch, infos
 from edgeadv_runtime.attacks.crafting import extend
 from edgeadv_runtime.attacks.queries import query_attacks
+from edgeadv_runtime.errors import ExportError, InputError
 from edgeadv_runtime.evaluation.outcomes import Artefact
 from edgeadv_runtime.evaluation.scoring import score_batches
 from edgeadv_runtime.evaluation.verdict import verdict_of
@@ -75,7 +76,10 @@ class Int8Judge:
         progress: Callable[[int, int], None],
     ) -> None:
         self._fp32, self._draft, self._eps = fp32, draft, eps
-        graph = open_graph(draft.bundle("fp32"), "fp32", device=torch.device("cpu"))
+        try:
+            graph = open_graph(draft.bundle("fp32"), "fp32", device=torch.device("cpu"))
+        except InputError as error:
+            raise ExportError(f"int8's worst case cannot be judged: {error}; leave `gate_eps` out") from error
         self._pack = write_pack(
             draft.folder / "gate.pack",
             bundle=draft.bundle(),

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeadv_runtime import Backend, OnnxRuntimeBackend
-from edgeadv_runtime.attacks.crafting import changing
 from edgeadv_runtime.bundle.batches import DataInfo, Progress
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.preprocess import to_tensor
-from edgeadv_runtime.bundle.variants import FLOAT_VARIANTS, base_of
+from edgeadv_runtime.bundle.variants import FLOAT_VARIANTS, INT8, base_of, precision_of
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.records.about import NO_GRADIENTS, Skipped
 from edgeadv_runtime.records.eps import Eps
@@ -21,7 +20,6 @@ from edgeadv_runtime.records.suites import (
     PER_ARTEFACT,
     PGD_MARGIN,
     QUERY_ATTACKS,
-    RANDOM_DRAWS,
     SUITES,
     TARGETABLE,
     TRANSFER,
@@ -43,7 +41,7 @@ if TYPE_CHECKING:
     from edgeadv.data.sources import Data
     from edgeadv_runtime.attacks.base import Attack
 
-# images that show whether the network answers at random
+# images whose gradients say how far float16 can be scaled
 _PROBED = 8
 
 
@@ -118,6 +116,7 @@ def make_workload(
     import numpy as np
 
     from edgeadv.attacks.pack_writer import clean_batches
+    from edgeadv.backends.pytorch import ModuleBackend
     from edgeadv.data.datasets import balanced_subset
 
     plan = plan or AttackPlan()
@@ -148,7 +147,10 @@ def make_workload(
     makers = _Makers(bundle, reference, x, wanted, efforts, plan)
     made = makers.on_reference() if wanted else []
     made += transferred(bundle, plan.transfer_from, wanted, efforts=efforts, device=makers.device)
-    for variant in _others(reference, variants) if wanted else ():
+    if skipped:
+        # there is nothing that gradients could be transferred from
+        skipped = [entry for entry in skipped if entry.variant in variants]
+    for variant in _others(reference, variants) if wanted and isinstance(reference, ModuleBackend) else ():
         try:
             made += makers.on_artefact(variant)
         except InputError as error:
@@ -168,10 +170,10 @@ def _reference(
     skipped: list[Skipped] = []
     for variant in by_precision(bundle):
         try:
-            return open_torch(bundle, variant=variant, provider=provider, threads=threads), skipped
+            return open_torch(bundle, variant=variant, provider=provider, threads=threads), []
         except InputError as error:
             if not set(QUERY_ATTACKS) & set(efforts):
-                raise
+                raise InputError(f"{error}; attack it by queries: `attacks` square,noise") from error
             reason = f"not attacked by gradients, its figures are of queries alone: {error}"
             skipped.append(Skipped(backend=NO_GRADIENTS[0], variant=variant, reason=reason))
     return OnnxRuntimeBackend(bundle, variant=bundle.variants[0], threads=threads), skipped
@@ -222,7 +224,6 @@ class _Makers:
         reference, x = self.reference, self.x
         if not isinstance(reference, ModuleBackend):
             return []
-        random = bool(len(x)) and changing(reference, x, reference.infer(x)).any()
         network, words = _network_to_follow(reference, self.plan.gradients, x)
         made = build_attacks(
             network,
@@ -232,7 +233,6 @@ class _Makers:
             gradients_sha256=reference.gradients_sha256,
             target=self._towards,
             gradients=words,
-            draws=RANDOM_DRAWS if random else 1,
         )
         # float16 would bend the margin that this control measures
         return [
@@ -301,7 +301,7 @@ def transferred(
                 f"`transfer_from` {other.path} has other classes or another preprocessing than {bundle.path}"
             )
         graph = open_graph(other, by_precision(other)[0], device=device)
-        if graph.sha256 in ours:
+        if graph.sha256 in ours or other.weights_sha256 == bundle.weights_sha256:
             raise InputError(f"`transfer_from` {other.path} holds the network that is attacked: name another one")
         made += build_attacks(
             graph,
@@ -328,12 +328,18 @@ def _network_to_follow(reference: ModuleBackend, precision: str, x: NDArray[np.f
     import torch
 
     from edgeadv.attacks.float16 import HalfCopy
-    from edgeadv.gradients.graph import GraphModule
+    from edgeadv.gradients.artefact import ArtefactGraph
 
     exact = reference.model
     if precision == FLOAT32:
         return exact, reference.gradients
-    assert isinstance(exact, GraphModule)
+    assert isinstance(exact, ArtefactGraph)
+    if precision_of(reference.variant) == INT8 or exact.single:
+        raise InputError(
+            "gradients",
+            f"{FLOAT16} follows graphs of float weights that take batches, which that of {reference.variant} is not: "
+            "leave it out",
+        )
     try:
         return HalfCopy(exact, torch.from_numpy(x).to(reference.torch_device)), f"{reference.gradients}, in {FLOAT16}"
     except RuntimeError as error:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgeadv.gradients.artefact import ArtefactGraph
+from edgeadv.gradients.graph import UNCOMPUTABLE
 from edgeadv.gradients.read_onnx import nodes_of
 from edgeadv_runtime.bundle.entries import ParityEntry
 from edgeadv_runtime.errors import EdgeAdvError, ExportError, InputError
@@ -48,7 +49,7 @@ def own_gradients(
     try:
         graph = ArtefactGraph(nodes_of(proto), variant, sha256, single=single).eval()
         found = torch_logits(graph, pixels, f"the graph of {variant}")
-    except (EdgeAdvError, ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (EdgeAdvError, *UNCOMPUTABLE) as error:
         raise InputError(str(error) or type(error).__name__) from error
     runtime = f"onnxruntime {onnxruntime.__version__}"
     parity = compare(found, logits, reference=f"{graph.gradients}, torch {torch.__version__}, CPU", runtime=runtime)

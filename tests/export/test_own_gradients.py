@@ -129,6 +129,38 @@ def test_whole_numbers_are_what_onnxruntime_computes(
     np.testing.assert_allclose(found, expected, atol=STEP * 1.01)
 
 
+@pytest.mark.parametrize(("scale", "zero"), [(0.01, 0), (0.05, 0), (0.05, 3)])
+@pytest.mark.parametrize("tail", ["rounded at once", "not rounded"])
+def test_a_bias_with_steps_of_its_own(tail: str, scale: float, zero: int) -> None:
+    """Others' quantisers need not give it the step of the product."""
+    proto = quantised_model(TAILS[tail], signed=False, bias="int32", per_channel=False, op="Gemm")
+    tensors = {"b32": np.arange(-9, -9 + 4 * OUT, 4, dtype=np.int8), "sb": np.float32(scale), "zb": np.int8(zero)}
+    kept = [each for each in proto.graph.initializer if each.name not in tensors]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend([*kept, *(numpy_helper.from_array(np.asarray(v), k) for k, v in tensors.items())])
+    for node in proto.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] == "b32":
+            node.input.append("zb")
+            del node.attribute[:]
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(1).standard_normal((3000, IN)).astype(np.float32)
+    expected: NDArray[np.float32] = session.run(None, {"image": x})[0]
+    found = logits(GraphModule(with_integer_sums(nodes_of(proto)), "product"), x)
+    assert (np.abs(found - expected) > 1e-5).mean() < 2e-3
+    np.testing.assert_allclose(found, expected, atol=STEP * 1.01)
+
+
+def test_a_bias_that_is_computed_is_left_as_it_is() -> None:
+    proto = quantised_model(TAILS["not rounded"], signed=False, bias="int32", per_channel=False, op="Gemm")
+    at = next(i for i, node in enumerate(proto.graph.node) if node.op_type == "Gemm")
+    proto.graph.node.insert(at, helper.make_node("Identity", ["b"], ["same"]))
+    proto.graph.node[at + 1].input[2] = "same"
+    x = np.random.default_rng(1).standard_normal((30, IN)).astype(np.float32)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = logits(GraphModule(with_integer_sums(nodes_of(proto)), "product"), x)
+    np.testing.assert_allclose(found, session.run(None, {"image": x})[0], atol=1e-5)
+
+
 def logits(graph: nn.Module, x: NDArray[np.float32]) -> NDArray[np.float32]:
     with torch.no_grad():
         found: NDArray[np.float32] = graph(torch.from_numpy(x)).numpy()
@@ -276,5 +308,5 @@ def test_an_artefact_without_gradients_ships_and_says_so(
     assert [text for text in told if "attacked" in text] == [
         f"int8-s8s8 can be attacked by transfer and queries only: {entry.missing}"
     ]
-    with pytest.raises(InputError, match="attack by queries: `attacks` square,noise"):
+    with pytest.raises(InputError, match="was made with no gradients of int8-s8s8: the graph of"):
         open_graph(bundle, "int8-s8s8", device=torch.device("cpu"))

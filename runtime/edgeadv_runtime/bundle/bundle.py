@@ -258,6 +258,13 @@ class Bundle:
         """Whether the graph of ``variant`` takes one image a call, and no more; backends ask it once for each."""
         return self.manifest.variants[variant].batch is not None
 
+    def no_gradients(self, variant: str) -> str | None:
+        """Why the export could not follow the graph of ``variant`` in PyTorch; None where it could, or did not try."""
+        entry = self.manifest.variants[variant]
+        if entry.gradients is not None:
+            return entry.gradients.missing
+        return None if entry.surrogate is None else entry.surrogate.not_made
+
     def tolerance(self, variant: str) -> float:
         """Largest accepted logit error of ``variant``, as a share of the largest absolute logit."""
         return self.manifest.variants[variant].tolerance

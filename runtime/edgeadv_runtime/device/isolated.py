@@ -71,7 +71,10 @@ def call_isolated(
             child.kill()
     if child.returncode != 0:
         raise ExportError(f"{what} {_death(child.returncode, library, chatter)}: {advice}")
-    result, raised, trace = pickle.loads(reply)
+    try:
+        result, raised, trace = pickle.loads(reply)
+    except (EOFError, pickle.UnpicklingError) as error:
+        raise ExportError(f"{what} ended a process of its own without an answer: {advice}") from error
     if isinstance(raised, MemoryError):
         raise ExportError(f"{what} finds too little memory: close other programs, or use a larger machine")
     if raised is not None:

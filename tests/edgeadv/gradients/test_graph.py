@@ -3,6 +3,8 @@ images."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from edgeadv.gradients.read_onnx import nodes_of, read_file
 from edgeadv.models.builder import PixelModel, evaluation_mode
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.manifest import bundle_id
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.bundle.variants import base_of
 from edgeadv_runtime.errors import BundleError, InputError
@@ -487,8 +490,8 @@ def graph_of(*nodes: Node, **tensors: torch.Tensor) -> GraphModule:
 
 def test_an_operator_that_is_not_known_is_named() -> None:
     message = (
-        r"^the graph of fp32 has no gradients here: Loop \(node of 'p'\) is an operator without any \(nor have Det\). "
-        r"Write it with those of docs/operators.md, or attack by queries: `attacks` square,noise$"
+        r"^the graph of fp32 has no gradients here: Loop \(node of 'p'\) is an operator without any \(nor have Det\); "
+        r"docs/operators.md lists those that have$"
     )
     with pytest.raises(InputError, match=message):
         graph_of(Node("Loop", ("image",), ("p",), {}), Node("Det", ("p",), ("y",), {}))
@@ -548,3 +551,48 @@ def test_linearity_of_a_rounded_graph_is_measured_in_steps_that_it_notices(
     assert np.abs(np.median(measured.linearity, axis=0) - 1).max() < 0.2
     # a 64th of the budget is an eighth of a step
     assert np.mean(np.abs(fine - 1) > 0.5) > 2 * np.mean(np.abs(measured.linearity - 1) > 0.5)
+
+
+def test_nothing_before_the_rounding_that_has_a_gradient() -> None:
+    cast = (Node("Cast", ("image",), ("whole",), {"to": 2}), Node("Cast", ("whole",), ("x",), {"to": 1}))
+    rounding = Node("QuantizeLinear", ("x", "scale", "zero"), ("y",), {})
+    graph = graph_of(*cast, rounding, scale=torch.tensor(0.1), zero=torch.tensor(0, dtype=torch.int8))
+    assert graph.input_step(torch.rand(1, 2, 3, 3)) == 0
+
+
+def rewritten(bundle: Bundle, folder: Path, **entry: Any) -> Bundle:
+    """A copy of ``bundle`` whose manifest says something else of fp32's gradients."""
+    path = Path(shutil.copytree(bundle.path, folder))
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["variants"]["fp32"].pop("gradients", None)
+    manifest["variants"]["fp32"] |= entry
+    manifest["bundle_id"] = bundle_id(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return Bundle.open(path)
+
+
+def test_gradients_that_were_found_to_be_another_networks_are_not_followed(
+    digits_bundle: Bundle, tmp_path: Path
+) -> None:
+    told = "the graph of fp32 in PyTorch does not compute what ONNX Runtime does"
+    for number, entry in enumerate(({"gradients": {"missing": told}}, {"surrogate": {"not_made": told}})):
+        bundle = rewritten(digits_bundle, tmp_path / str(number), **entry)
+        assert bundle.no_gradients("fp32") == told
+        for variant in ("fp32", "fp32-u8in"):
+            with pytest.raises(InputError, match=f"was made with no gradients of fp32: {told}"):
+                open_graph(bundle, variant, device=CPU)
+    assert rewritten(digits_bundle, tmp_path / "silent").no_gradients("fp32") is None
+
+
+def test_a_graph_that_fails_only_when_it_runs_has_no_gradients(
+    digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever PyTorch raises, it is one sentence and not an attack that ends in the middle."""
+
+    def fails(*_: Any) -> torch.Tensor:
+        raise RuntimeError("linalg.vector_norm: expected a floating point tensor\nas input")
+
+    bundle = rewritten(digits_bundle, tmp_path / "silent")
+    monkeypatch.setitem(OPERATORS, "Relu", fails)
+    with pytest.raises(InputError, match=r"^the graph of fp32 has no gradients here: linalg.vector_norm: .* as input$"):
+        open_graph(bundle, "fp32", device=CPU)

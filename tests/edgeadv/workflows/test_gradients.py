@@ -10,7 +10,8 @@ import torch
 
 from edgeadv.attacks.float16 import HalfCopy
 from edgeadv.attacks.linearity import LinearityControl
-from edgeadv.gradients.graph import Graph, GraphModule, Node
+from edgeadv.gradients.artefact import ArtefactGraph
+from edgeadv.gradients.graph import Graph, Node
 from edgeadv.workflows import backends as _backends
 from edgeadv.workflows import workload
 from edgeadv.workflows.attack_plan import FLOAT16, FLOAT32, AttackPlan, efforts_of
@@ -77,8 +78,8 @@ def test_a_network_that_does_not_run_in_float16_is_an_error():
         Node("MatMul", ("wide", "second"), ("logits",), {}),
     )
     tensors = {"first": torch.ones(192, 4), "second": torch.ones(4, 10)}
-    model = GraphModule(Graph(("image",), ("logits",), nodes, tensors), "float32 only")
-    reference = SimpleNamespace(model=model, torch_device=torch.device("cpu"), gradients=GRADIENTS)
+    model = ArtefactGraph(Graph(("image",), ("logits",), nodes, tensors), "fp32", "")
+    reference = SimpleNamespace(model=model, variant="fp32", torch_device=torch.device("cpu"), gradients=GRADIENTS)
     with pytest.raises(InputError, match=r"^this network does not run in float16 \(.*\): leave `gradients`") as error:
         workload._network_to_follow(reference, FLOAT16, np.ones((2, 3, 8, 8), np.float32))
     assert "\n" not in str(error.value)

@@ -150,3 +150,8 @@ def test_it_ends_with_what_interrupts_or_kills_the_caller(name: str, tmp_path: P
     assert ("KeyboardInterrupt" in said) == (name == "SIGINT")
     child.wait(timeout=60)
     assert not child.is_running()
+
+
+def test_an_end_without_an_answer_is_told() -> None:
+    with pytest.raises(ExportError, match=r"^fp16 ended a process of its own without an answer: "):
+        call_isolated(os._exit, 0, what="fp16")
