@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from edgeadv.attacks import cross_entropy, input_gradient
+from edgeadv.gradients.graph import GraphModule
+from edgeadv.gradients.read_onnx import nodes_of
 from edgeadv.models.builder import Architecture, PixelModel
+from edgeadv_export.to_onnx import to_onnx
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -97,14 +100,15 @@ def levers() -> ModuleType:
     return load("levers")
 
 
-def linear(size: float) -> tuple[PixelModel, Tensor, Tensor]:
+def linear(size: float) -> tuple[GraphModule, Tensor, Tensor]:
     """Two linear layers whose weights are up to ``size``, with images and labels."""
     torch.manual_seed(0)
     layers = nn.Linear(3 * 16 * 16, 16, bias=False), nn.Linear(16, 5, bias=False)
     for layer in layers:
         nn.init.uniform_(layer.weight, -size, size)
     network = PixelModel(nn.Sequential(nn.Flatten(), *layers), Architecture(name="own", source="timm", num_classes=5))
-    return network.eval().requires_grad_(False), torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+    graph = GraphModule(nodes_of(to_onnx(network.eval(), (3, 16, 16))), "own")
+    return graph.eval(), torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
 
 
 @pytest.mark.parametrize("lever", ["bfloat16", "float16", "contiguous", "channels_last"])

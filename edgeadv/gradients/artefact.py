@@ -115,9 +115,11 @@ def _float_graph(graph: Graph, variant: str) -> Graph:
 
 
 def _in_float32(node: Node) -> Node:
-    """``node`` with no float16 among its attributes: what it is cast to, and constants."""
+    """``node`` with no float16 among its attributes: constants, and what it is cast to, which rounds it all the
+    same."""
     attributes = {name: _widened(value) for name, value in node.attributes.items()}
-    return replace(node, attributes={**attributes, "to": _FLOAT} if attributes.get("to") == _FLOAT16 else attributes)
+    cast = {"to": _FLOAT, "through": _FLOAT16} if attributes.get("to") == _FLOAT16 else {}
+    return replace(node, attributes={**attributes, **cast})
 
 
 def _widened(value: Any) -> Any:

@@ -152,7 +152,7 @@ class Far(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         bright = torch.relu(x.mean(dim=(1, 2, 3), keepdim=True) - 2)
-        logits: Tensor = self.quiet(x.flatten(1)) * (1 + (1e6 * bright * 1e-3).flatten(1))
+        logits: Tensor = self.quiet(x.flatten(1)) * (1 + (1e3 * bright * 1e3 * 1e-3).flatten(1))
         return logits
 
 

@@ -214,7 +214,7 @@ def test_what_cannot_be_a_bundle_is_one_line(
         ({"classes": None}, "for a network that is an object, export also needs `classes`"),
         ({"classes": [1, 2]}, "`classes` are names in logit order"),
         ({"classes": ["a", "a", "b", "c"]}, "two distinct ids"),
-        ({"preprocess": "resize=big"}, "`preprocess` needs crop=PIXELS"),
+        ({"preprocess": "resize=big"}, "`preprocess` has no resize=big"),
         ({"normalize": "1"}, "`normalize` '1' is not imagenet"),
         ({"frames": []}, "`frames` is a folder of real images, or a list"),
         ({"frames": [np.zeros((8, 8, 3))]}, "`frames` holds uint8 arrays or Pillow's images; number 0 is float64"),

@@ -31,6 +31,7 @@ TRAIN = {
     "torch": "2.14.1+cu130",
     "torchvision": "0.29.1",
     "timm": "1.0.15",
+    "onnx": "1.19.0",
     "safetensors": "0.8.0",
     "tensorboard": "2.20.0",
 }
@@ -63,8 +64,8 @@ def starting(checks: list[Check], name: str) -> list[Check]:
         (TRAIN | {"torch": "2.9"}, "ok", "torch 2.9"),
         (TRAIN | {"torch": "2.9.0rc1"}, "ok", "torch 2.9.0rc1"),
         (TRAIN | {"torch": "2.8.1"}, "problem", "torch 2.8.1 (needs 2.9)"),
-        ({"torch": "2.14.1"}, "missing", "torchvision, timm, safetensors, tensorboard"),
-        ({}, "missing", "torch, torchvision, timm, safetensors, tensorboard"),
+        ({"torch": "2.14.1"}, "missing", "torchvision, timm, onnx, safetensors, tensorboard"),
+        ({}, "missing", "torch, torchvision, timm, onnx, safetensors, tensorboard"),
         ({"torch": "1.13.0"}, "problem", "torch 1.13.0"),
     ],
 )

@@ -196,11 +196,11 @@ BAD_ONNX: dict[str, tuple[Any, str]] = {
             helper.make_node("Cast", ["image"], ["logits"], to=TensorProto.FLOAT),
             image=helper.make_tensor_value_info("image", TensorProto.UINT8, [2, 4, 4, 3]),
         ),
-        r"input of the ONNX file is \(2, 4, 4, 3\), not \(batch, height, width, 3\)",
+        r"input of the ONNX file is \(2, 4, 4, 3\), not \(batch, height, width, channels\)",
     ),
     "fixed batch": (
         graph(relu(), image=helper.make_tensor_value_info("image", TensorProto.FLOAT, [2, 3, 4, 4])),
-        r"input of the ONNX file is \(2, 3, 4, 4\), not \(batch, 3, height, width\)",
+        r"input of the ONNX file is \(2, 3, 4, 4\), not \(batch, channels, height, width\)",
     ),
 }
 
