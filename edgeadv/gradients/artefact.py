@@ -93,7 +93,9 @@ def open_graph(bundle: Bundle, variant: str, *, device: torch.device | None = No
     graph = ArtefactGraph(read_file(path), carried, sha256, single=bundle.fixed_batch(carried)).eval()
     grey = torch.full((1, *bundle.preprocess.input_shape), 0.5, requires_grad=True)
     try:
-        graph(grey)
+        logits = graph(grey)
+        if logits.requires_grad:  # else it rounds everything, which the verdict tells
+            torch.autograd.grad(logits.sum(), grey)
     except UNCOMPUTABLE as error:
         reason = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
         raise InputError(f"the graph of {carried} has no gradients here: {reason}") from error

@@ -147,9 +147,8 @@ def make_workload(
     makers = _Makers(bundle, reference, x, wanted, efforts, plan)
     made = makers.on_reference() if wanted else []
     made += transferred(bundle, plan.transfer_from, wanted, efforts=efforts, device=makers.device)
-    if skipped:
-        # there is nothing that gradients could be transferred from
-        skipped = [entry for entry in skipped if entry.variant in variants]
+    skipped = [entry for entry in skipped if entry.variant in variants]
+    # without gradients of the reference there are none that could be transferred
     for variant in _others(reference, variants) if wanted and isinstance(reference, ModuleBackend) else ():
         try:
             made += makers.on_artefact(variant)
