@@ -154,7 +154,7 @@ SIGNATURES = {
     "edgeadv.export": "source out precisions data training data_root int8 confidence keep_going overwrite progress "
     "network",
     "edgeadv.check_onnx": "path options",
-    "edgeadv.import_onnx": "path out golden options overwrite progress",
+    "edgeadv.import_onnx": "path out golden options training data_root overwrite progress",
     "edgeadv.list_runs": "folder",
     "edgeadv.compare_pipelines": "bundle other data limit variant progress",
     "edgeadv.load_data": "data test root download",
@@ -174,7 +174,9 @@ SIGNATURES = {
     "edgeadv_export.export_bundle": "model out classes preprocess frames variants origin int8 confidence keep_going "
     "overwrite progress",
     "edgeadv_export.examine": "path asked pixels",
-    "edgeadv_export.import_bundle": "path out classes preprocess frames asked golden provenance overwrite progress",
+    "edgeadv_export.import_bundle": (
+        "path out classes preprocess frames asked golden provenance training_images overwrite progress"
+    ),
     "edgeadv_export.folder_frames": "folder limit preprocess",
     "edgeadv_export.gate_images": "calibration classes folder run_data limit allow_training_images",
     "edgeadv_export.imagenet_classes": "",

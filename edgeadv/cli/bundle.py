@@ -110,7 +110,8 @@ def print_summary(bundle: Bundle) -> None:
     if single := [variant for variant in bundle.variants if bundle.fixed_batch(variant)]:
         say(f"one image a call   {', '.join(single)}")
     known = bundle.training_images
-    listed = "not known, so evaluate cannot tell them: see export --training-data"
+    command = "import" if bundle.manifest.weights is None else "export"
+    listed = f"not known, so evaluate cannot tell them: see {command} --training-data"
     say(f"training images    {listed if known is None else f'{len(known)}, known by hash'}")
     print_table(
         ("file", "MiB", "frames", "abs. error", "rel. error", "allowed", "min. cosine", "same top-1"), _rows(bundle)

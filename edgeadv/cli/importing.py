@@ -11,6 +11,7 @@ import typer
 from edgeadv_runtime import InputError
 
 from ..workflows import importing
+from ..workflows.exporting import TrainingDataOptions
 from ..workflows.importing import ImportOptions, OnnxCheck
 from ._fields import say
 from .bundle import print_summary
@@ -19,8 +20,10 @@ from .bundle import print_summary
 def import_onnx(
     path: Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.")],
     options: ImportOptions,
+    training: TrainingDataOptions,
     out: Annotated[Path | None, "The bundle to make; by custom it is called NAME.edgeadv."] = None,
     golden: Annotated[Path | None, "Folder of real images to compare on, 64 of them spread over it."] = None,
+    data_root: Annotated[Path | None, "Where torchvision keeps the data set that --training-data names."] = None,
     check: Annotated[bool, "Only tell whether the file will do, and what must be given."] = False,
     overwrite: Annotated[bool, "Replace a bundle that is there."] = False,
 ) -> None:
@@ -35,7 +38,14 @@ def import_onnx(
     if out is None:
         raise InputError("out", "is needed: the bundle to make; or pass `check`")
     bundle = importing.import_onnx(
-        path, out, golden=golden, options=options, overwrite=overwrite, progress=partial(say, err=True)
+        path,
+        out,
+        golden=golden,
+        options=options,
+        training=training,
+        data_root=data_root,
+        overwrite=overwrite,
+        progress=partial(say, err=True),
     )
     print_summary(bundle)
 

@@ -190,7 +190,7 @@ def export(
     check_replaceable(out)
     training_images = run.training_images
     if training.training_data is not None:
-        training_images = _hashed(training, run.preprocess, data_root, tell) | training_images
+        training_images = hashed(training, run.preprocess, data_root, tell) | training_images
     provenance = {**run.provenance, "frames": {"origin": where, "count": len(frames)}}
     return edgeadv_export.export_bundle(
         model,
@@ -299,19 +299,19 @@ def _labels(given: Labels | None) -> Classes:
     return Classes.from_json(entries)
 
 
-def _hashed(
+def hashed(
     training: TrainingDataOptions, preprocess: Preprocess, root: str | Path | None, tell: Progress
 ) -> TrainingImages:
     """The images that ``training_data`` names."""
     from edgeadv_export.int8_quality import paced
 
+    from ..data import training_images
     from ..data.datasets import DEFAULT_ROOT
-    from ..data.training_images import hashed, training_data
 
     spec = str(training.training_data)
-    data = training_data(spec, root=Path(root or DEFAULT_ROOT))
+    data = training_images.training_data(spec, root=Path(root or DEFAULT_ROOT))
     report = paced(tell, f"hashing {len(data)} images of {spec}", "images")
-    return hashed(data, preprocess, workers=training.workers, progress=report)
+    return training_images.hashed(data, preprocess, workers=training.workers, progress=report)
 
 
 def _int8_plan(options: Int8Options, run: Run | WithoutRun, data: Data | None, tell: Progress) -> Int8Plan:

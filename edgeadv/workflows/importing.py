@@ -15,6 +15,7 @@ from edgeadv_runtime.bundle.bundle import Classes, check_replaceable
 from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.errors import StorageError
 
+from .exporting import TrainingDataOptions, hashed
 from .extras import need
 from .networks import IMAGENET
 
@@ -76,6 +77,8 @@ def import_onnx(
     *,
     golden: str | Path | None = None,
     options: ImportOptions = ImportOptions(),
+    training: TrainingDataOptions = TrainingDataOptions(),
+    data_root: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -91,6 +94,8 @@ def import_onnx(
         out: the bundle to make; by custom it is called ``NAME.edgeadv``.
         golden: a folder of real images to compare on, 64 of them spread over it.
         options: what is known of the file.
+        training: what the network was trained on, as far as that is known.
+        data_root: where torchvision keeps the data sets that ``training`` names.
         overwrite: replace a bundle that is there.
         progress: called in a few words with what begins, and what was read off the file.
 
@@ -98,10 +103,11 @@ def import_onnx(
         InputError: the file is no classifier that a bundle can hold, or an option is missing or wrong; it names the
             field.
         ExportError: the rewritten graph is not the file; no bundle is left then.
-        EdgeAdvError: images cannot be read, or ``out`` cannot be written.
+        EdgeAdvError: data or images cannot be read, or ``out`` cannot be written.
     """
     need("export")
     import edgeadv_export
+    from edgeadv_export.examination import refuse_needed
 
     file, folder = _file(path), Path(out)
     check_replaceable(folder)
@@ -113,9 +119,11 @@ def import_onnx(
     if steps is None or options.classes is None or golden is None:
         # what else the file leaves open is better said at once
         found = edgeadv_export.examine(file, asked, None)
-        _refuse(file, dict(found.needed) | missing)
+        refuse_needed(file, dict(found.needed) | missing)
     assert steps is not None and options.classes is not None and golden is not None
-    frames = edgeadv_export.folder_frames(Path(golden))
+    frames = edgeadv_export.folder_frames(Path(golden), preprocess=steps)
+    tell = progress or (lambda _: None)
+    listed = None if training.training_data is None else hashed(training, steps, data_root, tell)
     return edgeadv_export.import_bundle(
         file,
         folder,
@@ -124,8 +132,9 @@ def import_onnx(
         frames=frames,
         asked=asked,
         provenance={"frames": {"origin": Path(golden).resolve().name, "count": len(frames)}},
+        training_images=listed,
         overwrite=overwrite,
-        progress=progress,
+        progress=tell,
     )
 
 
@@ -203,9 +212,3 @@ def _missing(options: ImportOptions, golden: str | Path | None) -> dict[str, str
     if golden is None:
         found["golden"] = "a folder of real images to compare on"
     return found
-
-
-def _refuse(path: Path, needed: dict[str, str]) -> None:
-    (field, what), *others = needed.items()
-    more = ", and so is " + ", ".join(f"`{name}`" for name, _ in others) if others else ""
-    raise InputError(field, f"is needed for {path}: {what}{more}")

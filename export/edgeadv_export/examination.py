@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from edgeadv_runtime.device.isolated import call_isolated
 from edgeadv_runtime.errors import EdgeAdvError, ExportError, InputError
 
 from .compute_types import compute_types
-from .foreign_file import load_foreign, opset_of
+from .foreign_file import load_foreign, one_line, opset_of
 from .foreign_input import Asked, Convention, Reader
-from .foreign_output import NONE, SIGMOID, Logits, find_input, find_logits, tapped
+from .foreign_output import NONE, SIGMOID, SOFTMAX, Logits, find_input, find_logits, probabilities, tapped
 from .parity import TOLERANCES
 from .rewrite import freed, rewritten
 
@@ -114,6 +114,18 @@ def examine_here(path: Path, asked: Asked, pixels: NDArray[np.uint8] | None) -> 
     )
 
 
+def refuse_needed(path: Path, needed: Mapping[str, str]) -> None:
+    """Refuse a file as long as something is ``needed``.
+
+    Raises:
+        InputError: something is; it names the fields.
+    """
+    if needed:
+        (field, what), *others = needed.items()
+        more = ", and so is " + ", ".join(f"`{name}`" for name, _ in others) if others else ""
+        raise InputError(field, f"is needed for {path}: {what}{more}")
+
+
 def variant_of(proto: Any, path: Path) -> str:
     """The bundle's name for what ``proto`` computes in.
 
@@ -185,9 +197,9 @@ class _Original:
     """The file as it came, in ONNX Runtime, fed as its maker feeds it, one picture at a time."""
 
     def __init__(self, proto: Any, folder: Path, convention: Convention, logits: Logits, variant: str) -> None:
-        model, self._names = tapped(proto, logits)
+        model, (self._answer, self._tensor, self._behind) = tapped(proto, logits)
         self._session = _session(model, folder / "original.onnx", variant)
-        self._convention, self._cut = convention, logits.cut
+        self._convention, self._logits = convention, logits
 
     def ask(self, pixels: NDArray[np.uint8]) -> _Found:
         """Logits of preprocessed pictures.
@@ -196,24 +208,24 @@ class _Original:
             InputError: what it gives are no logits.
             ExportError: it fails on a picture.
         """
-        answers, taps = zip(*(self._one(pixels[i : i + 1]) for i in range(len(pixels))), strict=True)
+        answers, taps, behind = zip(*(self._one(pixels[i : i + 1]) for i in range(len(pixels))), strict=True)
         again = self._one(pixels[:1])[1]
+        cut = self._logits.cut
         shape, kind = taps[0].shape, taps[0].dtype
         if kind not in (np.float32, np.float16):
             raise InputError(
                 f"the output is {kind} of shape {shape}: logits are float; name their tensor with `output`"
             )
-        if self._convention.batch != 0 and len(shape) > 1:
-            width = int(np.prod(shape[1:]))
-            wide = [size for size in shape[1:] if size != 1]
-        else:
-            width, wide = int(np.prod(shape)), [size for size in shape if size != 1]
-        if len(wide) > 1:
+        own = self._of_one(shape)
+        width = int(np.prod(own))
+        if _is_wide(own) and cut == SOFTMAX and not _is_wide(self._of_one(answers[0].shape)):
+            raise probabilities(self._logits.answer)  # its axis is a part of the classes
+        if _is_wide(own):
             raise InputError(
                 f"the output is of shape {shape}: a classifier gives one number a class; name another `output`"
             )
         rows = np.stack([_first(tap, width) for tap in taps]).astype(np.float32)
-        if width == 0 or (width == 1 and self._cut != SIGMOID):
+        if width == 0 or (width == 1 and cut != SIGMOID):
             raise InputError(f"the output is {width} numbers a picture and no sigmoid: at least two classes are due")
         if not np.isfinite(rows).all():
             raise ExportError(
@@ -223,19 +235,28 @@ class _Original:
             raise InputError("the file gives the same picture other logits the second time: it draws random numbers")
         if np.ptp(rows, axis=0).max() == 0:
             raise InputError("the file gives the same logits for every picture: they do not depend on it")
-        _check_answers(answers, rows, self._cut)
+        _check_answers(answers, rows, self._logits)
+        shares = np.stack([_first(values, width) for values in behind]).astype(np.float64)
+        if (cut == SOFTMAX and _is_partial(shares)) or _are_probabilities(rows):
+            raise probabilities(self._logits.answer)
         logits = np.concatenate([np.zeros_like(rows), rows], axis=1) if width == 1 else rows
-        flat = len(shape) == 2 and self._convention.batch != 0
+        flat = len(shape) == 2 and len(own) == 1
         return _Found(logits, logits.shape[1], width, kind == np.float16, flat)
 
-    def _one(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _of_one(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What is left of a shape without the batch."""
+        batch = self._convention.batch
+        return shape[1:] if batch != 0 and len(shape) > 1 and shape[0] == (batch or 1) else shape
+
+    def _one(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         x = self._convention.feed(pixels)
         x = x[0] if self._convention.batch == 0 else np.repeat(x, self._convention.batch or 1, axis=0)
         try:
-            given = self._session.run(self._names, {self._convention.input: x}, _silent())
+            names = list(dict.fromkeys((self._answer, self._tensor, self._behind)))
+            given = dict(zip(names, self._session.run(names, {self._convention.input: x}, _silent()), strict=True))
         except Exception as error:  # onnxruntime's exceptions have no common base
-            raise ExportError(f"ONNX Runtime fails on the file: {_line(error)}") from error
-        return np.asarray(given[0]), np.asarray(given[-1])
+            raise ExportError(f"ONNX Runtime fails on the file: {one_line(error)}") from error
+        return np.asarray(given[self._answer]), np.asarray(given[self._tensor]), np.asarray(given[self._behind])
 
 
 def _first(values: NDArray[Any], width: int) -> NDArray[Any]:
@@ -243,14 +264,38 @@ def _first(values: NDArray[Any], width: int) -> NDArray[Any]:
     return values.reshape(-1)[:width]
 
 
-def _check_answers(answers: Any, rows: NDArray[np.float32], cut: str) -> None:
+def _is_wide(shape: tuple[int, ...]) -> bool:
+    return sum(size != 1 for size in shape) > 1
+
+
+def _is_partial(shares: NDArray[np.float64]) -> bool:
+    """Whether what a softmax gives, or its logarithm, is shared out more than once: its axis is not all the classes."""
+    totals = (np.exp(shares) if (shares <= 0).all() and (shares < 0).any() else shares).sum(axis=1)
+    return bool(totals.max() > 1.5)
+
+
+def _are_probabilities(rows: NDArray[np.float32]) -> bool:
+    """Whether the numbers of a picture have the same sum for every one, and none is below 0."""
+    values = rows.astype(np.float64)
+    totals = values.sum(axis=1)
+    if values.shape[1] < 2 or values.min() < -1e-6 * totals.max():
+        return False
+    # the sum is as good as fixed: by rounding in 16 or 8 bits, and by cutting off the ends, it moves a little
+    allowed = max(1e-5 * float(totals.max()), 0.01 * float(np.ptp(values, axis=0).max()))
+    return bool(np.ptp(totals) <= allowed)
+
+
+def _check_answers(answers: Any, rows: NDArray[np.float32], logits: Logits) -> None:
     """The labels that the maker reads must be those of the logits."""
     for number, (answer, row) in enumerate(zip(answers, rows, strict=True)):
         given = _first(np.asarray(answer, np.float64), len(row))
         label = int(row.argmax())
-        wrong = given.max() > given[label] if len(row) > 1 else (given[0] > 0.5) != (row[0] > 0) and row[0] != 0
-        if wrong and not (len(row) == 1 and given[0] == 0.5):
-            raise ExportError(f"picture {number}: the label before the {cut} is not the one behind it; it is kept out")
+        half = logits.half
+        wrong = given.max() > given[label] if len(row) > 1 else (given[0] > half) != (row[0] > 0) and row[0] != 0
+        if wrong and not (len(row) == 1 and given[0] == half):
+            raise ExportError(
+                f"picture {number}: the label before the {logits.cut} is not the one behind it; it is kept out"
+            )
 
 
 def _session(model: Any, file: Path, variant: str) -> Any:
@@ -343,8 +388,3 @@ def _silent() -> Any:
     options = onnxruntime.RunOptions()
     options.log_severity_level = 4
     return options
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:240].replace("`", "'")

@@ -51,7 +51,7 @@ def load_foreign(path: Path) -> Any:
         try:
             proto = onnx.inliner.inline_local_functions(proto)
         except Exception as error:  # of C++, without a type of its own
-            raise InputError(f"{path} has functions of its own that cannot be inlined ({_line(error)})") from error
+            raise InputError(f"{path} has functions of its own that cannot be inlined ({one_line(error)})") from error
     _refuse_kinds(proto, path)
     _refuse_nan(proto, path)
     return _inferred(_converted(_inferred(proto, path), path), path)
@@ -129,7 +129,7 @@ def _take_in_external_data(proto: Any, path: Path) -> None:
         try:
             onnx.external_data_helper.load_external_data_for_model(proto, str(folder))
         except Exception as error:  # of C++ and Python, without a base of their own
-            raise InputError(f"{path}: the weights beside it cannot be read ({_line(error)})") from error
+            raise InputError(f"{path}: the weights beside it cannot be read ({one_line(error)})") from error
 
 
 def _refuse_kinds(proto: Any, path: Path) -> None:
@@ -152,7 +152,7 @@ def _refuse_nan(proto: Any, path: Path) -> None:
             try:
                 values = onnx.numpy_helper.to_array(tensor)
             except Exception as error:  # too few numbers for its shape, and the like
-                raise InputError(f"{path}: the weight {tensor.name!r} is damaged ({_line(error)})") from error
+                raise InputError(f"{path}: the weight {tensor.name!r} is damaged ({one_line(error)})") from error
             if (values != values).any():
                 raise InputError(f"{path}: the weight {tensor.name!r} holds NaN; the weights are broken")
 
@@ -178,8 +178,8 @@ def _converted(proto: Any, path: Path) -> Any:
         return proto
     except Exception as error:  # of C++, without a type of its own
         raise InputError(
-            f"{path} is of opset {opset}, and cannot be converted to {OLDEST} to {NEWEST} ({_line(error)}): export it "
-            "in one of these"
+            f"{path} is of opset {opset}, and cannot be converted to {OLDEST} to {NEWEST} ({one_line(error)}): export "
+            "it in one of these"
         ) from error
 
 
@@ -193,10 +193,10 @@ def _inferred(proto: Any, path: Path) -> Any:
         onnx.checker.check_model(found)
         return found
     except Exception as error:  # the checker's, and those of C++
-        raise InputError(f"{path} is not valid ONNX: {_line(error)}") from error
+        raise InputError(f"{path} is not valid ONNX: {one_line(error)}") from error
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """What an exception of a library says, in one line without backticks, which mark fields."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return " ".join(lines)[:240].replace("`", "'")

@@ -15,13 +15,11 @@ from edgeadv_runtime.errors import InputError
 from .foreign_scale import (
     LEVELS,
     PASSING,
+    Inside,
     Scale,
-    channel_order,
     constants_of,
-    in_words,
     normalisation,
     parse_scale,
-    value_range,
 )
 
 LAYOUTS = ("nchw", "nhwc", "flat", "flat-nhwc")
@@ -32,8 +30,6 @@ _TYPES = {
     onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.UINT8: "uint8",
 }
-LUMA = (0.299, 0.587, 0.114)
-"""Shares of red, green and blue in grey, ITU-R BT.601, as Pillow has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +86,7 @@ class Convention:
             An array of the file's type and shape, n in front.
         """
         x = pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(LEVELS)
-        if self.color == "gray" and x.shape[1] == 3:
-            x = (x * np.array(LUMA, np.float32).reshape(1, 3, 1, 1)).sum(axis=1, keepdims=True)
-        elif self.color == "bgr":
+        if self.color == "bgr":
             x = x[:, ::-1]
         scale = self.scale
         if scale.factor != 1:
@@ -137,13 +131,18 @@ class Reader:
         self.notes.append(f"input {name!r}: {dtype}, {_shape_text(dims)}")
         layout, batch, rest = self._layout(name, dims)
         size = None if layout is None else self._size(name, layout, rest)
-        mean_std = normalisation(self.graph, name, self._constants)
-        scale = self._scale(dtype, mean_std)
         channels = None if size is None else size[0]
-        color = self._color(channels, mean_std)
+        if channels == 1 and self.asked.shape is not None and self.asked.shape[0] == 3:
+            raise InputError(
+                "preprocess", "gives three channels, and the file takes one: add color=gray to `preprocess`"
+            )
+        inside = normalisation(self.graph, name, self._constants)
+        scale = self._scale(dtype, inside, "gray" if channels == 1 else self.asked.color or "rgb")
+        color = self._color(channels, inside)
         if self.asked.shape is None:
             due = "its size" if size is None or None in size[1:] else f"{size[1]}x{size[2]}"
-            self.needed["preprocess"] = f"how a picture becomes {due}, e.g. resize=256,crop=224,interp=bilinear"
+            gray = ",color=gray" if channels == 1 else ""
+            self.needed["preprocess"] = f"how a picture becomes {due}, e.g. resize=256,crop=224,interp=bilinear{gray}"
         if self.needed or layout is None or size is None or color is None or self.asked.shape is None:
             return None
         assert scale is not None
@@ -214,7 +213,8 @@ class Reader:
             return channels, image[1], image[2]
         channels_at = 0 if layout == "nchw" else 2
         found = rest[channels_at]
-        channels = (1 if self.asked.color == "gray" else 3) if found is None else found
+        gray = self.asked.color == "gray" or (image is not None and image[0] == 1)
+        channels = (1 if gray else 3) if found is None else found
         if channels not in (1, 3):
             raise InputError(f"the input {name!r} takes {channels} channels as {layout}: 1 or 3 are due, see `layout`")
         height, width = (each for i, each in enumerate(rest) if i != channels_at)
@@ -232,24 +232,28 @@ class Reader:
                 "preprocess", f"gives {image[1]}x{image[2]} pixels, and the input {name!r} takes {wide} numbers"
             )
 
-    def _scale(self, dtype: str, inside: tuple[NDArray[Any], NDArray[Any]] | None) -> str | None:
-        asked, found, why = self.asked.scale, None, ""
+    def _scale(self, dtype: str, inside: Inside | None, color: str) -> str | None:
+        asked, found, why = self.asked.scale, None, f"{inside} is inside"
         if dtype == "uint8":
-            found, why = "0..255", " (the input is uint8)"
+            found, why = "0..255", "the input is uint8"
         elif inside is not None:
-            found = value_range(*inside)
-            why = f" ((x - {in_words(inside[0])}) / {in_words(inside[1])} is inside)"
+            found = inside.takes
         if asked is None and found is None:
-            self.needed["scale"] = "0..1, 0..255, imagenet or MEAN/STD, for nothing in the file tells what it takes"
+            told = "nothing in the file tells" if inside is None else f"{inside} inside does not tell"
+            self.needed["scale"] = f"0..1, 0..255, imagenet or MEAN/STD, for {told} what it takes"
             return None
-        if asked not in (None, found) and dtype == "uint8":
-            raise InputError("scale", f"{asked} was given, and the file takes uint8: 0..255")
-        self._guessed("scale", f"{found}{why}" if asked is None else asked, asked)
-        if asked not in (None, found) and found is not None:
-            self.notes.append(f"warning: `scale` {asked} was given, and the file seems to take {found}{why}")
-        return asked or found
+        if asked is None:
+            self._guessed("scale", f"{found} ({why})", None)
+            return found
+        means = parse_scale(asked, color).range
+        if found not in (None, means):
+            raise InputError("scale", f"{asked} was given, and the file takes {found}, for {why}: leave `scale` out")
+        self._guessed("scale", asked if means == asked else f"{asked}, which is {means}", asked)
+        if found is None and inside is not None:
+            self.notes.append(f"{why}, which does not tell the scale")
+        return asked
 
-    def _color(self, channels: int | None, inside: tuple[NDArray[Any], NDArray[Any]] | None) -> str | None:
+    def _color(self, channels: int | None, inside: Inside | None) -> str | None:
         asked = self.asked.color
         if asked is not None and asked not in COLORS:
             raise InputError("color", f"{asked!r} is not one of {', '.join(COLORS)}")
@@ -262,7 +266,13 @@ class Reader:
             return "gray"
         if asked == "gray":
             raise InputError("color", "gray was given, and the file takes three channels")
-        found = None if inside is None else channel_order(inside[0])
+        found = None if inside is None else inside.color
+        if asked is not None and found not in (None, asked):
+            raise InputError(
+                "color",
+                f"{asked} was given, and the file takes {found}: {inside} is inside, ImageNet's means in that order; "
+                "leave `color` out",
+            )
         if asked is None and found is None:
             self.needed["color"] = "rgb or bgr, for nothing in the file tells the order of its three channels"
             return None

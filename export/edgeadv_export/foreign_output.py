@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from edgeadv_runtime.errors import InputError
 
 from .foreign_file import DEFAULT_DOMAINS
+from .foreign_scale import constants_of
 
 SOFTMAX, SIGMOID, NONE = "softmax", "sigmoid", "none"
 _ENDS = {"Softmax": SOFTMAX, "LogSoftmax": SOFTMAX, "Sigmoid": SIGMOID}
 # of com.microsoft, in 8 bits: input, its scale and zero point, ...
 _QUANTISED_ENDS = {"QLinearSoftmax": SOFTMAX, "QLinearSigmoid": SIGMOID}
-# what may stand behind a softmax without changing which class comes first
+# what may stand behind a softmax and changes nothing but shape, type and rounding
 _PASSING = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Dropout", "QuantizeLinear", "DequantizeLinear")
-_TAP = "edgeadv_tap"
+# what may stand there too, with constants, as long as more stays more
+_STEPS: dict[str, Callable[..., NDArray[Any]]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": np.divide,
+}
+_TAP, _TAP_BEHIND = "edgeadv_tap", "edgeadv_tap_behind"
 
 
 @dataclass(frozen=True)
@@ -31,19 +41,25 @@ class Logits:
         tensor: the logits: the same, or what the softmax or sigmoid before it is given.
         cut: :data:`SOFTMAX`, :data:`SIGMOID`, or :data:`NONE` if nothing was cut off.
         dequantise: scale and zero point by name, if the logits are in 8 bits.
+        behind: what the softmax or sigmoid gives; the answer if nothing was cut off.
+        dequantise_behind: scale and zero point of that, if it is in 8 bits.
+        half: what the answer is where that is 0.5.
     """
 
     answer: str
     tensor: str
     cut: str
     dequantise: tuple[str, ...] = ()
+    behind: str = ""
+    dequantise_behind: tuple[str, ...] = ()
+    half: float = 0.5
 
 
 def find_logits(graph: Any, output: str | None) -> Logits:
     """The logits of ``graph``, whose answer is the tensor ``output``, or its only output.
 
     Raises:
-        InputError: several outputs, none, no such tensor, or an output that is no tensor.
+        InputError: several outputs, none, no such tensor, an output that is no tensor, or one of probabilities.
     """
     names = [each.name for each in graph.output]
     if not names:
@@ -60,30 +76,93 @@ def find_logits(graph: Any, output: str | None) -> Logits:
         raise InputError(
             f"the output {answer!r} is a {str(kind).removesuffix('_type')}, not a tensor: name another `output`"
         )
+    return _before_end(graph, answer, makers) or Logits(answer, answer, NONE, behind=answer)
+
+
+def _before_end(graph: Any, answer: str, makers: Mapping[str, Any]) -> Logits | None:
+    """The logits before a softmax or sigmoid behind which only comes what keeps the order of the classes."""
+    constants = constants_of(graph)
+    steps: list[tuple[Any, str]] = []
     value = answer
     while (node := makers.get(value)) is not None:
-        if node.domain in DEFAULT_DOMAINS and node.op_type in _ENDS:
-            return Logits(answer, node.input[0], _ENDS[node.op_type])
-        if node.op_type in _QUANTISED_ENDS:
-            return Logits(answer, node.input[0], _QUANTISED_ENDS[node.op_type], tuple(node.input[1:3]))
-        if node.op_type not in _PASSING:
+        plain = node.domain in DEFAULT_DOMAINS
+        if (plain and node.op_type in _ENDS) or node.op_type in _QUANTISED_ENDS:
+            kind = _ENDS.get(node.op_type) or _QUANTISED_ENDS[node.op_type]
+            half = _followed(
+                np.array([0.01, 0.02, 0.5, 0.98, 0.99]), steps, constants, log=node.op_type == "LogSoftmax"
+            )
+            if half is None and kind == SOFTMAX:
+                raise probabilities(answer)
+            if half is None:
+                return None
+            eight = [] if plain else list(node.input)
+            return Logits(answer, node.input[0], kind, tuple(eight[1:3]), value, tuple(eight[3:5]), half)
+        held = [name for name in node.input if name in constants]
+        if plain and node.op_type in _STEPS and len(held) == 1:
+            value = next(name for name in node.input if name not in constants)
+            steps.append((node, value))
+        elif plain and node.op_type == "Clip" and all(name in constants for name in node.input[1:] if name):
+            value = node.input[0]
+            steps.append((node, value))
+        elif node.op_type in _PASSING:
+            value = node.input[0]
+        else:
             break
-        value = node.input[0]
-    return Logits(answer, answer, NONE)
+    return None
 
 
-def tapped(proto: Any, logits: Logits) -> tuple[Any, list[str]]:
-    """A copy of ``proto`` that gives its answer and its logits, and their names; its nodes stay as they are."""
+def _followed(
+    shares: NDArray[np.float64],
+    steps: Sequence[tuple[Any, str]],
+    constants: Mapping[str, NDArray[Any]],
+    *,
+    log: bool,
+) -> float | None:
+    """What becomes of the middle one of ``shares`` behind ``steps``, the last of them first; None where more does not
+    stay more."""
+    found: NDArray[Any] = np.log(shares) if log else shares
+    for node, value in reversed(steps):
+        if node.op_type == "Clip":
+            ends = {a.name: a.f for a in node.attribute}
+            given = [float(constants[name].ravel()[0]) if name else None for name in node.input[1:3]]
+            low, high = [*given, None, None][:2]
+            low, high = ends.get("min", low), ends.get("max", high)
+            found = np.clip(found, -np.inf if low is None else low, np.inf if high is None else high)
+            continue
+        values = [found if name == value else constants[name].astype(np.float64) for name in node.input]
+        if any(np.unique(each).size != 1 for each in values if each is not found):
+            return None  # another number for each class
+        with np.errstate(all="ignore"):
+            found = _STEPS[node.op_type](*(each if each is found else each.ravel()[:1] for each in values))
+    return float(found[len(found) // 2]) if (np.diff(found) > 0).all() else None
+
+
+def probabilities(answer: str) -> InputError:
+    """The refusal of an output that holds them."""
+    return InputError(
+        "output",
+        f"{answer!r} holds probabilities, on which attacks find less than there is: name the tensor of the logits "
+        "before them, or change the file to give their logarithms",
+    )
+
+
+def tapped(proto: Any, logits: Logits) -> tuple[Any, tuple[str, str, str]]:
+    """A copy of ``proto`` that gives its answer, its logits and what is right behind them, and the names of the three;
+    its nodes stay as they are."""
     model = copy.deepcopy(proto)
-    name = logits.tensor
-    if logits.dequantise:
-        name = _TAP
-        model.graph.node.append(onnx.helper.make_node("DequantizeLinear", [logits.tensor, *logits.dequantise], [_TAP]))
-    wanted = list(dict.fromkeys([logits.answer, name]))
+    names = [logits.answer]
+    for tensor, quantised, tap in (
+        (logits.tensor, logits.dequantise, _TAP),
+        (logits.behind, logits.dequantise_behind, _TAP_BEHIND),
+    ):
+        if quantised:
+            model.graph.node.append(onnx.helper.make_node("DequantizeLinear", [tensor, *quantised], [tap]))
+        names.append(tap if quantised else tensor)
     kept = {each.name: copy.deepcopy(each) for each in model.graph.output}
     del model.graph.output[:]
-    model.graph.output.extend(kept.get(each, onnx.ValueInfoProto(name=each)) for each in wanted)
-    return model, wanted
+    model.graph.output.extend(kept.get(each, onnx.ValueInfoProto(name=each)) for each in dict.fromkeys(names))
+    answer, tensor, behind = names
+    return model, (answer, tensor, behind)
 
 
 def needed_nodes(graph: Any, tensors: Sequence[str]) -> tuple[list[Any], set[str]]:

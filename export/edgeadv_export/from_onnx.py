@@ -15,20 +15,21 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from edgeadv_runtime.bundle.bundle import Bundle, Classes, check_replaceable
-from edgeadv_runtime.bundle.entries import ArchitectureEntry, CountedFileEntry, GradientsEntry
+from edgeadv_runtime.bundle.entries import ArchitectureEntry, GradientsEntry, VariantEntry
 from edgeadv_runtime.bundle.golden import Golden
-from edgeadv_runtime.bundle.manifest import MANIFEST, bundle_id, requirements
+from edgeadv_runtime.bundle.manifest import MANIFEST, Manifest, bundle_id, requirements
 from edgeadv_runtime.bundle.preprocess import Preprocess
+from edgeadv_runtime.bundle.training_images import TRAINING_FILE, TrainingImages
 from edgeadv_runtime.bundle.variants import INT8, precision_of
 from edgeadv_runtime.errors import ExportError, InputError
 from edgeadv_runtime.files import atomic_folder, sha256_file, write_json
 
 from .compute_types import compute_types
 from .draft import Draft
-from .examination import Examined, examine
+from .examination import Examined, examine, refuse_needed
 from .foreign_input import Asked
 from .own_gradients import own_gradients
-from .package import GOLDEN, decided, preprocessed
+from .package import GOLDEN, counted, decided, preprocessed
 from .parity import TOLERANCES, artifact_logits, compare, summary
 
 SOURCE = "onnx"
@@ -41,10 +42,11 @@ def import_bundle(
     *,
     classes: Classes,
     preprocess: Preprocess,
-    frames: Sequence[NDArray[np.uint8]],
+    frames: Sequence[NDArray[Any]],
     asked: Asked,
     golden: int = 8,
     provenance: Mapping[str, Any],
+    training_images: TrainingImages | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Bundle:
@@ -63,10 +65,12 @@ def import_bundle(
         out: the folder to make.
         classes: ids and names in logit order.
         preprocess: how a frame becomes the picture that the file is given.
-        frames: real images, uint8 RGB of shape (height, width, 3), sizes may differ. All are compared.
+        frames: real images, uint8 RGB of shape (height, width, 3) or, for a ``window``, uint16 of shape (height,
+            width); sizes may differ. All are compared.
         asked: how the file takes a picture, as far as that is known; shape and classes are filled in here.
         golden: how many of the frames travel with the bundle.
         provenance: a JSON object.
+        training_images: what the network was trained on; None where that is not known.
         overwrite: replace a bundle that is at ``out``.
         progress: told in a few words what begins, and what was read off the file.
 
@@ -84,47 +88,47 @@ def import_bundle(
     full = dataclasses.replace(asked, shape=preprocess.input_shape, classes=len(classes))
     tell(f"reading and running {path.name} on {len(pixels)} frames")
     found = examine(path, full, pixels)
-    refuse_needed(path, found)
+    refuse_needed(path, dict(found.needed))
     for note in found.notes:
         tell(note)
     with atomic_folder(out, overwrite=overwrite) as folder:
-        draft = Draft(folder, classes, preprocess, weights_sha256=None, single=found.single, pixels=pixels)
+        draft = Draft(
+            folder, classes, preprocess, None, training_images=training_images, single=found.single, pixels=pixels
+        )
         entry, logits = _written(draft, found, pixels, path, tell)
         rows = decided({found.variant: logits}, golden)
         Golden([frames[i] for i in rows], pixels[rows], {found.variant: logits[rows]}).save(folder / GOLDEN)
-        golden_file = folder / GOLDEN
+        if training_images is not None:
+            training_images.save(folder / TRAINING_FILE)
+        about = {"name": path.name, "sha256": sha256_file(path), "read": found.notes}
         manifest = replace(
-            draft.bundle().manifest,
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            title=path.stem,
-            architecture=ArchitectureEntry(
-                name=path.stem, source=SOURCE, num_classes=len(classes), upsample=1, mean=(), std=()
-            ),
-            variants={found.variant: entry},
-            golden=CountedFileEntry(file=GOLDEN, sha256=sha256_file(golden_file), count=len(rows)),
-            provenance={**provenance, "onnx": {"name": path.name, "sha256": sha256_file(path), "read": found.notes}},
-            requires=requirements({found.variant: entry}, None),
+            _manifest(draft, path.stem, {found.variant: entry}),
+            golden=counted(folder / GOLDEN, len(rows)),
+            provenance={**provenance, "onnx": about},
         ).to_json()
         # the manifest last, for it vouches for the rest
         write_json(folder / MANIFEST, {**manifest, "bundle_id": bundle_id(manifest)})
     return Bundle.open(out)
 
 
-def refuse_needed(path: Path, found: Examined) -> None:
-    """Refuse a file that does not tell everything.
-
-    Raises:
-        InputError: something must be given; it names the fields.
-    """
-    if found.needed:
-        (field, what), *others = found.needed
-        more = f"; `{'`, `'.join(name for name, _ in others)}` too" if others else ""
-        raise InputError(field, f"is needed for {path}: {what}{more}")
+def _manifest(draft: Draft, name: str, variants: Mapping[str, VariantEntry]) -> Manifest:
+    listed = draft.training_images
+    return replace(
+        draft.bundle().manifest,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        title=name,
+        architecture=ArchitectureEntry(
+            name=name, source=SOURCE, num_classes=len(draft.classes), upsample=1, mean=(), std=()
+        ),
+        variants=dict(variants),
+        requires=requirements(variants, None),
+        training_images=None if listed is None else counted(draft.folder / TRAINING_FILE, len(listed)),
+    )
 
 
 def _written(
     draft: Draft, found: Examined, pixels: NDArray[np.uint8], path: Path, tell: Callable[[str], None]
-) -> tuple[Any, NDArray[np.float32]]:
+) -> tuple[VariantEntry, NDArray[np.float32]]:
     """Write the graph, prove it on both sides, and give its manifest entry and logits."""
     assert found.model is not None and found.logits is not None
     variant = found.variant

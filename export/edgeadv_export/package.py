@@ -156,7 +156,7 @@ def export_bundle(
         training_images = None
         if origin.training_images is not None:
             origin.training_images.save(folder / TRAINING_FILE)
-            training_images = _counted(folder / TRAINING_FILE, len(origin.training_images))
+            training_images = counted(folder / TRAINING_FILE, len(origin.training_images))
         manifest = replace(
             draft.bundle().manifest,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -164,7 +164,7 @@ def export_bundle(
             architecture=ArchitectureEntry(**reference.architecture.to_json()),
             variants=entries,
             weights=SizedFileEntry(**sized(folder / WEIGHTS)),
-            golden=_counted(folder / GOLDEN, len(rows)),
+            golden=counted(folder / GOLDEN, len(rows)),
             provenance=dict(origin.provenance),
             calibration=None if int8 is None else CalibrationEntry(**int8.calibration.to_json()),
             training_images=training_images,
@@ -176,7 +176,8 @@ def export_bundle(
     return Bundle.open(out)
 
 
-def _counted(path: Path, count: int) -> CountedFileEntry:
+def counted(path: Path, count: int) -> CountedFileEntry:
+    """What the manifest says of a file of ``count`` things."""
     return CountedFileEntry(file=path.name, sha256=sha256_file(path), count=count)
 
 

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from .foreign_file import DEFAULT_DOMAINS
-from .foreign_input import LUMA, Convention
+from .foreign_input import Convention
 from .foreign_output import SIGMOID, Logits, needed_nodes
 from .foreign_scale import constants_of
 from .onnx_form import INPUT, OUTPUT, strip_metadata
@@ -92,9 +92,7 @@ class _Nodes:
 def _before(made: _Nodes, convention: Convention, *, free: bool) -> str:
     """From ``image`` to what the file takes: the same steps in the same order as :meth:`Convention.feed`."""
     value, scale = INPUT, convention.scale
-    if convention.color == "gray" and convention.image[0] == 3:
-        value = made.add("Conv", value, np.array(LUMA, np.float32).reshape(1, 3, 1, 1))
-    elif convention.color == "bgr":
+    if convention.color == "bgr":
         value = made.add("Gather", value, np.array([2, 1, 0], np.int64), axis=1)
     if scale.factor != 1:
         value = made.add("Mul", value, np.array(scale.factor, np.float32))

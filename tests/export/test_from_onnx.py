@@ -19,7 +19,6 @@ from onnxruntime import quantization
 
 import edgeadv as ea
 from edgeadv_export import Asked, examine
-from edgeadv_export.foreign_scale import parse_scale
 from edgeadv_export.from_onnx import import_bundle
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
@@ -67,9 +66,9 @@ def made(tmp_path: Path, frames: list[NDArray[np.uint8]]) -> Make:
     return make
 
 
-def pictures(frames: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+def pictures(frames: list[NDArray[np.uint8]], steps: Preprocess = STEPS) -> NDArray[np.float32]:
     """NCHW in [0, 1]."""
-    pixels = np.stack([STEPS(frame, color_order="rgb") for frame in frames])
+    pixels = np.stack([steps(frame, color_order="rgb") for frame in frames])
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2).astype(np.float32) / 255)
 
 
@@ -141,10 +140,6 @@ def test_every_convention_of_pictures(
     assert bundle.manifest.variants["fp32"].batch is None, "the file fixes a batch of 1, its graph does not"
 
 
-def gray_of(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    return (0.299 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:]).astype(np.float32)
-
-
 @pytest.mark.parametrize("shape", [(1, SIDE * SIDE), (1, SIDE * SIDE, 1), (1, 1, SIDE, SIDE), (1, SIDE, SIDE)])
 def test_one_channel_in_every_shape(made: Make, frames: list[NDArray[np.uint8]], shape: tuple[int, ...]) -> None:
     fold = helper.make_node("Reshape", ["x", "to"], ["folded"])
@@ -156,10 +151,13 @@ def test_one_channel_in_every_shape(made: Make, frames: list[NDArray[np.uint8]],
         held={"to": np.array([1, 1, SIDE, SIDE])},
         output_shape=(1, CLASSES),
     )
+    with pytest.raises(InputError, match=r"three channels, and the file takes one: add color=gray to `preprocess`$"):
+        made(proto, scale="0..1")
     tell: list[str] = []
-    bundle = made(proto, scale="0..1", tell=tell)
-    x = pictures(frames)
-    wanted = run(proto, gray_of(x).reshape(-1, *shape[1:]))
+    gray = Preprocess(resize=SIDE, crop=SIDE, color="gray")
+    bundle = made(proto, scale="0..1", steps=gray, tell=tell)
+    x = pictures(frames, gray)
+    wanted = run(proto, x.reshape(-1, *shape[1:]))
     np.testing.assert_allclose(answers(bundle, x), wanted, rtol=1e-4, atol=1e-5)
     assert "color gray, by the file itself" in tell
     # Reshape to a literal batch of 1 is taken back
@@ -187,51 +185,6 @@ def test_flat_colours_in_both_orders(
         made(proto, scale="0..1", color="rgb")
 
 
-def normalising(mean: Any, std: Any, *, op: str = "Sub") -> dict[str, Any]:
-    shape = (1, -1, 1, 1)
-    return {
-        "first": [helper.make_node(op, ["x", "mean"], ["less"]), helper.make_node("Div", ["less", "std"], ["norm"])],
-        "begin": "norm",
-        "held": {
-            "mean": np.array(mean, np.float32).reshape(shape),
-            "std": np.array(std, np.float32).reshape(shape),
-        },
-    }
-
-
-@pytest.mark.parametrize(
-    ("mean", "std", "notes"),
-    [
-        (MEAN, STD, ["scale 0..1 ((x - 0.485,0.456,0.406) / 0.229,0.224,0.225 is inside), by", "color rgb, by"]),
-        (MEAN[::-1] * 255, STD[::-1] * 255, ["scale 0..255", "color bgr, by"]),
-        ([127.5], [127.5], ["scale 0..255"]),
-        ([0.5], [0.5], ["scale 0..1"]),
-        ([0], [255], ["scale 0..255"]),
-        ([103.939, 116.779, 123.68], [1, 1, 1], ["scale 0..255", "color bgr, by"]),
-    ],
-)
-def test_a_normalisation_inside_tells_the_scale(tmp_path: Path, mean: Any, std: Any, notes: list[str]) -> None:
-    path = saved(convolutional(**normalising(mean, std)), tmp_path / "theirs.onnx")
-    found = examine(path, Asked(color=None if "color" in notes[-1] else "rgb", shape=(3, SIDE, SIDE)), None)
-    assert found.needed == () and found.model is not None
-    for note in notes:
-        assert any(said.startswith(note) for said in found.notes), found.notes
-
-
-def test_a_scale_that_would_normalise_twice_is_said(tmp_path: Path) -> None:
-    path = saved(convolutional(**normalising(MEAN, STD)), tmp_path / "theirs.onnx")
-    found = examine(path, Asked(scale="imagenet", color="rgb", shape=(3, SIDE, SIDE)), None)
-    (warning,) = [note for note in found.notes if note.startswith("warning")]
-    assert "`scale` imagenet was given, and the file seems to take 0..1 ((x - 0.485" in warning
-    bytes_in = convolutional(
-        kind=TensorProto.UINT8,
-        first=[helper.make_node("Cast", ["x"], ["float"], to=TensorProto.FLOAT)],
-        begin="float",
-    )
-    with pytest.raises(InputError, match="imagenet was given, and the file takes uint8"):
-        examine(saved(bytes_in, path), Asked(scale="imagenet", color="rgb", shape=(3, SIDE, SIDE)), None)
-
-
 def test_a_shape_that_is_computed_from_the_picture(made: Make, frames: list[NDArray[np.uint8]]) -> None:
     """As PyTorch's older exporter writes ``x.view(x.size(0), -1)``."""
     proto = convolutional(
@@ -250,13 +203,6 @@ def test_a_shape_that_is_computed_from_the_picture(made: Make, frames: list[NDAr
     assert not [said for said in tell if said.startswith("warning")] and not bundle.fixed_batch("fp32")
     x = pictures(frames)
     np.testing.assert_allclose(answers(bundle, x), run(proto, x), rtol=1e-5)
-
-
-@pytest.mark.parametrize(("mean", "std"), [([0], [1]), ([0.01], [0.9]), ([-3], [2]), ([7], [11])])
-def test_what_does_not_tell_the_scale_is_asked_for(tmp_path: Path, mean: Any, std: Any) -> None:
-    path = saved(convolutional(**normalising(mean, std)), tmp_path / "theirs.onnx")
-    found = examine(path, Asked(color="rgb", shape=(3, SIDE, SIDE)), None)
-    assert [field for field, _ in found.needed] == ["scale"] and found.model is None
 
 
 def test_all_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
@@ -595,14 +541,6 @@ def test_from_pytorch(made: Make, frames: list[NDArray[np.uint8]], tmp_path: Pat
     assert not bundle.fixed_batch("fp32")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "0-1", "1/0", "1,2/1", "nan/1", "1,2,3,4/1", "0.5/0.5,0.5", "0.5", "0.5/-1", "imagenet/2"]
-)
-def test_scales_that_are_none(text: str) -> None:
-    with pytest.raises(InputError, match=r"^`scale` "):
-        parse_scale(text, "rgb")
-
-
 def test_the_same_file_gives_the_same_bytes(made: Make) -> None:
     first = made(convolutional(), scale="0..1", color="rgb").artifact_sha256("fp32")
     assert made(copy.deepcopy(convolutional()), scale="0..1", color="rgb").artifact_sha256("fp32") == first
@@ -625,18 +563,3 @@ def test_what_is_quantised_as_it_runs_is_asked_one_picture_at_a_time(
     assert bundle.variants == ("int8-u8s8",) and bundle.fixed_batch("int8-u8s8")
     x = pictures(frames)
     np.testing.assert_allclose(answers(bundle, x), run(onnx.load(quantised), x), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(("mean", "std", "scale"), [(0.45, 0.25, "0..1"), (120, 60, "0..255"), (0, 1, None)])
-def test_a_batch_norm_at_the_input_tells_the_scale(tmp_path: Path, mean: float, std: float, scale: str | None) -> None:
-    held = {"s": 1.3, "b": 0.2, "m": mean, "v": std**2}
-    proto = convolutional(
-        first=[helper.make_node("BatchNormalization", ["x", *held], ["norm"])],
-        begin="norm",
-        held={name: np.full(3, number, np.float32) for name, number in held.items()},
-    )
-    found = examine(saved(proto, tmp_path / "theirs.onnx"), Asked(color="rgb", shape=(3, SIDE, SIDE)), None)
-    if scale is None:
-        assert [field for field, _ in found.needed] == ["scale"]
-    else:
-        assert any(note.startswith(f"scale {scale} ") for note in found.notes), found.notes

@@ -16,6 +16,9 @@ from PIL import Image
 
 from edgeadv.cli import main
 from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.bundle.pictures import load
+from edgeadv_runtime.bundle.preprocess import Preprocess
+from edgeadv_runtime.files import sha256_bytes
 from tests.foreign import CLASSES, SIDE, convolutional, model, saved, value, weights
 
 GIVEN = {
@@ -84,13 +87,66 @@ def test_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = saved(convolutional(), tmp_path / "theirs.onnx")
     assert main(["import", "--check", str(path)]) == 0
     told = capsys.readouterr().out
-    for text in ("needed             --scale", "needed             --golden", "not run yet", "of its own graph"):
-        assert text in told
+    for text in ("scale", "color", "preprocess", "classes", "golden"):
+        assert f"needed             --{text}: " in told
+    assert "not run yet" in told and "of its own graph" in told
     given = [part for key, text in GIVEN.items() for part in (f"--{key}", text)]
     assert main(["import", "--check", str(path), *given]) == 0
     told = capsys.readouterr().out
     assert "--scale" not in told and "run and rewritten on noise" in told and "any batch" in told
     assert sorted(file.name for file in tmp_path.iterdir()) == ["theirs.onnx"]
+
+
+def test_probabilities_are_refused(tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = [node("Exp", "scores", out="e"), node("ReduceSum", "e", "axis", out="all"), node("Div", "e", "all")]
+    proto = convolutional(last=parts, outputs=[value("y", ("n", CLASSES))], held={"axis": np.array([1])})
+    path = saved(proto, tmp_path / "theirs.onnx")
+    assert run(path, photos) == 2
+    *_, told = capsys.readouterr().err.splitlines()
+    assert told.startswith("edgeadv: --output 'y' holds probabilities, on which attacks find less than there is")
+    assert not (tmp_path / "net.edgeadv").exists() and run(path, photos, output="scores") == 0
+
+
+def test_pictures_of_other_kinds(tmp_path: Path, photographs: list[Any]) -> None:
+    """16-bit grey, and pictures that EXIF turns: the proof is on what the bundle's preprocessing makes of them."""
+    turned, deep = tmp_path / "turned", tmp_path / "deep"
+    turned.mkdir()
+    deep.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for i, frame in enumerate(photographs[:3]):
+        Image.fromarray(frame).save(turned / f"{i}.png", exif=exif)
+        Image.fromarray(frame.astype(np.uint16)[..., 1] * 16).save(deep / f"{i}.png")
+    size = f"size={SIDE}x{SIDE}"
+    gray = saved(convolutional(shape=("n", 1, SIDE, SIDE), channels=1), tmp_path / "gray.onnx")
+    color = saved(convolutional(), tmp_path / "color.onnx")
+    for path, folder, steps, order in (
+        (color, turned, f"exif=apply,{size}", "rgb"),
+        (color, turned, f"roi=0.5:0:1:1,{size}", "rgb"),
+        (gray, deep, f"window=0:4080,color=gray,{size}", "gray"),
+    ):
+        assert run(path, folder, "--overwrite", preprocess=steps, color=order) == 0
+        bundle = Bundle.open(tmp_path / "net.edgeadv")
+        wanted = [Preprocess.parse(steps)(load(folder / f"{i}.png")) for i in range(3)]
+        np.testing.assert_array_equal(bundle.golden().pixels, np.stack(wanted))
+        assert main(["verify", str(bundle.path)]) == 0
+
+
+def test_what_it_was_trained_on_can_be_told(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = saved(convolutional(), tmp_path / "theirs.onnx")
+    assert run(path, photos) == 0
+    assert "evaluate cannot tell them: see import --training-data" in capsys.readouterr().out
+    assert run(path, photos, "--overwrite", "--training-data", str(photos)) == 0
+    assert "training images    12, known by hash" in capsys.readouterr().out
+    listed, bundle = Bundle.open("net.edgeadv").training_images, Bundle.open("net.edgeadv")
+    seen = [sha256_bytes(bundle.preprocess(load(file)).tobytes()) for file in sorted(photos.iterdir())]
+    assert listed is not None and listed.count(seen) == len(listed) == 12
+    assert main(["verify", "net.edgeadv"]) == 0
+    assert run(path, photos, "--overwrite", "--training-data", "nowhere") == 2
+    assert "neither a folder nor one of" in capsys.readouterr().err
 
 
 def node(op: str, *inputs: str, out: str = "y", **attributes: Any) -> Any:
@@ -304,6 +360,16 @@ def of_opset(version: int) -> Callable[[Any], None]:
     return lambda proto: setattr(proto.opset_import[0], "version", version)
 
 
+def normalised() -> Any:
+    """By ImageNet's means and deviations, in the order BGR."""
+    numbers = {"mean": [0.406, 0.456, 0.485], "std": [0.225, 0.224, 0.229]}
+    return convolutional(
+        first=[node("Sub", "x", "mean", out="less"), node("Div", "less", "std", out="norm")],
+        begin="norm",
+        held={name: np.array(each, np.float32).reshape(1, 3, 1, 1) for name, each in numbers.items()},
+    )
+
+
 ZERO = {"zero": np.zeros((1, CLASSES), np.float32)}
 BAD: dict[str, tuple[Any, str, dict[str, str]]] = {
     "truncated": (raw(convolutional().SerializeToString()[:-300]), "is cut off or not ONNX", {}),
@@ -335,6 +401,18 @@ BAD: dict[str, tuple[Any, str, dict[str, str]]] = {
     "no such layout": (convolutional(), "--layout 'hwc' is not one of nchw, nhwc", {"layout": "hwc"}),
     "no such color": (convolutional(), "--color 'grb' is not one of rgb, bgr, gray", {"color": "grb"}),
     "no such scale": (convolutional(), "--scale '0-1' is not 0..1, 0..255", {"scale": "0-1"}),
+    "a scale by its ends": (convolutional(), r"--scale '-1\.\.1' is written 0\.5/0\.5$", {"scale": "-1..1"}),
+    "gray of a colour picture": (
+        convolutional(shape=("n", 1, SIDE, SIDE), channels=1),
+        "--preprocess gives three channels, and the file takes one: add color=gray to --preprocess$",
+        {"color": ""},
+    ),
+    "another scale than inside": (
+        normalised(),
+        r"--scale 0\.\.255 was given, and the file takes 0\.\.1, for .* is inside: leave --scale out$",
+        {"scale": "0..255", "color": "bgr"},
+    ),
+    "another color than inside": (normalised(), "--color rgb was given, and the file takes bgr: .* leave --color", {}),
     "flat of a picture": (convolutional(), "--layout flat needs one dimension", {"layout": "flat"}),
     "gray of three channels": (convolutional(), "--color gray was given, and the file takes three", {"color": "gray"}),
     "no scale": (convolutional(), "--scale is needed", {"scale": ""}),
