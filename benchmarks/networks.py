@@ -197,7 +197,7 @@ def measure(network: Network, data: Path) -> dict[str, Any]:
                 source,
                 folder / "x.edgeadv",
                 precisions=["fp32", "fp16", "int8"],
-                golden=folder / "golden",
+                frames=folder / "golden",
                 # whatever is lost is accepted here: the table says how much that is
                 int8=ea.Int8Options(
                     calibration_data=str(folder / "calibration"), gate_data=folder / "measured", max_drop=100.0

@@ -151,10 +151,10 @@ SIGNATURES = {
     ),
     "edgeadv.distill": "arch data out recipe teacher eps epochs config options job progress",
     "edgeadv.evaluate": "bundle data eps suite attacks backends precisions pack plan execution out progress",
-    "edgeadv.export": "source out precisions data training data_root int8 confidence keep_going overwrite progress "
-    "network",
+    "edgeadv.export": "source out precisions data frames classes preprocess normalize training int8 confidence "
+    "keep_going overwrite progress",
     "edgeadv.check_onnx": "path options",
-    "edgeadv.import_onnx": "path out golden options training data_root overwrite progress",
+    "edgeadv.import_onnx": "path out golden options training overwrite progress",
     "edgeadv.list_runs": "folder",
     "edgeadv.compare_pipelines": "bundle other data limit variant progress",
     "edgeadv.load_data": "data test root download",
@@ -209,7 +209,9 @@ def test_public_functions_have_the_parameters_we_promise(module):
         f"{module.__name__}.{name}": " ".join(inspect.signature(each).parameters) for name, each in functions.items()
     }
     assert found == {name: text for name, text in SIGNATURES.items() if name.rpartition(".")[0] == module.__name__}
-    assert all(len(text.split()) <= 12 for text in found.values())
+    # export takes a network of one's own too, which brings no classes and no preprocessing
+    most = {"edgeadv.export": 14}
+    assert all(len(text.split()) <= most.get(name, 12) for name, text in found.items())
 
 
 def test_all_is_sorted_and_without_repetition(module):

@@ -17,6 +17,7 @@ _OPTIONS = {
     "variants": "variant",
     "other": "with",
     "bundles": "bundle",
+    "frames": "golden",
 }
 _FIELD = re.compile(r"`([a-z][a-z0-9_]*)`")
 

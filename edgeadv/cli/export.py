@@ -36,7 +36,6 @@ class _Export:
         bool, "Write the bundle with the variants that work, if any does, and say why the others were refused."
     ] = False
     overwrite: Annotated[bool, "Replace a bundle that is there."] = False
-    data_root: Annotated[Path | None, "Where torchvision keeps the data set of the run."] = None
     training: TrainingDataOptions
     int8: Int8Options
     confidence: ConfidenceOptions
@@ -57,4 +56,6 @@ def export(
     """
     if run is not None and (given := given_fields(model)):
         raise InputError(f"{given} cannot be given beside a run, which brings its own: {run}")
-    print_summary(exporting.export(run or model, **vars(asked), progress=partial(say, err=True)))
+    options = {"frames": asked.golden, **vars(asked)}
+    del options["golden"]
+    print_summary(exporting.export(run or model, **options, progress=partial(say, err=True)))

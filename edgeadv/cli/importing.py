@@ -23,7 +23,6 @@ def import_onnx(
     training: TrainingDataOptions,
     out: Annotated[Path | None, "The bundle to make; by custom it is called NAME.edgeadv."] = None,
     golden: Annotated[Path | None, "Folder of real images to compare on, 64 of them spread over it."] = None,
-    data_root: Annotated[Path | None, "Where torchvision keeps the data set that --training-data names."] = None,
     check: Annotated[bool, "Only tell whether the file will do, and what must be given."] = False,
     overwrite: Annotated[bool, "Replace a bundle that is there."] = False,
 ) -> None:
@@ -43,7 +42,6 @@ def import_onnx(
         golden=golden,
         options=options,
         training=training,
-        data_root=data_root,
         overwrite=overwrite,
         progress=partial(say, err=True),
     )

@@ -21,16 +21,8 @@ from edgeadv_runtime.decoding import convert
 from edgeadv_runtime.errors import BundleError, InputError
 
 from .checkpoints import Tell, WeightsMap, fitted, load_state, read_weights, write_state
-from .modules import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Normalize,
-    check_name,
-    factory_name,
-    logits_of,
-    made,
-    normalization,
-)
+from .modules import check_name, factory_name, logits_of, made
+from .normalization import IMAGENET_MEAN, IMAGENET_STD, Normalize, normalization
 
 Library = Literal["torchvision", "timm", "module"]
 _INCEPTIONS = ("googlenet", "inception_v3")

@@ -24,10 +24,13 @@ Tell = Callable[[str], None]
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 """Where programs keep the running average of the weights, which they measure and deploy: it goes before the others."""
 NESTS = (*AVERAGED, "state_dict", "model_state_dict", "model", "net", "module")
+_SHADOW = ("shadow", "shadow_params")
+"""Where classes that average keep what they have averaged: by name, or in a list, which tells no names."""
 _WRAPPERS = ("module.", "_orig_mod.")
 """What ``DataParallel`` and ``torch.compile`` put before names."""
 _COUNTER = "num_batches_tracked"
 """Of BatchNorm since PyTorch 0.4.1; nothing depends on it where the momentum is a number."""
+_STATISTICS = re.compile(r"(^|\.)(running_mean|running_var|num_batches_tracked)$")
 _OBJECT = re.compile(r"GLOBAL ([\w.]+)")
 # torchvision's published DenseNets are older than the names of its layers
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
@@ -56,6 +59,8 @@ def read_weights(path: Path, *, progress: Tell | None = None) -> dict[str, Tenso
     other = [f"{name} is a {type(v).__name__}" for name, v in value.items() if not isinstance(v, Tensor)]
     if other:
         raise InputError(f"{path} is not a state dict: names to tensors are expected, but {some(other, 3)}")
+    if odd := [f"{name} ({kind})" for name, tensor in value.items() if (kind := _not_plain(tensor))]:
+        raise InputError(f"{path} holds tensors without plain numbers: {some(odd)}; save the weights as float32")
     state: dict[str, Tensor] = OrderedDict((str(name), tensor.detach()) for name, tensor in value.items())
     if isinstance(versions := getattr(value, "_metadata", None), dict):
         state._metadata = versions  # type: ignore[attr-defined]
@@ -102,14 +107,48 @@ def _unnested(value: Any, name: str, tell: Tell) -> Any:
     """The state dict inside what training programs save around it; the average of the weights where there is one."""
     while isinstance(value, dict) and any(not isinstance(v, Tensor) for v in value.values()):
         inside = [key for key in NESTS if isinstance(value.get(key), dict) and value[key]]
+        raw = next((key for key in inside if key not in AVERAGED), None)
+        averages = [key for key in (*AVERAGED, *_SHADOW) if isinstance(value.get(key), dict | list) and value[key]]
+        for key in averages:
+            held = value[key]
+            found = _unnested(held.get("shadow", held) if isinstance(held, dict) else held, name, lambda _: None)
+            if _is_state(found):
+                return found if raw is None else _with_statistics(found, value[raw], name, (key, raw), tell)
+        if averages and raw is not None:
+            tell(f"{name} holds {averages[0]} without averaged weights by name: the raw weights, {raw}, are taken")
         if not inside:
             break
-        first, *rest = inside
-        raw = [key for key in rest if key not in AVERAGED]
-        if first in AVERAGED and raw:
-            tell(f"{name} holds {first} and {raw[0]}: the averaged weights, {first}, are taken")
-        value = value[first]
+        value = value[raw or inside[0]]
     return value
+
+
+def _with_statistics(
+    average: dict[str, Tensor], held: Any, name: str, keys: tuple[str, str], tell: Tell
+) -> dict[str, Tensor]:
+    """``average``, and where it is of parameters alone the statistics of BatchNorm that lie beside it, with which
+    programs that average so deploy it."""
+    tell(f"{name} holds {keys[0]} and {keys[1]}: the averaged weights, {keys[0]}, are taken")
+    raw = _unnested(held, name, lambda _: None)
+    lacking = [key for key in raw if key not in average] if _is_state(raw) else []
+    if not lacking or not average.keys() <= raw.keys() or not all(_STATISTICS.search(key) for key in lacking):
+        return average
+    tell(f"{name} has no average of {some(lacking, 2)}: these are taken from {keys[1]}")
+    return {key: average.get(key, tensor) for key, tensor in raw.items()}
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(each, Tensor) for each in value.values())
+
+
+def _not_plain(tensor: Tensor) -> str | None:
+    """What makes a tensor one that no network can be given; None of others."""
+    if tensor.is_nested:
+        return "nested"
+    if tensor.is_meta:
+        return "on the meta device, without numbers"
+    if tensor.is_quantized:
+        return f"quantised, {str(tensor.dtype).removeprefix('torch.')}"
+    return None if tensor.layout == torch.strided else str(tensor.layout).removeprefix("torch.")
 
 
 def fitted(

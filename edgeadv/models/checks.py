@@ -8,6 +8,7 @@ from torch import Tensor
 from edgeadv_runtime.errors import InputError
 
 from .builder import PixelModel, evaluation_mode
+from .own_code import in_short
 
 
 def check_input_size(model: PixelModel, input_shape: tuple[int, int, int]) -> None:
@@ -30,11 +31,10 @@ def check_input_size(model: PixelModel, input_shape: tuple[int, int, int]) -> No
             logits = model(torch.zeros(2, *input_shape, device=device))
     except InputError:
         raise
-    except Exception as error:  # of somebody's code
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (Exception, SystemExit) as error:  # of somebody's code
         channel = "" if channels == 3 else f" and {channels} channel{'s' if channels > 1 else ''}"
         raise InputError(
-            f"{name} cannot take images of {height}x{width} pixels{channel} ({reason}): change `upsample`, "
+            f"{name} cannot take images of {height}x{width} pixels{channel} ({in_short(error)}): change `upsample`, "
             "or the size of `preprocess`"
         ) from error
     if logits.dtype != torch.float32:
@@ -50,14 +50,17 @@ def check_input_size(model: PixelModel, input_shape: tuple[int, int, int]) -> No
 def check_classifier(model: PixelModel, x: Tensor) -> None:
     """Show a network the same pixels twice, together and one alone: a classifier is a function of one image.
 
+    Their negatives are shown too: of frames that are nearly alike nothing could be told.
+
     Args:
         model: in evaluation mode.
-        x: float32 of shape (n, channels, height, width) in [0, 1].
+        x: float32 of shape (n, channels, height, width) in [0, 1], real images.
 
     Raises:
-        InputError: the answers differ, or are no logits.
+        InputError: the answers differ, are the same for all images, or are no logits.
     """
     name = model.architecture.name
+    x = torch.cat([x, 1 - x])
     first, second, alone = _answer(model, x), _answer(model, x), _answer(model, x[:1])
     scale = max(float(first.abs().max()), 1e-6)
     if float((first - second).abs().max()) > 1e-5 * scale:
@@ -70,10 +73,15 @@ def check_classifier(model: PixelModel, x: Tensor) -> None:
             f"the logits that {name} gives an image depend on the others in its batch: something in it takes "
             "statistics of the batch, or asks for its size"
         )
-    if float(first.min()) >= 0 and float((first.sum(dim=1) - 1).abs().max()) < 1e-4:
+    if bool((first == first[:1]).all()) or bool((first == first[:, :1]).all()):
+        what = "every image the same logits" if bool((first == first[:1]).all()) else "every class the same logit"
+        raise InputError(f"{name} gives {what}, and tells no classes apart: its weights are missing or broken")
+    sums = first.double().sum(dim=1)
+    total = float(sums.mean())
+    if float(first.min()) >= 0 and float((sums - total).abs().max()) < 1e-4 * total:
         raise InputError(
-            f"{name} gives probabilities, which sum to 1: let it return the logits that it makes them from, for "
-            "attacks on probabilities find less"
+            f"{name} gives probabilities, which sum to {total:.4g}: let it return the logits that it makes them from, "
+            "for attacks on probabilities find less"
         )
 
 
@@ -83,9 +91,9 @@ def _answer(model: PixelModel, x: Tensor) -> Tensor:
             logits: Tensor = model(x)
     except InputError:
         raise
-    except Exception as error:  # of somebody's code
+    except (Exception, SystemExit) as error:  # of somebody's code
         raise InputError(
             f"{model.architecture.name} takes 2 images at once, and not {len(x)}: its code fixes the size of the "
-            "batch, e.g. by a reshape with a literal; take it from the input"
+            f"batch, e.g. by a reshape with a literal; take it from the input ({in_short(error)})"
         ) from error
     return logits

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.util
 import logging
-import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +19,8 @@ from edgeadv_runtime.bundle.pictures import load, pictures
 from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.errors import DataError, EdgeAdvError
 
+from ..models.normalization import IMAGENET_MEAN, IMAGENET_STD
+from ..models.own_code import in_short, own_code
 from .inputs import open_bundle
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ _FORMS = (
 _BATCH, _LOOKED_AT, _ROUNDS = 16, 5, 3
 # half a level: floats that round to the same 8 bits are the same
 _SAME = 0.5
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
@@ -132,12 +130,14 @@ def compare_pipelines(
     from ..data.pipeline_changes import EXPLAINED, Pair, Pipeline, changes, distance
 
     opened = open_bundle(bundle)
-    function = own_function(other) if isinstance(other, str) else other
-    if not callable(function):
-        raise InputError("other", f"is a function, or FILE.py:FUNCTION, not a {type(other).__name__}")
     files, root = _files(Path(data), limit)
     tell = progress or (lambda done, total, text: None)
-    given = _Given.read(opened.preprocess, function, files, root, tell)
+    if isinstance(other, str):
+        _log.info(f"the code of {other} is imported and run, as you asked: do so only with code that you trust")
+    with own_code(other, field="other", files=True) if isinstance(other, str) else nullcontext(other) as function:
+        if not callable(function):
+            raise InputError("other", f"is a function, or FILE.py:FUNCTION, not a {type(function).__name__}")
+        given = _Given.read(opened.preprocess, function, files, root, tell)
     ours, scales = Pipeline(opened.preprocess, scale=given.scale), given.scales(opened)
     pairs = [Pair(image, numbers) for image, numbers in zip(given.images, given.numbers, strict=True)]
     found: tuple[Change, ...] = ()
@@ -159,45 +159,6 @@ def compare_pipelines(
         flips=flips,
         not_run=not_run,
     )
-
-
-def own_function(text: str) -> Callable[..., Any]:
-    """The function that ``FILE.py:NAME`` or ``package.module:NAME`` names. Its code is imported, and so is run.
-
-    Raises:
-        InputError: there is none, or importing it fails.
-    """
-    where, _, name = text.rpartition(":")
-    if not where or not name:
-        raise InputError("other", f"is written FILE.py:FUNCTION or package.module:FUNCTION, not {text!r}")
-    _log.info(f"{where} is imported and its {name} is run, as you asked: do so only with code that you trust")
-    try:
-        module = _module_of(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except FileNotFoundError:
-        raise InputError("other", f"{where} does not exist: it is written FILE.py:FUNCTION") from None
-    except Exception as error:  # whatever the code does when it is imported
-        raise InputError("other", f"{where} cannot be imported ({_first_line(error)})") from error
-    found = getattr(module, name, None)
-    if not callable(found):
-        own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise InputError("other", f"{where} has no function {name}; it has {', '.join(own[:8]) or 'none'}")
-    return found  # type: ignore[no-any-return]
-
-
-def _module_of(file: Path) -> ModuleType:
-    if not file.is_file():
-        raise FileNotFoundError(file)
-    spec = importlib.util.spec_from_file_location(f"edgeadv_own_{file.stem}", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    folder = str(file.resolve().parent)
-    # beside it may lie what it imports
-    sys.path.insert(0, folder)
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(folder)
-    return module
 
 
 def _files(data: Path, limit: int) -> tuple[list[Path], Path]:
@@ -255,11 +216,8 @@ class _Given:
                 raise DataError(f"{file}: {error}") from error
             try:
                 value = function(file)
-            except Exception as error:  # whatever the code does
-                raise InputError(
-                    f"`other` failed on {file} ({type(error).__name__}: {_first_line(error)}): it takes the path of a "
-                    "picture"
-                ) from error
+            except (Exception, SystemExit) as error:  # whatever the code does
+                raise InputError(f"`other` failed on {file}: {in_short(error)}; it takes a picture's path") from error
             given._add(name, image, ours, value)
         return given
 
@@ -310,13 +268,14 @@ class _Given:
         found: dict[str, Scale] = {
             "its numbers are 0 to 255: they are not divided by 255": lambda x: x,
             "its numbers are -1 to 1": lambda x: (x + 1) * 127.5,
+            "its numbers are divided by 256, not by 255": lambda x: x * 256.0,
             "its numbers are divided by 255 twice": lambda x: x * 65025.0,
         }
         architecture = bundle.manifest.architecture
-        norms = {"ImageNet's": _IMAGENET, "the network's own": (architecture.mean, architecture.std)}
-        for whose, (mean, std) in norms.items():
-            channels = bundle.preprocess.input_shape[0]
-            if len(mean) == len(std) == channels and not (whose != "ImageNet's" and (mean, std) == _IMAGENET):
+        own, imagenet = (architecture.mean, architecture.std), (IMAGENET_MEAN, IMAGENET_STD)
+        # where they are the same it is called ImageNet's
+        for (mean, std), whose in {own: "the network's own", imagenet: "ImageNet's"}.items():
+            if len(mean) == len(std) == bundle.preprocess.input_shape[0]:
                 what = (
                     f"its numbers are normalised with {whose} mean and deviation, which the bundle's graph does again"
                 )
@@ -395,8 +354,3 @@ def _flips(bundle: Bundle, given: _Given, variant: str | None) -> tuple[tuple[La
     ids = bundle.classes.ids
     flipped = np.flatnonzero(ours != other)
     return tuple(LabelFlip(given.names[i], ids[ours[i]], ids[other[i]]) for i in flipped), None
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -18,14 +18,15 @@ from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.errors import DataError, StorageError
 from edgeadv_runtime.files import ensure_writable
 
+from ..models.normalization import Normalize
 from .extras import need
 from .inputs import names
 from .networks import (
     IMAGENET,
+    Beside,
     Frames,
     Labels,
     ModelSource,
-    NetworkObject,
     Progress,
     WithoutRun,
     frame_images,
@@ -35,7 +36,6 @@ from .networks import (
 
 if TYPE_CHECKING:
     from torch import nn
-    from typing_extensions import Unpack
 
     from edgeadv_export import ConfidencePlan, Int8Plan
     from edgeadv_runtime.bundle.training_images import TrainingImages
@@ -95,6 +95,7 @@ class TrainingDataOptions(Options):
         "knows its own.",
     ] = None
     workers: Annotated[int, "Processes that decode the images of `training_data`."] = 0
+    data_root: Annotated[Path | None, "Where torchvision keeps these data, and those of the run."] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,14 +109,16 @@ def export(
     *,
     precisions: str | Iterable[str] = PRECISIONS,
     data: Source | Data | None = None,
+    frames: str | Path | Frames | None = None,
+    classes: Labels | None = None,
+    preprocess: Preprocess | str | None = None,
+    normalize: Normalize | None = None,
     training: TrainingDataOptions = TrainingDataOptions(),
-    data_root: str | Path | None = None,
     int8: Int8Options = Int8Options(),
     confidence: ConfidenceOptions = ConfidenceOptions(),
     keep_going: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
-    **network: Unpack[NetworkObject],
 ) -> Bundle:
     """Export to ONNX, compare every artefact with PyTorch on real images, and write the bundle only if they agree.
 
@@ -129,17 +132,21 @@ def export(
         out: the bundle to make; by custom it is called ``NAME.edgeadv``.
         precisions: variants; ``"int8"`` is both of its variants. With ``-u8in`` behind it a variant takes uint8 pixels.
         data: what the network was trained and tested on; None opens what the run names.
-        training: what the network was trained on beside what its run knows.
-        data_root: where torchvision keeps its data.
+        frames: a folder of real images to compare on, 64 of them spread over it, or a list: Pillow's images, or arrays,
+            uint8 RGB of shape (height, width, 3) or, where ``preprocess`` has a window, uint16 of shape (height,
+            width). None takes the test images of ``data``.
+        classes: of a network of one's own: names in logit order, or ``{"id", "name"}`` of each, or a file, see
+            :class:`ModelSource`.
+        preprocess: of a network of one's own: how a frame becomes its input.
+        normalize: of a network of one's own: ``"imagenet"``, or (mean, std) of pixels in [0, 1]; None where it takes
+            pixels.
+        training: what the network was trained on beside what its run knows, and where torchvision keeps data.
         int8: what int8 is made from and what it must keep.
         confidence: what temperature and rejection threshold are made from; neither is shipped without data.
         keep_going: write the bundle with the variants that work, if any does; the manifest says why another was
             refused.
         overwrite: replace a bundle that is there.
         progress: called in a few words with what begins.
-        network: ``golden``, a folder of real images to compare on, 64 of them spread over it, or ``frames``, which may
-            be a list of images too; without them the test images of ``data`` are taken. Of a network of one's own also
-            ``classes``, ``preprocess`` and ``normalize``, see :class:`~edgeadv.workflows.networks.NetworkObject`.
 
     Raises:
         InputError: an argument is wrong; it names the field.
@@ -153,7 +160,6 @@ def export(
     from ..data.sources import load_data
     from ..training.runs import Run
 
-    pictures = _pictures_given(network)
     precisions = names(precisions, field="precisions")
     out, tell = Path(out), progress or (lambda _: None)
     variants = _variants(precisions)
@@ -162,42 +168,43 @@ def export(
         raise InputError("precisions", f"{','.join(precisions)} has no int8: leave {given} out, or add int8")
     if confidence.confidence_data is None and (given := given_fields(confidence)):
         raise InputError(f"{given} needs `confidence_data`: name labelled images that were not trained on")
+    beside, data_root = Beside(classes=classes, preprocess=preprocess, normalize=normalize), training.data_root
     opened = None if data is None else load_data(data, root=data_root)
     run: Run | WithoutRun
     if isinstance(source, Run | ModelSource | str | Path):
-        if beside := [f"`{name}`" for name in ("classes", "preprocess", "normalize") if network.get(name) is not None]:
-            raise InputError(f"{', '.join(beside)} belong to a network that is an object: leave them out")
+        if own := [f"`{name}`" for name, value in vars(beside).items() if value is not None]:
+            raise InputError(f"{', '.join(own)} belong to a network that is an object: leave them out")
     elif not callable(source):
         raise InputError(
             "source", f"is a run, its folder, a ModelSource or a torch.nn.Module, not a {type(source).__name__}"
         )
     if isinstance(source, ModelSource):
-        run = from_source(source, _labels, has_frames=bool(pictures or opened), progress=tell)
+        run = from_source(source, _labels, has_frames=frames is not None or opened is not None, progress=tell)
     elif isinstance(source, Run | str | Path):
         run = source if isinstance(source, Run) else Run.open(source)
         opened = opened or _own_data(run, data_root)
     else:
-        run = from_object(source, network, _labels, has_frames=pictures is not None or opened is not None)
+        run = from_object(source, beside, _labels, has_frames=frames is not None or opened is not None)
     model = run.load_model()
-    if isinstance(pictures, str | Path):
-        frames = edgeadv_export.folder_frames(Path(pictures), preprocess=run.preprocess)
-        where = Path(pictures).resolve().name
-    elif pictures is not None:
-        frames, where = frame_images(pictures), "in memory"
+    if isinstance(frames, str | Path):
+        images = edgeadv_export.folder_frames(Path(frames), preprocess=run.preprocess)
+        where = Path(frames).resolve().name
+    elif frames is not None:
+        images, where = frame_images(frames, run.preprocess), "in memory"
     else:
         assert opened is not None
-        frames, where = edgeadv_export.data_frames(opened.test, preprocess=run.preprocess), f"{opened.name} test"
+        images, where = edgeadv_export.data_frames(opened.test, preprocess=run.preprocess), f"{opened.name} test"
     check_replaceable(out)
     training_images = run.training_images
     if training.training_data is not None:
-        training_images = hashed(training, run.preprocess, data_root, tell) | training_images
-    provenance = {**run.provenance, "frames": {"origin": where, "count": len(frames)}}
+        training_images = hashed(training, run.preprocess, tell) | training_images
+    provenance = {**run.provenance, "frames": {"origin": where, "count": len(images)}}
     return edgeadv_export.export_bundle(
         model,
         out,
         classes=run.classes,
         preprocess=run.preprocess,
-        frames=frames,
+        frames=images,
         variants=variants,
         origin=edgeadv_export.Origin(title=run.title, provenance=provenance, training_images=training_images),
         confidence=_confidence_plan(confidence, run.classes, opened, data_root),
@@ -208,23 +215,8 @@ def export(
     )
 
 
-def _pictures_given(network: NetworkObject) -> str | Path | Frames | None:
-    """``golden`` or ``frames``, which are two names of one thing.
-
-    Raises:
-        TypeError: export has no such parameter.
-        InputError: both are given.
-    """
-    if unknown := [name for name in network if name not in NetworkObject.__annotations__]:
-        raise TypeError(f"export() got an unexpected keyword argument {unknown[0]!r}")
-    golden, frames = network.get("golden"), network.get("frames")
-    if golden is not None and frames is not None:
-        raise InputError("frames", "and `golden` are one thing: leave one of them out")
-    return frames if golden is None else golden
-
-
 def export_after_training(
-    run: Run, out: str | Path, *, data_root: str | Path | None = None, progress: Progress | None = None
+    run: Run, out: str | Path, *, data_root: Path | None = None, progress: Progress | None = None
 ) -> Bundle:
     """Export a run that was just trained in fp32 and fp16, or in the one of them that works.
 
@@ -232,7 +224,7 @@ def export_after_training(
         EdgeAdvError: as :func:`export`.
     """
     # a training went before: what can be had of it is better than nothing
-    return export(run, out, data_root=data_root, keep_going=True, progress=progress)
+    return export(run, out, training=TrainingDataOptions(data_root=data_root), keep_going=True, progress=progress)
 
 
 def check_export(out: Path, *, field: str, may_exist: bool) -> None:
@@ -299,9 +291,7 @@ def _labels(given: Labels | None) -> Classes:
     return Classes.from_json(entries)
 
 
-def hashed(
-    training: TrainingDataOptions, preprocess: Preprocess, root: str | Path | None, tell: Progress
-) -> TrainingImages:
+def hashed(training: TrainingDataOptions, preprocess: Preprocess, tell: Progress) -> TrainingImages:
     """The images that ``training_data`` names."""
     from edgeadv_export.int8_quality import paced
 
@@ -309,7 +299,7 @@ def hashed(
     from ..data.datasets import DEFAULT_ROOT
 
     spec = str(training.training_data)
-    data = training_images.training_data(spec, root=Path(root or DEFAULT_ROOT))
+    data = training_images.training_data(spec, root=training.data_root or DEFAULT_ROOT)
     report = paced(tell, f"hashing {len(data)} images of {spec}", "images")
     return training_images.hashed(data, preprocess, workers=training.workers, progress=report)
 

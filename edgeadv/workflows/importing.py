@@ -78,7 +78,6 @@ def import_onnx(
     golden: str | Path | None = None,
     options: ImportOptions = ImportOptions(),
     training: TrainingDataOptions = TrainingDataOptions(),
-    data_root: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -95,7 +94,6 @@ def import_onnx(
         golden: a folder of real images to compare on, 64 of them spread over it.
         options: what is known of the file.
         training: what the network was trained on, as far as that is known.
-        data_root: where torchvision keeps the data sets that ``training`` names.
         overwrite: replace a bundle that is there.
         progress: called in a few words with what begins, and what was read off the file.
 
@@ -123,7 +121,7 @@ def import_onnx(
     assert steps is not None and options.classes is not None and golden is not None
     frames = edgeadv_export.folder_frames(Path(golden), preprocess=steps)
     tell = progress or (lambda _: None)
-    listed = None if training.training_data is None else hashed(training, steps, data_root, tell)
+    listed = None if training.training_data is None else hashed(training, steps, tell)
     return edgeadv_export.import_bundle(
         file,
         folder,

@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from edgeadv_runtime import InputError, Preprocess
 from edgeadv_runtime.bundle.bundle import Classes
 from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.files import sha256_file
 
+from ..models.normalization import Normalize, normalization
 from .inputs import one_of
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
     from torch import nn
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 IMAGENET = "imagenet1k"
 Progress = Callable[[str], None]
-Frames = Sequence["NDArray[np.uint8] | Image.Image"]
+Frames = Sequence["NDArray[Any] | Image.Image"]
 Labels = Classes | str | Path | Sequence[str | Mapping[str, str]]
 LabelsOf = Callable[[Labels | None], Classes]
 """Reads classes; it comes from the workflow that may."""
@@ -61,23 +61,20 @@ class ModelSource(Options):
     ] = None
 
 
-class NetworkObject(TypedDict, total=False):
-    """What export takes beside a network that is an object, and the frames of any.
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What export takes beside a network that is an object.
 
     Attributes:
-        golden: a folder of real images to compare on.
-        frames: the same, or a list of uint8 RGB arrays of shape (height, width, 3) or of Pillow's images.
         classes: names in logit order, or ``{"id", "name"}`` of each, or what ``ModelSource`` takes.
         preprocess: how a frame becomes the network's input, or its text.
         normalize: (mean, std) of pixels in [0, 1], or text as ``ModelSource`` takes it; None where the network takes
             pixels.
     """
 
-    golden: str | Path | None
-    frames: str | Path | Frames | None
     classes: Labels | None
     preprocess: Preprocess | str | None
-    normalize: str | tuple[Sequence[float], Sequence[float]] | None
+    normalize: Normalize | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +103,7 @@ def from_source(source: ModelSource, labels_of: LabelsOf, *, has_frames: bool, p
     from ..models.checkpoints import WeightsMap
 
     needed: dict[str, Any] = {name: getattr(source, name) for name in ("arch", "weights", "classes", "preprocess")}
-    if missing := [f"`{name}`" for name, value in {**needed, "golden": has_frames}.items() if not value]:
+    if missing := [f"`{name}`" for name, value in {**needed, "frames": has_frames}.items() if not value]:
         raise InputError(f"without a run, export also needs {', '.join(missing)}")
     arch, weights, classes, preprocess = needed.values()
     weights_map = one_of(source.weights_map or "by-name", get_args(WeightsMap), field="weights_map")
@@ -129,7 +126,7 @@ def from_source(source: ModelSource, labels_of: LabelsOf, *, has_frames: bool, p
 
 
 def from_object(
-    network: nn.Module | Callable[[], nn.Module], given: NetworkObject, labels_of: LabelsOf, *, has_frames: bool
+    network: nn.Module | Callable[[], nn.Module], given: Beside, labels_of: LabelsOf, *, has_frames: bool
 ) -> WithoutRun:
     """Take the caller's network as it is, or let his function or class make it.
 
@@ -141,12 +138,12 @@ def from_object(
     from torch.nn.parameter import is_lazy
 
     from ..models.builder import Architecture, PixelModel
-    from ..models.modules import factory_name, normalization
+    from ..models.modules import factory_name
 
-    needed = {"classes": given.get("classes"), "preprocess": given.get("preprocess"), "frames": has_frames or None}
+    needed = {"classes": given.classes, "preprocess": given.preprocess, "frames": has_frames or None}
     if missing := [f"`{name}`" for name, value in needed.items() if value is None]:
         raise InputError(f"for a network that is an object, export also needs {', '.join(missing)}")
-    labels, preprocess, normalize = labels_of(given["classes"]), given["preprocess"], given.get("normalize")
+    labels, preprocess, normalize = labels_of(given.classes), given.preprocess, given.normalize
     steps = preprocess if isinstance(preprocess, Preprocess) else Preprocess.parse(preprocess or "")
     name = None
     if not isinstance(network, nn.Module):
@@ -187,23 +184,36 @@ def from_object(
     )
 
 
-def frame_images(given: Any) -> list[NDArray[np.uint8]]:
-    """Frames from memory as arrays.
+def frame_images(given: Any, preprocess: Preprocess) -> list[NDArray[Any]]:
+    """Frames from memory as arrays, as ``preprocess`` has frames of its own: turned by their EXIF, or in 16 bits.
 
     Raises:
-        InputError: they are no list of pictures, or none.
+        InputError: they are no list of pictures that it takes, or none.
     """
+    if not isinstance(given, Iterable) or not (pictures := list(given)):
+        raise InputError("frames", "is a folder of real images, or a list of them, with one at least")
+    return [_frame(each, number, preprocess) for number, each in enumerate(pictures)]
+
+
+def _frame(picture: Any, number: int, preprocess: Preprocess) -> NDArray[Any]:
     import numpy as np
     from PIL import Image
 
-    if not isinstance(given, Iterable) or not (pictures := list(given)):
-        raise InputError("frames", "is a folder of real images, or a list of them, with one at least")
-    frames = [np.asarray(each.convert("RGB")) if isinstance(each, Image.Image) else each for each in pictures]
-    for number, frame in enumerate(frames):
-        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8:
-            kind = frame.dtype if isinstance(frame, np.ndarray) else type(frame).__name__
-            raise InputError("frames", f"holds uint8 arrays or Pillow's images; number {number} is {kind}")
-    return frames
+    if isinstance(picture, Image.Image):
+        try:
+            return preprocess.frame(picture)
+        except InputError as error:
+            raise InputError("frames", f"number {number}: {error}") from error
+    kind = picture.dtype if isinstance(picture, np.ndarray) else type(picture).__name__
+    if kind == np.uint16 and preprocess.window is None:
+        raise InputError(
+            "frames",
+            f"number {number} is uint16: state in `preprocess` which levels become black and white, window=LOW:HIGH",
+        )
+    if kind != (np.uint8 if preprocess.window is None else np.uint16):
+        due = "uint8 arrays" if preprocess.window is None else "uint16 arrays, for `preprocess` has window=,"
+        raise InputError("frames", f"holds {due} or Pillow's images; number {number} is {kind}")
+    return picture  # type: ignore[no-any-return]
 
 
 def _parallel(network: nn.Module) -> nn.Module | None:

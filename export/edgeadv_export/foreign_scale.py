@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeadv.models.normalization import IMAGENET_MEAN, IMAGENET_STD
 from edgeadv_runtime.errors import InputError
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 LEVELS = 255.0
 PASSING = ("Cast", "Transpose", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 """What moves numbers or types, and no value."""
@@ -53,7 +53,7 @@ def parse_scale(text: str, color: str) -> Scale:
         if channels == 1:
             raise InputError("scale", "imagenet is of three channels, and the file takes one: give MEAN/STD")
         step = -1 if color == "bgr" else 1
-        return Scale(mean=_IMAGENET[0][::step], std=_IMAGENET[1][::step])
+        return Scale(mean=IMAGENET_MEAN[::step], std=IMAGENET_STD[::step])
     mean, _, std = text.partition("/")
     try:
         values = [tuple(float(number) for number in part.split(",")) for part in (mean, std)]
@@ -165,7 +165,7 @@ def _channel_order(mean: NDArray[Any]) -> str | None:
     if mean.size != 3:
         return None
     values = mean / (LEVELS if mean.max() > 1 else 1)
-    for color, due in (("rgb", _IMAGENET[0]), ("bgr", _IMAGENET[0][::-1])):
+    for color, due in (("rgb", IMAGENET_MEAN), ("bgr", IMAGENET_MEAN[::-1])):
         if np.abs(values - np.array(due)).max() < 0.02:
             return color
     return None

@@ -62,7 +62,7 @@ def folder_frames(folder: Path, *, limit: int = FRAMES, preprocess: Preprocess |
     """
     files = pictures(folder.rglob("*"))
     if not files:
-        raise InputError(f"{folder} holds no images: `golden` takes a folder of real ones, such as the model will see")
+        raise InputError(f"{folder} holds no images: give a folder of real ones, such as the model will see")
     # spread, for the first ones of class folders would all be of one class
     spread = [files[i * len(files) // limit] for i in range(limit)] if len(files) > limit else files
     if preprocess is None:

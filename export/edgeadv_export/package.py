@@ -43,6 +43,7 @@ from .confidence_fit import ConfidencePlan
 from .draft import WEIGHTS, Draft, sized
 from .fallback import Fitter
 from .fp16 import largest_activation, to_fp16
+from .graph_end import check_end
 from .int8_quality import Int8Plan
 from .own_gradients import own_gradients
 from .parity import (
@@ -142,7 +143,7 @@ def export_bundle(
     # a copy, because tracing and moving to the CPU must not be seen by the caller, even after an error
     reference = copied(model).cpu().float().eval().requires_grad_(False)
     check_input_size(reference, preprocess.input_shape)
-    check_classifier(reference, torch.from_numpy(to_tensor(pixels[:4])))
+    check_classifier(reference, torch.from_numpy(to_tensor(pixels[:: max(1, len(pixels) // 4)][:4])))
     tell = progress or (lambda _: None)
     measured = None if confidence is None else confidence.measure(reference, preprocess, progress=tell)
     with atomic_folder(out, overwrite=overwrite) as folder:
@@ -207,6 +208,7 @@ class _Writer:
         progress(f"exporting {self.name} to ONNX")
         self.fp32 = to_onnx(model, draft.preprocess.input_shape)
         self.expected = torch_logits(model, pixels, self.name)
+        check_end(self.fp32.graph, self.expected, self.name)
 
     def write(
         self, variants: Sequence[str], *, keep_going: bool
@@ -343,11 +345,9 @@ def decided(logits: Mapping[str, NDArray[np.float32]], most: int) -> NDArray[np.
     Returns:
         int64, positions among the frames, ascending.
     """
-    clearances = []
-    for variant, values in logits.items():
-        # two logits change places only if each is off by half their distance
-        clearances.append(margins(values) / (2 * TOLERANCES[variant] * np.abs(values).max()))
-    clear = np.min(clearances, axis=0)
+    # two logits change places only if each is off by half their distance
+    off = {name: 2 * TOLERANCES[name] * max(float(np.abs(values).max()), 1e-30) for name, values in logits.items()}
+    clear = np.min([margins(values) / off[name] for name, values in logits.items()], axis=0)
     order = np.argsort(-np.minimum(clear, 1.0), kind="stable")
     return np.sort(order[:most])
 

@@ -482,3 +482,8 @@ def test_unusable_arguments(export: Export, tmp_path: Path, changes: dict[str, A
     with pytest.raises(InputError, match=says):
         export(pixel_model(Net()), **changes)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_are_chosen_where_all_logits_are_zero():
+    with np.errstate(all="raise"):
+        assert decided({"fp32": np.zeros((3, 4), np.float32)}, 2).tolist() == [0, 1]

@@ -26,7 +26,7 @@ def test_a_pipeline_in_a_file(cli: Cli, tmp_path: Path, tiny_bundle: Bundle, pho
     arguments = ["diff", "--bundle", tiny_bundle.path, "--data", photos]
     same = cli(*arguments, "--with", "same.py:prepare", "--limit", "10")
     assert same.status == 0 and same.out == "the same pixels for all 10 pictures\n"
-    assert same.err.startswith("same.py is imported and its prepare is run, as you asked")
+    assert same.err.startswith("the code of same.py:prepare is imported and run, as you asked")
     other = cli(*arguments, "--with", "other.py:prepare")
     assert other.status == 1
     lines = other.out.splitlines()
@@ -37,10 +37,14 @@ def test_a_pipeline_in_a_file(cli: Cli, tmp_path: Path, tiny_bundle: Bundle, pho
 
 def test_what_is_wrong_is_one_line(cli: Cli, tmp_path: Path, tiny_bundle: Bundle, photos: Path) -> None:
     (tmp_path / "same.py").write_text(SAME)
+    (tmp_path / "ends.py").write_text(SAME + "\nimport sys\nsys.exit(0)\n")
+    (tmp_path / "leaves.py").write_text(SAME.replace("return", "raise SystemExit(0)\n    return"))
     arguments = ["diff", "--bundle", tiny_bundle.path]
     for more, says in (
         (["--data", photos, "--with", "no.py:prepare"], "--with no.py does not exist"),
-        (["--data", photos, "--with", "same.py:no"], "--with same.py has no function no; it has prepare"),
+        (["--data", photos, "--with", "same.py:no"], "--with same.py has no 'no'; it has prepare"),
+        (["--data", photos, "--with", "ends.py:prepare"], "--with ends.py cannot be imported: SystemExit: 0 (ends.py"),
+        (["--data", photos, "--with", "leaves.py:prepare"], ": SystemExit: 0 (leaves.py, line 6); it takes"),
         (["--data", "nowhere", "--with", "same.py:prepare"], "--data nowhere does not exist"),
         (["--data", photos, "--with", "same.py:prepare", "--variant", "int8-s8s8"], "carries no variant"),
     ):

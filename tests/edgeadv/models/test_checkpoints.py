@@ -146,6 +146,34 @@ def test_of_two_the_average_is_taken_and_that_is_said(averaged: str, raw: str, t
     assert said == [f"w.pt holds {averaged} and {raw}: the averaged weights, {averaged}, are taken"]
 
 
+def test_a_shadow_is_taken_and_raw_weights_where_it_has_no_names(tmp_path: Path) -> None:
+    raw, average = made(1).state_dict(), made(2).state_dict()
+    net, said = loaded(saved(tmp_path, {"state_dict": raw, "ema": {"decay": 0.99, "shadow": average}}))
+    assert_same(net, made(2))
+    assert said == ["w.pt holds ema and state_dict: the averaged weights, ema, are taken"]
+    assert_same(loaded(saved(tmp_path, {"decay": 0.99, "shadow": average}))[0], made(2))
+    for more in ({"ema": {"decay": 0.9, "shadow_params": list(average.values())}}, {"shadow_params": [torch.ones(1)]}):
+        net, said = loaded(saved(tmp_path, {"model": raw, **more}))
+        assert_same(net, made(1))
+        (key,) = more
+        assert said == [f"w.pt holds {key} without averaged weights by name: the raw weights, model, are taken"]
+
+
+def test_a_shadow_of_parameters_alone_takes_the_statistics_that_lie_beside_it(tmp_path: Path) -> None:
+    raw, parameters = made(1).state_dict(), dict(made(2).named_parameters())
+    content = {"model": raw, "ema": {"decay": 0.99, "shadow": {k: v.detach() for k, v in parameters.items()}}}
+    net, said = loaded(saved(tmp_path, content))
+    expected = made(2)
+    expected.load_state_dict({k: v for k, v in raw.items() if k not in parameters}, strict=False)
+    assert_same(net, expected)
+    assert said[1] == (
+        "w.pt has no average of norm.running_mean, norm.running_var and 1 more: these are taken from model"
+    )
+    del content["ema"]["shadow"]["conv.bias"]
+    with pytest.raises(InputError, match=r"missing: .*conv.bias"):
+        loaded(saved(tmp_path, content))
+
+
 def test_pytorchs_averaged_model(tmp_path: Path) -> None:
     average = AveragedModel(made(1), use_buffers=True)
     average.update_parameters(made(2))
@@ -226,6 +254,26 @@ def test_a_timm_checkpoint_with_both(tmp_path: Path) -> None:
     net, said = loaded(saved(tmp_path, content), make)
     assert_same(net, made(2, make), side=32)
     assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda x: x.to("meta"), "on the meta device, without numbers"),
+        (lambda x: torch.quantize_per_tensor(x, 0.01, 0, torch.qint8), "quantised, qint8"),
+        (lambda x: x.to_sparse(), "sparse_coo"),
+        (lambda x: torch.nested.nested_tensor([x]), "nested"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype")
+@pytest.mark.filterwarnings("ignore:.*quantize_per_tensor")
+def test_tensors_without_plain_numbers_are_all_named(change: Any, kind: str, tmp_path: Path) -> None:
+    state = made().state_dict()
+    changed = {k: change(v) if k.endswith("weight") and v.ndim == 2 else v for k, v in state.items()}
+    says = rf"w.pt holds tensors without plain numbers: model.0.weight \({kind}\), model.2.weight \({kind}\); save"
+    with pytest.raises(InputError, match=says) as caught:
+        read_weights(saved(tmp_path, changed))
+    assert "\n" not in str(caught.value)
 
 
 def test_no_state_dict_says_what_else_it_is(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from edgeadv.models.builder import Architecture, PixelModel, build, load_pretrained
 from edgeadv.models.checks import check_classifier, check_input_size
-from edgeadv.models.modules import factory_name, logits_of, made, normalization
+from edgeadv.models.modules import factory_name, logits_of, made
+from edgeadv.models.normalization import normalization
 from edgeadv_runtime.errors import InputError
 
 NETS = """
@@ -74,8 +75,8 @@ def test_a_factory_is_found_in_the_current_directory(nets: str) -> None:
 @pytest.mark.parametrize(
     ("inside", "says"),
     [
-        ("smal", r"nets_\d+ has no smal: nets_\d+:smal was asked for"),
-        ("Zoo.huge", r"Zoo has no huge"),
+        ("smal", r"^`arch` nets_\d+ has no 'smal'; it has Small, small, half, Zoo, needs, fails, quits, text$"),
+        ("Zoo.huge", r"nets_\d+ has no 'Zoo.huge'"),
         ("number", r"is a int, not a function that makes a network"),
         ("ready", r"is a Small, not a function that makes a network"),
         ("needs", r"missing a required argument: 'classes': write a function without arguments that calls it"),
@@ -110,7 +111,7 @@ def test_a_module_that_cannot_be_imported_is_named(nets: str, source: str, says:
 
 
 def test_a_module_that_is_not_there_is_named(nets: str) -> None:
-    with pytest.raises(InputError, match=r"^there is no module nowhere in .* or among what is installed$"):
+    with pytest.raises(InputError, match=r"^`arch` .*: there is no module nowhere in .* or among what is installed$"):
         made("nowhere.nets:small")
     with pytest.raises(InputError, match=r"there is no module json.nets in"):
         made("json.nets:small")
@@ -267,11 +268,18 @@ def model(function: Any) -> PixelModel:
             "takes 2 images at once, and not 1: its code fixes the size of the batch",
         ),
         (lambda y: y.softmax(1), "gives probabilities, which sum to 1: let it return the logits"),
+        (lambda y: 100 * y.softmax(1), "gives probabilities, which sum to 100: let it return"),
+        (lambda y: y.view(-1, 2, 2).softmax(2).flatten(1), "gives probabilities, which sum to 2"),
+        (lambda y: (y.softmax(1) + (2 * y).softmax(1)).clamp(1e-7), "gives probabilities, which sum to 2"),
+        (lambda y: 0 * y, "gives every image the same logits, and tells no classes apart"),
+        (lambda y: y.sum(1, keepdim=True).expand(-1, 4), "gives every class the same logit"),
+        (lambda y: sys.exit(0), r"SystemExit: 0"),
     ],
 )
 def test_what_is_no_function_of_one_image_is_refused(function: Any, says: str) -> None:
     x = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    check_classifier(model(lambda y: y.log_softmax(1)), x)
+    for honest in (lambda y: y.log_softmax(1), lambda y: y.relu() + 1e-6 * y, lambda y: 5 + 0.1 * y):
+        check_classifier(model(honest), x)
     with pytest.raises(InputError, match=says):
         check_classifier(model(function), x)
 
@@ -282,6 +290,7 @@ def test_what_is_no_function_of_one_image_is_refused(function: Any, says: str) -
         (lambda y: y[:, :3], r"logits of shape \(2, 3\) for 2 images, and there are 4 classes: their numbers"),
         (lambda y: y.double(), r"gives float64 though its weights are float32: let it return logits.float\(\)"),
         (lambda y: y.half(), "gives float16"),
+        (lambda y: sys.exit(0), r"cannot take images of 8x8 pixels \(SystemExit: 0 \(.*, line \d+\)\)"),
         (lambda y: y.nothing, "cannot take images of 8x8 pixels .*no attribute 'nothing'"),
         (lambda y: (y, y), "where its logits are is not clear"),
     ],

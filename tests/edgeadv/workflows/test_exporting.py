@@ -67,14 +67,14 @@ def test_a_network_without_a_run(cli, tiny_model, tiny_classes, photos, tmp_path
     options = [part for name, value in given.items() for part in (f"--{name}", value)]
     typed = cli("export", *options, "--golden", photos, "--precision", "fp32", "--out", "typed")
     assert typed.status == 0, typed.err
-    bundle = export(ModelSource(**given), "called", precisions=["fp32"], golden=photos)
+    bundle = export(ModelSource(**given), "called", precisions=["fp32"], frames=photos)
     assert files(bundle.path) == files(tmp_path / "typed") and bundle.classes == tiny_classes
     of_data = export(ModelSource(**given), "data", precisions=["fp32"], data=photos)
     assert of_data.manifest.provenance["frames"] == {"origin": f"{photos.name} test", "count": 64}
-    with pytest.raises(InputError, match=r"^without a run, export also needs `classes`, `golden`$"):
+    with pytest.raises(InputError, match=r"^without a run, export also needs `classes`, `frames`$"):
         export(ModelSource(**{**given, "classes": None}), "x")
     with pytest.raises(InputError, match=r"^`weights_map` 'by-luck' is not one of"):
-        export(ModelSource(**given, weights_map="by-luck"), "x", golden=photos)
+        export(ModelSource(**given, weights_map="by-luck"), "x", frames=photos)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_network_without_a_run(cli, tiny_model, tiny_classes, photos, tmp_path
         ({"precisions": ["int8", "int8-s8s8"]}, "precisions", "names a variant twice"),
         ({"int8": Int8Options(max_drop=2.0)}, "precisions", "has no int8: leave `max_drop` out"),
         ({"confidence": ConfidenceOptions(coverage=0.9)}, "coverage", "needs `confidence_data`"),
-        ({"golden": "nowhere"}, None, "holds no images"),
+        ({"frames": "nowhere"}, None, "holds no images"),
         (
             {"precisions": ["int8"], "int8": Int8Options(calibration_count=3)},
             "calibration_count",

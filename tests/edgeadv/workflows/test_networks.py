@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +122,35 @@ def test_classes_preprocessing_and_frames_are_given_in_every_form(
     ]
     assert {bundle.classes for bundle in made} == {made[0].classes}
     assert {bundle.preprocess for bundle in made} == {Preprocess.parse(STEPS)}
-    golden = ea.export(
-        Net(), tmp_path / "g", golden=tmp_path / "photos", classes=NAMES, preprocess=STEPS, precisions="fp32"
-    )
-    assert golden.manifest.provenance["frames"] == {"origin": "photos", "count": 3}
+    assert made[2].manifest.provenance["frames"] == {"origin": "photos", "count": 3}
+
+
+def test_frames_of_16_bits_and_those_that_lie_on_their_side(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    deep = [rng.integers(0, 4096, (40, 50), dtype=np.uint16) for _ in range(3)]
+    pictures = [Image.fromarray(each) for each in deep]
+    assert pictures[0].mode == "I;16"
+    windowed = STEPS + ",window=0:4095"
+    for i, frames in enumerate((deep, pictures)):
+        bundle = export(Net(), tmp_path / f"{i}", frames, preprocess=windowed)
+        golden = bundle.golden()
+        assert [frame.dtype for frame in golden.frames] == [np.uint16] * 3
+        assert all((a == b).all() for a, b in zip(golden.frames, deep, strict=True))
+    for frames, says in (
+        (deep, "`frames` number 0 is uint16: state in `preprocess` which levels"),
+        (pictures, "`frames` number 0: it has more than 8 bits a pixel"),
+    ):
+        with pytest.raises(InputError, match=says):
+            export(Net(), tmp_path / "x", frames)
+    with pytest.raises(InputError, match=r"`frames` holds uint16 arrays, for `preprocess` has window=.* is uint8"):
+        export(Net(), tmp_path / "x", [np.zeros((40, 50), np.uint8)], preprocess=windowed)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    turned.save(tmp_path / "t.png", exif=exif)
+    with Image.open(tmp_path / "t.png") as image:
+        bundle = export(Net(), tmp_path / "turned", [image], preprocess="exif=apply," + STEPS)
+    assert bundle.golden().frames[0].shape == (60, 40, 3)
 
 
 def test_normalisation_goes_inside(tmp_path: Path, photographs: list[NDArray[np.uint8]]) -> None:
@@ -189,7 +215,11 @@ def test_auxiliary_heads_play_no_part(tmp_path: Path, photographs: list[NDArray[
         (lambda: Net(lambda y: y / 0 * 0), "gives NaN"),
         (lambda: Net(lambda y: torch.complex(y, y)), "complex64"),
         (lambda: Net(lambda y: y[:, :3]), "there are 4 classes"),
-        (lambda: Net(lambda y: y.softmax(1)), "gives probabilities"),
+        (lambda: Net(lambda y: y.softmax(1)), "gives probabilities, which sum to 1"),
+        (lambda: Net(lambda y: (6 * y).sigmoid()), "gives probabilities, for it ends in a sigmoid: let it return the"),
+        (lambda: Net(lambda y: 100 * y.sigmoid() - 1), "ends in a sigmoid"),
+        (lambda: Net(lambda y: y * 0), "gives every image the same logits"),
+        (lambda: Net(lambda y: sys.exit(0)), "SystemExit: 0"),
         (lambda: Net(lambda y: y if y.sum() > 0 else y + y), "takes a branch that depends on the values of"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(5, 4)), "cannot take images of 32x32 pixels"),
         (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), "of a size that is not known yet: show it one batch"),
@@ -219,7 +249,6 @@ def test_what_cannot_be_a_bundle_is_one_line(
         ({"frames": []}, "`frames` is a folder of real images, or a list"),
         ({"frames": [np.zeros((8, 8, 3))]}, "`frames` holds uint8 arrays or Pillow's images; number 0 is float64"),
         ({"frames": ["a.png"]}, "number 0 is str"),
-        ({"golden": "photos"}, "`frames` and `golden` are one thing"),
     ],
 )
 def test_what_is_wrong_is_said_of_a_field(
@@ -280,7 +309,10 @@ def test_the_command_line_imports_own_code(cli: Any, code: str, photos: Path, tm
         expected = net.eval()((x - 0.5) / 0.5)["logits"].numpy()
     np.testing.assert_allclose(answers(bundle, x.numpy()), expected, rtol=1e-4, atol=1e-5)
     for changes, says in (
-        (["--model", f"{code}:big", "--weights", "w.ckpt"], f"edgeadv: {code} has no big: {code}:big was asked for\n"),
+        (
+            ["--model", f"{code}:big", "--weights", "w.ckpt"],
+            f"edgeadv: --arch {code} has no 'big'; it has Small, small, two\n",
+        ),
         (["--model", f"{code}:two", "--weights", "w.ckpt"], "shape: head.weight (4, 8) for (2, 8)"),
         (["--model", f"{code}:two", "--weights", "none"], "there are 4 classes: their numbers must agree"),
         (["--model", f"{code}:small", "--weights", "default"], "--weights default is of torchvision and timm"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,36 @@ def test_teacher_and_student_may_both_be_own_code(code: str, split: Path) -> Non
     assert library.architecture.source == "timm"
 
 
+def test_teacher_and_student_of_own_code_are_continued(cli: Any, code: str, split: Path) -> None:
+    name, config = f"{code}:student", ea.TrainConfig(epochs=1, batch_size=16)
+    options = ea.DistillOptions(teacher_arch=f"{code}:teacher")
+    given: dict[str, Any] = {"recipe": "soft-label", "config": config, "options": options, "job": JOB}
+    whole = ea.distill(name, split, out="whole", **given)
+    teacher = Run.open("whole/teacher").info.weights_sha256
+    typed = ["--model", name, "--teacher-arch", f"{code}:teacher", "--recipe", "soft-label", "--epochs", "1"]
+    typed += ["--batch-size", "16", "--preprocess", "resize=32,crop=32", "--data", split, "--out", "parts", "--resume"]
+
+    class StopError(Exception):
+        pass
+
+    for stage in ("teacher", "student"):
+
+        def stop(progress: Progress, stage: str = stage) -> None:
+            if progress.stage == stage:
+                raise StopError
+
+        with pytest.raises(StopError):
+            given["job"] = replace(JOB, resume=stage == "student")
+            ea.distill(name, split, out="parts", progress=stop, **given)
+        assert Path("parts/teacher/run.json").exists() is (stage == "student")
+        # another process, which has imported nothing yet
+        del sys.modules[code]
+    done = cli("distill", *typed)
+    assert done.status == 0, done.err
+    assert Run.open("parts/teacher").info.weights_sha256 == teacher
+    assert Run.open("parts").info.weights_sha256 == whole.info.weights_sha256
+
+
 def test_a_function_is_trained_by_its_name(code: str, split: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path.cwd()))
     module = __import__(code)
@@ -125,7 +156,7 @@ def test_a_function_is_trained_by_its_name(code: str, split: Path, monkeypatch: 
     ("factory", "config", "says"),
     [
         ("three", CONFIG, r"logits of shape \(2, 3\) for 2 images, and there are 2 classes: their numbers must agree"),
-        ("nothing", CONFIG, "has no nothing"),
+        ("nothing", CONFIG, "has no .nothing.; it has Small, student, teacher, three$"),
     ],
 )
 def test_what_cannot_be_trained_is_one_line(
