@@ -404,7 +404,9 @@ def described(bundle: ea.Bundle) -> dict[str, Any]:
         if entry.gate is not None:
             about["same_labels"] = entry.gate.clean.int8_correct / entry.gate.clean.n
         variants[variant] = about
-    return {"variants": variants, "refused": dict(bundle.manifest.refused)}
+    # the place of what was being made says nothing
+    refused = {variant: re.sub(r"\S*/(?=model\.)", "", why) for variant, why in bundle.manifest.refused.items()}
+    return {"variants": variants, "refused": refused}
 
 
 def settle(model: PixelModel, x: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
