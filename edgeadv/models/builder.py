@@ -152,7 +152,7 @@ class PixelModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of pixels."""
-        return logits_of(self.net(self.prepared(x)), self.architecture.name)
+        return logits_of(self.net(self.prepared(x)), self.architecture.name, self.architecture.num_classes)
 
     def prepared(self, x: Tensor) -> Tensor:
         """What the bare network is given of pixels: normalised and upsampled, float32."""

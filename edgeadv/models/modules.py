@@ -79,16 +79,16 @@ def _factory(name: str) -> Iterator[Callable[[], Any]]:
         yield found
 
 
-def logits_of(output: Any, name: str) -> Tensor:
+def logits_of(output: Any, name: str, classes: int | None = None) -> Tensor:
     """The logits among what a network gives, where there is no doubt which they are.
 
     A tensor is taken as it is. Of a dictionary or an object it is ``logits``, or else ``out``; of a tuple its only
-    member, or the first if that alone is of shape (n, classes).
+    member, or the first if that alone is of shape (n, classes): any number of them, where ``classes`` is None.
 
     Raises:
         InputError: it is not clear; the message says what ``name`` gives.
     """
-    found = _candidate(output)
+    found = _candidate(output, classes)
     if found is None:
         raise InputError(
             f"{name} gives {_described(output)}: where its logits are is not clear; let it return one tensor of shape "
@@ -101,7 +101,7 @@ def logits_of(output: Any, name: str) -> Tensor:
     return found
 
 
-def _candidate(output: Any) -> Tensor | None:
+def _candidate(output: Any, classes: int | None) -> Tensor | None:
     if isinstance(output, Tensor):
         return output
     for key in ("logits", "out"):
@@ -110,6 +110,8 @@ def _candidate(output: Any) -> Tensor | None:
             return held
     if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
         flat = [part for part in output if isinstance(part, Tensor) and part.ndim == 2]
+        if classes is not None and len(flat) > 1:
+            flat = [part for part in flat if part.shape[1] == classes]
         if len(output) == 1 or (len(flat) == 1 and flat[0] is output[0]):
             return output[0]
     return None

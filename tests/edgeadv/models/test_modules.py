@@ -216,6 +216,15 @@ def test_logits_are_taken_where_it_is_clear(output: Any) -> None:
     assert logits_of(output, "net") is LOGITS
 
 
+def test_features_of_another_size_are_no_logits() -> None:
+    features = torch.ones(2, 9)
+    assert logits_of((LOGITS, features), "net", 4) is LOGITS
+    for output in ((features, LOGITS), (LOGITS, LOGITS), (features, features)):
+        with pytest.raises(InputError, match="where its logits are is not clear"):
+            logits_of(output, "net", 4)
+    assert model(lambda y: (y, torch.ones(len(y), 9)))(torch.rand(2, 3, 8, 8)).shape == (2, 4)
+
+
 @pytest.mark.parametrize(
     ("output", "says"),
     [
