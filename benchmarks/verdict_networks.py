@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +126,14 @@ class Wrapped(nn.Module):
 
 def _waves(x: Tensor, frequency: float, seed: int = 0) -> Tensor:
     """sin(frequency * w x) for a random w of each class with entries of deviation 1 / sqrt(pixels)."""
-    size = x[0].numel()
-    w = torch.randn(10, size, generator=torch.Generator().manual_seed(seed)) / size**0.5
+    w = _directions(x[0].numel(), seed)
     return torch.sin(frequency * x.flatten(1) @ w.T.to(x))
+
+
+@cache
+def _directions(size: int, seed: int) -> Tensor:
+    """Drawn once, for an exporter does not follow the draw."""
+    return torch.randn(10, size, generator=torch.Generator().manual_seed(seed)) / size**0.5
 
 
 def sine(amplitude: float, *frequencies: float) -> Trick:
