@@ -319,11 +319,11 @@ def bundled(network: Network, model: PixelModel, folder: Path, x: NDArray[np.flo
     if not network.int8:
         made |= {"precisions": ["fp32", "fp16"], "int8": ea.Int8Options()}
     if network.form == "object":
-        return ea.export(model.net, out, golden=folder / "golden", classes=classes, preprocess=preprocess, **made)
+        return ea.export(model.net, out, frames=folder / "golden", classes=classes, preprocess=preprocess, **made)
     weights = folder / "weights.pth"
     torch.save(model.net.state_dict(), weights)
     source = ea.ModelSource(arch=network.name, weights=str(weights), classes=classes, preprocess=preprocess)
-    return ea.export(source, out, golden=folder / "golden", **made)
+    return ea.export(source, out, frames=folder / "golden", **made)
 
 
 class Wrapped(nn.Module):
