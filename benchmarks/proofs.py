@@ -75,8 +75,8 @@ class Convention:
         """Of the import."""
         plain = self.std == (1.0,)
         scale = "0..1" if plain else "/".join(",".join(map(str, part)) for part in (self.mean, self.std))
-        color = "gray" if self.gray else "rgb"
-        return ImportOptions(scale=scale, color=color, classes="10", preprocess=f"crop={self.side}")
+        color, gray = ("gray", ",color=gray") if self.gray else ("rgb", "")
+        return ImportOptions(scale=scale, color=color, classes="10", preprocess=f"crop={self.side}{gray}")
 
     def pixels(self, flat: NDArray[np.float64]) -> NDArray[np.float64]:
         """Pixels in [0, 1], (channels, side, side), of numbers in the file's own scale and order."""
@@ -86,12 +86,8 @@ class Convention:
         return x * np.reshape(self.std, (-1, 1, 1)) + np.reshape(self.mean, (-1, 1, 1))
 
     def flat(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The file's numbers of an image in [0, 1], (channels, side, side); a grey file sees the shares of ITU-R
-        BT.601."""
-        x = image.astype(np.float64)
-        if self.gray and len(x) == 3:
-            x = np.tensordot([0.299, 0.587, 0.114], x, axes=1)[None]
-        x = (x - np.reshape(self.mean, (-1, 1, 1))) / np.reshape(self.std, (-1, 1, 1))
+        """The file's numbers of an image in [0, 1], (channels, side, side)."""
+        x = (image.astype(np.float64) - np.reshape(self.mean, (-1, 1, 1))) / np.reshape(self.std, (-1, 1, 1))
         return (x.transpose(1, 2, 0) if self.nhwc else x).reshape(-1).astype(np.float32)
 
 
@@ -119,7 +115,6 @@ class Net:
         self.convention = convention_of(path.stem)
         with tempfile.TemporaryDirectory() as folder:
             bundle = imported(path, Path(folder) / "net.edgeadv")
-            self.channels = bundle.preprocess.input_shape[0]
             proto = onnx.load(bundle.onnx_path("fp32"))
         self.module = GraphModule(nodes_of(proto), path.name).eval()
         self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -128,8 +123,7 @@ class Net:
 
     def image(self, flat: NDArray[np.float64]) -> NDArray[np.float64]:
         """The bundle's image, (channels, side, side) in [0, 1], of numbers in the file's own scale and order."""
-        pixels = self.convention.pixels(flat)
-        return np.repeat(pixels, self.channels // len(pixels), axis=0)
+        return self.convention.pixels(flat)
 
     def runtime(self, flat: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (classes,) of one input of the file."""
@@ -143,9 +137,8 @@ def imported(path: Path, out: Path) -> Bundle:
     frames = out.parent / "frames"
     frames.mkdir(parents=True)
     for i, middle in enumerate((asked["lower"] + asked["upper"]) / 2):
-        pixels = np.repeat(convention.pixels(middle), 3 if convention.gray else 1, axis=0)
-        levels = np.rint(pixels.transpose(1, 2, 0) * 255).astype(np.uint8)
-        Image.fromarray(levels).save(frames / f"{i:03d}.png")
+        levels = np.rint(convention.pixels(middle).transpose(1, 2, 0) * 255).astype(np.uint8)
+        Image.fromarray(levels[..., 0] if convention.gray else levels).save(frames / f"{i:03d}.png")
     return import_onnx(path, out, golden=frames, options=convention.options)
 
 

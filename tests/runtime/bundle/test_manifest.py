@@ -139,7 +139,7 @@ def test_a_bundle_without_weights_says_so(
     ask(bundle)
     assert bundle.manifest.weights is None and "weights.safetensors" not in bundle.files
     assert bundle.weights_sha256 == bundle.artifact_sha256("fp32")
-    with pytest.raises(InputError, match="was imported from ONNX and has no PyTorch weights: use `backends`"):
+    with pytest.raises(InputError, match="was imported from ONNX and has no PyTorch weights: export the network"):
         _ = bundle.weights_path
     slim = bundle.slim(folder.parent / "slim.edgeadv", variants=["fp32"], weights=True)
     assert (slim.id, slim.variants) == (bundle.id, ("fp32",))
