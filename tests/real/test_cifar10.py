@@ -164,7 +164,7 @@ def test_threats_are_labelled_by_whose_gradients_they_are(results):
 
 def test_onnxruntime_agrees_with_torch(results):
     for row in results.select(backend="onnxruntime"):
-        (reference,) = results.select(backend="torch", attack=row.attack)
+        (reference,) = results.select(backend="torch", variant="fp32", attack=row.attack)
         assert abs(row.correct_top1 - reference.correct_top1) <= 4
 
 
@@ -173,7 +173,7 @@ def test_there_is_a_verdict_and_so_few_right_answers_earn_no_pass(results):
     assert verdict in ("UNCHECKED", "SUSPECT", "MASKED")
     assert {row.masking.verdict for row in results.rows if row.masking is not None} == {verdict}
     evidence = {item.rule: item.text for item in reversed(results.masking.evidence)}
-    (clean,) = results.select(backend="torch", attack="clean")
+    (clean,) = results.select(backend="torch", variant="fp32", attack="clean")
     assert f"only {clean.correct_top1} images are classified right" in evidence["coverage"]
     assert len(evidence) > 3 and all(evidence.values())
 

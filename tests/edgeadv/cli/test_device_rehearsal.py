@@ -143,7 +143,8 @@ def test_every_count_of_the_device_is_the_host_s(measured):
         return [tuple(row[key] for key in keys) for row in results["rows"] if row["variant"] == "fp16"]
 
     assert rows(on_device) == rows(on_host)
-    assert len(on_device["rows"]) == len(rows(on_device)) == 1 + 2 * (len(ATTACKS) + len(set(ATTACKS) & set(PER_ARTEFACT)) + 1)
+    attacks = len(ATTACKS) + len(set(ATTACKS) & set(PER_ARTEFACT))
+    assert len(on_device["rows"]) == len(rows(on_device)) == 1 + 2 * (attacks + 1)
     # and they are worth comparing: attacks that break a good deal and not everything
     clean, *_, worst = [row["correct_top1"] for row in on_device["rows"]]
     assert 0 < worst < clean < on_device["data"]["n"]
