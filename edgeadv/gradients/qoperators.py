@@ -56,37 +56,39 @@ def _bias(node: Node, tensors: dict[str, Tensor], at: int) -> Iterator[Node]:
     yield Node("DequantizeLinear", (node.inputs[at], scale), (f"{node.outputs[0]} bias",), {"axis": 0})
 
 
+def _product(
+    node: Node, tensors: dict[str, Tensor], op: str, *, axis: int, bias: int | None, rounding: int
+) -> Iterator[Node]:
+    """``op`` of two factors, ``axis`` of the second with a step for each place; with a bias and a Q where there are
+    inputs for them."""
+
+    def given(at: int) -> bool:
+        return len(node.inputs) > at and bool(node.inputs[at])
+
+    (first, a), (second, b) = _dequantised(node, 0), _dequantised(node, 3, axis=axis)
+    yield from (first, second)
+    inputs = [a, b]
+    if bias is not None and given(bias):
+        yield from _bias(node, tensors, bias)
+        inputs.append(f"{node.outputs[0]} bias")
+    made = replace(node, op=op, inputs=tuple(inputs))
+    if not given(rounding):
+        yield made
+        return
+    name, last = _quantised(node, rounding)
+    yield from (replace(made, outputs=(name,)), last)
+
+
 def _conv(node: Node, tensors: dict[str, Tensor]) -> Iterator[Node]:
-    x, w = _dequantised(node, 0), _dequantised(node, 3, axis=0)
-    name, last = _quantised(node, 6)
-    yield from (x[0], w[0])
-    inputs = (x[1], w[1])
-    if len(node.inputs) > 8 and node.inputs[8]:
-        yield from _bias(node, tensors, 8)
-        inputs = (*inputs, f"{node.outputs[0]} bias")  # type: ignore[assignment]
-    yield Node("Conv", inputs, (name,), node.attributes)
-    yield last
+    return _product(node, tensors, "Conv", axis=0, bias=8, rounding=6)
 
 
 def _matmul(node: Node, tensors: dict[str, Tensor]) -> Iterator[Node]:
-    a, b = _dequantised(node, 0), _dequantised(node, 3, axis=-1)
-    name, last = _quantised(node, 6)
-    yield from (a[0], b[0], Node("MatMul", (a[1], b[1]), (name,), {}), last)
+    return _product(node, tensors, "MatMul", axis=-1, bias=None, rounding=6)
 
 
 def _gemm(node: Node, tensors: dict[str, Tensor]) -> Iterator[Node]:
-    a = _dequantised(node, 0)
-    b = _dequantised(node, 3, axis=0 if node.attributes.get("transB") else 1)
-    yield from (a[0], b[0])
-    inputs = (a[1], b[1])
-    if len(node.inputs) > 6 and node.inputs[6]:
-        yield from _bias(node, tensors, 6)
-        inputs = (*inputs, f"{node.outputs[0]} bias")  # type: ignore[assignment]
-    if len(node.inputs) > 7 and node.inputs[7]:
-        name, last = _quantised(node, 7)
-        yield from (Node("Gemm", inputs, (name,), node.attributes), last)
-    else:
-        yield Node("Gemm", inputs, node.outputs, node.attributes)
+    return _product(node, tensors, "Gemm", axis=0 if node.attributes.get("transB") else 1, bias=6, rounding=7)
 
 
 def _of_two(op: str) -> _Rule:

@@ -58,10 +58,13 @@ def _quantise(attributes: Attributes, x: Tensor, scale: Tensor, zero: Tensor) ->
 
 def _dequantise(attributes: Attributes, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     only("DequantizeLinear", attributes, block_size=0)
+    return _centred(attributes, x, zero) * _along(scale, x, attributes)
+
+
+def _centred(attributes: Attributes, x: Tensor, zero: Tensor | None) -> Tensor:
+    """Whole numbers less their zero point, in float32, which holds their sums exactly."""
     steps = x.to(torch.float32)
-    if zero is not None:
-        steps = steps - _along(zero, x, attributes)
-    return steps * _along(scale, x, attributes)
+    return steps if zero is None else steps - _along(zero, x, attributes)
 
 
 def _dynamic_quantise(attributes: Attributes, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,27 +77,18 @@ def _dynamic_quantise(attributes: Attributes, x: Tensor) -> tuple[Tensor, Tensor
     return rounded, scale, zero
 
 
-def _centred(x: Tensor, zero: Tensor | None, *, axis: int | None = None) -> Tensor:
-    """Whole numbers less their zero point, in float32, which holds their sums exactly."""
-    if zero is None:
-        return x.to(torch.float32)
-    if zero.numel() == 1:
-        return x.to(torch.float32) - zero.to(x.device, torch.float32).reshape(())
-    shape = [1] * x.ndim
-    shape[axis or 0] = -1
-    return x.to(torch.float32) - zero.to(x.device, torch.float32).reshape(shape)
-
-
 def _matmul_integer(
     attributes: Attributes, a: Tensor, b: Tensor, first: Tensor | None = None, second: Tensor | None = None
 ) -> Tensor:
-    return _centred(a, first, axis=a.ndim - 2) @ _centred(b.to(a.device), second, axis=b.ndim - 1)
+    return _centred({"axis": -2}, a, first) @ _centred({"axis": -1}, b.to(a.device), second)
 
 
 def _conv_integer(
     attributes: Attributes, x: Tensor, weight: Tensor, first: Tensor | None = None, second: Tensor | None = None
 ) -> Tensor:
-    found: Tensor = WINDOWS["Conv"](attributes, _centred(x, first), _centred(weight.to(x.device), second, axis=0))
+    found: Tensor = WINDOWS["Conv"](
+        attributes, _centred({}, x, first), _centred({"axis": 0}, weight.to(x.device), second)
+    )
     return found
 
 
