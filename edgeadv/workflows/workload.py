@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -142,9 +142,12 @@ def make_workload(
         allow_training_images=plan.allow_training_images,
     )
     reference, skipped = _reference(bundle, efforts, provider="cpu" if provider == "cpu" else "cuda", threads=threads)
-    sample = next(iter(clean_batches(images, bundle, order[:_PROBED], unreadable=[])), None)
-    x = np.empty((0, *bundle.preprocess.input_shape), np.float32) if sample is None else to_tensor(sample.pixels)
-    makers = _Makers(bundle, reference, x, wanted, efforts, plan)
+
+    def sample() -> NDArray[np.float32]:
+        batch = next(iter(clean_batches(images, bundle, order[:_PROBED], unreadable=[])), None)
+        return np.empty((0, *bundle.preprocess.input_shape), np.float32) if batch is None else to_tensor(batch.pixels)
+
+    makers = _Makers(bundle, reference, sample, wanted, efforts, plan)
     made = makers.on_reference() if wanted else []
     made += transferred(bundle, plan.transfer_from, wanted, efforts=efforts, device=makers.device)
     skipped = [entry for entry in skipped if entry.variant in variants]
@@ -191,11 +194,11 @@ def _others(reference: Backend, variants: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Makers:
-    """Attacks on the graphs of a bundle's artefacts; ``x``: some images."""
+    """Attacks on the graphs of a bundle's artefacts; ``sample`` reads some images."""
 
     bundle: Bundle
     reference: Backend
-    x: NDArray[np.float32]
+    sample: Callable[[], NDArray[np.float32]]
     eps: tuple[Eps, ...]
     efforts: Mapping[str, Effort]
     plan: AttackPlan
@@ -220,10 +223,10 @@ class _Makers:
         from edgeadv.attacks.linearity import LinearityControl
         from edgeadv.backends.pytorch import ModuleBackend
 
-        reference, x = self.reference, self.x
+        reference = self.reference
         if not isinstance(reference, ModuleBackend):
             return []
-        network, words = _network_to_follow(reference, self.plan.gradients, x)
+        network, words = _network_to_follow(reference, self.plan.gradients, self.sample)
         made = build_attacks(
             network,
             self.eps,
@@ -322,7 +325,9 @@ def _check_gradients(precision: str, provider: str) -> None:
         raise InputError(f"`gradients` {FLOAT16} needs a GPU: add `provider` cuda, or leave it out")
 
 
-def _network_to_follow(reference: ModuleBackend, precision: str, x: NDArray[np.float32]) -> tuple[nn.Module, str]:
+def _network_to_follow(
+    reference: ModuleBackend, precision: str, sample: Callable[[], NDArray[np.float32]]
+) -> tuple[nn.Module, str]:
     """The network whose gradients attacks follow, and where these come from, in words for result rows."""
     import torch
 
@@ -340,7 +345,9 @@ def _network_to_follow(reference: ModuleBackend, precision: str, x: NDArray[np.f
             "leave it out",
         )
     try:
-        return HalfCopy(exact, torch.from_numpy(x).to(reference.torch_device)), f"{reference.gradients}, in {FLOAT16}"
+        return HalfCopy(
+            exact, torch.from_numpy(sample()).to(reference.torch_device)
+        ), f"{reference.gradients}, in {FLOAT16}"
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(

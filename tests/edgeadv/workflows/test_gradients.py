@@ -81,7 +81,7 @@ def test_a_network_that_does_not_run_in_float16_is_an_error():
     model = ArtefactGraph(Graph(("image",), ("logits",), nodes, tensors), "fp32", "")
     reference = SimpleNamespace(model=model, variant="fp32", torch_device=torch.device("cpu"), gradients=GRADIENTS)
     with pytest.raises(InputError, match=r"^this network does not run in float16 \(.*\): leave `gradients`") as error:
-        workload._network_to_follow(reference, FLOAT16, np.ones((2, 3, 8, 8), np.float32))
+        workload._network_to_follow(reference, FLOAT16, lambda: np.ones((2, 3, 8, 8), np.float32))
     assert "\n" not in str(error.value)
 
 
