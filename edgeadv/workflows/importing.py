@@ -154,6 +154,7 @@ def check_onnx(path: str | Path, *, options: ImportOptions = ImportOptions()) ->
     """
     need("export")
     import edgeadv_export
+    from edgeadv_export.examination import no_gradients
 
     file = _file(path)
     steps = None if options.preprocess is None else Preprocess.parse(options.preprocess)
@@ -163,7 +164,7 @@ def check_onnx(path: str | Path, *, options: ImportOptions = ImportOptions()) ->
         variant=found.variant,
         notes=found.notes,
         needed=tuple((dict(found.needed) | _missing(options, None)).items()),
-        no_gradients=found.no_gradients,
+        no_gradients=no_gradients(file),
         ran=found.model is not None,
     )
 

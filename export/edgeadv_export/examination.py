@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,6 @@ class Examined:
         model: the rewritten graph; None while something is needed.
         single: whether that takes one picture a call only.
         logits: what the original gives for the frames, float32 (n, classes); None without a model.
-        no_gradients: why PyTorch cannot compute the graph; None where it can.
     """
 
     notes: tuple[str, ...]
@@ -54,7 +53,6 @@ class Examined:
     model: bytes | None = None
     single: bool = False
     logits: NDArray[np.float32] | None = None
-    no_gradients: str | None = None
 
 
 def examine(path: Path, asked: Asked, pixels: NDArray[np.uint8] | None) -> Examined:
@@ -74,8 +72,7 @@ def examine(path: Path, asked: Asked, pixels: NDArray[np.uint8] | None) -> Exami
         InputError: it is no classifier that a bundle can hold, or ``asked`` does not fit it.
         ExportError: it does not run, or the rewritten graph is not the original.
     """
-    found = call_isolated(examine_here, path, asked, pixels, what=path.name, advice=_ADVICE)
-    return replace(found, no_gradients=_no_gradients(path))
+    return call_isolated(examine_here, path, asked, pixels, what=path.name, advice=_ADVICE)
 
 
 def examine_here(path: Path, asked: Asked, pixels: NDArray[np.uint8] | None) -> Examined:
@@ -159,8 +156,8 @@ def _float_types(proto: Any) -> Iterator[int]:
     return (each.data_type for each in proto.graph.initializer if each.name in read)
 
 
-def _no_gradients(path: Path) -> str | None:
-    """Why PyTorch cannot compute a file that was run before; None where it can."""
+def no_gradients(path: Path) -> str | None:
+    """Why PyTorch cannot compute a file that was examined before; None where it can."""
     from edgeadv.gradients.graph import GraphModule
     from edgeadv.gradients.read_onnx import nodes_of
 

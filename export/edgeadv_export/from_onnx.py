@@ -148,8 +148,7 @@ def _written(
         _, close = own_gradients(proto, variant, sha256=entry.sha256, pixels=pixels, logits=logits, single=found.single)
         gradients = GradientsEntry(parity=close)
     except InputError as error:
-        reason = found.no_gradients or str(error)
-        tell(f"warning: it can be attacked by queries only (square, noise): {reason}")
-        gradients = GradientsEntry(missing=reason)
+        tell(f"warning: it can be attacked by queries only (square, noise): {error}")
+        gradients = GradientsEntry(missing=str(error))
     compute = None if precision_of(variant) == INT8 else compute_types(proto)
     return replace(entry, opset=found.opset, parity=parity, compute=compute, gradients=gradients), logits
