@@ -175,7 +175,7 @@ SIGNATURES = {
     "overwrite progress",
     "edgeadv_export.examine": "path asked pixels",
     "edgeadv_export.import_bundle": (
-        "path out classes preprocess frames asked golden provenance training_images overwrite progress"
+        "path out classes preprocess frames asked provenance training_images overwrite progress"
     ),
     "edgeadv_export.folder_frames": "folder limit preprocess",
     "edgeadv_export.gate_images": "calibration classes folder run_data limit allow_training_images",

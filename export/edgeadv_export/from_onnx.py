@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,19 @@ from numpy.typing import NDArray
 
 from edgeadv_runtime.bundle.bundle import Bundle, Classes, check_replaceable
 from edgeadv_runtime.bundle.entries import ArchitectureEntry, GradientsEntry, VariantEntry
-from edgeadv_runtime.bundle.golden import Golden
-from edgeadv_runtime.bundle.manifest import MANIFEST, Manifest, bundle_id, requirements
+from edgeadv_runtime.bundle.manifest import requirements
 from edgeadv_runtime.bundle.preprocess import Preprocess
-from edgeadv_runtime.bundle.training_images import TRAINING_FILE, TrainingImages
+from edgeadv_runtime.bundle.training_images import TrainingImages
 from edgeadv_runtime.bundle.variants import INT8, precision_of
 from edgeadv_runtime.errors import ExportError, InputError
-from edgeadv_runtime.files import atomic_folder, sha256_file, write_json
+from edgeadv_runtime.files import atomic_folder, sha256_file
 
 from .compute_types import compute_types
 from .draft import Draft
 from .examination import Examined, examine, refuse_needed
 from .foreign_input import Asked
 from .own_gradients import own_gradients
-from .package import GOLDEN, counted, decided, preprocessed
+from .package import preprocessed, seal
 from .parity import TOLERANCES, artifact_logits, compare, summary
 
 SOURCE = "onnx"
@@ -44,7 +42,6 @@ def import_bundle(
     preprocess: Preprocess,
     frames: Sequence[NDArray[Any]],
     asked: Asked,
-    golden: int = 8,
     provenance: Mapping[str, Any],
     training_images: TrainingImages | None = None,
     overwrite: bool = False,
@@ -68,7 +65,6 @@ def import_bundle(
         frames: real images, uint8 RGB of shape (height, width, 3) or, for a ``window``, uint16 of shape (height,
             width); sizes may differ. All are compared.
         asked: how the file takes a picture, as far as that is known; shape and classes are filled in here.
-        golden: how many of the frames travel with the bundle.
         provenance: a JSON object.
         training_images: what the network was trained on; None where that is not known.
         overwrite: replace a bundle that is at ``out``.
@@ -96,34 +92,21 @@ def import_bundle(
             folder, classes, preprocess, None, training_images=training_images, single=found.single, pixels=pixels
         )
         entry, logits = _written(draft, found, pixels, path, tell)
-        rows = decided({found.variant: logits}, golden)
-        Golden([frames[i] for i in rows], pixels[rows], {found.variant: logits[rows]}).save(folder / GOLDEN)
-        if training_images is not None:
-            training_images.save(folder / TRAINING_FILE)
+        entries = {found.variant: entry}
         about = {"name": path.name, "sha256": sha256_file(path), "read": found.notes}
-        manifest = replace(
-            _manifest(draft, path.stem, {found.variant: entry}),
-            golden=counted(folder / GOLDEN, len(rows)),
+        seal(
+            draft,
+            frames,
+            entries,
+            {found.variant: logits},
+            title=path.stem,
+            architecture=ArchitectureEntry(
+                name=path.stem, source=SOURCE, num_classes=len(classes), upsample=1, mean=(), std=()
+            ),
+            requires=requirements(entries, None),
             provenance={**provenance, "onnx": about},
-        ).to_json()
-        # the manifest last, for it vouches for the rest
-        write_json(folder / MANIFEST, {**manifest, "bundle_id": bundle_id(manifest)})
+        )
     return Bundle.open(out)
-
-
-def _manifest(draft: Draft, name: str, variants: Mapping[str, VariantEntry]) -> Manifest:
-    listed = draft.training_images
-    return replace(
-        draft.bundle().manifest,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        title=name,
-        architecture=ArchitectureEntry(
-            name=name, source=SOURCE, num_classes=len(draft.classes), upsample=1, mean=(), std=()
-        ),
-        variants=dict(variants),
-        requires=requirements(variants, None),
-        training_images=None if listed is None else counted(draft.folder / TRAINING_FILE, len(listed)),
-    )
 
 
 def _written(

@@ -151,34 +151,58 @@ def export_bundle(
         draft = Draft(folder, classes, preprocess, sha256_file(folder / WEIGHTS), origin.training_images, pixels=pixels)
         writer = _Writer(draft, reference, pixels, int8, tell)
         entries, logits = writer.write(variants, keep_going=keep_going)
-        rows = decided(logits, GOLDEN_FRAMES)
-        kept = {variant: values[rows] for variant, values in logits.items()}
-        Golden([frames[i] for i in rows], pixels[rows], kept).save(folder / GOLDEN)
-        training_images = None
-        if origin.training_images is not None:
-            origin.training_images.save(folder / TRAINING_FILE)
-            training_images = counted(folder / TRAINING_FILE, len(origin.training_images))
-        manifest = replace(
-            draft.bundle().manifest,
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        seal(
+            draft,
+            frames,
+            entries,
+            logits,
             title=origin.title,
             architecture=ArchitectureEntry(**reference.architecture.to_json()),
-            variants=entries,
             weights=SizedFileEntry(**sized(folder / WEIGHTS)),
-            golden=counted(folder / GOLDEN, len(rows)),
             provenance=dict(origin.provenance),
             calibration=None if int8 is None else CalibrationEntry(**int8.calibration.to_json()),
-            training_images=training_images,
             confidence=measured,
             refused=writer.refused,
-        ).to_json()
-        # the manifest last, for it vouches for the rest
-        write_json(folder / MANIFEST, {**manifest, "bundle_id": bundle_id(manifest)})
+        )
     return Bundle.open(out)
 
 
-def counted(path: Path, count: int) -> CountedFileEntry:
-    """What the manifest says of a file of ``count`` things."""
+def seal(
+    draft: Draft,
+    frames: Sequence[NDArray[Any]],
+    entries: Mapping[str, VariantEntry],
+    logits: Mapping[str, NDArray[np.float32]],
+    **about: Any,
+) -> None:
+    """Write what makes a folder of artefacts a bundle: golden frames, the list of training images, and the manifest.
+
+    Args:
+        draft: whose folder holds the artefacts, with its ``pixels``.
+        frames: what these were made of; some travel with the bundle.
+        entries: what the manifest says of each variant.
+        logits: of all frames, float32 (n, classes), of each.
+        about: what else the manifest says.
+    """
+    folder, pixels, listed = draft.folder, draft.pixels, draft.training_images
+    assert pixels is not None
+    rows = decided(logits, GOLDEN_FRAMES)
+    kept = {variant: values[rows] for variant, values in logits.items()}
+    Golden([frames[i] for i in rows], pixels[rows], kept).save(folder / GOLDEN)
+    if listed is not None:
+        listed.save(folder / TRAINING_FILE)
+    manifest = replace(
+        draft.bundle().manifest,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        variants=dict(entries),
+        golden=_counted(folder / GOLDEN, len(rows)),
+        training_images=None if listed is None else _counted(folder / TRAINING_FILE, len(listed)),
+        **about,
+    ).to_json()
+    # the manifest last, for it vouches for the rest
+    write_json(folder / MANIFEST, {**manifest, "bundle_id": bundle_id(manifest)})
+
+
+def _counted(path: Path, count: int) -> CountedFileEntry:
     return CountedFileEntry(file=path.name, sha256=sha256_file(path), count=count)
 
 
