@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
 
 from edgeadv.cli import main
 from edgeadv_runtime.backends import OnnxRuntimeBackend
@@ -18,17 +15,6 @@ from edgeadv_runtime.bundle.bundle import Bundle
 PROOFS = Path(__file__).resolve().parents[3] / "shared" / "data" / "proofs"
 pytestmark = pytest.mark.skipif(not PROOFS.is_dir(), reason=f"{PROOFS} is not there")
 NETS = sorted(file.stem for file in PROOFS.glob("*.onnx")) or ["none"]
-
-
-@pytest.fixture(scope="module")
-def proofs() -> ModuleType:
-    torch.set_num_threads(1)
-    file = Path(__file__).resolve().parents[2] / "benchmarks" / "proofs.py"
-    spec = importlib.util.spec_from_file_location("proofs", file)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules["proofs"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("name", NETS)
