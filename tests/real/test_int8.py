@@ -211,8 +211,9 @@ def labels(model: nn.Module, x: torch.Tensor) -> np.ndarray:
 
 # Clean and attacked. int8-s8s8 is summed in float32, in an order that is the processor's: another order decides here
 # and there about a step of 8 bits, and with its optimiser off ONNX Runtime itself gave 4.6% of these photographs
-# another label
-LIMITS = {"int8-u8s8": (0.01, 0.02), "int8-s8s8": (0.09, 0.09)}
+# another label. int8-u8s8 is summed in whole numbers: what differs is the rounding of a product's scale, and of 83
+# attacked photographs, which lie near a boundary, one or two have another label, by the processor
+LIMITS = {"int8-u8s8": (0.01, 0.03), "int8-s8s8": (0.09, 0.09)}
 # and so is a layer that stayed in float32
 WITH_FLOAT_LAYERS = (0.03, 0.05)
 
