@@ -312,7 +312,7 @@ def bundled(network: Network, model: PixelModel, folder: Path, x: NDArray[np.flo
     if network.form not in ("", "object"):
         path, known = file(network.form, model.net, folder, x)
         options = ea.ImportOptions(classes=classes, preprocess=preprocess, **known)
-        return ea.import_onnx(path, out, golden=folder / "golden", options=options)
+        return ea.import_onnx(path, out, frames=folder / "golden", options=options)
     # whatever is lost is accepted here: the table says how much that is
     int8 = ea.Int8Options(calibration_data=str(folder / "calibration"), gate_data=folder / "measured", max_drop=100.0)
     made: dict[str, Any] = {"precisions": ["fp32", "fp16", "int8"], "int8": int8, "keep_going": True}

@@ -139,7 +139,7 @@ def imported(path: Path, out: Path) -> Bundle:
     for i, middle in enumerate((asked["lower"] + asked["upper"]) / 2):
         levels = np.rint(convention.pixels(middle).transpose(1, 2, 0) * 255).astype(np.uint8)
         Image.fromarray(levels[..., 0] if convention.gray else levels).save(frames / f"{i:03d}.png")
-    return import_onnx(path, out, golden=frames, options=convention.options)
+    return import_onnx(path, out, frames=frames, options=convention.options)
 
 
 def inward(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -154,7 +154,7 @@ SIGNATURES = {
     "edgeadv.export": "source out precisions data frames classes preprocess normalize training int8 confidence "
     "keep_going overwrite progress",
     "edgeadv.check_onnx": "path options",
-    "edgeadv.import_onnx": "path out golden options training overwrite progress",
+    "edgeadv.import_onnx": "path out frames options training overwrite progress",
     "edgeadv.list_runs": "folder",
     "edgeadv.compare_pipelines": "bundle other data limit variant progress",
     "edgeadv.load_data": "data test root download",

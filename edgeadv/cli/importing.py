@@ -39,7 +39,7 @@ def import_onnx(
     bundle = importing.import_onnx(
         path,
         out,
-        golden=golden,
+        frames=golden,
         options=options,
         training=training,
         overwrite=overwrite,

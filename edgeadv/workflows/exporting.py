@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from edgeadv_runtime import Bundle, Eps, InputError, Preprocess
 from edgeadv_runtime.bundle.bundle import Classes, check_replaceable
@@ -35,6 +35,7 @@ from .networks import (
 )
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import nn
 
     from edgeadv_export import ConfidencePlan, Int8Plan
@@ -186,11 +187,8 @@ def export(
     else:
         run = from_object(source, beside, _labels, has_frames=frames is not None or opened is not None)
     model = run.load_model()
-    if isinstance(frames, str | Path):
-        images = edgeadv_export.folder_frames(Path(frames), preprocess=run.preprocess)
-        where = Path(frames).resolve().name
-    elif frames is not None:
-        images, where = frame_images(frames, run.preprocess), "in memory"
+    if frames is not None:
+        images, where = golden_images(frames, run.preprocess)
     else:
         assert opened is not None
         images, where = edgeadv_export.data_frames(opened.test, preprocess=run.preprocess), f"{opened.name} test"
@@ -366,3 +364,17 @@ def _confidence_plan(
     )
     coverage = COVERAGE if options.coverage is None else options.coverage
     return ConfidencePlan(images=images, order=order, coverage=coverage)
+
+
+def golden_images(given: str | Path | Frames, preprocess: Preprocess) -> tuple[Sequence[NDArray[Any]], str]:
+    """The frames that artefacts are compared on, and where they are from: a folder, or pictures in memory.
+
+    Raises:
+        InputError: they are neither, none, or no pictures that ``preprocess`` takes.
+        EdgeAdvError: the folder or one of its pictures cannot be read.
+    """
+    import edgeadv_export
+
+    if isinstance(given, str | Path):
+        return edgeadv_export.folder_frames(Path(given), preprocess=preprocess), Path(given).resolve().name
+    return frame_images(given, preprocess), "in memory"

@@ -15,9 +15,9 @@ from edgeadv_runtime.bundle.bundle import Classes, check_replaceable
 from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.errors import StorageError
 
-from .exporting import TrainingDataOptions, hashed
+from .exporting import TrainingDataOptions, golden_images, hashed
 from .extras import need
-from .networks import IMAGENET
+from .networks import IMAGENET, Frames
 
 if TYPE_CHECKING:
     from edgeadv_export import Asked
@@ -75,7 +75,7 @@ def import_onnx(
     path: str | Path,
     out: str | Path,
     *,
-    golden: str | Path | None = None,
+    frames: str | Path | Frames | None = None,
     options: ImportOptions = ImportOptions(),
     training: TrainingDataOptions = TrainingDataOptions(),
     overwrite: bool = False,
@@ -86,12 +86,12 @@ def import_onnx(
     ::
 
         options = ImportOptions(scale="imagenet", color="rgb", classes="imagenet1k", preprocess="resize=256,crop=224")
-        bundle = import_onnx("theirs.onnx", "theirs.edgeadv", golden="photos/", options=options)
+        bundle = import_onnx("theirs.onnx", "theirs.edgeadv", frames="photos/", options=options)
 
     Args:
         path: the file; weights that it keeps beside it are taken in.
         out: the bundle to make; by custom it is called ``NAME.edgeadv``.
-        golden: a folder of real images to compare on, 64 of them spread over it.
+        frames: a folder of real images to compare on, 64 of them spread over it, or a list, as of :func:`export`.
         options: what is known of the file.
         training: what the network was trained on, as far as that is known.
         overwrite: replace a bundle that is there.
@@ -113,13 +113,13 @@ def import_onnx(
         raise StorageError(f"{folder} exists: choose another `out`, or pass `overwrite`")
     steps = None if options.preprocess is None else Preprocess.parse(options.preprocess)
     asked = _asked(options, steps)
-    missing = _missing(options, golden)
-    if steps is None or options.classes is None or golden is None:
+    missing = _missing(options, frames is not None)
+    if steps is None or options.classes is None or frames is None:
         # what else the file leaves open is better said at once
         found = edgeadv_export.examine(file, asked, None)
         refuse_needed(file, dict(found.needed) | missing)
-    assert steps is not None and options.classes is not None and golden is not None
-    frames = edgeadv_export.folder_frames(Path(golden), preprocess=steps)
+    assert steps is not None and options.classes is not None and frames is not None
+    images, where = golden_images(frames, steps)
     tell = progress or (lambda _: None)
     listed = None if training.training_data is None else hashed(training, steps, tell)
     return edgeadv_export.import_bundle(
@@ -127,9 +127,9 @@ def import_onnx(
         folder,
         classes=_classes(options.classes),
         preprocess=steps,
-        frames=frames,
+        frames=images,
         asked=asked,
-        provenance={"frames": {"origin": Path(golden).resolve().name, "count": len(frames)}},
+        provenance={"frames": {"origin": where, "count": len(images)}},
         training_images=listed,
         overwrite=overwrite,
         progress=tell,
@@ -163,7 +163,7 @@ def check_onnx(path: str | Path, *, options: ImportOptions = ImportOptions()) ->
         path=file,
         variant=found.variant,
         notes=found.notes,
-        needed=tuple((dict(found.needed) | _missing(options, None)).items()),
+        needed=tuple((dict(found.needed) | _missing(options, False)).items()),
         no_gradients=no_gradients(file),
         ran=found.model is not None,
     )
@@ -203,11 +203,11 @@ def _classes(given: str) -> Classes:
     return read_classes(Path(given))
 
 
-def _missing(options: ImportOptions, golden: str | Path | None) -> dict[str, str]:
+def _missing(options: ImportOptions, has_frames: bool) -> dict[str, str]:
     """What no file tells."""
     found = {}
     if options.classes is None:
         found["classes"] = f"{IMAGENET}, a file of id<TAB>name in logit order, or their number"
-    if golden is None:
-        found["golden"] = "a folder of real images to compare on"
+    if not has_frames:
+        found["frames"] = "a folder of real images to compare on"
     return found

@@ -21,7 +21,7 @@ _ENDS = {"Softmax": SOFTMAX, "LogSoftmax": SOFTMAX, "Sigmoid": SIGMOID}
 # of com.microsoft, in 8 bits: input, its scale and zero point, ...
 _QUANTISED_ENDS = {"QLinearSoftmax": SOFTMAX, "QLinearSigmoid": SIGMOID}
 # what may stand behind a softmax and changes nothing but shape, type and rounding
-_PASSING = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Dropout", "QuantizeLinear", "DequantizeLinear")
+KEEPING = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Dropout", "QuantizeLinear", "DequantizeLinear")
 # what may stand there too, with constants, as long as more stays more
 _STEPS: dict[str, Callable[..., NDArray[Any]]] = {
     "Add": np.add,
@@ -86,8 +86,8 @@ def _before_end(graph: Any, answer: str, makers: Mapping[str, Any]) -> Logits | 
     value = answer
     while (node := makers.get(value)) is not None:
         plain = node.domain in DEFAULT_DOMAINS
-        if (plain and node.op_type in _ENDS) or node.op_type in _QUANTISED_ENDS:
-            kind = _ENDS.get(node.op_type) or _QUANTISED_ENDS[node.op_type]
+        kind, given = end_of(node, makers, constants)
+        if kind is not None:
             half = _followed(
                 np.array([0.01, 0.02, 0.5, 0.98, 0.99]), steps, constants, log=node.op_type == "LogSoftmax"
             )
@@ -95,8 +95,10 @@ def _before_end(graph: Any, answer: str, makers: Mapping[str, Any]) -> Logits | 
                 raise probabilities(answer)
             if half is None:
                 return None
+            if given is None:
+                raise probabilities(answer)
             eight = [] if plain else list(node.input)
-            return Logits(answer, node.input[0], kind, tuple(eight[1:3]), value, tuple(eight[3:5]), half)
+            return Logits(answer, given, kind, tuple(eight[1:3]), value, tuple(eight[3:5]), half)
         held = [name for name in node.input if name in constants]
         if plain and node.op_type in _STEPS and len(held) == 1:
             value = next(name for name in node.input if name not in constants)
@@ -104,11 +106,46 @@ def _before_end(graph: Any, answer: str, makers: Mapping[str, Any]) -> Logits | 
         elif plain and node.op_type == "Clip" and all(name in constants for name in node.input[1:] if name):
             value = node.input[0]
             steps.append((node, value))
-        elif node.op_type in _PASSING:
+        elif node.op_type in KEEPING:
             value = node.input[0]
         else:
             break
     return None
+
+
+def end_of(
+    node: Any, makers: Mapping[str, Any], constants: Mapping[str, NDArray[Any]]
+) -> tuple[str | None, str | None]:
+    """Whether ``node`` is the end of a softmax or sigmoid, written as such or in its parts, and its logits if a tensor
+    holds them."""
+    plain = node.domain in DEFAULT_DOMAINS
+    kind = _ENDS.get(node.op_type) if plain else _QUANTISED_ENDS.get(node.op_type)
+    if kind is not None:
+        return kind, node.input[0]
+    if not plain or node.op_type not in ("Div", "Reciprocal"):
+        return None, None
+    above, below = (None, node.input[0]) if node.op_type == "Reciprocal" else node.input
+    divisor = makers.get(below)
+    if above is None or _is_one(constants.get(above)):
+        # 1 / (1 + exp(-z))
+        if divisor is None or divisor.op_type != "Add":
+            return None, None
+        terms = [name for name in divisor.input if not _is_one(constants.get(name))]
+        power = makers.get(terms[0]) if len(terms) == 1 else None
+        if power is None or power.op_type != "Exp":
+            return None, None
+        minus = makers.get(power.input[0])
+        return SIGMOID, minus.input[0] if minus is not None and minus.op_type == "Neg" else None
+    # exp(z) / sum(exp(z))
+    if divisor is None or divisor.op_type != "ReduceSum":
+        return None, None
+    powers = [makers.get(name) for name in (above, divisor.input[0])]
+    given = {power.input[0] if power is not None and power.op_type == "Exp" else None for power in powers}
+    return (SOFTMAX, given.pop()) if len(given) == 1 and None not in given else (None, None)
+
+
+def _is_one(value: NDArray[Any] | None) -> bool:
+    return value is not None and value.size > 0 and bool((value == 1).all())
 
 
 def _followed(

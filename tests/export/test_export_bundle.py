@@ -34,6 +34,7 @@ from edgeadv_export import (
     fp16,
     package,
 )
+from edgeadv_export.fp16 import to_fp16
 from edgeadv_export.package import decided
 from edgeadv_export.u8in import to_u8in
 from edgeadv_runtime.backends import OnnxRuntimeBackend
@@ -361,6 +362,20 @@ def test_with_keep_going_and_nothing_that_works_there_is_no_bundle(export: Expor
     with pytest.raises(ExportError, match=says):
         export(pixel_model(OtherWhenExported()), keep_going=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_why_a_variant_was_refused_names_no_temporary_path(
+    export: Export, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unknown(proto: Any, name: str) -> Any:
+        proto = to_fp16(proto, name)
+        proto.graph.node[0].op_type = "Unheard"
+        return proto
+
+    monkeypatch.setattr("edgeadv_export.package.to_fp16", unknown)
+    bundle = export(pixel_model(Net()), keep_going=True)
+    why = bundle.manifest.refused["fp16"]
+    assert "model.fp16.onnx" in why and "Unheard" in why and str(tmp_path) not in why
 
 
 def crashing(monkeypatch: pytest.MonkeyPatch) -> PixelModel:

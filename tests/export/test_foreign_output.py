@@ -49,20 +49,6 @@ CUT = {
         SOFTMAX, ("Mul", ["0", "two"], {}), ("Sub", ["1", "one"], {}), ("Clip", ["2", "low"], {}), two=2, one=1, low=-1
     ),
     "the logarithm": ending(("LogSoftmax", ["scores"], {"axis": 1}), ("Mul", ["0", "two"], {}), two=2),
-    "a shape": ending(("Reshape", ["scores", "shape"], {}), ("Softmax", ["0"], {"axis": 1}), shape=[-1, CLASSES, 1, 1]),
-}
-
-
-@pytest.mark.parametrize("name", CUT)
-def test_a_softmax_is_cut_off_with_what_keeps_its_order(name: str, tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
-    found = read(CUT[name], tmp_path, pixels)
-    assert any(note.startswith("the softmax at the end is cut off") for note in found.notes)
-    wanted = read(convolutional(), tmp_path, pixels)
-    assert found.logits is not None and wanted.logits is not None
-    np.testing.assert_allclose(found.logits, wanted.logits, rtol=1e-5, atol=1e-6)
-
-
-REFUSED = {
     "exponentials over their sum": ending(
         ("Exp", ["scores"], {}), ("ReduceSum", ["0", "shape"], {"keepdims": 1}), ("Div", ["0", "1"], {}), shape=[1]
     ),
@@ -85,6 +71,30 @@ REFUSED = {
         ("Cast", ["3"], {"to": TensorProto.FLOAT}),
         shape=[1],
     ),
+    "twice these less one": ending(
+        ("Exp", ["scores"], {}),
+        ("ReduceSum", ["0", "shape"], {"keepdims": 1}),
+        ("Div", ["0", "1"], {}),
+        ("Mul", ["2", "two"], {}),
+        ("Sub", ["3", "one"], {}),
+        shape=[1],
+        two=2,
+        one=1,
+    ),
+    "a shape": ending(("Reshape", ["scores", "shape"], {}), ("Softmax", ["0"], {"axis": 1}), shape=[-1, CLASSES, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_softmax_is_cut_off_with_what_keeps_its_order(name: str, tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    found = read(CUT[name], tmp_path, pixels)
+    assert any(note.startswith("the softmax at the end is cut off") for note in found.notes)
+    wanted = read(convolutional(), tmp_path, pixels)
+    assert found.logits is not None and wanted.logits is not None
+    np.testing.assert_allclose(found.logits, wanted.logits, rtol=1e-5, atol=1e-6)
+
+
+REFUSED = {
     "the mean of two": ending(
         ("Mul", ["scores", "three"], {}),
         ("Softmax", ["0"], {"axis": 1}),
@@ -130,6 +140,32 @@ def test_probabilities_are_no_logits(name: str, tmp_path: Path, pixels: NDArray[
     with pytest.raises(InputError, match=says):
         read(REFUSED[name], tmp_path, pixels)
     assert read(REFUSED[name], tmp_path, pixels, output="scores").model is not None
+
+
+PARTS = {
+    "a division": [("Neg", ["scores"], {}), ("Exp", ["0"], {}), ("Add", ["one", "1"], {}), ("Div", ["one", "2"], {})],
+    "a reciprocal": [("Neg", ["scores"], {}), ("Exp", ["0"], {}), ("Add", ["1", "one"], {}), ("Reciprocal", ["2"], {})],
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_sigmoid_in_parts_is_cut_off(name: str, tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    found = read(ending(*PARTS[name], ("Mul", ["3", "hundred"], {}), one=1, hundred=100), tmp_path, pixels)
+    assert any("sigmoid" in note for note in found.notes)
+    wanted = read(convolutional(), tmp_path, pixels)
+    assert found.logits is not None and wanted.logits is not None
+    np.testing.assert_allclose(found.logits, wanted.logits, rtol=1e-5, atol=1e-6)
+
+
+def test_a_sigmoid_in_parts_without_a_tensor_of_logits_is_refused(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    steps = [
+        ("Mul", ["scores", "less"], {}),
+        ("Exp", ["0"], {}),
+        ("Add", ["1", "one"], {}),
+        ("Div", ["one", "2"], {}),
+    ]
+    with pytest.raises(InputError, match="holds probabilities"):
+        read(ending(*steps, less=-1, one=1), tmp_path, pixels)
 
 
 @pytest.mark.parametrize("frames", [True, False])

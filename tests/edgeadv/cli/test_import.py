@@ -98,8 +98,14 @@ def test_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_probabilities_are_refused(tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    parts = [node("Exp", "scores", out="e"), node("ReduceSum", "e", "axis", out="all"), node("Div", "e", "all")]
-    proto = convolutional(last=parts, outputs=[value("y", ("n", CLASSES))], held={"axis": np.array([1])})
+    # the mean of two softmaxes: the logits of neither are those of the answer
+    parts = [node("Softmax", "scores", out="one"), node("Mul", "scores", "three", out="more")]
+    parts += [node("Softmax", "more", out="two"), node("Add", "one", "two", out="both"), node("Div", "both", "half")]
+    proto = convolutional(
+        last=parts,
+        outputs=[value("y", ("n", CLASSES))],
+        held={"three": np.array(3, np.float32), "half": np.array(2, np.float32)},
+    )
     path = saved(proto, tmp_path / "theirs.onnx")
     assert run(path, photos) == 2
     *_, told = capsys.readouterr().err.splitlines()
