@@ -18,6 +18,7 @@ The device's side, which needs no PyTorch, is :mod:`edgeadv_runtime`.
 from __future__ import annotations
 
 import importlib
+import types
 import typing
 
 from edgeadv_runtime import (
@@ -32,6 +33,8 @@ from edgeadv_runtime import (
     __version__,
 )
 from edgeadv_runtime.records.study import Study
+
+from . import arguments
 
 if typing.TYPE_CHECKING:
     from .data.sources import Data, load_data
@@ -123,6 +126,8 @@ def __getattr__(name: str) -> typing.Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+    if isinstance(value, types.FunctionType):
+        value = arguments.checked(value)
     # a module of the same name would hide it otherwise
     globals()[name] = value
     return value

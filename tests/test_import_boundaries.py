@@ -272,6 +272,7 @@ ROOMS = {
         "doctor",
     ],
     TRAINING: [
+        "arguments",
         "data",
         "models",
         "gradients",

@@ -153,7 +153,7 @@ SIGNATURES = {
     "edgeadv.evaluate": "bundle data eps suite attacks backends precisions pack plan execution out progress",
     "edgeadv.export": "source out precisions data frames classes preprocess normalize training int8 confidence "
     "keep_going overwrite progress",
-    "edgeadv.check_onnx": "path options",
+    "edgeadv.check_onnx": "path frames options",
     "edgeadv.import_onnx": "path out frames options training overwrite progress",
     "edgeadv.list_runs": "folder",
     "edgeadv.compare_pipelines": "bundle other data limit variant progress",

@@ -11,6 +11,7 @@ from edgeadv_runtime.records.about import NO_GRADIENTS
 from edgeadv_runtime.records.rows import BASELINE, CLEAN, WORST_CASE, engines
 from edgeadv_runtime.records.suites import FGSM
 
+from ..reporting.accuracy import strongest
 from ._fields import as_options
 from ._shared import VERDICT, print_table
 
@@ -69,10 +70,9 @@ def _rows(results: Results) -> Iterator[list[str]]:
 
 def _strongest(rows: Sequence[Row]) -> str:
     """The attack that leaves the fewest images right, with its name and its threat."""
-    if not rows:
+    row = strongest(rows)
+    if row is None:
         return ""
-    # of two that are as strong, the one that met this artefact
-    row = min(rows, key=lambda row: (row.correct_top1, row.threat == "transfer"))
     after = ", cumulative" if row.params.cumulative else ""
     return f"{_cell(row)} {row.attack} ({row.threat}{after})"
 

@@ -38,7 +38,11 @@ def show(
     picture: Annotated[Path | None, "Draw what the model sees of a frame as this PNG."] = None,
     frame: Annotated[Path | None, "The picture to draw it of; by default a golden frame."] = None,
 ) -> None:
-    """Check every hash of a bundle, then show what it is, what it holds and how close its artefacts are to PyTorch."""
+    """Check every hash of a bundle, then show what it is and what it holds.
+
+    The errors are those of its artefacts against what they were made from: a network in PyTorch, or of an import the
+    file that came in.
+    """
     if frame is not None and picture is None:
         raise InputError("`frame` is what `picture` draws: add `picture` FILE.png, or leave it out")
     opened = bundle.open()

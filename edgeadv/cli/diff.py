@@ -12,6 +12,9 @@ from ._arguments import at_least
 from ._fields import say
 from ._shared import progress_bar
 
+# levels that arithmetic in float32 may leave
+_ROUNDING = 0.005
+
 
 def diff(
     bundle: Annotated[Path, "The bundle whose preprocessing is right."],
@@ -35,19 +38,18 @@ def diff(
     for number, step in enumerate(found.steps):
         say(f"{'first differing step' if not number else 'then'}: {step.step}: {step.what}")
     if found.n:
-        undone = ", its scaling undone" if any(step.step == "scaling" for step in found.steps) else ""
-        say(
-            f"{found.different} of {found.n} pictures differ{undone}: by {found.largest:.4g} levels of 255 at most, in "
-            f"{found.share:.1%} of all values"
-        )
+        scaled = any(step.step == "scaling" for step in found.steps)
+        undone = ", its scaling undone" if scaled else ""
+        by = f"by {found.largest:.4g} levels of 255 at most, in {found.share:.1%} of all values"
+        if scaled and not found.share:
+            undone, by = "", "by their scaling alone"
+        say(f"{found.different} of {found.n} pictures differ{undone}: {by}")
     if not found.explained and found.n:
         known = "these steps explain only part of it" if found.steps else "no step that is known here explains it"
         say(f"{known}: {found.unexplained:.2g} levels are left on average")
     elif found.steps and found.n:
-        say(
-            f"with {'this step' if len(found.steps) == 1 else 'these steps'} done so ours gives the same, but for "
-            f"{found.unexplained:.2g} levels on average"
-        )
+        but = f", but for {found.unexplained:.2g} levels on average" if found.unexplained >= _ROUNDING else ""
+        say(f"with {'this step' if len(found.steps) == 1 else 'these steps'} done so ours gives the same{but}")
     for misfit in found.misfits[:5]:
         say(f"another shape: {misfit}")
     if found.flips is None:

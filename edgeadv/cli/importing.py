@@ -32,7 +32,7 @@ def import_onnx(
     does not tell is asked for in one line; nothing is assumed.
     """
     if check:
-        _tell(importing.check_onnx(path, options=options))
+        _tell(importing.check_onnx(path, frames=golden, options=options))
         return
     if out is None:
         raise InputError("out", "is needed: the bundle to make; or pass `check`")
@@ -57,5 +57,6 @@ def _tell(check: OnnxCheck) -> None:
     say(f"gradients          {gradients}")
     for field, what in check.needed:
         say(f"needed             `{field}`: {what}")
-    done = "run and rewritten on noise, with the same logits" if check.ran else "not run yet: it needs what is above"
+    shown = f"{check.images} images" if check.images else "noise"
+    done = f"run and rewritten on {shown}, with the same logits" if check.ran else "not run yet: it needs what is above"
     say(f"tried              {done}")

@@ -69,7 +69,8 @@ class ImageSet:
         if unknown:
             raise DataError(
                 f"{self.spec} has {len(unknown)} class(es) that the model does not know: {', '.join(unknown[:5])}"
-                f"{'...' if len(unknown) > 5 else ''}; the model's begin {', '.join(classes.ids[:3])}"
+                f"{'...' if len(unknown) > 5 else ''}; the model's begin {', '.join(classes.ids[:3])}. "
+                "Name the class folders so, or make the bundle with `classes` that are called as these are"
             )
         table = np.array([classes.index(i) for i in self.classes.ids], dtype=np.int64)
         return replace(self, classes=classes, labels=table[self.labels])

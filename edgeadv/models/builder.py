@@ -105,6 +105,7 @@ class Architecture:
             raise InputError(
                 f"unknown architecture {name!r}"
                 + (f"; did you mean {', '.join(close)}?" if close else "; see torchvision and timm")
+                + " A network of your own is package.module:factory"
             )
         own = (IMAGENET_MEAN, IMAGENET_STD) if usual is None else (tuple(usual.mean), tuple(usual.std))
         mean, std = stated or own

@@ -60,6 +60,9 @@ def check_name(name: str) -> None:
     Raises:
         InputError: it is not.
     """
+    where, _, inside = name.rpartition(":")
+    if where.endswith(".py") and NAME.fullmatch(dotted := f"{where[:-3].replace('/', '.').lstrip('.')}:{inside}"):
+        raise InputError("arch", f"{name!r} is written {dotted}, for modules are found from the current directory")
     if not NAME.fullmatch(name):
         raise InputError("arch", f"{name!r} is not written {FORM}, such as nets:small for small() in nets.py")
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from edgeadv_runtime.errors import InputError
 
 Normalize = str | tuple[Sequence[float], Sequence[float]]
+# of pixels in [0, 1] the deviation is below 1; what is far above it was measured in 0..255
+_WIDEST = 4
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -23,7 +25,7 @@ def normalization(text: Normalize) -> tuple[tuple[float, ...], tuple[float, ...]
         text: ``"imagenet"``, ``"none"``, or ``"MEAN/STD"``, each with commas between its numbers; in pixels of [0, 1].
 
     Raises:
-        InputError: it is of another form, or a standard deviation is not above 0.
+        InputError: it is of another form, its numbers are of pixels in 0..255, or a standard deviation is not above 0.
     """
     if text == "imagenet":
         return IMAGENET_MEAN, IMAGENET_STD
@@ -40,4 +42,6 @@ def normalization(text: Normalize) -> tuple[tuple[float, ...], tuple[float, ...]
             f"{text!r} is not imagenet, none or MEAN/STD with a number for each channel, such as "
             "0.5,0.5,0.5/0.25,0.25,0.25",
         )
+    if max(map(abs, mean)) > 1 or max(std) > _WIDEST:
+        raise InputError("normalize", f"{text!r} is for pixels of 0..255: divide its numbers by 255, for ours are 0..1")
     return mean, std

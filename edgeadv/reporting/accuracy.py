@@ -82,14 +82,13 @@ class Line:
         """The strongest attack with gradients; plain FGSM, which has a place of its own, only where it is stronger
         yet."""
         rows = [row for row in self._attacks if row.gradients is not None and row.attack != FGSM]
-        strongest = min(rows, key=_strength, default=None)
-        fgsm = self.fgsm
-        return fgsm if strongest and fgsm and fgsm.top1 < strongest.top1 else strongest
+        found, fgsm = strongest(rows), self.fgsm
+        return fgsm if found and fgsm and fgsm.top1 < found.top1 else found
 
     @property
     def query(self) -> Row | None:
         """The strongest attack without gradients."""
-        return min((row for row in self._attacks if row.gradients is None), key=_strength, default=None)
+        return strongest(row for row in self._attacks if row.gradients is None)
 
     @property
     def flatters(self) -> bool:
@@ -259,8 +258,10 @@ def _above(fgsm: Row, worst: Row) -> float:
     return round(fgsm.top1 - worst.top1, 9)
 
 
-def _strength(row: Row) -> tuple[float, int, float]:
-    return row.top1, _CLOSEST.index(row.threat), -_order(row.attack)
+def strongest(rows: Iterable[Row]) -> Row | None:
+    """The attack that leaves the fewest images right; of two that leave as many, the one that came closest to the
+    artefact, then the later one of the suite."""
+    return min(rows, key=lambda row: (row.top1, _CLOSEST.index(row.threat), -_order(row.attack)), default=None)
 
 
 def _order(attack: str) -> float:

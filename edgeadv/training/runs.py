@@ -168,6 +168,8 @@ class Run:
         # a distillation trains its teacher in a folder of its own first
         if not (folder / RUN_FILE).exists() and any((folder / name).exists() for name in (STATE_FILE, TEACHER_FOLDER)):
             raise InputError(f"{folder} is not finished: continue it with `resume`")
+        if (folder / "manifest.json").exists():
+            raise InputError(f"{folder} is a bundle, not a training run: what it was made from is exported")
         file = folder / RUN_FILE
         head = read_json(file, what="training run")
         if head.get("kind") != "run" or head.get("schema_version") != SCHEMA_VERSION:

@@ -228,9 +228,11 @@ class _Given:
             raise InputError(f"`other` gives uint8 for some pictures and floats for others, {name} among them")
         pixels, (height, width, channels) = _channels_last(array, ours.shape), ours.shape
         if pixels is None:
-            self.misfits.append(f"{name}: {'x'.join(map(str, array.shape))} where {height}x{width}x{channels} is due")
+            shape = "x".join(map(str, array.shape))
+            due = f"{height}x{width}x{channels}" if whole else f"{channels}x{height}x{width}"
+            self.misfits.append(f"{name}: {shape} where {due} is due")
             sides = {height, width} <= set(array.shape)
-            what = f"it gives {'x'.join(map(str, array.shape))}, where the model takes {height}x{width}x{channels}"
+            what = f"it gives {shape}, where the model takes {due}"
             self.shapes = self.shapes or (StepDifference("colour" if sides else "size", what),)
             return
         if not np.isfinite(pixels).all():
@@ -291,7 +293,10 @@ def _denormalised(x: NDArray[np.float64], *, mean: Any, std: Any) -> NDArray[np.
 def _array(value: Any) -> NDArray[Any]:
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # lists of other lengths
+        raise InputError(f"`other` gives {type(value).__name__} that is no array; it must give {_FORMS}") from error
     if array.dtype != np.uint8 and array.dtype.kind != "f":
         raise InputError(f"`other` gives {type(value).__name__} of {array.dtype}; it must give {_FORMS}")
     return array[0] if array.ndim == 4 and len(array) == 1 else array
@@ -300,7 +305,8 @@ def _array(value: Any) -> NDArray[Any]:
 def _channels_last(array: NDArray[Any], due: tuple[int, ...]) -> NDArray[Any] | None:
     if array.ndim == 2:
         array = array[..., None]
-    if array.shape == due:
+    # floats are what a model takes, channels first
+    if array.shape == due and (array.dtype == np.uint8 or due[2] == 1):
         return array
     return array.transpose(1, 2, 0) if array.shape == (due[2], *due[:2]) else None
 

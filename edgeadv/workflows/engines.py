@@ -91,7 +91,9 @@ def _variants(bundle: Bundle, asked: tuple[str, ...]) -> list[str]:
             are = "is" if len(refused) == 1 else "are"
             _log.info("%s %s left out: %s", " and ".join(refused), are, TENSORRT_REFUSES_U8S8)
         if not chosen:
-            raise InputError(f"{bundle.path} carries no variant that TensorRT can run; export it with `precisions`")
+            raise InputError(
+                f"{bundle.path} carries no variant that TensorRT can run; {bundle.how_to_add('fp32,fp16')}"
+            )
         return chosen
     found = [variant_for(name, "tensorrt") for name in asked]
     for variant in found:

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from ..training.runs import Run
 
 PRECISIONS = ("fp32", "fp16")
+_MOST_COUNTED = 1 << 16
+_FEW = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,21 +176,24 @@ def export(
     run: Run | WithoutRun
     if isinstance(source, Run | ModelSource | str | Path):
         if own := [f"`{name}`" for name, value in vars(beside).items() if value is not None]:
-            raise InputError(f"{', '.join(own)} belong to a network that is an object: leave them out")
+            raise InputError(
+                f"{', '.join(own)} belong to a network that is an object; a run has its own, and ModelSource takes "
+                "those of a network by name"
+            )
     elif not callable(source):
         raise InputError(
             "source", f"is a run, its folder, a ModelSource or a torch.nn.Module, not a {type(source).__name__}"
         )
     if isinstance(source, ModelSource):
-        run = from_source(source, _labels, has_frames=frames is not None or opened is not None, progress=tell)
+        run = from_source(source, classes_of, has_frames=frames is not None or opened is not None, progress=tell)
     elif isinstance(source, Run | str | Path):
         run = source if isinstance(source, Run) else Run.open(source)
         opened = opened or _own_data(run, data_root)
     else:
-        run = from_object(source, beside, _labels, has_frames=frames is not None or opened is not None)
+        run = from_object(source, beside, classes_of, has_frames=frames is not None or opened is not None)
     model = run.load_model()
     if frames is not None:
-        images, where = golden_images(frames, run.preprocess)
+        images, where = golden_images(frames, run.preprocess, tell)
     else:
         assert opened is not None
         images, where = edgeadv_export.data_frames(opened.test, preprocess=run.preprocess), f"{opened.name} test"
@@ -274,12 +279,19 @@ def _own_data(run: Run, root: str | Path | None) -> Data:
     return Data(folder.name, missing)
 
 
-def _labels(given: Labels | None) -> Classes:
+def classes_of(given: Labels | None) -> Classes:
+    """The classes that somebody names: as they are, by a file or a number, or in a list.
+
+    Raises:
+        InputError: they are none of these.
+    """
     from edgeadv_export import imagenet_classes, read_classes
 
     if isinstance(given, Classes):
         return given
     if isinstance(given, str | Path):
+        if str(given).isdecimal():
+            return _counted(int(str(given)))
         return imagenet_classes() if str(given) == IMAGENET else read_classes(Path(given))
     entries = [{"id": each, "name": each} if isinstance(each, str) else each for each in given or ()]
     if not all(
@@ -287,6 +299,13 @@ def _labels(given: Labels | None) -> Classes:
     ):
         raise InputError("classes", "are names in logit order, or each a dictionary of the texts id and name")
     return Classes.from_json(entries)
+
+
+def _counted(number: int) -> Classes:
+    if not 2 <= number <= _MOST_COUNTED:
+        raise InputError("classes", f"{number} is not a number from 2 to {_MOST_COUNTED}")
+    ids = tuple(map(str, range(number)))
+    return Classes(ids, ids)
 
 
 def hashed(training: TrainingDataOptions, preprocess: Preprocess, tell: Progress) -> TrainingImages:
@@ -366,8 +385,11 @@ def _confidence_plan(
     return ConfidencePlan(images=images, order=order, coverage=coverage)
 
 
-def golden_images(given: str | Path | Frames, preprocess: Preprocess) -> tuple[Sequence[NDArray[Any]], str]:
-    """The frames that artefacts are compared on, and where they are from: a folder, or pictures in memory.
+def golden_images(
+    given: str | Path | Frames, preprocess: Preprocess, tell: Progress
+) -> tuple[Sequence[NDArray[Any]], str]:
+    """The frames that artefacts are compared on, and where they are from: a folder, or pictures in memory; few are
+    told of.
 
     Raises:
         InputError: they are neither, none, or no pictures that ``preprocess`` takes.
@@ -376,5 +398,9 @@ def golden_images(given: str | Path | Frames, preprocess: Preprocess) -> tuple[S
     import edgeadv_export
 
     if isinstance(given, str | Path):
-        return edgeadv_export.folder_frames(Path(given), preprocess=preprocess), Path(given).resolve().name
-    return frame_images(given, preprocess), "in memory"
+        images, where = edgeadv_export.folder_frames(Path(given), preprocess=preprocess), Path(given).resolve().name
+    else:
+        images, where = frame_images(given, preprocess), "in memory"
+    if len(images) < _FEW:
+        tell(f"warning: {len(images)} image(s) show little of a difference; give {_FEW} or more that are not alike")
+    return images, where

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from edgeadv_runtime import Bundle, InputError, Preprocess
-from edgeadv_runtime.bundle.bundle import Classes, check_replaceable
+from edgeadv_runtime.bundle.bundle import check_replaceable
 from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.errors import StorageError
 
-from .exporting import TrainingDataOptions, golden_images, hashed
+from .exporting import TrainingDataOptions, classes_of, golden_images, hashed
 from .extras import need
 from .networks import IMAGENET, Frames
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from edgeadv_export import Asked
 
 Progress = Callable[[str], None]
-_MOST_COUNTED = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +60,7 @@ class OnnxCheck:
         needed: fields that must be given to :func:`import_onnx`, each with what it has to say.
         no_gradients: why its gradients cannot be had here, so that only queries attack it; None where they can.
         ran: whether it was run and rewritten, which needs all that has to do with pictures.
+        images: how many real ones it was run on; 0 for noise and plain pictures.
     """
 
     path: Path
@@ -69,6 +69,7 @@ class OnnxCheck:
     needed: tuple[tuple[str, str], ...]
     no_gradients: str | None
     ran: bool
+    images: int = 0
 
 
 def import_onnx(
@@ -119,13 +120,13 @@ def import_onnx(
         found = edgeadv_export.examine(file, asked, None)
         refuse_needed(file, dict(found.needed) | missing)
     assert steps is not None and options.classes is not None and frames is not None
-    images, where = golden_images(frames, steps)
     tell = progress or (lambda _: None)
+    images, where = golden_images(frames, steps, tell)
     listed = None if training.training_data is None else hashed(training, steps, tell)
     return edgeadv_export.import_bundle(
         file,
         folder,
-        classes=_classes(options.classes),
+        classes=classes_of(options.classes),
         preprocess=steps,
         frames=images,
         asked=asked,
@@ -136,7 +137,9 @@ def import_onnx(
     )
 
 
-def check_onnx(path: str | Path, *, options: ImportOptions = ImportOptions()) -> OnnxCheck:
+def check_onnx(
+    path: str | Path, *, frames: str | Path | Frames | None = None, options: ImportOptions = ImportOptions()
+) -> OnnxCheck:
     """Tell whether a file can be imported, what was guessed of it, and what must be given; nothing is written.
 
     ::
@@ -146,6 +149,8 @@ def check_onnx(path: str | Path, *, options: ImportOptions = ImportOptions()) ->
 
     Args:
         path: the file.
+        frames: real images to try it on, as of :func:`import_onnx`; without them, or without ``preprocess``, it is
+            tried on noise and plain pictures.
         options: what is known of it.
 
     Raises:
@@ -155,17 +160,22 @@ def check_onnx(path: str | Path, *, options: ImportOptions = ImportOptions()) ->
     need("export")
     import edgeadv_export
     from edgeadv_export.examination import no_gradients
+    from edgeadv_export.package import preprocessed
 
     file = _file(path)
     steps = None if options.preprocess is None else Preprocess.parse(options.preprocess)
-    found = edgeadv_export.examine(file, _asked(options, steps), None)
+    pixels = None
+    if frames is not None and steps is not None:
+        pixels = preprocessed(golden_images(frames, steps, lambda _: None)[0], steps)
+    found = edgeadv_export.examine(file, _asked(options, steps), pixels)
     return OnnxCheck(
         path=file,
         variant=found.variant,
         notes=found.notes,
-        needed=tuple((dict(found.needed) | _missing(options, False)).items()),
+        needed=tuple((dict(found.needed) | _missing(options, frames is not None)).items()),
         no_gradients=no_gradients(file),
         ran=found.model is not None,
+        images=0 if pixels is None else len(pixels),
     )
 
 
@@ -186,21 +196,8 @@ def _asked(options: ImportOptions, steps: Preprocess | None) -> Asked:
         scale=options.scale,
         color=options.color,
         shape=None if steps is None else steps.input_shape,
-        classes=None if options.classes is None else len(_classes(options.classes)),
+        classes=None if options.classes is None else len(classes_of(options.classes)),
     )
-
-
-def _classes(given: str) -> Classes:
-    from edgeadv_export import imagenet_classes, read_classes
-
-    if given == IMAGENET:
-        return imagenet_classes()
-    if given.isdecimal():
-        if not 2 <= int(given) <= _MOST_COUNTED:
-            raise InputError("classes", f"{given} is not a number from 2 to {_MOST_COUNTED}")
-        ids = tuple(map(str, range(int(given))))
-        return Classes(ids, ids)
-    return read_classes(Path(given))
 
 
 def _missing(options: ImportOptions, has_frames: bool) -> dict[str, str]:

@@ -48,7 +48,10 @@ class ModelSource(Options):
     weights: Annotated[
         str | None, "Without a run: a weight file, or default; or none, which of your own code is as it is made."
     ] = None
-    classes: Annotated[str | None, f"Without a run: {IMAGENET}, or a file of id<TAB>name in logit order."] = None
+    classes: Annotated[
+        str | None,
+        f"Without a run: {IMAGENET}, a file of id<TAB>name in logit order, or a number for classes called 0, 1, 2, ...",
+    ] = None
     preprocess: Annotated[str | None, "Without a run: written resize=256,crop=224,interp=bicubic."] = None
     weights_map: Annotated[
         str | None, "Without a run: by-name (default), or by-position if the file has other names."

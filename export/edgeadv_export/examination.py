@@ -43,6 +43,8 @@ class Examined:
         opset: of the rewritten graph.
         model: the rewritten graph; None while something is needed.
         single: whether that takes one picture a call only.
+        normalisation: mean and deviation that the file is fed pixels of [0, 1] with, in the order red, green, blue;
+            empty where there are none.
         logits: what the original gives for the frames, float32 (n, classes); None without a model.
     """
 
@@ -52,6 +54,7 @@ class Examined:
     opset: int
     model: bytes | None = None
     single: bool = False
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
     logits: NDArray[np.float32] | None = None
 
 
@@ -92,10 +95,10 @@ def examine_here(path: Path, asked: Asked, pixels: NDArray[np.uint8] | None) -> 
     rng = np.random.default_rng(0)
     channels, height, width = convention.image
     extras = rng.integers(0, 256, (_EXTRAS, height, width, channels), dtype=np.uint8)
-    looked = extras if pixels is None else np.concatenate([pixels, extras])
+    looked = np.concatenate([_plain(convention.image) if pixels is None else pixels, extras])
     with tempfile.TemporaryDirectory() as folder:
         original = _Original(proto, Path(folder), convention, logits, variant)
-        found = original.ask(looked)
+        found = original.ask(looked, real=pixels is not None)
         if asked.classes is not None and found.classes != asked.classes:
             raise InputError("classes", f"are {asked.classes}, and {path} gives {found.classes} numbers")
         notes.append(f"{found.classes} classes")
@@ -106,9 +109,22 @@ def examine_here(path: Path, asked: Asked, pixels: NDArray[np.uint8] | None) -> 
         needed=(),
         model=model.SerializeToString(deterministic=True),
         single=single,
-        logits=found.logits[: len(found.logits) - _EXTRAS],
+        normalisation=convention.scale.normalisation(convention.color),
+        logits=found.logits[: 0 if pixels is None else len(pixels)],
         **about,
     )
+
+
+def _plain(image: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Pictures for a file that nobody gave real ones for: noise alone is one and the same to many a network."""
+    channels, height, width = image
+    across = np.linspace(0, 255, width, dtype=np.uint8)
+    x = np.zeros((5, height, width, channels), np.uint8)
+    x[1] = 255
+    x[2] = across[None, :, None]
+    x[3, height // 4 : 3 * height // 4, width // 4 : 3 * width // 4] = 255
+    x[4, :, 3 * width // 8 : 5 * width // 8] = 255
+    return x
 
 
 def refuse_needed(path: Path, needed: Mapping[str, str]) -> None:
@@ -198,8 +214,8 @@ class _Original:
         self._session = _session(model, folder / "original.onnx", variant)
         self._convention, self._logits = convention, logits
 
-    def ask(self, pixels: NDArray[np.uint8]) -> _Found:
-        """Logits of preprocessed pictures.
+    def ask(self, pixels: NDArray[np.uint8], *, real: bool) -> _Found:
+        """Logits of preprocessed pictures, some of them ``real`` or none.
 
         Raises:
             InputError: what it gives are no logits.
@@ -231,7 +247,8 @@ class _Original:
         if not np.array_equal(_first(again, width).astype(np.float32), rows[0]):
             raise InputError("the file gives the same picture other logits the second time: it draws random numbers")
         if np.ptp(rows, axis=0).max() == 0:
-            raise InputError("the file gives the same logits for every picture: they do not depend on it")
+            shown = "" if real else " (noise and plain ones were shown: give `frames` to show real ones)"
+            raise InputError(f"the file gives the same logits for every picture: they do not depend on it{shown}")
         _check_answers(answers, rows, self._logits)
         shares = np.stack([_first(values, width) for values in behind]).astype(np.float64)
         if (cut == SOFTMAX and _is_partial(shares)) or _are_probabilities(rows):

@@ -140,9 +140,7 @@ class Reader:
         scale = self._scale(dtype, inside, "gray" if channels == 1 else self.asked.color or "rgb")
         color = self._color(channels, inside)
         if self.asked.shape is None:
-            due = "its size" if size is None or None in size[1:] else f"{size[1]}x{size[2]}"
-            gray = ",color=gray" if channels == 1 else ""
-            self.needed["preprocess"] = f"how a picture becomes {due}, e.g. resize=256,crop=224,interp=bilinear{gray}"
+            self.needed["preprocess"] = _preprocess_for(size, math.prod(each or 0 for each in rest))
         if self.needed or layout is None or size is None or color is None or self.asked.shape is None:
             return None
         assert scale is not None
@@ -302,3 +300,18 @@ def _found_layout(rest: list[int | None]) -> str | None:
 
 def _one_channel(wide: int | None, image: tuple[int, int, int] | None) -> bool:
     return image is not None and ((wide is None and image[0] == 1) or wide == image[1] * image[2])
+
+
+def _preprocess_for(size: tuple[int, int | None, int | None] | None, wide: int) -> str:
+    """What `preprocess` may be for an input of channels, height and width, or one of so many numbers."""
+    if size is None:
+        found = [(c, math.isqrt(wide // c)) for c in (1, 3) if wide and wide == c * math.isqrt(wide // c) ** 2]
+        channels, side = found[0] if found else (3, None)
+        height = width = side
+    else:
+        channels, height, width = size
+    gray = ",color=gray" if channels == 1 else ""
+    if height is None or width is None:
+        return f"how a picture becomes its size, e.g. resize=256,crop=224,interp=bilinear{gray}"
+    square = f"resize={round(height / 0.875)},crop={height}" if height == width >= 112 else f"size={height}x{width}"
+    return f"how a picture becomes {height}x{width}, e.g. {square},interp=bilinear{gray}"

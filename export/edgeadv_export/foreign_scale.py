@@ -27,6 +27,11 @@ class Scale:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
+    def normalisation(self, color: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of pixels in [0, 1], in the order red, green, blue; both empty where there are none."""
+        mean, std = (tuple(value / self.factor for value in each) for each in (self.mean, self.std))
+        return (mean[::-1], std[::-1]) if color == "bgr" else (mean, std)
+
     @property
     def range(self) -> str:
         """What black and white become, such as ``0..255``; of each channel, where they differ."""

@@ -93,6 +93,7 @@ def import_bundle(
         )
         entry, logits = _written(draft, found, pixels, path, tell)
         entries = {found.variant: entry}
+        mean, std = found.normalisation
         about = {"name": path.name, "sha256": sha256_file(path), "read": found.notes}
         seal(
             draft,
@@ -101,7 +102,7 @@ def import_bundle(
             {found.variant: logits},
             title=path.stem,
             architecture=ArchitectureEntry(
-                name=path.stem, source=SOURCE, num_classes=len(classes), upsample=1, mean=(), std=()
+                name=path.stem, source=SOURCE, num_classes=len(classes), upsample=1, mean=mean, std=std
             ),
             requires=requirements(entries, None),
             provenance={**provenance, "onnx": about},

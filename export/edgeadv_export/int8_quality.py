@@ -30,6 +30,7 @@ from edgeadv_runtime.bundle.training_images import Overlap
 from edgeadv_runtime.errors import DataError, EdgeAdvError, ExportError, InputError
 from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.evidence import ORDER
+from edgeadv_runtime.records.statistics import wilson_interval
 
 from .calibration import Calibration
 from .draft import Draft
@@ -137,6 +138,7 @@ class Gate:
         digest = DataDigest()
         index: list[NDArray[np.int64]] = []
         right: list[NDArray[np.bool_]] = []
+        labels: list[NDArray[np.int64]] = []
         for batch in self._batches(self._plan.order):
             unreadable += batch.unreadable
             clean = CleanBatch(batch.index, batch.pixels, batch.labels)
@@ -147,6 +149,7 @@ class Gate:
             digest.add(clean)
             overlap.add(clean.hashes)
             index.append(clean.index)
+            labels.append(clean.labels)
             right.append(first_is_right(fp32.infer_pixels(clean.pixels), clean.labels))
         check_readable(unreadable, total, "to measure int8 on")
         if not index:
@@ -154,6 +157,7 @@ class Gate:
         overlap.check(f"int8 is measured on {self._name}", allowed=self._plan.allow_training_images)
         self._index, self._right = np.concatenate(index), np.concatenate(right)
         self._plan.check_images(len(self._index))
+        self._warn_of_chance(np.concatenate(labels))
         self.data = {
             "name": self._name,
             "split": self._plan.images.split,
@@ -164,6 +168,16 @@ class Gate:
             "training_images": overlap.known,
             "runtime": f"onnxruntime {onnxruntime.__version__}, {fp32.provider}",
         }
+
+    def _warn_of_chance(self, labels: NDArray[np.int64]) -> None:
+        """Say so where float32 is no better than who always names the commonest class: it has nothing to lose."""
+        n, correct = len(labels), int(self._right.sum())
+        commonest = int(np.bincount(labels).max())
+        if wilson_interval(correct, n)[0] <= commonest / n:
+            self._progress(
+                f"warning: fp32 itself is right on {correct / n:.1%} of {self._name}, and the commonest class is "
+                f"{commonest / n:.1%} of it: that int8 loses little there says nothing"
+            )
 
     def measure(self, int8: Backend, proto: Any, *, look: int) -> Measured:
         """Score a graph on the same images.

@@ -211,7 +211,7 @@ def test_all_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
     ambiguous = saved(convolutional(shape=("n", 3, SIDE, 3)), tmp_path / "both.onnx")
     assert "layout" in dict(examine(ambiguous, Asked(), None).needed)
     with pytest.raises(
-        InputError, match=r"^`scale` is needed .*, and so is `color`, `preprocess`, `classes`, `golden`"
+        InputError, match=r"^`scale` is needed .*, and so is `color`, `preprocess`, `classes`, `frames`"
     ):
         ea.import_onnx(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()

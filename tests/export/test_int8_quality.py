@@ -565,6 +565,17 @@ def test_a_gate_without_training_images_counts_none_and_one_that_does_not_know_s
     assert told.manifest.variants["int8-u8s8"].gate.data.training_images == 0
 
 
+def test_a_network_at_chance_is_said_to_have_nothing_to_lose(
+    tmp_path: Path, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
+) -> None:
+    mixed = replace(digits_test, labels=np.random.default_rng(0).permutation(digits_test.labels))
+    for images, warned in ((mixed, True), (digits_test, False)):
+        told: list[str] = []
+        int8 = plan(digits_train, images, max_drop=20.0)
+        export(digits_model, tmp_path / f"{warned}", int8, variants=["int8-u8s8"], progress=told.append)
+        assert any("that int8 loses little there says nothing" in line for line in told) == warned
+
+
 def _hashes(images: ImageSet, order: NDArray[np.int64]) -> list[str]:
     found = batches(images, images.preprocess, batch_size=100, order=order)
     return [sha256_bytes(pixels.tobytes()) for batch in found for pixels in batch.pixels]

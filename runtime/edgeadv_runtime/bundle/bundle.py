@@ -230,10 +230,14 @@ class Bundle:
                     f"{self.path} is a slim copy with no variant {variant!r} (it has: {have}); slim the full "
                     "bundle again with it"
                 )
-            raise InputError(
-                f"{self.path} carries no variant {variant!r} (it has: {have}); export it with `precisions`"
-            )
+            raise InputError(f"{self.path} carries no variant {variant!r} (it has: {have}); {self.how_to_add(variant)}")
         return self.path / self.manifest.variants[variant].file
+
+    def how_to_add(self, wanted: str) -> str:
+        """What makes such a bundle with a precision, or one of several, in words."""
+        if self.manifest.weights is None:
+            return "it was imported from an ONNX file, which is one variant"
+        return f"export it with `precisions` {wanted}"
 
     def artifact_sha256(self, variant: str) -> str:
         """Hash of the ONNX file of ``variant``; present or left out."""

@@ -94,7 +94,7 @@ def check_int8(bundle: Bundle, *, machine: str | None = None) -> Check:
         return Check(INT8, "ok", f"{means}{'; not here: ' + ', '.join(absent) if absent else ''}")
     if any(variant in known for variant in absent):
         return Check(INT8, "missing", f"{means}; this copy left it out", "slim the full bundle again with `variant`")
-    return Check(INT8, "missing", f"{means}; this bundle has none", "export it with `precisions` int8")
+    return Check(INT8, "missing", f"{means}; this bundle has none", bundle.how_to_add(INT8))
 
 
 def _try_onnxruntime(

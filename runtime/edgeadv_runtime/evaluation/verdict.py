@@ -214,17 +214,17 @@ def _ours(info: AttackInfo) -> bool:
     return is_ours(info.name) and info.params.library is None
 
 
-def unasked(asked: Mapping[Key, AttackInfo], budgets: Mapping[float, str]) -> str | None:
-    """Why the attacks that ``asked`` an artefact itself cannot earn it a ``PASS``."""
+def unasked(asked: Mapping[Key, AttackInfo], budgets: Mapping[float, str], whom: str = "the artefact") -> str | None:
+    """Why the attacks that ``asked`` an artefact itself, called ``whom``, cannot earn it a ``PASS``."""
     ran = [info for info in asked.values() if base_name(info.name) == SQUARE and info.params.target is None]
     if missing := _missing(ran, budgets):
         return (
-            f"{SQUARE} did not ask the artefact itself at every budget{missing}: its figures are an upper "
-            "bound, and no PASS"
+            f"{SQUARE} did not ask {whom} itself at every budget{missing}: its figures are an upper bound, and no PASS"
         )
     if any((info.params.queries or 0) < FEWEST_QUERIES for info in ran):
         return (
-            f"{SQUARE} asked fewer than {FEWEST_QUERIES} times: figures are an upper bound, and no PASS without as many"
+            f"{SQUARE} asked {whom} fewer than {FEWEST_QUERIES} times: figures are an upper bound, and no PASS without "
+            "as many"
         )
     return None
 
@@ -315,7 +315,7 @@ def _on_artefact(
         unstable = np.concatenate([o.unstable[k] for o in outcomes])[right]
         if unstable.any():
             items += answers(standing, {"unstable": unstable})
-    missing = unasked(asked, budgets)
+    missing = unasked(asked, budgets, whose)
     if missing is None and n < FEWEST_IMAGES:
         missing = (
             f"{whose} classifies only {n} images right without an attack; at least {FEWEST_IMAGES} are needed "

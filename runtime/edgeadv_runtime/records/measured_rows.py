@@ -117,7 +117,7 @@ class MeasuredRows(Measurement):
         for budget in self.budgets:
             if budget.value == wanted.value:
                 return budget
-        raise InputError(f"{self.name} was not attacked at eps {wanted.text}; it was at {have}")
+        raise InputError(f"there is no attack at eps {wanted.text} in {self.name}; there are some at {have}")
 
     def baseline_of(self, artefact: ArtefactId, *, variant: str = BASELINE) -> ArtefactId | None:
         """What an artefact is compared with: ``variant`` on its own backend, or else the first one in the file.

@@ -35,6 +35,17 @@ def test_a_pipeline_in_a_file(cli: Cli, tmp_path: Path, tiny_bundle: Bundle, pho
     assert lines[3].endswith("of 64 first labels change") and len(lines) == 4 + int(lines[3].split()[0])
 
 
+def test_pixels_that_differ_by_their_scaling_alone(cli: Cli, tmp_path: Path, tiny_bundle: Bundle, photos: Path) -> None:
+    (tmp_path / "levels.py").write_text(SAME.replace('"))', '"), np.float32).transpose(2, 0, 1)'))
+    found = cli("diff", "--bundle", tiny_bundle.path, "--data", photos, "--with", "levels.py:prepare", "--limit", "9")
+    lines = found.out.splitlines()
+    assert lines[0].endswith("its numbers are 0 to 255: they are not divided by 255")
+    assert lines[1:3] == [
+        "9 of 9 pictures differ: by their scaling alone",
+        "with this step done so ours gives the same",
+    ]
+
+
 def test_what_is_wrong_is_one_line(cli: Cli, tmp_path: Path, tiny_bundle: Bundle, photos: Path) -> None:
     (tmp_path / "same.py").write_text(SAME)
     (tmp_path / "ends.py").write_text(SAME + "\nimport sys\nsys.exit(0)\n")

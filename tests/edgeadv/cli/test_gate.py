@@ -216,7 +216,7 @@ def test_what_is_judged_can_be_narrowed(cli, good):
             "--verdict 'GOOD' is not one of PASS, UNCHECKED, SUSPECT, MASKED",
         ),
         (("--min-robust", "0.4", "--eps", "8"), "did you mean 8/255?"),
-        (("--min-robust", "0.4", "--eps", "4/255"), "was not attacked at eps 4/255; it was at 8/255"),
+        (("--min-robust", "0.4", "--eps", "4/255"), "there is no attack at eps 4/255 in "),
         (("--min-clean", "0.4", "--eps", "8/255"), "--eps needs a rule on attacked images"),
         (("--min-clean", "0.4", "--suite", "full"), "--suite needs a rule on robust accuracy"),
         (("--min-robust", "0.4", "--suite", "hard"), "--suite 'hard' is not one of fast, standard, full"),

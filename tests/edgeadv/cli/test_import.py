@@ -97,6 +97,50 @@ def test_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["theirs.onnx"]
 
 
+def test_a_dry_run_shows_the_images_that_it_is_given(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = saved(convolutional(), tmp_path / "theirs.onnx")
+    given = [part for key, text in GIVEN.items() for part in (f"--{key}", text)]
+    assert main(["import", "--check", str(path), *given, "--golden", str(photos)]) == 0
+    told = capsys.readouterr().out
+    assert "needed" not in told and "run and rewritten on 12 images" in told
+
+
+def test_a_network_that_tells_no_noise_apart_passes_a_dry_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The mean of noise is grey, whatever the noise; the mean of real digits is not."""
+    limit = np.array(0.3, np.float32)
+    first = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[1, 2, 3], keepdims=1),
+        helper.make_node("Sub", ["limit", "mean"], ["less"]),
+        helper.make_node("Relu", ["less"], ["dark"]),
+        helper.make_node("Mul", ["x", "dark"], ["seen"]),
+    ]
+    proto = convolutional(first=first, begin="seen", held={"limit": limit})
+    path = saved(proto, tmp_path / "theirs.onnx")
+    given = [part for key, text in GIVEN.items() for part in (f"--{key}", text)]
+    assert main(["import", "--check", str(path), *given]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("shape", "due"),
+    [
+        (("n", 3, 32, 32), "becomes 32x32, e.g. size=32x32,interp=bilinear"),
+        (("n", 3, 224, 224), "becomes 224x224, e.g. resize=256,crop=224,interp=bilinear"),
+        (("n", 1, 120, 160), "becomes 120x160, e.g. size=120x160,interp=bilinear,color=gray"),
+        (("n", 1, 784), "becomes 28x28, e.g. size=28x28,interp=bilinear,color=gray"),
+    ],
+)
+def test_a_preprocessing_is_proposed_that_fits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: tuple[Any, ...], due: str
+) -> None:
+    proto = convolutional(shape=shape, channels=1 if shape[1] == 1 else 3)
+    assert main(["import", "--check", str(saved(proto, tmp_path / "theirs.onnx"))]) == 0
+    assert due in capsys.readouterr().out
+
+
 def test_probabilities_are_refused(tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # the mean of two softmaxes: the logits of neither are those of the answer
     parts = [node("Softmax", "scores", out="one"), node("Mul", "scores", "three", out="more")]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgeadv.models.builder import Architecture, PixelModel, build, load_pretrained
 from edgeadv.models.checks import check_classifier, check_input_size
-from edgeadv.models.modules import factory_name, logits_of, made
+from edgeadv.models.modules import check_name, factory_name, logits_of, made
 from edgeadv.models.normalization import normalization
 from edgeadv_runtime.errors import InputError
 
@@ -117,12 +117,8 @@ def test_a_module_that_is_not_there_is_named(nets: str) -> None:
         made("json.nets:small")
 
 
-@pytest.mark.parametrize("name", ["nets.py:small", "nets:", ":small", "nets:small()", "a b:c", "../nets:small", "é:f"])
+@pytest.mark.parametrize("name", ["nets:", ":small", "nets:small()", "a b:c", "../nets:small", "é:f"])
 def test_the_name_is_checked_before_anything_is_imported(name: str) -> None:
-    if name == "nets.py:small":
-        with pytest.raises(InputError, match=r"there is no module nets"):
-            made(name)
-        return
     with pytest.raises(InputError, match=r"^`arch` .* is not written package.module:factory, such as nets:small"):
         Architecture.find(name, num_classes=4)
 
@@ -174,6 +170,18 @@ def test_a_normalisation_is_written(given: Any, mean: Any, std: Any) -> None:
 def test_another_normalisation_is_refused(given: Any) -> None:
     with pytest.raises(InputError, match=r"^`normalize` .* is not imagenet, none or MEAN/STD"):
         normalization(given)
+
+
+@pytest.mark.parametrize("given", ["125/60", "123.7,116.3,103.5/58.4,57.1,57.4", "0/255", ((1.2,), (0.5,))])
+def test_a_normalisation_of_levels_is_refused(given: Any) -> None:
+    with pytest.raises(InputError, match=r"^`normalize` .* is for pixels of 0..255: divide its numbers by 255"):
+        normalization(given)
+
+
+@pytest.mark.parametrize(("name", "due"), [("nets.py:small", "nets:small"), ("./my/nets.py:small", "my.nets:small")])
+def test_own_code_named_by_its_file_is_told_how_it_is_named(name: str, due: str) -> None:
+    with pytest.raises(InputError, match=rf"is written {due}, for modules are found from the current directory"):
+        check_name(name)
 
 
 def test_pixels_reach_own_code_as_they_are_and_are_not_written_to() -> None:

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from edgeadv.reporting import build_report
-from edgeadv.reporting.accuracy import Line
+from edgeadv.reporting.accuracy import Line, strongest
 from edgeadv.reporting.phrases import LABELS, RULES, attack_label
 from edgeadv_runtime.errors import SchemaError
 from edgeadv_runtime.evaluation import verdict_rules
@@ -217,6 +217,14 @@ def test_fgsm_is_struck_where_it_flatters_and_never_shown_without_a_word(
     assert cell == [" flatters" if flatters else ""]
     # in the comparison, and in the headline where there is a worst case
     assert page.source.count('<span class="word">flatters</span>') == (flatters * (1 if worst is None else 2))
+
+
+def test_of_two_attacks_that_are_as_strong_one_is_named_whatever_their_order(several):
+    rows = [row for row in several().rows if row.params is not None and row.attack != "worst-case"]
+    alike = [replace(row, correct_top1=min(each.correct_top1 for each in rows)) for row in rows]
+    named = strongest(alike)
+    assert strongest(alike[::-1]).attack == named.attack == strongest(alike[3:] + alike[:3]).attack
+    assert named.threat == "white-box"
 
 
 def test_comparison_has_the_strongest_attack_of_each_kind_by_name(report, several):

@@ -253,12 +253,22 @@ def test_grey_letterboxes_and_regions(
 
 @pytest.mark.parametrize(
     ("made", "step"),
-    [(lambda path: np.zeros((3, 40, 40), np.float32), "size"), (lambda path: np.zeros((32, 32), np.uint8), "colour")],
+    [
+        (lambda path: np.zeros((3, 40, 40), np.float32), "size"),
+        (lambda path: np.zeros((32, 32), np.uint8), "colour"),
+    ],
 )
 def test_another_shape(bundle: Bundle, folder: Path, made: Pipeline, step: str) -> None:
     found = ea.compare_pipelines(bundle, made, folder)
-    assert [each.step for each in found.steps] == [step] and "the model takes 32x32x3" in found.steps[0].what
+    assert [each.step for each in found.steps] == [step]
+    due = "3x32x32" if step == "size" else "32x32x3"
+    assert f"the model takes {due}" in found.steps[0].what
     assert len(found.misfits) == 12 and found.n == 0 and not found.same and found.flips is None and not found.explained
+
+
+def test_floats_are_channels_first_as_a_model_takes_them(bundle: Bundle, folder: Path) -> None:
+    found = ea.compare_pipelines(bundle, lambda path: plain(path).permute(1, 2, 0), folder)
+    assert not found.same and found.misfits[0].endswith("32x32x3 where 3x32x32 is due")
 
 
 def leaving(path: Path) -> Any:
@@ -274,13 +284,14 @@ def raising(path: Path) -> Any:
     [
         (raising, r"`other` failed on .*00.jpg: RuntimeError: no such model \(test_comparing.py, line \d+\); it takes"),
         (leaving, r"`other` failed on .*00.jpg: SystemExit: 0 \(test_comparing.py, line \d+\)"),
+        (lambda path: [[1, 2], [3]], "gives list that is no array; it must give a uint8 array"),
         (lambda path: "pixels", "it must give a uint8 array"),
         (lambda path: np.zeros((32, 32, 3), np.int64), "it must give a uint8 array"),
         (lambda path: np.full((3, 32, 32), np.nan), "NaN or infinity for 00.jpg"),
         ("nowhere.py:f", "nowhere.py does not exist"),
         ("nothing", "FILE.py:NAME"),
         ("no_such_module_at_all:f", "there is no module no_such_module_at_all in "),
-        (3, "is a function"),
+        (3, "^`other` is a function or text, not an int"),
     ],
 )
 def test_functions_that_are_none(bundle: Bundle, folder: Path, other: Any, says: str) -> None:

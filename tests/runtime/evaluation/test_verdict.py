@@ -714,7 +714,7 @@ def test_an_artefact_that_nobody_asked_cannot_pass() -> None:
     assert int8.verdict == "UNCHECKED" and f"fewer than {FEWEST_QUERIES}" in int8.evidence[0]
     _, (fp32, int8) = judge(infos[:-1], {}, {FP32: {}, INT8: {}}, unasked=infos[-2:])
     assert fp32.verdict == "PASS"
-    assert int8.verdict == "UNCHECKED" and "did not ask the artefact itself" in int8.evidence[0]
+    assert int8.verdict == "UNCHECKED" and "did not ask onnxruntime int8" in int8.evidence[0]
 
 
 def test_a_device_that_asks_needs_the_controls_of_the_pack_and_no_reference() -> None:

@@ -224,7 +224,7 @@ def test_the_budget_is_named_where_there_are_several(three: Results) -> None:
         assert ruling.passed and "at eps 2/255 with at most 69.0%" in ruling.text
         ruling = only(three, max_drop_robust=0.01, eps=Eps.parse(text), verdict=None)
         assert not ruling.passed and "1.10 points (21 lost, 10 gained" in ruling.text
-    with pytest.raises(InputError, match=r"was not attacked at eps 4/255; it was at 2/255, 8/255"):
+    with pytest.raises(InputError, match=r"there is no attack at eps 4/255 in .* there are some at 2/255, 8/255"):
         only(three, min_robust=0.5, eps=Eps.parse("4/255"))
 
 
