@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -63,7 +64,9 @@ class _Notices(logging.Handler):
         say(record.getMessage(), err=True)
 
 
-_log, _NOTICES = logging.getLogger("edgeadv.workflows"), _Notices(logging.INFO)
+_LOGGED = ("edgeadv.workflows", "edgeadv_runtime.bundle.walk", "edgeadv_runtime.camera.video")
+_LOGS = tuple(map(logging.getLogger, _LOGGED))
+_NOTICES = _Notices(logging.INFO)
 
 
 def subcommand(name: str) -> Any:
@@ -128,8 +131,11 @@ def main(arguments: list[str] | None = None) -> int:
     """
     command = typer.main.get_command(app)
     given = sys.argv[1:] if arguments is None else list(arguments)
-    _log.addHandler(_NOTICES)
-    _log.setLevel(logging.INFO)
+    for log in _LOGS:
+        log.addHandler(_NOTICES)
+        log.setLevel(logging.INFO)
+    # Pillow's warnings of pictures are said in our own words
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     if sys.platform != "linux":
         say(f"edgeadv is made for Linux, and was not tried on {sys.platform}", err=True)
     try:

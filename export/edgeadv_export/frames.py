@@ -14,8 +14,9 @@ from PIL import Image
 from edgeadv.data.datasets import ImageSet, balanced_subset
 from edgeadv_runtime.bundle.batches import MOST_UNREADABLE
 from edgeadv_runtime.bundle.bundle import Classes
-from edgeadv_runtime.bundle.pictures import as_image, decode, load, pictures
+from edgeadv_runtime.bundle.pictures import as_image, decode, load
 from edgeadv_runtime.bundle.preprocess import Preprocess
+from edgeadv_runtime.bundle.walk import pictures
 from edgeadv_runtime.errors import DataError, InputError
 
 FRAMES = 64
@@ -60,7 +61,7 @@ def folder_frames(folder: Path, *, limit: int = FRAMES, preprocess: Preprocess |
         InputError: there are none.
         DataError: one of them is not readable.
     """
-    files = pictures(folder.rglob("*"))
+    files = pictures(folder)
     if not files:
         raise InputError(f"{folder} holds no images: give a folder of real ones, such as the model will see")
     # spread, for the first ones of class folders would all be of one class
