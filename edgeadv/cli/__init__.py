@@ -64,7 +64,7 @@ class _Notices(logging.Handler):
         say(record.getMessage(), err=True)
 
 
-_LOGGED = ("edgeadv.workflows", "edgeadv_runtime.bundle.walk", "edgeadv_runtime.camera.video")
+_LOGGED = ("edgeadv.workflows", "edgeadv_runtime.bundle.walk", "edgeadv_runtime.camera.video", "edgeadv_export.frames")
 _LOGS = tuple(map(logging.getLogger, _LOGGED))
 _NOTICES = _Notices(logging.INFO)
 

@@ -28,7 +28,6 @@ from edgeadv_runtime.errors import DataError, InputError, require
 Split = Literal["train", "test"]
 EMBEDDED = "mnist5k"
 TORCHVISION = ("mnist", "fashion-mnist", "cifar10", "cifar100", "imagenette")
-DEFAULT_ROOT = user_cache_path("edgeadv") / "data"
 UNLABELLED = Classes(("", "-"), ("", "-"))
 """The classes of a folder of pictures without class folders; their labels say nothing."""
 PARTS = frozenset({"train", "test", "val"})
@@ -86,7 +85,7 @@ def composed(class_id: str) -> str:
     return unicodedata.normalize("NFC", class_id)
 
 
-def open_data(spec: str, *, split: Split, root: Path = DEFAULT_ROOT, download: bool = False) -> ImageSet:
+def open_data(spec: str, *, split: Split, root: Path | None = None, download: bool = False) -> ImageSet:
     """Open a data set.
 
     Args:
@@ -94,7 +93,7 @@ def open_data(spec: str, *, split: Split, root: Path = DEFAULT_ROOT, download: b
             ``test/`` (or ``val/``), each with class folders, or class folders directly; the latter is one set, for
             evaluation only.
         split: which part.
-        root: where torchvision keeps its data.
+        root: where torchvision keeps its data; None takes the user's cache.
         download: let torchvision download what is not there.
 
     Raises:
@@ -104,12 +103,24 @@ def open_data(spec: str, *, split: Split, root: Path = DEFAULT_ROOT, download: b
     if spec == EMBEDDED:
         return _mnist5k(split)
     if spec in TORCHVISION:
-        return _torchvision(spec, split, root, download)
+        return _torchvision(spec, split, default_root() if root is None else root, download)
     # absolute, so that a run can be exported from another folder
     folder = Path(spec).resolve()
     if not folder.is_dir():
         raise DataError(f"`data` {spec!r} is neither a folder nor one of {EMBEDDED}, {', '.join(TORCHVISION)}")
     return _folder(folder, split)
+
+
+def default_root() -> Path:
+    """Where torchvision's data are by default: ``edgeadv/data`` in the user's cache folder.
+
+    Raises:
+        InputError: this user has no home folder.
+    """
+    try:
+        return user_cache_path("edgeadv") / "data"
+    except RuntimeError as error:
+        raise InputError("data_root", "must be given: this user has no home folder for a cache") from error
 
 
 def imagenet_classes() -> Classes:

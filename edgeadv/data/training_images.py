@@ -14,7 +14,7 @@ from edgeadv_runtime.bundle.walk import pictures
 from edgeadv_runtime.errors import DataError
 from edgeadv_runtime.files import sha256_bytes
 
-from .datasets import DEFAULT_ROOT, ImageSet, all_pictures, batches, open_data, parts
+from .datasets import ImageSet, all_pictures, batches, open_data, parts
 from .loading import Loader
 
 _BATCH = 256
@@ -32,7 +32,7 @@ def fed_images(source: Loader, order: NDArray[np.int64]) -> TrainingImages:
     return TrainingImages.of(found)
 
 
-def training_data(spec: str, *, root: Path = DEFAULT_ROOT) -> ImageSet:
+def training_data(spec: str, *, root: Path | None = None) -> ImageSet:
     """Open what ``--training-data`` names.
 
     Args:

@@ -296,10 +296,9 @@ def hashed(training: TrainingDataOptions, preprocess: Preprocess, tell: Progress
     from edgeadv_export.int8_quality import paced
 
     from ..data import training_images
-    from ..data.datasets import DEFAULT_ROOT
 
     spec = str(training.training_data)
-    data = training_images.training_data(spec, root=training.data_root or DEFAULT_ROOT)
+    data = training_images.training_data(spec, root=training.data_root)
     report = paced(tell, f"hashing {len(data)} images of {spec}", "images")
     return training_images.hashed(data, preprocess, workers=training.workers, progress=report)
 
@@ -353,15 +352,13 @@ def _confidence_plan(
     from edgeadv_export import ConfidencePlan, confidence_images
     from edgeadv_export.confidence_fit import COVERAGE
 
-    from ..data.datasets import DEFAULT_ROOT
-
     if options.confidence_data is None:
         return None
     images, order = confidence_images(
         options.confidence_data,
         classes,
         run_data=data,
-        root=Path(root or DEFAULT_ROOT),
+        root=None if root is None else Path(root),
         limit=options.confidence_limit,
     )
     coverage = COVERAGE if options.coverage is None else options.coverage
