@@ -262,9 +262,7 @@ def test_without_a_compiler_nothing_is_begun(
     """A cache of what was compiled before does not hide that the compiler is gone."""
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "/nonexistent/g++"))
     config = TrainConfig(epochs=1, batch_size=64, limit=128, holdout=50, compile=True)
-    with pytest.raises(
-        InputError, match=r"`compile` is not possible: torch .* cannot compile here.*g\+\+.*leave it out"
-    ):
+    with pytest.raises(InputError, match=r"`compile` is not possible: torch .* cannot compile.*leave it out"):
         flat(digits, tmp_path, config, HardLabels())
     assert not list(tmp_path.iterdir())
 
