@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from edgeadv_runtime import EdgeAdvError, __version__
 
-from ..workflows.processes import PeerError, refuse_processes
+from ..workflows.processes import PeerError, is_first, refuse_processes
 from ._fields import as_options, say
 
 _SUMMARIES = {
@@ -58,10 +58,11 @@ _FUNCTIONS = {"import": "import_onnx"}  # a word of Python's is no name of a fun
 
 
 class _Notices(logging.Handler):
-    """What workflows log, on standard error, where it does not mix with the results."""
+    """What is logged, once of all processes, on standard error, where it does not mix with the results."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(record.getMessage(), err=True)
+        if is_first():
+            say(record.getMessage(), err=True)
 
 
 _LOGGED = ("edgeadv.workflows", "edgeadv_runtime.bundle.walk", "edgeadv_runtime.camera.video", "edgeadv_export.frames")

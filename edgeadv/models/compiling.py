@@ -15,7 +15,7 @@ def why_not(device: torch.device) -> str | None:
     # of a size that was not compiled before: a cache would hide that the compiler is gone
     x = torch.ones(1000 + secrets.randbelow(1 << 20), device=device, requires_grad=True)
     try:
-        torch.compile(_small, fullgraph=True, dynamic=False)(x).backward()
+        torch.compile(_small, fullgraph=True, dynamic=False)(x).backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # of the compiler, of Triton, or of the cache's folder
         reason = " ".join(str(error).split()).partition(" Set TORCH")[0][:110]
         return (

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from edgeadv_runtime import Bundle, InputError, Preprocess
-from edgeadv_runtime.bundle.bundle import Classes, check_replaceable
+from edgeadv_runtime.bundle.bundle import Classes
 from edgeadv_runtime.decoding import Options
-from edgeadv_runtime.errors import StorageError
 
-from .exporting import TrainingDataOptions, hashed
+from .exporting import TrainingDataOptions, check_new, hashed
 from .extras import need
 from .networks import IMAGENET
 
@@ -108,9 +107,7 @@ def import_onnx(
     from edgeadv_export.examination import refuse_needed
 
     file, folder = _file(path), Path(out)
-    check_replaceable(folder)
-    if folder.exists() and not overwrite:
-        raise StorageError(f"{folder} exists: choose another `out`, or pass `overwrite`")
+    check_new(folder, overwrite=overwrite)
     steps = None if options.preprocess is None else Preprocess.parse(options.preprocess)
     asked = _asked(options, steps)
     missing = _missing(options, golden)

@@ -137,7 +137,8 @@ def _smaller(frame: NDArray[Any], preprocess: Preprocess) -> NDArray[Any]:
         with suppress(InputError, ZeroDivisionError):
             preprocess.geometry(columns, rows)
             squares = frame[: rows * k, : columns * k].reshape(rows, k, columns, k, *frame.shape[2:])
-            return np.rint(squares.mean(axis=(1, 3), dtype=np.float32)).astype(frame.dtype)
+            made: NDArray[Any] = np.rint(squares.mean(axis=(1, 3), dtype=np.float32)).astype(frame.dtype)
+            return made
     return frame
 
 

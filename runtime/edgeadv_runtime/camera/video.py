@@ -212,7 +212,7 @@ class VideoFile(_Capture):
     def _ended_early(self, here: int, promised: int) -> None:
         """OpenCV tells no end from an error, and takes the number of frames from the length and the rate of what may
         be the sound, or of a film before it was trimmed: only bytes that are missing say that there was more."""
-        if missing := missing_bytes(Path(self._target)):
+        if missing := missing_bytes(Path(self.name)):
             raise SourceError(
                 f"{self.name} ended after {here} frames: it is cut short, at least {missing} bytes of it are missing; "
                 "copy it again"
