@@ -41,8 +41,9 @@ from torch import nn
 import edgeadv as ea
 from edgeadv.models.builder import Architecture, PixelModel, build
 from edgeadv_runtime import Classifier, Preprocess
-from edgeadv_runtime.bundle.pictures import decode, pictures
+from edgeadv_runtime.bundle.pictures import decode
 from edgeadv_runtime.bundle.preprocess import to_tensor
+from edgeadv_runtime.bundle.walk import pictures
 from edgeadv_runtime.device.facts import processor_name
 from edgeadv_runtime.errors import EdgeAdvError, InputError
 
@@ -295,7 +296,7 @@ def measure(network: Network, data: Path) -> dict[str, Any]:
 def chosen(data: Path, count: int) -> tuple[list[Path], NDArray[np.int64]]:
     """As many images of each of the largest class folders, by turns, and their classes."""
     images: dict[str, list[Path]] = {}
-    for path in pictures(data.rglob("*")):
+    for path in pictures(data):
         images.setdefault(path.parent.name, []).append(path)
     largest = sorted(images, key=lambda name: (-len(images[name]), name))[:CLASSES]
     if len(largest) < CLASSES or len(images[largest[-1]]) * CLASSES < count:

@@ -14,6 +14,7 @@ from edgeadv_runtime import Bundle, InputError
 from edgeadv_runtime.errors import BackendError
 from edgeadv_runtime.files import sha256_bytes
 
+from ..models.compiling import why_not
 from .pytorch import TorchBackend
 
 VARIANTS = ("fp32", "fp16")
@@ -49,7 +50,7 @@ class CompiledTorchBackend(TorchBackend):
 
         Raises:
             InputError: another variant, float16 without a GPU, or no fp32 in the bundle.
-            BackendError: PyTorch compiles nothing for this Python.
+            BackendError: PyTorch compiles nothing here.
         """
         if variant not in VARIANTS:
             raise InputError(
@@ -59,6 +60,8 @@ class CompiledTorchBackend(TorchBackend):
         super().__init__(bundle, device=device, threads=threads)
         if variant == "fp16" and self.provider == "cpu":
             raise InputError("torch-compiled computes fp16 on a GPU only: use `provider` cuda, or `precisions` fp32")
+        if (reason := why_not(self.torch_device)) is not None:
+            raise BackendError(f"{reason}; or use `backends` torch")
         self.variant = variant
         self._dtype = torch.float32
         if variant == "fp16":

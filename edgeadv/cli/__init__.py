@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +17,7 @@ from typer.core import TyperGroup
 
 from edgeadv_runtime import EdgeAdvError, __version__
 
-from ..workflows.processes import PeerError, refuse_processes
+from ..workflows.processes import PeerError, is_first, refuse_processes
 from ._fields import as_options, say
 
 _SUMMARIES = {
@@ -57,13 +58,16 @@ _FUNCTIONS = {"import": "import_onnx"}  # a word of Python's is no name of a fun
 
 
 class _Notices(logging.Handler):
-    """What workflows log, on standard error, where it does not mix with the results."""
+    """What is logged, once of all processes, on standard error, where it does not mix with the results."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(record.getMessage(), err=True)
+        if is_first():
+            say(record.getMessage(), err=True)
 
 
-_log, _NOTICES = logging.getLogger("edgeadv.workflows"), _Notices(logging.INFO)
+_LOGGED = ("edgeadv.workflows", "edgeadv_runtime.bundle.walk", "edgeadv_runtime.camera.video", "edgeadv_export.frames")
+_LOGS = tuple(map(logging.getLogger, _LOGGED))
+_NOTICES = _Notices(logging.INFO)
 
 
 def subcommand(name: str) -> Any:
@@ -128,8 +132,11 @@ def main(arguments: list[str] | None = None) -> int:
     """
     command = typer.main.get_command(app)
     given = sys.argv[1:] if arguments is None else list(arguments)
-    _log.addHandler(_NOTICES)
-    _log.setLevel(logging.INFO)
+    for log in _LOGS:
+        log.addHandler(_NOTICES)
+        log.setLevel(logging.INFO)
+    # Pillow's warnings of pictures are said in our own words
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     if sys.platform != "linux":
         say(f"edgeadv is made for Linux, and was not tried on {sys.platform}", err=True)
     try:

@@ -152,6 +152,11 @@ def _rows(bundle: Bundle) -> Iterator[list[str]]:
         yield _row(entry.file, entry.bytes, entry.parity, "see below" if entry.gate is not None else allowed)
     if manifest.weights is not None and manifest.weights.file not in manifest.left_out:
         yield _row(manifest.weights.file, manifest.weights.bytes, None, "")
+    listed = {manifest.variants[variant].file for variant in bundle.variants}
+    listed |= set() if manifest.weights is None else {manifest.weights.file}
+    for file in sorted(bundle.path.iterdir()):
+        if file.name not in listed and file.is_file():
+            yield _row(file.name, file.stat().st_size, None, "")
 
 
 def _row(file: str, size: int | None, parity: ParityEntry | None, allowed: str) -> list[str]:

@@ -6,6 +6,7 @@ position, for a folder that holds half of a model's classes would get every labe
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,18 +20,19 @@ from platformdirs import user_cache_path
 from torch.utils.data import DataLoader, Dataset
 
 from edgeadv_runtime.bundle.bundle import Classes
-from edgeadv_runtime.bundle.pictures import load, pictures
+from edgeadv_runtime.bundle.pictures import load
 from edgeadv_runtime.bundle.preprocess import Preprocess
+from edgeadv_runtime.bundle.walk import BESIDE, UNREAD, Walk, shown
 from edgeadv_runtime.errors import DataError, InputError, require
 
 Split = Literal["train", "test"]
 EMBEDDED = "mnist5k"
 TORCHVISION = ("mnist", "fashion-mnist", "cifar10", "cifar100", "imagenette")
-DEFAULT_ROOT = user_cache_path("edgeadv") / "data"
 UNLABELLED = Classes(("", "-"), ("", "-"))
 """The classes of a folder of pictures without class folders; their labels say nothing."""
+PARTS = frozenset({"train", "test", "val"})
 # a folder of pictures no larger than this is used at its own size, as CIFAR is
-_SMALL_SIDE, _LOOKED_AT = 64, 64
+_SMALL_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -60,23 +62,31 @@ class ImageSet:
         return len(self.labels)
 
     def relabel(self, classes: Classes) -> ImageSet:
-        """The same images, labelled in the order of a model's ``classes``, matched by id.
+        """The same images, labelled in the order of a model's ``classes``, matched by id; composed and decomposed
+        letters are the same.
 
         Raises:
             DataError: an id that the model does not know.
         """
-        unknown = [i for i in self.classes.ids if i not in classes.ids]
+        place = {composed(i): k for k, i in enumerate(classes.ids)} | {i: k for k, i in enumerate(classes.ids)}
+        own = [i if i in place else composed(i) for i in self.classes.ids]
+        unknown = [i for i in own if i not in place]
         if unknown:
             raise DataError(
                 f"{self.spec} has {len(unknown)} class(es) that the model does not know: {', '.join(unknown[:5])}"
                 f"{'...' if len(unknown) > 5 else ''}; the model's begin {', '.join(classes.ids[:3])}. "
                 "Name the class folders so, or make the bundle with `classes` that are called as these are"
             )
-        table = np.array([classes.index(i) for i in self.classes.ids], dtype=np.int64)
+        table = np.array([place[i] for i in own], dtype=np.int64)
         return replace(self, classes=classes, labels=table[self.labels])
 
 
-def open_data(spec: str, *, split: Split, root: Path = DEFAULT_ROOT, download: bool = False) -> ImageSet:
+def composed(class_id: str) -> str:
+    """A class id in Unicode's form NFC: a Mac names folders in another one than Linux."""
+    return unicodedata.normalize("NFC", class_id)
+
+
+def open_data(spec: str, *, split: Split, root: Path | None = None, download: bool = False) -> ImageSet:
     """Open a data set.
 
     Args:
@@ -84,7 +94,7 @@ def open_data(spec: str, *, split: Split, root: Path = DEFAULT_ROOT, download: b
             ``test/`` (or ``val/``), each with class folders, or class folders directly; the latter is one set, for
             evaluation only.
         split: which part.
-        root: where torchvision keeps its data.
+        root: where torchvision keeps its data; None takes the user's cache.
         download: let torchvision download what is not there.
 
     Raises:
@@ -94,12 +104,24 @@ def open_data(spec: str, *, split: Split, root: Path = DEFAULT_ROOT, download: b
     if spec == EMBEDDED:
         return _mnist5k(split)
     if spec in TORCHVISION:
-        return _torchvision(spec, split, root, download)
+        return _torchvision(spec, split, default_root() if root is None else root, download)
     # absolute, so that a run can be exported from another folder
     folder = Path(spec).resolve()
     if not folder.is_dir():
         raise DataError(f"`data` {spec!r} is neither a folder nor one of {EMBEDDED}, {', '.join(TORCHVISION)}")
     return _folder(folder, split)
+
+
+def default_root() -> Path:
+    """Where torchvision's data are by default: ``edgeadv/data`` in the user's cache folder.
+
+    Raises:
+        InputError: this user has no home folder.
+    """
+    try:
+        return user_cache_path("edgeadv") / "data"
+    except RuntimeError as error:
+        raise InputError("data_root", "must be given: this user has no home folder for a cache") from error
 
 
 def imagenet_classes() -> Classes:
@@ -213,44 +235,77 @@ def _torchvision(spec: str, split: Split, root: Path, download: bool) -> ImageSe
     )
 
 
+def parts(folder: Path) -> frozenset[str]:
+    """Which of ``train``, ``test`` and ``val`` are parts of ``folder``; beside other folders they may be classes.
+
+    A part holds at least two class folders and no pictures of its own.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    below = {child.name: child for child in Walk(folder).folders()}
+    named = PARTS & below.keys()
+    if named == below.keys():
+        return named
+    return frozenset(name for name in named if _holds_classes(below[name]))
+
+
+def _holds_classes(folder: Path) -> bool:
+    walk = Walk(folder)
+    return len(walk.folders()) > 1 and not walk.left_out[BESIDE]
+
+
 def _folder(folder: Path, split: Split) -> ImageSet:
-    subfolders = {child.name for child in folder.iterdir() if child.is_dir()}
-    if subfolders & {"train", "test", "val"}:
-        name = "train" if split == "train" else "test" if "test" in subfolders else "val"
-        if name not in subfolders:
-            raise DataError(f"{folder} has no {split} part: put class folders under {folder / name}")
-        return _class_folders(folder / name, spec=str(folder), split=split)
+    if there := parts(folder):
+        name = "train" if split == "train" else "test" if "test" in there else "val"
+        if name not in there:
+            raise DataError(f"{shown(folder)} has no {split} part: put class folders under {shown(folder / name)}")
+        read = {"train", "test" if "test" in there else "val"}
+        unread = {child.name for child in Walk(folder).folders()} - read
+        return _class_folders(folder / name, spec=str(folder), split=split, unread=len(unread))
     if split == "train":
         raise DataError(
-            f"training needs {folder}/train and {folder}/test (or val) with class folders, so that no test image "
-            "is trained on"
+            f"training needs {shown(folder)}/train and {shown(folder)}/test (or val) with class folders, so that no "
+            "test image is trained on"
         )
     # half of a split data set, named as such: accuracy on what was trained on must not pass for a test
     part = folder.resolve().name
-    return _class_folders(folder, spec=str(folder), split=part if part in ("train", "test", "val") else "all")
+    return _class_folders(folder, spec=str(folder), split=part if part in PARTS else "all")
 
 
-def _class_folders(folder: Path, *, spec: str, split: str) -> ImageSet:
-    ids = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-    if len(ids) < 2:
+def _class_folders(folder: Path, *, spec: str, split: str, unread: int = 0) -> ImageSet:
+    walk = Walk(folder)
+    walk.left_out[UNREAD] += unread
+    folders = walk.folders()
+    if len(folders) < 2:
         raise DataError(
-            f"{folder} holds {len(ids)} class folder(s); at least two are needed, one per class, named by class id"
+            f"{shown(folder)} holds {len(folders)} class folder(s); at least two are needed, one per class, named by "
+            "class id"
         )
+    named: dict[str, Path] = {}
+    for child in folders:
+        if (other := named.setdefault(composed(child.name), child)) is not child:
+            raise DataError(
+                f"{shown(folder)} holds {shown(child.name)} twice, in two forms of Unicode: put {child.name!a} "
+                f"and {other.name!a} into one folder"
+            )
+    ids = sorted(named)
     paths: list[Path] = []
     labels: list[int] = []
     for label, class_id in enumerate(ids):
-        files = pictures((folder / class_id).iterdir())
+        files = walk.pictures(named[class_id])
         if not files:
-            raise DataError(f"class folder {folder / class_id} holds no images: remove it or fill it")
+            raise DataError(f"class folder {shown(named[class_id])} holds no images: remove it or fill it")
         paths += files
         labels += [label] * len(files)
+    walk.tell(paths)
     return ImageSet(
         spec,
         split,
         Classes(tuple(ids), tuple(ids)),
         np.asarray(labels, dtype=np.int64),
         [str(p.relative_to(folder)) for p in paths],
-        _folder_preprocess(paths),
+        preprocess_for(walk.sides),
         _Files(paths),
     )
 
@@ -260,18 +315,6 @@ def all_pictures(folder: Path, files: Sequence[Path], *, split: str) -> ImageSet
     names = [str(file.relative_to(folder)) for file in files]
     labels = np.zeros(len(files), dtype=np.int64)
     return ImageSet(str(folder), split, UNLABELLED, labels, names, Preprocess(resize=None, crop=1), _Files(files))
-
-
-def _folder_preprocess(paths: Sequence[Path]) -> Preprocess:
-    """By the shorter sides of some pictures, spread over the folder."""
-    sides = []
-    for i in np.unique(np.linspace(0, len(paths) - 1, _LOOKED_AT).astype(int)):
-        try:
-            with Image.open(paths[int(i)]) as image:
-                sides.append(min(image.size))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            continue  # what cannot be read is said where it is read whole
-    return preprocess_for(sides)
 
 
 def preprocess_for(sides: Sequence[int]) -> Preprocess:

@@ -16,7 +16,7 @@ from PIL import Image
 from edgeadv_runtime.bundle.bundle import Classes
 from edgeadv_runtime.errors import DataError, InputError
 
-from .datasets import DEFAULT_ROOT, ImageSet, Split, open_data, preprocess_for
+from .datasets import ImageSet, Split, open_data, preprocess_for
 
 _LOOKED_AT = 16
 
@@ -113,7 +113,7 @@ def load_data(
             )
         if isinstance(data, Data):
             return data
-        spec, folder = str(data), Path(root) if root is not None else DEFAULT_ROOT
+        spec, folder = str(data), None if root is None else Path(root)
         return Data(Path(spec).name, lambda split: open_data(spec, split=split, root=folder, download=download))
     train = image_set(data, split="train", field="data")
     tests = (

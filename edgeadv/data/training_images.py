@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadv_runtime.bundle.pictures import pictures
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.bundle.training_images import TrainingImages
+from edgeadv_runtime.bundle.walk import pictures
 from edgeadv_runtime.errors import DataError
 from edgeadv_runtime.files import sha256_bytes
 
-from .datasets import DEFAULT_ROOT, ImageSet, all_pictures, batches, open_data
+from .datasets import ImageSet, all_pictures, batches, open_data, parts
 from .loading import Loader
 
 _BATCH = 256
@@ -32,7 +32,7 @@ def fed_images(source: Loader, order: NDArray[np.int64]) -> TrainingImages:
     return TrainingImages.of(found)
 
 
-def training_data(spec: str, *, root: Path = DEFAULT_ROOT) -> ImageSet:
+def training_data(spec: str, *, root: Path | None = None) -> ImageSet:
     """Open what ``--training-data`` names.
 
     Args:
@@ -44,9 +44,9 @@ def training_data(spec: str, *, root: Path = DEFAULT_ROOT) -> ImageSet:
         DataError: there is no such data, or there are no images in it.
     """
     folder = Path(spec).resolve()
-    if not folder.is_dir() or (folder / "train").is_dir():
+    if not folder.is_dir() or "train" in parts(folder):
         return open_data(spec, split="train", root=root)
-    files = pictures(folder.rglob("*"))
+    files = pictures(folder)
     if not files:
         raise DataError(f"`training_data` {spec} holds no images: give what the network was trained on")
     return all_pictures(folder, files, split="train")

@@ -78,7 +78,7 @@ def remove(folder: Path) -> None:
 
 def remove_strays(folder: Path) -> None:
     """Remove files that a training which was killed has left half written."""
-    for pattern in (f".{STATE_FILE}.*.tmp", ".weights*.tmp"):
+    for pattern in (f".{STATE_FILE}.*.tmp", ".weights*"):
         for file in folder.glob(pattern):
             file.unlink(missing_ok=True)
 

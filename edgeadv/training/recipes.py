@@ -28,7 +28,7 @@ from edgeadv_runtime.errors import EdgeAdvError, InputError
 from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.records.eps import Eps
 
-from ..data.datasets import ImageSet
+from ..data.datasets import ImageSet, composed
 from ..models.builder import Architecture, evaluation_mode, load_pretrained
 from ..models.checkpoints import WeightsMap
 from ..models.device import default_device
@@ -39,7 +39,7 @@ from .distributed import ProcessGroup
 from .loop import Report, fit
 from .objectives import DefensiveDistillation, HardLabels, Objective, SoftLabels
 from .robust_distillation import STEPS, Ard, Rslad
-from .runs import RUN_FILE, TEACHER_FOLDER, Run, write_run
+from .runs import RUN_FILE, TEACHER_FOLDER, Run, check_savable, write_run
 
 Recipe = Literal["papernot", "soft-label", "ard", "rslad"]
 Student = DefensiveDistillation | SoftLabels | Ard | Rslad
@@ -253,7 +253,7 @@ def _teacher_run(task: Task, architecture: Architecture, objective: Objective, o
 
 
 def _check_teacher(teacher: Run, task: Task, student: Architecture, recipe: str, temperature: float) -> None:
-    if teacher.classes.ids != task.train_images.classes.ids:
+    if [*map(composed, teacher.classes.ids)] != [*map(composed, task.train_images.classes.ids)]:
         raise InputError(f"{teacher.path} was trained on other classes than {task.train_images.spec}")
     if teacher.preprocess != task.preprocess:
         raise InputError(f"{teacher.path} was trained with other preprocessing ({teacher.preprocess}): use the same")
@@ -315,6 +315,8 @@ def _train_run(
         return finished
     torch.manual_seed(task.config.seed)
     model = load_pretrained(architecture, weights, weights_map=weights_map, replace_head=True)
+    if task.processes.first:
+        check_savable(model, out)
     metrics = fit(
         model,
         objective,

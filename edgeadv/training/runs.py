@@ -10,27 +10,31 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+import torch
 
 from edgeadv_runtime.bundle.bundle import Classes
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.bundle.training_images import TRAINING_FILE, TrainingImages
 from edgeadv_runtime.decoding import Count, Sha256, Share, convert
-from edgeadv_runtime.errors import BundleError, InputError, IntegrityError, SchemaError
-from edgeadv_runtime.files import atomic_file, read_json, sha256_file, write_json
+from edgeadv_runtime.errors import BundleError, InputError, IntegrityError, SchemaError, StorageError
+from edgeadv_runtime.files import atomic_file, ensure_writable, read_json, sha256_file, write_json
 
 from ..models.builder import Architecture, PixelModel, build, save_weights
-from ..models.checkpoints import load_state, read_weights
+from ..models.checkpoints import copied, load_state, read_weights
 from .checkpoint import STATE_FILE
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "weights.safetensors"
 TEACHER_FOLDER = "teacher"
+_TRIAL = ".weights-trial.safetensors"
 
 
 Number = bool | int | float
@@ -243,6 +247,35 @@ class Run:
         model = build(self.architecture)
         load_state(model.net, read_weights(self.path / WEIGHTS_FILE), origin=str(self.path / WEIGHTS_FILE))
         return model
+
+
+def check_savable(model: PixelModel, folder: Path) -> None:
+    """Write the weights of ``model`` into ``folder`` and read them again, before the hours that make better ones; no
+    file is left.
+
+    Raises:
+        InputError: they cannot be written as safetensors, or do not come back.
+        StorageError: ``folder`` cannot be written.
+    """
+    ensure_writable(folder)
+    trial = folder / _TRIAL
+    try:
+        save_weights(model, trial)
+        load_state(copied(model.net), read_weights(trial))
+        saved = io.BytesIO()
+        torch.save(model.state_dict(), saved)
+        torch.load(io.BytesIO(saved.getvalue()), weights_only=True)
+    except StorageError:
+        raise
+    except Exception as error:  # own code may put anything into its state
+        raise InputError(
+            f"the weights of {model.architecture.name} cannot be saved and read again, so that a training would be "
+            f"lost ({' '.join(str(error).split())[:120]}): let its state_dict hold tensors only"
+        ) from error
+    finally:
+        trial.unlink(missing_ok=True)
+        with suppress(OSError):  # there was something before
+            folder.rmdir()
 
 
 def write_run(folder: Path, model: PixelModel, info: dict[str, Any], images: TrainingImages | None = None) -> Run:

@@ -21,6 +21,7 @@ from edgeadv_runtime.errors import BundleError, InputError
 from ..data.augment import AUGMENTS
 from ..data.loading import DeviceBatch, to_model_input
 from ..data.rng import RandomStream
+from ..models import compiling
 from ..models.builder import PixelModel
 from . import checkpoint
 from .config import TrainConfig
@@ -76,6 +77,8 @@ class Trainer:
             self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self.judged: PixelModel = model if self.average is None else self.average.module  # type: ignore[assignment]
         if config.compile:
+            if (reason := compiling.why_not(device)) is not None:
+                raise InputError("compile", f"is not possible: {reason}; or leave it out")
             model.compile()  # in place: weights keep their names, and a copy is not compiled
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from edgeadv_runtime import Bundle, InputError, OnnxRuntimeBackend
 from edgeadv_runtime.bundle.batches import Progress
-from edgeadv_runtime.bundle.pictures import load, pictures
+from edgeadv_runtime.bundle.pictures import load
 from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
+from edgeadv_runtime.bundle.walk import pictures
 from edgeadv_runtime.errors import DataError, EdgeAdvError
 
 from ..models.normalization import IMAGENET_MEAN, IMAGENET_STD
@@ -166,7 +167,7 @@ def _files(data: Path, limit: int) -> tuple[list[Path], Path]:
         raise InputError(f"`limit` must be at least 1, not {limit}")
     if not data.exists():
         raise DataError(f"`data` {data} does not exist: give a folder of pictures")
-    found = pictures(data.rglob("*")) if data.is_dir() else [data]
+    found = pictures(data) if data.is_dir() else [data]
     if not found:
         raise DataError(f"`data` {data} holds no pictures")
     spread = [found[i * len(found) // limit] for i in range(limit)] if len(found) > limit else found

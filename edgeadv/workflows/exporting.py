@@ -171,6 +171,7 @@ def export(
         raise InputError("precisions", f"{','.join(precisions)} has no int8: leave {given} out, or add int8")
     if confidence.confidence_data is None and (given := given_fields(confidence)):
         raise InputError(f"{given} needs `confidence_data`: name labelled images that were not trained on")
+    check_new(out, overwrite=overwrite)
     beside, data_root = Beside(classes=classes, preprocess=preprocess, normalize=normalize), training.data_root
     opened = None if data is None else load_data(data, root=data_root)
     run: Run | WithoutRun
@@ -197,7 +198,6 @@ def export(
     else:
         assert opened is not None
         images, where = edgeadv_export.data_frames(opened.test, preprocess=run.preprocess), f"{opened.name} test"
-    check_replaceable(out)
     training_images = run.training_images
     if training.training_data is not None:
         training_images = hashed(training, run.preprocess, tell) | training_images
@@ -228,6 +228,18 @@ def export_after_training(
     """
     # a training went before: what can be had of it is better than nothing
     return export(run, out, training=TrainingDataOptions(data_root=data_root), keep_going=True, progress=progress)
+
+
+def check_new(out: Path, *, overwrite: bool) -> None:
+    """Refuse, before any work, a bundle that could not be written after it.
+
+    Raises:
+        StorageError: ``out`` is there and is not to be replaced, or its folder cannot be written.
+    """
+    check_replaceable(out)
+    if out.exists() and not overwrite:
+        raise StorageError(f"{out} exists: choose another `out`, or pass `overwrite`")
+    ensure_writable(out.absolute().parent)
 
 
 def check_export(out: Path, *, field: str, may_exist: bool) -> None:
@@ -313,10 +325,9 @@ def hashed(training: TrainingDataOptions, preprocess: Preprocess, tell: Progress
     from edgeadv_export.int8_quality import paced
 
     from ..data import training_images
-    from ..data.datasets import DEFAULT_ROOT
 
     spec = str(training.training_data)
-    data = training_images.training_data(spec, root=training.data_root or DEFAULT_ROOT)
+    data = training_images.training_data(spec, root=training.data_root)
     report = paced(tell, f"hashing {len(data)} images of {spec}", "images")
     return training_images.hashed(data, preprocess, workers=training.workers, progress=report)
 
@@ -370,15 +381,13 @@ def _confidence_plan(
     from edgeadv_export import ConfidencePlan, confidence_images
     from edgeadv_export.confidence_fit import COVERAGE
 
-    from ..data.datasets import DEFAULT_ROOT
-
     if options.confidence_data is None:
         return None
     images, order = confidence_images(
         options.confidence_data,
         classes,
         run_data=data,
-        root=Path(root or DEFAULT_ROOT),
+        root=None if root is None else Path(root),
         limit=options.confidence_limit,
     )
     coverage = COVERAGE if options.coverage is None else options.coverage

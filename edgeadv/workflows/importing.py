@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from edgeadv_runtime import Bundle, InputError, Preprocess
-from edgeadv_runtime.bundle.bundle import check_replaceable
 from edgeadv_runtime.decoding import Options
-from edgeadv_runtime.errors import StorageError
 
-from .exporting import TrainingDataOptions, classes_of, golden_images, hashed
+from .exporting import TrainingDataOptions, check_new, classes_of, golden_images, hashed
 from .extras import need
 from .networks import IMAGENET, Frames
 
@@ -109,9 +107,7 @@ def import_onnx(
     from edgeadv_export.examination import refuse_needed
 
     file, folder = _file(path), Path(out)
-    check_replaceable(folder)
-    if folder.exists() and not overwrite:
-        raise StorageError(f"{folder} exists: choose another `out`, or pass `overwrite`")
+    check_new(folder, overwrite=overwrite)
     steps = None if options.preprocess is None else Preprocess.parse(options.preprocess)
     asked = _asked(options, steps)
     missing = _missing(options, frames is not None)
@@ -160,7 +156,7 @@ def check_onnx(
     need("export")
     import edgeadv_export
     from edgeadv_export.examination import no_gradients
-    from edgeadv_export.package import preprocessed
+    from edgeadv_export.frames import preprocessed
 
     file = _file(path)
     steps = None if options.preprocess is None else Preprocess.parse(options.preprocess)

@@ -77,7 +77,7 @@ def labelled_images(
     Raises:
         DataError: it cannot be opened, or has a class that the bundle does not know.
     """
-    from edgeadv.data.datasets import DEFAULT_ROOT, ImageSet, open_data
+    from edgeadv.data.datasets import ImageSet, open_data
     from edgeadv.data.sources import Data, image_set
 
     if isinstance(data, Data):
@@ -85,5 +85,5 @@ def labelled_images(
     elif not isinstance(data, ImageSet | str | Path):
         data = image_set(data, field="data")
     if not isinstance(data, ImageSet):
-        data = open_data(str(data), split="test", root=root or DEFAULT_ROOT, download=download)
+        data = open_data(str(data), split="test", root=root, download=download)
     return data.relabel(bundle.classes)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadv.data.datasets import UNLABELLED, ImageSet, all_pictures, balanced_subset, batches, open_data
+from edgeadv.data.datasets import UNLABELLED, ImageSet, all_pictures, balanced_subset, batches, open_data, parts
 from edgeadv.data.sources import Data
 from edgeadv_runtime.bundle.bundle import Classes
-from edgeadv_runtime.bundle.pictures import pictures
 from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
+from edgeadv_runtime.bundle.walk import Walk, pictures
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.files import sha256_bytes
 
@@ -148,11 +148,10 @@ def calibration_images(spec: str | None, *, run_data: Data | None = None) -> Ima
             f"int8 needs `calibration_data`: a folder with at least {FEWEST} images such as the model will see"
         )
     folder = Path(spec).resolve()
-    below = [child for child in folder.iterdir() if child.is_dir()] if folder.is_dir() else []
-    parts = {child.name for child in below}
-    if TRAIN in parts:
+    there = parts(folder) if folder.is_dir() else frozenset()
+    if TRAIN in there:
         return open_data(str(folder), split="train")
-    if {folder.name, *parts} & _TEST_PARTS:
+    if {folder.name, *there} & _TEST_PARTS:
         raise InputError(
             f"`calibration_data` {spec} holds test images: calibrating on them would flatter every figure of the test; "
             f"give {TRAIN}ing images"
@@ -162,12 +161,14 @@ def calibration_images(spec: str | None, *, run_data: Data | None = None) -> Ima
             f"`calibration_data` {spec!r} is not a folder: give a folder of images"
             + ("" if run_data is None else f", or {TRAIN} for the images that the run was trained on")
         )
-    files = pictures(folder.rglob("*"))
+    walk = Walk(folder)
+    files, below = walk.pictures(), walk.folders()
     if not files:
         raise InputError(f"`calibration_data` {spec} holds no images: give a folder of such as the model will see")
-    if len(below) > 1 and {file.parent.parent for file in files} == {folder}:
+    holding = {file.parent for file in files}
+    if len(below) > 1 and folder not in holding and holding.issuperset(below):
         return open_data(str(folder), split="test")  # class folders, all of them
-    return all_pictures(folder, files, split="all")
+    return all_pictures(folder, pictures(folder), split="all")
 
 
 def gate_images(

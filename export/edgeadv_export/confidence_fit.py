@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadv.data.datasets import DEFAULT_ROOT, ImageSet, balanced_subset, batches, open_data
+from edgeadv.data.datasets import ImageSet, balanced_subset, batches, open_data
 from edgeadv.data.sources import Data
 from edgeadv.models.builder import PixelModel
 from edgeadv_runtime.bundle.batches import CleanBatch, DataDigest
@@ -152,7 +152,7 @@ class ConfidencePlan:
 
 
 def confidence_images(
-    spec: str, classes: Classes, *, run_data: Data | None = None, root: Path = DEFAULT_ROOT, limit: int | None = None
+    spec: str, classes: Classes, *, run_data: Data | None = None, root: Path | None = None, limit: int | None = None
 ) -> tuple[ImageSet, NDArray[np.int64]]:
     """Open what ``confidence_data`` names, and choose images of it.
 

@@ -3,7 +3,10 @@ read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,16 @@ from PIL import Image
 from edgeadv.data.datasets import ImageSet, balanced_subset
 from edgeadv_runtime.bundle.batches import MOST_UNREADABLE
 from edgeadv_runtime.bundle.bundle import Classes
-from edgeadv_runtime.bundle.pictures import as_image, decode, load, pictures
+from edgeadv_runtime.bundle.pictures import as_image, decode, load
 from edgeadv_runtime.bundle.preprocess import Preprocess
+from edgeadv_runtime.bundle.walk import pictures
 from edgeadv_runtime.errors import DataError, InputError
 
 FRAMES = 64
+FRAME_PIXELS = 512 * 512
+"""Frames of more pixels than this, and than four times the model's input, are kept at a whole fraction of their size:
+some travel with the bundle, and ten photos of a telephone are 195 MB beside a network of 1.5."""
+_log = logging.getLogger(__name__)
 
 
 def read_classes(path: Path) -> Classes:
@@ -60,14 +68,14 @@ def folder_frames(folder: Path, *, limit: int = FRAMES, preprocess: Preprocess |
         InputError: there are none.
         DataError: one of them is not readable.
     """
-    files = pictures(folder.rglob("*"))
+    files = pictures(folder)
     if not files:
         raise InputError(f"{folder} holds no images: give a folder of real ones, such as the model will see")
     # spread, for the first ones of class folders would all be of one class
     spread = [files[i * len(files) // limit] for i in range(limit)] if len(files) > limit else files
     if preprocess is None:
         return [np.asarray(decode(file)) for file in spread]
-    return [_frame(preprocess, load(file), str(file)) for file in spread]
+    return bounded((_frame(preprocess, load(file), str(file)) for file in spread), preprocess)
 
 
 def data_frames(data: ImageSet, *, limit: int = FRAMES, preprocess: Preprocess | None = None) -> list[NDArray[Any]]:
@@ -88,7 +96,7 @@ def data_frames(data: ImageSet, *, limit: int = FRAMES, preprocess: Preprocess |
     order = map(int, chosen[np.argsort(turns, kind="stable")])
     if preprocess is None:
         return [np.asarray(as_image(data.image(i))) for i in order]
-    return [_frame(preprocess, data.image(i), data.names[i]) for i in order]
+    return bounded((_frame(preprocess, data.image(i), data.names[i]) for i in order), preprocess)
 
 
 def _frame(preprocess: Preprocess, image: Image.Image, name: str) -> NDArray[Any]:
@@ -96,6 +104,59 @@ def _frame(preprocess: Preprocess, image: Image.Image, name: str) -> NDArray[Any
         return preprocess.frame(image)
     except InputError as error:
         raise DataError(f"{name}: {error}") from error
+
+
+def bounded(frames: Iterable[NDArray[Any]], preprocess: Preprocess) -> list[NDArray[Any]]:
+    """``frames``, those of more than :data:`FRAME_PIXELS` as the means of squares of pixels; how many is logged.
+
+    ::
+
+        frames = bounded(frames, preprocess)
+
+    Args:
+        frames: uint8 of shape (height, width, 3), or uint16 of shape (height, width).
+        preprocess: what must be possible with them still.
+    """
+    kept, smaller = [], 0
+    for frame in frames:
+        kept.append(_smaller(frame, preprocess))
+        smaller += kept[-1] is not frame
+    if smaller:
+        _log.info("%d of %d frames are large and were made smaller before anything is compared", smaller, len(kept))
+    return kept
+
+
+def _smaller(frame: NDArray[Any], preprocess: Preprocess) -> NDArray[Any]:
+    if not isinstance(frame, np.ndarray) or frame.ndim not in (2, 3):
+        return frame  # refused where it is preprocessed
+    _, height, width = preprocess.input_shape
+    most = max(FRAME_PIXELS, 4 * height * width)
+    for k in range(math.ceil(math.sqrt(frame.shape[0] * frame.shape[1] / most)), 1, -1):
+        rows, columns = frame.shape[0] // k, frame.shape[1] // k
+        # a region in whole pixels, or a crop without resizing, may need it as it is
+        with suppress(InputError, ZeroDivisionError):
+            preprocess.geometry(columns, rows)
+            squares = frame[: rows * k, : columns * k].reshape(rows, k, columns, k, *frame.shape[2:])
+            made: NDArray[Any] = np.rint(squares.mean(axis=(1, 3), dtype=np.float32)).astype(frame.dtype)
+            return made
+    return frame
+
+
+def preprocessed(frames: Sequence[NDArray[Any]], preprocess: Preprocess) -> NDArray[np.uint8]:
+    """``frames`` as the model sees them, uint8 (n, height, width, channels).
+
+    Raises:
+        InputError: there are none, or one cannot be preprocessed.
+    """
+    if not len(frames):
+        raise InputError("at least one real frame is needed to compare the artefacts with the model")
+    pixels = []
+    for number, frame in enumerate(frames):
+        try:
+            pixels.append(preprocess(frame, color_order="rgb"))
+        except InputError as error:
+            raise InputError(f"frame {number}: {error}") from error
+    return np.stack(pixels)
 
 
 def check_readable(unreadable: Sequence[str], total: int, purpose: str) -> None:

@@ -26,8 +26,9 @@ from .compute_types import compute_types
 from .draft import Draft
 from .examination import Examined, examine, refuse_needed
 from .foreign_input import Asked
+from .frames import bounded, preprocessed
 from .own_gradients import own_gradients
-from .package import preprocessed, seal
+from .package import seal
 from .parity import TOLERANCES, artifact_logits, compare, summary
 
 SOURCE = "onnx"
@@ -80,6 +81,7 @@ def import_bundle(
     """
     check_replaceable(out)
     tell = progress or (lambda _: None)
+    frames = bounded(frames, preprocess)
     pixels = preprocessed(frames, preprocess)
     full = dataclasses.replace(asked, shape=preprocess.input_shape, classes=len(classes))
     tell(f"reading and running {path.name} on {len(pixels)} frames")

@@ -43,6 +43,7 @@ from .confidence_fit import ConfidencePlan
 from .draft import WEIGHTS, Draft, sized
 from .fallback import Fitter
 from .fp16 import largest_activation, to_fp16
+from .frames import bounded, preprocessed
 from .graph_end import check_end
 from .int8_quality import Int8Plan
 from .own_gradients import own_gradients
@@ -61,7 +62,9 @@ from .u8in import to_u8in
 
 GOLDEN = "golden.npz"
 GOLDEN_FRAMES = 8
-"""How many of the frames travel with a bundle for the self-test on the device."""
+"""How many of the frames travel with a bundle for the self-test on the device, at most."""
+GOLDEN_BYTES = 32 << 20
+"""How much memory they may take there: of frames that cannot be made smaller fewer travel, one at least."""
 _NOTHING = ". No bundle was written"
 _MOST_WORDS = 2000
 
@@ -139,6 +142,7 @@ def export_bundle(
     """
     _check_arguments(model, classes, variants, origin.provenance, int8)
     check_replaceable(out)
+    frames = bounded(frames, preprocess)
     pixels = preprocessed(frames, preprocess)
     # a copy, because tracing and moving to the CPU must not be seen by the caller, even after an error
     reference = copied(model).cpu().float().eval().requires_grad_(False)
@@ -185,7 +189,8 @@ def seal(
     """
     folder, pixels, listed = draft.folder, draft.pixels, draft.training_images
     assert pixels is not None
-    rows = decided(logits, GOLDEN_FRAMES)
+    most = GOLDEN_BYTES // max(frame.nbytes for frame in frames)
+    rows = decided(logits, max(1, min(GOLDEN_FRAMES, most)))
     kept = {variant: values[rows] for variant, values in logits.items()}
     Golden([frames[i] for i in rows], pixels[rows], kept).save(folder / GOLDEN)
     if listed is not None:
@@ -405,20 +410,3 @@ def _check_arguments(
     ]
     if broken:
         raise InputError(f"the model holds NaN or infinity in {', '.join(broken[:8])}; the weights are broken")
-
-
-def preprocessed(frames: Sequence[NDArray[Any]], preprocess: Preprocess) -> NDArray[np.uint8]:
-    """``frames`` as the model sees them, uint8 (n, height, width, channels).
-
-    Raises:
-        InputError: there are none, or one cannot be preprocessed.
-    """
-    if not len(frames):
-        raise InputError("at least one real frame is needed to compare the artefacts with the model")
-    pixels = []
-    for number, frame in enumerate(frames):
-        try:
-            pixels.append(preprocess(frame, color_order="rgb"))
-        except InputError as error:
-            raise InputError(f"frame {number}: {error}") from error
-    return np.stack(pixels)

@@ -150,6 +150,10 @@ def test_bundle_show_and_slim(tiny_bundle: Bundle, tmp_path: Path, capsys: pytes
     out = capsys.readouterr().out
     for text in ("tiny", "test_resnet", "resize=32,crop=32", tiny_bundle.id, "weights.safetensors", "12/12"):
         assert text in out
+    # every file, with its size
+    for file in tiny_bundle.path.iterdir():
+        (row,) = [row for row in out.splitlines() if f" {file.name} " in row]
+        assert f" {file.stat().st_size / 2**20:.2f} " in row
     slim = ["bundle", "slim", str(tiny_bundle.path), "--out", str(tmp_path / "slim")]
     assert main([*slim, "--variant", "fp16", "--no-weights"]) == 0
     out = capsys.readouterr().out

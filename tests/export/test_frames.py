@@ -10,6 +10,7 @@ from PIL import Image
 
 from edgeadv.data.datasets import ImageSet
 from edgeadv_export import data_frames, folder_frames, imagenet_classes, read_classes
+from edgeadv_export.frames import bounded
 from edgeadv_runtime.bundle.bundle import Classes
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.errors import DataError, InputError
@@ -110,3 +111,35 @@ def test_data_frames_deal_the_classes_out_in_turn() -> None:
     assert len(set(chosen)) == 12
     assert all(np.array_equal(a, b) for a, b in zip(frames, data_frames(data, limit=12), strict=True))
     assert frames[0].shape == (6, 8, 3)
+
+
+@pytest.mark.parametrize("text", ["resize=256,crop=224", "crop=700,fill=0", "roi=0:0:1400:900,resize=64,crop=64"])
+def test_large_frames_are_made_smaller_as_far_as_the_preprocessing_allows(
+    text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    steps = Preprocess.parse(text)
+    photo = np.random.default_rng(0).integers(0, 256, (3000, 4000, 3), dtype=np.uint8)
+    small = np.zeros((500, 375, 3), np.uint8)
+    with caplog.at_level("INFO"):
+        made, same = bounded([photo, small], steps)
+    assert same is small and made.dtype == np.uint8
+    assert caplog.messages == ["1 of 2 frames are large and were made smaller before anything is compared"]
+    k = 3000 // made.shape[0]
+    assert k > 1 and made.shape == (3000 // k, 4000 // k, 3)
+    assert (steps(made, color_order="rgb").shape) == steps.pixel_shape
+    assert made[1, 2, 0] == np.rint(photo[k : 2 * k, 2 * k : 3 * k, 0].mean())
+    (again,) = bounded([made], steps)
+    assert again is made
+
+
+def test_sixteen_bits_stay_sixteen_bits() -> None:
+    steps = Preprocess.parse("window=0:65535,color=gray,resize=64,crop=64")
+    deep = np.full((2000, 2000), 65535, np.uint16)
+    (made,) = bounded([deep], steps)
+    assert made.dtype == np.uint16 and made.shape == (500, 500) and (made == 65535).all()
+
+
+def test_a_frame_that_must_stay_as_it_is_stays() -> None:
+    steps = Preprocess.parse("roi=3900:2900:4000:3000,resize=64,crop=64")
+    photo = np.zeros((3000, 4000, 3), np.uint8)
+    assert bounded([photo], steps)[0] is photo

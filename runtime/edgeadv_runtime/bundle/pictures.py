@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import ctypes
+import functools
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,21 +19,18 @@ Color = Literal["rgb", "gray"]
 Frame = Image.Image | NDArray[np.uint8] | NDArray[np.uint16]
 """A Pillow image, or an array: uint8 (height, width, 3), uint8 (height, width) in grey, uint16 (height, width)."""
 
-_ORIENTATION = 0x0112
-
-
-def pictures(files: Iterable[Path]) -> list[Path]:
-    """Those of ``files`` whose endings are of formats that :func:`decode` reads, sorted; Pillow writes some that it
-    cannot read."""
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    return sorted(file for file in files if file.suffix.lower() in suffixes and file.is_file())
+ORIENTATION = 0x0112
+"""EXIF's number of the orientation."""
+MOST_PIXELS = 64_000_000
+"""Of one picture, decoded: a file of a megabyte may ask for gigabytes. Larger ones are refused by their headers."""
+_TOO_LARGE = f"more than {MOST_PIXELS // 10**6} million pixels: cut it or make it smaller first"
 
 
 def load(path: Path) -> Image.Image:
     """Decode the image file at ``path``, whole, in the mode that it has; EXIF orientation is not applied.
 
     Raises:
-        DataError: the file is missing, empty, truncated or not an image.
+        DataError: the file is missing, empty, truncated, not an image, or larger than :data:`MOST_PIXELS`.
     """
     return _decoded(path, rgb=False)
 
@@ -40,7 +39,8 @@ def decode(path: Path) -> Image.Image:
     """Decode the image file at ``path`` to RGB, whole. EXIF orientation is not applied (as in torchvision).
 
     Raises:
-        DataError: the file is missing, empty, truncated, not an image, or one of more than 8 bits a channel in grey.
+        DataError: the file is missing, empty, truncated, not an image, one of more than 8 bits a channel in grey, or
+            larger than :data:`MOST_PIXELS`.
     """
     return _decoded(path, rgb=True)
 
@@ -48,14 +48,35 @@ def decode(path: Path) -> Image.Image:
 def _decoded(path: Path, *, rgb: bool) -> Image.Image:
     try:
         with Image.open(path) as image:
+            _check_size(image)
+            if image.format == "TIFF":
+                _silence_libtiff()
             if rgb:
                 return _in_color(image, "rgb", None)
             image.load()
             return image.copy()
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path} is not taken ({_TOO_LARGE})") from error
     except Exception as error:  # each of Pillow's decoders has errors of its own
         raise DataError(f"{path} is not a readable image ({error})") from error
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > MOST_PIXELS:
+        raise InputError(f"{image.width}x{image.height}: {_TOO_LARGE}")
+
+
+@functools.cache
+def _silence_libtiff() -> None:
+    """Keep libtiff from writing to standard error what Pillow raises as an error as well."""
+    with suppress(OSError, AttributeError, ValueError):
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+        for name in {line.split(maxsplit=5)[-1] for line in maps if "libtiff" in line}:
+            library = ctypes.CDLL(name)
+            library.TIFFSetErrorHandler.restype = ctypes.c_void_p
+            library.TIFFSetErrorHandler(None)
 
 
 def as_image(
@@ -110,11 +131,12 @@ def upright(image: Image.Image) -> Image.Image:
     """``image`` turned and mirrored as its EXIF orientation says; itself where that says nothing.
 
     Raises:
-        InputError: the picture cannot be decoded.
+        InputError: the picture cannot be decoded, or is larger than :data:`MOST_PIXELS`.
     """
+    _check_size(image)
     try:
         image.load()
-        if image.getexif().get(_ORIENTATION, 1) == 1:
+        if image.getexif().get(ORIENTATION, 1) == 1:
             return image
         return ImageOps.exif_transpose(image)
     except Exception as error:
@@ -124,6 +146,7 @@ def upright(image: Image.Image) -> Image.Image:
 def _in_color(image: Image.Image, color: Color, window: tuple[int, int] | None) -> Image.Image:
     if 0 in image.size:
         raise InputError("a picture without pixels")
+    _check_size(image)
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
     if window is not None:
         if not deep or image.mode == "F":

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.pictures import ColorOrder, decode, load, pictures
+from ..bundle.pictures import ColorOrder, decode, load
 from ..bundle.preprocess import Preprocess
+from ..bundle.walk import pictures, shown
 from ..errors import DataError, InputError, SourceError
 from .frames import Frame, Source
 from .video import Camera, Pipeline, Url, VideoFile
@@ -133,7 +134,7 @@ class Memory:
 
 
 class Folder:
-    """The pictures of a folder in the order of their names, decoded by Pillow."""
+    """The pictures below a folder in the order of their paths, decoded by Pillow."""
 
     live = False
 
@@ -149,12 +150,12 @@ class Folder:
             preprocess: what the frames are for, see :func:`open_source`.
 
         Raises:
-            DataError: it holds no pictures.
+            DataError: it holds no pictures, or cannot be read.
         """
         self.name: str = str(path)
-        self._files = pictures(path.iterdir())
+        self._files = pictures(path)
         if not self._files:
-            raise DataError(f"{path} holds no pictures")
+            raise DataError(f"{shown(path)} holds no pictures")
         self._fps, self._loop, self._preprocess = fps, loop, preprocess
         self._closed = threading.Event()
 

@@ -6,6 +6,7 @@ as JetPack has it. A V4L2 device, a GStreamer pipeline and an RTSP stream have n
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SourceError, require
+from .containers import missing_bytes
 from .frames import Frame, Pool
 
 # a read ends after so long: a longer wait would keep close() from ending within a second. FFmpeg's streams have ended
@@ -32,6 +34,7 @@ _ENVIRONMENT = {
 }
 # as much as containers are wrong about their number of frames
 _MISCOUNTED = 0.01
+_log = logging.getLogger(__name__)
 
 
 class _Capture(ABC):
@@ -200,10 +203,20 @@ class VideoFile(_Capture):
                 shown, here = shown + 1, here + 1
                 continue
             if here < enough and place_s < enough / own_fps:
-                # OpenCV does not tell an end from an error, and of some containers takes the number of frames from the
-                # length and the rate: where the rate varies, the place of the last one tells
-                raise SourceError(f"{self.name} ended after {here} of {promised} frames: it is damaged or cut short")
+                self._ended_early(here, promised)
             if not self._loop or not here:
                 return
             capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
             here = 0
+
+    def _ended_early(self, here: int, promised: int) -> None:
+        """OpenCV tells no end from an error, and takes the number of frames from the length and the rate of what may
+        be the sound, or of a film before it was trimmed: only bytes that are missing say that there was more."""
+        if missing := missing_bytes(Path(self.name)):
+            raise SourceError(
+                f"{self.name} ended after {here} frames: it is cut short, at least {missing} bytes of it are missing; "
+                "copy it again"
+            )
+        if not here:
+            raise SourceError(f"{self.name} holds no frame that can be decoded: it is damaged")
+        _log.info("%s ended after %d frames, where its container estimates %d", self.name, here, promised)

@@ -51,7 +51,7 @@ def test_without_a_compiler_it_is_one_sentence(tiny_bundle: Bundle, tmp_path: Pa
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("edgeadv: ")]
-    assert "cannot compile this network here" in line and "use --backend torch" in line
+    assert "cannot compile here" in line and "use --backend torch" in line
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -302,3 +303,58 @@ def test_all_images_where_there_are_no_more() -> None:
     for limit in (0, -1):
         with pytest.raises(InputError, match="`limit` must be at least 1"):
             balanced_subset(labels, limit)
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", ["train", "test", "val"])
+def test_a_class_may_be_called_as_a_part_is(name: str, folder: Path) -> None:
+    for i in range(2):
+        save(folder / name / f"{i}.png", 5, i)
+    assert open_data(str(folder), split="test").classes.ids == tuple(sorted(("n01", "n05", "n09", name)))
+    with pytest.raises(DataError, match=r"training needs .*train and .*test"):
+        open_data(str(folder), split="train")
+
+
+def test_classes_called_as_parts_are_inside_parts(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for label, class_id in enumerate(("test", "train", "bus")):
+            save(tmp_path / part / class_id / "0.png", label, 0)
+    for split in ("train", "test"):
+        assert open_data(str(tmp_path), split=split).classes.ids == ("bus", "test", "train")  # type: ignore[arg-type]
+
+
+def test_folders_beside_the_parts_are_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = folder.parent / "split"
+    for part in ("train", "test", "val", "raw"):
+        for class_id in ("a", "b"):
+            save(root / part / class_id / "0.png", 0, 0)
+    with caplog.at_level("INFO"):
+        open_data(str(root), split="test")
+    assert caplog.messages[0].endswith("test: 2 pictures; left out: 2 folders beside train and test")
+
+
+FORMS = [(here, there) for here in ("NFC", "NFD") for there in ("NFC", "NFD")]
+
+
+@pytest.mark.parametrize(("here", "there"), FORMS)
+def test_composed_and_decomposed_names_are_one_class(here: str, there: str, tmp_path: Path) -> None:
+    ids = ("café", "naïve", "über")
+    for label, class_id in enumerate(ids):
+        save(tmp_path / unicodedata.normalize(here, class_id) / "0.png", label, 0)
+    images = open_data(str(tmp_path), split="test")
+    assert images.classes.ids == ids
+    known = model_classes("x", *(unicodedata.normalize(there, i) for i in reversed(ids)))
+    relabelled = images.relabel(known)
+    assert relabelled.labels.tolist() == [3, 2, 1] and relabelled.classes is known
+    # where a model has both, each is itself
+    both = model_classes("x", unicodedata.normalize("NFD", "über"), *ids)
+    assert images.relabel(both).labels.tolist() == [2, 3, 4]
+
+
+def test_one_class_in_two_forms_is_refused(tmp_path: Path) -> None:
+    for form in ("NFC", "NFD"):
+        save(tmp_path / unicodedata.normalize(form, "café") / "0.png", 0, 0)
+    with pytest.raises(DataError, match=r"holds café twice, in two forms of Unicode.*'cafe\\u0301'"):
+        open_data(str(tmp_path), split="test")

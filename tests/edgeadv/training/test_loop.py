@@ -256,6 +256,17 @@ def test_a_batch_that_cannot_be_cut_is_refused() -> None:
             TrainConfig(batch_size=64, accumulate=parts)
 
 
+def test_without_a_compiler_nothing_is_begun(
+    tmp_path: Path, digits: tuple[ImageSet, ImageSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache of what was compiled before does not hide that the compiler is gone."""
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "/nonexistent/g++"))
+    config = TrainConfig(epochs=1, batch_size=64, limit=128, holdout=50, compile=True)
+    with pytest.raises(InputError, match=r"`compile` is not possible: torch .* cannot compile.*leave it out"):
+        flat(digits, tmp_path, config, HardLabels())
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_a_compiled_network_trains_alike(tmp_path: Path, digits: tuple[ImageSet, ImageSet]) -> None:
     """The real compiler: another order of sums, the same network. What is saved does not tell."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
-from edgeadv.models.builder import PixelModel
-from edgeadv.training.runs import Run, RunData, write_run
+from edgeadv.models.builder import Architecture, PixelModel, build
+from edgeadv.training.runs import Run, RunData, check_savable, write_run
 from edgeadv_runtime.bundle.bundle import Classes
 from edgeadv_runtime.bundle.preprocess import Preprocess
-from edgeadv_runtime.errors import BundleError, SchemaError
+from edgeadv_runtime.errors import BundleError, InputError, SchemaError, StorageError
 
 DIGITS = tuple("0123456789")
 
@@ -104,3 +107,46 @@ def test_what_does_not_become_an_object_is_a_damaged_run(
     file.write_text(json.dumps(written))
     with pytest.raises(BundleError, match=r"is a damaged run \(.*\); copy it again or train again"):
         Run.open(tmp_path)
+
+
+# What would be lost at the end is tried at the beginning
+
+
+def test_weights_that_can_be_saved_leave_nothing(tmp_path: Path, tiny_model: PixelModel) -> None:
+    before = {name: tensor.clone() for name, tensor in tiny_model.state_dict().items()}
+    check_savable(tiny_model, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/mine.txt").write_text("")
+    check_savable(tiny_model, tmp_path / "there")
+    assert [file.name for file in (tmp_path / "there").iterdir()] == ["mine.txt"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tiny_model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["timm/coat_lite_tiny", "timm/coat_lite_mini"])
+def test_layers_that_share_tensors_can_be_saved(name: str, tmp_path: Path) -> None:
+    check_savable(build(Architecture.find(name, num_classes=2)), tmp_path)
+
+
+class Odd(nn.Module):
+    """State that no file of tensors holds."""
+
+    def get_extra_state(self) -> object:
+        return {"callback": print}
+
+    def set_extra_state(self, state: object) -> None:
+        pass
+
+
+def test_a_network_that_cannot_be_saved_is_refused_before_it_is_trained(tmp_path: Path, tiny_model: PixelModel) -> None:
+    tiny_model = copy.deepcopy(tiny_model)
+    tiny_model.net.add_module("odd", Odd())
+    with pytest.raises(InputError, match=r"weights of \w+ cannot be saved.*let its state_dict hold tensors only"):
+        check_savable(tiny_model, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, tiny_model: PixelModel) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError):
+        check_savable(tiny_model, tmp_path / "file" / "run")

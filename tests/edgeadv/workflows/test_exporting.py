@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import edgeadv as ea
 from edgeadv.data.sources import load_data
 from edgeadv.models.builder import save_weights
 from edgeadv.training.runs import Run
@@ -21,7 +22,7 @@ from edgeadv.workflows.exporting import (
     export,
     export_after_training,
 )
-from edgeadv_runtime.errors import DataError, ExportError, InputError
+from edgeadv_runtime.errors import DataError, EdgeAdvError, ExportError, InputError
 from edgeadv_runtime.files import read_json
 
 
@@ -153,3 +154,16 @@ def test_a_bundle_that_could_not_be_written_is_refused_before_the_training(tmp_p
         check_export(tiny_bundle.path, field="export", may_exist=False)
     with pytest.raises(InputError, match=r"^`export` /proc/x: "):
         check_export(Path("/proc/x"), field="export", may_exist=False)
+
+
+@pytest.mark.parametrize("make", ["export", "import"])
+def test_what_cannot_be_written_is_said_before_anything_is_read(make: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "there").mkdir()
+    for out, error in ((tmp_path / "file/x.edgeadv", "file"), (tmp_path / "there", "there")):
+        with pytest.raises(EdgeAdvError, match=error):
+            if make == "export":
+                ea.export(tmp_path / "no run", out)
+            else:
+                (tmp_path / "x.onnx").write_bytes(b"no model")
+                ea.import_onnx(tmp_path / "x.onnx", out)

@@ -194,6 +194,7 @@ def test_rows_say_whose_figure_they_are_and_what_is_in_it(tiny_bundle):
                 )
                 assert row.includes.startswith(latency.INCLUDES[row.stage])
                 assert ("see late" in row.includes) == (row.mode == "paced")
+                assert ("the largest frame has " in row.includes) == (row.stage != "inference")
                 assert row.rate_hz == (1000 if row.mode == "paced" else None)
     assert bench.bundle.id == tiny_bundle.id
     assert bench.bundle.name == tiny_bundle.path.name
