@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from edgeadv_runtime import EdgeAdvError, __version__
+from edgeadv_runtime.errors import LONGEST_MESSAGE, one_line
 
 from ..workflows.processes import PeerError, is_first, refuse_processes
 from ._fields import as_options, say
@@ -151,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
     except PeerError:
         return 2
     except EdgeAdvError as error:
-        return _fail(as_options(" ".join(str(error).split())))
+        return _fail(as_options(str(error)))
     except (KeyboardInterrupt, typer.Abort):
         say(
             "edgeadv: interrupted" + ("; what was finished is kept; --resume continues" if _resumes(given) else ""),
@@ -168,9 +169,9 @@ def main(arguments: list[str] | None = None) -> int:
         show = getattr(error, "format_message", None)
         if show is None:
             raise
-        message = " ".join(str(show()).split())
+        message = str(show())
         # without arguments the parser has already shown its help and has nothing to add
-        return _fail(f"{message} (see edgeadv --help)") if message else 2
+        return _fail(message, " (see edgeadv --help)") if message else 2
 
 
 def _resumes(given: list[str]) -> bool:
@@ -179,6 +180,8 @@ def _resumes(given: list[str]) -> bool:
     return known and any(parameter.name == "resume" for parameter in subcommand(given[0]).params)
 
 
-def _fail(message: str) -> int:
-    say(f"edgeadv: {message}", err=True)
+def _fail(message: str, more: str = "") -> int:
+    """Say in one line, which a person reads whole, what is wrong; returns the exit status of bad input."""
+    begin = "edgeadv: "
+    say(begin + one_line(message, most=LONGEST_MESSAGE - len(begin) - len(more)) + more, err=True)
     return 2

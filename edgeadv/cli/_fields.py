@@ -6,6 +6,8 @@ import re
 
 import typer
 
+from edgeadv_runtime.errors import plain
+
 # lists in Python, comma-separated text here
 _OPTIONS = {
     "precisions": "precision",
@@ -28,5 +30,5 @@ def as_options(text: str) -> str:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print one line, on standard error if ``err``."""
-    typer.echo(as_options(text), err=err)
+    """Print one line, on standard error if ``err``; nothing in it moves a cursor or turns letters round."""
+    typer.echo(plain(as_options(text)), err=err)

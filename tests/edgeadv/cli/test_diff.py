@@ -26,7 +26,9 @@ def test_a_pipeline_in_a_file(cli: Cli, tmp_path: Path, tiny_bundle: Bundle, pho
     arguments = ["diff", "--bundle", tiny_bundle.path, "--data", photos]
     same = cli(*arguments, "--with", "same.py:prepare", "--limit", "10")
     assert same.status == 0 and same.out == "the same pixels for all 10 pictures\n"
-    assert same.err.startswith("the code of same.py:prepare is imported and run, as you asked")
+    found, warned = same.err.splitlines()
+    assert found.endswith("photos0: 72 pictures, 72 of them in deeper folders")
+    assert warned.startswith("the code of same.py:prepare is imported and run, as you asked")
     other = cli(*arguments, "--with", "other.py:prepare")
     assert other.status == 1
     lines = other.out.splitlines()

@@ -176,7 +176,10 @@ BAD: dict[str, tuple[list[str], str]] = {
     "one of two": ([*SM_86, "--precision", "fp32,int8"], "carries no variant 'int8-s8s8' (it has: fp32, fp16)"),
     "workspace": ([*SM_86, "--workspace", "0"], "a workspace of 0 MiB is not possible"),
     "huge workspace": ([*SM_86, "--workspace", "99999999999999999999"], "MiB is not possible"),
-    "tiny workspace": ([*SM_86, "--workspace", "1", "--batch", "1,8,32"], "within workspace limit"),
+    "tiny workspace": (
+        [*SM_86, "--workspace", "1", "--batch", "1,8,32"],
+        "give a larger --workspace or a smaller batch",
+    ),
     "no gpu": ([], "no NVIDIA driver here; or name the GPU to build for, such as --target sm_86"),
     "explain what to copy": ([*SM_86, "--explain", "--out", "x"], "leave out --out"),
 }
@@ -206,7 +209,7 @@ def test_a_folder_that_cannot_be_written(cli: Cli, bundle: Path, tmp_path: Path,
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize(
     ("model", "says"),
-    [(b"", "cannot be read as ONNX"), (b"garbage" * 99, "cut off or not ONNX"), (None, "cut off")],
+    [(b"", "not readable as ONNX"), (b"garbage" * 99, "cut off or not ONNX"), (None, "cut off")],
 )
 def test_a_bundle_that_vouches_for_no_model(
     build: Cli, bundle: Path, tmp_path: Path, model: bytes | None, says: str

@@ -142,7 +142,7 @@ def test_a_worst_case_that_may_not_be_believed_writes_nothing(cli: Cli, argument
     assert outcome.status == 2 and "attacking 40 images at eps 8/255" in outcome.err
     last = outcome.err.splitlines()[-1]
     assert "int8's worst case at eps 8/255 may not be believed" in last and "verdict UNCHECKED (only " in last
-    assert "give more labelled images (--gate-data, --gate-limit)" in last and "No bundle was written" in last
+    assert "--gate-data, --gate-limit" in last and "No bundle was written" in last
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -270,10 +270,6 @@ def test_what_loses_too_much_leaves_nothing(
     assert outcome.status == 2, outcome.out
     last = outcome.err.splitlines()[-1]
     assert last.startswith("edgeadv: int8-s8s8 of test_resnet loses") and "No bundle was written" in last
-    assert (
-        "its 4 most sensitive layers in float32" in last
-        and "the upper end of the interval may be 12 points at most." in last
-        and "export without it: --precision fp32,fp16" in last
-    )
+    assert len(last) <= 300 and "a larger --max-drop, or export without it: --precision fp32,fp16" in last
     assert "quantising each layer of int8-s8s8 on its own" in outcome.err
     assert sorted(tmp_path.iterdir()) == before

@@ -438,7 +438,7 @@ BAD: dict[str, tuple[Any, str, dict[str, str]]] = {
     "a folder": (lambda folder: folder, "is no file", {}),
     "not there": (lambda folder: folder / "bad.onnx", "is no file", {}),
     "no graph": (raw(onnx.ModelProto(ir_version=8).SerializeToString()), "holds no graph", {}),
-    "larger than 2 GiB": (huge, "larger than 2 GiB", {}),
+    "larger than 2 GiB": (huge, "at most 2147483647 are read", {}),
     "weights that are not there": (beside("conv.w", "gone.bin"), "'gone.bin', which is not beside it", {}),
     "weights outside": (beside("conv.w", "../outside.bin"), "outside its folder", {}),
     "weights by an absolute path": (beside("conv.w", "/etc/hostname"), "outside its folder", {}),

@@ -104,6 +104,12 @@ def example(*, clean_size: int = 32, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def evidence_for(verdict: str) -> list[dict[str, Any]]:
+    """:data:`EVIDENCE`, whose finding is as bad as the verdict and no worse."""
+    found = verdict if verdict in ("SUSPECT", "MASKED") else None
+    return [{**item, "finding": item["finding"] and found} for item in EVIDENCE]
+
+
 def make_results(
     counts: dict[tuple[str, str], int] = DISTILLED,
     *,
@@ -149,7 +155,7 @@ def make_results(
         },
         "data": {"name": "CIFAR-10", "split": "test", "n": N, "sha256": "12" * 32, "unreadable": ["cat/0173.jpg: cut"]},
         "environment": {"processor": "a processor", "versions": {"numpy": "2.0"}},
-        "masking": {"verdict": verdict, "evidence": EVIDENCE},
+        "masking": {"verdict": verdict, "evidence": evidence_for(verdict)},
         "rows": [row.to_json() for row in rows],
         "skipped": [{"backend": "torch", "variant": "fp16", "reason": "torch runs fp32 only"}],
         "examples": [example()],
@@ -187,6 +193,8 @@ def make_several(**changes: Any) -> Results:
             rows += [of_surrogate, queried]
         if row.attack == CLEAN and row.variant == "int8-u8s8":
             row = replace(row, correct_top1=833)
+        if row.variant == "fp16" and (lost := {CLEAN: 1, WORST_CASE: 8}.get(row.attack)):
+            row = replace(row, correct_top1=row.correct_top1 - lost)
         rows.append(row)
     rows = [
         replace(row, masking=RowMasking(verdict="MASKED", evidence=("another sentence", FINDING)))
@@ -233,9 +241,6 @@ def make_comparisons() -> list[dict[str, Any]]:
                             "gained": gained,
                             "baseline": {"backend": backend, "variant": "fp32", "artifact_sha256": "ab" * 32},
                             "artefact": {"backend": "onnxruntime", "variant": variant, "artifact_sha256": "ab" * 32},
-                            "drop": 0.5,
-                            "drop_ci95": [0.4, 0.6],
-                            "mcnemar_p": 0.5,
                         }
                     )
     return found

@@ -314,15 +314,6 @@ def test_two_runs_of_one_model_stay_apart(report, results):
     assert [card["data-model"] for card in page.cards] == [f"regnet_y_400mf, papernot T=40 ({i}.json)" for i in (0, 1)]
 
 
-def test_stronger_of_two_runs_of_an_attack_counts(report, results):
-    measured = results(backends=(("torch", "fp32", "white-box"),))
-    rows = (
-        *measured.rows,
-        *(replace(row, correct_top1=777, correct_top5=None) for row in measured.rows if row.attack == WORST_CASE),
-    )
-    assert float(report(dataclasses.replace(measured, rows=rows)).cards[0]["data-worst-case"]) == 0.002
-
-
 def test_an_eps_that_is_no_grey_level_is_written_as_a_number(report, results):
     measured = results({("fgsm", "8/255"): 100, (WORST_CASE, "8/255"): 50})
     rows = tuple(row if row.attack == "clean" else replace(row, eps="0.03", eps_value=0.03) for row in measured.rows)
