@@ -18,7 +18,7 @@ TRAINING = CHECKOUT / "edgeadv"
 EXPORT = CHECKOUT / "export" / "edgeadv_export"
 NEVER_IN_RUNTIME = {"torch", "torchvision", "timm", "onnx", "edgeadv", "edgeadv_export"}
 # what every device install has: the dependencies in pyproject.toml, by module
-BASE = {"numpy", "PIL", "msgspec", "filelock", "platformdirs", "packaging", "psutil", "pynvml"}
+BASE = {"numpy", "PIL", "msgspec", "platformdirs", "packaging", "psutil", "pynvml"}
 ONLY_INSIDE_FUNCTIONS = {
     "onnxruntime",
     "tensorrt",
@@ -258,7 +258,10 @@ ROOMS = {
         "_version",
         "errors",
         "decoding",
+        "storage",
+        "locks",
         "files",
+        "unfinished",
         "device",
         "bundle",
         "records",

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from edgeadv_runtime import Bundle, Eps, InputError, Preprocess
-from edgeadv_runtime.bundle.bundle import Classes, check_replaceable
+from edgeadv_runtime.bundle.bundle import Classes, check_out, check_replaceable
 from edgeadv_runtime.bundle.variants import INT8, VARIANTS, expanded, precision_of
 from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.errors import DataError, StorageError
 from edgeadv_runtime.files import ensure_writable
 
 from ..models.normalization import Normalize
+from .alone import alone
 from .extras import need
 from .inputs import names
 from .networks import (
@@ -103,6 +104,7 @@ class TrainingDataOptions(Options):
             raise InputError("workers", f"must be at least 0, not {self.workers}")
 
 
+@alone()
 def export(
     source: Run | ModelSource | nn.Module | Callable[[], nn.Module] | str | Path,
     out: str | Path,
@@ -162,6 +164,7 @@ def export(
 
     precisions = names(precisions, field="precisions")
     out, tell = Path(out), progress or (lambda _: None)
+    check_out(out, overwrite=overwrite)
     variants = _variants(precisions)
     wants_int8 = any(precision_of(variant) == INT8 for variant in variants)
     if not wants_int8 and (given := given_fields(int8)):
@@ -194,7 +197,6 @@ def export(
     else:
         assert opened is not None
         images, where = edgeadv_export.data_frames(opened.test, preprocess=run.preprocess), f"{opened.name} test"
-    check_replaceable(out)
     training_images = run.training_images
     if training.training_data is not None:
         training_images = hashed(training, run.preprocess, tell) | training_images

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from edgeadv_runtime import Bundle, InputError, Preprocess
-from edgeadv_runtime.bundle.bundle import Classes, check_replaceable
+from edgeadv_runtime.bundle.bundle import Classes, check_out
 from edgeadv_runtime.decoding import Options
-from edgeadv_runtime.errors import StorageError
 
+from .alone import alone
 from .exporting import TrainingDataOptions, hashed
 from .extras import need
 from .networks import IMAGENET
@@ -71,6 +71,7 @@ class OnnxCheck:
     ran: bool
 
 
+@alone()
 def import_onnx(
     path: str | Path,
     out: str | Path,
@@ -108,9 +109,7 @@ def import_onnx(
     from edgeadv_export.examination import refuse_needed
 
     file, folder = _file(path), Path(out)
-    check_replaceable(folder)
-    if folder.exists() and not overwrite:
-        raise StorageError(f"{folder} exists: choose another `out`, or pass `overwrite`")
+    check_out(folder, overwrite=overwrite)
     steps = None if options.preprocess is None else Preprocess.parse(options.preprocess)
     asked = _asked(options, steps)
     missing = _missing(options, golden)
@@ -119,8 +118,8 @@ def import_onnx(
         found = edgeadv_export.examine(file, asked, None)
         refuse_needed(file, dict(found.needed) | missing)
     assert steps is not None and options.classes is not None and golden is not None
-    frames = edgeadv_export.folder_frames(Path(golden), preprocess=steps)
     tell = progress or (lambda _: None)
+    frames = edgeadv_export.folder_frames(Path(golden), preprocess=steps)
     listed = None if training.training_data is None else hashed(training, steps, tell)
     return edgeadv_export.import_bundle(
         file,

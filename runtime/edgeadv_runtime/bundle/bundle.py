@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from ..errors import InputError, IntegrityError, StorageError
-from ..files import atomic_folder, sha256_bytes, sha256_file, write_json
+from ..files import atomic_folder, check_free, sha256_bytes, sha256_file, write_json
 from . import signature
 from .confidence import Confidence
 from .golden import Golden
@@ -44,6 +45,22 @@ def check_replaceable(out: Path) -> None:
     """
     if out.exists() and not (out / MANIFEST).is_file():
         raise StorageError(f"{out} exists and is not a bundle: it is not replaced; choose another `out`")
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Refuse, before the work, a bundle at ``out`` that could not be written after it.
+
+    Raises:
+        StorageError: ``out`` exists and ``overwrite`` is false, or it is no bundle.
+    """
+    check_replaceable(out)
+    check_free(out, check_replaceable if overwrite else None)
+
+
+def new_bundle(out: Path, *, overwrite: bool) -> AbstractContextManager[Path]:
+    """The folder to fill with a bundle that will be ``out``; see :func:`edgeadv_runtime.files.atomic_folder`."""
+    check_out(out, overwrite=overwrite)
+    return atomic_folder(out, replaceable=check_replaceable if overwrite else None)
 
 
 @dataclass(frozen=True)
@@ -314,9 +331,8 @@ class Bundle:
         keep = {self.onnx_path(variant).name for variant in variants} | self.manifest.always
         if weights:
             keep |= {self.weights_path.name} if self.manifest.weights else set()
-        check_replaceable(out)
         document = read_object(read_bytes(self.path / MANIFEST), self.path / MANIFEST)
-        with atomic_folder(out, overwrite=overwrite) as folder:
+        with new_bundle(out, overwrite=overwrite) as folder:
             for name in sorted(keep):
                 shutil.copyfile(self.path / name, folder / name)
             # keys that this version does not know count in the id
