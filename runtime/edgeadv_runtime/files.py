@@ -271,10 +271,9 @@ def atomic_folder(path: Path, *, replaceable: Callable[[Path], None] | None = No
         StorageError: something is at ``path`` that is not replaced, another process works there, or it cannot be
             written.
     """
-    check_free(path, replaceable)
-    path = Path(os.path.realpath(path))
+    given, path = path, Path(os.path.realpath(path))
     with working_on(path), storage_errors(path):
-        check_free(path, replaceable)
+        check_free(given, replaceable)
         temporary = hidden_name(path)
         temporary.mkdir()
         try:

@@ -3,7 +3,6 @@ file behind."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import stat
@@ -25,7 +24,8 @@ def _forget() -> None:
             os.close(_open.pop())
 
 
-os.register_at_fork(after_in_child=_forget)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def mine(descriptor: int) -> bool:
@@ -61,6 +61,8 @@ def take(descriptor: int, *, wait: bool = False) -> bool:
     Raises:
         OSError: the file system has no locks.
     """
+    import fcntl  # of Linux and its like; elsewhere the command line should say that it is not for there
+
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:

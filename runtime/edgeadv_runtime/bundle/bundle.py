@@ -53,13 +53,11 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     Raises:
         StorageError: ``out`` exists and ``overwrite`` is false, or it is no bundle.
     """
-    check_replaceable(out)
     check_free(out, check_replaceable if overwrite else None)
 
 
 def new_bundle(out: Path, *, overwrite: bool) -> AbstractContextManager[Path]:
     """The folder to fill with a bundle that will be ``out``; see :func:`edgeadv_runtime.files.atomic_folder`."""
-    check_out(out, overwrite=overwrite)
     return atomic_folder(out, replaceable=check_replaceable if overwrite else None)
 
 
