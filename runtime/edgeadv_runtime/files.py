@@ -272,7 +272,7 @@ def atomic_folder(path: Path, *, replaceable: Callable[[Path], None] | None = No
             written.
     """
     given, path = path, Path(os.path.realpath(path))
-    with working_on(path), storage_errors(path):
+    with working_on(given), storage_errors(given):
         check_free(given, replaceable)
         temporary = hidden_name(path)
         temporary.mkdir()

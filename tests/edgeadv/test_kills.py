@@ -137,16 +137,6 @@ def commands(
     }
 
 
-@pytest.fixture(scope="session")
-def results(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Bundle, photos: Path) -> Path:
-    from edgeadv.cli import main
-
-    out = tmp_path_factory.mktemp("results") / "results.json"
-    arguments = ["evaluate", tiny_bundle.path, "--data", photos, "--eps", "8/255", "--attack", "fgsm", "--out", out]
-    assert main([str(argument) for argument in arguments]) == 0
-    return out
-
-
 NAMES = ["slim", "slim-overwrite", "sign", "attack", "evaluate", "report", "train", "export"]
 
 
