@@ -41,7 +41,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         InputError: an argument is of another type; the message names it.
     """
     signature = inspect.signature(function)
-    known = vars(builtins) | function.__globals__
+    known = vars(builtins) | inspect.unwrap(function).__globals__
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -18,7 +18,7 @@ TRAINING = CHECKOUT / "edgeadv"
 EXPORT = CHECKOUT / "export" / "edgeadv_export"
 NEVER_IN_RUNTIME = {"torch", "torchvision", "timm", "onnx", "edgeadv", "edgeadv_export"}
 # what every device install has: the dependencies in pyproject.toml, by module
-BASE = {"numpy", "PIL", "msgspec", "filelock", "platformdirs", "packaging", "psutil", "pynvml"}
+BASE = {"numpy", "PIL", "msgspec", "platformdirs", "packaging", "psutil", "pynvml"}
 ONLY_INSIDE_FUNCTIONS = {
     "onnxruntime",
     "tensorrt",
@@ -259,8 +259,11 @@ ROOMS = {
         "errors",
         "reading",
         "decoding",
+        "storage",
+        "locks",
         "files",
         "arrays",
+        "unfinished",
         "device",
         "bundle",
         "records",

@@ -21,7 +21,6 @@ SOURCES = {
     "edgeadv_runtime": "runtime/edgeadv_runtime",
 }
 BASE = {
-    "filelock",
     "msgspec",
     "numpy",
     "nvidia-ml-py",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,17 +31,9 @@ from edgeadv_runtime.bundle.training_images import Overlap
 from edgeadv_runtime.device.facts import library_versions
 from edgeadv_runtime.errors import DataError, InputError, StorageError
 from edgeadv_runtime.evaluation.outcomes import Artefact
-from edgeadv_runtime.files import (
-    PLAN_FILE,
-    atomic_file,
-    begin_partial,
-    canonical_json,
-    publish,
-    sha256_bytes,
-    sha256_file,
-    write_json,
-)
+from edgeadv_runtime.files import PARTIAL, atomic_file, canonical_json, sha256_bytes, sha256_file, write_json
 from edgeadv_runtime.records.about import Skipped
+from edgeadv_runtime.unfinished import PLAN_FILE, begin_partial, plan_sha256, publish, remove_folder
 
 from ..data.datasets import ImageSet, balanced_subset, batches
 
@@ -137,7 +128,7 @@ def check_training_images(
 
 def partial_of(out: Path) -> Path:
     """Where a pack that will be ``out`` is made."""
-    return out.with_name(out.name + ".partial")
+    return out.with_name(out.name + PARTIAL)
 
 
 def write_pack(
@@ -206,7 +197,7 @@ def write_pack(
         "reference": Artefact.of(reference).binding(),
         "versions": library_versions(),
     }
-    begin_partial(partial, PLAN_FILE, begun, what="pack", resume=resume)
+    begin_partial(partial, PLAN_FILE, begun, what="pack", resume=resume, finished=PACK_FILE)
     digest, overlap = DataDigest(), Overlap(bundle.training_images, bundle.calibration_images)
     unreadable: list[str] = []
     shards: list[dict[str, Any]] = []
@@ -222,7 +213,7 @@ def write_pack(
                 batch = next(craft(readable(stream, unreadable, data), attacks, reference, uint8=uint8))
             except DataError:
                 if not any(partial.glob("shard-*.npz")):
-                    shutil.rmtree(partial)
+                    remove_folder(partial)
                 raise
             with atomic_file(file) as temporary:
                 save_shard(temporary, batch, listed, tuple(unreadable[before:]), uint8=uint8)
@@ -238,7 +229,15 @@ def write_pack(
     scored = sum(shard["n"] for shard in shards)
     overlap.check(data.name, allowed=data.allow_training_images)
     named = asdict(replace(data, training_images=overlap.known))
-    made = {**plan, "data": named, "created": now, "data_sha256": digest.hexdigest(), "n": scored, "shards": shards}
+    made = {
+        **plan,
+        "data": named,
+        "created": now,
+        "plan_sha256": plan_sha256(begun),
+        "data_sha256": digest.hexdigest(),
+        "n": scored,
+        "shards": shards,
+    }
     for left_over in partial.glob("square-*.npz"):
         left_over.unlink()
     write_json(partial / PACK_FILE, made)

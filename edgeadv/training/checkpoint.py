@@ -13,7 +13,7 @@ import msgspec
 
 from edgeadv_runtime.decoding import decode
 from edgeadv_runtime.errors import BundleError, SchemaError
-from edgeadv_runtime.files import atomic_file, canonical_json, sha256_bytes
+from edgeadv_runtime.files import atomic_file, canonical_json, remove_abandoned, sha256_bytes
 from edgeadv_runtime.reading import read_bytes
 
 STATE_FILE = "state.bin"
@@ -48,7 +48,6 @@ def save(folder: Path, state: bytes) -> None:
     Raises:
         StorageError: it cannot be written; the one before is still there.
     """
-    remove_strays(folder)
     header = {"schema_version": SCHEMA_VERSION, "kind": KIND, "sha256": sha256_bytes(state)}
     with atomic_file(folder / STATE_FILE) as temporary, temporary.open("wb") as stream:
         stream.write(canonical_json(header) + b"\n")
@@ -80,16 +79,9 @@ def load(folder: Path) -> bytes:
 
 
 def remove(folder: Path) -> None:
-    """Remove the state in ``folder``, if any."""
+    """Remove the state in ``folder``, if any, and what a training that was killed has left half written."""
     (folder / STATE_FILE).unlink(missing_ok=True)
-    remove_strays(folder)
-
-
-def remove_strays(folder: Path) -> None:
-    """Remove files that a training which was killed has left half written."""
-    for pattern in (f".{STATE_FILE}.*.tmp", ".weights*"):
-        for file in folder.glob(pattern):
-            file.unlink(missing_ok=True)
+    remove_abandoned(folder)
 
 
 def _damaged(file: Path, reason: str) -> BundleError:

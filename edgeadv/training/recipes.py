@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,8 @@ from torch import nn
 from edgeadv_runtime._version import __version__
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.bundle.training_images import TRAINING_FILE, TrainingImages
-from edgeadv_runtime.errors import EdgeAdvError, InputError
-from edgeadv_runtime.files import sha256_file
+from edgeadv_runtime.errors import EdgeAdvError, InputError, StorageError
+from edgeadv_runtime.files import sha256_file, working_on
 from edgeadv_runtime.records.eps import Eps
 
 from ..data.datasets import ImageSet, composed
@@ -39,7 +39,7 @@ from .distributed import ProcessGroup
 from .loop import Report, fit
 from .objectives import DefensiveDistillation, HardLabels, Objective, SoftLabels
 from .robust_distillation import STEPS, Ard, Rslad
-from .runs import RUN_FILE, TEACHER_FOLDER, Run, check_savable, write_run
+from .runs import RUN_FILE, TEACHER_FOLDER, WEIGHTS_FILE, Run, check_savable, write_run
 
 Recipe = Literal["papernot", "soft-label", "ard", "rslad"]
 Student = DefensiveDistillation | SoftLabels | Ard | Rslad
@@ -249,7 +249,8 @@ def _teacher_run(task: Task, architecture: Architecture, objective: Objective, o
     else:
         title = f"{architecture.name}, teacher T={objective.head_scale:g}"
         recipe = {"recipe": "teacher", "temperature": objective.head_scale}
-    return _train_run(task, architecture, objective, out, stage="teacher", title=title, recipe=recipe)
+    with working_on(out) if task.processes.first else nullcontext():
+        return _train_run(task, architecture, objective, out, stage="teacher", title=title, recipe=recipe)
 
 
 def _check_teacher(teacher: Run, task: Task, student: Architecture, recipe: str, temperature: float) -> None:
@@ -295,6 +296,17 @@ def _finished(out: Path, task: Task, architecture: Architecture, recipe: dict[st
     return run
 
 
+def _refuse_others(out: Path) -> None:
+    """Refuse a folder in which files that a run writes are there already, and are of no run.
+
+    Raises:
+        StorageError: they are.
+    """
+    there = [name for name in (WEIGHTS_FILE, TRAINING_FILE) if (out / name).exists()]
+    if there and not checkpoint.exists(out):
+        raise StorageError(f"{out} holds a {there[0]} of something else: choose another `out`, or move it away")
+
+
 def _train_run(
     task: Task,
     architecture: Architecture,
@@ -313,6 +325,8 @@ def _train_run(
         if task.processes.first:
             checkpoint.remove(out)  # of a training that was killed just before it did so itself
         return finished
+    if task.processes.first:
+        _refuse_others(out)
     torch.manual_seed(task.config.seed)
     model = load_pretrained(architecture, weights, weights_map=weights_map, replace_head=True)
     if task.processes.first:

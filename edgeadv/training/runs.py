@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+import safetensors.torch
 import torch
 
 from edgeadv_runtime.bundle.bundle import Classes
@@ -25,17 +26,18 @@ from edgeadv_runtime.bundle.training_images import TRAINING_FILE, TrainingImages
 from edgeadv_runtime.decoding import Count, Sha256, Share, convert
 from edgeadv_runtime.errors import BundleError, InputError, IntegrityError, SchemaError, StorageError
 from edgeadv_runtime.files import atomic_file, ensure_writable, read_json, sha256_file, write_json
-from edgeadv_runtime.reading import file_hash, read_checked
+from edgeadv_runtime.reading import file_hash, read_bytes, read_checked
 
 from ..models.builder import Architecture, PixelModel, build, save_weights
 from ..models.checkpoints import copied, load_state, read_weights
+from ..models.torch_files import torch_content
 from .checkpoint import STATE_FILE
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "weights.safetensors"
 TEACHER_FOLDER = "teacher"
-_TRIAL = ".weights-trial.safetensors"
+_TRIAL = f".{WEIGHTS_FILE}.savable_.tmp"  # as what atomic_file leaves, so that the next run removes it
 
 
 Number = bool | int | float
@@ -267,10 +269,10 @@ def check_savable(model: PixelModel, folder: Path) -> None:
     trial = folder / _TRIAL
     try:
         save_weights(model, trial)
-        load_state(copied(model.net), read_weights(trial))
+        load_state(copied(model.net), safetensors.torch.load(read_bytes(trial, what="weight file")))
         saved = io.BytesIO()
         torch.save(model.state_dict(), saved)
-        torch.load(io.BytesIO(saved.getvalue()), weights_only=True)
+        torch_content(saved.getvalue())
     except StorageError:
         raise
     except Exception as error:  # own code may put anything into its state

@@ -12,15 +12,17 @@ from pathlib import Path
 from edgeadv_runtime import Bench, Bundle, InputError
 from edgeadv_runtime.benchmark import latency
 from edgeadv_runtime.bundle.batches import Progress
-from edgeadv_runtime.files import ensure_file_writable
+from edgeadv_runtime.files import PARTIAL
 from edgeadv_runtime.records.about import Skipped
 
+from .alone import alone
 from .backends import TensorRTPlan, backend_openers
 from .inputs import ALL, open_bundle
 
 _log = logging.getLogger(__name__)
 
 
+@alone(file=True)
 def bench(
     bundle: Bundle | str | Path,
     *,
@@ -73,8 +75,6 @@ def bench(
         for_speed=True,
     )
     sizes = _numbers(batches)
-    if out is not None:
-        ensure_file_writable(Path(out))
     with _partial(out, list(openers), skipped) as keep:
         measured = latency.bench(
             bundle,
@@ -100,7 +100,7 @@ def _partial(
     if out is None:
         yield None
         return
-    path, kept = Path(f"{out}.partial"), False
+    path, kept = Path(f"{out}{PARTIAL}"), False
 
     def keep(measured: Bench) -> None:
         nonlocal kept

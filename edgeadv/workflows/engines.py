@@ -13,11 +13,13 @@ from edgeadv_runtime.bundle.variants import S8S8, TENSORRT_REFUSES_U8S8, U8S8, b
 from edgeadv_runtime.engine import parse_targets
 from edgeadv_runtime.files import ensure_writable
 
+from .alone import alone
 from .inputs import ALL, names, open_bundle
 
 _log = logging.getLogger(__name__)
 
 
+@alone()
 def build_engines(
     bundle: Bundle | str | Path,
     *,

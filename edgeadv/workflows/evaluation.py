@@ -26,10 +26,11 @@ from edgeadv_runtime.evaluation.loop import score_source, summarise
 from edgeadv_runtime.evaluation.outcomes import Artefact, BatchOutcome, OutcomeStore
 from edgeadv_runtime.evaluation.scoring import check_budgets
 from edgeadv_runtime.evaluation.source import Source
-from edgeadv_runtime.files import ensure_file_writable
+from edgeadv_runtime.files import PARTIAL
 from edgeadv_runtime.records.about import Skipped
 from edgeadv_runtime.records.results import Results
 
+from .alone import alone
 from .attack_plan import (
     FLOAT32,
     STANDARD,
@@ -76,6 +77,7 @@ class Execution(Options):
             raise InputError("examples", f"must be at least 0, not {self.examples}")
 
 
+@alone(file=True)
 def evaluate(
     bundle: Bundle | str | Path,
     data: ImageSet | Data | str | Path | None = None,
@@ -200,8 +202,7 @@ def _check(
 
 
 def _store(out: Path, bundle: Bundle, processes: Processes) -> OutcomeStore:
-    ensure_file_writable(out)
-    folder = out.with_name(out.name + ".partial")
+    folder = out.with_name(out.name + PARTIAL)
     return OutcomeStore(folder, n_classes=len(bundle.classes), shared=processes.world > 1)
 
 

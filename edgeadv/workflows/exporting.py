@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from edgeadv_runtime import Bundle, Eps, InputError, Preprocess
-from edgeadv_runtime.bundle.bundle import Classes, check_replaceable
+from edgeadv_runtime.bundle.bundle import Classes, check_out, check_replaceable
 from edgeadv_runtime.bundle.variants import INT8, VARIANTS, expanded, precision_of
 from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.errors import DataError, StorageError
 from edgeadv_runtime.files import ensure_writable
 
 from ..models.normalization import Normalize
+from .alone import alone
 from .extras import need
 from .inputs import names
 from .networks import (
@@ -106,6 +107,7 @@ class TrainingDataOptions(Options):
             raise InputError("workers", f"must be at least 0, not {self.workers}")
 
 
+@alone()
 def export(
     source: Run | ModelSource | nn.Module | Callable[[], nn.Module] | str | Path,
     out: str | Path,
@@ -165,13 +167,13 @@ def export(
 
     precisions = names(precisions, field="precisions")
     out, tell = Path(out), progress or (lambda _: None)
+    check_out(out, overwrite=overwrite)
     variants = _variants(precisions)
     wants_int8 = any(precision_of(variant) == INT8 for variant in variants)
     if not wants_int8 and (given := given_fields(int8)):
         raise InputError("precisions", f"{','.join(precisions)} has no int8: leave {given} out, or add int8")
     if confidence.confidence_data is None and (given := given_fields(confidence)):
         raise InputError(f"{given} needs `confidence_data`: name labelled images that were not trained on")
-    check_new(out, overwrite=overwrite)
     beside, data_root = Beside(classes=classes, preprocess=preprocess, normalize=normalize), training.data_root
     opened = None if data is None else load_data(data, root=data_root)
     run: Run | WithoutRun
@@ -228,18 +230,6 @@ def export_after_training(
     """
     # a training went before: what can be had of it is better than nothing
     return export(run, out, training=TrainingDataOptions(data_root=data_root), keep_going=True, progress=progress)
-
-
-def check_new(out: Path, *, overwrite: bool) -> None:
-    """Refuse, before any work, a bundle that could not be written after it.
-
-    Raises:
-        StorageError: ``out`` is there and is not to be replaced, or its folder cannot be written.
-    """
-    check_replaceable(out)
-    if out.exists() and not overwrite:
-        raise StorageError(f"{out} exists: choose another `out`, or pass `overwrite`")
-    ensure_writable(out.absolute().parent)
 
 
 def check_export(out: Path, *, field: str, may_exist: bool) -> None:

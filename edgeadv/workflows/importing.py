@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from edgeadv_runtime import Bundle, InputError, Preprocess
+from edgeadv_runtime.bundle.bundle import check_out
 from edgeadv_runtime.decoding import Options
 
-from .exporting import TrainingDataOptions, check_new, classes_of, golden_images, hashed
+from .alone import alone
+from .exporting import TrainingDataOptions, classes_of, golden_images, hashed
 from .extras import need
 from .networks import IMAGENET, Frames
 
@@ -70,6 +72,7 @@ class OnnxCheck:
     images: int = 0
 
 
+@alone()
 def import_onnx(
     path: str | Path,
     out: str | Path,
@@ -107,7 +110,7 @@ def import_onnx(
     from edgeadv_export.examination import refuse_needed
 
     file, folder = _file(path), Path(out)
-    check_new(folder, overwrite=overwrite)
+    check_out(folder, overwrite=overwrite)
     steps = None if options.preprocess is None else Preprocess.parse(options.preprocess)
     asked = _asked(options, steps)
     missing = _missing(options, frames is not None)

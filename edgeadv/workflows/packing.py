@@ -9,6 +9,7 @@ from edgeadv_runtime import AttackPack, Bundle, InputError
 from edgeadv_runtime.attacks.queries import query_attacks
 from edgeadv_runtime.bundle.batches import Progress
 
+from .alone import alone
 from .attack_plan import STANDARD, AttackPlan, check_resumable, chosen_attacks
 from .extras import need
 from .inputs import Budgets, open_bundle
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .attack_plan import Attacks
 
 
+@alone()
 def attack(
     bundle: Bundle | str | Path,
     data: ImageSet | Data | str | Path,

@@ -15,8 +15,8 @@ from edgeadv_runtime.bundle.confidence import first_is_right
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.camera.demonstration import StoredPerturbation
 from edgeadv_runtime.errors import DataError
-from edgeadv_runtime.files import ensure_file_writable
 
+from .alone import alone
 from .extras import need
 from .inputs import labelled_images, open_bundle
 from .workload import by_precision
@@ -47,6 +47,7 @@ class Demonstration:
     right_with: float
 
 
+@alone(file=True)
 def make_perturbation(
     bundle: Bundle | str | Path,
     data: ImageSet | Data | str | Path,
@@ -83,7 +84,6 @@ def make_perturbation(
 
     budget = eps if isinstance(eps, Eps) else Eps.parse(eps)
     budget.check_8_bits()
-    ensure_file_writable(Path(out))
     opened, device = open_bundle(bundle), default_device()
     images = labelled_images(data, opened)
     order = np.random.default_rng(0).permutation(balanced_subset(images.labels, limit))

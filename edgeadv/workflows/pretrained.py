@@ -12,6 +12,7 @@ from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.errors import DataError
 from edgeadv_runtime.records.study import Study
 
+from .alone import alone
 from .extras import need
 from .inputs import Budgets, budgets, names
 
@@ -35,6 +36,7 @@ class Pretrained(Options):
     ] = None
 
 
+@alone()
 def study(
     arch: str | Sequence[str],
     data: ImageSet | Data | str | Path,

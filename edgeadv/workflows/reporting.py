@@ -12,11 +12,13 @@ from edgeadv_runtime.files import write_bytes
 
 from ..reporting import build_report
 from ..reporting.drawing import drawn_png
+from .alone import alone
 from .inputs import open_bundle
 
 Measurement = Results | Bench | str | Path
 
 
+@alone(file=True)
 def report(
     measurements: Measurement | Sequence[Measurement],
     out: str | Path = "report.html",
@@ -57,6 +59,7 @@ def report(
     return Path(out)
 
 
+@alone(file=True)
 def draw_preprocess(bundle: Bundle | str | Path, out: str | Path, *, frame: str | Path | None = None) -> Path:
     """Draw what a bundle's model sees of a frame: the frame with the region of interest and the crop outlined, and the
     model's input beside it, whose pixels are those of :attr:`Bundle.preprocess`.

@@ -33,9 +33,10 @@ from edgeadv_runtime.bundle.preprocess import Interpolation
 from edgeadv_runtime.decoding import convert
 from edgeadv_runtime.errors import StorageError
 from edgeadv_runtime.evaluation.loop import evaluate
-from edgeadv_runtime.files import canonical_json, ensure_writable, publish, sha256_bytes, sha256_file
+from edgeadv_runtime.files import PARTIAL, canonical_json, ensure_writable, sha256_bytes, sha256_file
 from edgeadv_runtime.records.study import Study, StudySettings
 from edgeadv_runtime.records.suites import FGSM, Effort
+from edgeadv_runtime.unfinished import publish
 
 from ..attacks import build_attacks
 from ..attacks.pack_writer import clean_batches
@@ -265,7 +266,7 @@ def run_study(
         "eps": [budget.text for budget in eps],
         "libraries": {"timm": timm.__version__, "torchvision": torchvision.__version__},
     }
-    partial = out.with_name(out.name + ".partial")
+    partial = out.with_name(out.name + PARTIAL)
     study = _begin(partial, convert(settings, StudySettings, what="study"), resume=resume)
     left = subjects[len(study.results) :]
     # before the first hour is spent: do the weights of the last one fit?

@@ -17,6 +17,7 @@ from edgeadv_runtime import Eps, InputError, Preprocess
 from edgeadv_runtime.decoding import Options
 
 from ..training.config import OutOfTimeError, TrainConfig
+from .alone import alone
 from .durations import seconds
 from .extras import need
 from .inputs import one_of
@@ -85,6 +86,7 @@ class TrainJob(Options):
     data_root: Annotated[Path | None, "Where torchvision keeps its data."] = None
 
 
+@alone()
 def train(
     arch: str | Callable[[], nn.Module],
     data: Source | Data,
@@ -148,6 +150,7 @@ def train(
         )
 
 
+@alone()
 def distill(
     arch: str | Callable[[], nn.Module],
     data: Source | Data,

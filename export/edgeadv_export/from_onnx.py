@@ -13,14 +13,14 @@ import onnxruntime
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from edgeadv_runtime.bundle.bundle import Bundle, Classes, check_replaceable
+from edgeadv_runtime.bundle.bundle import Bundle, Classes, check_out, new_bundle
 from edgeadv_runtime.bundle.entries import ArchitectureEntry, GradientsEntry, VariantEntry
 from edgeadv_runtime.bundle.manifest import requirements
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.bundle.training_images import TrainingImages
 from edgeadv_runtime.bundle.variants import INT8, precision_of
 from edgeadv_runtime.errors import ExportError, InputError
-from edgeadv_runtime.files import atomic_folder, sha256_file
+from edgeadv_runtime.files import sha256_file
 
 from .compute_types import compute_types
 from .draft import Draft
@@ -79,7 +79,7 @@ def import_bundle(
         ExportError: the rewritten graph is not the file, in ONNX Runtime or in PyTorch; no bundle is left then.
         StorageError: ``out`` cannot be written, or is something else than a bundle.
     """
-    check_replaceable(out)
+    check_out(out, overwrite=overwrite)
     tell = progress or (lambda _: None)
     frames = bounded(frames, preprocess)
     pixels = preprocessed(frames, preprocess)
@@ -89,7 +89,7 @@ def import_bundle(
     refuse_needed(path, dict(found.needed))
     for note in found.notes:
         tell(note)
-    with atomic_folder(out, overwrite=overwrite) as folder:
+    with new_bundle(out, overwrite=overwrite) as folder:
         draft = Draft(
             folder, classes, preprocess, None, training_images=training_images, single=found.single, pixels=pixels
         )

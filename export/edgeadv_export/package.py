@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgeadv.models.builder import PixelModel, save_weights
 from edgeadv.models.checkpoints import copied
 from edgeadv.models.checks import check_classifier, check_input_size
-from edgeadv_runtime.bundle.bundle import Bundle, Classes, check_replaceable
+from edgeadv_runtime.bundle.bundle import Bundle, Classes, check_out, new_bundle
 from edgeadv_runtime.bundle.entries import (
     ArchitectureEntry,
     CalibrationEntry,
@@ -36,7 +36,7 @@ from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.bundle.training_images import TRAINING_FILE, TrainingImages
 from edgeadv_runtime.bundle.variants import INT8, U8IN, VARIANTS, base_of, precision_of
 from edgeadv_runtime.errors import BackendError, EdgeAdvError, ExportError, InputError
-from edgeadv_runtime.files import atomic_folder, canonical_json, sha256_file, write_json
+from edgeadv_runtime.files import canonical_json, sha256_file, write_json
 
 from .compute_types import compute_types
 from .confidence_fit import ConfidencePlan
@@ -141,7 +141,7 @@ def export_bundle(
         StorageError: ``out`` cannot be written, or is something else than a bundle.
     """
     _check_arguments(model, classes, variants, origin.provenance, int8)
-    check_replaceable(out)
+    check_out(out, overwrite=overwrite)
     frames = bounded(frames, preprocess)
     pixels = preprocessed(frames, preprocess)
     # a copy, because tracing and moving to the CPU must not be seen by the caller, even after an error
@@ -150,7 +150,7 @@ def export_bundle(
     check_classifier(reference, torch.from_numpy(to_tensor(pixels[:: max(1, len(pixels) // 4)][:4])))
     tell = progress or (lambda _: None)
     measured = None if confidence is None else confidence.measure(reference, preprocess, progress=tell)
-    with atomic_folder(out, overwrite=overwrite) as folder:
+    with new_bundle(out, overwrite=overwrite) as folder:
         save_weights(reference, folder / WEIGHTS)
         draft = Draft(folder, classes, preprocess, sha256_file(folder / WEIGHTS), origin.training_images, pixels=pixels)
         writer = _Writer(draft, reference, pixels, int8, tell)

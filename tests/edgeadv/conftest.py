@@ -124,3 +124,14 @@ def run(tmp_path_factory: pytest.TempPathFactory, split: Path) -> Path:
     options = ["--arch", "timm/test_resnet", "--epochs", "1", "--batch-size", "16", "--out", str(out)]
     assert main(["train", "--data", str(split), *options]) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Bundle, photos: Path) -> Path:
+    """A results file of ``photos`` and ``tiny_bundle``, made by the command. Shared: tests must not change it."""
+    from edgeadv.cli import main
+
+    out = tmp_path_factory.mktemp("results") / "results.json"
+    arguments = ["evaluate", tiny_bundle.path, "--data", photos, "--eps", "8/255", "--attack", "fgsm", "--out", out]
+    assert main([str(argument) for argument in arguments]) == 0
+    return out

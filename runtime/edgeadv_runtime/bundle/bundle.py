@@ -18,12 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
 from ..errors import InputError, IntegrityError, StorageError
-from ..files import atomic_folder, sha256_bytes, write_bytes, write_json
+from ..files import atomic_folder, check_free, ensure_writable, sha256_bytes, write_bytes, write_json
 from ..reading import file_hash, read_checked
 from . import signature
 from .confidence import Confidence
@@ -48,6 +49,21 @@ def check_replaceable(out: Path) -> None:
     """
     if out.exists() and not (out / MANIFEST).is_file():
         raise StorageError(f"{out} exists and is not a bundle: it is not replaced; choose another `out`")
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Refuse, before the work, a bundle at ``out`` that could not be written after it.
+
+    Raises:
+        StorageError: ``out`` exists and ``overwrite`` is false, it is no bundle, or its folder cannot be written.
+    """
+    ensure_writable(out.absolute().parent)
+    check_free(out, check_replaceable if overwrite else None)
+
+
+def new_bundle(out: Path, *, overwrite: bool) -> AbstractContextManager[Path]:
+    """The folder to fill with a bundle that will be ``out``; see :func:`edgeadv_runtime.files.atomic_folder`."""
+    return atomic_folder(out, replaceable=check_replaceable if overwrite else None)
 
 
 @dataclass(frozen=True)
@@ -366,9 +382,8 @@ class Bundle:
         keep = {self.onnx_path(variant).name for variant in variants} | self.manifest.always
         if weights:
             keep |= {self.weights_path.name} if self.manifest.weights else set()
-        check_replaceable(out)
         document = read_object(self._manifest_bytes(), self.path / MANIFEST)
-        with atomic_folder(out, overwrite=overwrite) as folder:
+        with new_bundle(out, overwrite=overwrite) as folder:
             for name in sorted(keep):
                 write_bytes(folder / name, self.read(name))
             # keys that this version does not know count in the id

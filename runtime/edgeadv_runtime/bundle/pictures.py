@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import DataError, InputError
+from ..reading import opened
 
 ColorOrder = Literal["rgb", "bgr"]
 Color = Literal["rgb", "gray"]
@@ -45,22 +47,35 @@ def decode(path: Path) -> Image.Image:
     return _decoded(path, rgb=True)
 
 
+@contextmanager
+def picture(path: Path) -> Iterator[Image.Image]:
+    """The picture at ``path``, of which only the header is read, while the block runs; a user may name a link to it.
+
+    Raises:
+        DataError: there is none, it is no plain file, not an image, or larger than :data:`MOST_PIXELS`; also what the
+            block raises, for that is of its pixels.
+    """
+    with opened(path, what="image", links=True, error=DataError) as stream:
+        try:
+            with Image.open(stream) as image:
+                _check_size(image)
+                yield image
+        except Image.DecompressionBombError as error:
+            raise DataError(f"{path} is not taken ({_TOO_LARGE})") from error
+        except Exception as error:  # each of Pillow's decoders has errors of its own
+            # it names the stream, not the file, where it knows no such picture
+            why = "it is no picture that is known here" if isinstance(error, UnidentifiedImageError) else error
+            raise DataError(f"{path} is not a readable image ({why})") from error
+
+
 def _decoded(path: Path, *, rgb: bool) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            _check_size(image)
-            if image.format == "TIFF":
-                _silence_libtiff()
-            if rgb:
-                return _in_color(image, "rgb", None)
-            image.load()
-            return image.copy()
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path} is not taken ({_TOO_LARGE})") from error
-    except Exception as error:  # each of Pillow's decoders has errors of its own
-        raise DataError(f"{path} is not a readable image ({error})") from error
+    with picture(path) as image:
+        if image.format == "TIFF":
+            _silence_libtiff()
+        if rgb:
+            return _in_color(image, "rgb", None)
+        image.load()
+        return image.copy()
 
 
 def _check_size(image: Image.Image) -> None:

@@ -47,7 +47,7 @@ def sign(data: bytes, manifest: Path, private_key: Path) -> Path:
         raise InputError(f"{private_key} lies in the bundle, and would travel with it: keep the private key elsewhere")
     signature: bytes = _key(private_key, "private").sign(data)
     path = signature_path(manifest)
-    write_bytes(path, signature)
+    write_bytes(path, signature, inside=manifest.parent)
     return path
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import DataError
-from .pictures import ORIENTATION
+from .pictures import ORIENTATION, picture
 
 HIDDEN = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information"})
 """What file managers leave behind, in lower case, beside names that begin with a dot."""
@@ -115,7 +115,7 @@ class Walk:
         looked, turned, clear = 0, 0, 0
         for i in sorted({k * (len(found) - 1) // (LOOKED_AT - 1) for k in range(LOOKED_AT)} if found else ()):
             try:
-                with Image.open(found[i]) as image:
+                with picture(found[i]) as image:
                     self.sides.append(min(image.size))
                     turned += image.getexif().get(ORIENTATION, 1) != 1
                     clear += "transparency" in image.info or image.mode in ("RGBA", "LA", "PA")

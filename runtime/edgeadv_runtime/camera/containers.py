@@ -9,6 +9,9 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from ..errors import SourceError
+from ..reading import opened
+
 _SEGMENT = b"\x18\x53\x80\x67"
 _MOST_PARTS = 100_000
 
@@ -18,9 +21,9 @@ def missing_bytes(path: Path) -> int:
     of the file; 0 of other containers, or where it states none.
 
     Raises:
-        OSError: the file cannot be read.
+        SourceError: the file cannot be read.
     """
-    with path.open("rb") as stream:
+    with opened(path, what="film", links=True, error=SourceError) as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(12)
         if head[:4] in (b"RIFF", b"RIFX"):

@@ -27,12 +27,12 @@ from ..bundle.bundle import Bundle
 from ..decoding import convert
 from ..device.facts import now
 from ..errors import BundleError, EngineError, InputError, IntegrityError, StorageError
-from ..files import sha256_bytes, write_bytes, write_json
+from ..files import remove_abandoned, sha256_bytes, write_bytes, write_json
+from ..locks import locked
 from ..reading import file_hash, read_bytes
 from .build import Progress, build_plan, build_targets
 from .explain import Explanation, differences, nearest
 from .library import Library
-from .locks import locked
 from .options import EngineOptions
 from .records import KIND, PLAN, RECORD, SCHEMA_VERSION, EngineKey, EngineRecord, read_record
 
@@ -200,9 +200,8 @@ class EngineCache:
         say = progress or (lambda text: None)
         text = f"another process builds the engine of {wanted.label}: waiting for it"
         with locked(self._lock(wanted.key), waiting=lambda: say(text)) as waited:
-            # of builders that were killed: their lock is ours now, so they are gone
-            for leftover in self.folder.glob(f".*-{wanted.key.short}.*.tmp"):
-                leftover.unlink(missing_ok=True)
+            # of builders that were killed, of this plan or another
+            remove_abandoned(self.folder)
             if (waited or not rebuild) and (found := self._find(wanted)) is not None:
                 return replace(found, origin="waited" if waited else "hit")
             say(f"building the engine of {wanted.label} with {library}")
@@ -359,8 +358,8 @@ def copy_engine(engine: Engine, folder: Path) -> Path:
     place = "+".join(key.targets) or _plain(f"{key.gpu}.{key.compute_capability}")
     sizes = "-".join(str(size) for size in dict.fromkeys(key.profile))
     plan = folder / f"model.{record.variant}.{key.library}.{place}.b{sizes}{PLAN}"
-    write_bytes(plan, engine.read())
-    write_json(plan.with_suffix(RECORD), structs.replace(record, file=plan.name).to_json())
+    write_bytes(plan, engine.read(), inside=folder)
+    write_json(plan.with_suffix(RECORD), structs.replace(record, file=plan.name).to_json(), inside=folder)
     return plan
 
 

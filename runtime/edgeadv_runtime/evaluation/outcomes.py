@@ -8,7 +8,6 @@ so they can be made by several processes, or by one that is stopped and goes on,
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +25,11 @@ from ..backends.base import Backend
 from ..bundle.variants import base_of, takes_uint8
 from ..decoding import Count, Sha256, decode
 from ..errors import BundleError, StorageError
-from ..files import PLAN_FILE, atomic_file, begin_partial
+from ..files import atomic_file
 from ..reading import decoded, read_bytes
 from ..records.about import Example
 from ..records.rows import BASELINE, ArtefactId, EngineInfo
+from ..unfinished import PLAN_FILE, begin_partial, remove_folder
 
 Hits = Mapping[Key, NDArray[np.bool_]]
 """For the clean images and each attack at each budget, whether the label was found, bool (n,)."""
@@ -329,7 +329,7 @@ class OutcomeStore:
 
     def remove(self) -> None:
         """Delete the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
 
     def _file(self, number: int) -> Path:
         return self.folder / f"batch-{number:06d}.npz"

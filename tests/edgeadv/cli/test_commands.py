@@ -24,7 +24,7 @@ from edgeadv.training import checkpoint
 from edgeadv.training.runs import Run, RunData
 from edgeadv_runtime.attacks.pack import AttackPack
 from edgeadv_runtime.bundle.bundle import Bundle
-from edgeadv_runtime.files import sha256_file
+from edgeadv_runtime.files import remove_abandoned, sha256_file
 from edgeadv_runtime.records.about import NO_GRADIENTS
 from edgeadv_runtime.records.bench import Bench
 from edgeadv_runtime.records.results import Results
@@ -254,7 +254,7 @@ def test_ctrl_c_during_training_leaves_what_resume_finishes_bit_for_bit(cli, spl
     assert "Traceback" not in err
     assert err.splitlines()[-1] == "edgeadv: interrupted; what was finished is kept; --resume continues"
     done = len(saved_state(tmp_path / "run")["history"])
-    checkpoint.remove_strays(tmp_path / "run")  # the next training does it, if this one was in the midst of a change
+    remove_abandoned(tmp_path / "run")  # the next training does it, if this one was in the midst of a change
     assert {file.suffix for file in (tmp_path / "run").iterdir()} == {".bin"}
     assert 1 <= done < 30
     resumed = cli(*command, "run", "--resume")

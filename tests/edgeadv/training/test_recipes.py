@@ -27,7 +27,7 @@ from edgeadv.training.objectives import parameter_groups, scale_head
 from edgeadv.training.recipes import Task, distill, train
 from edgeadv.training.runs import TEACHER_FOLDER, Run, write_run
 from edgeadv_runtime.bundle.preprocess import Preprocess
-from edgeadv_runtime.errors import EdgeAdvError, InputError
+from edgeadv_runtime.errors import EdgeAdvError, InputError, StorageError
 from edgeadv_runtime.files import sha256_file
 
 CPU = torch.device("cpu")
@@ -417,3 +417,13 @@ def test_a_run_from_other_weights_is_another_run(
 
 def test_the_seeds_of_teacher_and_student_differ_in_their_weights(papernot: Run) -> None:
     assert not same(papernot.path, papernot.path / TEACHER_FOLDER)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "training-images.npy"])
+def test_files_of_something_else_are_not_replaced(
+    tmp_path: Path, digits: Digits, architecture: Architecture, name: str
+) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(StorageError, match=f"holds a {name} of something else"):
+        train(task(digits), architecture, tmp_path)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "mine")]

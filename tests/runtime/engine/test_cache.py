@@ -24,6 +24,7 @@ from edgeadv_runtime.device.cuda import Gpu
 from edgeadv_runtime.engine import BatchProfile, EngineCache, EngineOptions, Library, default_cache
 from edgeadv_runtime.engine.cache import Wanted
 from edgeadv_runtime.errors import EngineError, InputError, IntegrityError, StorageError
+from edgeadv_runtime.files import atomic_file
 
 Contents = Callable[[Path], list[str]]
 NATIVE = EngineOptions()
@@ -240,15 +241,17 @@ def test_what_killed_builders_left_is_removed(
 ) -> None:
     key = Wanted(tiny_bundle, "fp16", sm_86, rtx, None).key.short
     cache.folder.mkdir()
-    for name in (f".tiny-fp16-{key}.plan.abc.tmp", f".else-fp16-{key}.json.x_y.tmp", f".{key}.lock"):
+    for name in (
+        f".tiny-fp16-{key}.plan.0a1b2c3d.tmp",
+        ".else-fp16-0123456789abcdef.json.x_yz0123.tmp",
+        f".{key}.lock",
+    ):
         (cache.folder / name).write_text("half")
-    (cache.folder / ".tiny-fp16-0123456789abcdef.plan.abc.tmp").write_text("of a builder that may live")
-    cache.provide(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None)
-    assert contents(cache.folder) == [
-        ".tiny-fp16-0123456789abcdef.plan.abc.tmp",
-        f"tiny-fp16-{key}.json",
-        f"tiny-fp16-{key}.plan",
-    ]
+    with atomic_file(cache.folder / "tiny-fp16-0123456789abcdef.plan") as living:
+        cache.provide(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None)
+        assert contents(cache.folder) == sorted([living.name, f"tiny-fp16-{key}.json", f"tiny-fp16-{key}.plan"])
+        living.write_text("whole")
+    assert "tiny-fp16-0123456789abcdef.plan" in contents(cache.folder)
 
 
 def test_a_build_that_fails_leaves_nothing(

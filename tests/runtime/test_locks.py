@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from edgeadv_runtime.engine.locks import locked
 from edgeadv_runtime.errors import StorageError
+from edgeadv_runtime.locks import locked
 
 HOLD = """
 import sys
 from pathlib import Path
-from edgeadv_runtime.engine.locks import locked
+from edgeadv_runtime.locks import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
