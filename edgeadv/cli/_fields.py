@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-
-import typer
+import sys
 
 # lists in Python, comma-separated text here
 _OPTIONS = {
@@ -29,4 +28,6 @@ def as_options(text: str) -> str:
 
 def say(text: str, *, err: bool = False) -> None:
     """Print one line, on standard error if ``err``."""
-    typer.echo(as_options(text), err=err)
+    stream = sys.stderr if err else sys.stdout
+    stream.write(f"{as_options(text)}\n")
+    stream.flush()

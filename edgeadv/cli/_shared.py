@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -71,11 +69,6 @@ def print_table(
         console.print(Text(text, style=style))
 
     return tell
-
-
-def nobody_reads() -> None:
-    """Give up standard output: its reader left, as ``head`` does, and nothing more can be said to it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
