@@ -257,8 +257,10 @@ ROOMS = {
     RUNTIME: [
         "_version",
         "errors",
+        "reading",
         "decoding",
         "files",
+        "arrays",
         "device",
         "bundle",
         "records",

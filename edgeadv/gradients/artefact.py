@@ -15,7 +15,7 @@ from edgeadv_runtime.errors import InputError
 from ..models.device import default_device, full_precision, memory_order
 from .graph import UNCOMPUTABLE, Graph, GraphModule, Node
 from .integer_sums import with_integer_sums
-from .read_onnx import read_file
+from .read_onnx import read_graph
 
 _FLOAT, _FLOAT16 = 1, 10
 """ONNX's numbers of float32 and float16."""
@@ -90,7 +90,9 @@ def open_graph(bundle: Bundle, variant: str, *, device: torch.device | None = No
     if (why := bundle.no_gradients(carried)) is not None:
         raise InputError(f"{bundle.path} was made with no gradients of {carried}: {why}")
     sha256 = bundle.float_sha256(carried) or bundle.artifact_sha256(carried)
-    graph = ArtefactGraph(read_file(path), carried, sha256, single=bundle.fixed_batch(carried)).eval()
+    graph = ArtefactGraph(
+        read_graph(bundle.onnx(carried), path), carried, sha256, single=bundle.fixed_batch(carried)
+    ).eval()
     grey = torch.full((1, *bundle.preprocess.input_shape), 0.5, requires_grad=True)
     try:
         logits = graph(grey)

@@ -8,34 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from edgeadv_runtime.errors import BundleError, InputError, require
+from edgeadv_runtime.engine.external_data import check_self_contained
+from edgeadv_runtime.errors import InputError, require
+from edgeadv_runtime.reading import decoded
 
 from . import NEWEST, OLDEST
 from .graph import Graph, Node
 from .qoperators import DOMAIN, QOPERATORS, rewrite
 
 
-def read_file(path: Path) -> Graph:
-    """The nodes of the ONNX file at ``path``.
+def read_graph(data: bytes, name: object) -> Graph:
+    """The nodes of an ONNX file.
+
+    Args:
+        data: the bytes of the file, which hold all values: nothing else is read.
+        name: of the file, for messages.
 
     Raises:
-        BundleError: it is no ONNX model.
+        BundleError: it is no ONNX model, or damaged.
         InputError, MissingDependencyError: as :func:`nodes_of`.
     """
     onnx = require("onnx", extra="train")
-    try:
-        # what lies outside the file belongs to no bundle
-        proto = onnx.load(path, load_external_data=False)
-    except Exception as error:  # of protobuf, which has one for each of its implementations
-        raise BundleError(f"{path} is not a readable ONNX model ({error}); copy the bundle again") from error
-    return nodes_of(proto)
+    check_self_contained(data, name)
+    with decoded(name, what="not a readable ONNX model", mend="copy the bundle again"):
+        return nodes_of(onnx.load_model_from_string(data))
 
 
 def nodes_of(proto: Any) -> Graph:

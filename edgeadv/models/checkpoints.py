@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import pickle
 import re
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -16,8 +15,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.errors import InputError, one_line
 from edgeadv_runtime.files import write_bytes
+from edgeadv_runtime.reading import read_bytes, read_checked
+
+from .torch_files import check_stored, torch_content
 
 WeightsMap = Literal["by-name", "by-position"]
 Tell = Callable[[str], None]
@@ -36,7 +38,7 @@ _OBJECT = re.compile(r"GLOBAL ([\w.]+)")
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
-def read_weights(path: Path, *, progress: Tell | None = None) -> dict[str, Tensor]:
+def read_weights(path: Path, *, sha256: str | None = None, progress: Tell | None = None) -> dict[str, Tensor]:
     """Read a state dict from safetensors, or from a torch file without ever running code that it holds.
 
     Wrappings are taken off: ``{"state_dict": ...}`` and the like, as Lightning and timm have them. Where a file holds
@@ -44,6 +46,7 @@ def read_weights(path: Path, *, progress: Tell | None = None) -> dict[str, Tenso
 
     Args:
         path: the file.
+        sha256: its hash, of one that lies in a run or bundle; None of one that a user names, which may be a link.
         progress: told what was chosen or changed.
 
     Returns:
@@ -51,9 +54,11 @@ def read_weights(path: Path, *, progress: Tell | None = None) -> dict[str, Tenso
 
     Raises:
         InputError: missing, damaged, not a state dict, holding code, or holding NaN.
+        IntegrityError: it has another hash.
     """
     tell = progress or (lambda _: None)
-    value = _unnested(_content(path), path.name, tell)
+    data = _read(path, sha256)
+    value = _unnested(_content(data, path), path.name, tell)
     if not isinstance(value, dict) or not value:
         raise InputError(f"{path} is not a state dict: names to tensors are expected")
     other = [f"{name} is a {type(v).__name__}" for name, v in value.items() if not isinstance(v, Tensor)]
@@ -61,6 +66,7 @@ def read_weights(path: Path, *, progress: Tell | None = None) -> dict[str, Tenso
         raise InputError(f"{path} is not a state dict: names to tensors are expected, but {some(other, 3)}")
     if odd := [f"{name} ({kind})" for name, tensor in value.items() if (kind := _not_plain(tensor))]:
         raise InputError(f"{path} holds tensors without plain numbers: {some(odd)}; save the weights as float32")
+    check_stored(value, len(data), path)
     state: dict[str, Tensor] = OrderedDict((str(name), tensor.detach()) for name, tensor in value.items())
     if isinstance(versions := getattr(value, "_metadata", None), dict):
         state._metadata = versions  # type: ignore[attr-defined]
@@ -75,17 +81,18 @@ def read_weights(path: Path, *, progress: Tell | None = None) -> dict[str, Tenso
     return state
 
 
-def _content(path: Path) -> Any:
-    """What a weight file holds; of a torch file only tensors and plain values are ever loaded."""
-    if not path.is_file():
+def _read(path: Path, sha256: str | None) -> bytes:
+    if sha256 is not None:
+        return read_checked(path, sha256, what="weight file")
+    if not path.exists():
         raise InputError(f"{path} does not exist: `weights` takes none, default or a file")
+    return read_bytes(path, what="weight file", links=True, error=InputError)
+
+
+def _content(data: bytes, path: Path) -> Any:
+    """What a weight file holds; of a torch file only tensors and plain values are ever loaded."""
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        with warnings.catch_warnings():
-            # about pickles that torch then refuses, which is what the user is told
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return safetensors.torch.load(data) if path.suffix == ".safetensors" else torch_content(data)
     except pickle.UnpicklingError as error:
         found = _OBJECT.search(str(error))
         named = f" such as {found[1]}" if found else ""
@@ -99,7 +106,7 @@ def _content(path: Path) -> Any:
                 f"{path} is a TorchScript program, not a weight file: where it was made, save the model's state_dict()"
             ) from error
         raise InputError(
-            f"{path} is not a readable weight file ({str(error).splitlines()[0] if str(error) else 'empty'})"
+            f"{path} is not a readable weight file ({one_line(str(error), most=160) or type(error).__name__})"
         ) from error
 
 

@@ -7,17 +7,26 @@ or the state after.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+import msgspec
+
+from edgeadv_runtime.decoding import decode
 from edgeadv_runtime.errors import BundleError, SchemaError
 from edgeadv_runtime.files import atomic_file, canonical_json, sha256_bytes
+from edgeadv_runtime.reading import read_bytes
 
 STATE_FILE = "state.bin"
 KIND, SCHEMA_VERSION = "training state", 3
 _IN_PARTS = "state.json"
 """The index of a state of version 2, whose parts are files of their own."""
 _LONGEST_HEADER = 500
+
+
+class _Header(msgspec.Struct):
+    kind: str
+    schema_version: int
+    sha256: str
 
 
 def exists(folder: Path) -> bool:
@@ -55,17 +64,17 @@ def load(folder: Path) -> bytes:
     """
     file = folder / STATE_FILE
     try:
-        with file.open("rb") as stream:
-            header = json.loads(stream.readline(_LONGEST_HEADER))
-            state = stream.read()
-        if header["kind"] != KIND:
-            raise ValueError(f"it is a {header['kind']!r}")
-        version, digest = header["schema_version"], header["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        data = read_bytes(file, what=KIND)
+        end = data.find(b"\n", 0, _LONGEST_HEADER)
+        header = decode(data[: max(end, 0)], _Header, what=KIND)
+        state = data[end + 1 :]
+    except BundleError as error:
         raise _damaged(file, str(error)) from error
-    if version != SCHEMA_VERSION:
+    if header.kind != KIND:
+        raise _damaged(file, f"it is a {header.kind!r}")
+    if header.schema_version != SCHEMA_VERSION:
         raise _of_another_version(file)
-    if sha256_bytes(state) != digest:
+    if sha256_bytes(state) != header.sha256:
         raise _damaged(file, "it is not what was written")
     return state
 

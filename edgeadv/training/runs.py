@@ -22,6 +22,7 @@ from edgeadv_runtime.bundle.training_images import TRAINING_FILE, TrainingImages
 from edgeadv_runtime.decoding import Count, Sha256, Share, convert
 from edgeadv_runtime.errors import BundleError, InputError, IntegrityError, SchemaError
 from edgeadv_runtime.files import atomic_file, read_json, sha256_file, write_json
+from edgeadv_runtime.reading import file_hash, read_checked
 
 from ..models.builder import Architecture, PixelModel, build, save_weights
 from ..models.checkpoints import load_state, read_weights
@@ -183,8 +184,8 @@ class Run:
             written[TRAINING_FILE] = run.info.training_images.sha256
         try:
             _ = run.architecture, run.preprocess, run.classes
-            changed = next((name for name in written if sha256_file(folder / name) != written[name]), None)
-        except (KeyError, TypeError, AttributeError, InputError, BundleError, FileNotFoundError) as error:
+            changed = next((name for name in written if file_hash(folder / name) != written[name]), None)
+        except Exception as error:  # what it says of the network, the pictures and the classes is taken apart here
             raise BundleError(f"{folder} is a damaged run ({error}); copy it again or train again") from error
         if changed is not None:
             raise IntegrityError(f"{folder / changed} is not what this run wrote; train again or copy it again")
@@ -218,7 +219,11 @@ class Run:
             BundleError: the file is not such a list.
         """
         listed = self.info.training_images
-        return None if listed is None else TrainingImages.load(self.path / TRAINING_FILE, count=listed.count)
+        if listed is None:
+            return None
+        file = self.path / TRAINING_FILE
+        data = read_checked(file, listed.sha256, what="list of training images")
+        return TrainingImages.parse(data, file, count=listed.count)
 
     @property
     def title(self) -> str:
@@ -239,7 +244,8 @@ class Run:
     def load_model(self) -> PixelModel:
         """The trained network, in training mode, on the CPU."""
         model = build(self.architecture)
-        load_state(model.net, read_weights(self.path / WEIGHTS_FILE), origin=str(self.path / WEIGHTS_FILE))
+        weights = read_weights(self.path / WEIGHTS_FILE, sha256=self.info.weights_sha256)
+        load_state(model.net, weights, origin=str(self.path / WEIGHTS_FILE))
         return model
 
 

@@ -22,6 +22,7 @@ from ..data.augment import AUGMENTS
 from ..data.loading import DeviceBatch, to_model_input
 from ..data.rng import RandomStream
 from ..models.builder import PixelModel
+from ..models.checkpoints import torch_content
 from . import checkpoint
 from .config import TrainConfig
 from .distributed import ProcessGroup, together
@@ -114,9 +115,9 @@ class Trainer:
         """Continue from a saved state, torch's random state included."""
         saved = checkpoint.load(folder)
         try:
-            state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
+            state = torch_content(saved)
             changed = sorted(k for k, v in self.fingerprint.items() if _plain(state["fingerprint"].get(k)) != _plain(v))
-        except Exception as error:  # torch.load has no common base error for damaged files
+        except Exception as error:  # torch has no common base error for damaged files
             raise _of_another_version(folder, error) from error
         if changed:
             raise InputError(
@@ -130,7 +131,7 @@ class Trainer:
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
             self.history, self.best, self.unreadable = state["history"], state["best"], state["unreadable"]
-        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        except Exception as error:  # optimisers and schedulers take their states apart without a look
             raise _of_another_version(folder, error) from error
 
     def step(self, batch: DeviceBatch, objective: Objective, epoch: int) -> tuple[Tensor, Tensor]:

@@ -300,9 +300,8 @@ def _session(model: Any, file: Path, variant: str) -> Any:
         data = model.SerializeToString()
     except ValueError as error:
         raise InputError("the model is larger than 2 GiB with its weights, more than a bundle can hold") from error
-    file.write_bytes(data)
     try:
-        return open_session(onnxruntime, file, variant=variant, threads=1)
+        return open_session(onnxruntime, data, file, variant=variant, threads=1)
     except EdgeAdvError as error:
         if variant == S8S8 and "QGemm" in str(error):
             raise InputError(

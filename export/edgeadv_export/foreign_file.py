@@ -13,6 +13,7 @@ import onnx.version_converter
 
 from edgeadv.gradients import NEWEST, OLDEST
 from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.reading import opened, read_bytes
 
 MOST_BYTES = (1 << 31) - 1
 """Of a model with all its weights: a protocol buffer holds no more."""
@@ -58,15 +59,7 @@ def load_foreign(path: Path) -> Any:
 
 
 def _parsed(path: Path) -> Any:
-    try:
-        size = path.stat().st_size
-        if not path.is_file():
-            raise InputError(f"{path} is no file: give an ONNX model")
-        if size > MOST_BYTES:
-            raise InputError(f"{path} is larger than 2 GiB, more than one ONNX file can hold")
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
+    data = read_bytes(path, what="ONNX model", limit=MOST_BYTES, links=True, error=InputError)
     if not data:
         raise InputError(f"{path} is empty: copy it again")
     for begin, what in _OTHERS.items():
@@ -102,11 +95,10 @@ def tensors_of(message: Any) -> Iterator[Any]:
 
 def _take_in_external_data(proto: Any, path: Path) -> None:
     total = proto.ByteSize()
-    folder, found = path.resolve().parent, False
+    folder = path.resolve().parent
     for tensor in tensors_of(proto):
         if not onnx.external_data_helper.uses_external_data(tensor):
             continue
-        found = True
         about = {entry.key: entry.value for entry in tensor.external_data}
         location = about.get("location", "")
         file = (folder / location).resolve()
@@ -125,11 +117,13 @@ def _take_in_external_data(proto: Any, path: Path) -> None:
         total += length
         if total > MOST_BYTES:
             raise InputError(f"{path} and the weights beside it are larger than 2 GiB, more than a bundle can hold")
-    if found:
-        try:
-            onnx.external_data_helper.load_external_data_for_model(proto, str(folder))
-        except Exception as error:  # of C++ and Python, without a base of their own
-            raise InputError(f"{path}: the weights beside it cannot be read ({one_line(error)})") from error
+        with opened(file, what="file of weights", error=InputError) as stream:
+            stream.seek(offset)
+            tensor.raw_data = stream.read(length)
+        if len(tensor.raw_data) != length:
+            raise InputError(f"{path}: {location!r} changed while it was read: try again")
+        del tensor.external_data[:]
+        tensor.data_location = onnx.TensorProto.DEFAULT
 
 
 def _refuse_kinds(proto: Any, path: Path) -> None:

@@ -17,6 +17,7 @@ from edgeadv_runtime.bundle.bundle import Classes
 from edgeadv_runtime.bundle.pictures import as_image, decode, load, pictures
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.errors import DataError, InputError
+from edgeadv_runtime.reading import MOST_RECORD_BYTES, decoded, read_bytes
 
 FRAMES = 64
 
@@ -31,10 +32,9 @@ def read_classes(path: Path) -> Classes:
     Raises:
         InputError: the file cannot be read, or a line is of another form.
     """
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"`classes` {path} cannot be read ({error}); it is imagenet1k or a text file") from error
+    data = read_bytes(path, what="list of `classes`", limit=MOST_RECORD_BYTES, links=True, error=InputError)
+    with decoded(path, what="not a list of `classes`", mend="give imagenet1k or a text file", error=InputError):
+        lines = [line for line in data.decode().splitlines() if line.strip()]
     ids, names = [], []
     for number, line in enumerate(lines):
         *index, class_id, name = ["", *line.split("\t")]

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
-from .errors import BundleError, InputError, SchemaError
+from .errors import BundleError, InputError, SchemaError, one_line
+from .reading import MOST_RECORD_BYTES, read_bytes
 
 Record = TypeVar("Record")
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -23,11 +24,21 @@ Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 """A hash in hexadecimal."""
 # msgspec: "Expected `int`, got `str` - at `$.rows[3].n`"
 _AT = re.compile(r"(.*) - at (?:`key` in )?`\$\.?(.*)`")
-_MOST_WORDS = 300
+_MOST_WORDS = 160
+DEEPEST = 64
+"""Levels of JSON of a file."""
+# objects and lists of a file: each takes sixty bytes of memory for the one or two that it takes there
+_MOST_NESTS = 1 << 22
 
 
 def decode(
-    data: bytes, record: type[Record], *, what: str, path: Path | None = None, mend: str = "make it again"
+    data: bytes,
+    record: type[Record],
+    *,
+    what: str,
+    path: Path | None = None,
+    mend: str = "make it again",
+    deepest: int = DEEPEST,
 ) -> Record:
     """Read JSON as a record.
 
@@ -40,33 +51,45 @@ def decode(
         what: the file in words, e.g. ``"results file"``.
         path: where the bytes are from.
         mend: what to do about it, for the message.
+        deepest: levels of nesting that it may have.
 
     Raises:
         BundleError: the bytes are not JSON.
-        SchemaError: they are not such a record; the message names the value.
+        SchemaError: they are not such a record, or nested too deeply; the message names the value.
     """
     name = what if path is None else f"{path}"
+    if data.count(b"[") + data.count(b"{") > _MOST_NESTS:
+        raise SchemaError(f"{name} holds more objects and lists than any {what}; {mend}")
     try:
-        return msgspec.json.decode(data, type=record)
+        found = msgspec.json.decode(data, type=record)
     except msgspec.ValidationError as error:
         raise SchemaError(f"{name} is not a complete {what} ({located(error)}); {mend}") from error
-    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
-        raise BundleError(f"{name} is not a readable {what} ({error}); {mend}") from error
+    except Exception as error:  # no JSON, no UTF-8, nested beyond what Python bears, a number beyond what it converts
+        raise BundleError(
+            f"{name} is not a readable {what} ({one_line(str(error), most=_MOST_WORDS)}); {mend}"
+        ) from error
+    if _depth(found, deepest) > deepest:
+        raise SchemaError(f"{name} is nested too deeply for a {what}; {mend}")
+    return found
 
 
-def read(path: Path, record: type[Record], *, what: str, mend: str = "make it again") -> Record:
-    """The same of the file at ``path``.
+def _depth(value: Any, most: int) -> int:
+    """Levels of plain JSON within ``value``; no more are counted than one above ``most``."""
+    level, depth = [value], 0
+    while depth <= most and (level := [each for each in level if isinstance(each, dict | list | tuple)]):
+        depth += 1
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return depth
+
+
+def read(path: Path, record: type[Record], *, what: str, mend: str = "make it again", links: bool = False) -> Record:
+    """The same of the file at ``path``, which may be a link only if ``links``: where a user names it.
 
     Raises:
         BundleError: there is none, it cannot be read, or it is not JSON.
         SchemaError: it is not such a record; the message names the value.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise BundleError(f"{path} does not exist: no {what} there") from error
-    except OSError as error:
-        raise BundleError(f"{path} is not a readable {what} ({error}); {mend}") from error
+    data = read_bytes(path, what=what, limit=MOST_RECORD_BYTES, links=links)
     return decode(data, record, what=what, path=path, mend=mend)
 
 
@@ -81,16 +104,16 @@ def convert(
     name = what if path is None else f"{path}"
     try:
         return msgspec.convert(value, type=record)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except Exception as error:  # of our own checks too, which count with numbers of the file
         raise SchemaError(f"{name} is not a complete {what} ({located(error)}); {mend}") from error
 
 
 def located(error: Exception) -> str:
     """What msgspec says, the path of the value first, in one line: it quotes keys that may hold anything."""
-    text = "".join(letter if letter.isprintable() else " " for letter in str(error))
+    text = str(error) or type(error).__name__
     found = _AT.fullmatch(text)
     # in backticks stand the fields that a caller sets
-    return (text if found is None else f"{found[2]}: {found[1]}").replace("`", "'")[:_MOST_WORDS]
+    return one_line((text if found is None else f"{found[2]}: {found[1]}").replace("`", "'"), most=_MOST_WORDS)
 
 
 class Options:

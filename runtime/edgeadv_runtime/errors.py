@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import unicodedata
 from types import ModuleType
 
 
@@ -112,6 +113,36 @@ class GateError(EdgeAdvError):
 
 class StorageError(EdgeAdvError):
     """A file or folder cannot be written."""
+
+
+LONGEST_MESSAGE = 300
+"""Letters of a message: a terminal shows it whole, and it is read."""
+# overrides of the direction of writing, with which a name can be shown as another one
+_TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_NOT_SHOWN = ("Cc", "Cs", "Zl", "Zp")
+
+
+def plain(text: str) -> str:
+    """``text`` as a terminal or a page may show it: what would move the cursor, change colours, end a line, turn the
+    direction of writing, or is half of a surrogate pair, is written as an escape, ``\\x1b``."""
+    if text.isprintable():  # most are, and printable letters are none of these
+        return text
+    return "".join(
+        letter.encode("unicode_escape").decode()
+        if letter in _TURNS or unicodedata.category(letter) in _NOT_SHOWN
+        else letter
+        for letter in text
+    )
+
+
+def one_line(text: str, *, most: int = LONGEST_MESSAGE) -> str:
+    """``text`` in one plain line of at most ``most`` letters; the middle is left out, for what to do stands at the
+    end."""
+    line = plain(" ".join(text.split()))
+    if len(line) <= most:
+        return line
+    end = (most - 5) * 2 // 5
+    return f"{line[: most - 5 - end]} ... {line[-end:]}"
 
 
 def require(module: str, *, extra: str | None) -> ModuleType:

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from .decoding import read
-from .errors import BundleError, InputError, StorageError
-
-_CHUNK = 1 << 20
+from .errors import InputError, StorageError
+from .reading import file_hash
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -27,19 +26,10 @@ def sha256_file(path: Path) -> str:
     """Hex SHA-256 of the file at ``path``, read in chunks.
 
     Raises:
-        FileNotFoundError: there is none.
-        BundleError: it cannot be read.
+        BundleError: there is none, or it cannot be read.
     """
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read ({error.strerror}): check its permissions and its disk") from error
-    return digest.hexdigest()
+    # whoever hashes a file names it: what lies in a bundle or pack is read with its hash, and no link
+    return file_hash(path, links=True)
 
 
 def canonical_json(value: Any) -> bytes:

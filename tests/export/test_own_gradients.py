@@ -21,7 +21,7 @@ from edgeadv.data.datasets import ImageSet, batches
 from edgeadv.gradients.artefact import open_graph
 from edgeadv.gradients.graph import GraphModule
 from edgeadv.gradients.integer_sums import with_integer_sums
-from edgeadv.gradients.read_onnx import nodes_of, read_file
+from edgeadv.gradients.read_onnx import nodes_of, read_graph
 from edgeadv.models.builder import Architecture, PixelModel, build
 from edgeadv_export import TOLERANCES, Int8Plan, Origin, choose_calibration, data_frames, export_bundle
 from edgeadv_export.own_gradients import own_gradients
@@ -174,7 +174,7 @@ def images(data: ImageSet, n: int) -> NDArray[np.float32]:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_whole_numbers_do_not_change_the_gradient(digits_bundle: Bundle, digits_test: ImageSet, variant: str) -> None:
     """They change the order of the arithmetic, not the function."""
-    graph = read_file(digits_bundle.onnx_path(variant))
+    graph = read_graph(digits_bundle.onnx(variant), "graph")
     x = torch.from_numpy(images(digits_test, 64))
     gradients = []
     for each in (graph, with_integer_sums(graph)):

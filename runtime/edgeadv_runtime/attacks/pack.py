@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import Due, Dues, load_arrays
 from ..bundle.batches import CleanBatch, DataInfo
 from ..bundle.bundle import Bundle
 from ..bundle.entries import Entry, FileEntry
@@ -24,11 +24,10 @@ from ..bundle.preprocess import Preprocess, to_tensor
 from ..bundle.training_images import Overlap, check_overlap
 from ..decoding import Count, Sha256, convert, read
 from ..errors import BundleError, InputError, IntegrityError, SchemaError
-from ..files import sha256_file
+from ..reading import decoded, read_bytes, read_checked
 from ..records.about import Skipped
 from ..records.eps import Eps
 from ..records.rows import NORMS
-from .arrays import stored_arrays
 from .base import CLEAN_KEY, AttackInfo, CraftedBatch, Evidence, Key, LazyImages
 from .perturbation import check_crafted
 
@@ -36,6 +35,10 @@ SCHEMA_VERSION = 1
 _WHAT, _MEND = "attack pack", "make or copy the pack again"
 PACK_FILE = "pack.json"
 SHARD_SIZE = 64
+Size = tuple[int, int, int]
+_SHARD = "shard of an attack pack"
+# 64 float images of 299x299 under 20 attacks
+_MOST_UNPACKED = 3 << 29
 
 
 class ShardEntry(FileEntry, frozen=True, kw_only=True):
@@ -109,13 +112,25 @@ def _as_floats(x_adv: NDArray[Any]) -> NDArray[np.float32]:
     return to_tensor(x_adv) if x_adv.dtype == np.uint8 else x_adv
 
 
-def load_shard(path: Path, infos: list[AttackInfo]) -> tuple[CraftedBatch, tuple[str, ...]]:
+def load_shard(
+    path: Path, infos: list[AttackInfo], *, entry: ShardEntry | None = None, pixels: Size | None = None
+) -> tuple[CraftedBatch, tuple[str, ...]]:
     """Read what :func:`save_shard` wrote: the batch, and the messages of images that could not be decoded.
 
+    Args:
+        path: the file.
+        infos: the attacks of the pack.
+        entry: what the pack says of it: its hash, and how many images it must hold; None takes any.
+        pixels: height, width and channels that they must have; None takes any.
+
     Raises:
-        BundleError: the file is not such a shard.
+        BundleError: it is not such a shard.
+        IntegrityError: it is missing, or has another hash.
     """
-    with _arrays(path) as arrays:
+    data = read_bytes(path, what=_SHARD) if entry is None else _read(path, entry)
+    n = None if entry is None else entry.n
+    with decoded(path, what=f"not a {_SHARD}", mend=_MEND):
+        arrays = load_arrays(data, _due(n, pixels, infos), most=_MOST_UNPACKED)
         clean = _clean(arrays)
 
         def table(name: str) -> dict[Key, NDArray[Any]]:
@@ -136,11 +151,37 @@ def load_shard(path: Path, infos: list[AttackInfo]) -> tuple[CraftedBatch, tuple
             table("progress"),
             table("linearity"),
         )
-        return CraftedBatch(clean, LazyImages(images, _as_floats), evidence), tuple(arrays["unreadable"].tolist())
+        messages = tuple(arrays["unreadable"].tolist())
+    return CraftedBatch(clean, LazyImages(images, _as_floats), evidence), messages
 
 
-def _arrays(path: Path) -> AbstractContextManager[Mapping[str, NDArray[Any]]]:
-    return stored_arrays(path, what="not a shard of an attack pack", mend=_MEND)
+def _read(path: Path, entry: ShardEntry) -> bytes:
+    """The bytes of a shard, which have the hash that its pack names."""
+    if not path.exists():
+        raise IntegrityError(f"{path} is missing or damaged; copy the pack again")
+    return read_checked(path, entry.sha256, what=_SHARD, mend="copy the pack again")
+
+
+def _due(n: int | None, pixels: Size | None, infos: list[AttackInfo]) -> dict[str, Dues]:
+    """What the arrays of a shard of ``n`` images must be: those of the attacks, and no others, are read."""
+    height, width, channels = pixels or (None, None, None)
+    labels, flags = Due.of("int64", n), Due.of("bool", n)
+    due: dict[str, Dues] = _due_clean(n, pixels)
+    due |= {"unreadable": Due.of("str", None), "reference_clean": labels, "probabilities": flags, "unstable": flags}
+    x_adv = (Due.of("uint8", n, height, width, channels), Due.of("float32", n, channels, height, width))
+    for k in range(len(infos)):
+        due |= {f"reference_{k}": labels, f"reference_float_{k}": labels, f"zero_gradient_{k}": flags}
+        due |= {
+            f"x_adv_{k}": x_adv,
+            f"progress_{k}": Due.of("float32", n),
+            f"linearity_{k}": Due.of("float32", n, None),
+        }
+    return due
+
+
+def _due_clean(n: int | None, pixels: Size | None) -> dict[str, Dues]:
+    images = Due.of("uint8", n, *(pixels or (None, None, None)))
+    return {"index": Due.of("int64", n), "labels": Due.of("int64", n), "pixels": images}
 
 
 def _clean(arrays: Mapping[str, NDArray[Any]]) -> CleanBatch:
@@ -236,9 +277,7 @@ class AttackPack:
         for number in range(self.shards) if numbers is None else numbers:
             shard = self.manifest.shards[number]
             file = self.path / shard.file
-            if not file.is_file() or sha256_file(file) != shard.sha256:
-                raise IntegrityError(f"{file} is missing or damaged; copy the pack again")
-            batch, messages = load_shard(file, self.infos)
+            batch, messages = load_shard(file, self.infos, entry=shard, pixels=self._pixels)
             self._check(batch, file, shard.n)
             unreadable += messages
             yield batch
@@ -263,16 +302,21 @@ class AttackPack:
             return
         overlap = Overlap(bundle.training_images, bundle.calibration_images)
         for shard in self.manifest.shards:
-            with _arrays(self.path / shard.file) as arrays:
-                # without reading what was made of them
-                overlap.add(_clean(arrays).hashes)
+            file = self.path / shard.file
+            with decoded(file, what=f"not a {_SHARD}", mend=_MEND):
+                # without unpacking what was made of them
+                overlap.add(_clean(load_arrays(_read(file, shard), _due_clean(shard.n, self._pixels))).hashes)
         overlap.check(str(self.path), allowed=False)
+
+    @property
+    def _pixels(self) -> Size:
+        return Preprocess.from_json(self.manifest.preprocess).pixel_shape
 
     def _check(self, batch: CraftedBatch, file: Path, stated: int) -> None:
         """Refuse a shard whose arrays do not fit together, or whose images are not within their eps."""
         clean, evidence = batch.clean, batch.evidence
         n, classes = len(clean.labels), len(self.manifest.class_ids)
-        due = (n, *Preprocess.from_json(self.manifest.preprocess).pixel_shape)
+        due = (n, *self._pixels)
         fits = n == stated and clean.pixels.shape == due and clean.pixels.dtype == np.uint8
         if not (fits and clean.index.shape == (n,) and evidence.fits(clean.labels, classes)):
             raise BundleError(f"{file} does not fit its pack: shapes or labels are wrong; make the pack again")

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from ..arrays import Due, Dues, load_arrays
 from ..errors import BackendError, InputError
 from ..files import atomic_file, canonical_json, sha256_bytes
-from .arrays import stored_arrays
+from ..reading import decoded, read_bytes
 from .ball import ball, image_rng
 from .margins import clearly_broken, margins
 
@@ -153,16 +154,23 @@ class Search:
 
     def load(self, path: Path) -> None:
         """Continue from what :meth:`save` wrote."""
-        with stored_arrays(path, what="not a state of Square", mend="delete it and begin again") as arrays:
+        n = len(self.x)
+        of_each = {"clean": "float32", "best": "float32", "queries": "int64", "left": "bool"}
+        due: dict[str, Dues] = {name: Due.of(kind, n) for name, kind in of_each.items()}
+        due |= {"bound_to": Due.of("str"), "asked": Due.of("int64"), "upper": Due.of("uint8", -(-self.x.size // 8))}
+        with decoded(path, what="not a state of Square", mend="delete it and begin again"):
+            arrays = load_arrays(read_bytes(path, what="state of Square"), due)
             if str(arrays["bound_to"]) != self.bound_to:
                 raise InputError(
                     f"{path} is the state of another run of Square: delete it, or repeat that run with its own "
                     "images, labels, eps, queries, seed and model"
                 )
             upper_ends = np.unpackbits(arrays["upper"], count=self.x.size).reshape(self.x.shape).astype(np.bool_)
-            self.asked = int(arrays["asked"])
-            self._clean, self._best = arrays["clean"], arrays["best"]
-            self._queries, self._left = arrays["queries"], arrays["left"]
+            asked, clean, best = int(arrays["asked"]), arrays["clean"], arrays["best"]
+            queries, left = arrays["queries"], arrays["left"]
+            if not 0 <= asked <= self.queries or (queries < 0).any() or (queries > asked).any():
+                raise ValueError(f"{asked} queries of {self.queries} were asked")
+        self.asked, self._clean, self._best, self._queries, self._left = asked, clean, best, queries, left
         lower, upper = ball(self.x, self.eps)
         attacked = (self._queries > 1)[:, None, None, None]
         self._images = np.where(attacked, np.where(upper_ends, upper, lower), self.x)

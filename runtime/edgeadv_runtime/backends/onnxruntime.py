@@ -94,14 +94,16 @@ class OnnxRuntimeBackend(Backend):
                 f"ONNX Runtime {ort.__version__} here is built without {wanted}: replace it, "
                 'pip uninstall onnxruntime; pip install "edgeadv[ort-gpu]"; edgeadv doctor tells which wheel on ARM'
             )
-        check_self_contained(path)
+        data = bundle.onnx(variant)
+        check_self_contained(data, path)
         if provider == TENSORRT and os.environ.get(TF32_VARIABLE) != "0" and FLOAT in bundle.written_in(variant):
             raise ProviderError(
                 f"ONNX Runtime cannot switch TF32 off in TensorRT, and what is float32 in {variant} would be of "
                 f"another precision than exported: start with {TF32_VARIABLE}=0 in the environment, or use "
                 "`provider` cuda or `backends` tensorrt"
             )
-        session = open_session(ort, path, variant=variant, provider=provider, threads=threads)
+        session = open_session(ort, data, path, variant=variant, provider=provider, threads=threads)
+        del data
         self._session: Any = session
         self._describe(bundle, variant)
         self._one_by_one = bundle.fixed_batch(variant)
@@ -134,8 +136,18 @@ class OnnxRuntimeBackend(Backend):
         self._session = None
 
 
-def open_session(ort: Any, path: Path, *, variant: str, provider: str = CPU, threads: int | None = None) -> Any:
+def open_session(
+    ort: Any, data: bytes, path: Path, *, variant: str, provider: str = CPU, threads: int | None = None
+) -> Any:
     """A session with ``provider`` and no way around it, as ``variant`` needs it to be computed.
+
+    Args:
+        ort: the module ``onnxruntime``.
+        data: the ONNX file, as it was read and checked: :func:`check_self_contained` has seen these very bytes.
+        path: where they are from, for messages.
+        variant: what they are of.
+        provider: as :class:`OnnxRuntimeBackend` has it.
+        threads: likewise.
 
     Raises:
         BackendError: ONNX Runtime refuses the file, or does not give the provider.
@@ -163,9 +175,7 @@ def open_session(ort: Any, path: Path, *, variant: str, provider: str = CPU, thr
             chosen.insert(0, (wanted, _TENSORRT_OPTIONS))
     try:
         # without enable_fallback=0 a provider that fails is left out, and the next one tried
-        session = ort.InferenceSession(
-            str(path), options, providers=chosen, enable_fallback=0, disabled_optimizers=disabled
-        )
+        session = ort.InferenceSession(data, options, providers=chosen, enable_fallback=0, disabled_optimizers=disabled)
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise _refusal(error, path, provider) from error
     session.disable_fallback()

@@ -26,8 +26,9 @@ from ..engine.inspect import compare_precision
 from ..engine.library import TENSORRT, Library, find_library
 from ..engine.options import BatchProfile, EngineOptions, ImageSpec
 from ..engine.plan import PlanRefusedError
-from ..errors import BackendError, EngineError, InputError, IntegrityError, ProviderError, StorageError
+from ..errors import BackendError, BundleError, EngineError, InputError, IntegrityError, ProviderError, StorageError
 from ..files import sha256_bytes, write_bytes
+from ..reading import read_bytes
 from ..records.rows import EngineInfo
 from .base import Backend
 
@@ -312,8 +313,8 @@ class TensorRTBackend(Backend):
         """
         noted = self.engine.record.runtime_cache
         if self.engine.origin != "trusted" and noted is not None:
-            with suppress(OSError):
-                data = self.engine.path.with_suffix(RUNTIME_CACHE).read_bytes()
+            with suppress(BundleError):
+                data = read_bytes(self.engine.path.with_suffix(RUNTIME_CACHE), what="cache of TensorRT-RTX")
                 return data if sha256_bytes(data) == noted.get("sha256") else None
         return None
 

@@ -16,23 +16,25 @@ Hashes stop corruption. Somebody who can change a file can also change the manif
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from ..errors import InputError, IntegrityError, StorageError
-from ..files import atomic_folder, sha256_bytes, sha256_file, write_json
+from ..files import atomic_folder, sha256_bytes, write_bytes, write_json
+from ..reading import file_hash, read_checked
 from . import signature
 from .confidence import Confidence
 from .golden import Golden
-from .manifest import MANIFEST, Manifest, parse, read_bytes, read_object
+from .manifest import MANIFEST, Manifest, parse, read_manifest, read_object
 from .preprocess import Preprocess
 from .training_images import TrainingImages
 from .variants import INT8, precision_of
 
 FLOAT = "Float"
+# plans that were built elsewhere are laid into a bundle's folder, with their records: docs/tensorrt.md
+_PLAN, _RECORD = ".plan", ".json"
 _WRITTEN_IN = {"fp32": [FLOAT], "fp16": ["Half"], INT8: ["Int8", FLOAT]}
 
 
@@ -108,8 +110,8 @@ class Bundle:
                 checked before the manifest is even parsed.
 
         Raises:
-            IntegrityError: a hash differs, a file is missing that was not left out, or the signature is missing or
-                wrong.
+            IntegrityError: a hash differs, a file is missing that was not left out, one is there that the manifest
+                does not name, or the signature is missing or wrong.
             SchemaError: the manifest is of another kind or version.
             BundleError: there is no bundle, the manifest is damaged, or it names a path outside the bundle.
             InputError: the public key cannot be used.
@@ -119,7 +121,7 @@ class Bundle:
             raise InputError("bundle", f"is the path of a bundle, not a {type(path).__name__}")
         folder = Path(path)
         # the bytes that are checked are the bytes that are parsed: the file is read once
-        data = read_bytes(folder / MANIFEST)
+        data = read_manifest(folder / MANIFEST)
         if public_key is not None:
             signature.check(data, folder / MANIFEST, Path(public_key))
         if expected_sha256 is not None and sha256_bytes(data) != expected_sha256.lower():
@@ -133,12 +135,44 @@ class Bundle:
     def _check_files(self) -> None:
         for name, digest in self.files.items():
             file = self.path / name
-            if name in self.manifest.left_out:
+            if name in self.manifest.left_out and not file.exists():
                 continue
             if file.is_symlink() or not file.is_file():
                 raise IntegrityError(f"{file} is missing from the bundle or not a plain file; copy the bundle again")
-            if sha256_file(file) != digest:
+            if file_hash(file, what="file of the bundle") != digest:
                 raise IntegrityError(f"{file} is damaged: its SHA-256 is not the manifest's; copy the bundle again")
+        there = {entry.name for entry in self.path.iterdir()}
+        known = {*self.files, MANIFEST, signature.signature_path(self.path / MANIFEST).name}
+        for name in sorted(there - known):
+            is_plan = name.endswith(_PLAN) or (name.endswith(_RECORD) and name.removesuffix(_RECORD) + _PLAN in there)
+            # hidden ones are left by file managers and by copies that were cut off, and nothing reads them
+            if not is_plan and not name.startswith("."):
+                raise IntegrityError(
+                    f"{self.path / name} is not named by the manifest, so no hash covers it: take it out of the bundle"
+                )
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file of the bundle, read once: these have the manifest's hash, whatever became of the file
+        since :meth:`open`.
+
+        Args:
+            name: of the file, one of :attr:`files`.
+
+        Raises:
+            IntegrityError: it has another hash by now.
+            BundleError: it is gone, or no plain file.
+        """
+        file = self.path / name
+        return read_checked(file, self.files[name], what="file of the bundle", mend="copy the bundle again")
+
+    def onnx(self, variant: str) -> bytes:
+        """The bytes of the ONNX file of ``variant``, as :meth:`read` gives them: what a backend is given.
+
+        Raises:
+            InputError: this bundle does not carry it.
+            BundleError: as :meth:`read`.
+        """
+        return self.read(self.onnx_path(variant).name)
 
     @property
     def id(self) -> str:
@@ -162,7 +196,14 @@ class Bundle:
             StorageError: the signature cannot be written.
             MissingDependencyError: cryptography is not installed.
         """
-        return signature.sign(self.path / MANIFEST, Path(private_key))
+        return signature.sign(self._manifest_bytes(), self.path / MANIFEST, Path(private_key))
+
+    def _manifest_bytes(self) -> bytes:
+        """Those of ``manifest.json``, which say what was checked when the bundle was opened."""
+        data = read_manifest(self.path / MANIFEST)
+        if parse(data, self.path / MANIFEST) != self.manifest:
+            raise IntegrityError(f"{self.path / MANIFEST} was changed since the bundle was opened: open it again")
+        return data
 
     @cached_property
     def files(self) -> dict[str, str]:
@@ -200,7 +241,9 @@ class Bundle:
             BundleError: the file is not such a list.
         """
         entry = self.manifest.training_images
-        return None if entry is None else TrainingImages.load(self.path / entry.file, count=entry.count)
+        if entry is None:
+            return None
+        return TrainingImages.parse(self.read(entry.file), self.path / entry.file, count=entry.count)
 
     @cached_property
     def confidence(self) -> Confidence | None:
@@ -292,7 +335,7 @@ class Bundle:
             BundleError: the file does not hold them.
         """
         entry = self.manifest.golden
-        golden = Golden.load(self.path / entry.file)
+        golden = Golden.parse(self.read(entry.file), self.path / entry.file)
         golden.check_fits(
             self.path / entry.file, pixels=self.preprocess.pixel_shape, classes=len(self.classes), count=entry.count
         )
@@ -315,10 +358,10 @@ class Bundle:
         if weights:
             keep |= {self.weights_path.name} if self.manifest.weights else set()
         check_replaceable(out)
-        document = read_object(read_bytes(self.path / MANIFEST), self.path / MANIFEST)
+        document = read_object(self._manifest_bytes(), self.path / MANIFEST)
         with atomic_folder(out, overwrite=overwrite) as folder:
             for name in sorted(keep):
-                shutil.copyfile(self.path / name, folder / name)
+                write_bytes(folder / name, self.read(name))
             # keys that this version does not know count in the id
             write_json(folder / MANIFEST, {**document, "left_out": sorted(set(self.files) - keep)})
         return Bundle.open(out)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import Due, load_arrays
 from ..errors import BundleError
+from ..reading import decoded, read_bytes
 
-NO_ARRAYS = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
-"""What reading arrays by name raises of a file that does not hold them."""
+_FRAMES = (Due.of("uint8", None, None, 3), Due.of("uint16", None, None))
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,22 @@ class Golden:
         Raises:
             BundleError: the file is not such a file.
         """
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                pixels = arrays["pixels"]
-                frames = [arrays[f"frame_{i}"] for i in range(len(pixels))]
-                logits = {k.removeprefix("logits_"): arrays[k] for k in arrays.files if k.startswith("logits_")}
+        return cls.parse(read_bytes(path, what="golden file"), path)
+
+    @classmethod
+    def parse(cls, data: bytes, path: Path) -> Golden:
+        """The same of the bytes of the file at ``path``.
+
+        Raises:
+            BundleError: they are not those of such a file.
+        """
+        with decoded(path, what="not a golden file", mend="export the bundle again"):
+            due = {"pixels": Due.of("uint8", None, None, None, None), "logits_*": Due.of("float32", None, None)}
+            arrays = load_arrays(data, {**due, "frame_*": _FRAMES})
+            pixels = arrays["pixels"]
+            frames = [arrays[f"frame_{i}"] for i in range(len(pixels))]
+            logits = {k.removeprefix("logits_"): arrays[k] for k in arrays if k.startswith("logits_")}
             _check(frames, pixels, logits)
-        except NO_ARRAYS as error:
-            raise BundleError(f"{path} is not a golden file ({error}); export the bundle again") from error
         return cls(frames=frames, pixels=pixels, logits=logits)
 
     def check_fits(self, path: Path, *, pixels: tuple[int, int, int], classes: int, count: int) -> None:
@@ -71,21 +78,8 @@ class Golden:
             )
 
 
-def _is_frame(frame: Any) -> bool:
-    colour = frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
-    return bool(frame.size) and (colour or (frame.dtype == np.uint16 and frame.ndim == 2))
-
-
 def _check(frames: list[Any], pixels: Any, logits: dict[str, Any]) -> None:
-    if not all(map(_is_frame, frames)):
-        raise ValueError("a frame is not uint8 of shape (height, width, 3), nor uint16 of shape (height, width)")
-    if pixels.dtype != np.uint8 or pixels.ndim != 4:
-        raise ValueError("pixels are not uint8 of shape (n, height, width, channels)")
-    for values in logits.values():
-        if (
-            values.dtype != np.float32
-            or values.ndim != 2
-            or len(values) != len(pixels)
-            or not np.isfinite(values).all()
-        ):
-            raise ValueError("logits are not finite float32 of shape (n, classes)")
+    if not len(pixels) or not all(frame.size for frame in frames):
+        raise ValueError("it holds no frames, or an empty one")
+    if not all(len(values) == len(pixels) and np.isfinite(values).all() for values in logits.values()):
+        raise ValueError("logits are not finite numbers for each frame")

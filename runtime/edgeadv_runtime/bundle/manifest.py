@@ -17,6 +17,7 @@ from .._version import __version__
 from ..decoding import Sha256, convert, decode
 from ..errors import BundleError, IntegrityError, SchemaError
 from ..files import canonical_json, sha256_bytes
+from ..reading import MOST_RECORD_BYTES, read_bytes
 from .entries import (
     MOST_CLASSES,
     ArchitectureEntry,
@@ -39,7 +40,7 @@ NO_WEIGHTS, FIXED_BATCH = "no-weights", "fixed-batch"
 FEATURES = frozenset({NO_WEIGHTS, FIXED_BATCH})
 """What a manifest may require of this version."""
 _WHAT, _MEND = "bundle manifest", "update edgeadv, or export or copy the bundle again"
-_MOST_BYTES, _MOST_NESTED = 1 << 26, 32
+_MOST_NESTED = 32
 _ID_EXCLUDES = ("bundle_id", "left_out")
 
 
@@ -155,28 +156,17 @@ def bundle_id(manifest: Mapping[str, Any]) -> str:
     return sha256_bytes(canonical_json({key: value for key, value in manifest.items() if key not in _ID_EXCLUDES}))
 
 
-def read_bytes(path: Path) -> bytes:
+def read_manifest(path: Path) -> bytes:
     """The bytes of the manifest at ``path``.
 
     Raises:
-        BundleError: there is none, or it is too large for one.
+        BundleError: there is none, it is no plain file, or too large for one.
     """
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(_MOST_BYTES + 1)
-    except FileNotFoundError as error:
-        if (path.parent / "run.json").exists():
-            raise BundleError(
-                f"{path.parent} is a training run and no bundle: edgeadv export makes one of it"
-            ) from error
-        raise BundleError(f"{path} does not exist: no bundle manifest there") from error
-    except NotADirectoryError as error:
-        raise BundleError(f"{path.parent} is a file: give the bundle's folder") from error
-    except OSError as error:
-        raise BundleError(f"{path} is not a readable bundle manifest ({error}); copy the bundle again") from error
-    if len(data) > _MOST_BYTES:
-        raise BundleError(f"{path} is larger than any bundle manifest; copy the bundle again")
-    return data
+    if not path.exists() and (path.parent / "run.json").exists():
+        raise BundleError(f"{path.parent} is a training run and no bundle: edgeadv export makes one of it")
+    if path.parent.is_file():
+        raise BundleError(f"{path.parent} is a file: give the bundle's folder")
+    return read_bytes(path, what=_WHAT, limit=MOST_RECORD_BYTES)
 
 
 def read_object(data: bytes, path: Path) -> dict[str, Any]:
@@ -187,13 +177,7 @@ def read_object(data: bytes, path: Path) -> dict[str, Any]:
         SchemaError: another kind or version, a feature is required that this version does not know, or it is nested too
             deeply.
     """
-    found: dict[str, Any] = decode(data, dict[str, Any], what=_WHAT, path=path, mend=_MEND)
-    level: list[Any] = [found]
-    for _ in range(_MOST_NESTED):
-        nested = [value for value in level if isinstance(value, dict | list)]
-        level = [child for value in nested for child in (value.values() if isinstance(value, dict) else value)]
-    if level:
-        raise SchemaError(f"{path} is nested too deeply for a bundle manifest; {_MEND}")
+    found: dict[str, Any] = decode(data, dict[str, Any], what=_WHAT, path=path, mend=_MEND, deepest=_MOST_NESTED)
     kind, version = found.get("kind"), found.get("schema_version")
     if kind != "bundle" or version != SCHEMA_VERSION:
         raise SchemaError(

@@ -7,11 +7,13 @@ key is worth: one that lies in the bundle, or came with it, proves nothing.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import InputError, IntegrityError, require
 from ..files import write_bytes
+from ..reading import MOST_RECORD_BYTES, decoded, read_bytes
 
 SUFFIX = ".sig"
 _LENGTH = 64
@@ -25,10 +27,11 @@ def signature_path(manifest: Path) -> Path:
     return manifest.with_name(manifest.name + SUFFIX)
 
 
-def sign(manifest: Path, private_key: Path) -> Path:
-    """Sign the bytes of ``manifest`` and write the signature beside it, over one that is there.
+def sign(data: bytes, manifest: Path, private_key: Path) -> Path:
+    """Sign ``data``, the bytes of ``manifest``, and write the signature beside it, over one that is there.
 
     Args:
+        data: what was read from ``manifest``, and checked.
         manifest: the file to sign.
         private_key: an unencrypted PEM file with an Ed25519 private key.
 
@@ -42,7 +45,7 @@ def sign(manifest: Path, private_key: Path) -> Path:
     """
     if _inside(private_key, manifest):
         raise InputError(f"{private_key} lies in the bundle, and would travel with it: keep the private key elsewhere")
-    signature: bytes = _key(private_key, "private").sign(manifest.read_bytes())
+    signature: bytes = _key(private_key, "private").sign(data)
     path = signature_path(manifest)
     write_bytes(path, signature)
     return path
@@ -67,16 +70,12 @@ def check(data: bytes, manifest: Path, public_key: Path) -> None:
         )
     key = _key(public_key, "public")
     path = signature_path(manifest)
-    try:
-        signature = path.read_bytes()
-    except FileNotFoundError as error:
+    if not path.exists():
         raise IntegrityError(
-            f"{manifest} is not signed: there is no {path.name}; have it signed with `edgeadv bundle sign`, or "
-            "open it without "
-            "a public key"
-        ) from error
-    except OSError as error:
-        raise IntegrityError(f"{path} cannot be read ({error.strerror}): copy the bundle again") from error
+            f"{manifest} is not signed: there is no {path.name}; have it signed with `edgeadv bundle sign`, or open it "
+            "without a public key"
+        )
+    signature = read_bytes(path, what="signature", limit=MOST_RECORD_BYTES, error=IntegrityError)
     if len(signature) != _LENGTH:
         raise IntegrityError(
             f"{path} is no Ed25519 signature: it has {len(signature)} bytes, not {_LENGTH}; copy it again"
@@ -93,36 +92,31 @@ def check(data: bytes, manifest: Path, public_key: Path) -> None:
 
 
 def _inside(key: Path, manifest: Path) -> bool:
-    return key.resolve().is_relative_to(manifest.parent.resolve())
+    # not Path.resolve(), which raises an error of its own of links in a circle
+    return Path(os.path.realpath(key)).is_relative_to(os.path.realpath(manifest.parent))
 
 
 def _key(path: Path, kind: Literal["private", "public"]) -> Any:
     """The Ed25519 key of this kind in a PEM file."""
     mend = f"make one: {_MAKE}" if kind == "private" else f"make it from the private one: {_EXTRACT}"
-    # what cryptography raises for a file that holds no key is one of these, or for a kind that it does not know
-    unknown = require("cryptography.exceptions", extra="sign").UnsupportedAlgorithm
     serialization = require("cryptography.hazmat.primitives.serialization", extra="sign")
     wanted = getattr(require(_ED25519, extra="sign"), f"Ed25519{kind.title()}Key")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"the {kind} key {path} cannot be read: {error.strerror or error}") from error
+    data = read_bytes(path, what=f"{kind} key", limit=MOST_RECORD_BYTES, links=True, error=InputError)
     if kind == "public" and b"PRIVATE KEY-----" in data:
         raise InputError(
             f"{path} holds a private key, which stays where bundles are signed; make its public key: {_EXTRACT}"
         )
-    try:
-        if kind == "private":
-            loaded = serialization.load_pem_private_key(data, password=None)
-        else:
-            loaded = serialization.load_pem_public_key(data)
-    except TypeError as error:
-        raise InputError(
-            f"{path} is encrypted: write it without a pass phrase to a place only you can read, openssl pkey -in "
-            f"{path.name} -out plain.pem, and sign with that"
-        ) from error
-    except (ValueError, unknown) as error:
-        raise InputError(f"{path} is not a PEM file with a {kind} key; {mend}") from error
+    with decoded(path, what=f"not a PEM file with a {kind} key", mend=mend, error=InputError):
+        try:
+            if kind == "private":
+                loaded = serialization.load_pem_private_key(data, password=None)
+            else:
+                loaded = serialization.load_pem_public_key(data)
+        except TypeError as error:
+            raise InputError(
+                f"{path} is encrypted: write it without a pass phrase to a place only you can read, openssl pkey -in "
+                f"{path.name} -out plain.pem, and sign with that"
+            ) from error
     if not isinstance(loaded, wanted):
         other = type(loaded).__name__.lstrip("_")
         raise InputError(f"{path} is a key of another kind ({other}), not an Ed25519 {kind} key; {mend}")

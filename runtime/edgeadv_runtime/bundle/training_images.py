@@ -15,13 +15,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BundleError, InputError
+from ..arrays import Due, load_array
+from ..errors import InputError
+from ..reading import decoded, read_bytes
 
 TRAINING_FILE = "training-images.npy"
 """The list's name in a run and in a bundle."""
 MOST_PERCENT = 1
 """Of the images that are scored, so many in a hundred may be training images: data sets hold a few pictures twice."""
 _DTYPE, _HEX = np.dtype("<u8"), 16
+_WHAT = "list of training images"
 
 
 def _shortened(images: Iterable[str]) -> NDArray[np.uint64]:
@@ -78,16 +81,19 @@ class TrainingImages:
         Raises:
             BundleError: the file is not such a list, or holds another number of images.
         """
-        try:
-            hashes = np.load(path, allow_pickle=False)
-            if not isinstance(hashes, np.ndarray) or hashes.dtype != _DTYPE or hashes.ndim != 1:
-                raise ValueError("a row of hashes of 8 bytes is expected")
-            if count is not None and len(hashes) != count:
-                raise ValueError(f"it holds {len(hashes)} images, not {count}")
+        return cls.parse(read_bytes(path, what=_WHAT), path, count=count)
+
+    @classmethod
+    def parse(cls, data: bytes, path: Path, *, count: int | None = None) -> TrainingImages:
+        """The same of the bytes of the file at ``path``.
+
+        Raises:
+            BundleError: they are not those of such a list, or hold another number of images.
+        """
+        with decoded(path, what=f"not a {_WHAT}", mend="export or copy it again"):
+            hashes = load_array(data, Due.of("uint64", count)).astype(_DTYPE, copy=False)
             if not (hashes[1:] > hashes[:-1]).all():
                 raise ValueError("the hashes are not in ascending order")
-        except (OSError, ValueError, EOFError) as error:
-            raise BundleError(f"{path} is not a list of training images ({error}); export or copy it again") from error
         return cls(hashes)
 
 

@@ -13,13 +13,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import Due, load_arrays
 from ..bundle.bundle import Bundle
-from ..bundle.golden import NO_ARRAYS
 from ..errors import BundleError, InputError, IntegrityError
 from ..files import write_bytes
+from ..reading import MIB, decoded, read_bytes
 from ..records.eps import Eps
 
 SCHEMA_VERSION = 1
+_MOST_BYTES = 256 * MIB
+_DUE = {
+    "schema_version": Due.of("int64"),
+    "sign": Due.of("int8", None, None, None),
+    "eps": Due.of("str"),
+    "weights_sha256": Due.of("str"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,17 +64,14 @@ class StoredPerturbation:
             BundleError: the file is missing or damaged.
             IntegrityError: it was made for other weights.
         """
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                if int(stored["schema_version"]) != SCHEMA_VERSION:
-                    raise ValueError(f"schema version {int(stored['schema_version'])}")
-                found = cls(stored["sign"], Eps.parse(str(stored["eps"])), str(stored["weights_sha256"]))
-        except FileNotFoundError as error:
-            raise BundleError(f"{path} does not exist: edgeadv perturbation makes it") from error
-        except (*NO_ARRAYS, InputError) as error:
-            raise BundleError(
-                f"{path} is not a stored perturbation ({error}): edgeadv perturbation makes one"
-            ) from error
+        if not path.exists():
+            raise BundleError(f"{path} does not exist: edgeadv perturbation makes it")
+        data = read_bytes(path, what="stored perturbation", limit=_MOST_BYTES, links=True)
+        with decoded(path, what="not a stored perturbation", mend="edgeadv perturbation makes one"):
+            stored = load_arrays(data, _DUE)
+            if int(stored["schema_version"]) != SCHEMA_VERSION:
+                raise ValueError(f"schema version {int(stored['schema_version'])}")
+            found = cls(stored["sign"], Eps.parse(str(stored["eps"])), str(stored["weights_sha256"]))
         if found.weights_sha256 != bundle.weights_sha256:
             raise IntegrityError(f"{path} was made for the weights of another bundle: make it again with this one")
         due = bundle.preprocess.pixel_shape

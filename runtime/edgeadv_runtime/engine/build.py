@@ -20,8 +20,9 @@ import msgspec
 from .. import errors
 from ..decoding import convert
 from ..device.facts import read_memory
-from ..errors import BundleError, EngineError, InputError
+from ..errors import EngineError, InputError
 from ..files import atomic_file
+from ..reading import opened
 from .library import MIB, Library
 from .messages import one_line
 from .options import EngineOptions
@@ -79,11 +80,8 @@ def build_plan(
         "parent": os.getpid(),
         "every_s": _PROGRESS_EVERY_S,
     }
-    try:
-        stream = onnx.open("rb")
-    except OSError as error:
-        raise BundleError(f"{onnx} cannot be read ({error.strerror}): copy the bundle again") from error
-    with stream, atomic_file(out) as temporary:
+    # the worker hashes the bytes that it is given
+    with opened(onnx, what="ONNX file") as stream, atomic_file(out) as temporary:
         request["out"] = str(temporary.resolve())
         try:
             model_bytes, available_mib = os.fstat(stream.fileno()).st_size, read_memory().get("available_mib")

@@ -27,10 +27,10 @@ from ..bundle.bundle import Bundle
 from ..decoding import convert
 from ..device.facts import now
 from ..errors import BundleError, EngineError, InputError, IntegrityError, StorageError
-from ..files import sha256_bytes, sha256_file, write_bytes, write_json
+from ..files import sha256_bytes, write_bytes, write_json
+from ..reading import file_hash, read_bytes
 from .build import Progress, build_plan, build_targets
 from .explain import Explanation, differences, nearest
-from .external_data import check_self_contained
 from .library import Library
 from .locks import locked
 from .options import EngineOptions
@@ -68,10 +68,7 @@ class Engine:
         Raises:
             IntegrityError: the file was changed or removed since it was found.
         """
-        try:
-            plan = self.path.read_bytes()
-        except OSError as error:
-            raise IntegrityError(f"{self.path} cannot be read ({error.strerror}): build the engine again") from error
+        plan = read_bytes(self.path, what="TensorRT plan", error=IntegrityError)
         if sha256_bytes(plan) != self.sha256:
             raise IntegrityError(f"{self.path} was changed since it was found: build the engine again")
         return plan
@@ -228,7 +225,7 @@ class EngineCache:
         if not _SHA256.fullmatch(digest):
             raise InputError(f"{sha256!r} is not a SHA-256: give its 64 hex digits, from whoever built the plan")
         plans = [path for path in sorted(bundle.path.glob(f"*{PLAN}")) if path.is_file() and not path.is_symlink()]
-        path = next((path for path in plans if sha256_file(path) == digest), None)
+        path = next((path for path in plans if file_hash(path, what="TensorRT plan") == digest), None)
         if path is None:
             there = f"{', '.join(plan.name for plan in plans)} are others" if plans else "there is no plan in it"
             raise IntegrityError(
@@ -286,7 +283,6 @@ class EngineCache:
             if path.is_dir() and not path.is_symlink():  # nobody's plan, and in the way of every build to come
                 shutil.rmtree(path, ignore_errors=True)
         onnx = bundle.onnx_path(variant)
-        check_self_contained(onnx)
         report = build_plan(
             onnx,
             plan,
@@ -384,8 +380,8 @@ def _judged(plan: Path, wanted: EngineKey) -> Engine | Explanation:
         if changed := differences(record.key, wanted):
             what = f"{file.name} was changed, its {', '.join(changed)} is not what its name stands for"
             return Explanation("stale", f"{what}: {again}", changed, plan)
-        digest = sha256_file(plan)
-    except (BundleError, FileNotFoundError) as error:
+        digest = file_hash(plan, what="TensorRT plan")
+    except BundleError as error:
         return Explanation("stale", f"{error}: {again}", path=plan)
     if digest == record.sha256:
         return Engine(plan, digest, record, "hit")

@@ -7,12 +7,11 @@ as finds every tensor; field numbers are those of ``onnx.proto``.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError
+from ..reading import decoded
 
 # where a message holds others, by the number of the field
 _WITHIN = {
@@ -30,20 +29,20 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _LONGEST_VARINT = 10
 
 
-def check_self_contained(onnx: Path) -> None:
+def check_self_contained(data: bytes, name: object) -> None:
     """Refuse a model that has values in other files.
 
+    Args:
+        data: the bytes that a library is to be given: it would look for those files in the working directory.
+        name: what the bytes are of, for messages.
+
     Raises:
-        BundleError: it has, or the file cannot be read or is no ONNX model.
+        BundleError: it has, or is no ONNX model.
     """
-    try:
-        with onnx.open("rb") as stream:
-            # the weights are not needed, and not read: the map ends with the last view of it
-            external = _external(memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))
-    except (OSError, ValueError, IndexError, TypeError) as error:
-        raise BundleError(f"{onnx} cannot be read as ONNX ({error}); copy the bundle again") from error
+    with decoded(name, what="not readable as ONNX", mend="copy the bundle again"):
+        external = _external(memoryview(data))
     if external:
-        raise BundleError(f"{onnx} keeps weights in another file, which no hash covers: do not use it, export it again")
+        raise BundleError(f"{name} keeps weights in another file, which no hash covers: do not use it, export it again")
 
 
 def _external(data: memoryview) -> bool:

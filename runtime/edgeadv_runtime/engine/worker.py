@@ -32,6 +32,7 @@ import msgspec
 from ..device.processes import end_with_parent
 from ..errors import EdgeAdvError, EngineError, IntegrityError, StorageError
 from ..files import sha256_bytes
+from .external_data import check_self_contained
 from .library import Library, find_library
 from .messages import Heard, listening, one_line
 from .options import INPUT, OUTPUT, BatchProfile, EngineOptions
@@ -62,6 +63,8 @@ def _build(request: dict[str, Any], onnx: bytes, step: Step) -> dict[str, Any]:
     digest = sha256_bytes(onnx)
     if request["onnx_sha256"] not in (None, digest):
         raise IntegrityError("the ONNX file is not the one that the bundle's manifest names: copy the bundle again")
+    # TensorRT would look for such files in the working directory; the hash was not asked about them
+    check_self_contained(onnx, "the ONNX file")
     library, options = find_library(request["library"]), msgspec.convert(request["options"], EngineOptions)
     start = time.perf_counter()
     with listening() as heard:

@@ -15,17 +15,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import msgspec
 import numpy as np
 from msgspec import to_builtins
 from numpy.typing import NDArray
 
-from ..attacks.arrays import stored_arrays
+from ..arrays import Due, load_arrays
 from ..attacks.base import CLEAN_KEY, EVIDENCE_TABLES, AttackInfo, Evidence, Key
 from ..backends.base import Backend
 from ..bundle.variants import base_of, takes_uint8
-from ..decoding import convert
+from ..decoding import Count, Sha256, decode
 from ..errors import BundleError, StorageError
 from ..files import PLAN_FILE, atomic_file, begin_partial
+from ..reading import decoded, read_bytes
 from ..records.about import Example
 from ..records.rows import BASELINE, ArtefactId, EngineInfo
 
@@ -91,6 +93,28 @@ class LabelledExample:
 
     label: int
     entry: Example
+
+
+class _Rest(msgspec.Struct):
+    """What of an outcome is no array."""
+
+    keys: dict[str, list[Key]]
+    artefacts: Count
+    left_out: Count
+    hashes: tuple[Sha256, ...]
+    unreadable: tuple[str, ...]
+    examples: tuple[LabelledExample, ...]
+
+
+_PER_KEY = {"top1_*": "bool", "top5_*": "bool", "answers": "int64", "unrounded": "int64", "zero_gradient": "bool"}
+_DUE = {
+    **{name: Due.of("int64", None) for name in ("index", "labels")},
+    **{name: Due.of("bool", None) for name in ("probabilities", "unstable", "unstable_*")},
+    **{name: Due.of(kind, None, None) for name, kind in _PER_KEY.items()},
+    **{name: Due.of("float32", None, None) for name in ("progress", "progress_*")},
+    "linearity": Due.of("float32", None, None, None),
+    "rest": Due.of("uint8", None),
+}
 
 
 @dataclass(frozen=True)
@@ -166,25 +190,27 @@ class BatchOutcome:
             BundleError: it is damaged, or its labels are out of range.
         """
         again = f"delete {path.parent} and evaluate again"
-        with stored_arrays(path, what="damaged", mend=again) as arrays:
-            rest = json.loads(arrays["rest"].tobytes())
-            artefacts = range(rest["artefacts"])
+        data = read_bytes(path, what="outcome of a batch")
+        with decoded(path, what="damaged", mend=again):
+            arrays = load_arrays(data, _DUE)
+            rest = decode(arrays["rest"].tobytes(), _Rest, what="outcome of a batch", path=path, mend=again)
+            artefacts = range(rest.artefacts)
 
             def table(name: str) -> dict[Key, NDArray[Any]]:
-                keys = [(attack, eps) for attack, eps in rest["keys"][name]]
+                keys = rest.keys[name]
                 return dict(zip(keys, arrays[name], strict=True)) if keys else {}
 
             tables: dict[str, Any] = {name: table(name) for name in EVIDENCE_TABLES}
             outcome = cls(
                 arrays["index"],
                 arrays["labels"],
-                tuple(rest["hashes"]),
+                rest.hashes,
                 tuple(table(f"top1_{k}") for k in artefacts),
                 tuple(table(f"top5_{k}") for k in artefacts),
                 Evidence(**tables, probabilities=arrays["probabilities"], unstable=arrays["unstable"]),
-                rest["left_out"],
-                tuple(rest["unreadable"]),
-                convert(rest["examples"], tuple[LabelledExample, ...], what="list of examples"),
+                rest.left_out,
+                rest.unreadable,
+                rest.examples,
                 tuple(table(f"progress_{k}") for k in artefacts),
                 tuple(arrays[f"unstable_{k}"] for k in artefacts),
             )

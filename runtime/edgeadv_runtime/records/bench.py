@@ -5,6 +5,7 @@ Readers ignore keys that they do not know; keys that came later have a default, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,8 @@ STAGES: tuple[Stage, ...] = ("preprocess", "inference", "end-to-end")
 SPLIT_STAGES: tuple[Stage, ...] = ("copy-in", "compute", "copy-out")
 # a stage that only older files have, of a check that this version does not make
 _IGNORED = "guarded"
+# of rates and times that are written with a few digits
+_ROUNDED = 0.01
 # of percentiles that lie between the same two times
 _ROUNDING = 1e-9
 Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -108,6 +111,20 @@ class Bench(Measurement):
     skipped: tuple[Skipped, ...] = ()
     created: str = ""
     edgeadv_version: str = ""
+
+    def check(self, written: dict[str, Any]) -> None:
+        """Hold rates to the times of the same calls: half of them took at least the median.
+
+        Raises:
+            ValueError: more images were counted in a second than that leaves time for.
+        """
+        for row in self.rows:
+            most = 2000 * row.batch / row.p50_ms if row.p50_ms else math.inf
+            if row.images_per_s > most * (1 + _ROUNDED):
+                raise ValueError(
+                    f"images_per_s of {row.artefact} {row.stage} is {row.images_per_s:g}, and its p50_ms of "
+                    f"{row.p50_ms:g} leaves time for {most:g}"
+                )
 
     def select(self, **wanted: Any) -> list[BenchRow]:
         """Rows whose attributes equal ``wanted``, e.g. ``select(stage="end-to-end", batch=1)``."""

@@ -10,13 +10,14 @@ import msgspec
 
 from .._version import __version__
 from ..decoding import convert, read
-from ..errors import SchemaError
+from ..errors import SchemaError, one_line
 from ..files import write_json
 
 SCHEMA_VERSION = 1
 WRITER: str = __version__
 """The edgeadv that writes records."""
 Kind = Literal["results", "bench", "study"]
+_WORDS = 200
 _M = TypeVar("_M", bound="Measurement")
 
 
@@ -60,10 +61,24 @@ class Measurement:
         """Read what :meth:`to_json` wrote; what follows from the counts is derived again.
 
         Raises:
-            SchemaError: it is something else.
+            SchemaError: it is something else, or contradicts itself.
         """
         found = convert({**value, "path": None}, cls, what=f"{cls.kind} file", path=path, mend="measure again")
+        try:
+            found.check(value)
+        except ValueError as error:
+            name = path or f"this {cls.kind} file"
+            raise SchemaError(
+                f"{name} contradicts itself ({one_line(str(error), most=_WORDS)}); measure again"
+            ) from error
         return replace(found, path=path)
+
+    def check(self, written: dict[str, Any]) -> None:
+        """Hold what a file says to what else it says; ``written`` is the JSON value that this was read from.
+
+        Raises:
+            ValueError: it contradicts itself; the message names both values.
+        """
 
 
 def read_measurement(path: str | Path, *kinds: Kind) -> dict[str, Any]:
@@ -78,7 +93,7 @@ def read_measurement(path: str | Path, *kinds: Kind) -> dict[str, Any]:
         BundleError: not readable.
     """
     what = f"{' or '.join(kinds)} file"
-    value = read(Path(path), dict[str, Any], what=what, mend="measure again")
+    value = read(Path(path), dict[str, Any], what=what, mend="measure again", links=True)
     kind, version = (
         found if isinstance(found := value.get(key), str | int) else None for key in ("kind", "schema_version")
     )

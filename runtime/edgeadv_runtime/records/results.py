@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .about import Example, Skipped, Subject
+from .consistency import check_comparisons, check_derived, check_rows, check_verdicts
 from .eps import Eps
 from .evidence import Masking, Verdict, least_believable
 from .machine import Environment
@@ -42,6 +43,18 @@ class Results(MeasuredRows):
     examples: tuple[Example, ...] = ()
     created: str = ""
     edgeadv_version: str = ""
+
+    def check(self, written: dict[str, Any]) -> None:
+        """Hold rows, comparisons and verdicts to each other, and shares to the counts that they follow from.
+
+        Raises:
+            ValueError: they contradict each other.
+        """
+        check_rows(self.rows, self.data)
+        check_verdicts(self.rows, self.masking)
+        check_comparisons(self.rows, self.comparisons)
+        check_derived(written.get("rows"), self.rows)
+        check_derived(written.get("comparisons"), self.comparisons)
 
     @property
     def overall_verdict(self) -> Verdict:

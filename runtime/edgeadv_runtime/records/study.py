@@ -133,6 +133,20 @@ class Study(Measurement):
     created: str = ""
     edgeadv_version: str = ""
 
+    def check(self, written: dict[str, Any]) -> None:
+        """Hold the results to what was asked for, and each to itself.
+
+        Raises:
+            ValueError: they contradict each other.
+        """
+        asked = self.settings
+        if len(self.results) > len(asked.architectures):
+            raise ValueError(f"{len(self.results)} results are of {len(asked.architectures)} architectures")
+        for architecture, result, value in zip(asked.architectures, self.results, written["results"], strict=False):
+            result.check(value)
+            if not result.data.n + len(result.data.unreadable) <= asked.data.n:
+                raise ValueError(f"{architecture.name} was scored on {result.data.n} images of {asked.data.n}")
+
     def to_json(self) -> dict[str, Any]:
         """The file's JSON value."""
         return {**super().to_json(), "results": [result.to_json() for result in self.results]}

@@ -306,7 +306,7 @@ def link_out_of_the_bundle(desk):
     return verify(desk)
 
 
-@case("cannot be read as ONNX")
+@case("is not readable as ONNX")
 def artefact_that_is_not_onnx(desk):
     replace_file(desk.bundle(), "model.fp32.onnx", b"not a graph")
     return verify(desk)
@@ -330,7 +330,7 @@ def golden_file_that_is_cut_short(desk):
     return ["bench", desk.bundle(), "--out", "out.json"]
 
 
-@case("not a readable ONNX model")
+@case("is not readable as ONNX")
 def graph_of_a_bundle_that_is_garbage(desk):
     replace_file(desk.bundle(), "model.fp32.onnx", b"garbage")
     return evaluate(desk)
@@ -831,7 +831,7 @@ def missing_shard(desk):
     return score(desk)
 
 
-@case("shard-00000.npz is missing or damaged")
+@case("shard-00000.npz is damaged")
 def flipped_bit_in_a_shard(desk):
     flip(desk.pack() / "shard-00000.npz")
     return score(desk)

@@ -24,14 +24,14 @@ from edgeadv.data.datasets import ImageSet, batches
 from edgeadv.gradients.artefact import ArtefactGraph, open_graph
 from edgeadv.gradients.graph import Graph, GraphModule, Node
 from edgeadv.gradients.operators import OPERATORS
-from edgeadv.gradients.read_onnx import nodes_of, read_file
+from edgeadv.gradients.read_onnx import nodes_of, read_graph
 from edgeadv.models.builder import PixelModel, evaluation_mode
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.manifest import bundle_id
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.bundle.variants import base_of
-from edgeadv_runtime.errors import BundleError, InputError
+from edgeadv_runtime.errors import EdgeAdvError, InputError
 from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.suites import PER_ARTEFACT, SUITES
 
@@ -322,7 +322,7 @@ def test_where_rounding_vanishes_the_gradient_is_the_networks(
 ) -> None:
     """The graph of ``int8-s8s8`` as written, with steps so fine that float32 hardly notices them, its weights not
     rounded at all."""
-    graph = read_file(digits_bundle.onnx_path("int8-s8s8"))
+    graph = read_graph(digits_bundle.onnx("int8-s8s8"), "graph")
     fine, nodes = dict(graph.tensors), []
     weights = [w for w in digits_model.net.state_dict().values() if w.ndim > 1]
     for node in graph.nodes:
@@ -473,13 +473,10 @@ def test_a_graph_in_two(digits_bundle: Bundle, digits_test: ImageSet) -> None:
 # --- what is refused
 
 
-def test_a_file_that_is_no_model(digits_bundle: Bundle, tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    path.write_bytes(b"text")
-    with pytest.raises(BundleError, match="is not a readable ONNX model"):
-        read_file(path)
-    with pytest.raises(BundleError, match="is not a readable ONNX model"):
-        read_file(tmp_path / "missing")
+def test_a_file_that_is_no_model(digits_bundle: Bundle) -> None:
+    for data in (b"text", b"", digits_bundle.onnx("fp32")[:-1], b"\x3a\x02\x0a\x00"):
+        with pytest.raises(EdgeAdvError, match=r"model|ONNX"):
+            read_graph(data, "model.onnx")
     with pytest.raises(InputError, match="int4"):
         open_graph(digits_bundle, "int4", device=CPU)
 

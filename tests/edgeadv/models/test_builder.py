@@ -302,9 +302,10 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> No
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "nothing.pt", tmp_path):
-        with pytest.raises(InputError, match="does not exist: `weights` takes none, default or a file"):
-            load_pretrained(architecture(), path)
+    with pytest.raises(InputError, match="does not exist: `weights` takes none, default or a file"):
+        load_pretrained(architecture(), tmp_path / "nothing.pt")
+    with pytest.raises(InputError, match="is not a readable weight file: it is a folder"):
+        load_pretrained(architecture(), tmp_path)
 
 
 def test_what_does_not_fit_is_listed(tiny_model: PixelModel, state: dict[str, Tensor]) -> None:

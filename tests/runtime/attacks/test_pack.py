@@ -211,7 +211,7 @@ def test_a_pack_that_lost_its_last_shards_is_refused(pack: Path, tiny_bundle: Bu
 
 def test_a_shard_that_holds_fewer_images_than_stated_is_refused(pack: Path, tiny_bundle: Bundle) -> None:
     change(pack, lambda m: m["shards"][0].update(n=6))
-    with pytest.raises(BundleError, match=r"shard-00000\.npz does not fit its pack"):
+    with pytest.raises(BundleError, match=r"shard-00000\.npz is not a shard of an attack pack .*int64 \(6\) is due"):
         list(AttackPack.open(pack, bundle=tiny_bundle).batches([]))
 
 
@@ -274,7 +274,7 @@ def test_a_shard_with_one_flipped_bit(pack: Path, tiny_bundle: Bundle) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    with pytest.raises(IntegrityError, match=r"shard-00000\.npz is missing or damaged"):
+    with pytest.raises(IntegrityError, match=r"shard-00000\.npz is damaged"):
         list(AttackPack.open(pack, bundle=tiny_bundle).batches([]))
 
 
@@ -347,7 +347,7 @@ def test_a_shard_whose_arrays_do_not_fit_together_is_refused(
     pack: Path, tiny_bundle: Bundle, name: str, edit: Callable[[NDArray[Any]], NDArray[Any]]
 ) -> None:
     rewrite(pack, **{name: edit})
-    with pytest.raises(BundleError, match=r"shard-00000\.npz does not"):
+    with pytest.raises(BundleError, match=r"shard-00000\.npz (does not|is not a shard)"):
         list(AttackPack.open(pack, bundle=tiny_bundle).batches([]))
 
 

@@ -41,7 +41,7 @@ def test_a_file_that_is_refused_is_refused_as_ever(
     folder = Path(shutil.copytree(tiny_bundle.path, tmp_path / "x.edgeadv"))
     broken = Bundle(folder, tiny_bundle.manifest)
     (folder / "model.fp32.onnx").write_bytes(b"\x08\x0a" + b"\xff" * 100)
-    with pytest.raises(BundleError, match=r"model\.fp32\.onnx cannot be read as ONNX"):
+    with pytest.raises(BundleError, match=r"model\.fp32\.onnx is damaged: its SHA-256"):
         first_run(broken, "fp32", [pixels])
 
 

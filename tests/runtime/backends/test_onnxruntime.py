@@ -176,14 +176,13 @@ def test_on_a_gpu_the_golden_logits_come_out(
     np.testing.assert_array_equal(logits.argmax(axis=1), expected.argmax(axis=1))
 
 
-def test_a_file_that_is_no_model(tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Bundle, "onnx_path", lambda self, variant: tmp_path / "model.onnx")
-    (tmp_path / "model.onnx").write_bytes(b"not a model")
-    with pytest.raises(BundleError, match=r"model\.onnx cannot be read as ONNX"):
+def test_a_file_that_is_no_model(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Bundle, "onnx", lambda self, variant: b"not a model")
+    with pytest.raises(BundleError, match=r"model\.fp32\.onnx is not readable as ONNX"):
         OnnxRuntimeBackend(tiny_bundle, provider="cpu")
     # a graph with nothing in it
-    (tmp_path / "model.onnx").write_bytes(b"\x3a\x00")
-    with pytest.raises(BackendError, match=r"cannot open .*model\.onnx") as refused:
+    monkeypatch.setattr(Bundle, "onnx", lambda self, variant: b"\x3a\x00")
+    with pytest.raises(BackendError, match=r"cannot open .*model\.fp32\.onnx") as refused:
         OnnxRuntimeBackend(tiny_bundle, provider="cpu")
     assert not isinstance(refused.value, ProviderError)
 

@@ -134,6 +134,7 @@ def test_a_bundle_without_weights_says_so(
     with pytest.raises(SchemaError, match="no-weights, or the other way round"):
         Bundle.open(folder)  # it has them
     del manifest["weights"]
+    (folder / "weights.safetensors").unlink()
     (folder / "manifest.json").write_text(json.dumps({**manifest, "bundle_id": bundle_id(manifest)}))
     bundle = Bundle.open(folder)
     ask(bundle)
@@ -153,6 +154,7 @@ def test_weights_that_are_missing_by_mistake(rewritten: Callable[..., Path]) -> 
     folder = rewritten()
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["weights"]
+    (folder / "weights.safetensors").unlink()
     (folder / "manifest.json").write_text(json.dumps({**manifest, "bundle_id": bundle_id(manifest)}))
     with pytest.raises(SchemaError, match="lacks no-weights, or the other way round"):
         Bundle.open(folder)

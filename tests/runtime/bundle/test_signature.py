@@ -159,7 +159,7 @@ def test_a_folder_in_the_place_of_the_signature(signed: Path, keys: Keys) -> Non
     (signed / "manifest.json.sig").unlink()
     (signed / "manifest.json.sig").mkdir()
     assert not Bundle.open(signed).signed
-    with pytest.raises(IntegrityError, match="cannot be read"):
+    with pytest.raises(IntegrityError, match="is not a readable signature: it is a folder"):
         Bundle.open(signed, public_key=keys.public)
 
 
@@ -195,7 +195,7 @@ def test_files_that_are_no_keys(signed: Path, tmp_path: Path, data: bytes) -> No
     (tmp_path / "no.pem").write_bytes(data)
     with pytest.raises(InputError, match="not a PEM file with a public key"):
         Bundle.open(signed, public_key=tmp_path / "no.pem")
-    with pytest.raises(InputError, match=r"not a PEM file with a private key; make one: openssl genpkey"):
+    with pytest.raises(InputError, match=r"not a PEM file with a private key .*; make one: openssl genpkey"):
         Bundle.open(signed).sign(tmp_path / "no.pem")
 
 
@@ -208,9 +208,9 @@ def test_keys_that_are_mixed_up(signed: Path, keys: Keys) -> None:
 
 @pytest.mark.parametrize("name", ["missing.pem", "."])
 def test_keys_that_cannot_be_read(signed: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=r"the public key .* cannot be read"):
+    with pytest.raises(InputError, match=r"public key"):
         Bundle.open(signed, public_key=tmp_path / name)
-    with pytest.raises(InputError, match=r"the private key .* cannot be read"):
+    with pytest.raises(InputError, match=r"private key"):
         Bundle.open(signed).sign(tmp_path / name)
 
 
@@ -222,12 +222,15 @@ def test_an_encrypted_key(signed: Path, tmp_path: Path) -> None:
 
 
 def test_keys_do_not_live_in_the_bundle(signed: Path, keys: Keys) -> None:
+    bundle = Bundle.open(signed)
     public = Path(shutil.copy(keys.public, signed))
     with pytest.raises(InputError, match="lies in the bundle that it is to check"):
         Bundle.open(signed, public_key=public)
     private = Path(shutil.copy(keys.private, signed))
     with pytest.raises(InputError, match="would travel with it"):
-        Bundle.open(signed).sign(private)
+        bundle.sign(private)
+    with pytest.raises(IntegrityError, match=r"own-p.*\.pem is not named by the manifest"):
+        Bundle.open(signed)
 
 
 def test_a_new_signature_takes_the_place_of_the_old_one(signed: Path, keys: Keys, tmp_path: Path) -> None:

@@ -443,7 +443,7 @@ def test_a_golden_file_that_is_none_is_told(tiny_bundle: Bundle, tmp_path: Path)
     folder = Path(shutil.copytree(tiny_bundle.path, tmp_path / "copy.edgeadv"))
     (folder / "golden.npz").write_bytes(b"text")
     (check,) = runs(Bundle(folder, tiny_bundle.manifest), BARE, {}, [])
-    assert check.status == "problem" and "not a golden file" in check.detail
+    assert check.status == "problem" and "golden.npz is damaged: its SHA-256" in check.detail
 
 
 def test_an_empty_install_is_diagnosed_too(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.engine.external_data import check_self_contained
-from edgeadv_runtime.errors import BundleError
+from edgeadv_runtime.errors import BundleError, IntegrityError
+from edgeadv_runtime.files import sha256_bytes
 
 VALUES = numpy_helper.from_array(np.ones((4, 4), np.float32), "w")
 
@@ -60,18 +61,15 @@ def sparse(tensor: TensorProto) -> onnx.ModelProto:
     ],
     ids=["initializer", "constant", "branch", "function", "sparse"],
 )
-def test_values_in_another_file_are_refused(tmp_path: Path, build: Any) -> None:
-    file = tmp_path / "m.onnx"
-    file.write_bytes(build(VALUES).SerializeToString())
-    check_self_contained(file)
-    file.write_bytes(build(outside()).SerializeToString())
+def test_values_in_another_file_are_refused(build: Any) -> None:
+    check_self_contained(build(VALUES).SerializeToString(), "m.onnx")
     with pytest.raises(BundleError, match=r"m\.onnx keeps weights in another file, which no hash covers"):
-        check_self_contained(file)
+        check_self_contained(build(outside()).SerializeToString(), "m.onnx")
 
 
 def test_what_is_exported_holds_its_weights(tiny_bundle: Bundle) -> None:
     for variant in tiny_bundle.variants:
-        check_self_contained(tiny_bundle.onnx_path(variant))
+        check_self_contained(tiny_bundle.onnx(variant), variant)
 
 
 def test_a_backend_does_not_open_such_a_model(rewritten: Any, tiny_bundle: Bundle) -> None:
@@ -89,7 +87,7 @@ def test_a_backend_does_not_open_such_a_model(rewritten: Any, tiny_bundle: Bundl
         OnnxRuntimeBackend(Bundle.open(path), variant="fp32")
 
 
-def test_a_file_that_is_no_model(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_a_file_that_is_no_model(tiny_bundle: Bundle) -> None:
     whole = tiny_bundle.onnx_path("fp16").read_bytes()
     for name, data in {
         "empty": b"",
@@ -100,8 +98,75 @@ def test_a_file_that_is_no_model(tiny_bundle: Bundle, tmp_path: Path) -> None:
         "endless number": b"\xff" * 64,
         "nothing": onnx.ModelProto(producer_name="x").SerializeToString(),
     }.items():
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(BundleError, match=f"{name} cannot be read as ONNX .*copy the bundle again"):
-            check_self_contained(tmp_path / name)
-    with pytest.raises(BundleError, match="cannot be read as ONNX"):
-        check_self_contained(tmp_path / "nowhere")
+        with pytest.raises(BundleError, match=f"{name} is not readable as ONNX .*copy the bundle again"):
+            check_self_contained(data, name)
+
+
+# --- the bytes that were checked are the bytes that run
+
+
+def planted(folder: Path, place: str) -> bytes:
+    """A model that takes its one weight from ``w.bin``, which lies in ``folder``, in the graph or in a branch."""
+    np.full((4, 4), 7, np.float32).tofile(folder / "w.bin")
+    tensor = outside()
+    del tensor.external_data[:]
+    for key, value in (("location", "w.bin"), ("offset", "0"), ("length", "64")):
+        tensor.external_data.add(key=key, value=value)
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 4])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 4])
+    nodes, values = [helper.make_node("MatMul", ["image", "w"], ["logits"])], [tensor]
+    if place == "branch":
+        weight = helper.make_tensor_value_info("held", TensorProto.FLOAT, [4, 4])
+        tensor.name = "held"
+        inside = helper.make_graph([], "inside", [], [weight], initializer=[tensor])
+        nodes.insert(0, helper.make_node("If", ["yes"], ["w"], then_branch=inside, else_branch=inside))
+        values = [numpy_helper.from_array(np.array(True), "yes")]
+    graph = helper.make_graph(nodes, "graph", [image], [logits], initializer=values)
+    opsets = [helper.make_opsetid("", 20)]
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
+
+
+@pytest.mark.parametrize("place", ["graph", "branch"])
+def test_a_file_in_the_working_directory_is_not_taken_for_weights(
+    tiny_bundle: Bundle, rewritten: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """ONNX Runtime, given bytes, looks there: whoever can write there would choose the answers."""
+    import onnxruntime
+
+    from edgeadv.gradients.read_onnx import read_graph
+
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    data = planted(Path(), place)
+    if place == "graph":  # it does look there, else this test would show nothing
+        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        (logits,) = session.run(None, {"image": np.ones((1, 4), np.float32)})
+        assert logits.tolist() == [[28.0] * 4]
+    path = rewritten()
+    (path / "model.fp32.onnx").write_bytes(data)
+    variants = tiny_bundle.manifest.to_json()["variants"]
+    entry = {**variants["fp32"], "sha256": sha256_bytes(data), "bytes": len(data)}
+    path = rewritten(variants={**variants, "fp32": entry})
+    (path / "model.fp32.onnx").write_bytes(data)
+    for opened in (
+        lambda: OnnxRuntimeBackend(Bundle.open(path), variant="fp32"),
+        lambda: read_graph(Bundle.open(path).onnx("fp32"), "fp32"),
+    ):
+        with pytest.raises(BundleError, match="keeps weights in another file, which no hash covers"):
+            opened()
+
+
+def test_a_file_that_is_changed_after_the_bundle_was_opened_does_not_run(rewritten: Any) -> None:
+    path = rewritten()
+    bundle = Bundle.open(path)
+    (path / "model.fp32.onnx").write_bytes((path / "model.fp16.onnx").read_bytes())
+    with pytest.raises(IntegrityError, match=r"model\.fp32\.onnx is damaged: its SHA-256"):
+        OnnxRuntimeBackend(bundle, variant="fp32")
+    (path / "golden.npz").write_bytes(b"")
+    with pytest.raises(IntegrityError, match=r"golden\.npz is damaged"):
+        bundle.golden()
+    manifest = (path / "manifest.json").read_text()
+    (path / "manifest.json").write_text(manifest.replace("tiny", "tony"))
+    for later in (lambda: bundle.sign("key.pem"), lambda: bundle.slim(path / "s", variants=["fp16"], weights=False)):
+        with pytest.raises(IntegrityError, match="changed"):
+            later()

@@ -142,6 +142,6 @@ def test_a_folder_in_the_place_of_a_file_is_no_obstacle(
     (file / "with").mkdir(parents=True)
     (file / "with" / "something").write_text("in it")
     explanation = str(cache.explain(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None))
-    assert re.match(rf"stale: .*{file.name} .*Is a directory", explanation), explanation
+    assert re.match(rf"stale: .*{file.name} .*it is a folder", explanation), explanation
     assert cache.provide(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None).origin == "built"
     assert cache.provide(tiny_bundle, "fp16", sm_86, library=rtx, gpu=None).origin == "hit"

@@ -116,7 +116,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, change: Callable[[bytes], bytes
     path = tmp_path / "o.npz"
     outcome().save(path)
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(BundleError, match=r"o\.npz is damaged .*: delete .* and evaluate again"):
+    with pytest.raises(BundleError, match=r"o\.npz is damaged .*; delete .* and evaluate again"):
         BatchOutcome.load(path, n_classes=10)
 
 

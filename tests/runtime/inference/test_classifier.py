@@ -197,7 +197,7 @@ def test_int8_is_the_variant_that_is_right_here(tiny_bundle: Bundle, tmp_path: P
 
 
 def test_the_signature_is_checked(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"the public key .* cannot be read"):
+    with pytest.raises(InputError, match=r"no public key there"):
         Classifier.open(tiny_bundle.path, public_key=tmp_path / "missing.pem")
 
 

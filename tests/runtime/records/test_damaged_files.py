@@ -232,7 +232,7 @@ def test_study(measured: dict[str, Any], tmp_path: Path) -> None:
     }
     settings = {
         "architectures": [architecture],
-        "data": {"name": "d", "split": "all", "n": 9, "images_sha256": SHA},
+        "data": {"name": "d", "split": "all", "n": 1000, "images_sha256": SHA},
         "seed": 0,
         "attack": "fgsm",
         "eps": ["8/255"],

@@ -132,7 +132,7 @@ def test_what_is_saved_is_loaded(results: Results, tmp_path: Path) -> None:
 
 
 def test_a_row_names_the_plan_that_ran(results: Results, tmp_path: Path) -> None:
-    planned = dataclasses.replace(results, rows=(row(engine=PLAN), row()))
+    planned = dataclasses.replace(results, rows=(row(engine=PLAN), row(attack="pgd")))
     planned.save(tmp_path / "results.json")
     value = json.loads((tmp_path / "results.json").read_text())
     assert [entry["engine"] for entry in value["rows"]] == [
@@ -206,10 +206,15 @@ def test_keys_of_a_later_edgeadv_are_ignored(results: Results) -> None:
     assert Results.from_json(value) == results
 
 
-def test_the_share_comes_from_the_counts_not_from_the_file(results: Results) -> None:
+def test_the_share_comes_from_the_counts_and_a_file_that_says_another_is_refused(results: Results) -> None:
     value = results.to_json()
-    value["rows"][1]["top1"] = 0.99
+    value["rows"][1]["top1"] = 0.2501  # rounded by another writer
     assert Results.from_json(value).rows[1].top1 == 0.25
+    del value["rows"][1]["top1"]
+    assert Results.from_json(value).rows[1].top1 == 0.25
+    value["rows"][1]["top1"] = 0.99
+    with pytest.raises(SchemaError, match=r"top1 of fgsm at eps 8/255 is 0\.99, and its counts give 0\.25"):
+        Results.from_json(value)
 
 
 @pytest.mark.parametrize("key", ["bundle", "data", "masking", "rows", "environment"])
