@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from edgeadv_runtime import EdgeAdvError, __version__
+from edgeadv_runtime.errors import one_line
 
 from ..workflows.processes import PeerError, refuse_processes
 from ._fields import as_options, say
@@ -168,7 +169,7 @@ def _run(given: list[str]) -> int:
         if _came_of_ctrl_c(error):
             return _interrupted(given)
         if isinstance(error, EdgeAdvError):
-            return _fail(as_options(" ".join(str(error).split())))
+            return _fail(as_options(one_line(str(error))))
         # usage errors of the parser; which class they are depends on typer's version
         show = getattr(error, "format_message", None)
         if show is None:
