@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import sys
 
+from edgeadv_runtime.errors import plain
+
 # lists in Python, comma-separated text here
 _OPTIONS = {
     "precisions": "precision",
@@ -27,7 +29,7 @@ def as_options(text: str) -> str:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print one line, on standard error if ``err``."""
+    """Print one line, on standard error if ``err``; what would move a terminal's cursor is written as an escape."""
     stream = sys.stderr if err else sys.stdout
-    stream.write(f"{as_options(text)}\n")
+    stream.write(f"{as_options(plain(text))}\n")
     stream.flush()

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeadv_runtime.bundle.batches import Progress
+from edgeadv_runtime.errors import plain
 
 VERDICT = "masking check"
 # columns, longer than any path or sentence
@@ -52,21 +53,21 @@ def print_table(
         title: above the table.
         width: as :func:`wide_console` takes it: rich would cut figures to fit a narrower terminal.
     """
-    table = Table(title=None if title is None else Text(title), title_justify="left")
+    table = Table(title=None if title is None else Text(plain(title)), title_justify="left")
     for i, heading in enumerate(headings):
         style = "bold" if heading in bold else None
         justify: JustifyMethod = "left" if i < left or heading == VERDICT else "right"
         table.add_column(heading, justify=justify, style=style, overflow="fold")
     for row in rows:
         if row:
-            table.add_row(*map(Text, row))
+            table.add_row(*(Text(plain(cell)) for cell in row))
         else:
             table.add_section()
     console = wide_console(width)
     console.print(table)
 
     def tell(text: str, style: str = "") -> None:
-        console.print(Text(text, style=style))
+        console.print(Text(plain(text), style=style))
 
     return tell
 

@@ -21,6 +21,7 @@ from edgeadv_runtime.camera.demonstration import StoredPerturbation
 from edgeadv_runtime.camera.recognizer import Recognition, Recognizer
 from edgeadv_runtime.camera.serve import PageServer, View
 from edgeadv_runtime.camera.sources import Folder
+from edgeadv_runtime.errors import plain
 
 from ..workflows.durations import seconds
 from ._arguments import BundleFile, Provider, at_least
@@ -168,13 +169,13 @@ class _Line:
         if event.kind == "connected":
             self._recognizer.restart()
         else:
-            self._console.print(Text(event.text))
+            self._console.print(Text(plain(event.text)))
 
     def refresh(self, counts: Counts) -> None:
         """Write the line again."""
         line = f"{self.last_label}  {_figures(counts)}  dropped {counts.dropped}" if self.last_label else self._status
         if self._live is not None:
-            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
+            self._live.update(Text(plain(line), no_wrap=True, overflow="ellipsis"), refresh=True)
         elif time.monotonic() - self._printed >= _LINE_S and self.last_label:
             self._printed = time.monotonic()
             say(line, err=True)

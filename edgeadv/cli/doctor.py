@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeadv_runtime.doctor import diagnose
+from edgeadv_runtime.errors import plain
 
 from ._arguments import PublicKey
 from ._fields import as_options
@@ -32,8 +33,8 @@ def doctor(
     table = Table.grid(padding=(0, 2))
     for check in diagnose(bundles or [], public_key=public_key):
         # Text, for in a string rich takes the brackets of edgeadv[train] for a style
-        table.add_row(Text(check.status, style=_STYLES[check.status]), Text(check.name), Text(check.detail))
+        table.add_row(Text(check.status, style=_STYLES[check.status]), Text(check.name), Text(plain(check.detail)))
         if check.hint is not None:
-            table.add_row("", "", Text(as_options(check.hint), style="italic"))
+            table.add_row("", "", Text(as_options(plain(check.hint)), style="italic"))
     console = wide_console()
     console.print(table)

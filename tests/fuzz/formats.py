@@ -164,6 +164,7 @@ def read_picture(folder: Path) -> object:
 
 SHOW, VERIFY = "bundle show @/b.edgeadv", "verify @/b.edgeadv --backend onnxruntime"
 EVALUATE = "evaluate @/b.edgeadv --pack @/p.pack --backend onnxruntime --precision fp32 --out @/out.json"
+IMPORT = "import @/theirs.onnx --preprocess resize=16,crop=16 --scale 0..1 --color rgb --dry-run"
 BUNDLE = ("b.edgeadv",)
 FORMATS: dict[str, Format] = {
     "manifest": Format(
@@ -237,94 +238,29 @@ FORMATS: dict[str, Format] = {
         ("theirs.onnx", "pictures"),
         ("theirs.onnx",),
         mutators.onnx,
-        ("import @/theirs.onnx --preprocess resize=16,crop=16 --scale 0..1 --color rgb --classes 4 --dry-run",),
+        (f"{IMPORT} --classes 4",),
     ),
     "weights of pytorch": Format(("weights.pth",), ("weights.pth",), mutators.torch_file, (read_weights,)),
     "classes": Format(
         ("theirs.onnx", "classes.tsv", "pictures"),
         ("classes.tsv",),
         mutators.text,
-        (
-            "import @/theirs.onnx --preprocess resize=16,crop=16 --scale 0..1 --color rgb --classes @/classes.tsv --dry-run",
-        ),
+        (f"{IMPORT} --classes @/classes.tsv",),
     ),
     "pictures": Format(
         (*BUNDLE, "pictures"), ("pictures/*",), mutators.raw, (read_picture, "camera @/b.edgeadv --source @/pictures")
     ),
 }
 
-WORDS = [
-    *(
-        "",
-        " ",
-        "-1",
-        "0",
-        "1",
-        "1.5",
-        "1e400",
-        "nan",
-        "inf",
-        "-inf",
-        "9" * 30,
-        "9" * 5000,
-        "8/255",
-        "8/0",
-        "1/9" + "9" * 400,
-    ),
-    *(
-        "a",
-        "a,b",
-        "a,,b",
-        ",",
-        "fp32",
-        "fp32,fp32",
-        "\x1b[31m",
-        "\u202e",
-        "\udcff",
-        "\n",
-        "%s",
-        "--out",
-        "/dev/null",
-        "/dev/full",
-    ),
-    *(
-        "/dev/zero",
-        "/nonexistent/x",
-        "/",
-        ".",
-        "..",
-        "~",
-        "x" * 5000,
-        "http://[",
-        "[::1]:99999",
-        "127.0.0.1:99999",
-        "90s",
-        "9e9h",
-    ),
-    *(
-        "resize=1,crop=2",
-        "resize=999999999,crop=1",
-        "sm_86",
-        "sm_",
-        "1,8,32",
-        "3,2,1",
-        "hf-hub:a/b",
-        "local-dir:/",
-        "@/b.edgeadv",
-    ),
-    *(
-        "@/data",
-        "@/pictures",
-        "@/r.json",
-        "@/run",
-        "@/p.pack",
-        "@/key.pem",
-        "@/theirs.onnx",
-        "os:system",
-        "@/x.py:f",
-        "\x00",
-    ),
-]
+# of every kind of option, and of none
+SHORT = """
+-1 0 1 1.5 1e400 nan inf -inf 8/255 8/0 a a,b a,,b , fp32 fp32,fp32 %s --out 90s 9e9h 1,8,32 3,2,1
+/dev/null /dev/full /dev/zero /nonexistent/x / . .. ~ http://[ [::1]:99999 127.0.0.1:99999 os:system
+resize=1,crop=2 resize=999999999,crop=1 sm_86 sm_ hf-hub:a/b local-dir:/
+@/b.edgeadv @/data @/pictures @/r.json @/run @/p.pack @/key.pem @/theirs.onnx @/x.py:f
+"""
+ODD = ["", " ", "\n", "\x00", "\x1b[31m", "\u202e", "\udcff", "9" * 5000, "1/9" + "9" * 400, "x" * 5000]
+WORDS = [*SHORT.split(), *ODD]
 
 
 def command_line(rng: random.Random) -> list[str]:
