@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from edgeadv_runtime import EdgeAdvError, __version__
-from edgeadv_runtime.errors import one_line
+from edgeadv_runtime.errors import LONGEST_MESSAGE, one_line
 
 from ..workflows.processes import PeerError, refuse_processes
 from ._fields import as_options, say
@@ -169,14 +169,14 @@ def _run(given: list[str]) -> int:
         if _came_of_ctrl_c(error):
             return _interrupted(given)
         if isinstance(error, EdgeAdvError):
-            return _fail(as_options(one_line(str(error))))
+            return _fail(as_options(str(error)))
         # usage errors of the parser; which class they are depends on typer's version
         show = getattr(error, "format_message", None)
         if show is None:
             return _report(error)
-        message = " ".join(str(show()).split())
+        message = str(show())
         # without arguments the parser has already shown its help and has nothing to add
-        return _fail(f"{message} (see edgeadv --help)") if message else 2
+        return _fail(message, " (see edgeadv --help)") if message else 2
 
 
 def _came_of_ctrl_c(error: BaseException | None) -> bool:
@@ -198,8 +198,10 @@ def _resumes(given: list[str]) -> bool:
     return known and any(parameter.name == "resume" for parameter in subcommand(given[0]).params)
 
 
-def _fail(message: str) -> int:
-    say(f"edgeadv: {message}", err=True)
+def _fail(message: str, more: str = "") -> int:
+    """Say in one line, which a person reads whole, what is wrong; returns the exit status of bad input."""
+    begin = "edgeadv: "
+    say(begin + one_line(message, most=LONGEST_MESSAGE - len(begin) - len(more)) + more, err=True)
     return 2
 
 

@@ -29,7 +29,7 @@ def as_options(text: str) -> str:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print one line, on standard error if ``err``; what would move a terminal's cursor is written as an escape."""
+    """Print one line, on standard error if ``err``; nothing in it moves a cursor or turns letters round."""
     stream = sys.stderr if err else sys.stdout
-    stream.write(f"{as_options(plain(text))}\n")
+    stream.write(f"{plain(as_options(text))}\n")
     stream.flush()

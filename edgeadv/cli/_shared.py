@@ -27,6 +27,12 @@ def keep_memory() -> None:
     keep_freed_memory()
 
 
+def cell(text: str, style: str = "") -> Text:
+    """``text`` for rich, as it is: what looks like markup is none, and nothing in it moves a cursor or turns letters
+    round."""
+    return Text(plain(text), style=style)
+
+
 def wide_console(width: int = 0) -> Console:
     """Standard output for a table: at least ``width`` columns on a terminal; in a file or a pipe no line is broken."""
     console = Console()
@@ -53,21 +59,21 @@ def print_table(
         title: above the table.
         width: as :func:`wide_console` takes it: rich would cut figures to fit a narrower terminal.
     """
-    table = Table(title=None if title is None else Text(plain(title)), title_justify="left")
+    table = Table(title=None if title is None else cell(title), title_justify="left")
     for i, heading in enumerate(headings):
         style = "bold" if heading in bold else None
         justify: JustifyMethod = "left" if i < left or heading == VERDICT else "right"
         table.add_column(heading, justify=justify, style=style, overflow="fold")
     for row in rows:
         if row:
-            table.add_row(*(Text(plain(cell)) for cell in row))
+            table.add_row(*map(cell, row))
         else:
             table.add_section()
     console = wide_console(width)
     console.print(table)
 
     def tell(text: str, style: str = "") -> None:
-        console.print(Text(plain(text), style=style))
+        console.print(cell(text, style))
 
     return tell
 
@@ -95,6 +101,6 @@ def progress_bar(*, threaded: bool = True) -> Iterator[Progress | None]:
         task = bar.add_task("opening", total=None)
 
         def update(done: int, total: int, text: str) -> None:
-            bar.update(task, completed=done, total=total, description=text, refresh=not threaded)
+            bar.update(task, completed=done, total=total, description=plain(text), refresh=not threaded)
 
         yield update

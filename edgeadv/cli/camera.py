@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.text import Text
 
 from edgeadv_runtime import Classifier, InputError, Smoother, Stream
 from edgeadv_runtime.camera import Answer, Counts, Event, open_source
@@ -21,11 +20,11 @@ from edgeadv_runtime.camera.demonstration import StoredPerturbation
 from edgeadv_runtime.camera.recognizer import Recognition, Recognizer
 from edgeadv_runtime.camera.serve import PageServer, View
 from edgeadv_runtime.camera.sources import Folder
-from edgeadv_runtime.errors import plain
 
 from ..workflows.durations import seconds
 from ._arguments import BundleFile, Provider, at_least
 from ._fields import say
+from ._shared import cell
 
 _REFRESH_S, _LINE_S = 0.25, 10.0
 
@@ -169,13 +168,15 @@ class _Line:
         if event.kind == "connected":
             self._recognizer.restart()
         else:
-            self._console.print(Text(plain(event.text)))
+            self._console.print(cell(event.text))
 
     def refresh(self, counts: Counts) -> None:
         """Write the line again."""
         line = f"{self.last_label}  {_figures(counts)}  dropped {counts.dropped}" if self.last_label else self._status
         if self._live is not None:
-            self._live.update(Text(plain(line), no_wrap=True, overflow="ellipsis"), refresh=True)
+            shown = cell(line)
+            shown.no_wrap, shown.overflow = True, "ellipsis"
+            self._live.update(shown, refresh=True)
         elif time.monotonic() - self._printed >= _LINE_S and self.last_label:
             self._printed = time.monotonic()
             say(line, err=True)

@@ -7,14 +7,12 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from edgeadv_runtime.doctor import diagnose
-from edgeadv_runtime.errors import plain
 
 from ._arguments import PublicKey
 from ._fields import as_options
-from ._shared import wide_console
+from ._shared import cell, wide_console
 
 _STYLES = {"ok": "green", "untried": "cyan", "missing": "yellow", "problem": "bold red"}
 
@@ -32,9 +30,9 @@ def doctor(
     """
     table = Table.grid(padding=(0, 2))
     for check in diagnose(bundles or [], public_key=public_key):
-        # Text, for in a string rich takes the brackets of edgeadv[train] for a style
-        table.add_row(Text(check.status, style=_STYLES[check.status]), Text(check.name), Text(plain(check.detail)))
+        # cells, for in a string rich takes the brackets of edgeadv[train] for a style
+        table.add_row(cell(check.status, _STYLES[check.status]), cell(check.name), cell(check.detail))
         if check.hint is not None:
-            table.add_row("", "", Text(as_options(plain(check.hint)), style="italic"))
+            table.add_row("", "", cell(as_options(check.hint), "italic"))
     console = wide_console()
     console.print(table)

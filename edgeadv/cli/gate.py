@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from edgeadv_runtime import EdgeAdvError, InputError, Results
+from edgeadv_runtime.errors import one_line
 from edgeadv_runtime.files import ensure_file_writable
 from edgeadv_runtime.records.evidence import ORDER
 from edgeadv_runtime.records.release_gate import SUITE
@@ -77,7 +78,7 @@ def gate(
         )
     except EdgeAdvError as error:
         # a pipeline that reads no exit status must not take an older file for today's
-        write_outcome(results, judged, [], error=as_options(" ".join(str(error).split())), junit=junit, json=json)
+        write_outcome(results, judged, [], error=as_options(one_line(str(error))), junit=junit, json=json)
         raise
     write_outcome(results, judged, outcome.rulings, junit=junit, json=json)
     for line in outcome.lines:

@@ -6,6 +6,7 @@ import difflib
 import json
 import math
 import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,6 +18,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from edgeadv_runtime.bundle.entries import MOST_CLASSES
 from edgeadv_runtime.decoding import convert
 from edgeadv_runtime.errors import BundleError, InputError
 
@@ -25,6 +27,7 @@ from .modules import check_name, factory_name, logits_of, made
 from .normalization import IMAGENET_MEAN, IMAGENET_STD, Normalize, normalization
 
 Library = Literal["torchvision", "timm", "module"]
+_MOST_UPSAMPLED = 8192
 _INCEPTIONS = ("googlenet", "inception_v3")
 _AUXILIARY = re.compile(r"((module|_orig_mod)\.)*(aux[12]|AuxLogits)\.")
 
@@ -51,9 +54,10 @@ class Architecture:
     std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        if self.upsample < 1 or self.num_classes < 2:
+        if not (1 <= self.upsample <= _MOST_UPSAMPLED and 2 <= self.num_classes <= MOST_CLASSES):
             raise InputError(
-                f"upsample must be at least 1 and classes at least 2, not {self.upsample} and {self.num_classes}"
+                f"upsample must be at least 1 and classes at least 2, at most {_MOST_UPSAMPLED} and {MOST_CLASSES}, "
+                f"not {self.upsample} and {self.num_classes}"
             )
         if len(self.mean) != len(self.std) or not all(math.isfinite(value) for value in (*self.mean, *self.std)):
             raise InputError(f"mean and std are as many finite numbers, not {self.mean} and {self.std}")
@@ -96,9 +100,9 @@ class Architecture:
         prefix, _, bare = name.rpartition("/")
         ours = torchvision.models.list_models(module=torchvision.models)
         source: Library
-        if prefix in ("", "torchvision") and bare in ours:
+        if prefix in ("", "torchvision") and _is_listed("torchvision", bare):
             source, usual = "torchvision", torchvision.models.get_model_weights(bare)["DEFAULT"].transforms()
-        elif prefix in ("", "timm") and timm.is_model(bare):
+        elif prefix in ("", "timm") and _is_listed("timm", bare):
             source, usual = "timm", timm.get_pretrained_cfg(bare)
         else:
             close = difflib.get_close_matches(bare, [*ours, *timm.list_models()], n=3)
@@ -125,7 +129,21 @@ class Architecture:
             known = {field.name: value[field.name] for field in fields(cls)}
         except KeyError as error:
             raise BundleError(f"this architecture entry lacks {error}; export the bundle again") from error
-        return convert(known, cls, what="architecture entry", mend="export the bundle again")
+        found = convert(known, cls, what="architecture entry", mend="export the bundle again")
+        # timm takes hf-hub:NAME and local-dir:PATH for names too, and reads what lies there
+        if found.source != "module" and not _is_listed(found.source, found.name):
+            named = reprlib.repr(found.name)
+            raise BundleError(
+                f"this architecture entry names {named}, which {found.source} does not list: do not use it"
+            )
+        return found
+
+
+def _is_listed(source: str, name: str) -> bool:
+    """Whether a library has a classifier of this name itself, so that none is looked for on a hub or in a folder."""
+    if source == "torchvision":
+        return name in torchvision.models.list_models(module=torchvision.models)
+    return bool(timm.is_model(name)) and not {":", "/"} & set(name)
 
 
 class PixelModel(nn.Module):

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from edgeadv_runtime.errors import require
+from edgeadv_runtime.errors import plain, require
 from edgeadv_runtime.evaluation.verdict import BADGES
 from edgeadv_runtime.records.about import png_size
 from edgeadv_runtime.records.bench import Bench, BenchRow
@@ -68,7 +68,8 @@ def fill(template: str, **values: Any) -> str:
     style = (_FOLDER / _STYLE).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     page = environment.get_template(template).render(style=style, style_sha256=digest, badges=BADGES, **values)
-    return str(page)
+    # a name from elsewhere turns no letters round, and is no half of a surrogate pair, which no file can hold
+    return "\n".join(map(plain, str(page).split("\n")))
 
 
 def render(inputs: Inputs, *, seen: Sequence[Seen] = ()) -> str:

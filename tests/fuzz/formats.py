@@ -125,6 +125,13 @@ def read_weights(folder: Path) -> object:
     return read(folder / "weights.pth")
 
 
+def read_bundle_weights(folder: Path) -> object:
+    """Read the weights of a bundle."""
+    from edgeadv.models.checkpoints import read_weights as read
+
+    return read(folder / "b.edgeadv" / "weights.safetensors")
+
+
 def read_bench(folder: Path) -> object:
     """Read a measurement."""
     from edgeadv_runtime.records.bench import Bench
@@ -157,14 +164,15 @@ def read_records(folder: Path) -> object:
 def read_picture(folder: Path) -> object:
     """Classify pictures."""
     from edgeadv_runtime import Classifier
+    from edgeadv_runtime.bundle.pictures import load
 
     with Classifier.open(folder / "b.edgeadv") as classifier:
-        return [classifier.classify(file) for file in sorted((folder / "pictures").iterdir())]
+        return [classifier.classify(load(file)) for file in sorted((folder / "pictures").iterdir())]
 
 
 SHOW, VERIFY = "bundle show @/b.edgeadv", "verify @/b.edgeadv --backend onnxruntime"
 EVALUATE = "evaluate @/b.edgeadv --pack @/p.pack --backend onnxruntime --precision fp32 --out @/out.json"
-IMPORT = "import @/theirs.onnx --preprocess resize=16,crop=16 --scale 0..1 --color rgb --dry-run"
+IMPORT = "import @/theirs.onnx --preprocess resize=16,crop=16 --scale 0..1 --color rgb --check"
 BUNDLE = ("b.edgeadv",)
 FORMATS: dict[str, Format] = {
     "manifest": Format(
@@ -189,12 +197,12 @@ FORMATS: dict[str, Format] = {
         BUNDLE,
         ("b.edgeadv/weights.safetensors",),
         mutators.safetensors,
-        ("verify @/b.edgeadv --backend torch",),
+        (read_bundle_weights,),
         manifest_fits,
     ),
     "signature": Format(
         (*BUNDLE, "key.pem", "public.pem"),
-        ("key.pem", "public.pem"),
+        ("key.pem", "public.pem", "b.edgeadv/manifest.json.sig"),
         mutators.text,
         (SHOW + " --public-key @/public.pem", "bundle sign @/b.edgeadv --key @/key.pem"),
     ),
@@ -219,7 +227,7 @@ FORMATS: dict[str, Format] = {
         (*BUNDLE, "p.pack", "r.json.partial"),
         ("r.json.partial/plan.json",),
         mutators.as_json,
-        (EVALUATE.replace("out.json", "r.json") + " --resume",),
+        (EVALUATE.replace("--precision fp32 --out @/out.json", "--out @/r.json --resume"),),
     ),
     "outcomes": Format(("r.json.partial",), ("r.json.partial/*.npz",), mutators.npz, (read_outcomes,)),
     "perturbation": Format(

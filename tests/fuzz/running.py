@@ -83,6 +83,21 @@ def _file(format_: Format, seeds: Path, folder: Path, rng: random.Random) -> tup
     return outcome, fault
 
 
+def whole(name: str, seeds: Path, work: Path) -> list[str]:
+    """What refuses a format's files as they are, which would make its changed ones prove nothing."""
+    format_, refused = FORMATS[name], []
+    for read in format_.reads:
+        if not copy(seeds, work / "x", format_.copies):
+            return []
+        if callable(read):
+            outcome, fault = _called(read, work / "x")
+        else:
+            outcome, fault = _command(read.replace("@", str(work / "x")).split(), ones=format_.ones)
+        if fault is not None or outcome in ("2", "refused"):
+            refused.append(f"{read}: {outcome} {fault}")
+    return refused
+
+
 def _options(seeds: Path, folder: Path, rng: random.Random) -> tuple[str, str | None]:
     copy(seeds, folder, ("b.edgeadv", "p.pack", "r.json", "run", "pictures", "key.pem", "theirs.onnx"))
     (folder / "x.py").write_text("def f(path):\n    return path\n")

@@ -38,6 +38,7 @@ def make(folder: Path) -> None:
     (folder / "key.pem").write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     (folder / "public.pem").write_bytes(public)
+    command("bundle", "sign", bundle, "--key", folder / "key.pem")
     attacks = ("--attack", "fgsm,pgd-margin")
     command("attack", bundle, *data, *attacks, "--out", folder / "p.pack")
 

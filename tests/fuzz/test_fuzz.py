@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.__main__ import in_child
-from tests.fuzz.running import NAMES
+from tests.fuzz.formats import FORMATS
+from tests.fuzz.running import NAMES, whole
 from tests.fuzz.seeds import make
 
 SECONDS = 8
@@ -21,6 +22,10 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("seeds")
     make(folder)
     return folder
+
+
+def test_what_was_not_changed_is_accepted(seeds: Path, tmp_path: Path) -> None:
+    assert {name: refused for name in FORMATS if (refused := whole(name, seeds, tmp_path))} == {}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,6 +16,8 @@ _FILE_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\\\x00-\x1f\x7f]{1,63}")
 
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Tolerance = Annotated[float, msgspec.Meta(ge=0, le=0.5)]
+"""A share of the largest logit: with a larger one no comparison would ever fail."""
 Positive = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 Interval = tuple[float, float]
 VariantName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*\Z", max_length=40)]
@@ -62,6 +64,10 @@ class ArchitectureEntry(Entry, frozen=True, kw_only=True):
     upsample: Annotated[int, msgspec.Meta(ge=1, le=8192)]
     mean: Annotated[tuple[float, ...], msgspec.Meta(max_length=16)]
     std: Annotated[tuple[float, ...], msgspec.Meta(max_length=16)]
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or any(value <= 0 for value in self.std):
+            raise ValueError(f"mean {self.mean} and std {self.std} are no normalisation of channels")
 
 
 class ClassEntry(Entry, frozen=True, kw_only=True):
@@ -249,7 +255,7 @@ class VariantEntry(SizedFileEntry, frozen=True, kw_only=True):
     opset: Positive
     input: InputEntry
     output: OutputEntry
-    tolerance: NotNegative
+    tolerance: Tolerance
     parity: ParityEntry | None = None
     compute: dict[Text, Literal["Float", "Half", "BFloat16", "UInt8", "Int8", "unknown"]] | None = None
     made_from: MadeFromEntry | None = None

@@ -116,6 +116,9 @@ class Manifest(Entry, frozen=True, kw_only=True):
             raise ValueError(f"there are no weights, and `requires` lacks {NO_WEIGHTS}, or the other way round")
         if any(entry.batch for entry in self.variants.values()) != (FIXED_BATCH in self.requires):
             raise ValueError(f"a variant has a `batch`, and `requires` lacks {FIXED_BATCH}, or the other way round")
+        named, listed = self.architecture.num_classes, len(self.classes)
+        if named != listed:
+            raise ValueError(f"the architecture has {named} classes, and {listed} are listed")
         if len(self.files) != len(set(self._hashes)):
             raise ValueError("a file is named with two hashes")
         # the id does not cover left_out: it must not hide a file that is read all the same

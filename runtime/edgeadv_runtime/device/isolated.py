@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from typing import IO, Any, TypeVar
 
 from ..errors import EdgeAdvError, ExportError
+from .facts import read_memory
 from .processes import end_with_parent
 
 T = TypeVar("T")
@@ -23,14 +25,24 @@ T = TypeVar("T")
 # the child finds its modules where this process finds them; before that it must not look into the working directory
 _START = (
     "import sys; sys.path[:] = sys.argv.pop().split('\\n'); "
-    "from edgeadv_runtime.device.isolated import answer; answer(int(sys.argv[1]))"
+    "from edgeadv_runtime.device.isolated import answer; answer(int(sys.argv[1]), int(sys.argv[2]))"
 )
 _LONGEST_WORDS = 200
+SECONDS = 3600.0
+"""How long a call may take: a graph may compute for ever, and no look at it tells."""
+# of the memory that is available, what a call may take; with less than the second no library loads
+_SHARE, _LEAST_MIB = 0.8, 1024
 ADVICE = "install another version of it"
 
 
 def call_isolated(
-    function: Callable[..., T], *args: Any, what: str, library: str = "onnxruntime", advice: str = ADVICE
+    function: Callable[..., T],
+    *args: Any,
+    what: str,
+    library: str = "onnxruntime",
+    advice: str = ADVICE,
+    seconds: float = SECONDS,
+    memory_mib: int | None = None,
 ) -> T:
     """``function(*args)`` in a process of its own, which has this one's environment, working directory and module path.
 
@@ -46,17 +58,21 @@ def call_isolated(
         what: is run, for messages.
         library: the module that would be to blame for a crash; its version is told.
         advice: what to do after a crash.
+        seconds: after which it is ended.
+        memory_mib: that it may take; None is most of what is available, so that it ends before this machine does.
 
     Returns:
         What ``function`` returned, pickled and read again.
 
     Raises:
         EdgeAdvError: ``function`` raised it.
-        ExportError: the process crashed, was killed, ended without an answer, found no memory or cannot be started.
+        ExportError: the process crashed, was killed, ended without an answer, took too long, found no memory or cannot
+            be started.
         Exception: any other that ``function`` raised, caused by one that holds its traceback.
     """
     request = pickle.dumps((function, args), protocol=pickle.HIGHEST_PROTOCOL)
-    command = [sys.executable, "-c", _START, str(os.getpid()), "\n".join(sys.path)]
+    limit = _most_memory() if memory_mib is None else memory_mib
+    command = [sys.executable, "-c", _START, str(os.getpid()), str(limit), "\n".join(sys.path)]
     try:
         # a session of its own: Ctrl-C is for this process, which ends the child
         child = subprocess.Popen(
@@ -66,7 +82,9 @@ def call_isolated(
         raise ExportError(f"{what} cannot be tried in a process of its own: {error.strerror or error}") from error
     with child:
         try:
-            reply, chatter = child.communicate(request)
+            reply, chatter = child.communicate(request, timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            raise ExportError(f"{what} was ended after {seconds:g} s: it may compute for ever; {advice}") from error
         finally:
             child.kill()
     if child.returncode != 0:
@@ -82,9 +100,22 @@ def call_isolated(
     return result  # type: ignore[no-any-return]
 
 
-def answer(parent: int) -> None:
-    """What the child does: call what standard input holds, write the answer to standard output, and end."""
+def _most_memory() -> int:
+    """MiB that a child may take."""
+    available = read_memory().get("available_mib")
+    return max(_LEAST_MIB, int(_SHARE * available)) if available is not None else 0
+
+
+def answer(parent: int, memory_mib: int = 0) -> None:
+    """What the child does: call what standard input holds, write the answer to standard output, and end.
+
+    Args:
+        parent: process id; when that process is gone, so is this one.
+        memory_mib: that it may take for data of its own; 0 is any.
+    """
     end_with_parent()
+    if memory_mib:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_mib << 20,) * 2)
     if os.getppid() != parent:  # it died before we said so
         os._exit(1)
     stream = os.fdopen(os.dup(sys.stdout.fileno()), "wb")

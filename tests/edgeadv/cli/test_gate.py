@@ -222,7 +222,7 @@ def test_what_is_judged_can_be_narrowed(cli, good):
         (("--min-robust", "0.4", "--suite", "hard"), "--suite 'hard' is not one of fast, standard, full"),
         (
             ("--min-robust", "0.4", "--suite", "full"),
-            "less than the suite full: mi-fgsm ran with less than 20 steps; pgd-ce",
+            "Evaluate it with --eps 8/255 and --suite full, of a pack with --attack square",
         ),
         (("--min-clean", "0.4", "--json", "results.json"), "must be three different files"),
         (("--min-clean", "0.4", "--json", "a", "--junit", "a"), "must be three different files"),

@@ -301,6 +301,25 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> No
         read_weights(tmp_path / "w.pt")
 
 
+@pytest.mark.parametrize("source", ["timm", "torchvision"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hf-hub:somebody/resnet18",
+        "hf_hub:somebody/x",
+        "local-dir:/etc",
+        "timm/resnet18",
+        "../resnet18",
+        "fcn_resnet50",
+        "",
+    ],
+)
+def test_a_foreign_entry_names_no_hub_and_no_folder(source: str, name: str) -> None:
+    entry = {**architecture().to_json(), "source": source, "name": name}
+    with pytest.raises(BundleError, match=r"which (timm|torchvision) does not list: do not use it"):
+        Architecture.from_json(entry)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist: `weights` takes none, default or a file"):
         load_pretrained(architecture(), tmp_path / "nothing.pt")

@@ -155,3 +155,33 @@ def test_it_ends_with_what_interrupts_or_kills_the_caller(name: str, tmp_path: P
 def test_an_end_without_an_answer_is_told() -> None:
     with pytest.raises(ExportError, match=r"^fp16 ended a process of its own without an answer: "):
         call_isolated(os._exit, 0, what="fp16")
+
+
+def test_what_computes_for_ever_is_ended() -> None:
+    start = time.monotonic()
+    with pytest.raises(ExportError, match=r"^fp16 of tiny was ended after 1 s: it may compute for ever; leave it out"):
+        call_isolated(exec, "while True: pass", what="fp16 of tiny", advice="leave it out", seconds=1)
+    assert time.monotonic() - start < 15
+
+
+def test_what_takes_all_memory_is_ended_before_the_machine_is() -> None:
+    code = "held = []\nwhile True: held.append(bytearray(1 << 24))"
+    with pytest.raises(ExportError, match="fp16 of tiny finds too little memory"):
+        call_isolated(exec, code, what="fp16 of tiny", memory_mib=512)
+    assert call_isolated(eval, "len(bytearray(1 << 27))", what="less", memory_mib=512) == 1 << 27
+
+
+def test_a_graph_that_takes_more_memory_than_there_is_is_one_line() -> None:
+    """Twelve bytes of shape for a terabyte of zeros."""
+    from onnx import TensorProto, helper
+
+    from edgeadv_runtime.backends.first_run import try_graph
+
+    shape = helper.make_tensor("shape", TensorProto.INT64, [3], [1 << 14, 1 << 14, 1 << 10])
+    nodes = [helper.make_node("ConstantOfShape", ["shape"], ["y"])]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "g", [], [output], initializer=[shape])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    with pytest.raises(ExportError, match="a graph ") as raised:
+        try_graph(model.SerializeToString(), {}, what="a graph", optimised=False)
+    assert "\n" not in str(raised.value)
