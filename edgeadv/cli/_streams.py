@@ -89,5 +89,5 @@ def standard_streams() -> Iterator[Output]:
     output, errors = Output(sys.stdout or io.StringIO()), Errors(sys.stderr or io.StringIO())
     if sys.stdout is None:
         output.failure = OutputError("standard output is closed: send it to /dev/null if nobody reads it")
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):  # type: ignore[type-var]
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         yield output

@@ -22,7 +22,7 @@ from ..data.augment import AUGMENTS
 from ..data.loading import DeviceBatch, to_model_input
 from ..data.rng import RandomStream
 from ..models.builder import PixelModel
-from ..models.checkpoints import torch_content
+from ..models.torch_files import torch_content
 from . import checkpoint
 from .config import TrainConfig
 from .distributed import ProcessGroup, together

@@ -28,7 +28,8 @@ def places() -> int:
     if most == resource.RLIM_INFINITY:
         return MOST_CONNECTIONS
     # a source opens files too, and must find room whoever connects
-    return max(1, min(MOST_CONNECTIONS, (most - psutil.Process().num_fds()) // 2))
+    left = most - int(psutil.Process().num_fds())
+    return max(1, min(MOST_CONNECTIONS, left // 2))
 
 
 class _Request(io.RawIOBase):
