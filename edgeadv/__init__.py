@@ -21,22 +21,20 @@ import importlib
 import types
 import typing
 
-from edgeadv_runtime import (
-    AttackPack,
-    Bench,
-    Bundle,
-    CallableAttack,
-    EdgeAdvError,
-    Eps,
-    InputError,
-    Results,
-    __version__,
-)
-from edgeadv_runtime.records.study import Study
-
-from . import arguments
-
 if typing.TYPE_CHECKING:
+    from edgeadv_runtime import (
+        AttackPack,
+        Bench,
+        Bundle,
+        CallableAttack,
+        EdgeAdvError,
+        Eps,
+        InputError,
+        Results,
+        __version__,
+    )
+    from edgeadv_runtime.records.study import Study
+
     from .data.sources import Data, load_data
     from .training.runs import Run
     from .workflows.attack_plan import AttackPlan
@@ -101,23 +99,25 @@ __all__ = [
 ]
 
 _LAZY = {
-    "data.sources": "Data load_data",
-    "training.runs": "Run",
-    "workflows.attack_plan": "AttackPlan",
-    "workflows.backends": "TensorRTPlan",
-    "workflows.benchmarking": "bench",
-    "workflows.comparing": "PipelineComparison compare_pipelines",
-    "workflows.engines": "build_engines",
-    "workflows.evaluation": "Execution evaluate",
-    "workflows.exporting": "ConfidenceOptions Int8Options TrainingDataOptions export",
-    "workflows.importing": "ImportOptions OnnxCheck check_onnx import_onnx",
-    "workflows.networks": "ModelSource",
-    "workflows.packing": "attack",
-    "workflows.pretrained": "Pretrained study",
-    "workflows.reporting": "report",
-    "workflows.runs": "list_runs",
-    "workflows.training": "DistillOptions RecipeOptions TrainConfig TrainJob distill train",
-    "workflows.verification": "verify",
+    "edgeadv_runtime": "AttackPack Bench Bundle CallableAttack EdgeAdvError Eps InputError Results __version__",
+    "edgeadv_runtime.records.study": "Study",
+    ".data.sources": "Data load_data",
+    ".training.runs": "Run",
+    ".workflows.attack_plan": "AttackPlan",
+    ".workflows.backends": "TensorRTPlan",
+    ".workflows.benchmarking": "bench",
+    ".workflows.comparing": "PipelineComparison compare_pipelines",
+    ".workflows.engines": "build_engines",
+    ".workflows.evaluation": "Execution evaluate",
+    ".workflows.exporting": "ConfidenceOptions Int8Options TrainingDataOptions export",
+    ".workflows.importing": "ImportOptions OnnxCheck check_onnx import_onnx",
+    ".workflows.networks": "ModelSource",
+    ".workflows.packing": "attack",
+    ".workflows.pretrained": "Pretrained study",
+    ".workflows.reporting": "report",
+    ".workflows.runs": "list_runs",
+    ".workflows.training": "DistillOptions RecipeOptions TrainConfig TrainJob distill train",
+    ".workflows.verification": "verify",
 }
 _WHERE = {name: module for module, names in _LAZY.items() for name in names.split()}
 
@@ -125,9 +125,11 @@ _WHERE = {name: module for module, names in _LAZY.items() for name in names.spli
 def __getattr__(name: str) -> typing.Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+    value = getattr(importlib.import_module(_WHERE[name], __name__), name)
     if isinstance(value, types.FunctionType):
-        value = arguments.checked(value)
+        from .arguments import checked
+
+        value = checked(value)
     # a module of the same name would hide it otherwise
     globals()[name] = value
     return value

@@ -38,4 +38,5 @@ if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
     except (EdgeAdvError, TypeError) as error:
-        sys.exit(f"{error}\nusage: camera.py BUNDLE SOURCE")
+        print(f"{error}\nusage: camera.py BUNDLE SOURCE", file=sys.stderr)
+        sys.exit(2)

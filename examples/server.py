@@ -47,5 +47,8 @@ if __name__ == "__main__":
             server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Handler)
             print(f"listening at http://127.0.0.1:{server.server_address[1]}/", flush=True)
             server.serve_forever()
-    except (EdgeAdvError, IndexError, ValueError, OSError, KeyboardInterrupt) as error:
-        sys.exit(f"server.py BUNDLE PORT: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (EdgeAdvError, IndexError, ValueError, OSError) as error:
+        print(f"server.py BUNDLE PORT: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -71,7 +71,7 @@ def test_the_camera_prints_each_change(
         env=environment(),
         check=False,
     )
-    assert bad.returncode == 1 and "is no device" in bad.stderr and "Traceback" not in bad.stderr
+    assert bad.returncode == 2 and "is no device" in bad.stderr and "Traceback" not in bad.stderr
 
 
 @pytest.fixture

@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import traceback
 import warnings
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +22,7 @@ from edgeadv_runtime.errors import LONGEST_MESSAGE, one_line
 
 from ..workflows.processes import PeerError, is_first, refuse_processes
 from ._fields import as_options, say
+from ._streams import OutputError, standard_streams
 
 _SUMMARIES = {
     "demo": "Train RegNetY-400MF on 4,000 digits, undefended and defensively distilled; export, attack, score, "
@@ -56,6 +59,10 @@ _SUMMARIES = {
 """What ``edgeadv --help`` says of each subcommand: the first sentence of its own help."""
 _MODULES = {"distill": "train", "import": "importing"}
 _FUNCTIONS = {"import": "import_onnx"}  # a word of Python's is no name of a function
+
+
+_BUG = 70
+"""What sysexits.h calls EX_SOFTWARE."""
 
 
 class _Notices(logging.Handler):
@@ -127,12 +134,23 @@ def _root(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 from ``gate`` for a rule that failed and from
-    ``diff`` for pixels that differ, 2 for bad input (one
-    line on standard error), 130 for Ctrl-C.
+    """Run the command line.
+
+    Returns:
+        The exit status: 0; 1 from ``gate`` for a rule that failed and from ``diff`` for pixels that differ; 2 for bad
+        input, or a standard output that does not take what there is to say, one line on standard error each; 70 for a
+        bug of ours, which shows its traceback; 130 for Ctrl-C.
     """
-    command = typer.main.get_command(app)
     given = sys.argv[1:] if arguments is None else list(arguments)
+    with standard_streams() as output:
+        status = 2 if output.failure is not None else _run(given)
+        with suppress(OutputError):
+            output.flush()
+        return status if output.failure is None or status in (_BUG, 130) else _fail(str(output.failure))
+
+
+def _run(given: list[str]) -> int:
+    command = typer.main.get_command(app)
     for log in _LOGS:
         log.addHandler(_NOTICES)
         log.setLevel(logging.INFO)
@@ -145,33 +163,40 @@ def main(arguments: list[str] | None = None) -> int:
         refuse_processes(given)
         with command.make_context("edgeadv", given) as context:
             command.invoke(context)
-        sys.stdout.flush()
         return 0
     except typer.Exit as stop:
         return stop.exit_code
-    except PeerError:
+    except (PeerError, OutputError):  # which others tell of
         return 2
-    except EdgeAdvError as error:
-        return _fail(as_options(str(error)))
     except (KeyboardInterrupt, typer.Abort):
-        say(
-            "edgeadv: interrupted" + ("; what was finished is kept; --resume continues" if _resumes(given) else ""),
-            err=True,
-        )
-        return 130
-    except BrokenPipeError:
-        from ._shared import nobody_reads
-
-        nobody_reads()
-        return 0
+        return _interrupted(given)
+    except MemoryError:
+        return _fail("there is too little memory: close other programs, or ask for less at once")
     except Exception as error:
+        if _came_of_ctrl_c(error):
+            return _interrupted(given)
+        if isinstance(error, EdgeAdvError):
+            return _fail(as_options(str(error)))
         # usage errors of the parser; which class they are depends on typer's version
         show = getattr(error, "format_message", None)
         if show is None:
-            raise
+            return _report(error)
         message = str(show())
         # without arguments the parser has already shown its help and has nothing to add
         return _fail(message, " (see edgeadv --help)") if message else 2
+
+
+def _came_of_ctrl_c(error: BaseException | None) -> bool:
+    """Whether a library made an exception of its own of Ctrl-C, as those in C do that are just being imported."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _interrupted(given: list[str]) -> int:
+    kept = "; what was finished is kept; --resume continues" if _resumes(given) else ""
+    say(f"edgeadv: interrupted{kept}", err=True)
+    return 130
 
 
 def _resumes(given: list[str]) -> bool:
@@ -185,3 +210,13 @@ def _fail(message: str, more: str = "") -> int:
     begin = "edgeadv: "
     say(begin + one_line(message, most=LONGEST_MESSAGE - len(begin) - len(more)) + more, err=True)
     return 2
+
+
+def _report(error: Exception) -> int:
+    traceback.print_exception(error)
+    say(
+        f"edgeadv: this is a bug of edgeadv {__version__}: please report the lines above, and the command, to where "
+        "you have edgeadv from",
+        err=True,
+    )
+    return _BUG

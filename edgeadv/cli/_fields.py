@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-
-import typer
+import sys
 
 from edgeadv_runtime.errors import plain
 
@@ -31,4 +30,6 @@ def as_options(text: str) -> str:
 
 def say(text: str, *, err: bool = False) -> None:
     """Print one line, on standard error if ``err``; nothing in it moves a cursor or turns letters round."""
-    typer.echo(plain(as_options(text)), err=err)
+    stream = sys.stderr if err else sys.stdout
+    stream.write(f"{plain(as_options(text))}\n")
+    stream.flush()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -78,11 +76,6 @@ def print_table(
         console.print(cell(text, style))
 
     return tell
-
-
-def nobody_reads() -> None:
-    """Give up standard output: its reader left, as ``head`` does, and nothing more can be said to it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

@@ -9,12 +9,10 @@ from __future__ import annotations
 import hmac
 import io
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from ipaddress import ip_address
 from typing import Any
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import InputError, StorageError
+from .connections import BoundedServer, TimedHandler
 
 LEAST_TOKEN = 16
 _COOKIE = "edgeadv_token"
@@ -46,8 +45,6 @@ _BOUNDARY = "frame"
 _PICTURES_PER_S = 15.0
 # each viewer costs a thread and its own compression of every picture, beside the model
 MOST_VIEWERS = 8
-IDLE_S = 30
-"""A connection that says nothing for as long is closed, and its thread ends."""
 _QUALITY = 85
 _MOST_BYTES = 1000
 _LEAST_SIDE = 224
@@ -172,11 +169,10 @@ class PageServer:
             "token": token,
             "own_names_only": ip_address(host).is_loopback,
             "viewers": threading.BoundedSemaphore(MOST_VIEWERS),
-            "timeout": IDLE_S,
         }
         handler = type("Handler", (_Handler,), known)
         try:
-            self._server = _Server((host, port), handler) if ":" not in host else _Server6((host, port), handler)
+            self._server = BoundedServer((host, port), handler)
         except OSError as error:
             raise StorageError(f"cannot serve on {address}: {error.strerror}; choose another port") from error
         self._view = view
@@ -197,30 +193,15 @@ class PageServer:
         self._thread.join()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    # with the 5 of the standard library a few idle connections make others wait for seconds
-    request_queue_size = 128
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that left is no error worth a traceback on the terminal."""
-
-
-class _Server6(_Server):
-    address_family = socket.AF_INET6
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(TimedHandler):
     """One request; :class:`PageServer` sets what the server knows."""
 
     view: View
     token: str | None
     own_names_only: bool
     viewers: threading.BoundedSemaphore
-    protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802
         path = self._admitted()
         if path is None:
             return
@@ -241,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._refuse(HTTPStatus.NOT_FOUND, "there is no such page")
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802
         path = self._admitted()
         if path is None:
             return
@@ -264,17 +245,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _admitted(self) -> str | None:
         """The path that is asked for, or None where the request has been refused."""
-        address = urlsplit(self.path)
-        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        try:
+            address = urlsplit(self.path)
+            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        except ValueError:
+            self.path = "/"
+            self._refuse(HTTPStatus.BAD_REQUEST, "this is no address")
+            return None
+        # first, so that nobody else learns more than that
+        if self.token is not None and not self._has_token(parse_qs(address.query)):
+            self._refuse(HTTPStatus.UNAUTHORIZED, "open the address with ?token= and the token of this camera")
+            return None
         # a name of another site that leads here (DNS rebinding) is not one of ours
         if self.own_names_only and not (host == "localhost" or _is_loopback(host)):
             self._refuse(HTTPStatus.FORBIDDEN, "this server answers to its own address only")
             return None
         if self.headers.get("Sec-Fetch-Site") == "cross-site" and self.headers.get("Sec-Fetch-Mode") != "navigate":
             self._refuse(HTTPStatus.FORBIDDEN, "a page of another site may not show this camera")
-            return None
-        if self.token is not None and not self._has_token(parse_qs(address.query)):
-            self._refuse(HTTPStatus.UNAUTHORIZED, "open the address with ?token= and the token of this camera")
             return None
         return address.path
 

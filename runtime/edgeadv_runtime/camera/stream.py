@@ -231,24 +231,28 @@ class Stream(Generic[T]):
     def counts(self) -> Counts:
         """Where all frames went, now; of one moment."""
         with self._changed:
-            # of answers so far, as many as are kept
-            ages, busy, moments = self._recent[:, : self._classified]
-            spread = float(np.ptp(moments)) if len(moments) > 1 else 0.0
-            return Counts(
-                captured=self._captured,
-                classified=self._classified,
-                dropped=self._dropped,
-                waiting=len(self._waiting),
-                working=self._working,
-                connections=self._connections,
-                losses=self._losses,
-                stalls=self._stalls,
-                age_p50_ms=_ms(ages, 0.5),
-                age_p99_ms=_ms(ages, 0.99, least=_LEAST_FOR_P99),
-                age_max_ms=_ms(np.array([self._oldest_s]), 1.0) if self._classified else None,
-                busy_p50_ms=_ms(busy, 0.5),
-                fps=(len(moments) - 1) / spread if spread > 0 else None,
-            )
+            # of answers so far, as many as are kept; a copy, for both threads wait while the lock is held
+            ages, busy, moments = self._recent[:, : self._classified].copy()
+            oldest_s = self._oldest_s
+            counted = {
+                "captured": self._captured,
+                "classified": self._classified,
+                "dropped": self._dropped,
+                "waiting": len(self._waiting),
+                "working": self._working,
+                "connections": self._connections,
+                "losses": self._losses,
+                "stalls": self._stalls,
+            }
+        spread = float(np.ptp(moments)) if len(moments) > 1 else 0.0
+        return Counts(
+            **counted,
+            age_p50_ms=_ms(ages, 0.5),
+            age_p99_ms=_ms(ages, 0.99, least=_LEAST_FOR_P99),
+            age_max_ms=_ms(np.array([oldest_s]), 1.0) if len(ages) else None,
+            busy_p50_ms=_ms(busy, 0.5),
+            fps=(len(moments) - 1) / spread if spread > 0 else None,
+        )
 
     def __enter__(self) -> Stream[T]:
         self.start()

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -541,21 +540,3 @@ def test_the_version_and_the_help(cli):
     for arguments in (["train"], ["bundle", "slim"], ["evaluate"]):
         each = cli(*arguments, "--help")
         assert each.status == 0 and "--out" in each.out
-
-
-def test_a_reader_that_leaves_early_is_no_error(tiny_bundle, tmp_path):
-    """``edgeadv bundle show X | head -1``"""
-    command: Callable[..., subprocess.Popen[str]] = subprocess.Popen
-    process = command(
-        [sys.executable, "-m", "edgeadv", "bundle", "show", str(tiny_bundle.path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-    )
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.close()
-    err = process.stderr.read()
-    process.stderr.close()
-    assert (process.wait(), err) == (0, "")

@@ -381,14 +381,16 @@ def test_no_torch_is_loaded(good):
         assert outcome.returncode == status, outcome.stderr
 
 
-@pytest.mark.parametrize(("limit", "status"), [("0.9", 0), ("0.99", 1)])
-def test_a_reader_that_left_does_not_change_the_outcome(good, limit, status):
-    """As in ``edgeadv gate ... | head -0`` under ``pipefail``."""
+@pytest.mark.parametrize(("limit", "status"), [("0.9", "passed"), ("0.99", "failed")])
+def test_a_reader_that_left_is_no_outcome(good, tmp_path, limit, status):
+    """As in ``edgeadv gate ... | head -0`` under ``pipefail``; what is written to a file is."""
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", "edgeadv", "gate", str(good), "--min-clean", limit, "--min-robust", "0.1"]
+    rules = ["--min-clean", limit, "--min-robust", "0.1", "--json", str(tmp_path / "gate.json")]
+    command = [sys.executable, "-m", "edgeadv", "gate", str(good), *rules]
     outcome = subprocess.run(
         command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=ENVIRONMENT, timeout=120
     )
     os.close(write)
-    assert (outcome.returncode, outcome.stderr) == (status, "")
+    assert outcome.returncode == 2 and "standard output takes no more (Broken pipe)" in outcome.stderr
+    assert json.loads((tmp_path / "gate.json").read_text())["status"] == status

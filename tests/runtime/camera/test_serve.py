@@ -5,17 +5,20 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import resource
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
-from edgeadv_runtime.camera import serve
+from edgeadv_runtime.camera import connections
+from edgeadv_runtime.camera.connections import MOST_CONNECTIONS
 from edgeadv_runtime.camera.serve import MOST_VIEWERS, PageServer, View, parse_address
 from edgeadv_runtime.errors import InputError, StorageError
 
@@ -234,20 +237,118 @@ def test_ipv6() -> None:
         assert page.url.startswith("http://[::1]:")
 
 
-def test_connections_that_never_finish_a_request_hold_up_nobody_and_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "IDLE_S", 5)
+def threads_end(before: int) -> None:
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before + 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert threading.active_count() <= before + 1
+
+
+def said(connection: socket.socket) -> bytes | None:
+    """Nothing where the other end has closed, None where it waits."""
+    try:
+        return connection.recv(1)
+    except TimeoutError:
+        return None
+
+
+def test_so_many_connections_and_no_more_and_none_that_never_finishes_a_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "REQUEST_S", 2)
     with served() as (_, port):
         before = threading.active_count()
-        idle = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(158)]
+        began = time.monotonic()
+        idle = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(MOST_CONNECTIONS - 1)]
         for connection in idle[::2]:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: ")
         assert ask(port, "/state")[0] == 200
-        assert threading.active_count() >= before + 100
+        more = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(95)]
+        # who is over the number is told at once; one of them may have had the last place
+        for connection in more:
+            connection.settimeout(0.5)
+        late = [connection for connection in more if said(connection) == b""]
+        assert len(late) >= 94 and time.monotonic() - began < 2
+        assert threading.active_count() <= before + MOST_CONNECTIONS
         # the other end closes: nothing more is read
-        assert [connection.recv(1) for connection in idle] == [b""] * 158
-        deadline = time.monotonic() + 10
-        while threading.active_count() > before + 1 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert threading.active_count() <= before + 1
-        for connection in idle:
+        assert [connection.recv(1) for connection in idle] == [b""] * len(idle)
+        threads_end(before)
+        assert ask(port, "/state")[0] == 200
+        for connection in (*idle, *more):
             connection.close()
+
+
+def test_a_byte_now_and_then_is_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "REQUEST_S", 1)
+    head = "POST /strength HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nX-Edgeadv: 1\r\n"
+    with served() as (view, port):
+        for text in (head + "\r\n", head + "Content-Length: 1000\r\n\r\n" + " " * 999):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                began = time.monotonic()
+                with suppress(ConnectionError):
+                    if text.endswith(" "):
+                        connection.sendall(text[:-999].encode())
+                    for i in range(len(text)):
+                        connection.sendall(text[i].encode() if not text.endswith(" ") else b" ")
+                        time.sleep(0.02)
+                assert 0.9 < time.monotonic() - began < 4
+        assert view.strength == 0 and ask(port, "/state")[0] == 200
+
+
+def test_a_connection_may_go_on_for_as_long_as_its_requests_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "REQUEST_S", 0.5)
+    with served() as (_, port):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        for _ in range(5):
+            connection.request("GET", "/state")
+            assert connection.getresponse().read()
+            time.sleep(0.25)
+        connection.close()
+
+
+def test_viewers_that_never_read_lose_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "REQUEST_S", 1)
+    rng = np.random.default_rng(0)
+    with served() as (view, port):
+        for _ in range(2):
+            viewers = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(MOST_VIEWERS)]
+            for viewer in viewers:
+                viewer.sendall(b"GET /stream.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            began, status = time.monotonic(), 0
+            while status != 200:
+                # a picture of 20 kB
+                view.show(rng.integers(0, 256, (224, 224, 3), np.uint8), STATE)
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+                connection.request("GET", "/stream.mjpg")
+                status = connection.getresponse().status
+                connection.close()
+                assert time.monotonic() - began < 10
+                time.sleep(0.05)
+            for viewer in viewers:
+                viewer.close()
+
+
+def test_the_token_is_asked_for_before_anything_else() -> None:
+    with served(token=TOKEN) as (_, port):
+        for path, headers in (
+            ("/nothing", {}),
+            ("/", {"Host": "evil.example"}),
+            ("/stream.mjpg", {"Sec-Fetch-Site": "cross-site"}),
+        ):
+            assert ask(port, path, headers=headers)[0] == 401
+        assert ask(port, "/strength", method="POST", body=b"", headers={"Content-Length": "99999"})[0] == 401
+        assert ask(port, "/", headers={"Host": "["})[0] == 400
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(b"GET http://[/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
+def test_few_open_files_leave_half_of_them_to_capture() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        used = psutil.Process().num_fds()
+        for left, expected in ((500, MOST_CONNECTIONS), (40, 20), (3, 1)):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used + left, hard))
+            assert abs(connections.places() - expected) <= 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
