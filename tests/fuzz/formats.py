@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.commands import leaves
 from tests.fuzz import mutators
+from tests.fuzz.seeds import TRAINED
 
 SHA = hashlib.sha256
 
@@ -139,6 +140,13 @@ def read_bench(folder: Path) -> object:
     return Bench.load(folder / "bench.json")
 
 
+def read_study(folder: Path) -> object:
+    """Read a study."""
+    from edgeadv_runtime.records.study import Study
+
+    return Study.load(folder / "study" / "study.json")
+
+
 def read_pack(folder: Path) -> object:
     """Read a pack whole."""
     from edgeadv_runtime.attacks.pack import AttackPack
@@ -222,6 +230,15 @@ FORMATS: dict[str, Format] = {
     "run": Format(("run",), ("run/run.json",), mutators.as_json, ("runs @", "export @/run --out @/out")),
     "run's weights": Format(
         ("run",), ("run/weights.safetensors",), mutators.safetensors, ("export @/run --out @/out",), run_fits
+    ),
+    "state": Format(
+        ("data", "state"),
+        ("state/state.bin",),
+        mutators.training_state,
+        (f"train --data @/data {TRAINED} --out @/state --resume",),
+    ),
+    "study": Format(
+        ("study",), ("study/study.json",), mutators.as_json, (read_study, "report @/study/study.json --out @/out.html")
     ),
     "plan and outcomes": Format(
         (*BUNDLE, "p.pack", "r.json.partial"),

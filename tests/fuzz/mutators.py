@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import random
@@ -17,6 +18,7 @@ from tests.mutations import VALUES, places
 
 Mutator = Callable[[bytes, random.Random], bytes]
 NUMBERS = (-1, 0, 1, 2, 3, 255, 256, 65_535, 2**31 - 1, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, 2**64, 10**12)
+SHA = hashlib.sha256
 
 
 def raw(data: bytes, rng: random.Random) -> bytes:
@@ -246,6 +248,16 @@ def safetensors(data: bytes, rng: random.Random) -> bytes:
     header = change_json(json.loads(data[8 : 8 + length]), rng)
     said = rng.choice([len(header)] * 5 + [*NUMBERS[1:13]])
     return struct.pack("<Q", said) + header + data[8 + length :]
+
+
+def training_state(data: bytes, rng: random.Random) -> bytes:
+    """The state of a training with its archive changed, whose hash in the first line is made to fit, or anything of
+    it."""
+    if rng.random() < 0.2:
+        return raw(data, rng)
+    head, _, body = data.partition(b"\n")
+    changed = torch_file(body, rng)
+    return head.replace(SHA(body).hexdigest().encode(), SHA(changed).hexdigest().encode()) + b"\n" + changed
 
 
 def torch_file(data: bytes, rng: random.Random) -> bytes:

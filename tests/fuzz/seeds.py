@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+TRAINED = "--arch timm/test_resnet --epochs 1 --batch-size 8"
 PICTURES = {"png": {}, "jpg": {}, "webp": {}, "bmp": {}, "tiff": {}, "gif": {}}
 
 
@@ -30,9 +32,9 @@ def make(folder: Path) -> None:
                 frame = rng.integers(0, 128, (32, 32, 3), dtype=np.uint8)
                 frame[..., channel] += 100
                 Image.fromarray(frame).save(folder / "data" / part / name / f"{i:02d}.png")
+    trained = ("train", "--data", folder / "data", *TRAINED.split())
+    with_state(lambda: command(*trained, "--out", folder / "run"), folder / "state")
     bundle, data = folder / "b.edgeadv", ("--data", folder / "data", "--eps", "8/255")
-    options = ("--arch", "timm/test_resnet", "--epochs", "1", "--batch-size", "8")
-    command("train", "--data", folder / "data", *options, "--out", folder / "run")
     command("export", folder / "run", "--out", bundle)
     private = Ed25519PrivateKey.generate()
     (folder / "key.pem").write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -54,6 +56,7 @@ def make(folder: Path) -> None:
     finally:
         OutcomeStore.put = put  # type: ignore[method-assign]
     (folder / "kept").rename(folder / "r.json.partial")
+    write_study(folder / "study", folder / "r.json")
     command("bench", bundle, "--runs", "2", "--warm-up", "0", "--out", folder / "bench.json")
     command("perturbation", bundle, *data[:2], "--eps", "0.2", "--out", folder / "p.npz")
     if find_spec("tensorrt_rtx") is not None:
@@ -65,6 +68,52 @@ def make(folder: Path) -> None:
     (folder / "pictures").mkdir()
     for ending in PICTURES:
         Image.fromarray(rng.integers(0, 256, (24, 20, 3), dtype=np.uint8)).save(folder / "pictures" / f"p.{ending}")
+
+
+def with_state(train: Callable[[], None], folder: Path) -> None:
+    """Keep the last state of a training, which removes it."""
+    from edgeadv.training import checkpoint
+
+    save = checkpoint.save
+
+    def kept(where: Path, state: bytes) -> None:
+        save(where, state)
+        folder.mkdir(exist_ok=True)
+        shutil.copy(where / checkpoint.STATE_FILE, folder)
+
+    checkpoint.save = kept
+    try:
+        train()
+    finally:
+        checkpoint.save = save
+
+
+def write_study(folder: Path, results: Path) -> None:
+    """A study of one network whose results are known."""
+    from edgeadv_runtime.records.results import Results
+    from edgeadv_runtime.records.study import (
+        Study,
+        StudyArchitecture,
+        StudyData,
+        StudyPreprocess,
+        StudySettings,
+        StudyWeights,
+    )
+
+    found = Results.load(results)
+    architecture = StudyArchitecture(
+        name="test_resnet",
+        source="timm",
+        weights=StudyWeights(file=None, name="DEFAULT"),
+        preprocess=StudyPreprocess(resize=32, crop=32, interpolation="bilinear"),
+        preprocess_published=False,
+        mean=(),
+        std=(),
+    )
+    data = StudyData(name="data", split="test", n=found.data.n, images_sha256="0" * 64)
+    settings = StudySettings(architectures=(architecture,), data=data, seed=0, attack="fgsm", eps=("8/255",))
+    folder.mkdir()
+    Study(settings=settings, results=(found,)).save(folder / "study.json")
 
 
 def command(*arguments: object) -> None:
