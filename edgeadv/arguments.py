@@ -16,6 +16,8 @@ from edgeadv_runtime.errors import InputError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+# names of several types, known to type checkers only; what else they only know are classes
+_ALIASES = ("Source", "Report")
 _WORDS: Mapping[Any, str] = {
     str: "text",
     Path: "a path",
@@ -71,6 +73,8 @@ def _kinds(annotation: Any, known: Mapping[str, Any]) -> Iterator[Any]:
             if not of_this:
                 return
             found += of_this
+        elif text in _ALIASES:
+            return
         else:
             found.append(text.rpartition(".")[2])
     yield from found

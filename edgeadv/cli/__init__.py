@@ -177,6 +177,9 @@ def _run(given: list[str]) -> int:
             return _interrupted(given)
         if isinstance(error, EdgeAdvError):
             return _fail(as_options(str(error)))
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            # of a name that is too long, a folder that may not be entered, a disk that fails
+            return _fail(f"{error.filename}: {error.strerror}; check its name, its permissions and its disk")
         # usage errors of the parser; which class they are depends on typer's version
         show = getattr(error, "format_message", None)
         if show is None:

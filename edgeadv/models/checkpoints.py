@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from edgeadv_runtime.errors import InputError, one_line
 from edgeadv_runtime.files import write_bytes
-from edgeadv_runtime.reading import read_bytes, read_checked
+from edgeadv_runtime.reading import read_bytes, read_checked, usable
 
 from .torch_files import check_stored, torch_content
 
@@ -84,7 +84,9 @@ def read_weights(path: Path, *, sha256: str | None = None, progress: Tell | None
 def _read(path: Path, sha256: str | None) -> bytes:
     if sha256 is not None:
         return read_checked(path, sha256, what="weight file")
-    if not path.exists():
+    with usable(path, what="weight file", error=InputError):
+        there = path.exists()
+    if not there:
         raise InputError(f"{path} does not exist: `weights` takes none, default or a file")
     return read_bytes(path, what="weight file", links=True, error=InputError)
 

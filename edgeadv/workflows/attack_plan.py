@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgeadv.data.datasets import ImageSet
     from edgeadv_runtime.attacks.base import Attack
 
-    Attacks = str | Sequence[str | Attack] | Mapping[str, Effort] | None
+Attacks = str | Sequence["str | Attack"] | Mapping[str, Effort] | None
 
 STANDARD = "standard"
 FLOAT32, FLOAT16 = "float32", "float16"

@@ -35,6 +35,7 @@ from .attack_plan import (
     FLOAT32,
     STANDARD,
     AttackPlan,
+    Attacks,
     check_resumable,
     chosen_attacks,
     without_gradients,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from edgeadv.data.datasets import ImageSet
     from edgeadv.data.sources import Data
 
-    from .attack_plan import Attacks
 
 # what makes the source of open artefacts and a folder for work under way; and variants without gradients of their own
 _Images = tuple[Callable[[Sequence[Backend], Path | None], Source], list[Skipped]]

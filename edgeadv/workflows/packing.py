@@ -10,7 +10,7 @@ from edgeadv_runtime.attacks.queries import query_attacks
 from edgeadv_runtime.bundle.batches import Progress
 
 from .alone import alone
-from .attack_plan import STANDARD, AttackPlan, check_resumable, chosen_attacks
+from .attack_plan import STANDARD, AttackPlan, Attacks, check_resumable, chosen_attacks
 from .extras import need
 from .inputs import Budgets, open_bundle
 from .workload import make_workload
@@ -18,8 +18,6 @@ from .workload import make_workload
 if TYPE_CHECKING:
     from edgeadv.data.datasets import ImageSet
     from edgeadv.data.sources import Data
-
-    from .attack_plan import Attacks
 
 
 @alone()

@@ -148,10 +148,12 @@ def calibration_images(spec: str | None, *, run_data: Data | None = None) -> Ima
             f"int8 needs `calibration_data`: a folder with at least {FEWEST} images such as the model will see"
         )
     folder = Path(spec).resolve()
-    there = parts(folder) if folder.is_dir() else frozenset()
-    if TRAIN in there:
+    below = {child.name for child in Walk(folder).folders()} if folder.is_dir() else set()
+    if below and TRAIN in parts(folder):
         return open_data(str(folder), split="train")
-    if {folder.name, *there} & _TEST_PARTS:
+    if TRAIN in below and below & _TEST_PARTS:
+        return calibration_images(str(folder / TRAIN))
+    if {folder.name, *below} & _TEST_PARTS:
         raise InputError(
             f"`calibration_data` {spec} holds test images: calibrating on them would flatter every figure of the test; "
             f"give {TRAIN}ing images"
@@ -162,11 +164,11 @@ def calibration_images(spec: str | None, *, run_data: Data | None = None) -> Ima
             + ("" if run_data is None else f", or {TRAIN} for the images that the run was trained on")
         )
     walk = Walk(folder)
-    files, below = walk.pictures(), walk.folders()
+    files, classes = walk.pictures(), walk.folders()
     if not files:
         raise InputError(f"`calibration_data` {spec} holds no images: give a folder of such as the model will see")
     holding = {file.parent for file in files}
-    if len(below) > 1 and folder not in holding and holding.issuperset(below):
+    if len(classes) > 1 and folder not in holding and holding.issuperset(classes):
         return open_data(str(folder), split="test")  # class folders, all of them
     return all_pictures(folder, pictures(folder), split="all")
 

@@ -131,7 +131,8 @@ def _smaller(frame: NDArray[Any], preprocess: Preprocess) -> NDArray[Any]:
         return frame  # refused where it is preprocessed
     _, height, width = preprocess.input_shape
     most = max(FRAME_PIXELS, 4 * height * width)
-    for k in range(math.ceil(math.sqrt(frame.shape[0] * frame.shape[1] / most)), 1, -1):
+    # no smaller than that: a frame that need not be resized any more would prove nothing of the resizing
+    for k in range(math.isqrt(frame.shape[0] * frame.shape[1] // most), 1, -1):
         rows, columns = frame.shape[0] // k, frame.shape[1] // k
         # a region in whole pixels, or a crop without resizing, may need it as it is
         with suppress(InputError, ZeroDivisionError):

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 MOST_UNPACKED = 1 << 30
 """Bytes of all arrays of a file together."""
 _MOST_MEMBERS = 1 << 16
+# of an array: each becomes an object of its own
+_MOST_TEXTS = 1 << 16
 _LONGEST_HEADER = 10_000
 _ENTRY = b"PK\x01\x02"
 _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -108,14 +110,16 @@ def _array(stream: BinaryIO, size: int, due: Dues, name: str, most: int) -> NDAr
     dues = due if isinstance(due, tuple) else (due,)
     if not any(each.fits(dtype, shape) for each in dues):
         raise ValueError(f"{name} is {dtype} {shape}, and {' or '.join(map(str, dues))} is due")
-    # text may be of no length, and is counted all the same
-    if min(shape, default=0) < 0 or math.prod(shape) * max(dtype.itemsize, 1) > most:
+    items: int = math.prod(shape)
+    if dtype.kind == "U" and (items > _MOST_TEXTS or (items and not dtype.itemsize)):
+        raise ValueError(f"{name} {shape} holds more than {_MOST_TEXTS} texts, or texts of no length")
+    if min(shape, default=0) < 0 or items * dtype.itemsize > most:
         raise ValueError(f"{name} {shape} is larger than the {most} bytes that are left for it")
-    count = math.prod(shape) * dtype.itemsize
+    count = items * dtype.itemsize
     if size - stream.tell() != count:
         raise ValueError(f"{name} {shape} does not have the {count} bytes of its shape")
     raw = bytearray(stream.read(count))
     if len(raw) != count:
         raise ValueError(f"{name} is cut off")
-    values = np.frombuffer(raw, dtype) if count else np.empty(math.prod(shape), dtype)
+    values = np.frombuffer(raw, dtype) if count else np.empty(items, dtype)
     return values.reshape(shape, order="F" if by_columns else "C")

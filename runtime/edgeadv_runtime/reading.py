@@ -26,7 +26,35 @@ MOST_MODEL_BYTES = (1 << 31) - 1
 MOST_BYTES = 64 << 30
 """Of any other file: more than the memory of most machines, so that it is no device in disguise."""
 _CHUNK = MIB
+_LARGE = 1 << 30
 _WORDS = 160
+
+
+def available() -> int:
+    """Bytes of memory that a process can have now."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+@contextmanager
+def usable(path: Path, *, what: str, error: type[EdgeAdvError] = BundleError) -> Iterator[None]:
+    """Ask about files below ``path``: what the system answers of names, rights and disks becomes ``error``.
+
+    Args:
+        path: the file or folder.
+        what: it is.
+        error: what is raised, a class of our errors.
+
+    Raises:
+        EdgeAdvError: ``error``: a name is too long, or a folder may not be entered.
+    """
+    try:
+        yield
+    except OSError as found:
+        raise error(
+            f"{path} is not a readable {what} ({found.strerror}): check its name and its permissions"
+        ) from found
 
 
 @contextmanager
@@ -69,6 +97,8 @@ def read_bytes(
     """All of the file at ``path``; the arguments and errors are those of :func:`opened`."""
     with opened(path, what=what, limit=limit, links=links, error=error) as stream:
         size = os.fstat(stream.fileno()).st_size
+        if size > _LARGE and size > (free := available()):
+            raise error(f"{path} is not a readable {what}: it has {size} bytes, and {free} of memory are free")
         data = stream.read(size + 1)
     if len(data) != size:
         raise error(f"{path} is not a readable {what}: it changed while it was read; wait until it is written")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 import edgeadv
-from edgeadv.arguments import checked
+from edgeadv.arguments import _is, _kinds, checked
 from edgeadv_runtime.errors import InputError
 
 
@@ -40,6 +42,52 @@ def test_an_argument_of_another_type_is_refused_by_name(name: str, parameter: st
     }
     with pytest.raises(InputError, match=r"^`\w+` (is|takes|must) .*not "):
         function(**given | {parameter: Stranger()})
+
+
+def test_what_type_checkers_alone_know_are_classes_or_known_aliases() -> None:
+    """A name of several types would be compared with the names of classes, and nothing would be one."""
+    import torch
+
+    for name, parameter in places():
+        function = inspect.unwrap(getattr(edgeadv, name))
+        for kind in _kinds(
+            inspect.signature(function).parameters[parameter].annotation, vars(builtins) | function.__globals__
+        ):
+            if isinstance(kind, str):
+                modules = [module for module in list(sys.modules.values()) if module.__name__.startswith("edgeadv")]
+                found = [vars(module)[kind] for module in modules if kind in vars(module)]
+                found += [torch.nn.Module] if kind == "Module" else []
+                assert found and all(isinstance(each, type) for each in found), f"{name}({parameter}): {kind}"
+
+
+VALUES = {
+    "data": ["mnist5k", Path("photos")],
+    "attacks": ["fgsm", ["fgsm"], {"fgsm": 1}, None],
+    "eps": ["8/255", ["1/255", "8/255"], edgeadv.Eps.parse("8/255")],
+    "progress": [print, None],
+    "backends": ["onnxruntime", ["torch"]],
+    "precisions": ["fp32", ("fp32", "fp16")],
+    "bundle": ["x.edgeadv", Path("x.edgeadv")],
+    "out": ["x", Path("x")],
+    "limit": [8, np.int64(8)],
+    "classes": ["10", ["a", "b"], [{"id": "a", "name": "b"}]],
+    "frames": ["photos", [np.zeros((8, 8, 3), np.uint8)], np.zeros((2, 8, 8, 3), np.uint8)],
+    "normalize": ["imagenet", ((0.5,), (0.5,))],
+    "batches": [[1, 8]],
+    "batch": ["1", 4],
+}
+
+
+@pytest.mark.parametrize(("name", "parameter"), [each for each in places() if each[1] in VALUES])
+def test_what_is_documented_is_taken(name: str, parameter: str) -> None:
+    function = inspect.unwrap(getattr(edgeadv, name))
+    kinds = list(
+        _kinds(inspect.signature(function).parameters[parameter].annotation, vars(builtins) | function.__globals__)
+    )
+    optional = [value for value in VALUES[parameter] if value is not None or None in kinds]
+    taken = [value for value in optional if not kinds or any(_is(value, kind) for kind in kinds)]
+    # a batch is a number here and a text there
+    assert taken == optional or (parameter in ("batch", "eps", "precisions", "limit") and taken)
 
 
 def test_the_list_of_places_is_not_empty() -> None:

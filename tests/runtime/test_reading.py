@@ -70,6 +70,8 @@ ELSEWHERE = {
     "runtime/edgeadv_runtime/camera/serve.py": "the page, a part of the package",
     "edgeadv/reporting/page.py": "the style, a part of the package",
     "runtime/edgeadv_runtime/bundle/pictures.py": "pictures in a stream of the door",
+    "edgeadv/__main__.py": "nothing, in the place of a stream that is not there",
+    "edgeadv/cli/_streams.py": "nothing, in the place of a stream that takes no more",
     "runtime/edgeadv_runtime/locks.py": "its own lock",
     "runtime/edgeadv_runtime/storage.py": "its own folders, to write them to the disk",
     "runtime/edgeadv_runtime/files.py": "its own file, that nobody has yet",
@@ -352,14 +354,16 @@ def test_arrays_come_back() -> None:
         (archive(a=header("(2, 3)", "|O")), "due"),
         (archive(a=header("(2, 3)", "nonsense")), "."),
         (archive(a=header("(2, 3")), "."),
-        (archive(t=header("(1000000000000000,)", "<U0")), "larger than"),
+        (archive(t=header("(1000000000000000,)", "<U0")), "texts"),
+        (archive(t=header("(3,)", "<U0")), "texts of no length"),
+        (archive(t=header("(70000,)", "<U1") + bytes(280_000)), "more than 65536 texts"),
         (archive(a=b"\x93NUMPY\x03\x00" + bytes(99)), "version"),
         (archive(a=b"raw"), "."),
         (archive(zipfile.ZIP_BZIP2, a=header("(1, 3)") + bytes(12)), "packed in a way"),
         (archive(zipfile.ZIP_LZMA, a=header("(1, 3)") + bytes(12)), "packed in a way"),
         (archive(**{f"m{i}": b"" for i in range(70_000)}), "more than 65536 arrays"),
     ],
-    ids=range(20),
+    ids=range(22),
 )
 def test_an_array_is_refused_by_its_header(data: bytes, reason: str) -> None:
     with pytest.raises(BundleError, match=reason), decoded("x", what="not arrays"):

@@ -24,7 +24,7 @@ from ..bundle.preprocess import Preprocess, to_tensor
 from ..bundle.training_images import Overlap, check_overlap
 from ..decoding import Count, Sha256, convert, read
 from ..errors import BundleError, InputError, IntegrityError, SchemaError
-from ..reading import decoded, read_bytes, read_checked
+from ..reading import available, decoded, read_bytes, read_checked
 from ..records.about import Skipped
 from ..records.eps import Eps
 from ..records.rows import NORMS
@@ -37,7 +37,7 @@ PACK_FILE = "pack.json"
 SHARD_SIZE = 64
 Size = tuple[int, int, int]
 _SHARD = "shard of an attack pack"
-# 64 float images of 299x299 under 20 attacks
+# 64 float images of 299x299 under 20 attacks; more where there is memory for it
 _MOST_UNPACKED = 3 << 29
 
 
@@ -130,7 +130,7 @@ def load_shard(
     data = read_bytes(path, what=_SHARD) if entry is None else _read(path, entry)
     n = None if entry is None else entry.n
     with decoded(path, what=f"not a {_SHARD}", mend=_MEND):
-        arrays = load_arrays(data, _due(n, pixels, infos), most=_MOST_UNPACKED)
+        arrays = load_arrays(data, _due(n, pixels, infos), most=max(_MOST_UNPACKED, available() // 2))
         clean = _clean(arrays)
 
         def table(name: str) -> dict[Key, NDArray[Any]]:

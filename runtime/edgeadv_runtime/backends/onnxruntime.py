@@ -179,6 +179,8 @@ def open_session(
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise _refusal(error, path, provider) from error
     session.disable_fallback()
+    # it would hold the file beside the weights it has made of it, for a fallback that there is not
+    session._model_bytes = None
     if session.get_providers()[0] != wanted:
         raise ProviderError(
             f"asked ONNX Runtime for {wanted} and got {session.get_providers()[0]}: {_missing(provider) or _ON_STDERR}"

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from ..errors import InputError, IntegrityError, StorageError
 from ..files import atomic_folder, check_free, ensure_writable, sha256_bytes, write_bytes, write_json
-from ..reading import file_hash, read_checked
+from ..reading import file_hash, read_checked, usable
 from . import signature
 from .confidence import Confidence
 from .golden import Golden
@@ -139,15 +139,16 @@ class Bundle:
             raise InputError("bundle", f"is the path of a bundle, not a {type(path).__name__}")
         folder = Path(path)
         # the bytes that are checked are the bytes that are parsed: the file is read once
-        data = read_manifest(folder / MANIFEST)
-        if public_key is not None:
-            signature.check(data, folder / MANIFEST, Path(public_key))
-        if expected_sha256 is not None and sha256_bytes(data) != expected_sha256.lower():
-            raise IntegrityError(
-                f"{folder / MANIFEST} is not the manifest you expect: its SHA-256 differs from the one given"
-            )
-        bundle = cls(folder, parse(data, folder / MANIFEST))
-        bundle._check_files()
+        with usable(folder, what="bundle"):
+            data = read_manifest(folder / MANIFEST)
+            if public_key is not None:
+                signature.check(data, folder / MANIFEST, Path(public_key))
+            if expected_sha256 is not None and sha256_bytes(data) != expected_sha256.lower():
+                raise IntegrityError(
+                    f"{folder / MANIFEST} is not the manifest you expect: its SHA-256 differs from the one given"
+                )
+            bundle = cls(folder, parse(data, folder / MANIFEST))
+            bundle._check_files()
         return bundle
 
     def _check_files(self) -> None:

@@ -47,6 +47,13 @@ def decode(path: Path) -> Image.Image:
     return _decoded(path, rgb=True)
 
 
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Pillow's formats that are read: all but PostScript, for which it runs another program."""
+    Image.init()
+    return tuple(sorted(Image.OPEN.keys() - {"EPS"}))
+
+
 @contextmanager
 def picture(path: Path) -> Iterator[Image.Image]:
     """The picture at ``path``, of which only the header is read, while the block runs; a user may name a link to it.
@@ -57,7 +64,7 @@ def picture(path: Path) -> Iterator[Image.Image]:
     """
     with opened(path, what="image", links=True, error=DataError) as stream:
         try:
-            with Image.open(stream) as image:
+            with Image.open(stream, formats=formats()) as image:
                 _check_size(image)
                 yield image
         except Image.DecompressionBombError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import DataError
-from .pictures import ORIENTATION, picture
+from .pictures import ORIENTATION, formats, picture
 
 HIDDEN = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information"})
 """What file managers leave behind, in lower case, beside names that begin with a dot."""
@@ -65,7 +65,7 @@ class Walk:
         self.left_out: Counter[str] = Counter()
         self.deeper = 0
         self.sides: list[int] = []
-        self._endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+        self._endings = {ending for ending, kind in Image.registered_extensions().items() if kind in formats()}
         _check_name(folder)
 
     def folders(self) -> list[Path]:

@@ -26,7 +26,11 @@ _WITHIN = {
 }
 _EXTERNAL_DATA, _DATA_LOCATION, _EXTERNAL = 13, 14, 1
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_LONGEST_VARINT = 10
+_LONGEST_VARINT, _WORD = 10, (1 << 32) - 1
+# of a node of ONNX Runtime's that names the file of what was compiled of others
+_OP_TYPE, _COMPILED = 4, b"EPContext"
+# a network of ten thousand nodes has some hundred thousand; each takes memory here
+_MOST_FIELDS = 2_000_000
 
 
 def check_self_contained(data: bytes, name: object) -> None:
@@ -40,24 +44,36 @@ def check_self_contained(data: bytes, name: object) -> None:
         BundleError: it has, or is no ONNX model.
     """
     with decoded(name, what="not readable as ONNX", mend="copy the bundle again"):
-        external = _external(memoryview(data))
-    if external:
-        raise BundleError(f"{name} keeps weights in another file, which no hash covers: do not use it, export it again")
+        found = _external(memoryview(data))
+    if found:
+        raise BundleError(f"{name} keeps {found} in another file, which no hash covers: do not use it, export it again")
 
 
-def _external(data: memoryview) -> bool:
-    graphs, messages = 0, [("model", data)]
+def _external(data: memoryview) -> str | None:
+    """What the model keeps in another file, in words."""
+    graphs, fields, messages = 0, 0, [("model", data)]
     while messages:
         kind, message = messages.pop()
         for number, value in _fields(message):
+            fields += 1
+            if fields > _MOST_FIELDS:
+                raise ValueError(f"it has more than {_MOST_FIELDS} parts")
             if inner := _WITHIN[kind].get(number):
                 graphs += inner == "graph"
-                messages.append((inner, value))
-            elif kind == "tensor" and (number == _EXTERNAL_DATA or (number, value) == (_DATA_LOCATION, _EXTERNAL)):
-                return True
+                if len(value):
+                    messages.append((inner, value))
+            elif kind == "tensor" and (number == _EXTERNAL_DATA or _is_external(number, value)):
+                return "weights"
+            elif (kind, number) == ("node", _OP_TYPE) and value == _COMPILED:
+                return "compiled code"
     if not graphs:
         raise ValueError("there is no graph in it")
-    return False
+    return None
+
+
+def _is_external(number: int, value: Any) -> bool:
+    # an enum has 32 bits, whatever is written
+    return number == _DATA_LOCATION and isinstance(value, int) and value & _WORD == _EXTERNAL
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
@@ -65,6 +81,9 @@ def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
+        if key > _WORD:
+            # readers differ in what they make of it: some cut it off
+            raise ValueError("a field has a number that is none")
         wire = key & 7
         if wire == _VARINT:
             value, at = _varint(data, at)

@@ -67,6 +67,49 @@ def test_values_in_another_file_are_refused(build: Any) -> None:
         check_self_contained(build(outside()).SerializeToString(), "m.onnx")
 
 
+def varint(value: int) -> bytes:
+    found = b""
+    while value > 0x7F:
+        found, value = found + bytes([value & 0x7F | 0x80]), value >> 7
+    return found + bytes([value])
+
+
+def disguised(number: int, content: bytes | int) -> bytes:
+    """A field whose number is written 2^29 too large, which a reader of 32 bits takes for ``number``."""
+    key = (number + (1 << 29)) << 3
+    return (
+        varint(key) + varint(content) if isinstance(content, int) else varint(key | 2) + varint(len(content)) + content
+    )
+
+
+def test_numbers_of_fields_that_readers_cut_off_are_refused() -> None:
+    entry = onnx.StringStringEntryProto(key="location", value="extra.bin").SerializeToString()
+    tensor = disguised(13, entry) + disguised(14, 1)
+    graph = b"\x2a" + varint(len(tensor)) + tensor  # initializer
+    data = b"\x3a" + varint(len(graph)) + graph
+    with pytest.raises(BundleError, match="a field has a number that is none"):
+        check_self_contained(data, "m.onnx")
+
+
+def test_a_location_is_an_enum_of_32_bits() -> None:
+    tensor = varint(14 << 3) + varint(1 | 1 << 32)
+    graph = b"\x2a" + varint(len(tensor)) + tensor
+    with pytest.raises(BundleError, match="keeps weights in another file"):
+        check_self_contained(b"\x3a" + varint(len(graph)) + graph, "m.onnx")
+
+
+def test_code_compiled_elsewhere_is_refused() -> None:
+    node = helper.make_node("EPContext", ["image"], ["y"], domain="com.microsoft", ep_cache_context="engine.bin")
+    with pytest.raises(BundleError, match="keeps compiled code in another file"):
+        check_self_contained(model([node]).SerializeToString(), "m.onnx")
+
+
+def test_the_look_at_a_graph_is_bounded() -> None:
+    graph = b"\x0a\x00" * 3_000_000  # empty nodes
+    with pytest.raises(BundleError, match="more than 2000000 parts"):
+        check_self_contained(b"\x3a" + varint(len(graph)) + graph, "m.onnx")
+
+
 def test_what_is_exported_holds_its_weights(tiny_bundle: Bundle) -> None:
     for variant in tiny_bundle.variants:
         check_self_contained(tiny_bundle.onnx(variant), variant)
