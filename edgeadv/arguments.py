@@ -50,8 +50,9 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         for name, value in signature.bind(*args, **kwargs).arguments.items():
             kinds = list(_kinds(signature.parameters[name].annotation, known))
             if kinds and not any(_is(value, kind) for kind in kinds):
-                words = dict.fromkeys(_WORDS.get(kind) or _named(kind) for kind in kinds if kind is not None)
-                raise InputError(name, f"is {' or '.join(words)}, not {_named(type(value))}")
+                *words, last = dict.fromkeys(_WORDS.get(kind) or _named(kind) for kind in kinds if kind is not None)
+                due = f"{', '.join(words)} or {last}" if words else last
+                raise InputError(name, f"is {due}, not {_named(type(value))}")
         return function(*args, **kwargs)
 
     return call

@@ -31,7 +31,7 @@ from edgeadv_runtime.bundle.training_images import Overlap
 from edgeadv_runtime.device.facts import library_versions
 from edgeadv_runtime.errors import DataError, InputError, StorageError
 from edgeadv_runtime.evaluation.outcomes import Artefact
-from edgeadv_runtime.files import PARTIAL, atomic_file, canonical_json, sha256_bytes, sha256_file, write_json
+from edgeadv_runtime.files import atomic_file, canonical_json, partial_of, sha256_bytes, sha256_file, write_json
 from edgeadv_runtime.records.about import Skipped
 from edgeadv_runtime.unfinished import PLAN_FILE, begin_partial, plan_sha256, publish, remove_folder
 
@@ -124,11 +124,6 @@ def check_training_images(
         if progress is not None:
             progress(overlap.n, len(order), "looking at the images")
     overlap.check(data.name, allowed=False)
-
-
-def partial_of(out: Path) -> Path:
-    """Where a pack that will be ``out`` is made."""
-    return out.with_name(out.name + PARTIAL)
 
 
 def write_pack(

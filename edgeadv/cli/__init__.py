@@ -170,9 +170,11 @@ def _run(given: list[str]) -> int:
         return 2
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted(given)
-    except MemoryError:
-        return _fail("there is too little memory: close other programs, or ask for less at once")
+    except SystemExit as stop:  # of somebody's code that was run
+        return _fail(f"code that was run ended the program with {stop.code!r}: it must return or raise instead")
     except Exception as error:
+        if _is_lack_of_memory(error):
+            return _fail("there is too little memory: close other programs, or ask for less at once")
         if _came_of_ctrl_c(error):
             return _interrupted(given)
         if isinstance(error, EdgeAdvError):
@@ -187,6 +189,12 @@ def _run(given: list[str]) -> int:
         message = str(show())
         # without arguments the parser has already shown its help and has nothing to add
         return _fail(message, " (see edgeadv --help)") if message else 2
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed: Python's, or one of PyTorch, whose CPU allocator has no class for it."""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 
 def _came_of_ctrl_c(error: BaseException | None) -> bool:

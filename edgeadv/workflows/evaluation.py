@@ -26,7 +26,7 @@ from edgeadv_runtime.evaluation.loop import score_source, summarise
 from edgeadv_runtime.evaluation.outcomes import Artefact, BatchOutcome, OutcomeStore
 from edgeadv_runtime.evaluation.scoring import check_budgets
 from edgeadv_runtime.evaluation.source import Source
-from edgeadv_runtime.files import PARTIAL
+from edgeadv_runtime.files import partial_of
 from edgeadv_runtime.records.about import Skipped
 from edgeadv_runtime.records.results import Results
 
@@ -202,7 +202,7 @@ def _check(
 
 
 def _store(out: Path, bundle: Bundle, processes: Processes) -> OutcomeStore:
-    folder = out.with_name(out.name + PARTIAL)
+    folder = partial_of(out)
     return OutcomeStore(folder, n_classes=len(bundle.classes), shared=processes.world > 1)
 
 

@@ -196,7 +196,7 @@ def export(
         run = from_object(source, beside, classes_of, has_frames=frames is not None or opened is not None)
     model = run.load_model()
     if frames is not None:
-        images, where = golden_images(frames, run.preprocess, tell)
+        images, where = golden_images(frames, run.preprocess)
     else:
         assert opened is not None
         images, where = edgeadv_export.data_frames(opened.test, preprocess=run.preprocess), f"{opened.name} test"
@@ -204,6 +204,9 @@ def export(
     if training.training_data is not None:
         training_images = hashed(training, run.preprocess, tell) | training_images
     provenance = {**run.provenance, "frames": {"origin": where, "count": len(images)}}
+    plan = _confidence_plan(confidence, run.classes, opened, data_root)
+    quantised = _int8_plan(int8, run, opened, tell) if wants_int8 else None
+    warn_of_few(images, tell)
     return edgeadv_export.export_bundle(
         model,
         out,
@@ -212,8 +215,8 @@ def export(
         frames=images,
         variants=variants,
         origin=edgeadv_export.Origin(title=run.title, provenance=provenance, training_images=training_images),
-        confidence=_confidence_plan(confidence, run.classes, opened, data_root),
-        int8=_int8_plan(int8, run, opened, tell) if wants_int8 else None,
+        confidence=plan,
+        int8=quantised,
         keep_going=keep_going,
         overwrite=overwrite,
         progress=tell,
@@ -384,11 +387,8 @@ def _confidence_plan(
     return ConfidencePlan(images=images, order=order, coverage=coverage)
 
 
-def golden_images(
-    given: str | Path | Frames, preprocess: Preprocess, tell: Progress
-) -> tuple[Sequence[NDArray[Any]], str]:
-    """The frames that artefacts are compared on, and where they are from: a folder, or pictures in memory; few are
-    told of.
+def golden_images(given: str | Path | Frames, preprocess: Preprocess) -> tuple[Sequence[NDArray[Any]], str]:
+    """The frames that artefacts are compared on, and where they are from: a folder, or pictures in memory.
 
     Raises:
         InputError: they are neither, none, or no pictures that ``preprocess`` takes.
@@ -400,6 +400,10 @@ def golden_images(
         images, where = edgeadv_export.folder_frames(Path(given), preprocess=preprocess), Path(given).resolve().name
     else:
         images, where = frame_images(given, preprocess), "in memory"
+    return images, where
+
+
+def warn_of_few(images: Sequence[NDArray[Any]], tell: Progress) -> None:
+    """Say that few images prove little."""
     if len(images) < _FEW:
         tell(f"warning: {len(images)} image(s) show little of a difference; give {_FEW} or more that are not alike")
-    return images, where

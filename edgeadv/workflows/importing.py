@@ -15,7 +15,7 @@ from edgeadv_runtime.bundle.bundle import check_out
 from edgeadv_runtime.decoding import Options
 
 from .alone import alone
-from .exporting import TrainingDataOptions, classes_of, golden_images, hashed
+from .exporting import TrainingDataOptions, classes_of, golden_images, hashed, warn_of_few
 from .extras import need
 from .networks import IMAGENET, Frames
 
@@ -120,8 +120,9 @@ def import_onnx(
         refuse_needed(file, dict(found.needed) | missing)
     assert steps is not None and options.classes is not None and frames is not None
     tell = progress or (lambda _: None)
-    images, where = golden_images(frames, steps, tell)
+    images, where = golden_images(frames, steps)
     listed = None if training.training_data is None else hashed(training, steps, tell)
+    warn_of_few(images, tell)
     return edgeadv_export.import_bundle(
         file,
         folder,
@@ -165,7 +166,7 @@ def check_onnx(
     steps = None if options.preprocess is None else Preprocess.parse(options.preprocess)
     pixels = None
     if frames is not None and steps is not None:
-        pixels = preprocessed(golden_images(frames, steps, lambda _: None)[0], steps)
+        pixels = preprocessed(golden_images(frames, steps)[0], steps)
     found = edgeadv_export.examine(file, _asked(options, steps), pixels)
     return OnnxCheck(
         path=file,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from edgeadv_runtime import AttackPack, Bundle, InputError
 from edgeadv_runtime.attacks.queries import query_attacks
 from edgeadv_runtime.bundle.batches import Progress
+from edgeadv_runtime.files import partial_of
 
 from .alone import alone
 from .attack_plan import STANDARD, AttackPlan, Attacks, check_resumable, chosen_attacks
@@ -61,7 +62,7 @@ def attack(
         StorageError: ``out`` exists or cannot be written, or there is an unfinished pack and ``resume`` is false.
     """
     need("train")
-    from edgeadv.attacks.pack_writer import partial_of, write_pack
+    from edgeadv.attacks.pack_writer import write_pack
 
     if provider not in ("cpu", "cuda"):
         raise InputError("provider", f"{provider!r} computes no gradients: cpu or cuda")

@@ -33,7 +33,7 @@ from edgeadv_runtime.bundle.preprocess import Interpolation
 from edgeadv_runtime.decoding import convert
 from edgeadv_runtime.errors import StorageError
 from edgeadv_runtime.evaluation.loop import evaluate
-from edgeadv_runtime.files import PARTIAL, canonical_json, ensure_writable, sha256_bytes, sha256_file
+from edgeadv_runtime.files import canonical_json, ensure_writable, partial_of, sha256_bytes, sha256_file
 from edgeadv_runtime.records.study import Study, StudySettings
 from edgeadv_runtime.records.suites import FGSM, Effort
 from edgeadv_runtime.unfinished import publish
@@ -266,7 +266,7 @@ def run_study(
         "eps": [budget.text for budget in eps],
         "libraries": {"timm": timm.__version__, "torchvision": torchvision.__version__},
     }
-    partial = out.with_name(out.name + PARTIAL)
+    partial = partial_of(out)
     study = _begin(partial, convert(settings, StudySettings, what="study"), resume=resume)
     left = subjects[len(study.results) :]
     # before the first hour is spent: do the weights of the last one fit?
@@ -304,7 +304,7 @@ def _report_of(what: str, n: int, progress: Progress | None) -> Progress:
 def _begin(partial: Path, settings: StudySettings, *, resume: bool) -> Study:
     """The unfinished study to go on with, or one with nothing measured yet."""
     fresh = Study(settings=settings, results=(), edgeadv_version=__version__)
-    if not partial.exists():
+    if not (partial / STUDY_FILE).exists():  # nothing is measured, whatever a killed process began
         ensure_writable(partial)
         return fresh
     if not resume:

@@ -20,7 +20,7 @@ from typing import Any
 
 from .decoding import read
 from .errors import StorageError
-from .locks import abandoned, acquired, held, is_at, released, take
+from .locks import acquired, held, is_at, released, remove_if_abandoned, take
 from .reading import file_hash
 from .storage import LACKING, exchange, folder_for, rename_new, storage_errors, sync, sync_all
 
@@ -101,6 +101,8 @@ def working_on(out: str | Path, *, file: bool = False) -> Iterator[None]:
         StorageError: another process, or another thread, works on it; or it cannot be written.
     """
     place = Path(os.path.realpath(_target(Path(out)) if file else out))
+    if not place.name:
+        raise StorageError(f"{out} cannot be replaced: name a file or folder to make")
     if _working.get(place) == (me := (os.getpid(), threading.get_ident())):
         yield
         return
@@ -130,6 +132,12 @@ def working_on(out: str | Path, *, file: bool = False) -> Iterator[None]:
             _working.pop(place, None)
 
 
+def partial_of(out: Path) -> Path:
+    """Where the parts of ``out`` are until all are there."""
+    named = out if out.name else Path(os.path.realpath(out))
+    return named.with_name(named.name + PARTIAL)
+
+
 def _may_write(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
@@ -137,8 +145,8 @@ def _may_write(folder: Path) -> bool:
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
     """Remove the files that processes which are dead have left half written in ``folder``, of ``name`` or of all."""
     for path, of, _ in _hidden(folder):
-        if (name is None or of == name) and abandoned(path):
-            path.unlink(missing_ok=True)
+        if name is None or of == name:
+            remove_if_abandoned(path)
 
 
 def _hidden(folder: Path) -> list[tuple[Path, str, str]]:
@@ -153,8 +161,7 @@ def _clear(folder: Path, name: str) -> None:
         if of != name or path.is_symlink():
             continue
         if not path.is_dir():
-            if abandoned(path):
-                path.unlink(missing_ok=True)
+            remove_if_abandoned(path)
         elif kind == _OLD and (path / name).exists() and not os.path.lexists(folder / name):
             rename_new(path / name, folder / name)
             path.rmdir()

@@ -70,13 +70,14 @@ def take(descriptor: int, *, wait: bool = False) -> bool:
     return True
 
 
-def abandoned(path: Path) -> bool:
-    """Whether ``path`` is a file that no process has locked, and could be locked."""
+def remove_if_abandoned(path: Path) -> None:
+    """Remove ``path`` if it is a file that no process has locked, and could be locked."""
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
         with held(descriptor):
-            return stat.S_ISREG(os.fstat(descriptor).st_mode) and take(descriptor) and is_at(descriptor, path)
-    return False
+            if stat.S_ISREG(os.fstat(descriptor).st_mode) and take(descriptor) and is_at(descriptor, path):
+                # while it is locked: who made it and waits for the lock must find that it is gone
+                path.unlink()
 
 
 @contextmanager
@@ -110,6 +111,14 @@ def locked(path: Path, *, waiting: Callable[[], None] | None = None) -> Iterator
         yield waited
 
 
+def _lock_file(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except PermissionError:
+        # another user left it; a lock needs no more than to read
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+
+
 def acquired(path: Path, busy: Callable[[str], None]) -> int:
     """Make the file ``path``, lock it, and write into it whose it is.
 
@@ -124,7 +133,7 @@ def acquired(path: Path, busy: Callable[[str], None]) -> int:
         OSError: it cannot be made, or the file system has no locks.
     """
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        descriptor = _lock_file(path)
         try:
             if not take(descriptor):
                 busy(_holder(descriptor))

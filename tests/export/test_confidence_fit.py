@@ -107,7 +107,7 @@ def cli_run(tmp_path, digits_model, digits_test, monkeypatch):
         tmp_path / "run",
         digits_model,
         {
-            "architecture": digits_model.architecture.to_json(),
+            "architecture": digits_model.architecture.to_json() | {"name": "test_resnet"},
             "preprocess": digits_test.preprocess.to_json(),
             "classes": digits_test.classes.to_json(),
             "data": {"spec": "mnist5k"},

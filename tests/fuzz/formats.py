@@ -237,9 +237,7 @@ FORMATS: dict[str, Format] = {
         mutators.training_state,
         (f"train --data @/data {TRAINED} --out @/state --resume",),
     ),
-    "study": Format(
-        ("study",), ("study/study.json",), mutators.as_json, (read_study, "report @/study/study.json --out @/out.html")
-    ),
+    "study": Format(("study",), ("study/study.json",), mutators.as_json, (read_study,)),
     "plan and outcomes": Format(
         (*BUNDLE, "p.pack", "r.json.partial"),
         ("r.json.partial/plan.json",),

@@ -14,7 +14,7 @@ from tests.fuzz.formats import FORMATS
 from tests.fuzz.running import NAMES, whole
 from tests.fuzz.seeds import make
 
-SECONDS = 8
+SECONDS, FEWEST = 15, 3
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +32,6 @@ def test_what_was_not_changed_is_accepted(seeds: Path, tmp_path: Path) -> None:
 def test_a_changed_file_is_read_or_refused(name: str, seeds: Path) -> None:
     if name == "engine record" and not (seeds / "cache").exists():
         pytest.skip("the extra tensorrt-rtx is not installed")
-    found = in_child(name, seeds, seed=0, seconds=SECONDS, most=200)
+    found = in_child(name, seeds, seed=0, seconds=SECONDS, most=300)
     assert found["faults"] == []
-    assert found["inputs"] >= 1
+    assert found["inputs"] >= FEWEST

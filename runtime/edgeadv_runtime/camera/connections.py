@@ -15,7 +15,9 @@ from typing import Any
 MOST_CONNECTIONS = 64
 """At once; where the process may open few files, half of those that are left. One more is closed at once."""
 REQUEST_S = 5.0
-"""From the end of the last answer, or the beginning, until a request must be whole; and for each thing that is sent."""
+"""From the end of the last answer, or the beginning, until a request must be whole."""
+STALL_S = 10.0
+"""For so long a viewer may take nothing of what is sent: a network of telephones stands still for seconds."""
 # about a picture: of a viewer that does not read, few are on their way before it shows
 _SEND_BUFFER = 64 << 10
 
@@ -59,7 +61,29 @@ class _Request(io.RawIOBase):
         try:
             return self._connection.recv_into(buffer)
         finally:
-            self._connection.settimeout(REQUEST_S)  # of what is sent
+            self._connection.settimeout(STALL_S)  # of what is sent
+
+
+class _Answer(io.RawIOBase):
+    """What is sent to a connection: each part that it takes gives it new time."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Send all of ``data``.
+
+        Raises:
+            TimeoutError: nothing was taken for :data:`STALL_S`.
+        """
+        rest = memoryview(data).cast("B")
+        while rest:
+            rest = rest[self._connection.send(rest) :]
+        return memoryview(data).nbytes
 
 
 class TimedHandler(BaseHTTPRequestHandler):
@@ -73,6 +97,7 @@ class TimedHandler(BaseHTTPRequestHandler):
         super().setup()
         self._request = _Request(self.connection)
         self.rfile = io.BufferedReader(self._request)
+        self.wfile = _Answer(self.connection)  # type: ignore[assignment]
 
     def handle_one_request(self) -> None:
         """One request, which must be whole in time."""

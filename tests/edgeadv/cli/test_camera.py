@@ -195,7 +195,7 @@ def test_a_video_that_is_cut_short_is_one_line(cli, tiny_bundle, video, tmp_path
     assert (outcome.status, outcome.out) == (2, "")
     # after the line of what it gave before
     *_, last = outcome.err.splitlines()
-    assert last.startswith("edgeadv: ") and "it is damaged or cut short" in last
+    assert last.startswith("edgeadv: ") and "it is cut short, at least" in last
 
 
 def test_a_bundle_that_is_replaced_while_it_is_open_goes_on(tiny_bundle, tmp_path, photographs):

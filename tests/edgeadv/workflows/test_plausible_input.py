@@ -122,19 +122,19 @@ def test_what_is_of_another_type_is_refused_by_name(tiny_bundle: Bundle, tmp_pat
     module: Any = torch.nn.Linear(3, 3)
     for call, says in (
         (lambda: ea.train(module, "mnist5k", out=tmp_path / "run"), "`arch` is a Linear that is made already"),
-        (lambda: ea.train(3, "mnist5k", out=tmp_path / "run"), "`arch` is a name of torchvision or timm"),  # type: ignore[arg-type]
+        (lambda: ea.train(3, "mnist5k", out=tmp_path / "run"), "`arch` is text or a function, not an int"),  # type: ignore[arg-type]
         (
             lambda: ea.export(module, tmp_path / "b.edgeadv"),
             "for a network that is an object, export also needs `classes`, `preprocess`, `frames`",
         ),
         (
             lambda: ea.export(3, tmp_path / "b.edgeadv"),  # type: ignore[arg-type]
-            "`source` is a run, its folder, a ModelSource or a torch.nn.Module, not a int",
+            "`source` is a Run, a ModelSource, a Module, a function, text or a path, not an int",
         ),
-        (lambda: ea.evaluate(module, tmp_path, eps="8/255"), "`bundle` is the path of a bundle, not a Linear"),
+        (lambda: ea.evaluate(module, tmp_path, eps="8/255"), "`bundle` is a Bundle, text or a path, not a Linear"),
         (lambda: Classifier.open(3), "`bundle` is the path of a bundle, not a int"),  # type: ignore[arg-type]
         (lambda: Classifier.open(tiny_bundle.path, threads="2"), "threads must be at least 1, not '2'"),  # type: ignore[arg-type]
-        (lambda: ea.bench(tiny_bundle, rate_hz="30"), "rate must be above 0 Hz, not 30"),  # type: ignore[arg-type]
+        (lambda: ea.bench(tiny_bundle, rate_hz="30"), "`rate_hz` is a number, not a str"),  # type: ignore[arg-type]
         (lambda: Gate(min_robust="0.5"), "`min_robust` must be a finite number, not '0.5'"),  # type: ignore[arg-type]
     ):
         with pytest.raises(InputError) as caught:

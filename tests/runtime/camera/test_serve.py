@@ -307,7 +307,7 @@ def test_a_connection_may_go_on_for_as_long_as_its_requests_are_whole(monkeypatc
 
 
 def test_viewers_that_never_read_lose_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "REQUEST_S", 1)
+    monkeypatch.setattr(connections, "STALL_S", 1)
     rng = np.random.default_rng(0)
     with served() as (view, port):
         for _ in range(2):
@@ -326,6 +326,24 @@ def test_viewers_that_never_read_lose_their_places(monkeypatch: pytest.MonkeyPat
                 time.sleep(0.05)
             for viewer in viewers:
                 viewer.close()
+
+
+def test_a_slow_viewer_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part now and then is enough, though a whole picture takes longer than a viewer may stand still."""
+    monkeypatch.setattr(connections, "STALL_S", 1)
+    rng = np.random.default_rng(0)
+    with served() as (view, port):
+        viewer = socket.socket()
+        viewer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        viewer.connect(("127.0.0.1", port))
+        viewer.settimeout(5)
+        viewer.sendall(b"GET /stream.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        began = time.monotonic()
+        while time.monotonic() - began < 4:
+            view.show(rng.integers(0, 256, (640, 640, 3), np.uint8), STATE)  # 150 kB
+            assert viewer.recv(4096)
+            time.sleep(0.2)
+        viewer.close()
 
 
 def test_the_token_is_asked_for_before_anything_else() -> None:

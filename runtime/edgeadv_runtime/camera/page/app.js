@@ -97,4 +97,11 @@ byId("strength").addEventListener("input", (event) => {
     body: JSON.stringify({ strength: Number(event.target.value) }),
   });
 });
+// a picture that stood still for too long was cut off
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) byId("picture").src = `stream.mjpg?${Date.now()}`;
+});
+byId("picture").addEventListener("error", () => {
+  setTimeout(() => { byId("picture").src = `stream.mjpg?${Date.now()}`; }, 1000);
+});
 poll();
