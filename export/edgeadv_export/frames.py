@@ -24,6 +24,7 @@ from edgeadv_runtime.errors import DataError, InputError
 from edgeadv_runtime.reading import MOST_RECORD_BYTES, decoded, read_bytes
 
 FRAMES = 64
+_RESIZED = 1.5
 FRAME_PIXELS = 512 * 512
 """Frames of more pixels than this, and than four times the model's input, are kept at a whole fraction of their size:
 some travel with the bundle, and ten photos of a telephone are 195 MB beside a network of 1.5."""
@@ -131,16 +132,29 @@ def _smaller(frame: NDArray[Any], preprocess: Preprocess) -> NDArray[Any]:
         return frame  # refused where it is preprocessed
     _, height, width = preprocess.input_shape
     most = max(FRAME_PIXELS, 4 * height * width)
-    # no smaller than that: a frame that need not be resized any more would prove nothing of the resizing
     for k in range(math.isqrt(frame.shape[0] * frame.shape[1] // most), 1, -1):
         rows, columns = frame.shape[0] // k, frame.shape[1] // k
         # a region in whole pixels, or a crop without resizing, may need it as it is
         with suppress(InputError, ZeroDivisionError):
-            preprocess.geometry(columns, rows)
+            if not _still_resized(preprocess, columns, rows):
+                continue
             squares = frame[: rows * k, : columns * k].reshape(rows, k, columns, k, *frame.shape[2:])
             made: NDArray[Any] = np.rint(squares.mean(axis=(1, 3), dtype=np.float32)).astype(frame.dtype)
             return made
     return frame
+
+
+def _still_resized(preprocess: Preprocess, width: int, height: int) -> bool:
+    """Whether a frame of this size is made much smaller by ``preprocess``, if that resizes: else it would prove
+    nothing of how.
+
+    Raises:
+        InputError: it cannot be preprocessed.
+    """
+    plan = preprocess.geometry(width, height)
+    left, top, right, bottom = plan.region
+    given, made = (right - left, bottom - top), plan.size
+    return given == made or all(before >= _RESIZED * after for before, after in zip(given, made, strict=True))
 
 
 def preprocessed(frames: Sequence[NDArray[Any]], preprocess: Preprocess) -> NDArray[np.uint8]:

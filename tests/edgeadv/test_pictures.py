@@ -21,8 +21,9 @@ from edgeadv_export.frames import folder_frames
 from edgeadv_runtime.bundle.bundle import Classes
 from edgeadv_runtime.bundle.pictures import MOST_PIXELS, as_image, decode, load, upright
 from edgeadv_runtime.bundle.preprocess import Preprocess
+from edgeadv_runtime.bundle.walk import pictures
 from edgeadv_runtime.camera import open_source
-from edgeadv_runtime.errors import EdgeAdvError, InputError
+from edgeadv_runtime.errors import DataError, EdgeAdvError, InputError
 
 CLASSES = Classes(("bus", "car"), ("bus", "car"))
 STEPS = Preprocess(resize=8, crop=8)
@@ -143,6 +144,18 @@ def test_a_picture_beyond_pillows_own_limit_is_refused_in_the_same_words(tmp_pat
     Image.new("1", (20_000, 10_000)).save(tmp_path / "huge.png")
     with pytest.raises(InputError, match="more than 64 million pixels: cut it"):
         load(tmp_path / "huge.png")
+
+
+def test_postscript_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would start Ghostscript for it, whatever the file is called."""
+    text = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n%%EOF\n"
+    (tmp_path / "cat.jpg").write_text(text)
+    (tmp_path / "cat.eps").write_text(text)
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("another program was run"))
+    for name in ("cat.jpg", "cat.eps"):
+        with pytest.raises(DataError, match="it is no picture that is known here"):
+            load(tmp_path / name)
+    assert [file.name for file in pictures(tmp_path)] == ["cat.jpg"]
 
 
 def test_a_damaged_tiff_says_nothing_of_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -155,6 +155,22 @@ def test_a_split_folder_gives_its_training_part(folder: Path, tmp_path: Path) ->
     assert (images.split, len(images)) == ("train", 60)
 
 
+def test_test_images_beside_other_folders_are_not_calibrated_on(folder: Path, tmp_path: Path) -> None:
+    """Whatever else lies there: a picture beside the class folders, and a folder that is neither."""
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    folder.rename(whole / "train")
+    for name in ("train", "test", "docs"):
+        picture(whole / name / "beside.png", 2)
+    for i in range(40):
+        picture(whole / "test" / "a" / f"{i}.png", 3 + i)
+    images = calibration_images(str(whole))
+    assert len(images) == 61
+    (whole / "train").rename(whole / "images")
+    with pytest.raises(InputError, match="flatter"):
+        calibration_images(str(whole))
+
+
 def test_the_training_images_of_a_run_are_the_default(digits_train: ImageSet) -> None:
     for spec in (None, "train"):
         images = calibration_images(spec, run_data=load_data("mnist5k"))

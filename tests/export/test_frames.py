@@ -132,6 +132,15 @@ def test_large_frames_are_made_smaller_as_far_as_the_preprocessing_allows(
     assert again is made
 
 
+@pytest.mark.parametrize(("size", "text"), [((480, 640), "resize=256,crop=224"), ((720, 1280), "resize=438,crop=384")])
+def test_a_frame_keeps_what_shows_how_it_is_resized(size: tuple[int, int], text: str) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    (kept,) = bounded([frame], Preprocess.parse(text))
+    assert kept is frame
+    (smaller,) = bounded([np.tile(frame, (4, 4, 1))], Preprocess.parse(text))
+    assert min(smaller.shape[:2]) >= 1.5 * int(text[7:10])
+
+
 def test_sixteen_bits_stay_sixteen_bits() -> None:
     steps = Preprocess.parse("window=0:65535,color=gray,resize=64,crop=64")
     deep = np.full((2000, 2000), 65535, np.uint16)

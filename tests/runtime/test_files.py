@@ -413,3 +413,43 @@ def test_where_nobody_may_write_beside_a_folder_the_lock_is_in_it(
     with working_on(tmp_path / "out"):
         assert names(tmp_path / "out") == [".lock"]
     assert names(tmp_path / "out") == []
+
+
+def test_what_is_being_written_is_never_taken_for_left(tmp_path: Path) -> None:
+    """Between making its file and locking it a writer waits for whoever looks at it."""
+    failed: list[Exception] = []
+    end = threading.Event()
+
+    def write() -> None:
+        for number in itertools.count():
+            if end.is_set():
+                return
+            try:
+                files.write_bytes(tmp_path / "x", bytes([number % 256]))
+            except StorageError as error:
+                failed.append(error)
+
+    def remove() -> None:
+        while not end.is_set():
+            files.remove_abandoned(tmp_path)
+
+    threads = [threading.Thread(target=each) for each in (write, write, remove, remove)]
+    for thread in threads:
+        thread.start()
+    end.wait(1.5)
+    end.set()
+    for thread in threads:
+        thread.join()
+    assert failed == [] and [file.name for file in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("out", ["/", "//"])
+def test_nothing_replaces_the_root(out: str) -> None:
+    with pytest.raises(StorageError, match="name a file or folder to make"), working_on(out):
+        pass
+
+
+def test_parts_lie_beside_what_they_become(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert files.partial_of(Path("x.pack")) == Path("x.pack.partial")
+    assert files.partial_of(Path()) == tmp_path.with_name(tmp_path.name + ".partial")

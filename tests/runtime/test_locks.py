@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,6 +90,24 @@ def test_many_at_once_are_never_two(tmp_path: Path) -> None:
         thread.join()
     assert (most, entries) == (1, 240)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_another_user_left_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may write everything: the system answers as it does to others."""
+    path, open_file = tmp_path / "x.lock", os.open
+    path.touch()
+
+    def denied(name: Any, flags: int, *more: Any) -> int:
+        if Path(name) == path and flags & os.O_RDWR:
+            raise PermissionError(13, "Permission denied", str(name))
+        return open_file(name, flags, *more)
+
+    monkeypatch.setattr("os.open", denied)
+    with locked(path):
+        other = open_file(path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(other)
 
 
 def test_a_failure_inside_lets_go(tmp_path: Path) -> None:

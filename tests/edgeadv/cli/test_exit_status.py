@@ -212,13 +212,43 @@ def test_a_bug_of_ours_is_70_with_its_traceback(desk: Desk, capsys: Any, monkeyp
     assert said.splitlines()[-1].startswith("edgeadv: this is a bug of edgeadv ")
 
 
-def test_too_little_memory_is_2(desk: Desk, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+class OutOfMemoryError(RuntimeError):
+    """As PyTorch calls its own of a GPU."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried ..."),
+    ],
+)
+def test_too_little_memory_is_2(error: Exception, desk: Desk, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def large(*given: object, **more: object) -> None:
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr("edgeadv.cli.runs.list_runs", large)
     assert main(["runs", str(desk.run().parent)]) == 2
     assert capsys.readouterr().err.startswith("edgeadv: there is too little memory: ")
+
+
+@pytest.mark.parametrize("status", [0, 1, None, "a word"])
+def test_code_that_ends_the_program_is_2(status: Any, desk: Desk, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leaving(*given: object, **more: object) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr("edgeadv.cli.runs.list_runs", leaving)
+    assert main(["runs", str(desk.run().parent)]) == 2
+    assert f"edgeadv: code that was run ended the program with {status!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [("bundle", "show"), ("verify",), ("report",), ("runs",), ("gate",)])
+def test_a_name_that_is_too_long_is_2(command: tuple[str, ...], tmp_path: Path, capsys: Any) -> None:
+    more = {"report": ["--out", str(tmp_path / "x.html")], "gate": ["--min-clean", "0.5"]}.get(command[0], [])
+    assert main([*command, str(tmp_path / ("x" * 300)), *more]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("edgeadv: ") and said.count("\n") == 1
 
 
 def command(*arguments: object, **options: Any) -> subprocess.Popen[str]:
