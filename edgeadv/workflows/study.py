@@ -305,6 +305,8 @@ def _begin(partial: Path, settings: StudySettings, *, resume: bool) -> Study:
     """The unfinished study to go on with, or one with nothing measured yet."""
     fresh = Study(settings=settings, results=(), edgeadv_version=__version__)
     if not (partial / STUDY_FILE).exists():  # nothing is measured, whatever a killed process began
+        if partial.exists() and any(not file.name.startswith(".") for file in partial.iterdir()):
+            raise StorageError(f"{partial} holds something else than a study: delete it, or choose another `out`")
         ensure_writable(partial)
         return fresh
     if not resume:

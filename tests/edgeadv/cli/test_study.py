@@ -12,7 +12,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from edgeadv_runtime.records.study import Study
+from edgeadv.workflows.study import _begin
+from edgeadv_runtime.records.study import Study, StudyData, StudySettings
 
 NAMES = ("timm/test_resnet", "timm/test_efficientnet")
 
@@ -162,7 +163,8 @@ BAD: dict[str, tuple[str, Case]] = {
     "provider": ("torch has no provider tensorrt", lambda o, f: {"provider": "tensorrt"}),
     "out_is_there": ("exists: choose another --out", lambda o, f: {"out": f / "photos"}),
     "out_under_a_file": ("cannot write", lambda o, f: {"out": text_file(f) / "out"}),
-    "unfinished": ("continue it with --resume", lambda o, f: unfinished(f)),
+    "unfinished": ("continue it with --resume", lambda o, f: unfinished(f, "study.json")),
+    "parts_of_others": ("holds something else than a study", lambda o, f: unfinished(f, "notes.txt")),
 }
 
 
@@ -173,9 +175,29 @@ def alexnet(folder: Path) -> str:
     return f"alexnet={folder / 'alexnet.pth'}"
 
 
-def unfinished(folder: Path) -> Options:
+def unfinished(folder: Path, name: str) -> Options:
     (folder / "out.partial").mkdir()
+    (folder / "out.partial" / name).touch()
     return {}
+
+
+@pytest.mark.parametrize("left", [(), (".study.json.0123abcd.tmp",)])
+def test_a_study_that_was_killed_before_it_measured_anything_begins_again(
+    left: tuple[str, ...], tmp_path: Path
+) -> None:
+    partial = tmp_path / "out.partial"
+    partial.mkdir()
+    for name in left:
+        (partial / name).touch()
+    settings = StudySettings(
+        architectures=(),
+        data=StudyData(name="d", split="test", n=4, images_sha256="0" * 64),
+        seed=0,
+        attack="fgsm",
+        eps=("8/255",),
+    )
+    for resume in (False, True):
+        assert _begin(partial, settings, resume=resume).results == ()
 
 
 @pytest.mark.parametrize("name", BAD)
