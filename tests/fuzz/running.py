@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import importlib
 import io
 import json
 import os
@@ -21,6 +22,7 @@ HANG_S = 20
 MOST_MIB = 2048
 LONGEST = 300
 OPTIONS = "options"
+WITH_TORCH = (OPTIONS, "state", "run", "run's weights")
 NAMES = [*FORMATS, OPTIONS]
 
 
@@ -33,6 +35,9 @@ def fuzz(
         How many inputs there were, what came of them, and a list of faults: each has its number, so that the seed and
         it make the same input again.
     """
+    if name in WITH_TORCH:
+        for library in ("torch._dynamo", "torchvision", "timm"):  # on a busy machine that alone may take a while
+            importlib.import_module(library)
     outcomes: Counter[str] = Counter()
     faults: list[str] = []
     end, number = time.monotonic() + seconds, 0
