@@ -127,6 +127,8 @@ def other_array(array: np.ndarray, rng: random.Random) -> np.ndarray:
     how = rng.choice(["type", "rows", "rank", "value", "empty", "scalar", "text"])
     with np.errstate(all="ignore"):
         if how == "type":
+            if array.dtype.kind == "U":  # not every text is a number
+                return array.astype(rng.choice(["U1", "U9", "S9"]), copy=True)
             return array.astype(rng.choice(["f2", "f4", "f8", "i1", "u1", "i4", "i8", "u8", "?", "c8"]), copy=True)
         if how == "rows":
             return array[: rng.randrange(len(array) + 1)] if array.ndim and len(array) else array.reshape(-1)
