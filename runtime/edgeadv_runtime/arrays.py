@@ -20,6 +20,7 @@ _MOST_MEMBERS = 1 << 16
 # of an array: each becomes an object of its own
 _MOST_TEXTS = 1 << 16
 _LONGEST_HEADER = 10_000
+_PART = 1 << 20
 _ENTRY = b"PK\x01\x02"
 _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
@@ -118,8 +119,12 @@ def _array(stream: BinaryIO, size: int, due: Dues, name: str, most: int) -> NDAr
     count = items * dtype.itemsize
     if size - stream.tell() != count:
         raise ValueError(f"{name} {shape} does not have the {count} bytes of its shape")
-    raw = bytearray(stream.read(count))
-    if len(raw) != count:
-        raise ValueError(f"{name} is cut off")
+    raw = bytearray(count)
+    # in parts: read at once there would be two of it for a moment
+    for at in range(0, count, _PART):
+        part = stream.read(min(_PART, count - at))
+        if len(part) != min(_PART, count - at):
+            raise ValueError(f"{name} is cut off")
+        raw[at : at + len(part)] = part
     values = np.frombuffer(raw, dtype) if count else np.empty(items, dtype)
     return values.reshape(shape, order="F" if by_columns else "C")

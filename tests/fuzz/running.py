@@ -35,9 +35,9 @@ def fuzz(
         How many inputs there were, what came of them, and a list of faults: each has its number, so that the seed and
         it make the same input again.
     """
-    # on a busy machine loading them alone may take a while
-    for library in ("torch._dynamo", "torchvision", "timm") if name in WITH_TORCH else ("torch", "onnxruntime"):
-        importlib.import_module(library)
+    if name in WITH_TORCH:
+        for library in ("torch._dynamo", "torchvision", "timm"):  # on a busy machine that alone may take a while
+            importlib.import_module(library)
     outcomes: Counter[str] = Counter()
     faults: list[str] = []
     end, number = time.monotonic() + seconds, 0

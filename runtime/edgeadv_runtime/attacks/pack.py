@@ -7,6 +7,7 @@ Shards are read one at a time, each checked against its hash first. ``docs/pack.
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -37,8 +38,9 @@ PACK_FILE = "pack.json"
 SHARD_SIZE = 64
 Size = tuple[int, int, int]
 _SHARD = "shard of an attack pack"
-# 64 float images of 299x299 under 20 attacks; more where there is memory for it
+# 64 float images of 299x299 under 20 attacks
 _MOST_UNPACKED = 3 << 29
+_TABLES = 64 << 20
 
 
 class ShardEntry(FileEntry, frozen=True, kw_only=True):
@@ -108,6 +110,15 @@ def save_shard(
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
 
+def _most(n: int | None, pixels: Size | None, infos: list[AttackInfo]) -> int:
+    """Bytes that the arrays of a shard may have: those of its images as floats, clean and attacked, and tables beside
+    them; never more than there is memory for."""
+    if n is None or pixels is None:
+        return _MOST_UNPACKED
+    images = 4 * n * math.prod(pixels) * (len(infos) + 1)
+    return min(images + _TABLES, max(_MOST_UNPACKED, available() // 2))
+
+
 def _as_floats(x_adv: NDArray[Any]) -> NDArray[np.float32]:
     return to_tensor(x_adv) if x_adv.dtype == np.uint8 else x_adv
 
@@ -130,7 +141,7 @@ def load_shard(
     data = read_bytes(path, what=_SHARD) if entry is None else _read(path, entry)
     n = None if entry is None else entry.n
     with decoded(path, what=f"not a {_SHARD}", mend=_MEND):
-        arrays = load_arrays(data, _due(n, pixels, infos), most=max(_MOST_UNPACKED, available() // 2))
+        arrays = load_arrays(data, _due(n, pixels, infos), most=_most(n, pixels, infos))
         clean = _clean(arrays)
 
         def table(name: str) -> dict[Key, NDArray[Any]]:
