@@ -14,6 +14,7 @@ from PIL import Image
 from edgeadv.models.builder import PixelModel
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
 from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
+from tests.edgeadv.desk import Desk
 
 # more than one shard of a pack
 PHOTOS = 72
@@ -135,3 +136,17 @@ def results(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Bundle, photo
     arguments = ["evaluate", tiny_bundle.path, "--data", photos, "--eps", "8/255", "--attack", "fgsm", "--out", out]
     assert main([str(argument) for argument in arguments]) == 0
     return out
+
+
+@pytest.fixture
+def desk(
+    tmp_path: Path,
+    tiny_bundle: Bundle,
+    photos: Path,
+    pack: Path,
+    run: Path,
+    split: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Desk:
+    monkeypatch.chdir(tmp_path)
+    return Desk(tmp_path, tiny_bundle.path, photos, pack, run, split)

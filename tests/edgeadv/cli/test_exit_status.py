@@ -23,28 +23,19 @@ from edgeadv.cli import main
 from edgeadv_runtime.bundle.bundle import Bundle
 from tests.commands import leaves
 from tests.edgeadv.cli import test_gate
-from tests.edgeadv.cli.test_bad_input import Desk, attack, distill, edit, score, train
+from tests.edgeadv.cli.test_bad_input import attack, distill, edit, score, train
 from tests.edgeadv.cli.test_diff import SAME
 from tests.edgeadv.cli.test_import import GIVEN
+from tests.edgeadv.desk import Desk
 from tests.foreign import SIDE, convolutional, saved
 
 NAMES = [" ".join(words) for words, _ in leaves()]
 PYTHON = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
 
 
-@pytest.fixture
-def desk(
-    tmp_path: Path,
-    tiny_bundle: Bundle,
-    photos: Path,
-    pack: Path,
-    run: Path,
-    split: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Desk:
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
     torch.set_num_threads(1)
-    monkeypatch.chdir(tmp_path)
-    return Desk(tmp_path, tiny_bundle.path, photos, pack, run, split)
 
 
 def pipeline(desk: Desk) -> Path:
