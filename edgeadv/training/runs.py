@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import io
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,8 +24,9 @@ from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.bundle.training_images import TRAINING_FILE, TrainingImages
 from edgeadv_runtime.decoding import Count, Sha256, Share, convert
 from edgeadv_runtime.errors import BundleError, InputError, IntegrityError, SchemaError, StorageError
-from edgeadv_runtime.files import atomic_file, ensure_writable, read_json, sha256_file, write_json
+from edgeadv_runtime.files import atomic_file, read_json, sha256_file, write_json
 from edgeadv_runtime.reading import file_hash, read_bytes, read_checked
+from edgeadv_runtime.storage import folder_for, storage_errors
 
 from ..models.builder import Architecture, PixelModel, build, save_weights
 from ..models.checkpoints import load_state, read_weights
@@ -265,26 +265,24 @@ def check_savable(model: PixelModel, folder: Path) -> None:
         InputError: they cannot be written as safetensors, or do not come back.
         StorageError: ``folder`` cannot be written.
     """
-    ensure_writable(folder)
     trial = folder / _TRIAL
-    try:
-        save_weights(model, trial)
-        # the numbers that it has: nothing changes
-        load_state(model.net, safetensors.torch.load(read_bytes(trial, what="weight file")))
-        saved = io.BytesIO()
-        torch.save(model.state_dict(), saved)
-        torch_content(saved.getvalue())
-    except StorageError:
-        raise
-    except Exception as error:  # own code may put anything into its state
-        raise InputError(
-            f"the weights of {model.architecture.name} cannot be saved and read again, so that a training would be "
-            f"lost ({' '.join(str(error).split())[:120]}): let its state_dict hold tensors only"
-        ) from error
-    finally:
-        trial.unlink(missing_ok=True)
-        with suppress(OSError):  # there was something before
-            folder.rmdir()
+    with storage_errors(folder), folder_for(folder):
+        try:
+            save_weights(model, trial)
+            # the numbers that it has: nothing changes
+            load_state(model.net, safetensors.torch.load(read_bytes(trial, what="weight file")))
+            saved = io.BytesIO()
+            torch.save(model.state_dict(), saved)
+            torch_content(saved.getvalue())
+        except StorageError:
+            raise
+        except Exception as error:  # own code may put anything into its state
+            raise InputError(
+                f"the weights of {model.architecture.name} cannot be saved and read again, so that a training would "
+                f"be lost ({' '.join(str(error).split())[:120]}): let its state_dict hold tensors only"
+            ) from error
+        finally:
+            trial.unlink(missing_ok=True)
 
 
 def write_run(folder: Path, model: PixelModel, info: dict[str, Any], images: TrainingImages | None = None) -> Run:

@@ -12,7 +12,7 @@ from pathlib import Path
 from edgeadv_runtime import Bench, Bundle, InputError
 from edgeadv_runtime.benchmark import latency
 from edgeadv_runtime.bundle.batches import Progress
-from edgeadv_runtime.files import PARTIAL
+from edgeadv_runtime.files import partial_of
 from edgeadv_runtime.records.about import Skipped
 
 from .alone import alone
@@ -100,7 +100,7 @@ def _partial(
     if out is None:
         yield None
         return
-    path, kept = Path(f"{out}{PARTIAL}"), False
+    path, kept = partial_of(Path(out)), False
 
     def keep(measured: Bench) -> None:
         nonlocal kept

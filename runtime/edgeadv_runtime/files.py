@@ -24,8 +24,7 @@ from .locks import acquired, held, is_at, released, remove_if_abandoned, take
 from .reading import file_hash
 from .storage import LACKING, exchange, folder_for, rename_new, storage_errors, sync, sync_all
 
-PARTIAL = ".partial"
-"""Behind the name of what is made: where its parts are until all are there."""
+_PARTIAL = ".partial"
 _NEW, _OLD = "tmp", "old"
 # .NAME.XXXXXXXX.tmp: what becomes NAME; .NAME.XXXXXXXX.old holds what NAME was
 _HIDDEN = re.compile(rf"\.(.+)\.[0-9a-z_]{{8}}\.({_NEW}|{_OLD})", re.DOTALL)
@@ -123,7 +122,7 @@ def working_on(out: str | Path, *, file: bool = False) -> Iterator[None]:
                 lock.unlink(missing_ok=True)
                 _log.warning("%s has no locks: see to it that nothing else writes %s", lock.parent, out)
             else:
-                for name in (place.name, f"{place.name}{PARTIAL}"):
+                for name in (place.name, partial_of(place).name):
                     _clear(place.parent, name)
         _working[place] = me
         try:
@@ -135,7 +134,7 @@ def working_on(out: str | Path, *, file: bool = False) -> Iterator[None]:
 def partial_of(out: Path) -> Path:
     """Where the parts of ``out`` are until all are there."""
     named = out if out.name else Path(os.path.realpath(out))
-    return named.with_name(named.name + PARTIAL)
+    return named.with_name(named.name + _PARTIAL)
 
 
 def _may_write(folder: Path) -> bool:
