@@ -120,6 +120,8 @@ LONGEST_MESSAGE = 300
 # overrides of the direction of writing, with which a name can be shown as another one
 _TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _NOT_SHOWN = ("Cc", "Cs", "Zl", "Zp")
+# a path from the root, of three folders and more, and its last two names
+_LONG_PATH = re.compile(r"(?<![\w/.])(?:/[^\s/:;,'\"()]+){2,}(/[^\s/:;,'\"()]+/[^\s/:;,'\"()]+)")
 
 
 def plain(text: str) -> str:
@@ -136,9 +138,11 @@ def plain(text: str) -> str:
 
 
 def one_line(text: str, *, most: int = LONGEST_MESSAGE) -> str:
-    """``text`` in one plain line of at most ``most`` letters; the middle is left out, for what to do stands at the
-    end."""
+    """``text`` in one plain line of at most ``most`` letters: of longer text, paths keep their last two names, and if
+    that is not enough, the middle is left out, for what to do stands at the end."""
     line = plain(" ".join(text.split()))
+    if len(line) > most:
+        line = _LONG_PATH.sub(r"...\1", line)
     if len(line) <= most:
         return line
     end = (most - 5) * 2 // 5

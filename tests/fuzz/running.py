@@ -120,7 +120,7 @@ def _called(read: Callable[[Path], object], folder: Path) -> tuple[str, str | No
     try:
         read(folder)
     except EdgeAdvError as error:
-        return "refused", _unclear(str(error))
+        return "refused", _unclear(str(error).replace(str(folder), "."))  # where the caller works is not theirs
     except Exception:
         return "untyped", traceback.format_exc()
     return "accepted", None

@@ -41,6 +41,17 @@ def test_one_line_keeps_the_beginning_and_the_end() -> None:
     assert one_line(" a \n b\t") == "a b" and one_line("x" * 300) == "x" * 300
 
 
+def test_one_line_shortens_paths_before_words() -> None:
+    deep = "/" + "/".join(f"folder{i}" for i in range(12)) + "/run/weights.pth"
+    words = "it holds no weights: " + "make it again " * 10
+    assert one_line(f"{deep} is bad; delete {deep}, {words}") == (
+        f".../run/weights.pth is bad; delete .../run/weights.pth, {words.rstrip()}"
+    )
+    assert one_line(f"{deep} is bad") == f"{deep} is bad"
+    address = "https://a.example/b/c/d/e"
+    assert address in one_line(f"{deep} {words} {words} {address}")
+
+
 def test_rich_and_typer_are_given_text_in_one_place_each() -> None:
     """``cell`` for tables and ``say`` for lines."""
     found = set()
