@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .batching import copies_at_once
 from .losses import gradient_of
 
 _SEED = 0
@@ -51,7 +52,8 @@ class Averaged(nn.Module):
 
 
 class _Mean(torch.autograd.Function):
-    """Draws are computed one after another, forwards and backwards, so they take the memory of one."""
+    """The answers of a network that answers at random are computed one after another; draws of noise as many at once as
+    memory allows."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, network: Averaged) -> Tensor:
@@ -64,10 +66,13 @@ class _Mean(torch.autograd.Function):
     def backward(ctx: Any, given: Tensor) -> tuple[Tensor, None]:
         network: Averaged = ctx.network
         (x,) = ctx.saved_tensors
+        if not network.deviation:
+            return sum(pixel_gradient(network.model, x, given) for _ in range(network.draws)) / network.draws, None
         total = torch.zeros_like(x)
-        noise = network.noise(x) if network.deviation else [None] * network.draws
-        for moved_by in noise:
-            total += pixel_gradient(network.model, x if moved_by is None else (x + moved_by).clamp(0, 1), given)
+        for noise in network.noise(x).split(copies_at_once(x, x.device)):
+            moved = (x + noise[:, None]).clamp(0, 1)
+            gradient = pixel_gradient(network.model, moved.flatten(0, 1), given.repeat(len(noise), 1))
+            total += gradient.view_as(moved).sum(dim=0)
         return total / network.draws, None
 
 

@@ -15,6 +15,8 @@ from ..models.device import memory_order
 T = TypeVar("T")
 # activations of 20 photographs of 224 pixels; on a processor more would take gigabytes and save no time
 _PIXELS_AT_ONCE = 1_000_000
+# on a processor an image of a larger batch takes no less time
+_FEW = 64
 # on a GPU of 24 GiB all 64 images of a batch: launching a kernel takes as long for few as for many
 _LARGE_GPU, _PIXELS_ON_LARGE_GPU = 20 * 2**30, 3_300_000
 
@@ -38,6 +40,17 @@ def at_once(x: NDArray[np.float32] | Tensor, device: torch.device) -> int:
     large = torch.cuda.get_device_properties(device).total_memory >= _LARGE_GPU
     # a power of two, as batches shrink there
     return 1 << max(1, (_PIXELS_ON_LARGE_GPU if large else _PIXELS_AT_ONCE) // size).bit_length() - 1
+
+
+def copies_at_once(x: Tensor, device: torch.device) -> int:
+    """How many times the images of a batch can be in the network at once, at least 1: of few images many.
+
+    Args:
+        x: the images, float32 (n, 3, H, W).
+        device: where.
+    """
+    most = at_once(x, device)
+    return max(1, (most if device.type == "cuda" else min(most, _FEW)) // (len(x) or 1))
 
 
 def tensors(x: NDArray[np.float32], y: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from edgeadv_runtime.attacks.margins import LEAVE_MARGIN
 from edgeadv_runtime.errors import InputError
 
 from ..models.builder import evaluation_mode
-from .iterate import Adversarial, AutoSteps, Found, MomentumSteps, Steps, again, ascend
+from .iterate import Adversarial, AutoSteps, Found, MomentumSteps, Steps, again
 from .losses import Loss, cross_entropy, input_gradient, margin, no_direction, targeted_dlr, targeted_margin, towards
 from .norms import LINF, Ball, ball
 
@@ -223,21 +223,15 @@ def apgd_targeted(
         order = logits.scatter(1, labels[:, None], float("-inf")).argsort(dim=1, descending=True)
         loss: Loss = targeted_dlr if classes >= 4 else targeted_margin
 
-        def towards_next(number: int, rows: Tensor | slice) -> Found:
+        def begin(number: int, rows: Tensor) -> tuple[Tensor, Tensor]:
             own = around.starts(x[rows], seed=seed, restart=number)
             if number == 0 and start is not None:
                 own = around.project(x + start, x)
-            return ascend(
-                model,
-                x[rows],
-                labels[rows],
-                steps=AutoSteps(around, steps),
-                loss=loss,
-                start=own,
-                targets=order[rows, number],
-            )
+            return own, order[rows, number]
 
-        return again(towards_next, min(targets, classes - 1) - 1)
+        return again(
+            model, x, labels, begin, min(targets, classes - 1), steps=lambda: AutoSteps(around, steps), loss=loss
+        )
 
 
 def _restarted(
@@ -256,15 +250,13 @@ def _restarted(
 ) -> Found:
     ascended, rank = (towards(loss), towards(margin)) if targeted else (loss, margin)
 
-    def attempt(number: int, rows: Tensor | slice) -> Found:
+    def begin(number: int, rows: Tensor) -> tuple[Tensor, None]:
         if number:
-            begin = around.starts(x[rows], seed=seed, restart=number)
-        else:
-            begin = x if start is None else around.project(x + start, x)
-        return ascend(model, x[rows], labels[rows], steps=fresh(), loss=ascended, start=begin, rank=rank, leave=leave)
+            return around.starts(x[rows], seed=seed, restart=number), None
+        return x if start is None else around.project(x + start, x), None
 
     with evaluation_mode(model):
-        return again(attempt, restarts - 1)
+        return again(model, x, labels, begin, restarts, steps=fresh, loss=ascended, rank=rank, leave=leave)
 
 
 def _check(x: Tensor, labels: Tensor, *counts: int) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edgeadv_runtime.attacks.margins import LEAVE_MARGIN
 
+from .batching import copies_at_once
 from .losses import Loss, Slope, input_gradient, margin, no_direction
 from .norms import Ball
 
@@ -39,6 +40,11 @@ class Found(Adversarial):
 
     rank: Tensor
     broken: Tensor
+
+    def split(self, count: int) -> list[Found]:
+        """``count`` results of as many images each."""
+        parts = zip(*(each.chunk(count) for each in (self.x, self.zero_gradient, self.rank, self.broken)), strict=True)
+        return [Found(*part) for part in parts]
 
 
 class Steps:
@@ -249,28 +255,76 @@ def _filled(count: int, device: torch.device) -> Tensor:
     return torch.where(rows < count, rows, 0)
 
 
-def again(attempt: Callable[[int, Tensor | slice], Found], count: int) -> Found:
-    """Attack all images, and then, ``count`` times, what still stands, and keep of each image the worse version.
+def again(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    begin: Callable[[int, Tensor], tuple[Tensor, Tensor | None]],
+    count: int,
+    *,
+    steps: Callable[[], Steps],
+    loss: Loss,
+    rank: Loss = margin,
+    leave: float = LEAVE_MARGIN,
+) -> Found:
+    """:func:`ascend` up to ``count`` times from different points, on the images that still stand; of each image the
+    worst version is kept.
+
+    Few images are attacked from several points at once, for a network takes little longer over them. What comes out is
+    the same: an image that fell is left as it was then.
 
     Args:
-        attempt: called with its number, from 0, and the positions of the images to attack, all or int64 (k,).
-        count: how many more attempts there are; they end early when no image stands.
+        model: as for :func:`ascend`.
+        x: as for :func:`ascend`.
+        labels: as for :func:`ascend`.
+        begin: given the number of an attempt, from 0, and the positions of the images to attack, int64 (k,), their
+            starts and, for a loss that takes them, their targets.
+        count: most attempts, at least 1; they end early when no image stands.
+        steps: what to do, fresh.
+        loss: as for :func:`ascend`.
+        rank: as for :func:`ascend`.
+        leave: as for :func:`ascend`.
     """
-    found = attempt(0, slice(None))
-    for number in range(1, count + 1):
-        rows = torch.nonzero(~found.broken).squeeze(1)
-        if not len(rows):
+    found: Found | None = None
+    number = 0
+    while number < count:
+        rows = torch.arange(len(x), device=x.device)
+        rows = rows if found is None else rows[~found.broken]
+        if found is not None and not len(rows):
             break
-        other = attempt(number, rows)
-        chosen = other.rank > found.rank[rows]
-        better = rows[chosen]
-        x, rank, zero, broken = (t.clone() for t in (found.x, found.rank, found.zero_gradient, found.broken))
-        x[better], rank[better] = other.x[chosen], other.rank[chosen]
-        # without a gradient in every attempt: only then it was not attacked
-        zero[rows] &= other.zero_gradient
-        broken[rows] |= other.broken
-        found = Found(x, zero, rank, broken)
+        numbers = range(number, min(count, number + copies_at_once(x[rows], x.device)))
+        begun = [begin(each, rows) for each in numbers]
+        all_rows = rows.repeat(len(numbers))
+        targets = [aims for _, aims in begun if aims is not None]
+        other = ascend(
+            model,
+            x[all_rows],
+            labels[all_rows],
+            steps=steps(),
+            loss=loss,
+            start=torch.cat([start for start, _ in begun]),
+            rank=rank,
+            targets=torch.cat(targets) if targets else None,
+            leave=leave,
+        )
+        for made in other.split(len(numbers)):
+            found = made if found is None else _worse(found, made, rows)
+        number = numbers.stop
+    assert found is not None
     return found
+
+
+def _worse(found: Found, made: Found, rows: Tensor) -> Found:
+    """``found``, with what another attempt ``made`` of ``rows`` where the image still stood and the model is more wrong
+    about it now."""
+    stood = ~found.broken[rows]
+    chosen = stood & (made.rank > found.rank[rows])
+    x, rank, zero, broken = (t.clone() for t in (found.x, found.rank, found.zero_gradient, found.broken))
+    x[rows[chosen]], rank[rows[chosen]] = made.x[chosen], made.rank[chosen]
+    # without a gradient in every attempt: only then it was not attacked
+    zero[rows[stood]] &= made.zero_gradient[stood]
+    broken[rows[stood]] |= made.broken[stood]
+    return Found(x, zero, rank, broken)
 
 
 def _at(model: nn.Module, x: Tensor, labels: Tensor, loss: Loss, targets: Tensor | None, *, gradient: bool) -> Slope:

@@ -73,7 +73,8 @@ def test_noise_comes_in_pairs_and_is_the_same_for_every_batch(x: Tensor) -> None
     whole, part = (
         input_gradient(smoothed, images, labels, margin) for images, labels in ((x, LABELS), (x[1:2], LABELS[1:2]))
     )
-    assert torch.equal(whole.gradient[1:2], part.gradient)
+    # as many draws at once as fit: only the order of the sum differs
+    torch.testing.assert_close(whole.gradient[1:2], part.gradient, rtol=0, atol=1e-6 * float(part.gradient.abs().max()))
 
 
 def test_a_network_that_throws_dice_has_its_mean_answer_and_gradient(x: Tensor) -> None:

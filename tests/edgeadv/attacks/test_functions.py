@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -768,10 +769,10 @@ def test_apgd_t_moves_towards_the_classes_that_come_next() -> None:
     labels = torch.from_numpy(order[:, 0].copy())
     model.asked.clear()
     found = apgd_targeted(model, x, labels, eps=eps, steps=30, targets=2)
-    # one call for the order, and as nothing breaks within this budget, two attempts of 31
-    assert len(model.asked) == 63 and not found.broken.any()
+    # one call for the order, and of few images both attempts of 31 calls at once
+    assert [len(z) for z in model.asked] == [6, *[12] * 31] and not found.broken.any()
     reached = []
-    for number, last in ((1, model.asked[31]), (2, model.asked[62])):
+    for number, last in zip((1, 2), model.asked[31].chunk(2), strict=True):
         direction = np.sign(model.w[order[:, number]] - model.w[order[:, 0]]).reshape(x.shape)
         corner = np.clip(x.numpy().astype(np.float64) + eps * direction, 0, 1)
         np.testing.assert_allclose(last.numpy(), corner, atol=1e-6)
@@ -780,7 +781,27 @@ def test_apgd_t_moves_towards_the_classes_that_come_next() -> None:
     # no more attempts than there are wrong classes
     model.asked.clear()
     apgd_targeted(model, x, labels, eps=eps, steps=5, targets=9)
-    assert len(model.asked) == 1 + 2 * 6
+    assert [len(z) for z in model.asked] == [6, *[12] * 6]
+
+
+@pytest.mark.parametrize("eps", [0.01, 0.02, 0.03])
+def test_attempts_at_once_end_as_attempts_one_after_another(eps: float) -> None:
+    model, x = Linear(6), images(80)
+    labels = torch.from_numpy(model.logits(x).argmax(axis=1))
+    for attack in (
+        partial(pgd, steps=3, restarts=4, start=torch.zeros_like(x[:1])),
+        partial(apgd_targeted, steps=6, targets=4),
+    ):
+        model.asked.clear()
+        # 80 are too many to be attacked from several points at once
+        whole = attack(model, x, labels, eps=eps)
+        assert max(len(z) for z in model.asked) == 80 and 0 < int(whole.broken.sum()) < 80
+        model.asked.clear()
+        alone = [attack(model, x[i : i + 1], labels[i : i + 1], eps=eps) for i in range(80)]
+        assert max(len(z) for z in model.asked) == 4
+        torch.testing.assert_close(torch.cat([each.x for each in alone]), whole.x, rtol=0, atol=1e-6)
+        torch.testing.assert_close(torch.cat([each.broken for each in alone]), whole.broken)
+        torch.testing.assert_close(torch.cat([each.zero_gradient for each in alone]), whole.zero_gradient)
 
 
 def test_targeted_dlr_raises_each_target() -> None:
