@@ -28,7 +28,7 @@ from edgeadv.data.datasets import balanced_subset, batches
 from edgeadv_runtime import Backend, Eps
 from edgeadv_runtime.attacks.base import CLEAN_KEY, Attack, CraftedBatch, infos
 from edgeadv_runtime.attacks.crafting import answers_of, changing, craft
-from edgeadv_runtime.attacks.noise import NoiseAttack
+from edgeadv_runtime.attacks.noise import CumulativeNoise
 from edgeadv_runtime.attacks.square_attack import SquareAttack
 from edgeadv_runtime.bundle.batches import CleanBatch
 from edgeadv_runtime.bundle.preprocess import to_tensor
@@ -216,7 +216,7 @@ def suite_on(it: Judged, eps: Eps, suite: str, queries: int | None, frame: NDArr
     made = build_attacks(
         it.gradients, [eps], efforts=efforts, classes=10, gradients_sha256=SHA256, draws=RANDOM_DRAWS if random else 1
     )
-    made.append(NoiseAttack([eps], queries=efforts[NOISE].queries, backend=it.backend))
+    made.append(CumulativeNoise([eps], queries=efforts[NOISE].queries, backend=it.backend))
     if SQUARE in efforts:
         made.append(SquareAttack(it.backend, [eps], efforts[SQUARE].queries))
     return made

@@ -47,11 +47,11 @@ def fgsm(
     balls = [ball(LINF, budget) for budget in ([eps] if isinstance(eps, (int, float)) else eps)]
     _check(x, labels)
     with evaluation_mode(model):
-        gradient = input_gradient(model, x, labels, towards(loss) if targeted else loss).gradient
-    flat = no_direction(gradient)
+        slope = input_gradient(model, x, labels, towards(loss) if targeted else loss)
+    flat = no_direction(slope.gradient)
     # a NaN must never reach a pixel
-    gradient = torch.where(flat[:, None, None, None], 0.0, gradient)
-    return [Adversarial(b.project(x + b.eps * b.steepest(gradient), x), flat) for b in balls]
+    gradient = torch.where(flat[:, None, None, None], 0.0, slope.gradient)
+    return [Adversarial(b.project(x + b.eps * b.steepest(gradient), x), flat, logits=slope.logits) for b in balls]
 
 
 def pgd(

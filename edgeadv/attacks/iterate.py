@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,12 @@ class Adversarial:
         x: adversarial images, float32 (n, 3, H, W) in [0, 1], within eps of the originals.
         zero_gradient: bool (n,): the gradient at the first image looked at was zero or not finite, so a step left it as
             it was; it is not an image that withstood the attack.
+        logits: of the images as they were, float32 (n, classes); None where the attack begins elsewhere.
     """
 
     x: Tensor
     zero_gradient: Tensor
+    logits: Tensor | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from edgeadv_runtime.records.suites import (
     LARGE_EPS,
     LINEARITY,
     MI_FGSM,
+    PER_ARTEFACT,
     PGD_CE,
     PGD_L2,
     PGD_MARGIN,
@@ -98,7 +99,8 @@ def _pgd_l2(job: _Job) -> Adversarial:
 
 
 def _apgd(job: _Job) -> Adversarial:
-    return job.run(apgd, loss=job.loss, restarts=job.effort.restarts, seed=SEED)
+    # a random point, as the paper has it
+    return job.run(apgd, loss=job.loss, restarts=job.effort.restarts, seed=SEED, start=None)
 
 
 def _apgd_targeted(job: _Job) -> Adversarial:
@@ -246,7 +248,10 @@ class GradientAttack:
         made = step(aims, targeted=True)
         # towards its own class an image is not attacked, but confirmed
         own = labels == aims
-        return [Adversarial(torch.where(own[:, None, None, None], x, m.x), m.zero_gradient | own) for m in made]
+        return [
+            Adversarial(torch.where(own[:, None, None, None], x, m.x), m.zero_gradient | own, logits=m.logits)
+            for m in made
+        ]
 
 
 class CumulativeGradientAttack(GradientAttack):
@@ -261,8 +266,15 @@ class CumulativeGradientAttack(GradientAttack):
 
 
 def _joined(parts: Sequence[Adversarial]) -> Crafted:
-    x = np.concatenate([part.x.cpu().numpy() for part in parts])
-    return Crafted(np.ascontiguousarray(x), np.concatenate([part.zero_gradient.cpu().numpy() for part in parts]))
+    def of_all(tensors: Iterable[Tensor]) -> NDArray[Any]:
+        return np.ascontiguousarray(np.concatenate([tensor.cpu().numpy() for tensor in tensors]))
+
+    logits = [part.logits for part in parts if part.logits is not None]
+    return Crafted(
+        of_all(part.x for part in parts),
+        of_all(part.zero_gradient for part in parts),
+        logits=of_all(logits) if logits else None,
+    )
 
 
 def build_attacks(
@@ -313,7 +325,9 @@ def build_attacks(
             continue
         own = (Eps.parse("1"),) if name == LARGE_EPS else eps
         aim = target if name in TARGETABLE else None
-        kind = CumulativeGradientAttack if name in CUMULATIVE else GradientAttack
+        # an artefact's own attacks run on all images: what fell on the reference may stand on it
+        adds = name in CUMULATIVE and not (suffix and name in PER_ARTEFACT)
+        kind = CumulativeGradientAttack if adds else GradientAttack
         attacks.append(
             kind(
                 model,

@@ -73,7 +73,8 @@ def _strongest(rows: Sequence[Row]) -> str:
     row = strongest(rows)
     if row is None:
         return ""
-    after = ", cumulative" if row.params.cumulative else ""
+    more = row.broken_in_addition
+    after = "" if more is None else f", {more} broken in addition"
     return f"{_cell(row)} {row.attack} ({row.threat}{after})"
 
 

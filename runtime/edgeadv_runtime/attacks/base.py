@@ -34,11 +34,13 @@ class Crafted:
         zero_gradient: bool (n,): images without a gradient to follow; None where the attack does not tell.
         linearity: what the gradients predict against what happens, float32 (n, k); None but of the control that
             measures it.
+        logits: of the images before the attack, float32 (n, classes), where the attack has asked for them.
     """
 
     x: NDArray[np.float32]
     zero_gradient: NDArray[np.bool_] | None
     linearity: NDArray[np.float32] | None = None
+    logits: NDArray[np.float32] | None = None
 
 
 class Attack(Protocol):

@@ -18,6 +18,7 @@ from ..records.suites import contradicts, follows_gradients, is_ours, order_of
 from .base import CLEAN_KEY, Attack, AttackInfo, Crafted, CraftedBatch, CumulativeAttack, Evidence, Key, infos
 from .margins import clearly_broken, margins
 from .perturbation import check_crafted, round_to_uint8
+from .remembered import Remembered
 
 Bools = NDArray[np.bool_]
 # of a model that gives probabilities, and of one that answers the same question in two ways
@@ -90,18 +91,23 @@ class WorstVersions:
 
 
 def logits_of(
-    backend: Backend, x: NDArray[np.float32], pixels: NDArray[np.uint8], eps: Eps, *, norm: str | None = None
+    backend: Backend | Remembered,
+    x: NDArray[np.float32],
+    pixels: NDArray[np.uint8],
+    eps: Eps,
+    *,
+    norm: str | None = None,
 ) -> NDArray[np.float32]:
     """Logits of images within ``eps`` of ``pixels``; those of a ``-u8in`` artefact are rounded within the budget first.
 
     Args:
-        backend: the artefact.
+        backend: the artefact, remembered or not; one that takes 8-bit pixels is not.
         x: float32 (n, 3, H, W) in [0, 1].
         pixels: the originals, uint8 (n, H, W, 3).
         eps: the budget that rounding must keep.
         norm: what the budget limits.
     """
-    if not backend.takes_uint8:
+    if isinstance(backend, Remembered) or not backend.takes_uint8:
         return backend.infer(x)
     return backend.infer_pixels(round_to_uint8(x, pixels, eps, norm=norm))
 
@@ -169,13 +175,15 @@ def _crafted(batch: CleanBatch, attacks: Sequence[Attack], reference: Backend, *
     budgets: dict[Key, Eps] = {}
     standing = _Standing(batch, adversarial, budgets, uint8=uint8)
     x, labels = to_tensor(batch.pixels), batch.labels
-    clean = logits = reference.infer(x)
+    asked = Remembered(reference)
+    clean = asked.infer(x)
     standing.on(reference, clean)
     answers, reached = {CLEAN_KEY: answers_of(clean, labels)}, {CLEAN_KEY: margins(clean, labels)}
     unrounded: dict[Key, NDArray[np.int64]] = {}
     zero: dict[Key, NDArray[np.bool_]] = {}
     linearity: dict[Key, NDArray[np.float32]] = {}
-    asked = [(x, clean)]
+    again: NDArray[np.float32] | None = None
+    last: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
     for attack in attacks:
         # an attack on another artefact says nothing of what rounding costs here
         own = reference.artifact_sha256 == attack.gradients_sha256 or reference.identity == attack.queried
@@ -185,21 +193,24 @@ def _crafted(batch: CleanBatch, attacks: Sequence[Attack], reference: Backend, *
                 linearity[key] = crafted.linearity
             if crafted.zero_gradient is not None:
                 zero[key] = crafted.zero_gradient
-            logits = reference.infer(made)
+            if again is None and is_ours(attack.name) and attack.gradients == getattr(reference, "gradients", None):
+                again = crafted.logits
+            logits = asked.infer(made)
             answers[key] = answers_of(logits, labels)
             if attack.control:
                 continue
             adversarial[key], budgets[key], reached[key] = made, eps, margins(logits, labels)
-            asked[1:] = [(made, logits)]
+            last = (made, logits)
             if is_ours(attack.name):
                 standing.add(eps, made, {reference.identity: logits})
             if uint8 and own:
                 unrounded[key] = answers_of(reference.infer(crafted.x), labels)
-    unstable = [changing(reference, images, before) for images, before in asked]
+    # the gradients of one step have asked the reference about the clean images already
+    unstable = changing(reference, x, clean) if again is None else changed(clean, again)
+    if last is not None:
+        unstable |= changing(reference, *last)
     progress = {key: progress_of(key, reached, budgets) for key in adversarial if contradicts(key[0])}
-    evidence = Evidence(
-        answers, unrounded, zero, are_probabilities(clean), np.logical_or.reduce(unstable), progress, linearity
-    )
+    evidence = Evidence(answers, unrounded, zero, are_probabilities(clean), unstable, progress, linearity)
     return CraftedBatch(batch, adversarial, evidence)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -93,3 +93,20 @@ class NoiseAttack:
                 best[k] = np.where(better[:, None, None, None], noisy, best[k])
                 highest[k] = np.where(better, found, highest[k])
         return [Crafted(x_adv, None) for x_adv in best]
+
+
+class CumulativeNoise(NoiseAttack):
+    """A :class:`NoiseAttack` of several draws that runs on what the attacks before it left standing."""
+
+    @property
+    def asked(self) -> Backend | None:
+        """The artefact on which images have to stand."""
+        return self.backend
+
+    def craft_from(self, x: NDArray[np.float32], y: NDArray[np.int64], start: NDArray[np.float32], eps: Eps) -> Crafted:
+        """Add noise to images that stand; ``start`` is no part of it.
+
+        Raises:
+            BackendError: the backend failed.
+        """
+        return replace(self, eps=(eps,)).craft(x, y)[0]

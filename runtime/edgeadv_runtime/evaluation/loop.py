@@ -31,7 +31,7 @@ from ..records.machine import Environment
 from ..records.measurement import WRITER
 from ..records.results import Results
 from ..records.rows import CLEAN, WORST_CASE, AttackParams, Comparison, Row, Threat
-from ..records.suites import NOISE, WHOLE_STEP, base_name
+from ..records.suites import NOISE, WHOLE_STEP, base_name, order_of
 from .outcomes import Artefact, BatchOutcome, rounding_lost
 from .scoring import TOP, score_batches
 from .source import Source
@@ -180,6 +180,17 @@ class _Scored:
     top1: dict[Key, NDArray[np.bool_]]
     top5: dict[Key, NDArray[np.bool_]]
 
+    def added(self, infos: Sequence[AttackInfo]) -> dict[Key, int]:
+        """Of each cumulative attack among ``infos`` the images that it broke and every attack before it left."""
+        ran = sorted(infos, key=lambda info: order_of(info.name, cumulative=info.cumulative))
+        found: dict[Key, int] = {}
+        for place, info in enumerate(ran):
+            if info.cumulative:
+                before = [other.key for other in ran[:place] if other.eps.value <= info.eps.value]
+                left = np.logical_and.reduce([self.top1[key] for key in (CLEAN_KEY, *before)])
+                found[info.key] = int((left & ~self.top1[info.key]).sum())
+        return found
+
 
 def summarise(
     outcomes: Sequence[BatchOutcome],
@@ -317,7 +328,7 @@ def _rows(
     *,
     top5: bool,
 ) -> list[Row]:
-    artefact = entry.artefact
+    artefact, added = entry.artefact, entry.added(scored)
 
     def row(
         key: Key, eps_value: float, params: AttackParams, threat: Threat | None, gradients: str | None, *, known: bool
@@ -342,6 +353,7 @@ def _rows(
             masking=None if key == CLEAN_KEY else masking,
             engine=artefact.engine,
             rounding_lost=lost.get(key),
+            broken_in_addition=added.get(key),
         )
 
     rows = [row(CLEAN_KEY, 0.0, AttackParams(), None, None, known=True)]

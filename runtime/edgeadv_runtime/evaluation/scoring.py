@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..attacks.base import CLEAN_KEY, AttackInfo, CraftedBatch, Evidence, Key
 from ..attacks.crafting import changed, changing, logits_of, progress_of
 from ..attacks.margins import margins
+from ..attacks.remembered import Remembered
 from ..backends.base import Backend
 from ..bundle.bundle import Bundle
 from ..bundle.preprocess import to_tensor
@@ -120,18 +121,19 @@ def _scored(
     unstable: list[NDArray[np.bool_]] = []
     found: tuple[LabelledExample, ...] = ()
     budgets = {info.key: info.eps for info in infos}
+    # those of a pack are made when they are asked for: none is held
+    held = isinstance(batch.adversarial, dict)
     for backend in backends:
-        before = backend.infer_pixels(about.pixels) if backend.takes_uint8 else backend.infer(clean)
+        asked = Remembered(backend) if held and not backend.takes_uint8 else backend
+        before = backend.infer_pixels(about.pixels) if backend.takes_uint8 else asked.infer(clean)
         rank, reached = {CLEAN_KEY: _rank(before, labels)}, {CLEAN_KEY: margins(before, labels)}
         changes = changing(backend, clean, before)
         for info in infos:
-            ask = partial(
-                logits_of, backend, batch.adversarial[info.key], about.pixels, info.eps, norm=info.params.norm
-            )
-            after = ask()
+            images, norm = batch.adversarial[info.key], info.params.norm
+            after = logits_of(asked, images, about.pixels, info.eps, norm=norm)
             rank[info.key], reached[info.key] = _rank(after, labels), margins(after, labels)
             if info is infos[-1]:
-                changes |= changed(after, ask())
+                changes |= changed(after, logits_of(backend, images, about.pixels, info.eps, norm=norm))
             if backend is backends[-1] and info.key == picker.key:
                 found = picker.look(batch, clean, before, after, artefact=f"{backend.name} {backend.variant}")
         ours = {info.key for info in infos if "@" not in info.name or backend.has_gradients(info.gradients_sha256)}

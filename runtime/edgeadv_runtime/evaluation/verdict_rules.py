@@ -18,8 +18,6 @@ from ..attacks.base import CLEAN_KEY, AttackInfo, Key
 from ..records.evidence import Finding, Verdict
 from ..records.statistics import Z95_ONE_SIDED, paired_difference_lower_bound, wilson_interval
 from ..records.suites import (
-    APGD_CE,
-    APGD_DLR,
     FGSM,
     FGSM_RANDOM_START,
     FGSM_RESCALED,
@@ -112,7 +110,6 @@ PAIRS = (
     Pair("rescaled-logits", FGSM_RESCALED, FGSM, RESCALED_STRONGER),
     Pair("random-start", FGSM_RANDOM_START, FGSM, RANDOM_START_STRONGER),
     Pair("margin", PGD_MARGIN, PGD_CE, MARGIN_STRONGER, MARGIN_ALLOWED),
-    Pair("margin", APGD_DLR, APGD_CE, MARGIN_STRONGER, MARGIN_ALLOWED),
     Pair("steps", PGD_CE, FGSM, STEPS_STRONGER),
     Pair("one-step", FGSM, PGD_CE, ONE_STEP_STRONGER),
     Pair("one-step", FGSM_RANDOM_START, PGD_CE, ONE_STEP_STRONGER),

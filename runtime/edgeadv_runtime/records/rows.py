@@ -154,6 +154,8 @@ class Row(ArtefactRow, frozen=True, kw_only=True):
         masking: the artefact's verdict, with the sentences of what was found; None for clean.
         rounding_lost: images that the attack broke before they were rounded to 8 bits and not afterwards; None where
             nothing was rounded or it cannot be told. ``docs/results.md`` says on which model.
+        broken_in_addition: of a cumulative attack, images that it broke of those that stood after the attacks before
+            it; None for the others, and in older files.
         training_images: of the ``n`` images, those that the network was trained on; None where that is not known. More
             than 1%, and the row flatters: it is there only because that was allowed.
 
@@ -173,12 +175,13 @@ class Row(ArtefactRow, frozen=True, kw_only=True):
     zero_gradient_share: Share | None
     masking: RowMasking | None
     rounding_lost: Count | None = None
+    broken_in_addition: Count | None = None
     training_images: Count | None = None
 
     def __post_init__(self) -> None:
         if self.n < 1:
             raise ValueError(f"{self.attack} was scored on {self.n} images")
-        for name in ("correct_top1", "correct_top5", "rounding_lost", "training_images"):
+        for name in ("correct_top1", "correct_top5", "rounding_lost", "broken_in_addition", "training_images"):
             count = getattr(self, name)
             if count is not None and not 0 <= count <= self.n:
                 raise ValueError(f"{name} {count} of {self.attack} is not a number of its {self.n} images")

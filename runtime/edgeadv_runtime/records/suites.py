@@ -66,11 +66,11 @@ SUITES: Mapping[SuiteName, Mapping[str, Effort]] = {
     },
     "standard": {
         **_ONE_STEP,
-        MI_FGSM: Effort(steps=10),
         PGD_CE: Effort(steps=20),
         PGD_MARGIN: Effort(steps=20),
         APGD_CE: Effort(steps=50),
         APGD_DLR: Effort(steps=50),
+        MI_FGSM: Effort(steps=10),
         APGD_TARGETED: Effort(steps=50, targets=5),
         PGD_SMOOTHED: Effort(steps=20),
         NOISE: Effort(queries=_DRAWS),
@@ -79,11 +79,11 @@ SUITES: Mapping[SuiteName, Mapping[str, Effort]] = {
     },
     "full": {
         **_ONE_STEP,
-        MI_FGSM: Effort(steps=20),
         PGD_CE: Effort(steps=100, restarts=5),
         PGD_MARGIN: Effort(steps=100, restarts=5),
         APGD_CE: Effort(steps=100, restarts=5),
         APGD_DLR: Effort(steps=100, restarts=5),
+        MI_FGSM: Effort(steps=20),
         APGD_TARGETED: Effort(steps=100, targets=9),
         PGD_SMOOTHED: Effort(steps=100),
         NOISE: Effort(queries=_DRAWS),
@@ -105,7 +105,7 @@ OPTIONAL = (PGD_L2,)
 """Attacks that no suite runs: they are asked for by name."""
 RANDOM_DRAWS = 10
 """Answers that each gradient is the mean of, for a network that answers at random."""
-CUMULATIVE = (MI_FGSM, APGD_TARGETED, PGD_SMOOTHED, TRANSFER, SQUARE)
+CUMULATIVE = (MI_FGSM, APGD_CE, APGD_DLR, APGD_TARGETED, PGD_SMOOTHED, TRANSFER, NOISE, SQUARE)
 """Those that no rule compares on all images: they run on what the attacks before them left standing."""
 KNOWN = frozenset(name for suite in SUITES.values() for name in suite) | frozenset((*OPTIONAL, TRANSFER))
 """All names of edgeadv's own attacks; a suffix after ``@`` says which artefact one was made for."""

@@ -97,6 +97,43 @@ def test_it_runs_on_what_stands_from_the_worst_version_so_far() -> None:
     assert all(info.cumulative == info.params.cumulative is True for info in infos([adding], uint8=False))
 
 
+def test_the_clean_images_are_asked_about_twice_and_by_one_step_attacks_once_for_both() -> None:
+    class Counted(Bright):
+        gradients = "torch fp32"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked: list[NDArray[np.float32]] = []
+
+        def infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+            self.asked.append(x)
+            return super().infer(x)
+
+    @dataclass
+    class Step(Adding):
+        name: str = "fgsm"
+        eps: tuple[Eps, ...] = (SMALL,)
+        off: float = 0.0
+
+        def craft(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> list[Crafted]:
+            return [Crafted(x + np.float32(0.01), None, logits=Bright().infer(x) + np.float32(self.off))]
+
+        craft_from = None  # type: ignore[assignment]
+
+    images = batch(100, 60, 10)
+    for step, clean, unstable in (
+        (Step(1.0), 1, False),
+        (Step(1.0, off=0.5), 1, True),
+        # what follows another model, or is another library's, is no second answer of this one
+        (Step(1.0, gradients="torch fp32, in float16", off=0.5), 2, False),
+        (Step(1.0, name="theirs", off=0.5), 2, False),
+    ):
+        reference = Counted()
+        (crafted,) = craft([images], [step], reference, uint8=False)
+        assert sum(np.array_equal(x, to_tensor(images.pixels)) for x in reference.asked) == clean, step
+        assert crafted.evidence.unstable.any() == unstable, step
+
+
 def test_a_version_that_is_wrong_already_is_not_lost_to_a_weaker_one() -> None:
     """Just across the boundary an image stays in, for an artefact may see it otherwise; what fails on it changes
     nothing."""

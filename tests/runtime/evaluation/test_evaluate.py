@@ -438,6 +438,28 @@ def test_progress_counts_what_was_asked_for() -> None:
     assert seen == [(151, 200), (200, 200)]
 
 
+def test_a_cumulative_row_says_what_its_attack_broke_in_addition() -> None:
+    """Its count of right images is that of all attacks so far; what it added is the images that stood until then."""
+    small, large = (replace(info("apgd-ce", eps), cumulative=True) for eps in (SMALL, LARGE))
+    last = replace(info("square", LARGE), gradients=None, gradients_sha256=None, cumulative=True)
+    before = info("fgsm", SMALL), info("pgd-ce", LARGE), info("pgd-margin", LARGE)
+    answers: dict[Key, Sequence[int]] = {
+        **{by.key: fooled for by, fooled in zip(before, FOOLED.values(), strict=True)},
+        small.key: [9, 1, 2, 3, 5, 5, 6, 8],  # 0 had fallen, 4 falls; 7 was wrong
+        large.key: [9, 2, 2, 3, 5, 6, 6, 8],  # 1 had fallen, 4 within the smaller budget; 5 falls
+        last.key: [9, 2, 2, 4, 5, 6, 7, 8],  # 3 had fallen; 6 falls
+    }
+    results = score([batch(LABELS, CLEAN, answers)], [last, small, large, *before])
+    told = {(row.attack, row.eps): row.broken_in_addition for row in results.rows if row.attack != "worst-case"}
+    assert told == {
+        ("clean", "0"): None,
+        **{by.key: None for by in before},
+        small.key: 1,
+        large.key: 1,
+        last.key: 1,
+    }
+
+
 def test_a_backend_that_fails_is_not_hidden() -> None:
     class Broken(FirstPixel):
         def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
