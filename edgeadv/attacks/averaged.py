@@ -69,7 +69,8 @@ class _Mean(torch.autograd.Function):
         if not network.deviation:
             return sum(pixel_gradient(network.model, x, given) for _ in range(network.draws)) / network.draws, None
         total = torch.zeros_like(x)
-        for noise in network.noise(x).split(copies_at_once(x, x.device)):
+        draws, at_once = network.noise(x), copies_at_once(x, x.device)
+        for noise in (draws[i : i + at_once] for i in range(0, len(draws), at_once)):
             moved = (x + noise[:, None]).clamp(0, 1)
             gradient = pixel_gradient(network.model, moved.flatten(0, 1), given.repeat(len(noise), 1))
             total += gradient.view_as(moved).sum(dim=0)

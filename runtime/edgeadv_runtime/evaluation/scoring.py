@@ -137,8 +137,8 @@ def _scored(
             if backend is backends[-1] and info.key == picker.key:
                 found = picker.look(batch, clean, before, after, artefact=f"{backend.name} {backend.variant}")
         ours = {info.key for info in infos if "@" not in info.name or backend.has_gradients(info.gradients_sha256)}
-        asked = [key for key in reached if contradicts(key[0])]
-        progress.append({key: progress_of(key, reached, budgets, ours.__contains__) for key in asked})
+        contradicting = [key for key in reached if contradicts(key[0])]
+        progress.append({key: progress_of(key, reached, budgets, ours.__contains__) for key in contradicting})
         ranks.append(rank)
         unstable.append(changes)
     top1, top5 = (tuple({key: places < most for key, places in rank.items()} for rank in ranks) for most in (1, TOP))
