@@ -66,9 +66,11 @@ class _Mean(torch.autograd.Function):
     def backward(ctx: Any, given: Tensor) -> tuple[Tensor, None]:
         network: Averaged = ctx.network
         (x,) = ctx.saved_tensors
-        if not network.deviation:
-            return sum(pixel_gradient(network.model, x, given) for _ in range(network.draws)) / network.draws, None
         total = torch.zeros_like(x)
+        if not network.deviation:
+            for _ in range(network.draws):
+                total += pixel_gradient(network.model, x, given)
+            return total / network.draws, None
         draws, at_once = network.noise(x), copies_at_once(x, x.device)
         for noise in (draws[i : i + at_once] for i in range(0, len(draws), at_once)):
             moved = (x + noise[:, None]).clamp(0, 1)
