@@ -21,12 +21,16 @@ from torch import Tensor, nn
 
 import edgeadv.attacks
 from edgeadv.attacks.adapters import autoattack
+from edgeadv.backends.pytorch import ModuleBackend
 from edgeadv.data.datasets import ImageSet, balanced_subset, batches, open_data
 from edgeadv.gradients.artefact import open_graph
 from edgeadv.models.builder import evaluation_mode
 from edgeadv.models.device import default_device
 from edgeadv.training.runs import WEIGHTS_FILE, Run
+from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.attacks.perturbation import check_crafted
+from edgeadv_runtime.attacks.queries import query_attacks
+from edgeadv_runtime.bundle.batches import CleanBatch
 from edgeadv_runtime.bundle.bundle import Bundle, Classes
 from edgeadv_runtime.bundle.manifest import MANIFEST
 from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
@@ -35,6 +39,9 @@ from edgeadv_runtime.files import sha256_file, write_json
 from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.statistics import wilson_interval
 from edgeadv_runtime.records.suites import SUITES
+
+# attacks and reference are of one network, whichever
+_ANY_SHA256 = "0" * 64
 
 Craft = Callable[[nn.Module, Tensor, Tensor], list[Tensor]]
 """A model, its images and their labels to adversarial images, one tensor per attack; an image stands if it stands them
@@ -105,12 +112,16 @@ def our_attacks(eps: Eps, options: argparse.Namespace) -> dict[str, Craft]:
         return [torch.from_numpy(found.x).to(x.device)]
 
     def standard(model: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
-        classes = model.architecture.num_classes
-        built = attacks.build_attacks(model, [eps], efforts=SUITES["standard"], classes=classes, gradients_sha256=None)
-        images, labels = x.cpu().numpy(), y.cpu().numpy()
-        # a control is evidence and no attack within the budget
-        made = [attack.craft(images, labels)[0].x for attack in built if not attack.control]
-        return [torch.from_numpy(one).to(x.device) for one in made] + square(model, x, y)
+        with torch.no_grad():
+            classes = model(x[:1]).shape[1]
+        reference = ModuleBackend(model, sha256=_ANY_SHA256, input_shape=tuple(x.shape[1:]), n_classes=classes)
+        efforts = SUITES["standard"]
+        built = attacks.build_attacks(model, [eps], efforts=efforts, classes=classes, gradients_sha256=_ANY_SHA256)
+        pixels = (255 * x.permute(0, 2, 3, 1)).round().to(torch.uint8).cpu().numpy()
+        batch = CleanBatch(np.arange(len(x)), pixels, y.cpu().numpy())
+        # as an evaluation runs them: some on all images, the others on those that stand
+        (made,) = craft([batch], [*built, *query_attacks(efforts, [eps], reference, [])], reference, uint8=False)
+        return [torch.from_numpy(one).to(x.device) for one in made.adversarial.values()]
 
     return {
         "fgsm": lambda model, x, y: [attacks.fgsm(model, x, y, eps=value)[0].x],
