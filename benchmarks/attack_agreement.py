@@ -112,8 +112,7 @@ def our_attacks(eps: Eps, options: argparse.Namespace) -> dict[str, Craft]:
         return [torch.from_numpy(found.x).to(x.device)]
 
     def standard(model: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
-        with torch.no_grad():
-            classes = model(x[:1]).shape[1]
+        classes = classes_of(model, x)
         reference = ModuleBackend(model, sha256=_ANY_SHA256, input_shape=tuple(x.shape[1:]), n_classes=classes)
         efforts = SUITES["standard"]
         built = attacks.build_attacks(model, [eps], efforts=efforts, classes=classes, gradients_sha256=_ANY_SHA256)
@@ -148,7 +147,7 @@ def pairs(eps: Eps, options: argparse.Namespace) -> list[Pair]:
 
     def cross_check(steps: int | None) -> Craft:
         def craft(model: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
-            classes = min(options.classes, model.architecture.num_classes)
+            classes = min(options.classes, classes_of(model, x))
             attack = autoattack(model, eps=eps, gradients_sha256=None, n_classes=classes, steps=steps)
             return [torch.from_numpy(attack.craft(x.cpu().numpy(), y.cpu().numpy())[0].x).to(x.device)]
 
@@ -188,6 +187,12 @@ def pairs(eps: Eps, options: argparse.Namespace) -> list[Pair]:
         Pair("worst-case", ours["standard"], cross_check(None), "standard suite; AutoAttack of torchattacks as it is"),
         Pair("worst-case-100", ours["standard"], cross_check(100), "the same with 100 steps for APGD and FAB"),
     ]
+
+
+def classes_of(model: nn.Module, x: Tensor) -> int:
+    """How many logits a model gives."""
+    with torch.no_grad():
+        return int(model(x[:1]).shape[1])
 
 
 @dataclass(frozen=True)
