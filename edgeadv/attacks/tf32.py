@@ -29,7 +29,7 @@ class Tf32Copy(nn.Module):
             exact: in evaluation mode, its parameters without gradients, on the device to compute on.
         """
         super().__init__()
-        self.net: nn.Module = copy.deepcopy(exact).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net: nn.Module = copy.deepcopy(exact).to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of pixels."""

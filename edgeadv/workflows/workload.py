@@ -28,7 +28,7 @@ from edgeadv_runtime.records.suites import (
 
 from .attack_plan import AttackPlan
 from .backends import open_torch
-from .gradients import as_pytorch, check_gradients, network_to_follow
+from .gradients import as_pytorch, check_gradients, gradients_of, network_to_follow
 from .inputs import Budgets, budgets, labelled_images, open_bundle
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def make_workload(
         batch = next(iter(clean_batches(images, bundle, order[:_PROBED], unreadable=[])), None)
         return np.empty((0, *bundle.preprocess.input_shape), np.float32) if batch is None else to_tensor(batch.pixels)
 
-    makers = _Makers(bundle, reference, sample, wanted, efforts, plan)
+    makers = _Makers(bundle, reference, sample, wanted, efforts, plan, len(order))
     made = makers.on_reference() if wanted else []
     made += transferred(
         bundle, plan.transfer_from, wanted, efforts=efforts, device=makers.device, precision=plan.gradients
@@ -195,7 +195,7 @@ def _others(reference: Backend, variants: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Makers:
-    """Attacks on the graphs of a bundle's artefacts; ``sample`` reads some images."""
+    """Attacks on the graphs of a bundle's artefacts; ``sample`` reads some of the ``count`` images."""
 
     bundle: Bundle
     reference: Backend
@@ -203,6 +203,7 @@ class _Makers:
     eps: tuple[Eps, ...]
     efforts: Mapping[str, Effort]
     plan: AttackPlan
+    count: int
 
     @property
     def device(self) -> torch.device:
@@ -229,7 +230,8 @@ class _Makers:
         if not isinstance(reference, ModuleBackend):
             return []
         assert isinstance(reference.model, ArtefactGraph)
-        network, words = network_to_follow(reference.model, self.plan.gradients, self.sample)
+        due = self.count * gradients_of(self.efforts, len(self.eps), len(self.bundle.classes))
+        network, words = network_to_follow(reference.model, self.plan.gradients, self.sample, gradients=due)
         made = build_attacks(
             network,
             self.eps,

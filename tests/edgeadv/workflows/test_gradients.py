@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgeadv.attacks.compiled import BySize
 from edgeadv.attacks.float16 import HalfCopy
 from edgeadv.attacks.linearity import LinearityControl
 from edgeadv.attacks.tf32 import Tf32Copy
@@ -116,6 +117,48 @@ def test_attacks_follow_float16_and_results_say_so(gpu, tiny_bundle, many_photos
     # so a job that has begun with the one does not go on with the other
     one, other = (crafted(tiny_bundle, plan, []).binding(tiny_bundle, [], 0)["attacks"] for plan in plans.values())
     assert one != other
+
+
+@pytest.mark.parametrize(
+    ("suite", "attacks", "budgets", "classes", "count"),
+    [
+        ("fast", "fgsm", 2, 10, 2),
+        ("standard", "apgd-t,noise,linearity,square", 1, 3, 2 * 50),
+        ("standard", "pgd-smoothed,pgd-large-eps", 2, 10, 2 * 8 * 20 + 20),
+        ("full", "pgd-margin", 3, 10, 3 * 5 * 100),
+    ],
+)
+def test_how_many_gradients_a_job_takes(suite, attacks, budgets, classes, count):
+    assert _gradients.gradients_of(efforts_of(suite, attacks), budgets, classes) == count
+
+
+@pytest.mark.parametrize(
+    ("pays_after", "compiled"), [pytest.param(120 * 21, True, marks=pytest.mark.slow), (120 * 21 + 1, False)]
+)
+def test_a_job_that_pays_for_it_is_compiled_and_says_so(
+    gpu, monkeypatch, tiny_bundle, many_photos, caplog, pays_after, compiled
+):
+    caplog.set_level("INFO", "edgeadv")
+    monkeypatch.setattr("edgeadv.attacks.compiled.PAYS_AFTER", pays_after)
+    monkeypatch.setattr(_gradients, "_compiles", lambda device: True)
+    plan = make_workload(
+        tiny_bundle,
+        many_photos,
+        "2/255",
+        efforts=efforts_of("fast", "fgsm,pgd-margin"),
+        variants=["fp32"],
+        plan=AttackPlan(limit=IMAGES, gradients=FLOAT16),
+        provider="cuda",
+    )
+    assert {attack.gradients for attack in plan.attacks} == {f"{HALF}, compiled" if compiled else HALF}
+    assert {isinstance(attack.model.net, BySize) for attack in plan.attacks} == {compiled}
+    said = [record.message for record in caplog.records if record.name == "edgeadv.workflows.gradients"]
+    assert (
+        len(said) == 1
+        and f"at most 2,520 gradients of an image, and compiling for a size of batch pays after {pays_after:,}"
+        in said[0]
+    )
+    assert ("compiling gradients in float16 for batches of 64" in said[0]) is compiled
 
 
 def test_a_network_that_does_not_run_in_float16_is_an_error():
