@@ -25,8 +25,8 @@ while [ $# -gt 0 ]; do
 done
 stop() { echo "gpu.sh: $1" >&2; exit 2; }
 case $device in cuda | cpu) ;; *) stop "--device is cuda or cpu, not '$device'" ;; esac
-[ -n "${OUT:-}" ] || [ -z "$tiny" ] && [ "$device" = cuda ] || [ -n "${OUT:-}" ] || stop "a rehearsal measures nothing: name a folder for it, OUT=FOLDER"
-[ -n "$bundle" ] && [ -z "$data" ] || [ -z "$bundle" ] && [ -n "$data" ] && stop "--bundle and --data go together"
+if [ -z "${OUT:-}" ] && { [ -n "$tiny" ] || [ "$device" = cpu ]; }; then stop "a rehearsal measures nothing: name a folder for it, OUT=FOLDER"; fi
+[ "${bundle:+given}" = "${data:+given}" ] || stop "--bundle and --data go together"
 out=${OUT:-benchmarks/results}
 work=$(mktemp -d) || exit 2
 trap 'rm -rf "$work"' EXIT

@@ -85,7 +85,7 @@ def prepare(options: argparse.Namespace) -> None:
         options.work / "net.edgeadv",
         classes=images.classes,
         preprocess=Preprocess(resize=options.side, crop=options.side),
-        frames=[images.image(i).convert("RGB") for i in range(8)],
+        frames=[np.asarray(images.image(i).convert("RGB")) for i in range(8)],
         variants=["fp32", "fp16"],
         origin=Origin(title=f"{options.arch}, {options.steps} steps on drawn patterns", provenance={}),
     )
