@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A prepared quarter of an hour of a GPU: at most eight minutes of it, the most valuable rows first. Nothing is fetched.
+# What a GPU is asked: at most eight minutes in all, the most valuable rows first. Nothing is fetched.
 #
 #   benchmarks/gpu.sh                                   # JSON into benchmarks/results
 #   OUT=/tmp/out benchmarks/gpu.sh --bundle B --data D  # strength and evaluate on a network and images of yours
@@ -65,7 +65,8 @@ failed=0
 row() { # NAME SECONDS COMMAND...
   local name=$1 limit=$2 left=$((budget - SECONDS + begun)) code=0 from=$SECONDS
   shift 2
-  [ "$limit" -le "$left" ] || limit=$left
+  # a rehearsal may run on a slow machine
+  [ "$limit" -le "$left" ] && [ -z "$tiny" ] || limit=$left
   if [ "$limit" -lt 5 ]; then echo "== $name: not begun, the time is over"; failed=1; return; fi
   echo "== $name: at $((SECONDS - begun)) s, at most $limit s"
   timeout --kill-after=5 "$limit" "$@" || code=$?
