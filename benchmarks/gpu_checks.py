@@ -91,9 +91,7 @@ def prepare(options: argparse.Namespace) -> None:
         preprocess=Preprocess(resize=options.side, crop=options.side),
         frames=[np.asarray(images.image(i).convert("RGB")) for i in range(8)],
         variants=["fp32", "fp16"],
-        origin=Origin(
-            title=f"{options.arch}, {options.steps} steps on patterns, {right:.0%} right", provenance={}
-        ),
+        origin=Origin(title=f"{options.arch}, {options.steps} steps on patterns, {right:.0%} right", provenance={}),
     )
     print(
         f"{options.arch} after {options.steps} steps: loss {float(loss):.3f}, {right:.0%} of new patterns right",
