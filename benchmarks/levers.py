@@ -1,11 +1,11 @@
 """Ways to have a network's gradients sooner, to be measured: each by name, ``+`` between those to combine.
 
-``float16`` is the copy that edgeadv's commands follow on a GPU with ``--gradients float16``, ``bfloat16`` a network
-rounded to that precision, ``compiled`` torch.compile for batches of any size, as attacks need it, ``static`` the same
-for one size, and ``contiguous`` and ``channels_last`` are orders of memory, one of which edgeadv takes by itself. On a
-GPU ``tf32`` lets convolutions round to 10 bits of mantissa, which peers do by PyTorch's default and edgeadv does not;
-``tuned`` has cuDNN try its algorithms at each new size; and ``graph`` makes CUDA graphs of the forward and the backward
-pass, for one size of batch.
+``float32``, ``tf32`` and ``float16`` are what edgeadv's commands follow with ``--gradients``, the latter two on a GPU,
+and ``job`` compiles float16 as a large job of theirs does. ``bfloat16`` is a network rounded to that precision,
+``compiled`` torch.compile for batches of any size, as attacks need it, ``static`` the same for one size, and
+``contiguous`` and ``channels_last`` are orders of memory, one of which edgeadv takes by itself. On a GPU ``tuned`` has
+cuDNN try its algorithms at each new size; and ``graph`` makes CUDA graphs of the forward and the backward pass, for one
+size of batch.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from edgeadv.attacks import cross_entropy, input_gradient
+from edgeadv.attacks.compiled import compile_for
 from edgeadv.attacks.float16 import HalfCopy
+from edgeadv.attacks.tf32 import Tf32Copy
 from edgeadv.gradients.graph import GraphModule
 
 PRECISIONS = ("bfloat16", "float16")
 ORDERS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-LEVERS = (*PRECISIONS, "compiled", "static", *ORDERS, "tf32", "tuned", "graph")
+LEVERS = ("float32", *PRECISIONS, "job", "compiled", "static", *ORDERS, "tf32", "tuned", "graph")
 _ON_A_GPU = ("tf32", "tuned", "graph")
 
 
@@ -42,7 +44,8 @@ class Bfloat16(nn.Module):
 
 
 def pulled(lever: str, network: GraphModule, x: Tensor, y: Tensor) -> nn.Module:
-    """``network`` with what ``lever`` names; ``tf32`` and ``tuned`` are settings of the process, see :func:`settings`.
+    """``network`` with what ``lever`` names; ``tuned`` is a setting of the process, see :func:`settings`, and so is
+    ``tf32`` with an order of memory.
 
     Args:
         lever: names of :data:`LEVERS`, joined by ``+``.
@@ -52,6 +55,7 @@ def pulled(lever: str, network: GraphModule, x: Tensor, y: Tensor) -> nn.Module:
 
     Raises:
         ValueError: a name is unknown, needs a GPU, or does not go with another.
+        RuntimeError: it does not compile.
     """
     names = lever.split("+")
     for name in names:
@@ -60,10 +64,14 @@ def pulled(lever: str, network: GraphModule, x: Tensor, y: Tensor) -> nn.Module:
     if set(ORDERS) & set(names) and set(PRECISIONS) & set(names):
         raise ValueError(f"lever {lever!r}: an order of memory is for float32")
     made: nn.Module = network
-    if "float16" in names:
+    if "float16" in names or "job" in names:
         made = HalfCopy(network, x[:16])
+        if "job" in names and (reason := compile_for(made, [len(x)], x)) is not None:
+            raise RuntimeError(f"not compiled: {reason}")
     elif "bfloat16" in names:
         made = Bfloat16(network)
+    elif "tf32" in names and not set(ORDERS) & set(names):
+        made = Tf32Copy(network)
     for name in set(ORDERS) & set(names):
         made = copy.deepcopy(network).to(memory_format=ORDERS[name])  # type: ignore[call-overload]
     if "compiled" in names or "static" in names:

@@ -122,6 +122,7 @@ def main() -> None:
     """Measure and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
+    parser.add_argument("--variants", default="fp32,fp16", help="comma-separated; fp16 on a GPU")
     parser.add_argument("--batches", default="1,8")
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--threads", type=int, help="of the processor")
@@ -130,7 +131,9 @@ def main() -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     bundle = Bundle.open(options.bundle)
-    variants = [v for v in ("fp32", "fp16") if v in bundle.variants and (v == "fp32" or torch.cuda.is_available())]
+    variants = [v for v in options.variants.split(",") if v in bundle.variants]
+    if not torch.cuda.is_available():
+        variants = [variant for variant in variants if variant == "fp32"]
     rows: list[dict[str, Any]] = []
     for variant in variants:
         for batch in map(int, options.batches.split(",")):

@@ -17,7 +17,7 @@ from edgeadv_runtime.device.facts import processor_name
 from ..attacks.batching import device_of
 from ..attacks.suite import GRADIENTS
 from ..gradients.artefact import open_graph
-from ..models.device import memory_order
+from ..models.device import arithmetic, memory_order
 
 
 class ModuleBackend(Backend):
@@ -76,7 +76,10 @@ class ModuleBackend(Backend):
             batch = (
                 torch.from_numpy(pixels).to(self.torch_device).contiguous(memory_format=memory_order(self.torch_device))
             )
-            logits: NDArray[np.float32] = self.model(batch).float().cpu().numpy()
+            # other threads may attack in TF32; what is scored never is
+            with arithmetic(self.torch_device, tf32=False):
+                answer = self.model(batch)
+            logits: NDArray[np.float32] = answer.float().cpu().numpy()
         return logits
 
     def _close(self) -> None:

@@ -15,6 +15,7 @@ from edgeadv_runtime.errors import BackendError
 from edgeadv_runtime.files import sha256_bytes
 
 from ..models.compiling import why_not
+from ..models.device import arithmetic
 from .pytorch import TorchBackend
 
 VARIANTS = ("fp32", "fp16")
@@ -78,7 +79,7 @@ class CompiledTorchBackend(TorchBackend):
             torch.from_numpy(padded).to(self.torch_device, self._dtype).contiguous(memory_format=torch.channels_last)
         )
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), arithmetic(self.torch_device, tf32=False):
                 if len(padded) not in self._compiled:
                     self._compiled[len(padded)] = self._compile(batch)
                 logits: NDArray[np.float32] = self._compiled[len(padded)](batch).float()[: len(x)].cpu().numpy()

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 Attacks = str | Sequence["str | Attack"] | Mapping[str, Effort] | None
 
 STANDARD = "standard"
-FLOAT32, FLOAT16 = "float32", "float16"
+FLOAT32, TF32, FLOAT16 = "float32", "tf32", "float16"
+PRECISIONS = (FLOAT32, TF32, FLOAT16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +44,11 @@ class AttackPlan(Options):
         "Another bundle of the same classes: images made on it are tried too. For a defended network an "
         "undefended one; may be given several times.",
     ] = ()
-    gradients: Annotated[str, f"{FLOAT32}, or on a GPU {FLOAT16}: sooner, and attacks may be a little weaker."] = (
-        FLOAT32
-    )
+    gradients: Annotated[
+        str | None,
+        f"{FLOAT32}, {TF32} or {FLOAT16}: the less precise the sooner. By default {TF32} on a GPU, as PyTorch has "
+        f"it, and on a processor {FLOAT32}, which knows no other.",
+    ] = None
     workers: Annotated[int, "Processes that decode images."] = 0
     allow_unreadable: Annotated[bool, "Accept more than 1% of unreadable images."] = False
     allow_training_images: Annotated[

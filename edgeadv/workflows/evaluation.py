@@ -32,7 +32,6 @@ from edgeadv_runtime.records.results import Results
 
 from .alone import alone
 from .attack_plan import (
-    FLOAT32,
     STANDARD,
     AttackPlan,
     Attacks,
@@ -187,7 +186,7 @@ def _check(
         if data is None:
             raise InputError("evaluate takes `data` with `eps`, or `pack`")
         return
-    fixed = [plan.target, plan.limit, plan.transfer_from, plan.allow_unreadable, plan.gradients != FLOAT32]
+    fixed = [plan.target, plan.limit, plan.transfer_from, plan.allow_unreadable, plan.gradients is not None]
     if eps is not None or execution.uint8 or any(fixed):
         raise InputError(
             "`eps`, `target`, `limit`, `uint8`, `transfer_from`, `gradients` and `allow_unreadable` were settled "

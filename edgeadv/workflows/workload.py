@@ -11,7 +11,7 @@ from edgeadv_runtime import Backend, OnnxRuntimeBackend
 from edgeadv_runtime.bundle.batches import DataInfo, Progress
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.preprocess import to_tensor
-from edgeadv_runtime.bundle.variants import FLOAT_VARIANTS, INT8, base_of, precision_of
+from edgeadv_runtime.bundle.variants import FLOAT_VARIANTS, base_of
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.records.about import NO_GRADIENTS, Skipped
 from edgeadv_runtime.records.eps import Eps
@@ -26,17 +26,16 @@ from edgeadv_runtime.records.suites import (
     Effort,
 )
 
-from .attack_plan import FLOAT16, FLOAT32, AttackPlan
+from .attack_plan import AttackPlan
 from .backends import open_torch
+from .gradients import as_pytorch, check_gradients, gradients_of, network_to_follow
 from .inputs import Budgets, budgets, labelled_images, open_bundle
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
-    from torch import nn
 
-    from edgeadv.backends.pytorch import ModuleBackend
     from edgeadv.data.datasets import ImageSet
     from edgeadv.data.sources import Data
     from edgeadv_runtime.attacks.base import Attack
@@ -120,7 +119,7 @@ def make_workload(
     from edgeadv.data.datasets import balanced_subset
 
     plan = plan or AttackPlan()
-    _check_gradients(plan.gradients, provider)
+    check_gradients(plan.gradients, provider)
     if plan.target is not None and not set(TARGETABLE) & set(efforts):
         raise InputError(
             f"`target` is for {' and '.join(TARGETABLE)}, which do not run: add one with `attacks`, or leave it out"
@@ -147,9 +146,11 @@ def make_workload(
         batch = next(iter(clean_batches(images, bundle, order[:_PROBED], unreadable=[])), None)
         return np.empty((0, *bundle.preprocess.input_shape), np.float32) if batch is None else to_tensor(batch.pixels)
 
-    makers = _Makers(bundle, reference, sample, wanted, efforts, plan)
+    makers = _Makers(bundle, reference, sample, wanted, efforts, plan, len(order))
     made = makers.on_reference() if wanted else []
-    made += transferred(bundle, plan.transfer_from, wanted, efforts=efforts, device=makers.device)
+    made += transferred(
+        bundle, plan.transfer_from, wanted, efforts=efforts, device=makers.device, precision=plan.gradients
+    )
     skipped = [entry for entry in skipped if entry.variant in variants]
     # without gradients of the reference there are none that could be transferred
     for variant in _others(reference, variants) if wanted and isinstance(reference, ModuleBackend) else ():
@@ -194,7 +195,7 @@ def _others(reference: Backend, variants: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Makers:
-    """Attacks on the graphs of a bundle's artefacts; ``sample`` reads some images."""
+    """Attacks on the graphs of a bundle's artefacts; ``sample`` reads some of the ``count`` images."""
 
     bundle: Bundle
     reference: Backend
@@ -202,6 +203,7 @@ class _Makers:
     eps: tuple[Eps, ...]
     efforts: Mapping[str, Effort]
     plan: AttackPlan
+    count: int
 
     @property
     def device(self) -> torch.device:
@@ -222,11 +224,14 @@ class _Makers:
         from edgeadv.attacks import build_attacks
         from edgeadv.attacks.linearity import LinearityControl
         from edgeadv.backends.pytorch import ModuleBackend
+        from edgeadv.gradients.artefact import ArtefactGraph
 
         reference = self.reference
         if not isinstance(reference, ModuleBackend):
             return []
-        network, words = _network_to_follow(reference, self.plan.gradients, self.sample)
+        assert isinstance(reference.model, ArtefactGraph)
+        due = self.count * gradients_of(self.efforts, len(self.eps), len(self.bundle.classes))
+        network, words = network_to_follow(reference.model, self.plan.gradients, self.sample, gradients=due)
         made = build_attacks(
             network,
             self.eps,
@@ -236,7 +241,7 @@ class _Makers:
             target=self._towards,
             gradients=words,
         )
-        # float16 would bend the margin that this control measures
+        # rounding would bend the margin that this control measures
         return [
             replace(attack, model=reference.model, gradients=reference.gradients)
             if isinstance(attack, LinearityControl)
@@ -257,15 +262,16 @@ class _Makers:
         if not efforts:
             return []
         graph = open_graph(self.bundle, variant, device=self.device)
+        network, words = as_pytorch(graph, self.plan.gradients)
         return build_attacks(
-            graph,
+            network,
             self.eps,
             efforts=efforts,
             classes=len(self.bundle.classes),
             gradients_sha256=graph.sha256,
             target=self._towards,
             suffix=f"@{graph.variant}",
-            gradients=graph.gradients,
+            gradients=words,
         )
 
 
@@ -276,6 +282,7 @@ def transferred(
     *,
     efforts: Mapping[str, Effort],
     device: torch.device,
+    precision: str | None = None,
 ) -> list[Attack]:
     """PGD on the margin of other networks, as hard as ``efforts`` has it.
 
@@ -285,6 +292,7 @@ def transferred(
         eps: budgets.
         efforts: of the attacks that run.
         device: where gradients are computed.
+        precision: what gradients were asked to be in; float16 is the reference's alone.
 
     Raises:
         InputError: a bundle has other classes or other pixels, holds the artefact that is attacked, or has no
@@ -305,51 +313,14 @@ def transferred(
         graph = open_graph(other, by_precision(other)[0], device=device)
         if graph.sha256 in ours or other.weights_sha256 == bundle.weights_sha256:
             raise InputError(f"`transfer_from` {other.path} holds the network that is attacked: name another one")
+        network, words = as_pytorch(graph, precision)
         made += build_attacks(
-            graph,
+            network,
             eps,
             classes=len(bundle.classes),
             efforts={TRANSFER: efforts.get(PGD_MARGIN) or SUITES["standard"][PGD_MARGIN]},
             gradients_sha256=graph.sha256,
             suffix=f"@{graph.sha256[:8]}",
-            gradients=f"{graph.gradients} of {other.manifest.title}",
+            gradients=f"{words} of {other.manifest.title}",
         )
     return made
-
-
-def _check_gradients(precision: str, provider: str) -> None:
-    """Make sure that gradients can be had in ``precision`` where attacks run."""
-    if precision not in (FLOAT32, FLOAT16):
-        raise InputError("gradients", f"{precision!r} is not one of {FLOAT32}, {FLOAT16}")
-    if precision == FLOAT16 and provider == "cpu":
-        raise InputError(f"`gradients` {FLOAT16} needs a GPU: add `provider` cuda, or leave it out")
-
-
-def _network_to_follow(
-    reference: ModuleBackend, precision: str, sample: Callable[[], NDArray[np.float32]]
-) -> tuple[nn.Module, str]:
-    """The network whose gradients attacks follow, and where these come from, in words for result rows."""
-    import torch
-
-    from edgeadv.attacks.float16 import HalfCopy
-    from edgeadv.gradients.artefact import ArtefactGraph
-
-    exact = reference.model
-    if precision == FLOAT32:
-        return exact, reference.gradients
-    assert isinstance(exact, ArtefactGraph)
-    if precision_of(reference.variant) == INT8 or exact.single:
-        raise InputError(
-            "gradients",
-            f"{FLOAT16} follows graphs of float weights that take batches, which that of {reference.variant} is not: "
-            "leave it out",
-        )
-    try:
-        return HalfCopy(
-            exact, torch.from_numpy(sample()).to(reference.torch_device)
-        ), f"{reference.gradients}, in {FLOAT16}"
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"this network does not run in {FLOAT16} ({reason}): leave `gradients` {FLOAT16} out"
-        ) from error

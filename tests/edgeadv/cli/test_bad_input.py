@@ -733,12 +733,12 @@ def in_precision(desk, command, precision):
     return [command, desk.bundle(), "--data", desk.photos(), "--eps", "8/255", "--gradients", precision, "--out", "new"]
 
 
-@case("--gradients 'float8' is not one of float32, float16")
+@case("--gradients 'float8' is not one of float32, tf32, float16")
 def gradients_of_another_precision(desk):
     return in_precision(desk, "evaluate", "float8")
 
 
-@case("--gradients 'float8' is not one of float32, float16")
+@case("--gradients 'float8' is not one of float32, tf32, float16")
 def pack_to_make_with_gradients_of_another_precision(desk):
     return in_precision(desk, "attack", "float8")
 
@@ -746,6 +746,11 @@ def pack_to_make_with_gradients_of_another_precision(desk):
 @case("--gradients float16 needs a GPU: add --provider cuda, or leave it out")
 def float16_without_a_gpu(desk):
     return in_precision(desk, "evaluate", "float16")
+
+
+@case("--gradients tf32 needs a GPU: add --provider cuda, or leave it out")
+def tf32_without_a_gpu(desk):
+    return in_precision(desk, "evaluate", "tf32")
 
 
 @case("--gradients float16 needs a GPU: add --provider cuda, or leave it out")
