@@ -185,7 +185,7 @@ def ratios(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[s
     elif isinstance(value, dict):
         told = tuple(
             str(value[key])
-            for key in ("architecture", "attack", "library", "frame", "variant", "batch", "way", "recipe")
+            for key in ("architecture", "attack", "library", "frame", "variant", "batch", "way", "recipe", "start")
             if key in value
         )
         for key, inner in value.items():
