@@ -285,7 +285,7 @@ def bars(found: Found) -> list[tuple[str, Any]]:
 
 def plot(found: Found) -> str:
     """The bars as an SVG, on a logarithmic axis from a quarter to four, quartiles as lines."""
-    left, width, step = 390, 360, 18
+    left, width, step = 415, 360, 18
     all_ = bars(found)
     bottom = 10 + step * len(all_)
 
