@@ -11,7 +11,8 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 export TMPDIR := $(CURDIR)/.cache/tmp
 $(shell mkdir -p $(CURDIR)/.cache/tmp)
 # a file's tests stay in one process, which makes its fixtures once; a process takes up to 2 GB
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+# in the order of tests/conftest.py, long files first; pytest-xdist's own is by the number of tests
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test slow bench lint types clean
 

@@ -22,6 +22,18 @@ from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.bundle.variants import VARIANTS
 
 TINY_CLASSES = 10
+LONG = (
+    "test_int8_quality.py", "test_scale.py", "test_no_home.py", "test_kills.py", "test_fuzz.py",
+    "test_training_together.py", "test_commands.py", "test_exporting.py", "test_import.py",
+)  # fmt: skip
+"""Files of minutes, longest first: none of them is left to one process when all others are done."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first."""
+    place = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(scope="module")

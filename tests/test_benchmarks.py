@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +28,9 @@ def load(name: str) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)  # as Python does for a script
+        spec.loader.exec_module(module)
     return module
 
 
@@ -71,8 +76,6 @@ def test_a_ratio_has_moved_where_each_median_is_outside_the_others_quartiles(
 
 
 def test_ratios_of_one_result_have_names_of_their_own(run: ModuleType) -> None:
-    import json
-
     for file in (BENCHMARKS / "results").glob("*.json"):
         rows = json.loads(file.read_text()).get("rows", [])
         names = [name for name, _ in run.ratios(rows)]
@@ -80,8 +83,6 @@ def test_ratios_of_one_result_have_names_of_their_own(run: ModuleType) -> None:
 
 
 def test_the_page_of_networks_is_that_of_the_committed_result() -> None:
-    import json
-
     networks = load("networks")
     result = json.loads(networks.RESULT.read_text())
     assert networks.PAGE.read_text() == networks.page(result)
@@ -92,9 +93,71 @@ def test_the_page_of_networks_is_that_of_the_committed_result() -> None:
         assert ("failed" in row) or all("gradients" in variant for variant in row["variants"].values()), key
 
 
-def test_the_tables_are_those_of_the_committed_results(run: ModuleType) -> None:
-    text = (BENCHMARKS / "README.md").read_text()
-    assert text.split(run.BEGIN)[1].split(run.END)[0].strip() == "\n".join(run.tables()).strip()
+@pytest.fixture(scope="module")
+def page() -> ModuleType:
+    return load("page")
+
+
+def test_the_tables_and_the_plot_are_those_of_the_committed_results(page: ModuleType) -> None:
+    found, text = page.read(), page.README.read_text()
+    assert [name for _, name, _ in page.MARKED.findall(text)] == list(page.TABLES)
+    assert text == page.filled(text, found)
+    assert page.PLOT.read_text() == page.plot(found)
+
+
+def test_a_table_follows_its_results(page: ModuleType) -> None:
+    found = json.loads(json.dumps(page.read()))
+    found["training_throughput-cpu"]["rows"][0]["edgeadv_speedup"]["median"] = 3.21
+    changed = page.filled(page.README.read_text(), found)
+    assert changed.count("3.21") == 1 and changed != page.README.read_text()
+    assert ">3.21</text>" in page.plot(found)
+
+
+def prose(text: str, page: ModuleType) -> str:
+    """A page without its tables, names in backticks and the targets of links."""
+    return re.sub(r"`[^`]*`|\]\([^)]*\)", " ", page.MARKED.sub("", text))
+
+
+def test_the_page_takes_two_minutes_and_its_prose_has_no_figure_of_its_own(page: ModuleType) -> None:
+    text, methods = (file.read_text() for file in (page.README, page.README.with_name("methods.md")))
+    assert len(text.split()) <= 1500
+    assert len([word for word in f"{text} {methods}".split() if re.search(r"\w", word)]) <= 1500
+    goals = {"2.4", "0.9"}
+    figure = re.compile(r"\d+\.\d+|\d+(?=\s?(?:%|ms|s|MiB)\b)|\d+(?=%)")
+    assert figure.findall("1.45, 86%, 12 ms and 3 channels") == ["1.45", "86", "12"]
+    tables = " ".join(match[0] for match in page.MARKED.finditer(text))
+    told = set(figure.findall(prose(text + methods, page)))
+    assert {each for each in told - goals if each not in tables} == set()
+
+
+def test_links_to_the_benchmarks_lead_somewhere(page: ModuleType) -> None:
+    checkout = BENCHMARKS.parent
+    pages = [checkout / "README.md", *(checkout / "docs").rglob("*.md"), *BENCHMARKS.glob("*.md")]
+    followed = 0
+    for each in pages:
+        for link in re.findall(r"\]\(([^)#\s:]*)(#[^)\s]+)?\)", each.read_text()):
+            target = (each.parent / link[0]).resolve()
+            if BENCHMARKS in (each.parent, target.parent, *target.parents):
+                followed += 1
+                assert target.exists(), (each, link)
+                if link[1] and target.suffix == ".md":
+                    titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+                    anchors = {"#" + re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+                    assert link[1] in anchors, (each, link)
+    assert followed > 10
+
+
+def test_a_start_counts_the_processor_of_what_it_started() -> None:
+    startup = load("startup")
+    cpu: list[float] = []
+    start = startup.starter(["-c", "import sys; sum(range(3_000_000))"], cpu)
+    start(-1)
+    assert cpu == []
+    start(0)
+    assert len(cpu) == 1 and 0 < cpu[0] < 60
+    assert set(startup.GOALS_S) <= set(startup.COMMANDS)
+    with pytest.raises(subprocess.CalledProcessError):
+        startup.starter(["-c", "1/0"], cpu)(0)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,8 @@ import ast
 import importlib
 import inspect
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from types import ModuleType
@@ -289,6 +291,42 @@ def test_nothing_public_leaks(module):
     assert names - used_inside.get(module.__name__, set()) == {
         name for name in module.__all__ if not name.startswith("_")
     }
+
+
+@pytest.mark.parametrize("name", ["edgeadv", "edgeadv_runtime"])
+def test_what_is_loaded_when_it_is_used_is_what_type_checkers_see(name):
+    module = importlib.import_module(name)
+    assert module.__file__ is not None
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        "." * node.level + (node.module or ""): " ".join(alias.name for alias in node.names)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+    }
+    assert seen == module._LAZY
+    assert {*module._WHERE, "__version__"} == set(module.__all__) <= set(dir(module))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        module.nothing  # noqa: B018
+
+
+def test_the_runtime_loads_what_a_name_needs_when_the_name_is_used():
+    code = """
+import sys
+import edgeadv_runtime
+own = {name for name in sys.modules if name.startswith("edgeadv_runtime.")}
+assert own == {"edgeadv_runtime._version"}, own
+assert "Bundle" in dir(edgeadv_runtime) and "edgeadv_runtime.bundle" not in sys.modules
+from edgeadv_runtime import Classifier, Eps
+import pickle
+assert pickle.loads(pickle.dumps(Eps.parse("8/255"))) == Eps.parse("8/255")
+late = {"PIL.ImageFont", "onnxruntime", "tensorrt_rtx", "psutil", "pynvml", "packaging", "importlib.metadata"}
+assert not late & sys.modules.keys(), late & sys.modules.keys()
+from edgeadv_runtime import *
+assert Classifier is edgeadv_runtime.Classifier and bench is edgeadv_runtime.bench
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def imported(source: str) -> list[tuple[str, str | None]]:

@@ -17,8 +17,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from edgeadv_runtime import EdgeAdvError, __version__
-from edgeadv_runtime.errors import LONGEST_MESSAGE, one_line
+from edgeadv_runtime import __version__
+from edgeadv_runtime.errors import LONGEST_MESSAGE, EdgeAdvError, one_line
 
 from ..workflows.processes import PeerError, is_first, refuse_processes
 from ._fields import as_options, say

@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from edgeadv_runtime import InputError
-from edgeadv_runtime.device.cuda import LIBRARY
-from edgeadv_runtime.errors import BackendError
+from edgeadv_runtime.errors import BackendError, InputError
 
 # a process may have to wait for as long as the slowest one attacks, or builds a plan
 _PATIENCE = timedelta(days=30)
@@ -144,6 +142,8 @@ def gpus_may_be_here() -> bool:
     """Whether NVIDIA's driver is installed and GPUs are not hidden; it is not started, which would fix what it sees."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return False
+    from edgeadv_runtime.device.cuda import LIBRARY
+
     try:
         ctypes.CDLL(LIBRARY)
     except OSError:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from edgeadv.attacks.pack_writer import write_pack
 from edgeadv.cli import main
 from edgeadv.data.datasets import ImageSet, batches
 from edgeadv.models.builder import PixelModel
@@ -23,6 +27,7 @@ from edgeadv_export import TOLERANCES, Int8Plan, Origin, choose_calibration, dat
 from edgeadv_export.gain import ROUNDS
 from edgeadv_export.int8_quality import paced
 from edgeadv_export.paired import ERROR, Measured, Paired, error_of, images_needed, quantile_of
+from edgeadv_runtime import AttackPack
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.backends.golden_check import verify
 from edgeadv_runtime.bundle.bundle import Bundle
@@ -263,8 +268,8 @@ QUERIES = FEWEST_QUERIES
 """Enough for a verdict, and no more: exact int8 arithmetic is slow on an x86 processor."""
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def less_effort() -> Iterator[None]:
     """Every attack of the suite, with less effort."""
     less = {
         name: replace(
@@ -272,7 +277,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         for name, effort in SUITES[GATE_SUITE].items()
     }
-    monkeypatch.setattr("edgeadv.workflows.int8_judge.SUITES", {**SUITES, GATE_SUITE: less})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgeadv.workflows.int8_judge.SUITES", {**SUITES, GATE_SUITE: less})
+        yield
+
+
+@pytest.fixture
+def quick() -> Iterator[None]:
+    with less_effort():
+        yield
 
 
 def test_a_budget_without_a_judge_is_refused(digits_train: ImageSet, digits_test: ImageSet) -> None:
@@ -321,11 +334,22 @@ def test_a_worst_case_that_may_not_be_believed_ends_the_export(
     export(masked, tmp_path / "x.edgeadv", replace(int8, eps=None), variants=["int8-s8s8"])
 
 
+JUDGED_ORDER, JUDGED_EPS = np.linspace(0, 999, 350).astype(np.int64), Eps.parse("24/255")
+
+
+@pytest.fixture(scope="module")
+def judged(
+    tmp_path_factory: pytest.TempPathFactory, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
+) -> Bundle:
+    """Both int8 variants, judged under attack in one export, which attacks float32 once for them."""
+    int8 = plan(digits_train, digits_test, order=JUDGED_ORDER, eps=JUDGED_EPS, max_drop=50.0)
+    with less_effort():
+        return export(digits_model, tmp_path_factory.mktemp("judged") / "x.edgeadv", int8)
+
+
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("variant", INT8)
-def test_the_worst_case_is_that_of_the_evaluation(
-    tmp_path: Path, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet, variant: str
-) -> None:
+def test_the_worst_case_is_that_of_the_evaluation(judged: Bundle, digits_test: ImageSet, variant: str) -> None:
     """The same attacks through ``evaluate``, int8's own by the graph that ships: the same counts, verdict and
     suite."""
     from edgeadv.data.datasets import batches
@@ -336,9 +360,7 @@ def test_the_worst_case_is_that_of_the_evaluation(
     from edgeadv_runtime.evaluation.loop import evaluate
     from edgeadv_runtime.records.effort import lacking
 
-    order, eps = np.linspace(0, 999, 350).astype(np.int64), Eps.parse("24/255")
-    int8 = plan(digits_train, digits_test, order=order, eps=eps, max_drop=50.0)
-    bundle = export(digits_model, tmp_path / "x.edgeadv", int8, variants=["fp32", variant])
+    bundle, order, eps = judged, JUDGED_ORDER, JUDGED_EPS
     graphs = {name: open_graph(bundle, name, device=torch.device("cpu")) for name in ("fp32", variant)}
     with (
         OnnxRuntimeBackend(bundle, variant="fp32") as fp32,
@@ -384,7 +406,18 @@ def test_an_int8_that_only_hides_from_the_gradients_of_fp32_does_not_pass(
     # with few attacks of float32: what many of them break leaves less to tell the two apart
     few = {**SUITES["fast"], PGD_SMOOTHED: Effort(steps=10), SQUARE: Effort(queries=QUERIES)}
     monkeypatch.setattr("edgeadv.workflows.int8_judge.SUITES", {GATE_SUITE: few})
-    order = np.arange(0, 1000, 2)
+    made: list[Path] = []
+
+    def written_once(out: Path, **asked: Any) -> AttackPack:
+        # both exports attack the same float32 file on the same images
+        if made:
+            return AttackPack.open(shutil.copytree(made[0], out), bundle=asked["bundle"])
+        pack = write_pack(out, **asked)
+        made.append(shutil.copytree(out, tmp_path / "float32.pack"))
+        return pack
+
+    monkeypatch.setattr("edgeadv.workflows.int8_judge.write_pack", written_once)
+    order = np.linspace(0, 999, 350).astype(np.int64)
     int8 = plan(digits_train, digits_test, order=order, eps=Eps.parse("12/255"), max_drop=100.0)
     whole = export(digits_model, tmp_path / "x.edgeadv", int8, variants=["int8-s8s8"])
     own = whole.manifest.variants["int8-s8s8"].gate.worst_case

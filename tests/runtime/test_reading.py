@@ -67,6 +67,7 @@ ELSEWHERE = {
     "runtime/edgeadv_runtime/backends/onnxruntime.py": "a session of bytes that were checked",
     "runtime/edgeadv_runtime/backends/first_run.py": "a session of bytes that were just made",
     "runtime/edgeadv_runtime/device/facts.py": "files of the kernel, in /proc and /sys",
+    "runtime/edgeadv_runtime/doctor/extras.py": "what pip wrote of what it installed",
     "runtime/edgeadv_runtime/camera/serve.py": "the page, a part of the package",
     "edgeadv/reporting/page.py": "the style, a part of the package",
     "runtime/edgeadv_runtime/bundle/pictures.py": "pictures in a stream of the door",
@@ -364,12 +365,17 @@ def test_arrays_come_back() -> None:
         (archive(a=b"raw"), "."),
         (archive(zipfile.ZIP_BZIP2, a=header("(1, 3)") + bytes(12)), "packed in a way"),
         (archive(zipfile.ZIP_LZMA, a=header("(1, 3)") + bytes(12)), "packed in a way"),
-        (archive(**{f"m{i}": b"" for i in range(70_000)}), "more than 65536 arrays"),
     ],
-    ids=range(22),
+    ids=range(21),
 )
 def test_an_array_is_refused_by_its_header(data: bytes, reason: str) -> None:
     with pytest.raises(BundleError, match=reason), decoded("x", what="not arrays"):
+        load_arrays(data, DUE)
+
+
+def test_too_many_arrays_are_refused() -> None:
+    data = archive(**{f"m{i}": b"" for i in range(70_000)})
+    with pytest.raises(BundleError, match="more than 65536 arrays"), decoded("x", what="not arrays"):
         load_arrays(data, DUE)
 
 

@@ -7,7 +7,6 @@ programs have not been seen running under this code on a device that has them.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -62,6 +61,9 @@ def usable_cores() -> int | None:
 
 def library_versions(distributions: Sequence[str] = LIBRARIES) -> dict[str, str]:
     """Versions of those ``distributions`` that are installed, read without importing them."""
+    # a hundredth of a second, which whoever only opens a bundle does not need
+    import importlib.metadata
+
     versions = {}
     for name in distributions:
         with suppress(importlib.metadata.PackageNotFoundError):

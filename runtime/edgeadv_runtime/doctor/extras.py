@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ..bundle.variants import is_x86
@@ -92,10 +93,17 @@ def _gpu_wheel(machine: str, jetson: bool) -> str:
 
 def owners(module: str) -> list[str]:
     """Names of the distributions that bring ``module``, in order."""
-    return sorted(set(importlib.metadata.packages_distributions().get(module, ())))
+    # as packages_distributions() finds them, which makes a path of every file that is installed: ten times the work
+    inside = re.compile(rf"^{re.escape(module)}(?:/|\.[^/,]+,)", re.MULTILINE)
+    found = set()
+    for each in importlib.metadata.distributions():
+        declared = each.read_text("top_level.txt")
+        if module in declared.split() if declared else inside.search(each.read_text("RECORD") or ""):
+            found.add(each.metadata["Name"])
+    return sorted(found)
 
 
 def installed_version(distribution: str, module: str) -> str | None:
     """Version of ``distribution``, or where only parts of it are installed, of the part that brings ``module``."""
-    names: Sequence[str] = (distribution, *owners(module))
-    return next(iter(library_versions(names).values()), None)
+    found = library_versions((distribution,)) or library_versions(owners(module))
+    return next(iter(found.values()), None)

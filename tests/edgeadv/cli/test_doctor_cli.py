@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +39,13 @@ def test_it_tries_the_bundles_it_is_given(cli: Any, tiny_bundle: Bundle, tmp_pat
     assert any(line.startswith("ok") and "onnxruntime cpu: fp32, fp16" in line for line in lines)
     for backend in ("onnxruntime cuda", "onnxruntime tensorrt", "tensorrt:", "tensorrt-rtx:", "int8"):
         assert any(backend in line for line in lines), backend
+
+
+def test_it_asks_what_is_installed_without_loading_it() -> None:
+    code = (
+        "import sys; from edgeadv.cli import main; assert main(['doctor']) == 0; "
+        "print(sorted({'torch', 'torchvision', 'timm', 'onnx', 'cv2', 'jinja2', 'matplotlib', 'safetensors', "
+        "'mlxtend', 'tensorboard', 'cryptography'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import json
 import re
 import shutil
@@ -130,6 +131,14 @@ def test_extras_are_those_of_the_distribution() -> None:
     bundled = {"all", "dev"}  # they bring other extras, and what only developers need
     assert set(declared) - bundled == set(EXTRAS)
     assert project["requires-python"] == f">={extras.OLDEST_PYTHON}"
+
+
+@pytest.mark.parametrize(
+    "module", ["onnxruntime", "tensorrt", "tensorrt_rtx", "numpy", "PIL", "yaml", "psutil", "six", "os", "onnx.x", "on"]
+)
+def test_who_brings_a_module_is_as_the_standard_library_finds_it(module: str) -> None:
+    expected = importlib.metadata.packages_distributions().get(module, [])
+    assert extras.owners(module) == sorted(set(expected))
 
 
 def test_a_part_of_tensorrt_rtx_tells_its_version_too() -> None:
@@ -452,7 +461,7 @@ def test_an_empty_install_is_diagnosed_too(tiny_bundle: Bundle, monkeypatch: pyt
 
     for module in (extras, machine, diagnosis):
         monkeypatch.setattr(module, "library_versions", base)
-    monkeypatch.setattr(extras.importlib.metadata, "packages_distributions", dict)
+    monkeypatch.setattr(extras.importlib.metadata, "distributions", list)
     for name in ("onnxruntime", "tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)
     checks = diagnose([tiny_bundle.path], load=no_library)
