@@ -27,7 +27,6 @@ from edgeadv_runtime.records.suites import (
     LARGE_EPS,
     LINEARITY,
     MI_FGSM,
-    PER_ARTEFACT,
     PGD_CE,
     PGD_L2,
     PGD_MARGIN,
@@ -326,7 +325,7 @@ def build_attacks(
         own = (Eps.parse("1"),) if name == LARGE_EPS else eps
         aim = target if name in TARGETABLE else None
         # an artefact's own attacks run on all images: what fell on the reference may stand on it
-        adds = name in CUMULATIVE and not (suffix and name in PER_ARTEFACT)
+        adds = name in CUMULATIVE and (not suffix or name == TRANSFER)
         kind = CumulativeGradientAttack if adds else GradientAttack
         attacks.append(
             kind(

@@ -80,6 +80,6 @@ def memory_order(device: torch.device) -> torch.memory_format:
     """In which order of memory the gradients of convolutions in float32 come sooner.
 
     On a processor channels last. On an H100, without TF32, PyTorch's own was 1.1 times as fast for RegNetY-400MF and
-    ResNet-101, and for AlexNet once slower and once not (``benchmarks/README.md``).
+    ResNet-101, and for AlexNet once slower and once not (``benchmarks/methods.md``).
     """
     return torch.contiguous_format if device.type == "cuda" else torch.channels_last

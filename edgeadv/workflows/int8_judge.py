@@ -21,7 +21,7 @@ from edgeadv_runtime.evaluation.outcomes import Artefact
 from edgeadv_runtime.evaluation.scoring import score_batches
 from edgeadv_runtime.evaluation.verdict import verdict_of
 from edgeadv_runtime.records.evidence import RowMasking
-from edgeadv_runtime.records.suites import PER_ARTEFACT, SQUARE, SUITES, SuiteName
+from edgeadv_runtime.records.suites import PER_INT8, SQUARE, SUITES, SuiteName
 
 from ..attacks import build_attacks
 from ..attacks.pack_writer import write_pack
@@ -129,7 +129,7 @@ def attacks_for_gate(
         made = build_attacks(
             graph,
             [eps],
-            efforts={name: effort for name, effort in efforts.items() if whole or name in PER_ARTEFACT},
+            efforts={name: effort for name, effort in efforts.items() if whole or name in PER_INT8},
             classes=classes,
             gradients_sha256=graph.sha256,
             suffix="" if whole else f"@{graph.variant}",

@@ -11,13 +11,14 @@ from edgeadv_runtime import Backend, OnnxRuntimeBackend
 from edgeadv_runtime.bundle.batches import DataInfo, Progress
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.preprocess import to_tensor
-from edgeadv_runtime.bundle.variants import FLOAT_VARIANTS, base_of
+from edgeadv_runtime.bundle.variants import FLOAT_VARIANTS, INT8, base_of, precision_of
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.records.about import NO_GRADIENTS, Skipped
 from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.suites import (
     OPTIONAL,
     PER_ARTEFACT,
+    PER_INT8,
     PGD_MARGIN,
     QUERY_ATTACKS,
     SUITES,
@@ -94,7 +95,7 @@ def make_workload(
     """Open the data, match its labels to the bundle's classes, and make the attacks on its artefacts' graphs.
 
     One artefact is the reference: the most precise that the bundle carries. All attacks follow its gradients; some of
-    them, :data:`PER_ARTEFACT`, follow those of each of ``variants`` too: once for the artefact with float input and for
+    them, :data:`PER_ARTEFACT` and :data:`PER_INT8`, follow those of each of ``variants`` too: once for the artefact with float input and for
     that with uint8 input, which is the same function of the pixels.
 
     Args:
@@ -258,7 +259,8 @@ class _Makers:
         from edgeadv.attacks import build_attacks
         from edgeadv.gradients.artefact import open_graph
 
-        efforts = {name: effort for name, effort in self.efforts.items() if name in PER_ARTEFACT}
+        wanted = PER_INT8 if precision_of(variant) == INT8 else PER_ARTEFACT
+        efforts = {name: effort for name, effort in self.efforts.items() if name in wanted}
         if not efforts:
             return []
         graph = open_graph(self.bundle, variant, device=self.device)
