@@ -157,6 +157,7 @@ CUDA_SUITE: dict[str, list[str]] = {
 
 def prepare(work: Path) -> None:
     """The bundles that are measured, if they are not there yet."""
+    import numpy as np
     import torch
 
     from edgeadv.data.datasets import open_data
@@ -174,7 +175,7 @@ def prepare(work: Path) -> None:
             work / name,
             classes=images.classes,
             preprocess=Preprocess(resize=side, crop=side),
-            frames=[images.image(i).convert("RGB") for i in range(8)],
+            frames=[np.asarray(images.image(i).convert("RGB")) for i in range(8)],
             variants=["fp32", "fp16", "fp32-u8in"],
             origin=Origin(title="RegNetY-400MF, random weights", provenance={}),
         )
