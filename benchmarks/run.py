@@ -59,6 +59,8 @@ SUITE: dict[str, list[str]] = {
         "--rounds",
         "200",
     ],
+    "paced-cpu": ["paced.py", SMALL],
+    "threads-cpu": ["threads.py"],
     "preprocessing-cpu": ["preprocessing.py"],
     "evaluation_pipeline-cpu": [
         "evaluation_pipeline.py",
@@ -188,7 +190,19 @@ def ratios(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[s
     elif isinstance(value, dict):
         told = tuple(
             str(value[key])
-            for key in ("architecture", "attack", "library", "frame", "variant", "batch", "way", "recipe", "start")
+            for key in (
+                "architecture",
+                "attack",
+                "library",
+                "frame",
+                "variant",
+                "batch",
+                "job",
+                "beside",
+                "way",
+                "recipe",
+                "start",
+            )
             if key in value
         )
         for key, inner in value.items():

@@ -50,6 +50,7 @@ if typing.TYPE_CHECKING:
     from .workflows.pretrained import Pretrained, study
     from .workflows.reporting import report
     from .workflows.runs import list_runs
+    from .workflows.threads import configure
     from .workflows.training import DistillOptions, RecipeOptions, TrainConfig, TrainJob, distill, train
     from .workflows.verification import verify
 
@@ -86,6 +87,7 @@ __all__ = [
     "build_engines",
     "check_onnx",
     "compare_pipelines",
+    "configure",
     "distill",
     "evaluate",
     "export",
@@ -116,6 +118,7 @@ _LAZY = {
     ".workflows.pretrained": "Pretrained study",
     ".workflows.reporting": "report",
     ".workflows.runs": "list_runs",
+    ".workflows.threads": "configure",
     ".workflows.training": "DistillOptions RecipeOptions TrainConfig TrainJob distill train",
     ".workflows.verification": "verify",
 }

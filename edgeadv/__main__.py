@@ -15,7 +15,9 @@ def entry() -> int:
             os.open(os.devnull, os.O_RDWR)
     try:
         from .cli import main
+        from .workflows.threads import share_processor
 
+        share_processor()
         status = main()
     except KeyboardInterrupt:
         status = 130

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from edgeadv_runtime import Bench
+from edgeadv_runtime.records.bench import SPINS
 from edgeadv_runtime.records.rows import engines
 
 from ..workflows.backends import TensorRTPlan
@@ -37,7 +38,9 @@ def bench(bundle: BundleFile, asked: _Measurement) -> None:
 
     Back-to-back calls at every batch size, and with --rate also paced ones, on the bundle's own frames. The file also
     holds what the machine is, and its clocks, load and temperatures before and after. Where the machine counts energy,
-    each series has its own; where a backend times copies and computing apart, so does the table.
+    each series has its own; where a backend times copies and computing apart, so does the table. "CPU ms" is processor
+    time of all threads for each image: with --rate and several threads it is measured with threads that spin between
+    frames, and with threads that sleep.
     """
     with progress_bar(threaded=False) as progress:
         measured = run_bench(bundle.open(), **vars(asked), progress=progress)
@@ -64,17 +67,18 @@ def _print_table(bench: Bench) -> Callable[..., None]:
     """One line for each row; what all rows share is in the title."""
     shared = {f"{row.provider} on {row.device}, threads: {row.threads or 'default'}" for row in bench.rows}
     headings = ["backend", "variant", "batch", "mode", "stage", "n", "p50 ms", "p90 ms", "p99 ms", "max ms"]
-    headings += ["images/s", "late"]
+    headings += ["images/s", "late", "CPU ms"]
     energy = any(row.energy_mj_per_image is not None for row in bench.rows)
     if energy:
         headings.append("mJ/image")
     rows = []
     for row in bench.rows:
-        mode = row.mode if row.rate_hz is None else f"{row.mode} {row.rate_hz:g} Hz"
+        mode = row.mode if row.rate_hz is None else f"{row.mode} {row.rate_hz:g} Hz{SPINS[row.spin]}"
         times = [f"{ms:.3f}" if ms is not None else "" for ms in (row.p50_ms, row.p90_ms, row.p99_ms, row.max_ms)]
         late = "" if row.late is None else str(row.late)
+        cpu = "" if row.cpu_ms_per_image is None else f"{row.cpu_ms_per_image:.2f}"
         cells = [row.backend, row.variant, str(row.batch), mode, row.stage, str(row.n), *times]
-        cells += [f"{row.images_per_s:.1f}", late]
+        cells += [f"{row.images_per_s:.1f}", late, cpu]
         if energy:
             cells.append("" if row.energy_mj_per_image is None else f"{row.energy_mj_per_image:.3g}")
         rows.append(cells)

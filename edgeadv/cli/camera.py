@@ -39,6 +39,9 @@ class _Camera:
     )
     provider: Provider = "cpu"
     threads: Annotated[int | None, at_least(1, "CPU threads of a call; else the library decides.")] = None
+    spin: Annotated[bool, "Let threads keep their cores busy between frames: only for frames that come at once."] = (
+        False
+    )
     policy: Annotated[
         str | None,
         "latest: a newer frame replaces one that waits; every: capture waits, nothing is dropped. By default latest, "
@@ -70,7 +73,13 @@ def camera(bundle: BundleFile, asked: _Camera) -> None:
     limit_s = math.inf if asked.duration is None else seconds(asked.duration, field="duration")
     with ExitStack() as stack:
         classifier = stack.enter_context(
-            Classifier.open(variant=asked.precision, provider=asked.provider, threads=asked.threads, **vars(bundle))
+            Classifier.open(
+                variant=asked.precision,
+                provider=asked.provider,
+                threads=asked.threads,
+                spin=asked.spin,
+                **vars(bundle),
+            )
         )
         stream, line = _stream(stack, classifier, asked)
         end = time.monotonic() + limit_s

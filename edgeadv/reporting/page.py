@@ -13,7 +13,7 @@ import msgspec
 from edgeadv_runtime.errors import plain, require
 from edgeadv_runtime.evaluation.verdict import BADGES
 from edgeadv_runtime.records.about import png_size
-from edgeadv_runtime.records.bench import Bench, BenchRow
+from edgeadv_runtime.records.bench import SPINS, Bench, BenchRow
 from edgeadv_runtime.records.rows import EngineInfo, engines
 from edgeadv_runtime.records.suites import FGSM
 
@@ -111,6 +111,8 @@ def render(inputs: Inputs, *, seen: Sequence[Seen] = ()) -> str:
         scale=charts.LatencyScale.covering(timed_rows) if timed_rows else None,
         timed=[(inputs.titles[path], *timed) for path, bench in inputs.benches.items() for timed in _timed(bench)],
         includes=list(dict.fromkeys((row.stage, row.mode, row.includes) for row in timed_rows)),
+        spins=SPINS,
+        cpu=any(row.cpu_ms_per_image is not None for row in timed_rows),
         energy=any(row.energy_mj_per_image is not None for row in timed_rows),
         energy_sources=list(
             dict.fromkeys(

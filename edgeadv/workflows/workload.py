@@ -95,8 +95,8 @@ def make_workload(
     """Open the data, match its labels to the bundle's classes, and make the attacks on its artefacts' graphs.
 
     One artefact is the reference: the most precise that the bundle carries. All attacks follow its gradients; some of
-    them, :data:`PER_ARTEFACT` and :data:`PER_INT8`, follow those of each of ``variants`` too: once for the artefact with float input and for
-    that with uint8 input, which is the same function of the pixels.
+    them, :data:`PER_ARTEFACT` and :data:`PER_INT8`, follow those of each of ``variants`` too: once for the artefact
+    with float input and for that with uint8 input, which is the same function of the pixels.
 
     Args:
         bundle: whose artefacts are attacked.

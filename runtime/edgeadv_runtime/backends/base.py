@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,6 +32,10 @@ class Backend(ABC):
         input_shape: (channels, height, width).
         n_classes: number of logits.
         threads: CPU threads a call may use, or None where that does not apply or is left to the library.
+        spin: whether its threads keep their cores busy for a while after a call, in case the next comes at once; None
+            where there are no such threads, or where the library decides.
+        unspun: opens the same once more with threads that sleep at once; None where that was settled, or changes
+            nothing. What times calls at a rate times both.
         gpu_index: the GPU it runs on, as CUDA counts them; None for the processor, or where that is left to the
             library.
     """
@@ -44,6 +49,8 @@ class Backend(ABC):
     input_shape: tuple[int, int, int]
     n_classes: int
     threads: int | None = None
+    spin: bool | None = None
+    unspun: Callable[[], Backend] | None = None
     gpu_index: int | None = None
     _closed: bool = False
 

@@ -12,6 +12,7 @@ import os
 import sys
 from collections import Counter
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from ..bundle.bundle import FLOAT, Bundle
 from ..bundle.variants import S8S8, TENSORRT_REFUSES_U8S8, U8S8, base_of, is_x86, takes_uint8
 from ..device.cuda import find_gpu
-from ..device.facts import processor_name
+from ..device.facts import processor_name, quota_cores, usable_cores
 from ..engine.external_data import check_self_contained
 from ..errors import BackendError, InputError, ProviderError, require
 from .base import Backend
@@ -62,7 +63,13 @@ class OnnxRuntimeBackend(Backend):
     node_share: dict[str, float]
 
     def __init__(
-        self, bundle: Bundle, *, variant: str = "fp32", provider: str = CPU, threads: int | None = None
+        self,
+        bundle: Bundle,
+        *,
+        variant: str = "fp32",
+        provider: str = CPU,
+        threads: int | None = None,
+        spin: bool | None = None,
     ) -> None:
         """Open ``variant`` of ``bundle``.
 
@@ -71,7 +78,11 @@ class OnnxRuntimeBackend(Backend):
             variant: which artefact.
             provider: ``"cpu"``, ``"cuda"``, or ``"tensorrt"`` with CUDA for the nodes that TensorRT does not take;
                 there is no fallback from one to the other.
-            threads: intra-op threads; None leaves them to ONNX Runtime.
+            threads: intra-op threads; None leaves them to ONNX Runtime, or takes the cores of a container's quota,
+                which ONNX Runtime does not see.
+            spin: whether threads spin for milliseconds after a call: the soonest answers where calls follow each other
+                at once, and many times the processor time where they do not. The logits are the same. None is True,
+                and lets :func:`~edgeadv_runtime.bench` time a rate both ways.
 
         Raises:
             InputError: unknown provider, a variant that the bundle lacks, or one that this provider does not take.
@@ -102,12 +113,20 @@ class OnnxRuntimeBackend(Backend):
                 f"another precision than exported: start with {TF32_VARIABLE}=0 in the environment, or use "
                 "`provider` cuda or `backends` tensorrt"
             )
-        session = open_session(ort, data, path, variant=variant, provider=provider, threads=threads)
+        if provider == CPU and threads is None:
+            threads = quota_cores()
+        session = open_session(
+            ort, data, path, variant=variant, provider=provider, threads=threads, spin=spin is not False
+        )
         del data
         self._session: Any = session
         self._describe(bundle, variant)
         self._one_by_one = bundle.fixed_batch(variant)
         self.provider, self.threads = wanted, threads
+        if provider == CPU and (threads or usable_cores()) != 1:
+            self.spin = spin is not False
+            if spin is None:
+                self.unspun = partial(type(self), bundle, variant=variant, threads=threads, spin=False)
         self.device = processor_name() if provider == CPU else find_gpu().name
         self.node_share = _node_share(session)
         if self.node_share and wanted not in self.node_share:
@@ -137,7 +156,14 @@ class OnnxRuntimeBackend(Backend):
 
 
 def open_session(
-    ort: Any, data: bytes, path: Path, *, variant: str, provider: str = CPU, threads: int | None = None
+    ort: Any,
+    data: bytes,
+    path: Path,
+    *,
+    variant: str,
+    provider: str = CPU,
+    threads: int | None = None,
+    spin: bool = True,
 ) -> Any:
     """A session with ``provider`` and no way around it, as ``variant`` needs it to be computed.
 
@@ -147,7 +173,8 @@ def open_session(
         path: where they are from, for messages.
         variant: what they are of.
         provider: as :class:`OnnxRuntimeBackend` has it.
-        threads: likewise.
+        threads: likewise; None leaves them to ONNX Runtime.
+        spin: likewise.
 
     Raises:
         BackendError: ONNX Runtime refuses the file, or does not give the provider.
@@ -155,6 +182,7 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     if threads is not None:
         options.intra_op_num_threads = threads
     if base_of(variant) == S8S8 and provider == CPU and is_x86():

@@ -10,6 +10,7 @@ after the last.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import count
@@ -29,7 +30,7 @@ from ..decoding import convert
 from ..device.facts import conditions, environment
 from ..errors import BundleError, InputError
 from ..records.about import Subject
-from ..records.bench import SPLIT_STAGES, STAGES, Bench, BenchRow, Stage
+from ..records.bench import SPINS, SPLIT_STAGES, STAGES, Bench, BenchRow, Stage
 from ..records.machine import Conditions, Environment
 from ..records.measurement import WRITER
 from .conditions import run_warnings
@@ -105,7 +106,8 @@ def bench(
 
     Returns:
         Three rows, one for each stage, of each backend and batch, and of each backend's paced series; three more of
-        each batch of a backend that can :class:`split <Splits>` a call.
+        each batch of a backend that can :class:`split <Splits>` a call, and of a paced series without spinning where a
+        backend's threads :attr:`can do without <Backend.unspun>`.
 
     Raises:
         InputError: an argument is out of range, or a plan does not serve a batch size.
@@ -117,7 +119,7 @@ def bench(
     if not frames:
         raise BundleError(f"{bundle.path} has no golden frames to measure with; export the bundle again")
     sizes = sorted({*batches, *([] if rate_hz is None else [1])})
-    splits = [False, *(_can_split(opener, sizes) for opener in openers[1:])]
+    seen = [(False, False), *(_probe(opener, sizes) for opener in openers[1:])]
     rows: list[BenchRow] = []
     notes: list[str] = []
     done = count()
@@ -125,14 +127,16 @@ def bench(
     def report(text: str) -> None:
         if progress is not None:
             alike = len(openers) * (len(STAGES) * len(batches) + (rate_hz is not None))
-            progress(next(done), alike + len(batches) * sum(splits), text)
+            twice = 0 if rate_hz is None else sum(unspun for _, unspun in seen)
+            progress(next(done), alike + twice + len(batches) * sum(splits for splits, _ in seen), text)
 
     machine = convert(environment(), Environment, what="description of this machine")
     before = _conditions()
     for i, opener in enumerate(openers):
-        with opener() as backend, metering(gpu_index=_gpu_index(backend), processor=_on_processor(backend)) as meter:
+        with opener() as backend, _meter(backend) as meter:
             _check_plan(backend, sizes)
-            splits[i] = isinstance(backend, Splits)
+            again = backend.unspun
+            seen[i] = isinstance(backend, Splits), again is not None
             measure = _Measuring(backend, frames, bundle.preprocess, runs, warm_up, meter, report)
             own = [row for batch in batches for row in measure.of_batch(batch)]
             own += [] if rate_hz is None else measure.at_rate(rate_hz)
@@ -143,6 +147,11 @@ def bench(
                 notes.append(f"{_who(backend)}: {engine.cuda_graph_note}")
             # a device that is let go of falls idle at once
             after = _conditions()
+        if rate_hz is not None and again is not None:
+            with again() as backend, _meter(backend) as meter:
+                measure = _Measuring(backend, frames, bundle.preprocess, runs, warm_up, meter, report)
+                rows += measure.at_rate(rate_hz)
+                after = _conditions()
         measured = Bench(
             bundle=Subject(id=bundle.id, name=bundle.path.resolve().name, title=bundle.manifest.title),
             environment=machine,
@@ -162,10 +171,11 @@ def _conditions() -> Conditions:
     return convert(conditions(), Conditions, what="description of this machine")
 
 
-def _can_split(opener: Opener, sizes: Sequence[int]) -> bool:
+def _probe(opener: Opener, sizes: Sequence[int]) -> tuple[bool, bool]:
+    """Whether a backend can split a call, and whether its threads can also do without spinning."""
     with opener() as backend:
         _check_plan(backend, sizes)
-        return isinstance(backend, Splits)
+        return isinstance(backend, Splits), backend.unspun is not None
 
 
 def _check_plan(backend: Backend, sizes: Sequence[int]) -> None:
@@ -188,6 +198,10 @@ def _check_plan(backend: Backend, sizes: Sequence[int]) -> None:
             f"timed as what it is not: give `engine_batch` {wanted} (`rate_hz` needs batch 1), or time what the plan "
             "serves"
         )
+
+
+def _meter(backend: Backend) -> AbstractContextManager[Meter | None]:
+    return metering(gpu_index=_gpu_index(backend), processor=_on_processor(backend))
 
 
 def _on_processor(backend: Backend) -> bool:
@@ -262,12 +276,13 @@ class _Measuring:
 
     def at_rate(self, rate_hz: float) -> Iterator[BenchRow]:
         """One series of frames that come at a rate."""
-        self.report(f"{_who(self.backend)}, paced at {rate_hz:g} Hz")
+        self.report(f"{_who(self.backend)}, paced at {rate_hz:g} Hz{SPINS[self.backend.spin]}")
         times = paced(*self.steps, rate_hz=rate_hz, runs=self.runs, warm_up=self.warm_up, meter=self.meter)
         for stage, durations in zip(STAGES, times.durations_ns.T, strict=True):
-            # between frames energy goes on flowing: it belongs to the whole, and to no stage
-            meter = self.meter if stage == "end-to-end" else None
-            yield self._row(stage, durations, times, rate_hz=rate_hz, meter=meter)
+            # between frames energy goes on flowing, and threads may spin: that belongs to the whole, and to no stage
+            whole = stage == "end-to-end"
+            series = times if whole else times._replace(cpu_ns=None)
+            yield self._row(stage, durations, series, rate_hz=rate_hz, meter=self.meter if whole else None)
 
     def _row(
         self,
@@ -308,6 +323,8 @@ class _Measuring:
             includes=includes + ("" if rate_hz is None else _PACED),
             energy_mj_per_image=1000 * series.joules / (n * batch) if meter and series.joules is not None else None,
             energy_source=meter.source if meter else None,
+            spin=backend.spin,
+            cpu_ms_per_image=None if series.cpu_ns is None else series.cpu_ns / 1e6 / (n * batch),
         )
 
 

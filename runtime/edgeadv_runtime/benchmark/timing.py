@@ -23,12 +23,15 @@ class Series(NamedTuple):
         wall_ns: from the start of the first to the end of the last; for paced to its next tick, if that is later.
         late: ticks that came before the work on the frame of the tick before was done; 0 for back-to-back.
         joules: energy of the series; None where nothing measured it.
+        cpu_ns: processor time of all threads of the process, from the first to the end of the last; None for a split
+            series.
     """
 
     durations_ns: NDArray[np.int64]
     wall_ns: int
     late: int
     joules: float | None = None
+    cpu_ns: int | None = None
 
 
 def back_to_back(
@@ -37,6 +40,7 @@ def back_to_back(
     runs: int,
     warm_up: int,
     clock: Callable[[], int] = time.perf_counter_ns,
+    cpu_clock: Callable[[], int] = time.process_time_ns,
     meter: Meter | None = None,
 ) -> Series:
     """Time ``call(i)`` with nothing in between.
@@ -46,19 +50,22 @@ def back_to_back(
         runs: timed calls, at least 1.
         warm_up: calls before them.
         clock: nanoseconds, monotonic.
+        cpu_clock: nanoseconds of processor time, of all threads.
         meter: what measures energy, read before the first timed call and after the last.
     """
     for i in range(warm_up):
         call(i)
     durations = np.empty(runs, dtype=np.int64)
     first = meter.read() if meter else None
+    cpu_before = cpu_clock()
     begin = clock()
     for i in range(runs):
         start = clock()
         call(warm_up + i)
         durations[i] = clock() - start
     wall_ns = clock() - begin
-    return Series(durations, wall_ns, 0, _joules(meter, first, wall_ns))
+    cpu_ns = cpu_clock() - cpu_before
+    return Series(durations, wall_ns, 0, _joules(meter, first, wall_ns), cpu_ns)
 
 
 def split(
@@ -108,6 +115,7 @@ def paced(
     warm_up: int,
     clock: Callable[[], int] = time.perf_counter_ns,
     sleep: Callable[[float], None] = time.sleep,
+    cpu_clock: Callable[[], int] = time.process_time_ns,
     meter: Meter | None = None,
 ) -> Series:
     """Time ``infer(preprocess(i))`` at every tick of a fixed schedule, sleeping in between, as with a camera.
@@ -123,6 +131,7 @@ def paced(
         warm_up: ticks before them, on a schedule of their own, so that a slow first call delays no timed one.
         clock: nanoseconds, monotonic.
         sleep: seconds.
+        cpu_clock: nanoseconds of processor time, of all threads: what they do between frames is in it.
         meter: what measures energy, read before the first timed tick and after the last frame.
     """
 
@@ -133,6 +142,7 @@ def paced(
         durations = np.empty((count, len(STAGES)), dtype=np.int64)
         late = 0
         energy_before = meter.read() if meter else None
+        cpu_before = cpu_clock()
         begin = end = clock()
         for i in range(count):
             if (wait := begin + tick_ns(i) - clock()) > 0:
@@ -144,8 +154,9 @@ def paced(
             end = clock()
             durations[i] = middle - start, end - middle, end - start
             late += end > begin + tick_ns(i + 1)
+        cpu_ns = cpu_clock() - cpu_before
         joules = _joules(meter, energy_before, end - begin)
-        return Series(durations, max(end - begin, tick_ns(count)), late, joules)
+        return Series(durations, max(end - begin, tick_ns(count)), late, joules, cpu_ns)
 
     series(0, warm_up)
     return series(warm_up, runs, meter)

@@ -7,6 +7,7 @@ programs have not been seen running under this code on a device that has them.
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -55,8 +56,58 @@ def driver_version(path: Path = VERSION_FILE) -> str | None:
 
 
 def usable_cores() -> int | None:
-    """Cores that this process may run on; None where the system does not tell."""
+    """Cores that this process can keep busy: those that it may run on, or fewer by :func:`quota_cores`; None where the
+    system does not tell."""
+    return quota_cores() or _allowed_cores()
+
+
+def quota_cores() -> int | None:
+    """Cores of a container's quota where these are fewer than those that this process may run on, which is all that
+    libraries count; None elsewhere. A part of a core counts as one."""
+    quota, allowed = cpu_quota(), _allowed_cores()
+    if quota is None or allowed is None or math.ceil(quota) >= allowed:
+        return None
+    return math.ceil(quota)
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
+    """Processor time that control groups leave this process, in cores, e.g. 1.5; None for no limit.
+
+    A limit of a group holds for all below it, so the smallest on the way up is it.
+
+    Args:
+        root: where control groups are mounted. In a container that is often the process's own group, whatever the
+            path that the system gives it.
+        own: the groups of this process: version 2 on the line that begins with ``0::``, version 1 on that of ``cpu``.
+    """
+    quotas = []
+    for line in (read_text(own) or "").splitlines():
+        number, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if number == "0" and not controllers:
+            mounts, read = [root, root / "unified"], _quota_v2
+        elif "cpu" in controllers.split(","):
+            mounts, read = [root / controllers, root / "cpu"], _quota_v1
+        else:
+            continue
+        for mount in mounts:
+            below = mount / path.strip("/")
+            groups = [below, *below.parents][: len(below.relative_to(mount).parts) + 1]
+            quotas += [quota for group in groups if (quota := read(group)) is not None]
+    return min(quotas, default=None)
+
+
+def _allowed_cores() -> int | None:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _quota_v2(group: Path) -> float | None:
+    match = re.fullmatch(r"(\d+) (\d+)", (read_text(group / "cpu.max") or "").strip())
+    return int(match[1]) / int(match[2]) if match and int(match[1]) and int(match[2]) else None
+
+
+def _quota_v1(group: Path) -> float | None:
+    quota, period = (read_number(group / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+    return quota / period if quota and period and quota > 0 else None
 
 
 def library_versions(distributions: Sequence[str] = LIBRARIES) -> dict[str, str]:
@@ -75,8 +126,8 @@ def environment() -> dict[str, Any]:
     """What does not change between two measurements on the same machine.
 
     Returns:
-        A JSON object: ``os``, ``kernel``, ``machine``, ``python``, ``processor``, ``board``, ``cores`` (usable by this
-        process), ``memory_mib`` and ``versions`` of edgeadv and the libraries that are installed.
+        A JSON object: ``os``, ``kernel``, ``machine``, ``python``, ``processor``, ``board``, ``cores`` (see
+        :func:`usable_cores`), ``memory_mib`` and ``versions`` of edgeadv and the libraries that are installed.
     """
     facts = {
         "os": _os_name(),

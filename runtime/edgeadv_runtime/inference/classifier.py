@@ -66,6 +66,7 @@ class Classifier:
         variant: str | None = None,
         provider: str = "cpu",
         threads: int | None = None,
+        spin: bool = False,
         expected_sha256: str | None = None,
         public_key: str | Path | None = None,
     ) -> Classifier:
@@ -78,6 +79,7 @@ class Classifier:
                 int8 variants also the right one.
             provider: ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; there is no fallback.
             threads: CPU threads per call; None leaves them to ONNX Runtime.
+            spin: whether threads spin for milliseconds after each frame: for frames that follow each other at once.
             expected_sha256: hex SHA-256 of the manifest, where it is known from elsewhere.
             public_key: PEM file with the Ed25519 key that must have signed the manifest.
 
@@ -95,7 +97,7 @@ class Classifier:
                 variant = right if right in bundle.variants else variant
         else:
             variant = variant_for(variant, OnnxRuntimeBackend.name, provider=provider)
-        return cls(bundle, OnnxRuntimeBackend(bundle, variant=variant, provider=provider, threads=threads))
+        return cls(bundle, OnnxRuntimeBackend(bundle, variant=variant, provider=provider, threads=threads, spin=spin))
 
     def classify(self, frame: Frame, *, color_order: ColorOrder | None = None, top: int = 5) -> list[Label]:
         """Classify one frame. With a ``-u8in`` variant no float tensor is made of it.

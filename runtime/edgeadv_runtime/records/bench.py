@@ -23,6 +23,8 @@ Mode = Literal["back-to-back", "paced"]
 Stage = Literal["preprocess", "inference", "end-to-end", "copy-in", "compute", "copy-out"]
 STAGES: tuple[Stage, ...] = ("preprocess", "inference", "end-to-end")
 SPLIT_STAGES: tuple[Stage, ...] = ("copy-in", "compute", "copy-out")
+# how threads wait between the frames of a paced series, in words that follow its rate
+SPINS = {None: "", True: ", spinning", False: ", sleeping"}
 # a stage that only older files have, of a check that this version does not make
 _IGNORED = "guarded"
 # of rates and times that are written with a few digits
@@ -54,6 +56,9 @@ class BenchRow(ArtefactRow, frozen=True, kw_only=True):
         energy_mj_per_image: millijoules over the whole series for each of its images; None where nothing measured it,
             or the series was too short for what did.
         energy_source: what measured it and what it covers; None where nothing could.
+        spin: whether threads kept their cores busy between calls; None where there are none, or the library decides.
+        cpu_ms_per_image: processor time of all threads of the process over the whole series, for each of its images;
+            None where a stage has no series of its own.
 
     Raises:
         ValueError: the times do not ascend, or more frames were late than there were.
@@ -75,6 +80,8 @@ class BenchRow(ArtefactRow, frozen=True, kw_only=True):
     includes: str
     energy_mj_per_image: Positive | None = None
     energy_source: str | None = None
+    spin: bool | None = None
+    cpu_ms_per_image: Milliseconds | None = None
 
     def __post_init__(self) -> None:
         times = [self.p50_ms, self.p90_ms, *([] if self.p99_ms is None else [self.p99_ms]), self.max_ms]

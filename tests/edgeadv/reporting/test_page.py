@@ -132,6 +132,23 @@ def test_parts_of_a_call_energy_and_warnings_are_shown(report, bench):
     assert not page.misplaced and not page.open
 
 
+def test_processor_time_is_shown_with_how_threads_waited(report, bench):
+    plain = report(bench())
+    assert "CPU ms" not in plain.source
+    first = next(row for row in bench().rows if row.mode == "paced")
+    rows = [
+        replace(first, spin=spin, stage="end-to-end", cpu_ms_per_image=ms)
+        for spin, ms in ((True, 19.31), (False, 3.62))
+    ]
+    page = report(bench(rows=(*bench().rows, *rows)))
+    for ms, how in ((19.31, "spinning"), (3.62, "sleeping")):
+        assert page.source.count(f'<td data-label="CPU ms">{ms}</td>') == 1
+        assert f"paced 30 Hz, {how}" in page.text
+    assert page.source.count('<td data-label="CPU ms">–</td>') == len(bench().rows)
+    assert "that of waiting included" in page.text
+    assert not page.misplaced and not page.open
+
+
 def test_plans_are_named_and_a_declared_precision_is_in_sight(report, results, bench, plan):
     plain = report(results(), bench())
     assert "precision" not in plain.text and "Plan of" not in plain.text

@@ -41,6 +41,36 @@ def test_the_cpu_takes_every_node(tiny_bundle: Bundle) -> None:
         assert backend.provider == "CPUExecutionProvider"
 
 
+@pytest.mark.parametrize(
+    ("threads", "asked", "spins", "other"),
+    [(2, None, True, True), (2, True, True, False), (2, False, False, False), (1, None, None, False)],
+)
+def test_how_threads_wait_is_set_in_the_session_and_changes_no_bit(
+    tiny_bundle: Bundle, threads: int, asked: bool | None, spins: bool | None, other: bool
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *tiny_bundle.golden().pixels.shape[1:]), dtype=np.uint8)
+    with OnnxRuntimeBackend(tiny_bundle, threads=threads, spin=asked) as backend:
+        options = backend._session.get_session_options()
+        said = options.get_session_config_entry("session.intra_op.allow_spinning")
+        assert (said, backend.spin) == ("0" if asked is False else "1", spins)
+        logits = backend.infer_pixels(pixels)
+        assert (backend.unspun is not None) == other
+    with OnnxRuntimeBackend(tiny_bundle, threads=threads, spin=False) as still:
+        assert still.infer_pixels(pixels).tobytes() == logits.tobytes()
+    if backend.unspun is not None:
+        with backend.unspun() as again:
+            assert (again.spin, again.threads, again.variant) == (False, threads, backend.variant)
+
+
+def test_a_quota_decides_how_many_threads_there_are_where_nobody_else_does(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort, "quota_cores", lambda: 1)
+    with OnnxRuntimeBackend(tiny_bundle) as backend, OnnxRuntimeBackend(tiny_bundle, threads=2) as asked:
+        assert (backend.threads, asked.threads) == (1, 2)
+        assert backend._session.get_session_options().intra_op_num_threads == 1
+
+
 def test_shares_are_counted_in_nodes() -> None:
     class Part:
         def __init__(self, ep_name: str, nodes: int) -> None:

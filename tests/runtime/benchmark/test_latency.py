@@ -232,6 +232,30 @@ def test_parts_of_a_call_are_rows_of_a_series_of_their_own(tiny_bundle):
         np.testing.assert_array_equal(got, golden[[i % len(golden)]])
 
 
+def test_frames_at_a_rate_are_timed_with_threads_that_spin_and_with_threads_that_sleep(tiny_bundle):
+    calls = []
+    openers = [partial(Recorded, tiny_bundle, threads=2), partial(Recorded, tiny_bundle, threads=2, spin=False)]
+    bench = benchmark(tiny_bundle, openers, runs=3, warm_up=0, rate_hz=500, progress=lambda *call: calls.append(call))
+    assert Recorded.opened == 0
+    back, paced_rows = ([row for row in bench.rows if row.mode == mode] for mode in ("back-to-back", "paced"))
+    assert [row.spin for row in back] == [True] * 3 + [False] * 3
+    assert [(row.spin, row.stage) for row in paced_rows] == [
+        (spin, stage) for spin in (True, False, False) for stage in STAGES
+    ]
+    assert [(done, total) for done, total, _ in calls] == [(i, 9) for i in range(10)]
+    assert [text for *_, text in calls if "paced" in text] == [
+        f"onnxruntime fp32, paced at 500 Hz, {how}" for how in ("spinning", "sleeping", "sleeping")
+    ]
+    # what threads do between frames is no stage's
+    assert all(row.cpu_ms_per_image > 0 for row in back)
+    assert [row.cpu_ms_per_image is not None for row in paced_rows] == [False, False, True] * 3
+
+
+def test_one_thread_has_nobody_to_wait_for(tiny_bundle):
+    bench = benchmark(tiny_bundle, [opener(tiny_bundle)], runs=3, warm_up=0, rate_hz=500)
+    assert [(row.mode, row.spin) for row in bench.rows] == [("back-to-back", None)] * 3 + [("paced", None)] * 3
+
+
 def test_progress_counts_the_series_of_parts_where_there_are_any(tiny_bundle):
     calls = []
     openers = [partial(Apart, tiny_bundle), opener(tiny_bundle, "fp16"), partial(Apart, tiny_bundle, variant="fp16")]
@@ -491,10 +515,11 @@ def test_files_from_before_energy_warnings_and_plans_still_load(tiny_bundle, tmp
     value = bench.to_json()
     del value["warnings"]
     for row in value["rows"]:
-        del row["energy_mj_per_image"], row["energy_source"], row["engine"]
+        del row["energy_mj_per_image"], row["energy_source"], row["engine"], row["spin"], row["cpu_ms_per_image"]
     write_json(tmp_path / "old.json", value)
     old = Bench.load(tmp_path / "old.json")
-    without = tuple(replace(row, energy_mj_per_image=None, energy_source=None) for row in bench.rows)
+    later = {"energy_mj_per_image": None, "energy_source": None, "spin": None, "cpu_ms_per_image": None}
+    without = tuple(replace(row, **later) for row in bench.rows)
     assert old == dataclasses.replace(bench, rows=without, warnings=())
 
 
@@ -539,9 +564,34 @@ def test_command_measures_every_variant_and_shows_figures_uncut(tiny_bundle, tmp
     for row in bench.rows:
         assert f"{row.p50_ms:.3f}" in run.stdout
         assert f"{row.images_per_s:.1f}" in run.stdout
+        if row.cpu_ms_per_image is not None:
+            assert f"{row.cpu_ms_per_image:.2f}" in run.stdout
+    assert "CPU ms" in run.stdout
     assert "…" not in run.stdout
     assert str(out) in run.stdout
     assert run.stderr == ""
+
+
+def test_command_names_how_threads_wait_at_a_rate(tiny_bundle, tmp_path):
+    out = tmp_path / "bench.json"
+    run = cli(
+        tiny_bundle.path,
+        "--precision",
+        "fp32",
+        "--rate",
+        500,
+        "--runs",
+        3,
+        "--warm-up",
+        1,
+        "--threads",
+        2,
+        "--out",
+        out,
+    )
+    assert run.exit_code == 0, run.output
+    assert [run.stdout.count(f"paced 500 Hz, {how}") for how in ("spinning", "sleeping")] == [3, 3]
+    assert "…" not in run.stdout
 
 
 def test_command_shows_energy_and_what_happened_meanwhile(tiny_bundle, tmp_path, monkeypatch, powercap):

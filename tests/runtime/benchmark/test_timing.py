@@ -3,6 +3,9 @@ read."""
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
 from edgeadv_runtime.benchmark import power
@@ -151,3 +154,34 @@ def test_meters_are_read_around_the_timed_calls_and_never_between_them():
     )
     assert [(at - start) / MS for at in meter.read_at] == [5, 30]
     assert times.joules == pytest.approx(0.025)
+
+
+def test_processor_time_is_that_of_the_timed_calls_and_of_what_threads_do_between_them():
+    clock, spent = Clock(), Clock()
+
+    def work(i):
+        clock.work(5)
+        spent.work(3)
+
+    def sleep(seconds):
+        clock.sleep(seconds)
+        spent.work(1)  # of threads that spin meanwhile
+
+    assert back_to_back(work, runs=4, warm_up=2, clock=clock, cpu_clock=spent).cpu_ns == 12 * MS
+    times = paced(lambda i: i, work, rate_hz=100, runs=3, warm_up=2, clock=clock, sleep=sleep, cpu_clock=spent)
+    assert times.cpu_ns == 11 * MS
+    assert split(lambda i: dict.fromkeys(SPLIT_STAGES, 1.0), runs=2, warm_up=0).cpu_ns is None
+
+
+def test_processor_time_counts_every_thread_of_the_process():
+    stop = threading.Event()
+    busy = threading.Thread(target=lambda: [hash(i) for i in iter(stop.is_set, True)])
+    busy.start()
+    try:
+        before = time.thread_time_ns()
+        times = back_to_back(lambda i: time.sleep(0.02), runs=10, warm_up=0)
+        own = time.thread_time_ns() - before
+    finally:
+        stop.set()
+        busy.join()
+    assert times.cpu_ns is not None and times.cpu_ns > 2 * own

@@ -293,10 +293,66 @@ def test_a_system_that_tells_nothing_gives_nothing_that_is_guessed(files, progra
     assert not {"memory_mib", "board"} & device.environment().keys()
 
 
+CONTAINER = "0::/\n"
+V2 = "0::/system.slice/job.scope\n"
+V1 = "5:cpuset:/\n4:cpu,cpuacct:/docker/0123\n3:memory:/docker/0123\n"
+HYBRID = "4:cpu,cpuacct:/job\n0::/job\n"
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "cores"),
+    [
+        (CONTAINER, {"cpu.max": "150000 100000"}, 1.5),
+        (CONTAINER, {"cpu.max": "max 100000"}, None),
+        (CONTAINER, {}, None),
+        # the smallest on the way up, and none of a group beside it
+        (V2, {"system.slice/cpu.max": "50000 100000", "system.slice/job.scope/cpu.max": "200000 100000"}, 0.5),
+        (V2, {"system.slice/cpu.max": "max 100000", "system.slice/job.scope/cpu.max": "200000 50000"}, 4.0),
+        (V2, {"other.slice/cpu.max": "50000 100000", "system.slice/other/cpu.max": "50000 100000"}, None),
+        # the host's path, in a container that sees its own group alone
+        (V2, {"cpu.max": "300000 100000"}, 3.0),
+        ("0::/../../elsewhere\n", {"cpu.max": "300000 100000"}, 3.0),
+        (V2, {"cpu.max": "nonsense", "system.slice/cpu.max": "0 0"}, None),
+        (
+            V1,
+            {f"cpu,cpuacct/docker/0123/cpu.cfs_{key}_us": text for key, text in (("quota", "-1"), ("period", "1"))},
+            None,
+        ),
+        (
+            V1,
+            {f"cpu,cpuacct/docker/0123/cpu.cfs_{key}_us": text for key, text in (("quota", "25"), ("period", "10"))},
+            2.5,
+        ),
+        (V1, {f"cpu/docker/cpu.cfs_{key}_us": text for key, text in (("quota", "25"), ("period", "10"))}, 2.5),
+        (HYBRID, {"cpu/cpu.cfs_quota_us": "40", "cpu/cpu.cfs_period_us": "10", "unified/job/cpu.max": "30 10"}, 3.0),
+        ("", {"cpu.max": "150000 100000"}, None),
+        ("what is this\n", {"cpu.max": "150000 100000"}, None),
+    ],
+)
+def test_the_quota_of_a_container_is_the_smallest_of_its_groups(own, files, cores, tmp_path):
+    for name, text in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+    (tmp_path / "own").write_text(own)
+    assert device.cpu_quota(tmp_path / "cgroup", tmp_path / "own") == cores
+
+
+@pytest.mark.parametrize(
+    ("quota", "allowed", "cores", "fewer"),
+    [(None, 4, 4, None), (0.5, 4, 1, 1), (1.5, 4, 2, 2), (3.2, 4, 4, None), (4.0, 4, 4, None), (9.0, 4, 4, None)],
+)
+def test_a_quota_counts_as_cores_where_it_leaves_fewer(monkeypatch, quota, allowed, cores, fewer):
+    monkeypatch.setattr(device, "cpu_quota", lambda: quota)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(allowed)))
+    assert device.usable_cores() == device.environment()["cores"] == cores
+    assert device.quota_cores() == fewer
+
+
 def test_facts_of_this_machine_are_json_and_agree_with_the_system():
     facts = device.environment()
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
-    assert facts["cores"] == len(__import__("os").sched_getaffinity(0))
+    assert facts["cores"] == device.usable_cores() <= len(__import__("os").sched_getaffinity(0))
     assert facts["python"] == ".".join(map(str, sys.version_info[:3]))
     assert facts["versions"]["numpy"] == __import__("numpy").__version__
     assert None not in facts.values()

@@ -174,6 +174,14 @@ def test_the_first_variant_is_taken_where_none_is_named(tiny_bundle: Bundle) -> 
         assert classifier.bundle.id == tiny_bundle.id
 
 
+def test_threads_sleep_between_frames_unless_told_otherwise(tiny_bundle):
+    with (
+        Classifier.open(tiny_bundle.path, variant="fp32", threads=2) as sleeping,
+        Classifier.open(tiny_bundle.path, variant="fp32", threads=2, spin=True) as spinning,
+    ):
+        assert (sleeping.backend.spin, spinning.backend.spin) == (False, True)
+
+
 def test_a_slim_bundle_without_fp32_runs_what_it_has(tiny_bundle: Bundle, tmp_path: Path, photographs: Frames) -> None:
     slim = tiny_bundle.slim(tmp_path / "slim.edgeadv", variants=["fp16"], weights=False)
     with Classifier.open(slim.path) as classifier, Classifier.open(tiny_bundle.path, variant="fp16") as full:
