@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -212,6 +213,53 @@ def evaluation(found: Found) -> Iterator[str]:
     yield from table("job|images/s|over its slowest stage", rows)
 
 
+def worst(found: Found) -> Iterator[str]:
+    """Time to a worst case, beside torchattacks' AutoAttack."""
+    rows = []
+    for _, row in of(found, "worst_case"):
+        name = row["model"].partition(",")
+        rows.append(
+            [
+                f"{NETWORKS.get(name[0], name[0])},{name[2]}, eps {row['eps']}",
+                row["theirs"],
+                f"{row['left_ours']} and {row['left_theirs']} of {row['n']}",
+                f"{statistics.median(row['seconds_ours']):.0f} and {statistics.median(row['seconds_theirs']):.0f}",
+                f"{statistics.median(row['ratio']):.2f} [{min(row['ratio']):.2f}, {max(row['ratio']):.2f}]",
+            ]
+        )
+    yield from table("network|beside|left standing|seconds|ours over theirs", rows)
+
+
+def threads(found: Found) -> Iterator[str]:
+    """Speed beside other processes, as a share of PyTorch's own with nothing beside it."""
+    rows: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for _, row in of(found, "threads"):
+        if "of_quiet" in row and row["way"] in ("default", "edgeadv"):
+            rows[row["job"], row["way"]][row["beside"]] = show(row["of_quiet"])
+    places = list(dict.fromkeys(place for each in rows.values() for place in each))
+    yield from table(
+        f"job|threads wait as|{'|'.join(f'beside {place}' for place in places)}",
+        [
+            [job, {"default": "PyTorch has it", "edgeadv": "the command has it"}[way], *(each[p] for p in places)]
+            for (job, way), each in rows.items()
+        ],
+    )
+
+
+def paced(found: Found) -> Iterator[str]:
+    """Frames at a rate: processor time and answers."""
+    rows = [
+        [
+            row["way"],
+            f"{row['cpu_ms_per_frame_median']:.1f}",
+            show(row["cpu_over_one"]),
+            f"{row['answer_p50_ms']:.1f} and {row['answer_p90_ms']:.1f}",
+        ]
+        for _, row in of(found, "paced")
+    ]
+    yield from table("ONNX Runtime with|CPU ms a frame|over one thread|answer p50 and p90, ms", rows)
+
+
 def training(found: Found) -> Iterator[str]:
     """Training, over a plain loop."""
     rows = [
@@ -255,7 +303,8 @@ def verdict(found: Found) -> Iterator[str]:
 TABLES: dict[str, Callable[[Found], Iterator[str]]] = {
     each.__name__: each
     for each in (
-        crafting, gpu, strength, runtime, preprocessing, pytorch, evaluation, training, begin, verdict,
+        crafting, gpu, strength, worst, threads, runtime, paced, preprocessing, pytorch, evaluation, training, begin,
+        verdict,
     )
 }  # fmt: skip
 
