@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from edgeadv import Bundle, ImportOptions, import_onnx
-from edgeadv.attacks.iterate import AutoSteps, Steps, again, ascend
+from edgeadv.attacks.iterate import AutoSteps, Steps, again
 from edgeadv.attacks.losses import cross_entropy, dlr, margin, targeted_dlr, targeted_margin, towards
 from edgeadv.attacks.norms import Box
 from edgeadv.gradients.graph import GraphModule
@@ -93,6 +93,8 @@ class Convention:
 
 _CIFAR = Convention(32, mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616))
 _KW = Convention(32, mean=(0.485, 0.456, 0.406), std=(0.225, 0.225, 0.225))
+# the margin, of the largest logit, at which an attack has done enough
+_AT_ONCE = 1e-6
 _DIGITS = Convention(28, gray=True)
 CONVENTIONS = {
     "resnet": _CIFAR,
@@ -172,39 +174,34 @@ def attacked(
         losses["apgd-dlr"] = dlr
     for name, loss in losses.items():
         # the most promising way is tried from many points, and left as soon as one has worked
-        def attempt(number: int, rows: Tensor | slice, loss: Any = loss, name: str = name) -> Any:
-            way = Steps(box, steps, 2.5 / steps) if name.startswith("pgd") else AutoSteps(box, steps)
-            begin = x if number == 0 else box.starts(x, seed=number)
-            return ascend(
-                model,
-                x[rows],
-                labels[rows],
-                steps=way,
-                loss=sign(loss),
-                start=begin[rows],
-                rank=sign(margin),
-                leave=1e-6,
-            )
+        def fresh(name: str = name) -> Steps:
+            return Steps(box, steps, 2.5 / steps) if name.startswith("pgd") else AutoSteps(box, steps)
 
-        found[name] = again(attempt, restarts - 1).x.numpy()
+        def begin(number: int, rows: Tensor) -> tuple[Tensor, None]:
+            return (x if number == 0 else box.starts(x, seed=number))[rows], None
+
+        worst = again(
+            model, x, labels, begin, restarts, steps=fresh, loss=sign(loss), rank=sign(margin), leave=_AT_ONCE
+        )
+        found[name] = worst.x.numpy()
     if target < 0 and logits.shape[1] > 3:
         order = logits.scatter(1, labels[:, None], float("-inf")).argsort(dim=1, descending=True)
         for name, loss in (("apgd-t", targeted_dlr), ("apgd-t-margin", targeted_margin)):
 
-            def towards_next(number: int, rows: Tensor | slice, loss: Any = loss) -> Any:
-                begin = box.starts(x, seed=number)
-                return ascend(
-                    model,
-                    x[rows],
-                    labels[rows],
-                    steps=AutoSteps(box, steps),
-                    loss=loss,
-                    start=begin[rows],
-                    targets=order[rows, number],
-                    leave=1e-6,
-                )
+            def begin_towards(number: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+                return box.starts(x, seed=number)[rows], order[rows, number]
 
-            found[name] = again(towards_next, logits.shape[1] - 2).x.numpy()
+            worst = again(
+                model,
+                x,
+                labels,
+                begin_towards,
+                logits.shape[1] - 1,
+                steps=lambda: AutoSteps(box, steps),
+                loss=loss,
+                leave=_AT_ONCE,
+            )
+            found[name] = worst.x.numpy()
     return found
 
 

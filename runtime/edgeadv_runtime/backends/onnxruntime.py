@@ -125,8 +125,9 @@ class OnnxRuntimeBackend(Backend):
         self.provider, self.threads = wanted, threads
         if provider == CPU and (threads or usable_cores()) != 1:
             self.spin = spin is not False
-            if spin is None:
-                self.unspun = partial(type(self), bundle, variant=variant, threads=threads, spin=False)
+            # a subclass may need more to be opened, and this class would be another one
+            if spin is None and type(self) is OnnxRuntimeBackend:
+                self.unspun = partial(OnnxRuntimeBackend, bundle, variant=variant, threads=threads, spin=False)
         self.device = processor_name() if provider == CPU else find_gpu().name
         self.node_share = _node_share(session)
         if self.node_share and wanted not in self.node_share:

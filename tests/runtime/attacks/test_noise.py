@@ -8,9 +8,10 @@ import pytest
 from edgeadv.data.datasets import balanced_subset, batches
 from edgeadv_runtime import NoiseAttack
 from edgeadv_runtime.attacks.ball import image_rng
-from edgeadv_runtime.attacks.base import infos
+from edgeadv_runtime.attacks.base import CumulativeAttack, infos
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.attacks.margins import margins
+from edgeadv_runtime.attacks.noise import CumulativeNoise
 from edgeadv_runtime.attacks.perturbation import check_crafted
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.batches import CleanBatch
@@ -53,6 +54,20 @@ def test_one_draw_is_uniform_and_keeps_the_contract(x):
         assert ((counts - expected) ** 2 / expected).sum() < 27.9
         # what would leave [0, 1] lies on its edge
         assert (crafted.x[(x < 0.01)] == 0).any() and (crafted.x[(x > 0.99)] == 1).any()
+
+
+def test_on_what_stands_it_is_the_same_noise(backend, digits):
+    x, y = to_tensor(digits.pixels), digits.labels
+    everywhere = NoiseAttack(EPS, queries=5, backend=backend)
+    adding = CumulativeNoise(EPS, queries=5, backend=backend)
+    assert isinstance(adding, CumulativeAttack) and not isinstance(everywhere, CumulativeAttack)
+    assert (
+        adding.asked is backend
+        and adding.name == everywhere.name
+        and adding.params(EPS[0]) == everywhere.params(EPS[0])
+    )
+    for eps, made in zip(EPS, everywhere.craft(x, y), strict=True):
+        np.testing.assert_array_equal(adding.craft_from(x[7:20], y[7:20], x[7:20], eps).x, made.x[7:20])
 
 
 def test_noise_belongs_to_the_image(x):
