@@ -24,8 +24,8 @@ from edgeadv.attacks.adapters import autoattack
 from edgeadv.backends.pytorch import ModuleBackend
 from edgeadv.data.datasets import ImageSet, balanced_subset, batches, open_data
 from edgeadv.gradients.artefact import open_graph
-from edgeadv.models.builder import evaluation_mode
 from edgeadv.models.device import default_device
+from edgeadv.models.modes import evaluation_mode
 from edgeadv.training.runs import WEIGHTS_FILE, Run
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.attacks.perturbation import check_crafted

@@ -23,7 +23,7 @@ MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NETWORKS = {"regnet_y_400mf": "RegNetY-400MF", "resnet101": "ResNet-101", "alexnet": "AlexNet"}
 PEERS = {"torchattacks": "torchattacks", "foolbox": "foolbox", "art": "ART"}
 # what edgeadv does on a GPU, in the order of the columns
-ARITHMETIC = {"edgeadv": "float32", "tf32": "TF32", "float16": "float16", "static+float16": "float16, compiled"}
+ARITHMETIC = {"float32": "float32", "tf32": "TF32", "float16": "float16", "static+float16": "float16, compiled"}
 
 Found = Mapping[str, dict[str, Any]]
 """What is in a result file, by the file's name without ``.json``."""
@@ -99,12 +99,23 @@ def crafting(found: Found) -> Iterator[str]:
     yield from table("network, batch|attack|over torchattacks|over foolbox|over ART|same pixels", rows)
 
 
+def alike(row: dict[str, Any], by: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """Float32 of edgeadv beside torchattacks' without TF32; of files whose own row is not float32 that is not known."""
+    return by.get("torchattacks without TF32") if row.get("default", "float32") == "float32" else None
+
+
+def on_gpu(row: dict[str, Any], by: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any] | None]:
+    """What edgeadv does on a GPU against torchattacks in PyTorch's default arithmetic, by way of :data:`ARITHMETIC`."""
+    own = row.get("default", "float32")
+    # edgeadv's own row has one arithmetic, which the peer's entry is measured against; the others are entries
+    return {way: by["torchattacks"] if way == own else by.get(way) for way in ARITHMETIC}
+
+
 def gpu(found: Found) -> Iterator[str]:
     """On a GPU, against torchattacks in PyTorch's default arithmetic, each way in its column."""
     rows = []
     for asked, row, by in crafted(found, gpu=True):
-        ways = [by.get("torchattacks without TF32"), by["torchattacks"], *(by.get(way) for way in list(ARITHMETIC)[1:])]
-        texts = [show(speed(way)) if same(way) else "overflows" for way in ways]
+        texts = [show(speed(way)) if same(way) else "overflows" for way in (alike(row, by), *on_gpu(row, by).values())]
         rows.append([f"{NETWORKS[row['architecture']]}, {asked['batch']}", short(row["on"]), *texts])
     yield from table(f"network, batch|on|float32, both|{'|'.join(ARITHMETIC.values())}", rows)
 
@@ -224,10 +235,10 @@ def worst(found: Found) -> Iterator[str]:
                 row["theirs"],
                 f"{row['left_ours']} and {row['left_theirs']} of {row['n']}",
                 f"{statistics.median(row['seconds_ours']):.0f} and {statistics.median(row['seconds_theirs']):.0f}",
-                f"{statistics.median(row['ratio']):.2f} [{min(row['ratio']):.2f}, {max(row['ratio']):.2f}]",
+                " ".join(f"{1 / ratio:.2f}" for ratio in row["ratio"]),
             ]
         )
-    yield from table("network|beside|left standing|seconds|ours over theirs", rows)
+    yield from table("network|beside|left standing, ours and theirs|seconds, ours and theirs|faster by", rows)
 
 
 def threads(found: Found) -> Iterator[str]:
@@ -322,13 +333,11 @@ def bars(found: Found) -> list[tuple[str, Any]]:
         shown += [(f"{what}, over {name}", by[peer]["edgeadv_speedup"]) for peer, name in PEERS.items() if peer in by]
     for _, row in of(found, "training_throughput"):
         shown.append((f"training, {row['recipe']}, over a plain loop", row["edgeadv_speedup"]))
-    levers = {name: content for name, content in found.items() if "levers" in name}
-    for _, row, by in crafted(levers, gpu=True):
+    for _, row, by in crafted(found, gpu=True):
         place = f"{row['attack']}, {NETWORKS[row['architecture']]}, {short(row['on'])}"
-        for way, name in ARITHMETIC.items():
-            if way != "float16" and way in by:
-                ratio = speed(by["torchattacks" if way == "edgeadv" else way])
-                shown.append((f"{place}, {name}, over torchattacks", ratio))
+        for way, entry in on_gpu(row, by).items():
+            if entry is not None and same(entry):
+                shown.append((f"{place}, {ARITHMETIC[way]}, over torchattacks", speed(entry)))
     return shown
 
 

@@ -71,7 +71,9 @@ class Contest:
         """AutoAttack, on images that are right and on those that are not, as it takes them."""
         model = open_graph(self.bundle, "fp32", device=torch.device("cpu"))
         images = open_data(self.data, split="test").relabel(self.bundle.classes)
-        attack = autoattack(model, eps=self.eps, gradients_sha256=None, n_classes=10, steps=steps)
+        attack = autoattack(
+            model, eps=self.eps, gradients_sha256=None, n_classes=min(10, len(self.bundle.classes)), steps=steps
+        )
         left = n = 0
         for part in batches(
             images, self.bundle.preprocess, batch_size=_BATCH, order=balanced_subset(images.labels, self.n)

@@ -29,7 +29,7 @@ from edgeadv_runtime.errors import InputError, require
 from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.rows import AttackParams
 
-from ..models.builder import evaluation_mode
+from ..models.modes import evaluation_mode
 from .foreign import Images, Labels, adapted, made_by, version
 
 # eps of these is a Euclidean radius, and they have no ``norm`` to say so

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 from ..models.device import memory_order
 
 T = TypeVar("T")
+# images that a network is given at once, where more did not fit into memory
+_FITTED: ContextVar[int] = ContextVar("fitted", default=sys.maxsize)
 # activations of 20 photographs of 224 pixels; on a processor more would take gigabytes and save no time
 _PIXELS_AT_ONCE = 1_000_000
 # on a processor an image of a larger batch takes no less time
@@ -49,7 +53,7 @@ def copies_at_once(x: Tensor, device: torch.device) -> int:
         x: the images, float32 (n, 3, H, W).
         device: where.
     """
-    most = at_once(x, device)
+    most = min(at_once(x, device), _FITTED.get())
     return max(1, (most if device.type == "cuda" else min(most, _FEW)) // (len(x) or 1))
 
 
@@ -68,12 +72,17 @@ def in_parts(function: Callable[[slice], T], x: NDArray[np.float32], device: tor
         device: where they are attacked.
     """
     part = min(at_once(x, device), len(x) or 1)
-    while True:
-        try:
-            return [function(slice(i, i + part)) for i in range(0, len(x) or 1, part)]
-        except torch.OutOfMemoryError:
-            if part == 1:
-                raise
-        # what the failed attempt held is free only now that its frames are gone
-        torch.cuda.empty_cache()
-        part //= 2
+    before = _FITTED.set(_FITTED.get())
+    try:
+        while True:
+            try:
+                return [function(slice(i, i + part)) for i in range(0, len(x) or 1, part)]
+            except torch.OutOfMemoryError:
+                if part == 1 and _FITTED.get() == 1:
+                    raise
+            # what the failed attempt held is free only now that its frames are gone
+            torch.cuda.empty_cache()
+            part = max(1, part // 2)
+            _FITTED.set(part)
+    finally:
+        _FITTED.reset(before)

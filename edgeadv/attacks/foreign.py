@@ -22,7 +22,7 @@ from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.rows import CLEAN, WORST_CASE, AttackParams
 from edgeadv_runtime.records.suites import OPTIONAL, SUITES, TRANSFER
 
-from ..models.builder import evaluation_mode
+from ..models.modes import evaluation_mode
 from .suite import GRADIENTS
 
 Images = NDArray[np.float32]

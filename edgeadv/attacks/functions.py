@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edgeadv_runtime.attacks.margins import LEAVE_MARGIN
 from edgeadv_runtime.errors import InputError
 
-from ..models.builder import evaluation_mode
+from ..models.modes import evaluation_mode
 from .iterate import Adversarial, AutoSteps, Found, MomentumSteps, Steps, again
 from .losses import Loss, cross_entropy, input_gradient, margin, no_direction, targeted_dlr, targeted_margin, towards
 from .norms import LINF, Ball, ball

@@ -17,7 +17,7 @@ from edgeadv_runtime.records.rows import AttackParams
 from edgeadv_runtime.records.suites import LINEARITY
 
 from ..gradients.graph import GraphModule
-from ..models.builder import evaluation_mode
+from ..models.modes import evaluation_mode
 from .batching import device_of, in_parts, tensors
 from .losses import input_gradient, margin
 

@@ -287,6 +287,7 @@ def build_attacks(
     suffix: str = "",
     gradients: str = GRADIENTS,
     draws: int = 1,
+    everywhere: bool = False,
 ) -> list[Attack]:
     """The gradient attacks among ``efforts``, e.g. ``SUITES["standard"]``; those that only ask the model are left to
     others.
@@ -301,6 +302,7 @@ def build_attacks(
         suffix: of the names in rows, for a model that is not the reference.
         gradients: where they come from, in words.
         draws: answers that each gradient is the mean of; more than 1 for a network that answers at random.
+        everywhere: run APGD on the images that PGD broke too: for artefacts whose own gradients nobody follows.
 
     Raises:
         InputError: a name is unknown, or the linearity of another norm was asked for.
@@ -326,6 +328,9 @@ def build_attacks(
         aim = target if name in TARGETABLE else None
         # an artefact's own attacks run on all images: what fell on the reference may stand on it
         adds = name in CUMULATIVE and (not suffix or name == TRANSFER)
+        if name in (APGD_CE, APGD_DLR):
+            # beside PGD on both losses no rule needs them on all images
+            adds = adds and not everywhere and {PGD_CE, PGD_MARGIN} <= set(efforts)
         kind = CumulativeGradientAttack if adds else GradientAttack
         attacks.append(
             kind(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgeadv_runtime.errors import InputError
 
-from ..models.builder import evaluation_mode
+from ..models.modes import evaluation_mode
 from .losses import input_gradient, margin
 
 _STEP = 0.1  # of eps

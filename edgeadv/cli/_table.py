@@ -74,7 +74,8 @@ def _strongest(rows: Sequence[Row]) -> str:
     if row is None:
         return ""
     more = row.broken_in_addition
-    after = "" if more is None else f", {more} broken in addition"
+    after = ", cumulative" if row.params.cumulative else ""
+    after = after if more is None else f", {more} broken in addition"
     return f"{_cell(row)} {row.attack} ({row.threat}{after})"
 
 

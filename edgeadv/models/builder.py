@@ -7,8 +7,7 @@ import json
 import math
 import re
 import reprlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -365,24 +364,3 @@ def _replace_head(net: nn.Module, source_classes: int, architecture: Architectur
 def save_weights(model: PixelModel, path: Path) -> None:
     """Write the bare network's ``state_dict`` and its architecture as safetensors, atomically."""
     write_state(model.net, path, metadata={"architecture": json.dumps(model.architecture.to_json())})
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module, *, frozen: bool = True) -> Iterator[None]:
-    """Run a block with ``model`` in eval mode and, if ``frozen``, its parameters without gradients.
-
-    Every submodule's mode and every parameter's ``requires_grad`` come back afterwards, even after an error.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    grads = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.eval()
-        if frozen:
-            for parameter, _ in grads:
-                parameter.requires_grad_(False)
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, requires_grad in grads:
-            parameter.requires_grad_(requires_grad)

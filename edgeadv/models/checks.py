@@ -7,7 +7,8 @@ from torch import Tensor
 
 from edgeadv_runtime.errors import InputError
 
-from .builder import PixelModel, evaluation_mode
+from .builder import PixelModel
+from .modes import evaluation_mode
 from .own_code import in_short
 
 

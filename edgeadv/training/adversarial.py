@@ -20,7 +20,7 @@ from edgeadv_runtime.records.eps import Eps
 
 from ..attacks.losses import Loss, cross_entropy, input_gradient
 from ..data.rng import RandomStream
-from ..models.builder import evaluation_mode
+from ..models.modes import evaluation_mode
 from .distributed import bare
 from .objectives import Outcome, logits_of
 

@@ -25,9 +25,10 @@ from ..data.augment import AUGMENTS
 from ..data.datasets import ImageSet, balanced_subset
 from ..data.loading import Loader, Waiting, loader, to_model_input
 from ..data.training_images import fed_images
-from ..models.builder import PixelModel, evaluation_mode
+from ..models.builder import PixelModel
 from ..models.checks import check_input_size
 from ..models.device import default_device
+from ..models.modes import evaluation_mode
 from . import checkpoint
 from .config import OutOfTimeError, TrainConfig
 from .distributed import ProcessGroup

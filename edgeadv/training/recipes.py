@@ -29,9 +29,10 @@ from edgeadv_runtime.files import sha256_file, working_on
 from edgeadv_runtime.records.eps import Eps
 
 from ..data.datasets import ImageSet, composed
-from ..models.builder import Architecture, evaluation_mode, load_pretrained
+from ..models.builder import Architecture, load_pretrained
 from ..models.checkpoints import WeightsMap
 from ..models.device import default_device
+from ..models.modes import evaluation_mode
 from . import checkpoint
 from .adversarial import Defence, Trades
 from .config import TrainConfig

@@ -22,7 +22,7 @@ from edgeadv_runtime.records.eps import Eps
 from ..attacks.functions import fgsm, pgd
 from ..data.datasets import balanced_subset
 from ..data.loading import Loader, to_model_input
-from ..models.builder import evaluation_mode
+from ..models.modes import evaluation_mode
 
 HOLDOUT = 2000
 MOST_HELD_OUT = 5  # one image in so many

@@ -112,8 +112,10 @@ def _half(graph: ArtefactGraph, sample: Callable[[], NDArray[np.float32]], gradi
         raise InputError(
             f"this network does not run in {FLOAT16} ({reason}): leave `gradients` {FLOAT16} out"
         ) from error
-    words = _words(graph, FLOAT16)
-    return half, f"{words}, compiled" if _compiles(images.device) and _compile(half, images, gradients) else words
+    if _compiles(images.device):
+        # the arithmetic is the same, and so are the rows: a run may go on where the compiler does not work
+        _compile(half, images, gradients)
+    return half, _words(graph, FLOAT16)
 
 
 def _compiles(device: torch.device) -> bool:
@@ -121,8 +123,8 @@ def _compiles(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def _compile(half: HalfCopy, images: Tensor, gradients: int) -> bool:
-    """Compile ``half`` if a job of so many gradients pays for it; whether it is, which is logged with the reason."""
+def _compile(half: HalfCopy, images: Tensor, gradients: int) -> None:
+    """Compile ``half`` if a job of so many gradients pays for it; whether it is, is logged with the reason."""
     from edgeadv.attacks.batching import at_once
     from edgeadv.attacks.compiled import PAYS_AFTER, compile_for, sizes_that_pay
     from edgeadv.models.compiling import why_not
@@ -133,10 +135,9 @@ def _compile(half: HalfCopy, images: Tensor, gradients: int) -> bool:
     )
     if not sizes or not len(images):
         _log.info("gradients in float16 are not compiled: %s", counted)
-        return False
+        return
     said = " and ".join(map(str, sizes))
     _log.info("compiling gradients in float16 for batches of %s: %s", said, counted)
     reason = why_not(images.device) or compile_for(half, sizes, images)
     if reason is not None:
         _log.info("gradients in float16 are not compiled: %s", reason)
-    return reason is None

@@ -134,6 +134,8 @@ def attacks_for_gate(
             gradients_sha256=graph.sha256,
             suffix="" if whole else f"@{graph.variant}",
             gradients=graph.gradients,
+            # int8 may have no gradients to be attacked by
+            everywhere=whole,
         )
     # noise is nobody's in particular: it was drawn when float32 was attacked
     of_queries = efforts if whole else {SQUARE: efforts[SQUARE]}

@@ -6,9 +6,11 @@ PyTorch's OpenMP reads both from the environment, once, when it is loaded.
 from __future__ import annotations
 
 import os
+import statistics
 import sys
+import time
 
-from edgeadv_runtime.device.facts import quota_cores
+from edgeadv_runtime.device.facts import quota_cores, running_threads, usable_cores
 from edgeadv_runtime.errors import InputError
 
 AUTO, ACTIVE, PASSIVE = "auto", "active", "passive"
@@ -16,7 +18,9 @@ _POLICY, _TURNS, _THREADS = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREAD
 # KMP_BLOCKTIME is that of Intel's OpenMP, which some builds of PyTorch have
 _WAITS = (_POLICY, _TURNS, "KMP_BLOCKTIME")
 # left alone, libgomp turns 300,000 times, some milliseconds: benchmarks/threads.py compares
-_AUTO_TURNS = 1000
+_ALONE_TURNS, _BESIDE_TURNS = 3000, 300
+# how often, and how many seconds apart, it is looked whether others run
+_LOOKS, _APART_S = 5, 0.004
 
 
 def configure(threads: int | None = None, wait: str | int | None = None) -> None:
@@ -35,9 +39,8 @@ def configure(threads: int | None = None, wait: str | int | None = None) -> None
         wait: what a thread does that has nothing to do until another is done. ``"passive"`` sleeps at once, which
             leaves its core to other programs and costs time where there are none; ``"active"`` keeps it busy; a number
             turns so often before it sleeps (libgomp, the OpenMP of PyTorch's wheels for Linux). ``"auto"`` leaves
-            what the environment says, and else turns for some microseconds: nearly as fast as ``"active"`` alone on a
-            machine, and close to ``"passive"`` beside others, which may come at any time. None changes nothing.
-            Results are the same.
+            what the environment says, and else looks whether others run: alone it turns 3,000 times, which is as
+            fast as ``"active"``, beside others 300 times. None changes nothing. Results are the same.
 
     Raises:
         InputError: an argument is out of range, or ``wait`` comes after PyTorch was loaded.
@@ -56,6 +59,8 @@ def configure(threads: int | None = None, wait: str | int | None = None) -> None
         os.environ[_THREADS] = str(threads)
         if torch is not None:
             torch.set_num_threads(threads)
+    if wait is not None:
+        _heed_quota()
     if wait == AUTO:
         share_processor()
     elif wait is not None:
@@ -69,7 +74,24 @@ def share_processor() -> None:
     soon; what the environment says of either is left alone. Too late it does nothing."""
     if "torch" in sys.modules:
         return
+    _heed_quota()
+    if not any(name in os.environ for name in _WAITS):
+        os.environ[_TURNS] = str(_BESIDE_TURNS if _crowded() else _ALONE_TURNS)
+
+
+def _crowded() -> bool:
+    """Whether other programs run now on cores that PyTorch's threads would take; without knowing, not."""
+    seen = []
+    for look in range(_LOOKS):
+        time.sleep(_APART_S if look else 0)
+        if (running := running_threads()) is None:
+            return False
+        seen.append(running - 1)
+    wanted = os.environ.get(_THREADS, "")
+    threads = int(wanted) if wanted.isdecimal() else usable_cores() or 1
+    return threads > 1 and statistics.median(seen) + threads > (os.cpu_count() or threads)
+
+
+def _heed_quota() -> None:
     if (cores := quota_cores()) is not None:
         os.environ.setdefault(_THREADS, str(cores))
-    if not any(name in os.environ for name in _WAITS):
-        os.environ[_TURNS] = str(_AUTO_TURNS)

@@ -148,19 +148,22 @@ def make_workload(
         return np.empty((0, *bundle.preprocess.input_shape), np.float32) if batch is None else to_tensor(batch.pixels)
 
     makers = _Makers(bundle, reference, sample, wanted, efforts, plan, len(order))
-    made = makers.on_reference() if wanted else []
-    made += transferred(
-        bundle, plan.transfer_from, wanted, efforts=efforts, device=makers.device, precision=plan.gradients
-    )
     skipped = [entry for entry in skipped if entry.variant in variants]
+    theirs: list[Attack] = []
+    transfers = False
     # without gradients of the reference there are none that could be transferred
     for variant in _others(reference, variants) if wanted and isinstance(reference, ModuleBackend) else ():
         try:
-            made += makers.on_artefact(variant)
+            theirs += makers.on_artefact(variant)
         except InputError as error:
             reason = f"not attacked by its own gradients, its figures are of transferred attacks: {error}"
             skipped.append(Skipped(backend=NO_GRADIENTS[0], variant=variant, reason=reason))
-    return Workload(images, order, info, wanted, efforts, [*made, *own], reference, skipped)
+            transfers = True
+    made = makers.on_reference(everywhere=transfers) if wanted else []
+    made += transferred(
+        bundle, plan.transfer_from, wanted, efforts=efforts, device=makers.device, precision=plan.gradients
+    )
+    return Workload(images, order, info, wanted, efforts, [*made, *theirs, *own], reference, skipped)
 
 
 def _reference(
@@ -220,8 +223,9 @@ class _Makers:
         """The class that attacks which can move towards."""
         return None if self.plan.target is None else self.bundle.classes.index(self.plan.target)
 
-    def on_reference(self) -> list[Attack]:
-        """All attacks that follow the gradients of the reference."""
+    def on_reference(self, *, everywhere: bool) -> list[Attack]:
+        """All attacks that follow the gradients of the reference; ``everywhere`` as for
+        :func:`~edgeadv.attacks.build_attacks`."""
         from edgeadv.attacks import build_attacks
         from edgeadv.attacks.linearity import LinearityControl
         from edgeadv.backends.pytorch import ModuleBackend
@@ -241,6 +245,7 @@ class _Makers:
             gradients_sha256=reference.gradients_sha256,
             target=self._towards,
             gradients=words,
+            everywhere=everywhere,
         )
         # rounding would bend the margin that this control measures
         return [

@@ -14,6 +14,8 @@ from tests.fuzz.formats import FORMATS
 from tests.fuzz.running import NAMES, whole
 from tests.fuzz.seeds import make
 
+# inputs of a format, by whether the long tests run
+FEW, MANY = 50, 300
 SECONDS, FEWEST = 15, 3
 
 
@@ -28,10 +30,11 @@ def test_what_was_not_changed_is_accepted(seeds: Path, tmp_path: Path) -> None:
     assert {name: refused for name in FORMATS if (refused := whole(name, seeds, tmp_path))} == {}
 
 
+@pytest.mark.parametrize("most", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_changed_file_is_read_or_refused(name: str, seeds: Path) -> None:
+def test_a_changed_file_is_read_or_refused(name: str, most: int, seeds: Path) -> None:
     if name == "engine record" and not (seeds / "cache").exists():
         pytest.skip("the extra tensorrt-rtx is not installed")
-    found = in_child(name, seeds, seed=0, seconds=SECONDS, most=300)
+    found = in_child(name, seeds, seed=0, seconds=SECONDS, most=most)
     assert found["faults"] == []
     assert found["inputs"] >= FEWEST

@@ -18,7 +18,7 @@ from ..records.suites import contradicts, follows_gradients, is_ours, order_of
 from .base import CLEAN_KEY, Attack, AttackInfo, Crafted, CraftedBatch, CumulativeAttack, Evidence, Key, infos
 from .margins import clearly_broken, margins
 from .perturbation import check_crafted, round_to_uint8
-from .remembered import Remembered
+from .remembered import Remembered, pays
 
 Bools = NDArray[np.bool_]
 # of a model that gives probabilities, and of one that answers the same question in two ways
@@ -175,7 +175,7 @@ def _crafted(batch: CleanBatch, attacks: Sequence[Attack], reference: Backend, *
     budgets: dict[Key, Eps] = {}
     standing = _Standing(batch, adversarial, budgets, uint8=uint8)
     x, labels = to_tensor(batch.pixels), batch.labels
-    asked = Remembered(reference)
+    asked = Remembered(reference) if pays(reference) else reference
     clean = asked.infer(x)
     standing.on(reference, clean)
     answers, reached = {CLEAN_KEY: answers_of(clean, labels)}, {CLEAN_KEY: margins(clean, labels)}

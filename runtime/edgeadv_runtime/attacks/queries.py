@@ -9,7 +9,7 @@ from ..backends.base import Backend
 from ..records.eps import Eps
 from ..records.suites import NOISE, SQUARE, Effort
 from .base import Attack
-from .noise import CumulativeNoise
+from .noise import CumulativeNoise, NoiseAttack
 from .square_attack import SquareAttack
 
 
@@ -37,7 +37,8 @@ def query_attacks(
     if NOISE in efforts:
         # several draws need somebody who tells which is the strongest
         judge = reference or next(iter(scored.values()))
-        made.append(CumulativeNoise(eps, queries=efforts[NOISE].queries, backend=judge))
+        kind = CumulativeNoise if efforts[NOISE].queries > 1 else NoiseAttack
+        made.append(kind(eps, queries=efforts[NOISE].queries, backend=judge))
     if SQUARE in efforts:
         made += [SquareAttack(backend, eps, efforts[SQUARE].queries, state=state) for backend in scored.values()]
     return made

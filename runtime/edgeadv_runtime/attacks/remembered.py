@@ -49,6 +49,12 @@ class Remembered:
         return None
 
 
+def pays(backend: Backend) -> bool:
+    """Whether fewer images take ``backend`` less time: a GPU takes as long for few, and some prepare for each size of a
+    batch."""
+    return "cpu" in backend.provider.lower() and backend.name != "torch-compiled" and not backend.takes_uint8
+
+
 def _name(image: NDArray[np.float32]) -> bytes:
     flat = image.reshape(-1)
     return flat[:: -(-flat.size // _COMPARED)].tobytes()

@@ -96,6 +96,13 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/
     return min(quotas, default=None)
 
 
+def running_threads(stat: Path = Path("/proc/stat")) -> int | None:
+    """Threads of all programs of the machine that run or wait for a core at this moment, the caller's included; None
+    where the system does not tell."""
+    match = re.search(r"^procs_running (\d+)$", read_text(stat) or "", re.MULTILINE)
+    return int(match[1]) if match else None
+
+
 def _allowed_cores() -> int | None:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 

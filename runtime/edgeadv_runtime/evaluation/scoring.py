@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..attacks.base import CLEAN_KEY, AttackInfo, CraftedBatch, Evidence, Key
 from ..attacks.crafting import changed, changing, logits_of, progress_of
 from ..attacks.margins import margins
-from ..attacks.remembered import Remembered
+from ..attacks.remembered import Remembered, pays
 from ..backends.base import Backend
 from ..bundle.bundle import Bundle
 from ..bundle.preprocess import to_tensor
@@ -124,13 +124,16 @@ def _scored(
     # those of a pack are made when they are asked for: none is held
     held = isinstance(batch.adversarial, dict)
     for backend in backends:
-        asked = Remembered(backend) if held and not backend.takes_uint8 else backend
-        before = backend.infer_pixels(about.pixels) if backend.takes_uint8 else asked.infer(clean)
+        before = backend.infer_pixels(about.pixels) if backend.takes_uint8 else backend.infer(clean)
         rank, reached = {CLEAN_KEY: _rank(before, labels)}, {CLEAN_KEY: margins(before, labels)}
         changes = changing(backend, clean, before)
+        # who answers at random is asked anew each time: the worst of many answers counts
+        asked = Remembered(backend) if held and pays(backend) and not changes.any() else backend
         for info in infos:
             images, norm = batch.adversarial[info.key], info.params.norm
-            after = logits_of(asked, images, about.pixels, info.eps, norm=norm)
+            # the very question that is repeated below: other sizes of a batch may round otherwise
+            whom = backend if info is infos[-1] else asked
+            after = logits_of(whom, images, about.pixels, info.eps, norm=norm)
             rank[info.key], reached[info.key] = _rank(after, labels), margins(after, labels)
             if info is infos[-1]:
                 changes |= changed(after, logits_of(backend, images, about.pixels, info.eps, norm=norm))

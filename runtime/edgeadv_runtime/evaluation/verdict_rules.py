@@ -18,9 +18,12 @@ from ..attacks.base import CLEAN_KEY, AttackInfo, Key
 from ..records.evidence import Finding, Verdict
 from ..records.statistics import Z95_ONE_SIDED, paired_difference_lower_bound, wilson_interval
 from ..records.suites import (
+    APGD_CE,
+    APGD_DLR,
     FGSM,
     FGSM_RANDOM_START,
     FGSM_RESCALED,
+    FIRST_CONTRADICTION,
     LARGE_EPS,
     NOISE,
     PGD_CE,
@@ -110,6 +113,7 @@ PAIRS = (
     Pair("rescaled-logits", FGSM_RESCALED, FGSM, RESCALED_STRONGER),
     Pair("random-start", FGSM_RANDOM_START, FGSM, RANDOM_START_STRONGER),
     Pair("margin", PGD_MARGIN, PGD_CE, MARGIN_STRONGER, MARGIN_ALLOWED),
+    Pair("margin", APGD_DLR, APGD_CE, MARGIN_STRONGER, MARGIN_ALLOWED),
     Pair("steps", PGD_CE, FGSM, STEPS_STRONGER),
     Pair("one-step", FGSM, PGD_CE, ONE_STEP_STRONGER),
     Pair("one-step", FGSM_RANDOM_START, PGD_CE, ONE_STEP_STRONGER),
@@ -167,13 +171,18 @@ class Standing:
         left = self.left_by_gradients(info.eps.value)
         if not info.cumulative:
             return left
+        place = order_of(info.name, cumulative=True)
+
+        def ran_before(other: Key, by: AttackInfo) -> bool:
+            its = order_of(by.name, cumulative=by.cumulative)
+            if its != place:
+                return FIRST_CONTRADICTION <= its < place
+            return not by.cumulative or listed.index(other) < listed.index(key)
+
         return left & self._left(
             other
             for other, by in self.infos.items()
-            if by.eps.value <= info.eps.value
-            and base_name(by.name) != SQUARE
-            and order_of(by.name, cumulative=by.cumulative) == order_of(info.name, cumulative=True)
-            and (not by.cumulative or listed.index(other) < listed.index(key))
+            if by.eps.value <= info.eps.value and base_name(by.name) != SQUARE and ran_before(other, by)
         )
 
     def _left(self, keys: Iterator[Key]) -> Bools:
@@ -263,14 +272,15 @@ def zero_gradients(standing: Standing, zero: Mapping[Key, Bools]) -> Iterator[Fi
 
 
 def pairs(standing: Standing) -> Iterator[Finding]:
-    """Each of :data:`PAIRS` of which both attacks ran at a budget."""
+    """Each of :data:`PAIRS` of which both attacks ran at a budget, on all images."""
     text = (
         "at eps {eps}, {attack} broke {gained} of the {left} images (of {n}) that %s left standing; the reverse {lost}"
     )
     for pair in PAIRS:
         others = standing.untargeted(pair.than)
-        for key in standing.untargeted(pair.attack):
-            if (than := (pair.than, key[1])) in others:
+        for key, info in standing.untargeted(pair.attack).items():
+            than = (pair.than, key[1])
+            if than in others and not (info.cumulative or others[than].cumulative):
                 yield standing.paired(
                     pair.rule, key, standing.survived[than], pair.threshold, text % pair.than, pair.allowed
                 )

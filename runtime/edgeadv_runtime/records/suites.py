@@ -140,13 +140,19 @@ def order_of(name: str, *, cumulative: bool) -> int:
     """The place of an attack in a run, so that none hides what another would have found.
 
     First all that follow the reference's own gradients, the cumulative ones after the others; then the control that
-    looks at what these left; then what contradicts them; last those of other libraries, of which nobody knows what they
-    do.
+    looks at what these left; then what contradicts them, noise before all else; last those of other libraries, of which
+    nobody knows what they do.
     """
     if not is_ours(name):
-        return 4
+        return 5
     if base_name(name) == LINEARITY:
         return 2
+    if base_name(name) == NOISE:
+        return FIRST_CONTRADICTION
     if "@" in name or not (follows_gradients(name) or name == LARGE_EPS):
-        return 3
+        return 4
     return 1 if cumulative else 0
+
+
+FIRST_CONTRADICTION = 3
+"""The least place of attacks that can contradict the reference's own gradients."""

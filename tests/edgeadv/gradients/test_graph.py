@@ -25,7 +25,8 @@ from edgeadv.gradients.artefact import ArtefactGraph, open_graph
 from edgeadv.gradients.graph import Graph, GraphModule, Node
 from edgeadv.gradients.operators import OPERATORS
 from edgeadv.gradients.read_onnx import nodes_of, read_graph
-from edgeadv.models.builder import PixelModel, evaluation_mode
+from edgeadv.models.builder import PixelModel
+from edgeadv.models.modes import evaluation_mode
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.manifest import bundle_id

@@ -19,11 +19,11 @@ from edgeadv.models.builder import (
     Architecture,
     PixelModel,
     build,
-    evaluation_mode,
     load_pretrained,
     save_weights,
 )
 from edgeadv.models.checkpoints import load_state, read_weights
+from edgeadv.models.modes import evaluation_mode
 from edgeadv.training.objectives import parameter_groups, scale_head
 from edgeadv_runtime.bundle.preprocess import Preprocess, to_tensor
 from edgeadv_runtime.errors import BundleError, InputError

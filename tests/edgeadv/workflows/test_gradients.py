@@ -150,7 +150,7 @@ def test_a_job_that_pays_for_it_is_compiled_and_says_so(
         plan=AttackPlan(limit=IMAGES, gradients=FLOAT16),
         provider="cuda",
     )
-    assert {attack.gradients for attack in plan.attacks} == {f"{HALF}, compiled" if compiled else HALF}
+    assert {attack.gradients for attack in plan.attacks} == {HALF}
     assert {isinstance(attack.model.net, BySize) for attack in plan.attacks} == {compiled}
     said = [record.message for record in caplog.records if record.name == "edgeadv.workflows.gradients"]
     assert (

@@ -211,9 +211,8 @@ def test_batches_are_made_one_at_a_time(pixels: NDArray[np.uint8]) -> None:
         uint8=False,
     )
     next(stream)
-    # once, for the attack leaves them as they are, and as clean and as attacked images again: an answer that changes is
-    # noticed
-    assert backend.images == 15
+    # clean and attacked images twice: an answer that changes is noticed
+    assert backend.images == 20
 
 
 def test_a_batch_without_images_goes_through(pixels: NDArray[np.uint8]) -> None:

@@ -234,9 +234,8 @@ def test_parts_of_a_call_are_rows_of_a_series_of_their_own(tiny_bundle):
 
 def test_frames_at_a_rate_are_timed_with_threads_that_spin_and_with_threads_that_sleep(tiny_bundle):
     calls = []
-    openers = [partial(Recorded, tiny_bundle, threads=2), partial(Recorded, tiny_bundle, threads=2, spin=False)]
+    openers = [partial(OnnxRuntimeBackend, tiny_bundle, threads=2, spin=spin) for spin in (None, False)]
     bench = benchmark(tiny_bundle, openers, runs=3, warm_up=0, rate_hz=500, progress=lambda *call: calls.append(call))
-    assert Recorded.opened == 0
     back, paced_rows = ([row for row in bench.rows if row.mode == mode] for mode in ("back-to-back", "paced"))
     assert [row.spin for row in back] == [True] * 3 + [False] * 3
     assert [(row.spin, row.stage) for row in paced_rows] == [

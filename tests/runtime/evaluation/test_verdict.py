@@ -86,7 +86,8 @@ E1, E2, ONE = Eps.parse("4/255"), Eps.parse("8/255"), Eps.parse("1")
 def info(
     name: str, eps: Eps = E1, *, target: str | None = None, steps: int = 20, weights: str | None = "a" * 64
 ) -> AttackInfo:
-    cumulative = base_name(name) in CUMULATIVE
+    # APGD on all images, as where PGD is left out, and in packs of before
+    cumulative = base_name(name) in CUMULATIVE and name not in (APGD_CE, APGD_DLR)
     if name in (LARGE_EPS, LINEARITY):
         own = ONE if name == LARGE_EPS else eps
         return AttackInfo(name, own, AttackParams(steps=steps), "torch fp32", weights, control=True)
@@ -626,7 +627,16 @@ def test_a_targeted_attack_is_compared_with_nothing() -> None:
         return [item.rule for item in result.evidence if item.rule in {pair.rule for pair in PAIRS}]
 
     assert len(compared(verdict(fell, names=EVERY))) == len(PAIRS)
-    assert compared(verdict(fell, names=EVERY, **changed)) == []
+    assert compared(verdict(fell, names=EVERY, **changed)) == ["margin"]
+
+
+def test_attacks_that_ran_on_what_stood_are_compared_with_nothing() -> None:
+    fell = {APGD_DLR: range(N)}
+    for one in (APGD_CE, APGD_DLR):
+        adding = {one.replace("-", "_"): replace(info(one), cumulative=True)}
+        rules = {item.attack for item in verdict(fell, names=EVERY, **adding).evidence if item.rule == "margin"}
+        assert rules == {PGD_MARGIN}
+    assert APGD_DLR in {item.attack for item in verdict(fell, names=EVERY).evidence if item.rule == "margin"}
 
 
 def test_thresholds_are_in_order() -> None:
