@@ -117,6 +117,21 @@ def test_what_does_not_fit_is_attacked_in_smaller_parts(digits_model, images):
         made(Small(digits_model, 0))
 
 
+@pytest.mark.parametrize("name", ["apgd-t", "pgd-smoothed"])
+def test_several_points_at_once_are_no_more_than_fit(digits_model, images, name):
+    """Of few images many copies are in the network at once, but not where so many did not fit."""
+    x, labels = (tensor.numpy() for tensor in images)
+
+    def made(network: nn.Module) -> Any:
+        effort = {name: Effort(steps=2, targets=4)}
+        (attack,) = build_attacks(network, [Eps.parse("0.02")], efforts=effort, classes=10, gradients_sha256=None)
+        return attack.craft_from(x[:6], labels[:6], x[:6], Eps.parse("0.02"))
+
+    small, whole = Small(digits_model, 5), Small(digits_model, 1000)
+    np.testing.assert_allclose(made(small).x, made(whole).x, atol=1e-5)
+    assert max(whole.sizes) >= 24 and max(small.sizes[-5:]) <= 3
+
+
 @pytest.mark.parametrize(
     ("memory_gib", "side", "expected"), [(80, 224, 64), (8, 224, 16), (80, 32, 2048), (8, 2000, 1)]
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -39,13 +39,13 @@ from edgeadv.attacks import (
 from edgeadv.attacks.losses import Slope
 from edgeadv.attacks.norms import Box, ball
 from edgeadv.models.builder import PixelModel
-from edgeadv_runtime.attacks.base import Attack, Crafted
+from edgeadv_runtime.attacks.base import Attack, Crafted, CumulativeAttack
 from edgeadv_runtime.attacks.noise import NoiseAttack
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.rows import AttackParams
-from edgeadv_runtime.records.suites import SUITES, Effort
+from edgeadv_runtime.records.suites import PER_INT8, SUITES, TRANSFER, Effort
 
 SHAPE = (3, 6, 5)
 SIZE = 3 * 6 * 5
@@ -952,6 +952,23 @@ def test_what_looks_for_the_worst_case_takes_no_target(tiny_model: PixelModel) -
         for a in build_attacks(tiny_model, EPS, efforts=SUITES["standard"], classes=10, gradients_sha256=None, target=3)
     }
     assert {name for name, target in by_name.items() if target is not None} == {"fgsm", "fgsm-rescaled"}
+
+
+def test_attacks_that_no_rule_compares_run_on_what_stands(tiny_model: PixelModel) -> None:
+    def adding(efforts: Mapping[str, Effort], **options: Any) -> set[str]:
+        made = build_attacks(tiny_model, EPS, efforts=efforts, classes=10, gradients_sha256=None, **options)
+        return {attack.name for attack in made if isinstance(attack, CumulativeAttack) and not attack.control}
+
+    rest = {"mi-fgsm", "apgd-t", "pgd-smoothed"}
+    assert adding(SUITES["standard"]) == {"apgd-ce", "apgd-dlr", *rest}
+    # where nobody attacks an artefact by its own gradients, it meets all that APGD makes
+    assert adding(SUITES["standard"], everywhere=True) == rest
+    # APGD on both losses is compared where PGD on both does not run
+    assert adding({name: Effort(steps=2) for name in ("pgd-ce", "apgd-ce", "apgd-dlr")}) == set()
+    # what fell on the reference may stand on an artefact
+    own = {name: Effort(steps=2) for name in PER_INT8}
+    assert adding(own, suffix="@int8-s8s8") == set()
+    assert adding({TRANSFER: Effort(steps=2)}, suffix="@0a1b2c3d") == {"transfer@0a1b2c3d"}
 
 
 def test_parameters_are_told_as_they_are_run(tiny_model: PixelModel) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadv_runtime.attacks.remembered import Remembered
+from edgeadv_runtime.attacks.remembered import Remembered, pays
 from edgeadv_runtime.backends.base import Backend
 
 
@@ -51,3 +51,15 @@ def test_an_image_that_changes_afterwards_is_another() -> None:
     assert backend.asked == [2]
     x[1] += 1
     np.testing.assert_array_equal(remembered.infer(x), Sums().infer(x))
+
+
+def test_who_is_no_faster_for_fewer_images_is_asked_about_all() -> None:
+    def of(**attributes: str) -> Sums:
+        backend = Sums()
+        for name, value in attributes.items():
+            setattr(backend, name, value)
+        return backend
+
+    assert pays(of(provider="cpu")) and pays(of(provider="CPUExecutionProvider"))
+    assert not pays(of(provider="cuda")) and not pays(of(provider="cpu", name="torch-compiled"))
+    assert not pays(of(provider="cpu", variant="fp32-u8in"))

@@ -460,6 +460,31 @@ def test_a_cumulative_row_says_what_its_attack_broke_in_addition() -> None:
     }
 
 
+def test_an_image_that_attacks_leave_as_it_is_is_scored_once_but_on_who_answers_at_random() -> None:
+    """The last attack is asked about twice in the same way, for answers that change."""
+
+    class Asked(FirstPixel):
+        provider = "cpu"
+        noise = 0.0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.images, self.rng = 0, np.random.default_rng(0)
+
+        def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+            self.images += len(x)
+            logits = super()._infer(x)
+            return logits + np.float32(self.noise) * self.rng.random(logits.shape, dtype=np.float32)
+
+    class Dice(Asked):
+        noise = 0.1
+
+    same = dict.fromkeys(FOOLED, CLEAN)
+    for backend, times in ((Asked(), 4), (Dice(), 6)):
+        score([batch(LABELS, CLEAN, same)], [A, B, C], [backend])
+        assert backend.images == 8 * times
+
+
 def test_a_backend_that_fails_is_not_hidden() -> None:
     class Broken(FirstPixel):
         def _infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
