@@ -205,7 +205,10 @@ def _came_of_ctrl_c(error: BaseException | None) -> bool:
 
 
 def _interrupted(given: list[str]) -> int:
-    kept = "; what was finished is kept; --resume continues" if _resumes(given) else ""
+    kept = ""
+    # a library in C whose import was interrupted cannot be imported again
+    with suppress(ImportError):
+        kept = "; what was finished is kept; --resume continues" if _resumes(given) else ""
     say(f"edgeadv: interrupted{kept}", err=True)
     return 130
 

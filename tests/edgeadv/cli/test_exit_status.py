@@ -290,6 +290,23 @@ def test_what_an_encoding_lacks_is_written_escaped(desk: Desk, monkeypatch: pyte
     assert "title              caf\\xe9" in path.read_text()
 
 
+def test_a_library_whose_import_was_interrupted_is_not_imported_again(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """NumPy cannot be: and whether the command has --resume is known only where its module is loaded."""
+
+    def interrupt(given: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    def fail(name: str) -> None:
+        raise ImportError("cannot load module more than once per process")
+
+    monkeypatch.setattr("edgeadv.cli.refuse_processes", interrupt)
+    monkeypatch.setattr("edgeadv.cli.subcommand", fail)
+    assert main(["evaluate", "x"]) == 130
+    assert capfd.readouterr().err == "edgeadv: interrupted\n"
+
+
 @pytest.mark.parametrize("more", [0, 20])
 def test_ctrl_c_at_any_moment_is_130(more: int, desk: Desk) -> None:
     """Once, and again and again by somebody who is impatient."""
