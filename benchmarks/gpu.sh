@@ -37,7 +37,7 @@ export XDG_CACHE_HOME=$work/cache TORCHINDUCTOR_CACHE_DIR=$work/inductor TMPDIR=
 [ "$device" = cuda ] || export CUDA_VISIBLE_DEVICES=
 
 py=
-for each in "${PYTHON:-}" python3 python .venv/bin/python /opt/torch/.venv/bin/python3; do
+for each in "${PYTHON:-}" python3 python .venv/bin/python; do
   if [ -n "$each" ] && command -v "$each" >/dev/null && "$each" -c 'import torch, torchvision' 2>/dev/null; then py=$each && break; fi
 done
 [ -n "$py" ] || stop "no Python with torch and torchvision among PYTHON, python3, python and .venv: install them, or name one, PYTHON=FILE"
