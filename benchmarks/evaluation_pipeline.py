@@ -48,7 +48,7 @@ from edgeadv_runtime.attacks.base import Attack, infos
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.attacks.pack import SHARD_SIZE
 from edgeadv_runtime.bundle.preprocess import to_tensor
-from edgeadv_runtime.evaluation import loop as evaluate
+from edgeadv_runtime.evaluation.loop import evaluate
 from edgeadv_runtime.records.suites import FGSM, Effort
 
 EPS = (Eps.parse("8/255"),)
