@@ -71,7 +71,7 @@ class _Mean(torch.autograd.Function):
             for _ in range(network.draws):
                 total += pixel_gradient(network.model, x, given)
             return total / network.draws, None
-        draws, at_once = network.noise(x), copies_at_once(x, x.device)
+        draws, at_once = network.noise(x), copies_at_once(x, len(x))
         for noise in (draws[i : i + at_once] for i in range(0, len(draws), at_once)):
             moved = (x + noise[:, None]).clamp(0, 1)
             gradient = pixel_gradient(network.model, moved.flatten(0, 1), given.repeat(len(noise), 1))

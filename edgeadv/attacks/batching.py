@@ -46,15 +46,15 @@ def at_once(x: NDArray[np.float32] | Tensor, device: torch.device) -> int:
     return 1 << max(1, (_PIXELS_ON_LARGE_GPU if large else _PIXELS_AT_ONCE) // size).bit_length() - 1
 
 
-def copies_at_once(x: Tensor, device: torch.device) -> int:
-    """How many times the images of a batch can be in the network at once, at least 1: of few images many.
+def copies_at_once(x: Tensor, count: int) -> int:
+    """How many times some images of a batch can be in the network at once, at least 1: of few images many.
 
     Args:
-        x: the images, float32 (n, 3, H, W).
-        device: where.
+        x: the batch, float32 (n, 3, H, W), on its device.
+        count: how many of its images.
     """
-    most = min(at_once(x, device), _FITTED.get())
-    return max(1, (most if device.type == "cuda" else min(most, _FEW)) // (len(x) or 1))
+    most = min(at_once(x, x.device), _FITTED.get())
+    return max(1, (most if x.is_cuda else min(most, _FEW)) // (count or 1))
 
 
 def tensors(x: NDArray[np.float32], y: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -294,7 +294,7 @@ def again(
         rows = rows if found is None else rows[~found.broken]
         if found is not None and not len(rows):
             break
-        numbers = range(number, min(count, number + copies_at_once(x[rows], x.device)))
+        numbers = range(number, min(count, number + copies_at_once(x, len(rows))))
         begun = [begin(each, rows) for each in numbers]
         all_rows = rows.repeat(len(numbers))
         targets = [aims for _, aims in begun if aims is not None]

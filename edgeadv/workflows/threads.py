@@ -59,11 +59,10 @@ def configure(threads: int | None = None, wait: str | int | None = None) -> None
         os.environ[_THREADS] = str(threads)
         if torch is not None:
             torch.set_num_threads(threads)
-    if wait is not None:
-        _heed_quota()
     if wait == AUTO:
         share_processor()
     elif wait is not None:
+        _heed_quota()
         for name in _WAITS:
             os.environ.pop(name, None)
         os.environ[_TURNS if number else _POLICY] = str(wait).upper()
