@@ -50,9 +50,10 @@ class _Network:
 class _Training(_Network):
     weights: Annotated[str, "none, default, or a file to start from."] = "none"
     weights_map: Annotated[str, "by-name, or by-position if the file has other names."] = "by-name"
-    recipe: Annotated[str, "undefended, or adversarial training: at-fgsm, n-fgsm (fast), at-pgd or trades."] = (
-        "undefended"
-    )
+    recipe: Annotated[
+        str,
+        "undefended, or adversarial training: at-fgsm, n-fgsm or fgsm-pgi (fast), at-pgd, trades, adr or awp.",
+    ] = "undefended"
     options: RecipeOptions
     config: TrainConfig
     job: TrainJob

@@ -61,6 +61,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def at(self, positions: NDArray[np.int64]) -> ImageSet:
+        """The images at ``positions``, int64 (n,), in that order."""
+        names = [self.names[int(i)] for i in positions]
+        return replace(self, labels=self.labels[positions], names=names, image=_At(self.image, positions))
+
     def relabel(self, classes: Classes) -> ImageSet:
         """The same images, labelled in the order of a model's ``classes``, matched by id; composed and decomposed
         letters are the same.
@@ -154,6 +159,17 @@ def _mnist5k(split: Split) -> ImageSet:
         Preprocess(resize=32, crop=32),
         _Arrays(pixels[chosen]),
     )
+
+
+@dataclass(frozen=True)
+class _At:
+    """Some images of another set; picklable for worker processes where these are."""
+
+    image: Callable[[int], Image.Image]
+    positions: NDArray[np.int64]
+
+    def __call__(self, i: int) -> Image.Image:
+        return self.image(int(self.positions[i]))
 
 
 @dataclass(frozen=True)

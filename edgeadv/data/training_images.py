@@ -25,11 +25,16 @@ def fed_images(source: Loader, order: NDArray[np.int64]) -> TrainingImages:
 
     A set that lives on the device is not decoded again; a larger one is, once.
     """
+    return TrainingImages.of(fed_hashes(source, order))
+
+
+def fed_hashes(source: Loader, order: NDArray[np.int64]) -> list[str]:
+    """The same as hex SHA-256 of pixels."""
     found: list[str] = []
     for batch in source.batches(_BATCH, order):
         pixels = batch.pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         found += [sha256_bytes(image.tobytes()) for image in pixels]
-    return TrainingImages.of(found)
+    return found
 
 
 def training_data(spec: str, *, root: Path | None = None) -> ImageSet:

@@ -24,6 +24,7 @@ from ..models.modes import evaluation_mode
 from .distributed import bare
 from .objectives import Outcome, logits_of
 
+PGD_STEPS = 7
 _PGD_REACH = 2.5
 Own = TypeVar("Own", bound="Defence")
 
@@ -52,9 +53,8 @@ def ascend(
     statistics of the batch; as in the code of Zhang et al. 2019 (TRADES) it is here the network that will be deployed:
     BatchNorm takes its running statistics, which the attack's passes leave alone, dropout is off, and an image's
     perturbation does not depend on the batch that it is in. Pang et al. 2021, "Bag of Tricks for Adversarial Training",
-    section 3, compare
-    both: as robust, and more accurate on clean images. No parameter receives a gradient; modes are as before
-        afterwards.
+    section 3, compare both: as robust, and more accurate on clean images. No parameter receives a gradient; modes are
+    as before afterwards.
 
     Args:
         model: pixels in [0, 1] to logits; normalisation inside.
@@ -119,6 +119,11 @@ class Perturbation:
     def small_steps(cls, eps: Eps, steps: int) -> Perturbation:
         """``steps`` of a quarter of eps from almost the image: TRADES and RSLAD (10 steps of 2/255 at 8/255)."""
         return cls(eps, steps, eps.value / 4, noise="normal")
+
+    @classmethod
+    def pgd(cls, eps: Eps, steps: int) -> Perturbation:
+        """``steps`` of ``2.5 * eps / steps`` from a random start (Madry et al. 2018)."""
+        return cls(eps, steps, _PGD_REACH * eps.value / max(steps, 1))
 
     def __call__(
         self, model: nn.Module, x: Tensor, labels: Tensor, stream: RandomStream, loss: Loss = cross_entropy
@@ -222,7 +227,7 @@ class AdversarialTraining(Defence):
         return cls("n-fgsm", Perturbation(eps, 1, eps.value, reach=2.0, project=False))
 
     @classmethod
-    def pgd(cls, eps: Eps, steps: int = 7) -> AdversarialTraining:
+    def pgd(cls, eps: Eps, steps: int = PGD_STEPS) -> AdversarialTraining:
         """``at-pgd``: ``steps`` steps of ``2.5 * eps / steps`` from a random start (Madry et al. 2018).
 
         7 steps are the paper's on CIFAR-10; the step size is that of its section 5 for attacks, in training an edgeadv
@@ -231,7 +236,7 @@ class AdversarialTraining(Defence):
         Raises:
             InputError: ``steps`` is below 1.
         """
-        return cls("at-pgd", Perturbation(eps, steps, _PGD_REACH * eps.value / max(steps, 1)))
+        return cls("at-pgd", Perturbation.pgd(eps, steps))
 
     def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, stream: RandomStream) -> Outcome:
         """Mean loss over the batch, of perturbed images only: their statistics are BatchNorm's."""
@@ -255,8 +260,7 @@ class Trades(Defence):
     beta: float = 6.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.beta <= 1000:
-            raise InputError(f"beta of TRADES must be in [0, 1000], not {self.beta}")
+        check_beta(self.beta, "TRADES")
 
     @classmethod
     def at(cls, eps: Eps, steps: int = 10, *, beta: float = 6.0) -> Trades:
@@ -283,6 +287,12 @@ class Trades(Defence):
         apart = functional.kl_div(perturbed.log_softmax(1), clean.log_softmax(1), reduction="none", log_target=True)
         robust = apart.sum(dim=1).mean()
         return Outcome(natural + self.beta * robust, perturbed)
+
+
+def check_beta(beta: float, recipe: str) -> None:
+    """Refuse a weight outside [0, 1000]."""
+    if not 0 <= beta <= 1000:
+        raise InputError(f"beta of {recipe} must be in [0, 1000], not {beta}")
 
 
 def check_label_smoothing(share: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgeadv_runtime.bundle.batches import MOST_UNREADABLE
 from edgeadv_runtime.bundle.preprocess import Preprocess
-from edgeadv_runtime.bundle.training_images import TRAINING_FILE
+from edgeadv_runtime.bundle.training_images import TRAINING_FILE, TrainingImages
 from edgeadv_runtime.errors import InputError, StorageError, TrainingError
 from edgeadv_runtime.files import atomic_file, ensure_writable
 from edgeadv_runtime.records.eps import Eps
@@ -24,7 +25,7 @@ from edgeadv_runtime.records.statistics import wilson_interval
 from ..data.augment import AUGMENTS
 from ..data.datasets import ImageSet, balanced_subset
 from ..data.loading import Loader, Waiting, loader, to_model_input
-from ..data.training_images import fed_images
+from ..data.training_images import fed_hashes, fed_images
 from ..models.builder import PixelModel
 from ..models.checks import check_input_size
 from ..models.device import default_device
@@ -33,10 +34,11 @@ from . import checkpoint
 from .config import OutOfTimeError, TrainConfig
 from .distributed import ProcessGroup
 from .objectives import Objective, scale_head
-from .selection import collapse, split_off, standing
-from .trainer import OPTIMIZER, Trainer
+from .selection import HeldOut, collapse, hold_out, standing
+from .trainer import Trainer
 
 _CHECK_EVERY = 20
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def fit(
     settings: Mapping[str, Any] | None = None,
     deadline: float | None = None,
     processes: ProcessGroup | None = None,
+    seen_before: TrainingImages | None = None,
 ) -> dict[str, Any]:
     """Train ``model`` in place; after every epoch ``out/state.bin`` holds all that ``resume`` needs.
 
@@ -121,6 +124,8 @@ def fit(
         processes: the processes that train together, each on every so-manieth image of a batch; None trains alone. All
             start from the same weights, and get the same figures; process 0 measures, saves, and its ``model`` has the
             weights to keep.
+        seen_before: images that the first weights were trained on; a warning tells of such among those that choose the
+            epoch.
 
     Returns:
         ``{"epochs": [{"loss", "train_accuracy", "test_accuracy", ...}], "train_images", "test_images", "unreadable",
@@ -145,11 +150,12 @@ def fit(
     model.to(device, memory_format=model.memory_format)  # type: ignore[call-overload]
     check_input_size(model, preprocess.input_shape)
     about = {
+        "holdout_list": held_out.record or None,
         "data": Path(train_images.spec).name,
         "class_ids": list(train_images.classes.ids),
         "preprocess": preprocess.to_json(),
     }
-    trainer = Trainer(model, objective, config, device, steps, {**about, **(settings or {})}, processes)
+    trainer = Trainer(model, objective, config, device, chosen, {**about, **(settings or {})}, processes)
     if checkpoint.exists(out):
         if not resume:
             raise StorageError(
@@ -157,9 +163,11 @@ def fit(
             )
         trainer.restore(out)
     processes.wait()
-    wanted = chosen if objective.budget is None else np.union1d(chosen, held_out)
+    wanted = chosen if objective.budget is None else np.union1d(chosen, held_out.choosing)
     source = loader(train_images, wanted, preprocess, device, workers=config.workers)
     tests = loader(test_images, np.arange(len(test_images)), preprocess, device, workers=config.workers)
+    if processes.first and seen_before is not None and len(held_out.choosing):
+        _tell_known(seen_before.count(fed_hashes(source, held_out.choosing)), len(held_out.choosing))
     history, stopped = trainer.history, collapse(trainer.history)
     while len(history) < config.epochs:
         late = deadline is not None and time.monotonic() + _last_duration(history) > deadline
@@ -175,9 +183,9 @@ def fit(
             test_accuracy=last.get("test_accuracy"),
             worst_case=last.get("holdout_worst_case"),
         )
-        progress = _epoch(trainer, objective, source, chosen, processes, say, progress)
+        progress = _epoch(trainer, source, chosen, processes, say, progress)
         if processes.first:
-            _measure(trainer, source, held_out, tests, objective.budget)
+            _measure(trainer, source, held_out.choosing, tests, objective.budget)
             trainer.save(out)
         history[-1] = last = processes.tell(history[-1])
         worst_case = last.get("holdout_worst_case")
@@ -185,7 +193,7 @@ def fit(
         stopped = collapse(history)
     if len(history) < config.epochs and not stopped:
         raise OutOfTimeError(stage, len(history), config.epochs, _last_duration(history) or None)
-    trainer.finalise()
+    kind = trainer.finalise()
     if processes.first:
         with atomic_file(out / TRAINING_FILE) as temporary:
             # in one pass at the end: a resumed training knows as much as one that was not interrupted
@@ -197,22 +205,35 @@ def fit(
     return {
         "epochs": history,
         "peak_lr": trainer.peak_lr,
-        "optimizer": OPTIMIZER,
+        "optimizer": trainer.optimizer_settings,
+        "ema": trainer.decay,
+        "kept_weights": processes.tell(kind),
         "train_images": len(chosen),
         "test_images": tested,
         "test_accuracy": right,
         "test_accuracy_ci95": wilson_interval(round(right * tested), tested),
         "unreadable": trainer.unreadable,
-        **({"kept_epoch": kept, "holdout_images": len(held_out)} if chose else {}),
+        **({"kept_epoch": kept, "holdout_images": len(held_out.choosing)} if chose else {}),
+        **({"holdout_list": held_out.record} if held_out.record else {}),
         **({"processes": processes.world} if processes.world > 1 else {}),
         **({"stopped": stopped} if stopped else {}),
     }
 
 
+def _tell_known(known: int, n: int) -> None:
+    if known:
+        _log.warning(
+            "%d of %d images held out were trained on before, by the first weights: their worst case flatters, though "
+            "it chooses the epoch",
+            known,
+            n,
+        )
+
+
 def _chosen_images(
     images: ImageSet, config: TrainConfig, budget: Eps | None, processes: ProcessGroup
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the images held out to choose the epoch, and of those to train on, once the settings are checked."""
+) -> tuple[HeldOut, NDArray[np.int64]]:
+    """The images held out, and the positions of those to train on, once the settings are checked."""
     if config.augment not in AUGMENTS:
         raise InputError("augment", f"is one of {', '.join(AUGMENTS)}, not {config.augment!r}")
     if config.batch_size % processes.world:
@@ -224,8 +245,8 @@ def _chosen_images(
             f"`batch_size` {config.batch_size} leaves each of {processes.world} processes fewer than two images of "
             "a step"
         )
-    held_out = split_off(images.labels, config.holdout, budget=budget)
-    rest = np.setdiff1d(np.arange(len(images)), held_out)
+    held_out = hold_out(images, config.holdout, config.holdout_list, budget=budget)
+    rest = np.setdiff1d(np.arange(len(images)), held_out.all)
     chosen = rest[
         balanced_subset(
             images.labels[rest],
@@ -241,15 +262,25 @@ def _chosen_images(
 
 
 def _measure(trainer: Trainer, source: Loader, held_out: NDArray[np.int64], tests: Loader, budget: Eps | None) -> None:
-    """Add to the last epoch of the history how the network does, and keep its weights if none did better."""
+    """Add to the last epoch of the history how the network does, and keep its weights if none did better.
+
+    Of the last weights and their average those are measured that stand better on the images held out.
+    """
     start = time.perf_counter()
-    correct, scored = accuracy(trainer.judged, tests)
-    trainer.history[-1] |= {"test_accuracy": correct / scored, "test_images": scored}
+    candidates, entry = trainer.candidates, trainer.history[-1]
+    judged = next(iter(candidates.values()))
     if budget is not None and len(held_out):
-        stands = standing(trainer.judged, source, held_out, budget)
-        trainer.history[-1] |= stands.to_json()
-        trainer.keep_if_best(stands)
-    trainer.history[-1]["measured_s"] = round(time.perf_counter() - start, 3)
+        stands = {name: standing(model, source, held_out, budget) for name, model in candidates.items()}
+        best = max(stands, key=lambda name: stands[name].rank)
+        judged = candidates[best]
+        entry |= stands[best].to_json()
+        if len(stands) > 1:
+            entry |= {f"worst_case_of_{name}": stood.worst_case for name, stood in stands.items()}
+            entry["clean_of_last"] = stands["last"].clean
+        trainer.keep_if_best(stands[best], best)
+    correct, scored = accuracy(judged, tests)
+    entry |= {"test_accuracy": correct / scored, "test_images": scored}
+    entry["measured_s"] = round(time.perf_counter() - start, 3)
 
 
 def _last_duration(history: list[dict[str, float]]) -> float:
@@ -258,7 +289,6 @@ def _last_duration(history: list[dict[str, float]]) -> float:
 
 def _epoch(
     trainer: Trainer,
-    objective: Objective,
     source: Loader,
     chosen: NDArray[np.int64],
     processes: ProcessGroup,
@@ -292,7 +322,7 @@ def _epoch(
                 f"{unreadable[0]}; repair the data"
             )
         if len(batch.index) >= 2:  # BatchNorm has no statistics of one
-            loss, right = trainer.step(batch, objective, epoch)
+            loss, right = trainer.step(batch, epoch)
             loss_sum += loss * len(batch.index)
             correct += right
             seen += len(batch.index)

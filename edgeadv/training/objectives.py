@@ -9,10 +9,13 @@ student of the same architecture on the teacher's probabilities at T, and deploy
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,6 +24,7 @@ from edgeadv_runtime.records.eps import Eps
 
 from ..data.rng import RandomStream
 from ..models.builder import PixelModel
+from .config import TrainConfig
 
 
 class Outcome(NamedTuple):
@@ -61,6 +65,60 @@ class Objective(Protocol):
             stream: the random numbers of these images.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Training:
+    """What an objective may know of the training that it is part of.
+
+    Attributes:
+        config: its hyper-parameters.
+        processes: how many train together.
+        images: positions of the images that are trained on, int64, ascending.
+        average: the network with the average of the weights as it is now; None where none is made.
+        done: the share of the updates that is over, in [0, 1].
+    """
+
+    config: TrainConfig
+    processes: int
+    images: NDArray[np.int64]
+    average: nn.Module | None
+    done: Callable[[], float]
+
+
+@runtime_checkable
+class Following(Objective, Protocol):
+    """An objective that looks at the training that it is part of, or remembers what it did."""
+
+    @property
+    def ema(self) -> float:
+        """Decay of the average of the weights where none is given."""
+        ...
+
+    @property
+    def memory(self) -> dict[str, Tensor]:
+        """What it remembers of the epochs before: saved with the state of the training, and put back into this."""
+        ...
+
+    def follow(self, training: Training) -> Following:
+        """The objective of this training.
+
+        Raises:
+            InputError: the two do not go together.
+        """
+        ...
+
+
+def refuse_together(recipe: str, training: Training) -> None:
+    """Refuse what takes a network for itself a training that shares or compiles it.
+
+    Raises:
+        InputError: it does.
+    """
+    if training.processes > 1:
+        raise InputError("recipe", f"{recipe} trains in one process, not in {training.processes}: use at-pgd or trades")
+    if training.config.compile:
+        raise InputError("compile", f"does not go with {recipe}: leave it out")
 
 
 class _AtTemperature:
@@ -149,9 +207,12 @@ class SoftLabels(Mixture):
 
 
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
-    """Logits (n, classes) in float32 at least: under autocast a network gives half precision, in which no loss is
-    taken."""
-    logits: Tensor = model(x)
+    """Logits (n, classes), as :func:`full_precision` has them."""
+    return full_precision(model(x))
+
+
+def full_precision(logits: Tensor) -> Tensor:
+    """Logits in float32 at least: under autocast a network gives half precision, in which no loss is taken."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 

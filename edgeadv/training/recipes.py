@@ -26,9 +26,11 @@ from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.bundle.training_images import TRAINING_FILE, TrainingImages
 from edgeadv_runtime.errors import EdgeAdvError, InputError, StorageError
 from edgeadv_runtime.files import sha256_file, working_on
+from edgeadv_runtime.reading import file_hash
 from edgeadv_runtime.records.eps import Eps
 
-from ..data.datasets import ImageSet, composed
+from ..data.datasets import ImageSet, balanced_subset, composed
+from ..data.loading import loader
 from ..models.builder import Architecture, load_pretrained
 from ..models.checkpoints import WeightsMap
 from ..models.device import default_device
@@ -41,6 +43,8 @@ from .loop import Report, fit
 from .objectives import DefensiveDistillation, HardLabels, Objective, SoftLabels
 from .robust_distillation import STEPS, Ard, Rslad
 from .runs import RUN_FILE, TEACHER_FOLDER, WEIGHTS_FILE, Run, check_savable, write_run
+from .selection import hold_out
+from .teachers import IMAGES, TeacherStanding, teacher_standing
 
 Recipe = Literal["papernot", "soft-label", "ard", "rslad"]
 Student = DefensiveDistillation | SoftLabels | Ard | Rslad
@@ -120,6 +124,7 @@ def train(
     """
 
     file = Path(weights)
+    start = _run_behind(file)
     about = {"recipe": "undefended"} if defence is None else defence.to_json()
     if file.is_file():
         # every run's file has the same name
@@ -134,19 +139,21 @@ def train(
         recipe={**about, "start_weights": file.name, "weights_map": weights_map},
         weights=weights,
         weights_map=weights_map,
-        seen_before=_images_behind(file),
+        seen_before=None if start is None else start.training_images,
+        # one that held images out has them in its list, and cannot tell them from those that it was trained on
+        knows_all=start is not None and start.info.stage.kept_epoch is None,
     )
 
 
-def _images_behind(weights: Path) -> TrainingImages | None:
-    """What a weight file that lies in its run was trained on; None of any other file, or of none."""
+def _run_behind(weights: Path) -> Run | None:
+    """The run whose weights a file is; None of any other file, or of none."""
     if not weights.is_file() or not (weights.parent / RUN_FILE).is_file():
         return None
     # somebody else's folder may look like a run: it is the weights that were asked for
     with suppress(EdgeAdvError):
         run = Run.open(weights.parent)
         if run.info.weights_sha256 == sha256_file(weights):
-            return run.training_images
+            return run
     return None
 
 
@@ -163,6 +170,7 @@ def distill(
     teacher_architecture: Architecture | None = None,
     teacher: Run | None = None,
     teacher_defence: Defence | None = None,
+    on_teacher: Callable[[TeacherStanding], None] | None = None,
 ) -> Run:
     """Distil a teacher into a student of ``architecture``; the student is the run, to be deployed at T = 1.
 
@@ -181,6 +189,8 @@ def distill(
         teacher_architecture: the teacher, e.g. ResNet-101; None takes the student's. Not for ``"papernot"``.
         teacher: a finished run to use instead of training a teacher.
         teacher_defence: how ``"ard"`` and ``"rslad"`` train one; None takes TRADES at ``eps``.
+        on_teacher: called, in the first process, with how the teacher of ``"ard"`` and ``"rslad"`` stands on images
+            held out, before the student is trained; not where none are.
 
     Raises:
         InputError: the teacher does not fit the recipe or the data, or an option does not belong to the recipe.
@@ -202,7 +212,7 @@ def distill(
     # what is wrong with the settings is said before a teacher is trained for them
     objective = _student_objective(recipe, temperature, alpha, eps, steps)
     about: dict[str, Any] = {"recipe": recipe, **objective(nn.Identity()).to_json()}
-    _finished(out, task, architecture, about)
+    finished = _finished(out, task, architecture, about)
     if teacher is None:
         trained_by: Objective = HardLabels(temperature if recipe == "papernot" else 1.0)
         if eps is not None:
@@ -220,6 +230,8 @@ def distill(
         about["teacher_worst_case"] = teacher.info.stage.kept["holdout_worst_case"]
     budget = "" if eps is None else f" eps {eps.text}"
     with evaluation_mode(frozen):
+        if eps is not None and finished is None and on_teacher is not None and task.processes.first:
+            _look_at_teacher(task, frozen, eps, on_teacher)
         return _train_run(
             task,
             architecture,
@@ -230,6 +242,16 @@ def distill(
             recipe=about,
             seen_before=teacher.training_images,
         )
+
+
+def _look_at_teacher(task: Task, teacher: nn.Module, eps: Eps, tell: Callable[[TeacherStanding], None]) -> None:
+    """Measure the teacher on images that are held out."""
+    images, config = task.train_images, task.config
+    order = hold_out(images, config.holdout, config.holdout_list, budget=eps).choosing
+    order = order[balanced_subset(images.labels[order], IMAGES)]
+    if len(order):
+        source = loader(images, order, task.preprocess, task.where, workers=config.workers)
+        tell(teacher_standing(teacher, source, order, eps))
 
 
 def _student_objective(
@@ -285,16 +307,28 @@ def _finished(out: Path, task: Task, architecture: Architecture, recipe: dict[st
     images = task.train_images
     config = task.config.resume_settings()
     have = (
-        {key: run.info.config.get(key) for key in config},
+        {key: run.info.config.get(key, TrainConfig.before(key)) for key in config},
         run.architecture,
         run.preprocess,
         run.classes,
         Path(run.data).name,
     )
     want = (config, architecture, task.preprocess, images.classes, Path(images.spec).name)
-    if have != want or any(run.info.recipe.get(key) != value for key, value in recipe.items()):
+    listed = task.config.holdout_list
+    list_now = None if listed is None else file_hash(Path(listed), what="list of images")
+    list_then = (run.info.stage.holdout_list or {}).get("sha256")
+    if task.config.ema is None:
+        # the recipe's own; trainings of an edgeadv that had no average say 0
+        have[0]["ema"] = None
+    if have != want or list_now != list_then or any(run.info.recipe.get(k) != value for k, value in recipe.items()):
         raise InputError(f"{out} holds a finished run with other settings: choose another `out`")
     return run
+
+
+def _config(config: TrainConfig) -> dict[str, Any]:
+    """Hyper-parameters as ``run.json`` keeps them: a folder's place says something about the machine only."""
+    listed = config.holdout_list
+    return {**asdict(config), "holdout_list": None if listed is None else Path(listed).name}
 
 
 def _refuse_others(out: Path) -> None:
@@ -320,8 +354,10 @@ def _train_run(
     weights: str = "none",
     weights_map: WeightsMap = "by-name",
     seen_before: TrainingImages | None = None,
+    knows_all: bool = False,
 ) -> Run:
-    """Train and write a run; ``seen_before`` are images that its teacher, or its first weights, were trained on."""
+    """Train and write a run; ``seen_before`` are images that its teacher, or its first weights, were trained on, and no
+    others if it ``knows_all``."""
     if (finished := _finished(out, task, architecture, recipe)) is not None:
         if task.processes.first:
             checkpoint.remove(out)  # of a training that was killed just before it did so itself
@@ -347,11 +383,12 @@ def _train_run(
         settings={"stage": stage, "recipe": recipe},
         deadline=task.deadline,
         processes=task.processes,
+        seen_before=seen_before if knows_all else None,
     )
     info = {
         "title": title,
         "recipe": recipe,
-        "config": asdict(task.config),
+        "config": _config(task.config),
         "architecture": model.architecture.to_json(),
         "preprocess": task.preprocess.to_json(),
         "classes": task.train_images.classes.to_json(),

@@ -70,8 +70,11 @@ class RunStage(msgspec.Struct, frozen=True, omit_defaults=True):
         train_images: images trained on.
         peak_lr: largest learning rate.
         optimizer: its settings.
+        ema: decay of the average of the weights; 0 for none.
+        kept_weights: which they are, ``"average"`` or ``"last"``.
         kept_epoch: from 1, the epoch whose weights are kept; None where none was chosen.
         holdout_images: images held out to choose it.
+        holdout_list: name and SHA-256 of the list that named the images held out.
         processes: that trained together; None of one alone.
         stopped: why training ended early, in words.
     """
@@ -84,8 +87,11 @@ class RunStage(msgspec.Struct, frozen=True, omit_defaults=True):
     train_images: Count | None = None
     peak_lr: float | None = None
     optimizer: dict[str, Any] | None = None
+    ema: float | None = None
+    kept_weights: str | None = None
     kept_epoch: Annotated[int, msgspec.Meta(ge=1)] | None = None
     holdout_images: Count | None = None
+    holdout_list: dict[str, str] | None = None
     processes: Count | None = None
     stopped: str | None = None
 
@@ -124,6 +130,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         versions: of edgeadv, torch, torchvision and timm.
         created: when, in ISO 8601.
         training_images: the list of them; None of an edgeadv that kept none.
+        rounded_from: SHA-256 of the weights in float32 that were measured and then rounded; None where these are they.
     """
 
     schema_version: int
@@ -142,6 +149,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     versions: dict[str, str] = {}
     created: str | None = None
     training_images: RunImages | None = None
+    rounded_from: Sha256 | None = None
 
     @property
     def stage(self) -> RunStage:
@@ -246,7 +254,7 @@ class Run:
         info["data"]["spec"] = Path(self.data).name
         for stage in info["stages"]:
             stage["unreadable"] = [message.partition(": ")[0] for message in stage["unreadable"]]
-        keys = ("recipe", "config", "data", "versions", "created", "stages")
+        keys = ("recipe", "config", "data", "versions", "created", "stages", "rounded_from")
         return {key: info[key] for key in keys if key in info}
 
     def load_model(self) -> PixelModel:

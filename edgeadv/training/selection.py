@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,14 +21,15 @@ from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.records.eps import Eps
 
 from ..attacks.functions import fgsm, pgd
-from ..data.datasets import balanced_subset
+from ..data.datasets import ImageSet, balanced_subset
+from ..data.lists import read_list
 from ..data.loading import Loader, to_model_input
 from ..models.modes import evaluation_mode
 
 HOLDOUT = 2000
 MOST_HELD_OUT = 5  # one image in so many
 STEPS = 10
-_BATCH, _FEWEST = 250, 100
+BATCH, _FEWEST = 250, 100
 
 
 @dataclass(frozen=True)
@@ -49,18 +51,68 @@ class Standing:
     images: int
     labels: int = 2
 
+    @property
+    def rank(self) -> list[float]:
+        """What is compared: a network that gives one label to everything is worse than any other, for with few classes
+        its worst case is high."""
+        return [float(self.labels > 1), self.worst_case]
+
     def to_json(self) -> dict[str, float]:
         """As the history of a run keeps it."""
         return {f"holdout_{name}": value for name, value in asdict(self).items()}
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Training images that are not trained on, as positions in their set, int64, ascending.
+
+    Attributes:
+        all: every one of them.
+        choosing: those that choose the weights.
+        record: what ``run.json`` keeps of the list that named them; empty without one.
+    """
+
+    all: NDArray[np.int64]
+    choosing: NDArray[np.int64]
+    record: dict[str, str]
+
+
+def hold_out(images: ImageSet, asked: int | None, listed: str | None, *, budget: Eps | None) -> HeldOut:
+    """The images of ``images`` that are held out: the same for every seed, possibly none.
+
+    Args:
+        images: all training images.
+        asked: how many; None takes :data:`HOLDOUT`, at most a fifth of all, if there is a ``budget``, else none.
+        listed: the file that names them; ``asked`` is then how many of them choose the weights.
+        budget: what the network is trained to stand.
+
+    Raises:
+        InputError: fewer than one image in two would be left to train on, or the list cannot be read or names nothing.
+    """
+    if listed is None:
+        chosen = split_off(images.labels, asked, budget=budget)
+        return HeldOut(chosen, chosen, {})
+    file = Path(listed)
+    named, sha256 = read_list(file, images.names, field="holdout_list")
+    if 2 * len(named) > len(images):
+        raise InputError(
+            "holdout_list", f"{file} names {len(named)} of {len(images)} images: at most half can be held out"
+        )
+    left = np.bincount(np.delete(images.labels, named), minlength=len(images.classes))
+    if gone := [name for i, name in enumerate(images.classes.ids) if not left[i] and (images.labels == i).any()]:
+        raise InputError("holdout_list", f"{file} leaves no image of class {gone[0]} to train on: hold out some only")
+    count = (0 if budget is None else HOLDOUT) if asked is None else asked
+    choosing = named[balanced_subset(images.labels[named], count)] if count else named[:0]
+    return HeldOut(named, choosing, {"name": file.name, "sha256": sha256})
+
+
 def split_off(labels: NDArray[np.int64], asked: int | None, *, budget: Eps | None) -> NDArray[np.int64]:
-    """Positions of the images that are held out: the same for every seed, as many of each class, possibly none.
+    """Positions of the images that are held out without a list: as many of each class, possibly none.
 
     Args:
         labels: of all training images, int64 (n,).
-        asked: how many; None takes :data:`HOLDOUT`, at most a fifth of all, if there is a ``budget``, else none.
-        budget: what the network is trained to stand.
+        asked: as of :func:`hold_out`.
+        budget: as of :func:`hold_out`.
 
     Raises:
         InputError: fewer than one image in two would be left to train on.
@@ -81,25 +133,39 @@ def standing(model: nn.Module, source: Loader, order: NDArray[np.int64], eps: Ep
     counts = torch.zeros(3, dtype=torch.long)
     n, given = 0, set[int]()
     with evaluation_mode(model):
-        for batch in source.batches(_BATCH, order):
+        for batch in source.batches(BATCH, order):
             if not len(batch.index):
                 continue
             x, labels = to_model_input(batch.pixels).contiguous(), batch.labels
             with torch.no_grad():
-                answers = model(x).argmax(dim=1)
-            given.update(answers.tolist())
-            right = answers == labels
-            one = right & _right(model, fgsm(model, x, labels, eps=eps.value)[0].x, labels)
-            worst = one.clone()
-            if bool(one.any()):
-                made = pgd(model, x[one], labels[one], eps=eps.value, steps=STEPS).x
-                worst[one] = _right(model, made, labels[one])
-            counts += torch.tensor([int(flags.sum()) for flags in (right, one, worst)])
+                given.update(model(x).argmax(dim=1).tolist())
+            counts += torch.tensor([int(flags.sum()) for flags in stands(model, x, labels, eps)])
             n += len(batch.index)
     if not n:
         raise InputError(f"none of the {len(order)} images held out of {source.images.spec} is readable")
     clean, single, least = (count / n for count in counts.tolist())
     return Standing(clean, single, least, n, len(given))
+
+
+def stands(model: nn.Module, x: torch.Tensor, labels: torch.Tensor, eps: Eps) -> list[torch.Tensor]:
+    """Which images are right as they are, of these under one step, and of these under 10 steps of PGD on the margin.
+
+    Args:
+        model: in evaluation mode, its parameters without gradients.
+        x: float32 (n, 3, H, W) in [0, 1].
+        labels: int64 (n,).
+        eps: the budget.
+
+    Returns:
+        Three times bool (n,).
+    """
+    right = _right(model, x, labels)
+    one = right & _right(model, fgsm(model, x, labels, eps=eps.value)[0].x, labels)
+    worst = one.clone()
+    if bool(one.any()):
+        made = pgd(model, x[one], labels[one], eps=eps.value, steps=STEPS).x
+        worst[one] = _right(model, made, labels[one])
+    return [right, one, worst]
 
 
 def _right(model: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -123,19 +189,21 @@ def collapse(history: Sequence[dict[str, float]]) -> str | None:
     if not real:
         return None
     # of equal epochs the later one is kept
-    k = max(real, key=lambda i: (history[i]["holdout_worst_case"], i))
-    best, last = history[k], history[-1]
-    fell = last["holdout_worst_case"] < best["holdout_worst_case"] / 2 and best["holdout_worst_case"] >= 0.1
+    k = max(real, key=lambda i: (_stood(history[i])[0], i))
+    (best, best_clean), (last, last_clean) = _stood(history[k]), _stood(history[-1])
+    fooled = history[k]["train_accuracy"], history[-1]["train_accuracy"]
     # in products, for a network can be right about nothing
-    share_fell = (
-        2 * last["holdout_worst_case"] * best["holdout_clean"] < best["holdout_worst_case"] * last["holdout_clean"]
-    )
-    if not fell or not share_fell or last["train_accuracy"] < best["train_accuracy"]:
+    if not (last < best / 2 and best >= 0.1 and 2 * last * best_clean < best * last_clean and fooled[1] >= fooled[0]):
         return None
     return (
         f"catastrophic overfitting in epoch {len(history)}: on the training's own perturbations accuracy went from "
-        f"{best['train_accuracy']:.1%} to {last['train_accuracy']:.1%}, under PGD on held-out images from "
-        f"{best['holdout_worst_case']:.1%} to {last['holdout_worst_case']:.1%}; the weights of epoch {k + 1} are "
-        "kept. Use more steps "
-        "(at-pgd, trades), n-fgsm, or a smaller `at_eps`"
+        f"{fooled[0]:.1%} to {fooled[1]:.1%}, under PGD on held-out images from {best:.1%} to {last:.1%}; the best "
+        "weights before are kept. Use more steps (at-pgd, trades), or a smaller `at_eps`"
     )
+
+
+def _stood(epoch: dict[str, float]) -> tuple[float, float]:
+    """Worst case and clean accuracy of the network that was trained: an average hides for a while what became of it."""
+    if "clean_of_last" in epoch:
+        return epoch["worst_case_of_last"], epoch["clean_of_last"]
+    return epoch["holdout_worst_case"], epoch["holdout_clean"]

@@ -7,31 +7,32 @@ import io
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from edgeadv_runtime.errors import BundleError, InputError
 
-from ..data.augment import AUGMENTS
+from ..data.augment import augmentation
 from ..data.loading import DeviceBatch, to_model_input
 from ..data.rng import RandomStream
 from ..models import compiling
 from ..models.builder import PixelModel
 from ..models.torch_files import torch_content
 from . import checkpoint
-from .config import TrainConfig
+from .config import EMA, SCHEDULES, TrainConfig
 from .distributed import ProcessGroup, together
-from .objectives import Objective, parameter_groups
+from .objectives import Following, Objective, Training, parameter_groups
 from .selection import Standing
 
 _SGD: dict[str, Any] = {"momentum": 0.9, "nesterov": True}
-OPTIMIZER = {"name": "SGD", **_SGD, "schedule": "one-cycle, cosine, without cycling the momentum"}
 
 
 class Trainer:
@@ -40,7 +41,10 @@ class Trainer:
     Attributes:
         model: the network that is trained.
         shared: the same, its gradients averaged over all processes.
-        judged: the network that is measured and kept: the average of the weights, where there is one, else ``model``.
+        average: of the weights and of BatchNorm's statistics, where one is made.
+        decay: of the average, 0 where none is made.
+        objective: what is minimised.
+        optimizer_settings: what ``run.json`` says of the optimiser.
         history: what was measured, an entry per epoch.
         best: the epoch that is kept so far, its weights, and what they stood; None where nothing is chosen.
         unreadable: messages of training images that could not be read, in any epoch.
@@ -52,12 +56,12 @@ class Trainer:
         objective: Objective,
         config: TrainConfig,
         device: torch.device,
-        steps: int,
+        images: NDArray[np.int64],
         settings: Mapping[str, Any],
         processes: ProcessGroup,
     ) -> None:
         self.model = model
-        self.augment = AUGMENTS[config.augment]
+        self.augment = augmentation(config.augment, mirror=not config.no_mirror)
         self.shared = processes.wrap(model)
         self.config = config
         self.device = device
@@ -66,17 +70,21 @@ class Trainer:
         self.peak_lr = lr
         groups = parameter_groups(model, lr=lr, weight_decay=config.weight_decay, head_scale=objective.head_scale)
         self.optimizer = torch.optim.SGD(groups, **_SGD)
-        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            max_lr=[group["lr"] for group in groups],
-            total_steps=config.epochs * steps,
-            cycle_momentum=False,
-        )
+        steps = len(images) // config.batch_size
+        self.updates = config.epochs * steps
+        self.scheduler = scheduler(config.schedule, self.optimizer, self.updates)
+        self.optimizer_settings = {"name": "SGD", **_SGD, "schedule": SCHEDULES[config.schedule]}
+        usual = objective.ema if isinstance(objective, Following) else 0.0 if objective.budget is None else EMA
+        self.decay = usual if config.ema is None else config.ema
         self.average: AveragedModel | None = None
-        if config.ema:
-            average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-        self.judged: PixelModel = model if self.average is None else self.average.module  # type: ignore[assignment]
+        if self.decay:
+            self.average = AveragedModel(model, multi_avg_fn=partial(_average, self.decay), use_buffers=True)
+        self.objective = objective
+        if isinstance(objective, Following):
+            average = None if self.average is None else self.average.module
+            self.objective = objective.follow(
+                Training(config, processes.world, images, average, lambda: self.scheduler.last_epoch / self.updates)
+            )
         if config.compile:
             if (reason := compiling.why_not(device)) is not None:
                 raise InputError("compile", f"is not possible: {reason}; or leave it out")
@@ -87,6 +95,7 @@ class Trainer:
         # the schedule depends on the number of steps: another amount of data is another run
         self.fingerprint = {
             **config.resume_settings(),
+            "ema": self.decay,
             "steps": steps,
             "architecture": model.architecture.to_json(),
             **settings,
@@ -107,6 +116,7 @@ class Trainer:
             "scheduler": self.scheduler.state_dict(),
             "rng": torch.get_rng_state(),
             "average": None if self.average is None else self.average.state_dict(),
+            "memory": self.objective.memory if isinstance(self.objective, Following) else {},
             "best": self.best,
             "unreadable": self.unreadable,
         }
@@ -119,7 +129,10 @@ class Trainer:
         saved = checkpoint.load(folder)
         try:
             state = torch_content(saved)
-            changed = sorted(k for k, v in self.fingerprint.items() if _plain(state["fingerprint"].get(k)) != _plain(v))
+            then = state["fingerprint"]
+            changed = sorted(
+                k for k, v in self.fingerprint.items() if _plain(then.get(k, TrainConfig.before(k))) != _plain(v)
+            )
         except Exception as error:  # torch has no common base error for damaged files
             raise _of_another_version(folder, error) from error
         if changed:
@@ -133,11 +146,13 @@ class Trainer:
             torch.set_rng_state(state["rng"])
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
+            if isinstance(self.objective, Following):
+                self.objective.memory.update(state["memory"])
             self.history, self.best, self.unreadable = state["history"], state["best"], state["unreadable"]
         except Exception as error:  # optimisers and schedulers take their states apart without a look
             raise _of_another_version(folder, error) from error
 
-    def step(self, batch: DeviceBatch, objective: Objective, epoch: int) -> tuple[Tensor, Tensor]:
+    def step(self, batch: DeviceBatch, epoch: int) -> tuple[Tensor, Tensor]:
         """One update; returns the loss and the number of right answers, on the device."""
         stream = RandomStream(self.config.seed, epoch, batch.index)
         x = to_model_input(batch.pixels if self.augment is None else self.augment(batch.pixels, stream))
@@ -149,9 +164,7 @@ class Trainer:
             # the gradients of the processes meet once, with the last part
             alone = part.stop < len(x) and isinstance(self.shared, DistributedDataParallel)
             with self.shared.no_sync() if alone else nullcontext():  # type: ignore[operator]
-                found, hits = self._pass(
-                    x[part], batch.labels[part], objective, replace(stream, index=stream.index[part]), len(x)
-                )
+                found, hits = self._pass(x[part], batch.labels[part], replace(stream, index=stream.index[part]), len(x))
             loss, right = loss + found, right + hits
         if self.config.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -161,32 +174,64 @@ class Trainer:
             self.average.update_parameters(self.model)
         return loss, right
 
-    def _pass(
-        self, x: Tensor, labels: Tensor, objective: Objective, stream: RandomStream, of: int
-    ) -> tuple[Tensor, Tensor]:
+    def _pass(self, x: Tensor, labels: Tensor, stream: RandomStream, of: int) -> tuple[Tensor, Tensor]:
         """Add to the gradients those of these images, a part of ``of``; returns their share of the loss, and how many
         are right."""
         # half precision pays where tensor cores do; a CPU here would only lose digits
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss, logits = objective(self.shared, x, labels, stream)
+            loss, logits = self.objective(self.shared, x, labels, stream)
         share = loss * (len(x) / of)
         together(share.backward)
         return share.detach(), (logits.argmax(dim=1) == labels).sum()
 
-    def keep_if_best(self, standing: Standing) -> None:
-        """Keep the weights of this epoch if none before stood better; of equals the later one.
+    @property
+    def candidates(self) -> dict[str, PixelModel]:
+        """The networks that may be kept: the ``"average"`` of the weights, where there is one, and the ``"last"``."""
+        average = {} if self.average is None else {"average": self.average.module}
+        return {**average, "last": self.model}  # type: ignore[dict-item]
 
-        A network that gives one label to everything is worse than any other: with few classes its worst case is high.
-        """
-        rank = [float(standing.labels > 1), standing.worst_case]
-        if self.best is None or rank >= self.best["rank"]:
-            weights = {name: tensor.detach().cpu().clone() for name, tensor in self.judged.state_dict().items()}
-            self.best = {"epoch": len(self.history), "rank": rank, "model": weights}
+    def keep_if_best(self, standing: Standing, kind: str) -> None:
+        """Keep the weights of one of the :attr:`candidates`, of this epoch, if none before stood better; of equals the
+        later one."""
+        if self.best is None or standing.rank >= self.best["rank"]:
+            state = self.candidates[kind].state_dict()
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+            self.best = {"epoch": len(self.history), "rank": standing.rank, "kind": kind, "model": weights}
 
-    def finalise(self) -> None:
-        """Give ``model`` the weights that are kept."""
-        kept = self.judged.state_dict() if self.best is None else self.best["model"]
-        self.model.load_state_dict(kept)
+    def finalise(self) -> str:
+        """Give ``model`` the weights that are kept; returns which of the :attr:`candidates` they are of."""
+        kind, candidate = next(iter(self.candidates.items()))
+        self.model.load_state_dict(candidate.state_dict() if self.best is None else self.best["model"])
+        # the best of a training that an edgeadv before began is of the network that it measured, the first of them
+        return kind if self.best is None else str(self.best.get("kind", kind))
+
+
+def scheduler(name: str, optimizer: torch.optim.Optimizer, updates: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """The schedule of that name, which begins with the learning rates that the optimiser has."""
+    if name == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
+    if name == "steps":
+        return torch.optim.lr_scheduler.MultiStepLR(
+            optimizer, [max(1, updates // 2), max(1, updates * 3 // 4)], gamma=0.1
+        )
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peaks, total_steps=updates, cycle_momentum=False)
+
+
+@torch.no_grad()
+def _average(decay: float, averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
+    """One step of the moving average, in place, after ``count`` others.
+
+    The decay begins at 0.18 and rises as ``(1 + n) / (10 + n)``, so that the average covers the last ninth of the
+    training until it reaches ``decay``: one of 0.9995 alone would be the random start for thousands of steps.
+    """
+    n = float(count)
+    weight = 1 - min(decay, (1 + n) / (10 + n))
+    if averages[0].is_floating_point():
+        torch._foreach_lerp_(averages, values, weight)
+    else:
+        for average, value in zip(averages, values, strict=True):
+            average.copy_(value)
 
 
 def _of_another_version(folder: Path, error: Exception) -> BundleError:

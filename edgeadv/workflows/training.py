@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from edgeadv_runtime import Eps, InputError, Preprocess
 from edgeadv_runtime.decoding import Options
@@ -31,12 +32,13 @@ if TYPE_CHECKING:
     from ..training.loop import Progress, Report
     from ..training.recipes import Task
     from ..training.runs import Run
+    from ..training.teachers import TeacherStanding
 
 __all__ = ["DistillOptions", "OutOfTimeError", "RecipeOptions", "TrainConfig", "TrainJob", "distill", "train"]
 
-TRAIN_RECIPES = ("undefended", "at-fgsm", "n-fgsm", "at-pgd", "trades")
+TRAIN_RECIPES = ("undefended", "at-fgsm", "n-fgsm", "fgsm-pgi", "at-pgd", "trades", "adr", "awp")
 DISTILL_RECIPES = ("papernot", "soft-label", "ard", "rslad")
-_WEAK_TEACHER = 0.05
+_ONE_STEP = ("at-fgsm", "n-fgsm", "fgsm-pgi")
 _log = logging.getLogger(__name__)
 
 
@@ -44,8 +46,10 @@ _log = logging.getLogger(__name__)
 class RecipeOptions(Options):
     """What belongs to single recipes of :func:`train`."""
 
-    steps: Annotated[int | None, "Steps per image, by default 7 of at-pgd, 10 of trades."] = None
-    beta: Annotated[float | None, "trades: weight of robustness, by default 6."] = None
+    steps: Annotated[int | None, "Steps per image, by default 7 of at-pgd, adr and awp, 10 of trades."] = None
+    beta: Annotated[
+        float | None, "Weight of robustness in trades, by default 6; of the regulariser of fgsm-pgi, by default 10."
+    ] = None
     label_smoothing: Annotated[float, "Share of a label spread over all classes."] = 0.0
 
 
@@ -60,7 +64,8 @@ class DistillOptions(Options):
         str | None, "The teacher's architecture, written as `arch`; by default the student's. Not for papernot."
     ] = None
     teacher_recipe: Annotated[
-        str | None, "ard, rslad: how the teacher is trained: trades (default), at-pgd, n-fgsm or at-fgsm."
+        str | None,
+        "ard, rslad: how the teacher is trained, by a recipe of train with adversarial images; by default trades.",
     ] = None
 
 
@@ -114,7 +119,8 @@ def train(
             ``resume`` and export find it again: a module that is made already has none, and is refused.
         data: as :func:`~edgeadv.data.sources.load_data` takes it.
         out: the run's folder.
-        recipe: ``"undefended"``, or adversarial training: ``"at-fgsm"``, ``"n-fgsm"``, ``"at-pgd"`` or ``"trades"``.
+        recipe: ``"undefended"``, or adversarial training: ``"at-fgsm"``, ``"n-fgsm"`` or ``"fgsm-pgi"``, the fast
+            ones, ``"at-pgd"``, ``"trades"``, ``"adr"`` or ``"awp"``.
         eps: the budget of adversarial training, e.g. ``"8/255"``, in pixels of [0, 1].
         epochs: passes over the training images; None takes ``config``'s.
         weights: ``"none"``, ``"default"`` or a file to start from; a last layer for other classes is replaced.
@@ -201,7 +207,7 @@ def distill(
         teacher_defence = _defence(options.teacher_recipe, budget, RecipeOptions())
     with _task(data, out, _with_epochs(config, epochs), job, progress) as task:
         teacher_arch = options.teacher_arch
-        run = recipes.distill(
+        return recipes.distill(
             task,
             task.architecture(arch, upsample=job.upsample, normalize=job.normalize),
             Path(out),
@@ -217,14 +223,12 @@ def distill(
                 else task.architecture(teacher_arch, upsample=job.upsample, normalize=job.normalize)
             ),
             teacher_defence=teacher_defence,
+            on_teacher=_tell_of_teacher,
         )
-        worst = run.info.recipe.get("teacher_worst_case")
-        if task.processes.first and isinstance(worst, float) and worst < _WEAK_TEACHER:
-            _log.warning(
-                "the teacher is right on %.1f%% of the attacked images held out: it has little robustness to hand on",
-                100 * worst,
-            )
-        return run
+
+
+def _tell_of_teacher(standing: TeacherStanding) -> None:
+    _log.log(logging.INFO if standing.helps else logging.WARNING, "%s", standing.said)
 
 
 def _with_epochs(config: TrainConfig, epochs: int | None) -> TrainConfig:
@@ -248,45 +252,49 @@ def _check_distillation(recipe: str, eps: Eps | None, has_teacher: bool, options
         raise InputError("`eps`, `steps` and `teacher_recipe` belong to `recipe` ard and rslad: leave them out")
     if options.teacher_recipe == "undefended":
         raise InputError(
-            "teacher_recipe", f"undefended has no robustness for {recipe} to hand on: at-fgsm, n-fgsm, at-pgd or trades"
+            "teacher_recipe",
+            f"undefended has no robustness for {recipe} to hand on: one of {', '.join(TRAIN_RECIPES[1:])}",
         )
 
 
 def _defence(recipe: str, eps: str | Eps | None, options: RecipeOptions) -> Defence | None:
     """The recipe of adversarial training; None of ``"undefended"``."""
     from ..training.adversarial import AdversarialTraining, Trades, check_label_smoothing
+    from ..training.prior_guided import PriorGuided
+    from ..training.self_distillation import Adr
+    from ..training.weight_perturbation import Awp
 
-    steps, smoothing = options.steps, options.label_smoothing
-    check_label_smoothing(smoothing)
+    check_label_smoothing(options.label_smoothing)
     if recipe not in TRAIN_RECIPES:
-        others = ", ".join(DISTILL_RECIPES[:-1])
-        raise InputError(
-            "recipe",
-            f"{recipe!r} is not undefended, at-fgsm, n-fgsm, at-pgd or trades "
-            f"(edgeadv distill has {others} and {DISTILL_RECIPES[-1]})",
-        )
-    if options.beta is not None and recipe != "trades":
-        raise InputError("beta", "belongs to `recipe` trades: leave it out")
+        elsewhere = f" (edgeadv distill has {', '.join(DISTILL_RECIPES)})"
+        raise InputError("recipe", f"{recipe!r} is not one of {', '.join(TRAIN_RECIPES)}{elsewhere}")
+    if options.beta is not None and recipe not in ("trades", "fgsm-pgi"):
+        raise InputError("beta", "belongs to `recipe` trades and fgsm-pgi: leave it out")
     if recipe == "undefended":
-        if eps is not None or steps is not None or smoothing:
+        if eps is not None or options.steps is not None or options.label_smoothing:
             raise InputError(
                 "`eps`, `steps` and `label_smoothing` belong to adversarial training: add `recipe` at-pgd, n-fgsm, "
-                "at-fgsm or trades, or leave them out"
+                "trades or another, or leave them out"
             )
         return None
-    budget, given = _budget(eps), {} if steps is None else {"steps": steps}
+    budget = _budget(eps)
     if budget is None:
         raise InputError(f"{recipe} needs `eps`, e.g. 8/255: there is no budget that suits every data set")
-    made: Defence
-    if recipe == "trades":
-        made = Trades.at(budget, **given, beta=6.0 if options.beta is None else options.beta)
-    elif recipe == "at-pgd":
-        made = AdversarialTraining.pgd(budget, **given)
-    elif given:
+    beta: dict[str, Any] = {} if options.beta is None else {"beta": options.beta}
+    made: dict[str, Callable[..., Defence]] = {
+        "at-fgsm": AdversarialTraining.fgsm,
+        "n-fgsm": AdversarialTraining.n_fgsm,
+        "fgsm-pgi": partial(PriorGuided.at, **beta),
+        "at-pgd": AdversarialTraining.pgd,
+        "trades": partial(Trades.at, **beta),
+        "adr": Adr.at,
+        "awp": Awp.at,
+    }
+    if options.steps is None:
+        return made[recipe](budget).smoothed(options.label_smoothing)
+    if recipe in _ONE_STEP:
         raise InputError(f"{recipe} takes one step: leave `steps` out, or use `recipe` at-pgd")
-    else:
-        made = (AdversarialTraining.fgsm if recipe == "at-fgsm" else AdversarialTraining.n_fgsm)(budget)
-    return made.smoothed(smoothing)
+    return made[recipe](budget, steps=options.steps).smoothed(options.label_smoothing)
 
 
 @contextmanager

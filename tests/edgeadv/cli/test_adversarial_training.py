@@ -48,9 +48,24 @@ def test_at_pgd_is_trained_resumed_and_exported(cli, split):
     assert (manifest.title, manifest.provenance["recipe"]) == (run.title, recipe)
 
 
-@pytest.mark.parametrize(("recipe", "steps"), [("at-fgsm", 1), ("n-fgsm", 1), ("trades", 10)])
+@pytest.mark.parametrize(
+    ("recipe", "steps"), [("at-fgsm", 1), ("n-fgsm", 1), ("fgsm-pgi", 1), ("trades", 10), ("adr", 7), ("awp", 7)]
+)
 def test_the_other_recipes(cli, split, recipe, steps):
-    options = ("--at-eps", "8/255", "--label-smoothing", "0.1", "--ema", "0.9", "--clip", "1", "--epochs", "1")
+    options = (
+        "--at-eps",
+        "8/255",
+        "--label-smoothing",
+        "0.1",
+        "--ema",
+        "0.9",
+        "--clip",
+        "1",
+        "--epochs",
+        "1",
+        "--schedule",
+        "steps",
+    )
     outcome = cli("train", "--data", split, *SMALL, "--recipe", recipe, *options, "--out", "run")
     assert outcome.status == 0, outcome.err
     kept = Run.open("run").info
@@ -59,7 +74,8 @@ def test_the_other_recipes(cli, split, recipe, steps):
         steps,
         0.1,
     )
-    assert (kept.config["ema"], kept.config["clip"]) == (0.9, 1.0)
+    assert (kept.config["ema"], kept.config["clip"], kept.config["schedule"]) == (0.9, 1.0, "steps")
+    assert kept.stage.optimizer["schedule"] == "a tenth after 1/2 and again after 3/4 of the updates"
 
 
 def test_a_robust_student_from_a_folder_to_a_bundle_and_into_the_list(cli, split):
@@ -76,10 +92,18 @@ def test_a_robust_student_from_a_folder_to_a_bundle_and_into_the_list(cli, split
         "--holdout",
         "10",
     )
-    teacher = ("--teacher-arch", "timm/test_efficientnet")
-    outcome = cli("distill", "--data", split, *SMALL, *options, *teacher, "--out", "runs/r", "--export", "r.edgeadv")
+    architecture = ("--teacher-arch", "timm/test_efficientnet")
+    outcome = cli(
+        "distill", "--data", split, *SMALL, *options, *architecture, "--out", "runs/r", "--export", "r.edgeadv"
+    )
     assert outcome.status == 0, outcome.err
     assert "held out" in outcome.out and "hides gradients" not in outcome.err
+    said = outcome.err.splitlines()
+    teacher, looked, first = (
+        next(i for i, line in enumerate(said) if line.startswith(start))
+        for start in ("teacher epoch 2/2", "the teacher stands on ", "student epoch 1/2")
+    )
+    assert teacher < looked < first and "of 10 images held out" in said[looked]
     bundle = Bundle.open("r.edgeadv")
     assert bundle.manifest.title == "test_resnet, rslad T=1 eps 8/255" and set(bundle.variants) == {"fp32", "fp16"}
     assert bundle.manifest.provenance["recipe"]["teacher"] == "test_efficientnet, n-fgsm eps 8/255"

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgeadv.data.augment import AUGMENTS, crop_flip
+from edgeadv.data.augment import AUGMENTS, augmentation, crop_flip, crop_flip_back
 from edgeadv.data.rng import RandomStream
 
-USED = [name for name, augment in AUGMENTS.items() if augment is not None]
+USED = [name for name in AUGMENTS if name != "none"]
 
 
 def pictures(n: int, side: int = 16) -> Tensor:
@@ -23,7 +23,7 @@ def pictures(n: int, side: int = 16) -> Tensor:
 
 
 def applied(name: str, pixels: Tensor, index: list[int], seed: int = 0, epoch: int = 0) -> Tensor:
-    augment = AUGMENTS[name]
+    augment = augmentation(name)
     assert augment is not None
     return augment(pixels, RandomStream(seed, epoch, np.array(index, dtype=np.int64)))
 
@@ -66,6 +66,39 @@ def test_crop_flip_shifts_by_an_eighth_and_mirrors() -> None:
     seen = Counter(possible[np.ascontiguousarray(one).tobytes()] for one in made)
     assert len(seen) == 50 and min(seen.values()) > 15 and max(seen.values()) < 75
     assert 900 < sum(n for (_, _, mirrored), n in seen.items() if mirrored) < 1100
+
+
+@pytest.mark.parametrize("name", ["crop-flip", "resized-crop", "affine", "trivial"])
+def test_nothing_is_mirrored_where_it_must_not_be(name: str) -> None:
+    """A picture that is dark on its left stays so, in all but what turns it by more than a right angle."""
+    picture = torch.zeros(3, 16, 16, dtype=torch.uint8)
+    picture[:, :, 8:] = 200
+    copies = picture.expand(200, -1, -1, -1)
+    stream = RandomStream(0, 0, np.arange(200))
+
+    def mirrored(mirror: bool) -> int:
+        augment = augmentation(name, mirror=mirror)
+        assert augment is not None
+        made = augment(copies, stream).float()
+        return int((made[..., :8].mean(dim=(1, 2, 3)) > made[..., 8:].mean(dim=(1, 2, 3)) + 5).sum())
+
+    assert mirrored(True) > 50
+    assert mirrored(False) < 20
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_what_lies_over_moved_images_goes_back_where_it_belongs(mirror: bool) -> None:
+    """Each place that was to be seen gets back the number that it had; the hidden ones are a strip at the border."""
+    n, height, width = 300, 16, 8
+    places = torch.arange(height * width).view(1, 1, height, width).expand(n, 2, -1, -1)
+    stream = RandomStream(0, 0, np.arange(n))
+    back, seen = crop_flip_back(crop_flip(places, stream, mirror=mirror), stream, mirror=mirror)
+    assert seen.shape == (n, 1, height, width) and seen.dtype == torch.bool
+    assert torch.equal(torch.where(seen, back, places), places)
+    hidden_rows, hidden_columns = (~seen.any(dim=3)).sum(dim=2), (~seen.any(dim=2)).sum(dim=2)
+    assert set(hidden_rows.flatten().tolist()) == {0, 1, 2} and set(hidden_columns.flatten().tolist()) == {0, 1}
+    whole = (hidden_rows == 0) & (hidden_columns == 0)
+    assert bool(seen[whole.flatten()].all()) and int(whole.sum()) > 10
 
 
 def test_crop_flip_of_pictures_that_are_not_square() -> None:

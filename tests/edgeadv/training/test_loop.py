@@ -279,6 +279,22 @@ def test_a_compiled_network_trains_alike(tmp_path: Path, digits: tuple[ImageSet,
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "steps"])
+def test_every_schedule_goes_on_where_it_was(
+    tmp_path: Path, digits: tuple[ImageSet, ImageSet], small: Architecture, schedule: str
+) -> None:
+    """And is another training than the usual one."""
+    config = replace(CONFIG, schedule=schedule)
+    whole = train(task(digits, config), small, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(task(digits, config, report=stop_in("train", 3)), small, tmp_path / "cut")
+    with pytest.raises(InputError, match=r"other settings \(schedule\)"):
+        train(task(digits, CONFIG, resume=True), small, tmp_path / "cut")
+    assert_same(train(task(digits, config, resume=True), small, tmp_path / "cut"), whole)
+    usual = train(task(digits), small, tmp_path / "usual")
+    assert usual.info.weights_sha256 != whole.info.weights_sha256
+
+
 # Interrupted
 
 

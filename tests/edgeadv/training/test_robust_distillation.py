@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgeadv.data.datasets import ImageSet, open_data
+from edgeadv.attacks import fgsm, margin, pgd
+from edgeadv.data.datasets import ImageSet, batches, open_data
+from edgeadv.data.loading import to_model_input
 from edgeadv.data.rng import RandomStream
 from edgeadv.models.builder import Architecture
 from edgeadv.training.adversarial import AdversarialTraining, divergence, random_start
@@ -21,6 +24,8 @@ from edgeadv.training.objectives import soft_labels
 from edgeadv.training.recipes import DEFAULTS, Task, distill, train
 from edgeadv.training.robust_distillation import Ard, Rslad
 from edgeadv.training.runs import Run
+from edgeadv.training.selection import split_off
+from edgeadv.training.teachers import TeacherStanding
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.records.eps import Eps
 
@@ -185,6 +190,63 @@ def test_a_larger_teacher_teaches_a_smaller_student(
             steps=2,  # type: ignore[arg-type]
             teacher=teacher,
         )
+
+
+def test_what_a_teacher_has_to_hand_on_is_measured_before_the_student_is_trained(
+    digits: tuple[ImageSet, ImageSet], student: Architecture, tmp_path: Path
+) -> None:
+    """Counted again in one batch, entropy by its definition; it changes nothing of the student, and is not measured for
+    one that is finished."""
+    longer = replace(task(digits), config=TrainConfig(epochs=3, limit=1000, lr=0.05, holdout=50))
+    about = Architecture.find("timm/test_efficientnet", num_classes=10)
+    teacher = train(longer, about, tmp_path / "teacher", defence=AdversarialTraining.fgsm(EPS))
+    told: list[TeacherStanding] = []
+
+    def tell(standing: TeacherStanding) -> None:
+        assert not (tmp_path / "told").exists()
+        told.append(standing)
+
+    def run(out: str, **more: Any) -> Run:
+        settings: dict[str, Any] = {"recipe": "rslad", "eps": EPS, "steps": 1, "teacher": teacher}
+        return distill(task(digits, resume=True), student, tmp_path / out, **settings, **more)
+
+    assert run("told", on_teacher=tell).info.weights_sha256 == run("quiet").info.weights_sha256
+    run("told", on_teacher=tell)
+    (found,) = told
+    images = digits[0]
+    order = split_off(images.labels, 50, budget=EPS)
+    batch = next(batches(images, images.preprocess, batch_size=50, order=order))
+    x = to_model_input(torch.from_numpy(batch.pixels).permute(0, 3, 1, 2)).contiguous()
+    labels, network = torch.from_numpy(batch.labels), teacher.load_model().eval().requires_grad_(False)
+    right = [
+        network(made).argmax(dim=1) == labels
+        for made in (
+            x,
+            fgsm(network, x, labels, eps=EPS.value)[0].x,
+            pgd(network, x, labels, eps=EPS.value, steps=10, loss=margin).x,
+        )
+    ]
+    stood = right[0] & right[1] & right[2]
+    p = network(x[~stood]).softmax(dim=1).double().numpy()
+    assert (found.stood, found.images) == (int(stood.sum()), 50) and 0 < found.stood < 50
+    assert found.doubt == pytest.approx(float(-(p * np.log(p)).sum(axis=1).mean() / math.log(10)), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("standing", "helps", "says"),
+    [
+        (
+            TeacherStanding(300, 500, 0.6),
+            True,
+            "60.0% of 500 images held out; its answers to the other 200 have 60% of",
+        ),
+        (TeacherStanding(500, 500, None), True, "100.0% of 500 images held out: by this rule of thumb it can help"),
+        (TeacherStanding(20, 500, 0.9), False, "little robustness to hand on; train without a teacher"),
+        (TeacherStanding(300, 500, 0.1), False, "sure of what its student will hardly learn"),
+    ],
+)
+def test_what_is_said_of_a_teacher(standing: TeacherStanding, helps: bool, says: str) -> None:
+    assert standing.helps == helps and says in standing.said and len(standing.said) <= 300
 
 
 def test_a_teacher_is_trained_robust_where_none_is_given(

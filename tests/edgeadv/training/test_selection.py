@@ -18,14 +18,16 @@ from edgeadv.attacks import fgsm, margin, pgd
 from edgeadv.data.datasets import ImageSet, balanced_subset, batches, open_data
 from edgeadv.data.loading import loader, to_model_input
 from edgeadv.data.rng import RandomStream
+from edgeadv.data.training_images import fed_images
 from edgeadv.models.builder import Architecture, PixelModel
 from edgeadv.training import checkpoint
 from edgeadv.training.adversarial import AdversarialTraining
 from edgeadv.training.config import OutOfTimeError, TrainConfig
-from edgeadv.training.loop import fit
+from edgeadv.training.loop import accuracy, fit
 from edgeadv.training.objectives import HardLabels
 from edgeadv.training.selection import HOLDOUT, Standing, collapse, split_off, standing
 from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.files import sha256_file
 from edgeadv_runtime.records.eps import Eps
 
 CPU = torch.device("cpu")
@@ -105,8 +107,8 @@ def fit_a_little(model: nn.Module, images: ImageSet) -> None:
 def run(
     digits: tuple[ImageSet, ImageSet], out: Path, model: PixelModel, objective: Any = None, **more: Any
 ) -> dict[str, Any]:
-    settings = {"epochs": 3, "batch_size": 64, "limit": 256, "holdout": 100}
-    kept = {name: more.pop(name) for name in ("resume", "report", "deadline") if name in more}
+    settings = {"epochs": 3, "batch_size": 64, "limit": 256, "holdout": 100, "ema": 0.0}
+    kept = {name: more.pop(name) for name in ("resume", "report", "deadline", "seen_before") if name in more}
     return fit(
         model,
         AdversarialTraining.fgsm(EPS) if objective is None else objective,
@@ -135,6 +137,49 @@ def test_held_out_images_are_not_trained_on(
     # nor read; the last 60 do not fill a batch
     assert not seen & held_out and len(seen) == 3900 and metrics["train_images"] == 3900
     assert "kept_epoch" not in metrics
+
+
+def test_the_images_that_a_list_names_are_not_trained_on(
+    digits: tuple[ImageSet, ImageSet], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train_images, test_images = digits
+    seen: set[int] = set()
+
+    def image(i: int) -> Any:
+        seen.add(i)
+        return train_images.image(i)
+
+    watched = replace(train_images, image=image)
+    held_out = np.arange(0, 4000, 20)
+    file = tmp_path / "list.txt"
+    file.write_text("# some\n\n" + "".join(f"{train_images.names[i]}\n" for i in held_out))
+    more: dict[str, Any] = {"limit": None, "epochs": 1, "holdout_list": str(file)}
+    metrics = run((watched, test_images), tmp_path / "plain", network(), HardLabels(), **more)
+    assert not seen & {*held_out.tolist()} and metrics["train_images"] == 3800 and "kept_epoch" not in metrics
+    assert metrics["holdout_list"] == {"name": "list.txt", "sha256": sha256_file(file)}
+    seen.clear()
+    metrics = run((watched, test_images), tmp_path / "robust", network(), **more)
+    assert metrics["train_images"] == 3800 and metrics["holdout_images"] == 100
+    # all that choose are of the list
+    assert len(seen & {*held_out.tolist()}) == 100 and len(seen) == 3900
+
+
+def test_a_list_that_takes_a_whole_class_is_refused(digits: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
+    names, labels = digits[0].names, digits[0].labels
+    file = tmp_path / "list.txt"
+    file.write_text("".join(f"{names[i]}\n" for i in np.flatnonzero(labels == 7)))
+    with pytest.raises(InputError, match=r"`holdout_list` .*leaves no image of class 7 to train on"):
+        run(digits, tmp_path / "run", network(), holdout_list=str(file))
+
+
+@pytest.mark.parametrize("count", [0, 30])
+def test_held_out_images_that_the_first_weights_know_are_told(
+    digits: tuple[ImageSet, ImageSet], tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int
+) -> None:
+    held_out = split_off(digits[0].labels, 100, budget=EPS)
+    known = fed_images(loader(digits[0], held_out, digits[0].preprocess, CPU), held_out[:count])
+    run(digits, tmp_path / "run", network(), epochs=1, limit=64, seen_before=known)
+    assert ("30 of 100 images held out were trained on before" in caplog.text) == (count == 30)
 
 
 def force(monkeypatch: pytest.MonkeyPatch, figures: Sequence[float]) -> None:
@@ -193,8 +238,8 @@ def test_labels_are_counted(digits: tuple[ImageSet, ImageSet]) -> None:
 
 
 def test_the_average_of_the_weights_is_by_hand(digits: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
-    """After every step, statistics of BatchNorm included, and it is what is measured and kept."""
-    model, steps = network(), 3
+    """After every step, statistics of BatchNorm included; its decay rises to the one that is asked for."""
+    model, steps, decay = network(), 6, 0.35
     after: list[dict[str, torch.Tensor]] = []
 
     class Watched(HardLabels):
@@ -206,14 +251,47 @@ def test_the_average_of_the_weights_is_by_hand(digits: tuple[ImageSet, ImageSet]
     last = {k: v.clone() for k, v in model.state_dict().items()}
     model = network()
     after.clear()
-    run(digits, tmp_path / "run", model, Watched(), limit=64 * steps, epochs=1, holdout=0, ema=0.7)
+    run(digits, tmp_path / "run", model, Watched(), limit=64 * steps, epochs=1, holdout=0, ema=decay)
     expected = after[1]
-    for state in (*after[2:], last):
-        expected = {k: 0.7 * v + 0.3 * state[k] if v.is_floating_point() else state[k] for k, v in expected.items()}
+    for n, state in enumerate((*after[2:], last), 1):
+        share = min(decay, (1 + n) / (10 + n))
+        expected = {k: share * v + (1 - share) * state[k] for k, v in expected.items()}
+    assert share == decay
     for name, value in model.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, expected[name])
             assert not torch.equal(value, last[name])
+        else:
+            assert value == steps
+
+
+@pytest.mark.parametrize(("average", "last"), [(0.5, 0.4), (0.4, 0.5), (0.4, 0.4)])
+def test_of_the_average_and_the_last_weights_the_better_are_kept(
+    digits: tuple[ImageSet, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, average: float, last: float
+) -> None:
+    force(monkeypatch, [average, last])
+    model = network()
+    raw: list[dict[str, torch.Tensor]] = []
+
+    def report(progress: Any) -> None:
+        if progress.measured is not None:
+            raw.append({k: v.clone() for k, v in model.state_dict().items()})
+
+    metrics = run(digits, tmp_path / "run", model, limit=640, epochs=1, ema=0.9, report=report)
+    (epoch,) = metrics["epochs"]
+    assert epoch["holdout_worst_case"] == max(average, last)
+    assert (epoch["worst_case_of_average"], epoch["worst_case_of_last"]) == (average, last)
+    assert (metrics["ema"], metrics["kept_weights"]) == (0.9, "last" if last > average else "average")
+    as_trained = all(torch.equal(v, raw[0][k]) for k, v in model.state_dict().items())
+    assert as_trained == (last > average)
+    right, n = accuracy(model, loader(digits[1], np.arange(len(digits[1])), digits[1].preprocess, CPU))
+    assert metrics["test_accuracy"] == right / n
+
+
+def test_a_short_training_of_a_long_average_learns(digits: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
+    """After 60 steps a decay of 0.9995 alone would have left 97% of the random start in it."""
+    metrics = run(digits, tmp_path / "run", network(), HardLabels(), limit=None, epochs=1, holdout=0, ema=0.9995)
+    assert metrics["test_accuracy"] > 0.5
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
@@ -233,6 +311,28 @@ def test_interrupted_and_resumed_keeps_the_same_epoch(
     resumed = run(digits, tmp_path / "cut", again, limit=640, epochs=4, lr=1.5, ema=ema, resume=True)
     assert resumed["kept_epoch"] == metrics["kept_epoch"]
     assert all(torch.equal(v, whole.state_dict()[k]) for k, v in again.state_dict().items())
+
+
+@pytest.mark.parametrize(("ema", "kind"), [(0.0, "last"), (0.9, "average")])
+def test_a_best_epoch_that_does_not_say_what_it_is_of_is_of_what_was_measured(
+    digits: tuple[ImageSet, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: float, kind: str
+) -> None:
+    """As the edgeadv before wrote it."""
+    force(monkeypatch, [0.5, 0.5])
+
+    def stop(progress: Any) -> None:
+        if progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(digits, tmp_path / "run", network(), limit=640, epochs=2, ema=ema, report=stop)
+    state = saved_state(tmp_path / "run")
+    del state["best"]["kind"]
+    torch.save(state, buffer := io.BytesIO())
+    checkpoint.save(tmp_path / "run", buffer.getvalue())
+    force(monkeypatch, [0.1, 0.1])
+    metrics = run(digits, tmp_path / "run", network(), limit=640, epochs=2, ema=ema, resume=True)
+    assert (metrics["kept_epoch"], metrics["kept_weights"]) == (1, kind)
 
 
 def test_a_deadline_ends_after_a_whole_epoch(digits: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
@@ -290,6 +390,14 @@ def epochs(*figures: tuple[float, float], clean: float = 0.8) -> list[dict[str, 
         ([*({**e, "holdout_labels": 1} for e in epochs((0.3, 0.5), clean=0.5)), *epochs((0.5, 0.2))], False),
         (epochs((0.3, 0.2)), False),
         ([], False),
+        # an average stands for a while what the network itself has lost already
+        (
+            [
+                {**e, "holdout_worst_case": 0.35, "worst_case_of_last": e["holdout_worst_case"], "clean_of_last": 0.9}
+                for e in epochs((0.5, 0.3), (0.8, 0.01))
+            ],
+            True,
+        ),
         ([{"train_accuracy": 0.1}, {"train_accuracy": 0.9}], False),  # nothing held out
         ([{**e, "holdout_images": 99} for e in epochs((0.5, 0.3), (0.8, 0.01))], False),  # chance
     ],
@@ -298,7 +406,9 @@ def test_collapse_is_told_from_a_bad_epoch(history: list[dict[str, float]], coll
     found = collapse(history)
     assert (found is not None) == collapsed
     if found:
-        assert "catastrophic overfitting in epoch 3" in found and "the weights of epoch 2 are kept" in found
+        assert (
+            f"catastrophic overfitting in epoch {len(history)}" in found and "the best weights before are kept" in found
+        )
 
 
 def test_a_training_that_collapses_ends_and_keeps_the_best_epoch(

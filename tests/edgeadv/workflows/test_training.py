@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from edgeadv.data.sources import load_data
+from edgeadv.models.torch_files import torch_content
+from edgeadv.training import checkpoint
 from edgeadv.training.loop import Progress
 from edgeadv.training.runs import Run
 from edgeadv.workflows.runs import list_runs
@@ -110,7 +114,7 @@ def test_the_names_of_before_are_options_still(cli, split):
 CALLS: list[tuple[Callable[..., Run], dict[str, Any], str | None, str]] = [
     (train, {"epochs": 0}, "epochs", "must be at least 1"),
     (train, {"arch": "regnet_y_40mf"}, None, "did you mean"),
-    (train, {"recipe": "papernot"}, "recipe", "edgeadv distill has papernot, soft-label, ard and rslad"),
+    (train, {"recipe": "papernot"}, "recipe", "edgeadv distill has papernot, soft-label, ard, rslad"),
     (train, {"recipe": "at-pgd"}, None, "at-pgd needs `eps`"),
     (train, {"eps": Eps.parse("8/255")}, "eps", "belong to adversarial training"),
     (train, {"recipe": "at-fgsm", "eps": "8/255", "options": RecipeOptions(steps=3)}, None, "leave `steps` out"),
@@ -230,3 +234,38 @@ def test_runs_are_listed_with_those_that_do_not_open(run, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="there is no run in"):
         list_runs(tmp_path / "empty")
+
+
+def test_what_was_trained_before_a_setting_existed_goes_on_by_its_default(
+    run: Path, split: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    info = json.loads((out / "run.json").read_text())
+    del info["config"]["schedule"], info["config"]["holdout_list"]
+    (out / "run.json").write_text(json.dumps(info))
+    again = train(ARCH, split, out=out, config=CONFIG, job=TrainJob(resume=True))
+    assert again.info.created == info["created"]
+    with pytest.raises(InputError, match="finished run with other settings"):
+        changed = TrainConfig(epochs=1, batch_size=16, schedule="cosine")
+        train(ARCH, split, out=out, config=changed, job=TrainJob(resume=True))
+
+
+def test_a_training_begun_before_a_setting_existed_goes_on_by_its_default(split: Path, tmp_path: Path) -> None:
+    out, config = tmp_path / "run", TrainConfig(epochs=2, batch_size=16)
+
+    def stop(progress: Progress) -> None:
+        if progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(ARCH, split, out=out, config=config, progress=stop)
+    state = torch_content(checkpoint.load(out))
+    # as the edgeadv before wrote it: no schedule, no list, and no average without a budget
+    del state["fingerprint"]["schedule"], state["fingerprint"]["no_mirror"], state["fingerprint"]["holdout_list"]
+    state["fingerprint"]["ema"] = 0.0
+    torch.save(state, buffer := io.BytesIO())
+    checkpoint.save(out, buffer.getvalue())
+    with pytest.raises(InputError, match=r"was started with other settings \(schedule\)"):
+        train(ARCH, split, out=out, config=replace(config, schedule="steps"), job=TrainJob(resume=True))
+    assert len(train(ARCH, split, out=out, config=config, job=TrainJob(resume=True)).info.stage.epochs) == 2
