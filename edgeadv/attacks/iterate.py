@@ -310,13 +310,13 @@ def again(
             leave=leave,
         )
         for made in other.split(len(numbers)):
-            found = made if found is None else _worse(found, made, rows)
+            found = made if found is None else merged(found, made, rows)
         number = numbers.stop
     assert found is not None
     return found
 
 
-def _worse(found: Found, made: Found, rows: Tensor) -> Found:
+def merged(found: Found, made: Found, rows: Tensor) -> Found:
     """``found``, with what another attempt ``made`` of ``rows`` where the image still stood and the model is more wrong
     about it now."""
     stood = ~found.broken[rows]

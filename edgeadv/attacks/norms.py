@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeadv_runtime.attacks.ball import image_rng
+from edgeadv_runtime.draws import image_rng
 from edgeadv_runtime.errors import InputError
 
 LINF, EUCLIDEAN = "linf", "l2"

@@ -11,7 +11,7 @@ from edgeadv_runtime.bundle.training_images import overlap_sentence
 from ..workflows.attack_plan import STANDARD, AttackPlan
 from ..workflows.extras import need
 from ..workflows.packing import attack as make_pack
-from ._arguments import Attacks, BundleFile, EpsList, Provider, Suite
+from ._arguments import Attacks, BundleFile, EpsIfAny, Provider, Suite
 from ._fields import say
 from ._shared import keep_memory, progress_bar
 
@@ -19,9 +19,9 @@ from ._shared import keep_memory, progress_bar
 @dataclass(kw_only=True)
 class _Pack:
     data: Annotated[str, "Labelled images: a name or a folder."]
-    eps: EpsList
     out: Annotated[Path, "The attack pack to make."]
     plan: AttackPlan
+    eps: EpsIfAny = None
     suite: Suite = STANDARD
     attacks: Attacks = None
     resume: Annotated[bool, "Continue an interrupted pack."] = False

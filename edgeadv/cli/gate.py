@@ -29,10 +29,20 @@ class _Limits:
         float | None, "Largest drop of clean accuracy against --baseline: 0.01 for one point."
     ] = None
     max_drop_robust: Annotated[float | None, "Largest such drop in the worst case at --eps."] = None
+    min_corrupted: Annotated[
+        float | None, "Least mean accuracy over the corruptions and severities of a file made with --corruptions."
+    ] = None
+    max_drop_corrupted: Annotated[float | None, "Largest drop of that mean against --baseline."] = None
+    corruptions: Annotated[
+        str | None,
+        "Kinds or sets that these two are of; by default all in the file, which has to hold a whole set at each "
+        "severity.",
+    ] = None
+    min_patch: Annotated[str | None, "Least accuracy under a patch, of a file made with --patch: 5%=0.5."] = None
     verdict: Annotated[
         str | None,
         f"Least believable masking verdict that is accepted, of {', '.join(ORDER)}. A rule of its own; robust "
-        f"rules ask for {ORDER[0]} without it.",
+        f"rules ask for {ORDER[0]} without it, and --min-patch for {ORDER[1]}.",
     ] = None
     baseline: Annotated[
         str | None,

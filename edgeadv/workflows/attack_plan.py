@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from edgeadv_runtime.attacks.patches import PLACES, SHAPES
 from edgeadv_runtime.bundle.bundle import Bundle
+from edgeadv_runtime.corruptions.kinds import SETS
 from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.records.suites import (
@@ -30,6 +32,7 @@ Attacks = str | Sequence["str | Attack"] | Mapping[str, Effort] | None
 STANDARD = "standard"
 FLOAT32, TF32, FLOAT16 = "float32", "tf32", "float16"
 PRECISIONS = (FLOAT32, TF32, FLOAT16)
+_SEVERITIES = "1,2,3,4,5"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,12 @@ class AttackPlan(Options):
 
     queries: Annotated[int | None, "Most queries that square makes for an image."] = None
     limit: Annotated[int | None, "At most this many images, as many of each class."] = None
+    images_list: Annotated[
+        Path | None, "Only the images that this file names: a name, or a pattern such as 00000/00003_*, a line."
+    ] = None
+    group: Annotated[
+        str | None, "track: also score tracks, of images called TRACK_FRAME, as an application would decide on them."
+    ] = None
     target: Annotated[str | None, "Class id that fgsm and fgsm-rescaled move towards."] = None
     transfer_from: Annotated[
         tuple[Path | Bundle, ...],
@@ -49,6 +58,18 @@ class AttackPlan(Options):
         f"{FLOAT32}, {TF32} or {FLOAT16}: the less precise the sooner. By default {TF32} on a GPU, as PyTorch has "
         f"it, and on a processor {FLOAT32}, which knows no other.",
     ] = None
+    patch: Annotated[
+        str | None,
+        "In place of attacks within eps: a patch of this area, e.g. 2%,5%,10% of the picture, ascending.",
+    ] = None
+    patch_file: Annotated[Path | None, "Also score this patch for all pictures, made by `edgeadv patch`."] = None
+    patch_shape: Annotated[str, f"Of the patch: {' or '.join(SHAPES)}."] = SHAPES[0]
+    patch_place: Annotated[str, "Of a grid, the worst place for each image, or a random one."] = PLACES[0]
+    corruptions: Annotated[
+        str | None,
+        f"In place of attacks: what cameras and weather do to a picture. Comma-separated kinds, or {', '.join(SETS)}.",
+    ] = None
+    severities: Annotated[str, "Of the corruptions, from 1 to 5."] = _SEVERITIES
     workers: Annotated[int, "Processes that decode images."] = 0
     allow_unreadable: Annotated[bool, "Accept more than 1% of unreadable images."] = False
     allow_training_images: Annotated[
@@ -64,6 +85,14 @@ class AttackPlan(Options):
         super().__post_init__()
         if self.queries is not None and self.queries < 1:
             raise InputError("queries", f"must be at least 1, not {self.queries}")
+        if self.group not in (None, "track"):
+            raise InputError("group", f"{self.group!r} is not track")
+        if self.group is not None and self.limit is not None:
+            raise InputError("`limit` would tear tracks apart: leave it out, or name whole tracks with `images_list`")
+        if self.severities != _SEVERITIES and self.corruptions is None:
+            raise InputError("`severities` are those of `corruptions`: add it, or leave them out")
+        if self.patch is None and (self.patch_shape, self.patch_place) != (SHAPES[0], PLACES[0]):
+            raise InputError("`patch_shape` and `patch_place` are those of `patch`: add it, or leave them out")
         if self.workers < 0:
             raise InputError("workers", f"must be at least 0, not {self.workers}")
 

@@ -7,17 +7,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import numpy as np
+from typing import TYPE_CHECKING, Annotated, Any
 
 from edgeadv_runtime.attacks.base import CraftedBatch, infos
 from edgeadv_runtime.attacks.crafting import craft
-from edgeadv_runtime.attacks.pack import SHARD_SIZE, AttackPack
+from edgeadv_runtime.attacks.pack import AttackPack
 from edgeadv_runtime.attacks.queries import query_attacks
 from edgeadv_runtime.backends import Backend
 from edgeadv_runtime.backends.onnxruntime import CPU, PROVIDERS
-from edgeadv_runtime.bundle.batches import Progress, check_readable, readable
+from edgeadv_runtime.bundle.batches import Progress, check_readable
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.decoding import Options
 from edgeadv_runtime.device.facts import usable_cores
@@ -40,14 +38,17 @@ from .attack_plan import (
     without_gradients,
 )
 from .backends import TensorRTPlan, backend_openers
+from .corruptions import check_budget_kind, to_corrupt
 from .extras import need
 from .inputs import ALL, Budgets, labelled_images, open_bundle
+from .patching import patch_workload
 from .processes import Processes, join
-from .workload import Workload, make_workload
+from .workload import Workload, make_workload, shards
 
 if TYPE_CHECKING:
     from edgeadv.data.datasets import ImageSet
     from edgeadv.data.sources import Data
+    from edgeadv_runtime.attacks.base import Attack
 
 
 # what makes the source of open artefacts and a folder for work under way; and variants without gradients of their own
@@ -148,7 +149,9 @@ def evaluate(
             store = None if out is None else _store(out, bundle, processes)
             # one process looks for training images, for all
             look = processes.first
-            if pack is None:
+            if plan.corruptions is not None:
+                source_of, more = to_corrupt(bundle, data, pack, plan, resume=execution.resume, look=look)
+            elif pack is None:
                 assert data is not None
                 source_of, more = _to_craft(
                     bundle, data, eps, suite, attacks, variants, plan, execution, progress, look=look
@@ -182,15 +185,25 @@ def _check(
     execution: Execution,
 ) -> None:
     """Refuse what does not go together."""
+    if plan.corruptions is not None or plan.patch is not None or plan.patch_file is not None:
+        check_budget_kind(data, pack, plan, with_attacks=eps is not None or attacks is not None or suite != STANDARD)
+    elif pack is None and data is None:
+        raise InputError("evaluate takes `data` with `eps`, or `pack`")
     if pack is None:
-        if data is None:
-            raise InputError("evaluate takes `data` with `eps`, or `pack`")
         return
-    fixed = [plan.target, plan.limit, plan.transfer_from, plan.allow_unreadable, plan.gradients is not None]
+    fixed = [
+        plan.target,
+        plan.limit,
+        plan.images_list,
+        plan.group,
+        plan.transfer_from,
+        plan.allow_unreadable,
+        plan.gradients is not None,
+    ]
     if eps is not None or execution.uint8 or any(fixed):
         raise InputError(
-            "`eps`, `target`, `limit`, `uint8`, `transfer_from`, `gradients` and `allow_unreadable` were settled "
-            "with the pack: leave them out"
+            "`eps`, `target`, `limit`, `images_list`, `group`, `uint8`, `transfer_from`, `gradients` and "
+            "`allow_unreadable` were settled with the pack: leave them out"
         )
     if data is None and (plan.workers or plan.download or plan.data_root):
         raise InputError("`workers`, `download` and `data_root` are for `data`: leave them out")
@@ -220,23 +233,19 @@ def _to_craft(
 ) -> _Images:
     """Images that are attacked here."""
     need("train")
-    efforts, own = chosen_attacks(suite, attacks, plan.queries)
-    work = make_workload(
-        bundle,
-        data,
-        eps,
-        efforts=efforts,
-        variants=variants,
-        plan=plan,
-        own=own,
-        provider=execution.provider,
-        threads=execution.threads,
-    )
+    where: dict[str, Any] = {"variants": variants, "provider": execution.provider, "threads": execution.threads}
+    own: list[Attack] = []
+    if plan.patch is not None:
+        work = patch_workload(bundle, data, plan, **where)
+    else:
+        efforts, own = chosen_attacks(suite, attacks, plan.queries)
+        work = make_workload(bundle, data, eps, efforts=efforts, plan=plan, own=own, **where)
     if execution.resume:
         check_resumable(work.images, own)
     if look:
         work.check_training_images(bundle, workers=plan.workers, progress=progress)
-    return partial(crafted, bundle, work, uint8=execution.uint8, workers=plan.workers), work.skipped
+    make = partial(crafted, bundle, work, uint8=execution.uint8, workers=plan.workers, grouped=plan.group is not None)
+    return make, work.skipped
 
 
 def _of_pack(
@@ -317,6 +326,7 @@ class _Job:
                 data=data,
                 skipped=self.skipped,
                 examples=self.execution.examples,
+                names=self.source.names,
             )
         except DataError:
             # no other option would make more of these outcomes
@@ -337,21 +347,21 @@ def crafted(
     *,
     uint8: bool = False,
     workers: int = 0,
+    grouped: bool = False,
 ) -> Source:
     """Images attacked as they are scored; ``state`` as for :func:`query_attacks`."""
-    from edgeadv.attacks.pack_writer import clean_batches, images_sha256
+    from edgeadv.attacks.pack_writer import images_sha256
 
     attacks = [*work.attacks, *query_attacks(work.efforts, work.eps, work.reference, backends, state=state)]
 
+    clean, count = shards(bundle, work.images, work.order, work.data, workers=workers)
+
     def read(numbers: Sequence[int], unreadable: list[str]) -> Iterator[CraftedBatch]:
-        parts = [work.order[number * SHARD_SIZE : (number + 1) * SHARD_SIZE] for number in numbers]
-        order = np.concatenate(parts) if parts else work.order[:0]
-        clean = clean_batches(work.images, bundle, order, unreadable=unreadable, workers=workers)
-        return craft(readable(clean, unreadable, work.data), attacks, work.reference, uint8=uint8)
+        return craft(clean(numbers, unreadable), attacks, work.reference, uint8=uint8)
 
     origin = {"images": images_sha256(work.images, work.order), "reference": Artefact.of(work.reference).binding()}
-    count = -(-len(work.order) // SHARD_SIZE)
-    return Source(infos(attacks, uint8=uint8), work.data, read, count, origin)
+    names = work.images.names if grouped else ()
+    return Source(infos(attacks, uint8=uint8), work.data, read, count, origin, names)
 
 
 def _cores_for_both(backends: Sequence[Backend], threads: int | None) -> bool:

@@ -58,6 +58,9 @@ class Int8Options(Options):
     calibration_data: Annotated[
         str | None, "int8: a folder of images, or train for those of the run (default); never test images."
     ] = None
+    calibration_list: Annotated[
+        Path | None, "int8: a file that names those of them to choose from, a name or a pattern a line."
+    ] = None
     calibration_count: Annotated[int | None, "int8: how many of them; default 512, or all if they are fewer."] = None
     calibration_seed: Annotated[int | None, "int8: seed of their choice; default 0."] = None
     max_drop: Annotated[
@@ -331,11 +334,15 @@ def _int8_plan(options: Int8Options, run: Run | WithoutRun, data: Data | None, t
     from edgeadv_export.calibration import ADVISED
     from edgeadv_export.int8_quality import MAX_DROP
 
+    from ..data.lists import named_by
     from .int8_judge import Int8Judge
 
     eps = None if options.gate_eps is None else Eps.parse(options.gate_eps)
+    choice = calibration_images(options.calibration_data, run_data=data)
+    if options.calibration_list is not None:
+        choice = choice.at(named_by(Path(options.calibration_list), choice.names, field="calibration_list"))
     calibration = choose_calibration(
-        calibration_images(options.calibration_data, run_data=data),
+        choice,
         run.preprocess,
         count=options.calibration_count,
         seed=options.calibration_seed or 0,

@@ -12,13 +12,16 @@ from edgeadv_runtime.files import partial_of
 
 from .alone import alone
 from .attack_plan import STANDARD, AttackPlan, Attacks, check_resumable, chosen_attacks
+from .corruptions import check_budget_kind
 from .extras import need
 from .inputs import Budgets, open_bundle
+from .patching import patch_workload
 from .workload import make_workload
 
 if TYPE_CHECKING:
     from edgeadv.data.datasets import ImageSet
     from edgeadv.data.sources import Data
+    from edgeadv_runtime.attacks.base import Attack
 
 
 @alone()
@@ -50,7 +53,7 @@ def attack(
         suite: how hard to try, of :data:`~edgeadv_runtime.records.suites.SUITES`.
         attacks: names, or efforts by name, and objects such as :class:`~edgeadv_runtime.CallableAttack`, instead of the
             suite's attacks.
-        plan: how images are attacked.
+        plan: how images are attacked; with ``patch`` in the place of budgets within eps.
         provider: where gradients are computed: ``"cpu"``, or ``"cuda"``.
         uint8: store 8-bit pixels, rounded within eps; else float32.
         resume: continue what an interrupted call left.
@@ -67,10 +70,23 @@ def attack(
     if provider not in ("cpu", "cuda"):
         raise InputError("provider", f"{provider!r} computes no gradients: cpu or cuda")
     bundle, folder, plan = open_bundle(bundle), Path(out), plan or AttackPlan()
-    efforts, own = chosen_attacks(suite, attacks, plan.queries)
-    work = make_workload(
-        bundle, data, eps, efforts=efforts, variants=bundle.variants, plan=plan, own=own, provider=provider
-    )
+    if plan.group is not None:
+        raise InputError(
+            "`group` needs the names of the images, which a pack has not: leave it out, and `evaluate` them"
+        )
+    if plan.corruptions is not None:
+        raise InputError(
+            "`corruptions` are made where they are scored: leave them out, and `evaluate` the pack with them"
+        )
+    own: list[Attack] = []
+    if plan.patch is not None or plan.patch_file is not None:
+        check_budget_kind(data, None, plan, with_attacks=eps is not None or attacks is not None or suite != STANDARD)
+        work = patch_workload(bundle, data, plan, variants=bundle.variants, provider=provider)
+    else:
+        efforts, own = chosen_attacks(suite, attacks, plan.queries)
+        work = make_workload(
+            bundle, data, eps, efforts=efforts, variants=bundle.variants, plan=plan, own=own, provider=provider
+        )
     if resume:
         check_resumable(work.images, own)
     if not folder.exists():
@@ -81,7 +97,7 @@ def attack(
         bundle=bundle,
         images=work.images,
         order=work.order,
-        attacks=[*work.attacks, *query_attacks(efforts, work.eps, work.reference, (), state=partial_of(folder))],
+        attacks=[*work.attacks, *query_attacks(work.efforts, work.eps, work.reference, (), state=partial_of(folder))],
         reference=work.reference,
         data=work.data,
         uint8=uint8,

@@ -22,7 +22,7 @@ from .inputs import labelled_images, open_bundle
 from .workload import by_precision
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from edgeadv.data.datasets import ImageSet
     from edgeadv.data.sources import Data
@@ -74,21 +74,48 @@ def make_perturbation(
         DataError: the images cannot be opened, or too many are unreadable.
     """
     need("train")
+    from edgeadv.attacks.universal import universal_sign
+
+    budget = eps if isinstance(eps, Eps) else Eps.parse(eps)
+    budget.check_8_bits()
+    opened = open_bundle(bundle)
+    model, x, y, rest = halves(opened, data, limit)
+    sign = universal_sign(model, x, y, eps=budget.grey_levels / 255)
+    pattern = np.ascontiguousarray(sign.permute(1, 2, 0).cpu().numpy())
+    stored = StoredPerturbation(pattern, budget, opened.weights_sha256)
+    stored.save(Path(out))
+    without = share_given(model, rest.pixels, rest.labels)
+    with_it = share_given(model, np.stack([stored.applied(image, 1.0) for image in rest.pixels]), rest.labels)
+    return Demonstration(stored, len(rest.labels), without, with_it)
+
+
+@dataclass(frozen=True)
+class Rest:
+    """Images that did not make something: uint8 (n, H, W, channels), and their labels, int64 (n,)."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+def halves(bundle: Bundle, data: ImageSet | Data | str | Path, limit: int) -> tuple[nn.Module, Tensor, Tensor, Rest]:
+    """The network of the most precise artefact, half of the images and their labels as tensors, and the other half.
+
+    Raises:
+        InputError: fewer than two images are readable.
+        DataError: the images cannot be opened, or too many are unreadable.
+    """
     import torch
 
     from edgeadv.attacks.pack_writer import clean_batches
-    from edgeadv.attacks.universal import universal_sign
     from edgeadv.data.datasets import balanced_subset
     from edgeadv.gradients.artefact import open_graph
     from edgeadv.models.device import default_device
 
-    budget = eps if isinstance(eps, Eps) else Eps.parse(eps)
-    budget.check_8_bits()
-    opened, device = open_bundle(bundle), default_device()
-    images = labelled_images(data, opened)
+    device = default_device()
+    images = labelled_images(data, bundle)
     order = np.random.default_rng(0).permutation(balanced_subset(images.labels, limit))
     unreadable: list[str] = []
-    found = list(clean_batches(images, opened, order, unreadable=unreadable))
+    found = list(clean_batches(images, bundle, order, unreadable=unreadable))
     pixels, labels = np.concatenate([b.pixels for b in found]), np.concatenate([b.labels for b in found])
     if len(unreadable) > MOST_UNREADABLE * len(order):
         raise DataError(
@@ -98,30 +125,18 @@ def make_perturbation(
     half = len(pixels) // 2
     if not half:
         raise InputError(f"{len(pixels)} of the images of {images.spec} are readable: at least 2 are needed")
-    model = open_graph(opened, by_precision(opened)[0], device=device)
+    model = open_graph(bundle, by_precision(bundle)[0], device=device)
     x, y = torch.from_numpy(to_tensor(pixels[:half])).to(device), torch.from_numpy(labels[:half]).to(device)
-    sign = universal_sign(model, x, y, eps=budget.grey_levels / 255)
-    pattern = np.ascontiguousarray(sign.permute(1, 2, 0).cpu().numpy())
-    stored = StoredPerturbation(pattern, budget, opened.weights_sha256)
-    stored.save(Path(out))
-    without, with_it = (_share_right(model, stored, pixels[half:], labels[half:], strength) for strength in (0.0, 1.0))
-    return Demonstration(stored, len(pixels) - half, without, with_it)
+    return model, x, y, Rest(pixels[half:], labels[half:])
 
 
-def _share_right(
-    model: nn.Module,
-    stored: StoredPerturbation,
-    pixels: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    strength: float,
-) -> float:
-    """Share of the images that the network names rightly at this strength of the perturbation."""
+def share_given(model: nn.Module, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
+    """Share of the images that the network gives these labels."""
     import torch
 
     device, hits = next(model.parameters()).device, []
     for i in range(0, len(pixels), _BATCH):
-        moved = np.stack([stored.applied(image, strength) for image in pixels[i : i + _BATCH]])
         with torch.no_grad():
-            logits = model(torch.from_numpy(to_tensor(moved)).to(device)).cpu().numpy()
+            logits = model(torch.from_numpy(to_tensor(pixels[i : i + _BATCH])).to(device)).cpu().numpy()
         hits.append(first_is_right(logits, labels[i : i + _BATCH]))
     return float(np.concatenate(hits).mean())

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeadv_runtime import Backend, OnnxRuntimeBackend
-from edgeadv_runtime.bundle.batches import DataInfo, Progress
+from edgeadv_runtime.attacks.pack import SHARD_SIZE
+from edgeadv_runtime.bundle.batches import CleanBatch, DataInfo, Progress, readable
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.bundle.variants import FLOAT_VARIANTS, INT8, base_of, precision_of
 from edgeadv_runtime.errors import InputError
+from edgeadv_runtime.evaluation.tracks import check_tracks, tracks_of
 from edgeadv_runtime.records.about import NO_GRADIENTS, Skipped
 from edgeadv_runtime.records.eps import Eps
 from edgeadv_runtime.records.suites import (
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from edgeadv.backends.pytorch import ModuleBackend
     from edgeadv.data.datasets import ImageSet
     from edgeadv.data.sources import Data
     from edgeadv_runtime.attacks.base import Attack
@@ -80,6 +83,50 @@ class Workload:
         check_training_images(self.images, bundle, self.order, data=self.data, workers=workers, progress=progress)
 
 
+def chosen_images(
+    bundle: Bundle, data: ImageSet | Data | str | Path, plan: AttackPlan
+) -> tuple[ImageSet, NDArray[np.int64], DataInfo]:
+    """Labelled images of the bundle's classes, which of them, int64 (n,), and how results name them.
+
+    Raises:
+        DataError: they cannot be opened, or have a class that the bundle does not know.
+    """
+    from edgeadv.data.datasets import balanced_subset
+    from edgeadv.data.lists import named_by
+
+    images = labelled_images(data, bundle, root=plan.data_root, download=plan.download)
+    if plan.images_list is not None:
+        images = images.at(named_by(plan.images_list, images.names, field="images_list"))
+    if plan.group is not None:
+        check_tracks(images.names, images.labels)
+    order = balanced_subset(images.labels, plan.limit)
+    info = DataInfo(
+        name=Path(images.spec).name,
+        split=images.split,
+        total=len(order),
+        allow_unreadable=plan.allow_unreadable,
+        allow_training_images=plan.allow_training_images,
+    )
+    return images, order, info
+
+
+def shards(
+    bundle: Bundle, images: ImageSet, order: NDArray[np.int64], data: DataInfo, *, workers: int
+) -> tuple[Callable[[Sequence[int], list[str]], Iterator[CleanBatch]], int]:
+    """What reads the batches of these numbers, as :class:`~edgeadv_runtime.evaluation.source.Source` asks for them, and
+    how many there are."""
+    import numpy as np
+
+    from edgeadv.attacks.pack_writer import clean_batches
+
+    def read(numbers: Sequence[int], unreadable: list[str]) -> Iterator[CleanBatch]:
+        parts = [order[number * SHARD_SIZE : (number + 1) * SHARD_SIZE] for number in numbers]
+        chosen = np.concatenate(parts) if parts else order[:0]
+        return readable(clean_batches(images, bundle, chosen, unreadable=unreadable, workers=workers), unreadable, data)
+
+    return read, -(-len(order) // SHARD_SIZE)
+
+
 def make_workload(
     bundle: Bundle,
     data: ImageSet | Data | str | Path,
@@ -117,7 +164,6 @@ def make_workload(
 
     from edgeadv.attacks.pack_writer import clean_batches
     from edgeadv.backends.pytorch import ModuleBackend
-    from edgeadv.data.datasets import balanced_subset
 
     plan = plan or AttackPlan()
     check_gradients(plan.gradients, provider)
@@ -132,15 +178,7 @@ def make_workload(
     if eps is None and efforts:
         raise InputError("`data` needs `eps`, e.g. `eps` 1/255,8/255: there is no default budget")
     wanted = () if eps is None else budgets(eps, norm="l2" if efforts and set(efforts) <= set(OPTIONAL) else "linf")
-    images = labelled_images(data, bundle, root=plan.data_root, download=plan.download)
-    order = balanced_subset(images.labels, plan.limit)
-    info = DataInfo(
-        name=Path(images.spec).name,
-        split=images.split,
-        total=len(order),
-        allow_unreadable=plan.allow_unreadable,
-        allow_training_images=plan.allow_training_images,
-    )
+    images, order, info = chosen_images(bundle, data, plan)
     reference, skipped = _reference(bundle, efforts, provider="cpu" if provider == "cpu" else "cuda", threads=threads)
 
     def sample() -> NDArray[np.float32]:
@@ -152,7 +190,7 @@ def make_workload(
     theirs: list[Attack] = []
     transfers = False
     # without gradients of the reference there are none that could be transferred
-    for variant in _others(reference, variants) if wanted and isinstance(reference, ModuleBackend) else ():
+    for variant in other_variants(reference, variants) if wanted and isinstance(reference, ModuleBackend) else ():
         try:
             theirs += makers.on_artefact(variant)
         except InputError as error:
@@ -160,10 +198,42 @@ def make_workload(
             skipped.append(Skipped(backend=NO_GRADIENTS[0], variant=variant, reason=reason))
             transfers = True
     made = makers.on_reference(everywhere=transfers) if wanted else []
+    if plan.group is not None and wanted and isinstance(reference, ModuleBackend):
+        made.append(on_tracks(bundle, reference, images, wanted))
     made += transferred(
         bundle, plan.transfer_from, wanted, efforts=efforts, device=makers.device, precision=plan.gradients
     )
     return Workload(images, order, info, wanted, efforts, [*made, *theirs, *own], reference, skipped)
+
+
+def on_tracks(
+    bundle: Bundle, reference: ModuleBackend, images: ImageSet, eps: Sequence[Eps], *, patch: str | None = None
+) -> Attack:
+    """One perturbation for each track of ``images``, or one patch of the shape ``patch``, by the gradients of the
+    reference."""
+    import numpy as np
+
+    from edgeadv.attacks.pack_writer import clean_batches
+    from edgeadv.attacks.track import track_attack
+
+    positions = np.arange(len(images))
+
+    def tracks() -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        for frames in tracks_of(positions, images.names):
+            # of a track that cannot be read nothing is scored
+            found = [batch for batch in clean_batches(images, bundle, frames, unreadable=[]) if len(batch.labels)]
+            if found:
+                pixels = np.concatenate([to_tensor(batch.pixels) for batch in found])
+                yield pixels, np.concatenate([batch.labels for batch in found])
+
+    return track_attack(
+        reference.model,
+        tracks(),
+        eps,
+        gradients_sha256=reference.gradients_sha256,
+        gradients=reference.gradients or "",
+        patch=patch,
+    )
 
 
 def _reference(
@@ -191,7 +261,7 @@ def by_precision(bundle: Bundle) -> list[str]:
     return sorted(bundle.variants, key=lambda variant: FLOAT_VARIANTS.index(base_of(variant)))
 
 
-def _others(reference: Backend, variants: Sequence[str]) -> list[str]:
+def other_variants(reference: Backend, variants: Sequence[str]) -> list[str]:
     """Of ``variants`` those that are another function of the pixels than ``reference``, each once."""
     by_base = {base_of(variant): variant for variant in reversed(variants)}
     return [variant for base, variant in by_base.items() if base != base_of(reference.variant)][::-1]

@@ -1,8 +1,6 @@
-"""The L-infinity ball around images of [0, 1], and random draws that belong to an image."""
+"""The L-infinity ball around images of [0, 1]."""
 
 from __future__ import annotations
-
-import zlib
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +24,3 @@ def ball(x: NDArray[np.float32], eps: float) -> tuple[NDArray[np.float32], NDArr
         np.where(exact - lower > eps, np.nextafter(lower, np.float32(1)), lower),
         np.where(upper - exact > eps, np.nextafter(upper, np.float32(0)), upper),
     )
-
-
-def image_rng(use: str, seed: int, image: NDArray[np.float32], part: int = 0) -> np.random.Generator:
-    """A generator seeded by the image's own bytes: what it draws does not depend on the batch that the image is in.
-
-    Args:
-        use: what it is for, e.g. ``"noise"``: attacks must not draw the same numbers, or one would be no evidence
-            beside another.
-        seed: not negative.
-        image: float32 (3, H, W).
-        part: not negative; tells one stream of the same use from another.
-    """
-    return np.random.default_rng((zlib.crc32(use.encode()), seed, zlib.crc32(image.tobytes()), part))

@@ -322,7 +322,7 @@ def check_infos(listed: Iterable[AttackInfo]) -> None:
         norm = info.params.norm or NORMS[0]
         if norm not in NORMS:
             raise InputError(f"attack {info.name} is measured in {norm!r}: choose from {', '.join(NORMS)}")
-        if info.params.uint8 and norm != "l2":
+        if info.params.uint8 and norm == NORMS[0]:
             info.eps.check_8_bits(instead="do not round to 8 bits")
         if not info.control:
             norms.setdefault(norm, info.name)

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import Backend
+from ..draws import image_rng
 from ..errors import InputError
 from ..records.eps import Eps
 from ..records.rows import AttackParams
 from ..records.suites import NOISE
-from .ball import ball, image_rng
+from .ball import ball
 from .base import Crafted
 from .margins import margins
 from .square_attack import query_attack_name

@@ -7,8 +7,10 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.preprocess import to_pixels
 from ..errors import InputError
-from ..records.eps import Eps
+from ..records.eps import AREA, SEVERITY, Eps
+from .patches import check_covered
 
 # rounding of float32 sums near 1, far below one grey level; of each pixel where it is a length that is limited
 _EPS_SLACK, _EPS_SLACK_OF_A_PIXEL = 1e-6, 1e-7
@@ -26,7 +28,8 @@ def check_crafted(
         x: float32 (n, 3, H, W) in [0, 1].
         name: of the attack, for messages.
         eps: the budget.
-        norm: what the budget limits: ``"linf"`` or None, each pixel; ``"l2"``, the Euclidean length over an image.
+        norm: what the budget limits: ``"linf"`` or None, each pixel; ``"l2"``, the Euclidean length over an image;
+            ``"area"``, the share of pixels that changed; ``"severity"``, no distance.
 
     Raises:
         InputError: it is broken.
@@ -39,6 +42,11 @@ def check_crafted(
         raise InputError(f"attack {name} returned values that are not finite")
     if x_adv.min() < 0 or x_adv.max() > 1:
         raise InputError(f"attack {name} left the range [0, 1]: it must work on pixels, not on normalised tensors")
+    if norm == SEVERITY:
+        return
+    if norm == AREA:
+        check_covered((x_adv != x).any(axis=1), name, eps)
+        return
     if norm == "l2":
         what, largest = "an image", float(_lengths(x_adv - x).max())
         slack = _EPS_SLACK + _EPS_SLACK_OF_A_PIXEL * sqrt(x[0].size)
@@ -53,10 +61,11 @@ def round_to_uint8(
 ) -> NDArray[np.uint8]:
     """Adversarial images as 8-bit pixels within eps of the originals.
 
-    In the maximum norm each pixel takes the nearest grey level that is still within eps. In the Euclidean norm all are
-    cut to whole levels towards the original, and then those are raised to the next level, one after another, that
-    follow the perturbation most for the length that they cost, until the length is used up: taking the nearest would
-    undo a perturbation most of whose values are below half a level.
+    A patch and a corruption keep to no distance, and are rounded. In the maximum norm each pixel takes the nearest grey
+    level that is still within eps. In the Euclidean norm all are cut to whole levels towards the original, and then
+    those are raised to the next level, one after another, that follow the perturbation most for the length that they
+    cost, until the length is used up: taking the nearest would undo a perturbation most of whose values are below half
+    a level.
 
     Args:
         x_adv: float32 (n, 3, H, W) in [0, 1], within eps.
@@ -67,6 +76,8 @@ def round_to_uint8(
     Returns:
         uint8 (n, H, W, 3).
     """
+    if norm in (AREA, SEVERITY):
+        return to_pixels(x_adv)
     original = pixels.astype(np.int16)
     if norm == "l2":
         moved = x_adv.transpose(0, 2, 3, 1).astype(np.float64) * 255 - original

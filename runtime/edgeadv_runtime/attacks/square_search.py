@@ -14,10 +14,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ..arrays import Due, Dues, load_arrays
+from ..draws import image_rng
 from ..errors import BackendError, InputError
 from ..files import atomic_file, canonical_json, sha256_bytes
 from ..reading import decoded, read_bytes
-from .ball import ball, image_rng
+from .ball import ball
 from .margins import clearly_broken, margins
 
 P_INIT = 0.8

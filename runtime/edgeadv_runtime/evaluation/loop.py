@@ -25,7 +25,7 @@ from ..decoding import convert
 from ..device.facts import environment
 from ..errors import DataError, InputError
 from ..records.about import Calibration, ScoredData, Skipped, Subject
-from ..records.eps import Eps
+from ..records.eps import AREA, SEVERITY, Eps
 from ..records.evidence import RowMasking
 from ..records.machine import Environment
 from ..records.measurement import WRITER
@@ -33,9 +33,11 @@ from ..records.results import Results
 from ..records.rows import CLEAN, WORST_CASE, AttackParams, Comparison, Row, Threat
 from ..records.suites import NOISE, WHOLE_STEP, base_name, order_of
 from .outcomes import Artefact, BatchOutcome, rounding_lost
+from .patch_verdict import patch_verdict
 from .scoring import TOP, score_batches
 from .source import Source
-from .verdict import verdict_of
+from .tracks import track_rows
+from .verdict import no_verdict, verdict_of
 from .worst_images import first_examples
 
 _THREATS: tuple[Threat, ...] = ("white-box", "query", "transfer")
@@ -164,6 +166,7 @@ def score_source(
         seen=seen,
         overlap=overlap,
         keep=lambda position, outcome: keep(mine[position], outcome),
+        names=source.names,
     )
     for outcome in outcomes:
         done += outcome.images
@@ -201,6 +204,7 @@ def summarise(
     data: DataInfo,
     skipped: Sequence[Skipped] = (),
     examples: int = 6,
+    names: Sequence[str] = (),
 ) -> Results:
     """What a results file says of ``outcomes``, which depends on nothing else but for the time and the environment.
 
@@ -212,6 +216,7 @@ def summarise(
         data: what the images are.
         skipped: combinations that were asked for and cannot be.
         examples: how many images to show.
+        names: of all images by their position, where tracks of them are scored; else empty.
 
     Raises:
         DataError, InputError: as :func:`evaluate`.
@@ -229,7 +234,12 @@ def summarise(
     scored = [info for info in infos if not info.control]
     budgets = sorted({info.eps for info in scored}, key=lambda eps: (eps.value, eps.text))
     table = [_gathered(k, artefact, outcomes, scored, budgets) for k, artefact in enumerate(artefacts)]
-    masking, of_rows = verdict_of(infos, outcomes, artefacts)
+    norm = scored[0].params.norm if scored else None
+    if norm == SEVERITY:
+        masking, of_rows = no_verdict(n, len(artefacts))
+    else:
+        judge = patch_verdict if norm == AREA else verdict_of
+        masking, of_rows = judge(infos, outcomes, artefacts)
     shares = _zero_shares(outcomes, scored, n)
     rows: list[Row] = []
     for k, (entry, verdict) in enumerate(zip(table, of_rows, strict=True)):
@@ -263,6 +273,7 @@ def summarise(
         skipped=tuple(skipped),
         examples=first_examples((example for o in outcomes for example in o.examples), examples),
         comparisons=_comparisons(table, budgets),
+        tracks=track_rows(outcomes, artefacts, [entry.top1 for entry in table], names, bundle) if names else (),
         edgeadv_version=WRITER,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
@@ -367,7 +378,8 @@ def _rows(
         names = tuple(dict.fromkeys([CLEAN, *(info.name for info in within)]))
         uint8 = artefact.takes_uint8 or within[0].params.uint8
         params = AttackParams(norm=within[0].params.norm or "linf", uint8=uint8, attacks=names)
-        threat = min((_threat(info, artefact) for info in within), key=_THREATS.index)
+        threats = [found for info in within if (found := _threat(info, artefact)) is not None]
+        threat = min(threats, key=_THREATS.index, default=None)
         sources = dict.fromkeys(info.gradients for info in within if info.gradients is not None)
         known, gradients = all(map(_tells_top5, within)), ", ".join(sources) or None
         rows.append(row((WORST_CASE, eps.text), eps.value, params, threat, gradients, known=known))
@@ -378,12 +390,14 @@ def _tells_top5(info: AttackInfo) -> bool:
     """Whether the attack is not content with an image whose label has become the second; of a third party's nobody
     knows."""
     name = base_name(info.name)
-    return name in WHOLE_STEP or (name == NOISE and info.params.queries == 1)
+    return name in WHOLE_STEP or info.params.norm == SEVERITY or (name == NOISE and info.params.queries == 1)
 
 
-def _threat(info: AttackInfo, artefact: Artefact) -> Threat:
-    """White-box only where the gradients are those of the very artefact that is scored, query only where it was
-    asked."""
+def _threat(info: AttackInfo, artefact: Artefact) -> Threat | None:
+    """White-box only where the gradients are those of the very artefact that is scored, query only where it was asked;
+    a corruption is none."""
+    if info.params.norm == SEVERITY:
+        return None
     if artefact.has_gradients(info.gradients_sha256):
         return "white-box"
     return "query" if info.queried == artefact.identity else "transfer"

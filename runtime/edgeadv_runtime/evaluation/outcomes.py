@@ -87,7 +87,7 @@ class LabelledExample:
     """An image for the report.
 
     Attributes:
-        label: number of its true class.
+        label: number of its true class, or of the frame in the track that is shown.
         entry: its entry in the results file.
     """
 
@@ -111,7 +111,8 @@ _DUE = {
     **{name: Due.of("int64", None) for name in ("index", "labels")},
     **{name: Due.of("bool", None) for name in ("probabilities", "unstable", "unstable_*")},
     **{name: Due.of(kind, None, None) for name, kind in _PER_KEY.items()},
-    **{name: Due.of("float32", None, None) for name in ("progress", "progress_*")},
+    **{name: Due.of("float32", None, None) for name in ("progress", "progress_*", "probability_*")},
+    "given_*": Due.of("int64", None, None),
     "linearity": Due.of("float32", None, None, None),
     "rest": Due.of("uint8", None),
 }
@@ -134,6 +135,8 @@ class BatchOutcome:
         progress: for each artefact and each key of noise and of a query attack, float32 (n,), as :class:`Evidence` has
             it.
         unstable: for each artefact, bool (n,): asked again it gave other logits.
+        given: for each artefact and key the label that came first, int64 (n,); empty unless tracks are scored.
+        probability: that of this label, at the bundle's temperature, float32 (n,); likewise.
     """
 
     index: NDArray[np.int64]
@@ -147,6 +150,8 @@ class BatchOutcome:
     examples: tuple[LabelledExample, ...] = ()
     progress: tuple[Mapping[Key, NDArray[np.float32]], ...] = ()
     unstable: tuple[NDArray[np.bool_], ...] = ()
+    given: tuple[Mapping[Key, NDArray[np.int64]], ...] = ()
+    probability: tuple[Mapping[Key, NDArray[np.float32]], ...] = ()
 
     @property
     def images(self) -> int:
@@ -158,6 +163,8 @@ class BatchOutcome:
         evidence, tables = self.evidence, self.evidence.tables
         for k, (first, among5, beyond) in enumerate(zip(self.top1, self.top5, self.progress, strict=True)):
             tables |= {f"top1_{k}": first, f"top5_{k}": among5, f"progress_{k}": beyond}
+        tables |= {f"given_{k}": table for k, table in enumerate(self.given)}
+        tables |= {f"probability_{k}": table for k, table in enumerate(self.probability)}
         rest = {
             "keys": {name: list(table) for name, table in tables.items()},
             "artefacts": len(self.top1),
@@ -213,9 +220,11 @@ class BatchOutcome:
                 rest.examples,
                 tuple(table(f"progress_{k}") for k in artefacts),
                 tuple(arrays[f"unstable_{k}"] for k in artefacts),
+                tuple(table(f"given_{k}") for k in artefacts if f"given_{k}" in rest.keys),
+                tuple(table(f"probability_{k}") for k in artefacts if f"probability_{k}" in rest.keys),
             )
         n = len(outcome.labels)
-        by_key = (*outcome.top1, *outcome.top5, *outcome.progress)
+        by_key = (*outcome.top1, *outcome.top5, *outcome.progress, *outcome.given, *outcome.probability)
         arrays_of_n = [outcome.index, *outcome.unstable, *(values for table in by_key for values in table.values())]
         fits = len(outcome.hashes) == n and all(values.shape == (n,) for values in arrays_of_n)
         if not (fits and outcome.evidence.fits(outcome.labels, n_classes)):

@@ -13,14 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..attacks.base import CLEAN_KEY, AttackInfo, CraftedBatch, Evidence, Key
-from ..attacks.crafting import changed, changing, logits_of, progress_of
+from ..attacks.crafting import answers_of, changed, changing, logits_of, progress_of
 from ..attacks.margins import margins
 from ..attacks.remembered import Remembered, pays
 from ..backends.base import Backend
 from ..bundle.bundle import Bundle
+from ..bundle.confidence import softmax
 from ..bundle.preprocess import to_tensor
+from ..records.rows import NORMS
 from ..records.suites import contradicts
 from .outcomes import BatchOutcome, LabelledExample
+from .tracks import first_track
 from .worst_images import ExamplePicker
 
 TOP = 5
@@ -38,6 +41,7 @@ def score_batches(
     seen: Iterable[int] = (),
     overlap: bool = False,
     keep: Callable[[int, BatchOutcome], None] | None = None,
+    names: Sequence[str] = (),
 ) -> Iterator[BatchOutcome]:
     """One outcome for each batch; the arguments and errors are those of :func:`edgeadv_runtime.evaluation.loop`.
 
@@ -57,19 +61,24 @@ def score_batches(
         keep: given the position of each batch among ``batches`` and its outcome as soon as it is scored, in the thread
             that scored it: with ``overlap`` the outcome is yielded only when the next batch has been crafted, which may
             take an hour.
+        names: of all images by their position, where tracks of them are scored: what each artefact answered is kept
+            too, and the examples are frames of the first track.
     """
     check_budgets(infos, backends)
     scored = [info for info in infos if not info.control]
     temperature = 1.0 if bundle.confidence is None else bundle.confidence.temperature
-    picker = ExamplePicker(examples, scored, bundle.classes, seen, temperature=temperature)
+    frames = first_track(names, examples) if names else ()
+    picker = ExamplePicker(examples, scored, bundle.classes, seen, temperature=temperature, frames=frames)
+    answers = bool(names)
 
     def score(position: int, complete: CraftedBatch, messages: tuple[str, ...]) -> BatchOutcome:
         batch = _without(complete, bundle.calibration_images)
         left_out = len(complete.clean.labels) - len(batch.clean.labels)
         if len(batch.clean.labels):
-            outcome = replace(_scored(batch, scored, backends, picker), left_out=left_out, unreadable=messages)
+            found = _scored(batch, scored, backends, picker, temperature=temperature if answers else None)
+            outcome = replace(found, left_out=left_out, unreadable=messages)
         else:
-            outcome = _nothing_scored(infos, backends, messages, left_out=left_out)
+            outcome = _nothing_scored(infos, backends, messages, left_out=left_out, answers=answers)
         return finish(position, outcome)
 
     def finish(position: int, outcome: BatchOutcome) -> BatchOutcome:
@@ -84,7 +93,7 @@ def score_batches(
             reported += len(messages)
             yield partial(score, position, batch, messages)
         if late := tuple(unreadable[reported:]):
-            yield partial(finish, position + 1, _nothing_scored(infos, backends, late))
+            yield partial(finish, position + 1, _nothing_scored(infos, backends, late, answers=answers))
 
     yield from _beside(calls()) if overlap else (call() for call in calls())
 
@@ -110,15 +119,22 @@ def _beside(calls: Iterator[Callable[[], _T]]) -> Iterator[_T]:
 
 
 def _scored(
-    batch: CraftedBatch, infos: Sequence[AttackInfo], backends: Sequence[Backend], picker: ExamplePicker
+    batch: CraftedBatch,
+    infos: Sequence[AttackInfo],
+    backends: Sequence[Backend],
+    picker: ExamplePicker,
+    *,
+    temperature: float | None,
 ) -> BatchOutcome:
-    """What each artefact is right about in ``batch``, its evidence for the verdict, and examples of what the last one
-    makes of it."""
+    """What each artefact is right about in ``batch``, its evidence for the verdict, examples of what the last one makes
+    of it, and with a ``temperature`` what each answers, and how sure it is."""
     about, labels = batch.clean, batch.clean.labels
     clean = to_tensor(about.pixels)
     ranks: list[dict[Key, NDArray[np.int64]]] = []
     progress: list[dict[Key, NDArray[np.float32]]] = []
     unstable: list[NDArray[np.bool_]] = []
+    given: list[dict[Key, NDArray[np.int64]]] = []
+    probability: list[dict[Key, NDArray[np.float32]]] = []
     found: tuple[LabelledExample, ...] = ()
     budgets = {info.key: info.eps for info in infos}
     # those of a pack are made when they are asked for: none is held
@@ -126,6 +142,7 @@ def _scored(
     for backend in backends:
         before = backend.infer_pixels(about.pixels) if backend.takes_uint8 else backend.infer(clean)
         rank, reached = {CLEAN_KEY: _rank(before, labels)}, {CLEAN_KEY: margins(before, labels)}
+        said: dict[Key, NDArray[np.float32]] = {CLEAN_KEY: before} if temperature is not None else {}
         changes = changing(backend, clean, before)
         # who answers at random is asked anew each time: the worst of many answers counts
         asked = Remembered(backend) if held and pays(backend) and not changes.any() else backend
@@ -135,6 +152,8 @@ def _scored(
             whom = backend if info is infos[-1] else asked
             after = logits_of(whom, images, about.pixels, info.eps, norm=norm)
             rank[info.key], reached[info.key] = _rank(after, labels), margins(after, labels)
+            if temperature is not None:
+                said[info.key] = after
             if info is infos[-1]:
                 changes |= changed(after, logits_of(backend, images, about.pixels, info.eps, norm=norm))
             if backend is backends[-1] and info.key == picker.key:
@@ -144,6 +163,9 @@ def _scored(
         progress.append({key: progress_of(key, reached, budgets, ours.__contains__) for key in contradicting})
         ranks.append(rank)
         unstable.append(changes)
+        if temperature is not None:
+            given.append({key: answers_of(logits, labels) for key, logits in said.items()})
+            probability.append({key: _probability(logits, given[-1][key], temperature) for key, logits in said.items()})
     top1, top5 = (tuple({key: places < most for key, places in rank.items()} for rank in ranks) for most in (1, TOP))
     return BatchOutcome(
         about.index,
@@ -155,6 +177,8 @@ def _scored(
         examples=found,
         progress=tuple(progress),
         unstable=tuple(unstable),
+        given=tuple(given),
+        probability=tuple(probability),
     )
 
 
@@ -166,8 +190,13 @@ def check_budgets(infos: Iterable[AttackInfo], backends: Iterable[Backend]) -> N
     """
     variant = next((backend.variant for backend in backends if backend.takes_uint8), None)
     for info in infos:
-        if variant is not None and not info.control and info.params.norm != "l2":
+        if variant is not None and not info.control and info.params.norm in (None, NORMS[0]):
             info.eps.check_8_bits(instead=f"leave out {variant}, which takes such images, with `precisions`")
+
+
+def _probability(logits: NDArray[np.float32], answers: NDArray[np.int64], temperature: float) -> NDArray[np.float32]:
+    """Of the label that was given, float32 (n,)."""
+    return softmax(logits, temperature=temperature)[np.arange(len(answers)), answers].astype(np.float32)
 
 
 def _rank(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -186,13 +215,23 @@ def _without(batch: CraftedBatch, images: frozenset[str]) -> CraftedBatch:
 
 
 def _nothing_scored(
-    infos: Sequence[AttackInfo], backends: Sequence[Backend], messages: tuple[str, ...], *, left_out: int = 0
+    infos: Sequence[AttackInfo],
+    backends: Sequence[Backend],
+    messages: tuple[str, ...],
+    *,
+    left_out: int = 0,
+    answers: bool = False,
 ) -> BatchOutcome:
     """The outcome of a batch of which no image is scored."""
     evidence, scored = Evidence.nothing(infos), [info for info in infos if not info.control]
     labels, flags, each = evidence.answers[CLEAN_KEY], evidence.unstable, len(backends)
     hits = (dict.fromkeys([CLEAN_KEY, *(info.key for info in scored)], flags),) * each
     progress = {info.key: flags.astype(np.float32) for info in scored if contradicts(info.name)}
-    return BatchOutcome(
+    outcome = BatchOutcome(
         labels, labels, (), hits, hits, evidence, left_out, messages, (), (progress,) * each, (flags,) * each
     )
+    if not answers:
+        return outcome
+    keys = hits[0] if hits else {}
+    given, probability = dict.fromkeys(keys, labels), dict.fromkeys(keys, labels.astype(np.float32))
+    return replace(outcome, given=(given,) * each, probability=(probability,) * each)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..attacks.base import Attack, AttackInfo, CraftedBatch, check_infos, infos
+from ..attacks.corrupted import corrupted
 from ..attacks.crafting import extend
 from ..attacks.pack import PACK_FILE, AttackPack, info_to_json
 from ..backends.base import Backend
-from ..bundle.batches import DataInfo
+from ..bundle.batches import CleanBatch, DataInfo
 from ..bundle.bundle import Bundle
 from ..device.facts import library_versions
 from ..errors import InputError
@@ -32,6 +33,7 @@ class Source:
         read: the batches of these numbers, ascending; the list gets messages of images that could not be decoded.
         count: how many batches there are, or more.
         origin: JSON value of where they come from.
+        names: of all images, by their position, where tracks of them are scored; else empty.
     """
 
     infos: Sequence[AttackInfo]
@@ -39,6 +41,7 @@ class Source:
     read: Read
     count: int
     origin: Mapping[str, Any] = field(default_factory=dict)
+    names: Sequence[str] = ()
 
     @classmethod
     def of_batches(
@@ -82,6 +85,18 @@ class Source:
 
         return cls(listed, pack.data, read, pack.shards, {"pack": sha256_file(pack.path / PACK_FILE)})
 
+    @classmethod
+    def of_corruptions(
+        cls,
+        clean: Callable[[Sequence[int], list[str]], Iterator[CleanBatch]],
+        infos: Sequence[AttackInfo],
+        data: DataInfo,
+        count: int,
+        origin: Mapping[str, Any],
+    ) -> Source:
+        """Images under corruptions; ``clean`` reads them as :attr:`read` does, the rest is as here."""
+        return cls(infos, data, lambda numbers, unreadable: corrupted(clean(numbers, unreadable), infos), count, origin)
+
     def binding(self, bundle: Bundle, backends: Sequence[Backend], examples: int) -> dict[str, Any]:
         """Everything that outcomes depend on."""
         return {
@@ -92,6 +107,7 @@ class Source:
             "origin": self.origin,
             "attacks": [info_to_json(info) for info in self.infos],
             "examples": examples,
+            "tracks": bool(self.names),
             "artefacts": [Artefact.of(backend).binding() for backend in backends],
         }
 

@@ -242,6 +242,17 @@ def verdict_on(evidence: Sequence[Finding]) -> Verdict:
     return least_believable(item.finding or "UNCHECKED" for item in evidence if item.matters)
 
 
+CORRUPTIONS = "corruptions are no attacks: they follow no gradients, and nothing was looked for that could hide"
+"""What the rows of corruptions have instead of a verdict's evidence."""
+
+
+def no_verdict(n: int, artefacts: int) -> tuple[Masking, list[RowMasking]]:
+    """Of ``n`` images under corruptions, of so many ``artefacts``: nothing to judge."""
+    finding = Finding(rule=COVERAGE, n=n, finding=None, text=CORRUPTIONS)
+    row = RowMasking(verdict="UNCHECKED", evidence=(CORRUPTIONS,))
+    return Masking(verdict="UNCHECKED", evidence=(finding,)), [row] * artefacts
+
+
 def verdict_of(
     infos: Sequence[AttackInfo], outcomes: Sequence[BatchOutcome], artefacts: Sequence[Artefact]
 ) -> tuple[Masking, list[RowMasking]]:

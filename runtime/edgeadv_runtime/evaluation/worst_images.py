@@ -15,11 +15,13 @@ from ..bundle.bundle import Classes
 from ..bundle.confidence import softmax
 from ..records.about import Example
 from ..records.suites import PGD_MARGIN
+from ..records.tracks import SHARED
 from .outcomes import LabelledExample
 
 
 class ExamplePicker:
-    """Keeps the first image of each class, in the order they are scored, until there are enough.
+    """Keeps the first image of each class, in the order they are scored, until there are enough; or the frames of a
+    track.
 
     Over batches that several processes scored, each in ascending order, :func:`first_examples` then finds the same
     images as one process: what comes first among all came first in its process too.
@@ -33,6 +35,7 @@ class ExamplePicker:
         seen: Iterable[int] = (),
         *,
         temperature: float = 1.0,
+        frames: Sequence[int] = (),
     ) -> None:
         """Settle what is shown.
 
@@ -42,15 +45,18 @@ class ExamplePicker:
             classes: of the model.
             seen: labels that are shown already by batches that come before those that will be looked at.
             temperature: of the bundle: the probabilities shown are those that an application is told.
+            frames: positions of the images to show in the place of one of each class.
         """
         self._most = most
+        self._frames = {position: number for number, position in enumerate(frames)}
         self._classes = classes
         self._temperature = temperature
         self._seen = set(seen)
         largest = max((info.eps.value for info in infos), default=0.0)
         shown = {info.name: info for info in infos if info.eps.value == largest}
-        # the margin attack, where it ran; else the one listed last
-        self._info = shown.get(PGD_MARGIN) or next(reversed(shown.values()), None)
+        # what a track's frames share, or the margin attack, where it ran; else the one listed last
+        first = next((shown[name] for name in (*(SHARED if frames else ()), PGD_MARGIN) if name in shown), None)
+        self._info = first or next(reversed(shown.values()), None)
 
     @property
     def key(self) -> Key | None:
@@ -80,10 +86,17 @@ class ExamplePicker:
             return ()
         names, amplification = self._classes.names, 0.5 / info.eps.value
         for i, label in enumerate(batch.clean.labels.tolist()):
+            clean_label = int(before[i].argmax())
+            if self._frames:
+                number = self._frames.get(int(batch.clean.index[i]))
+                if number is None:
+                    continue
             # an image that was wrong to begin with shows nothing about the attack
-            if len(self._seen) >= self._most or label in self._seen or int(before[i].argmax()) != label:
+            elif len(self._seen) >= self._most or label in self._seen or clean_label != label:
                 continue
-            self._seen.add(label)
+            else:
+                number = label
+                self._seen.add(label)
             adversarial = batch.adversarial[info.key][i]
             p_before, p_after = softmax(np.stack([before[i], after[i]]), temperature=self._temperature)
             entry = Example(
@@ -96,17 +109,17 @@ class ExamplePicker:
                 clean_png=_png(clean[i]),
                 adversarial_png=_png(adversarial),
                 perturbation_png=_png(0.5 + (adversarial - clean[i]) * amplification),
-                clean_prediction=names[label],
+                clean_prediction=names[clean_label],
                 clean_probability=float(p_before.max()),
                 adversarial_prediction=names[int(after[i].argmax())],
                 adversarial_probability=float(p_after.max()),
             )
-            found.append(LabelledExample(label, entry))
+            found.append(LabelledExample(number, entry))
         return tuple(found)
 
 
 def first_examples(found: Iterable[LabelledExample], most: int) -> tuple[Example, ...]:
-    """The first example of each label, ``most`` of them."""
+    """The first example of each label, or frame of a track, ``most`` of them."""
     first: dict[int, Example] = {}
     for example in found:
         if len(first) < most:

@@ -11,10 +11,11 @@ from typing import Any
 from .about import ScoredData
 from .evidence import ORDER, Masking, least_believable
 from .rows import CLEAN, WORST_CASE, Comparison, Row
+from .tracks import TrackRow
 
 # shares that follow from counts are derived again, and files of other writers may round them
 _ALIKE = 5e-4
-_DERIVED = ("top1", "top1_ci95", "top5", "top5_ci95", "drop", "drop_ci95", "mcnemar_p")
+_DERIVED = ("top1", "top1_ci95", "top5", "top5_ci95", "drop", "drop_ci95", "mcnemar_p", "share", "share_ci95")
 
 
 def check_rows(rows: Sequence[Row], data: ScoredData) -> None:
@@ -103,7 +104,7 @@ def check_comparisons(rows: Sequence[Row], comparisons: Sequence[Comparison]) ->
             )
 
 
-def check_derived(written: object, entries: Sequence[Row | Comparison]) -> None:
+def check_derived(written: object, entries: Sequence[Row | Comparison | TrackRow]) -> None:
     """Hold shares as a file writes them to those that follow from its counts.
 
     Args:

@@ -1,4 +1,5 @@
-"""The size of a perturbation, as it is written and as it is used."""
+"""The size of a perturbation, the area of a patch or the severity of a corruption, as it is written and as it is
+used."""
 
 from __future__ import annotations
 
@@ -8,6 +9,13 @@ from fractions import Fraction
 
 from ..errors import InputError
 
+SEVERITY = "severity"
+"""What the budgets of corruptions are measured in."""
+AREA = "area"
+"""What the budgets of patches are measured in: the share of the picture that is covered."""
+SEVERITIES = 5
+"""Corruptions have severities 1 to this."""
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _FRACTION = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(\d+)")
 # a step of eps that is meant to be k/255 must not lose a grey level to the rounding of floats
 _LEVEL_TOLERANCE = 1e-4
@@ -31,13 +39,23 @@ class Eps:
 
         Args:
             text: what was written.
-            norm: ``"linf"``, or ``"l2"``, whose budgets are Euclidean lengths over all pixels and may be above 1.
+            norm: ``"linf"``, or ``"l2"``, whose budgets are Euclidean lengths over all pixels and may be above 1, or
+                ``"severity"``, a whole number from 1 to 5, or ``"area"``, ``5%`` of the picture.
 
         Raises:
             InputError: not a number, or out of range; 8 is taken for the 8/255 that was probably meant.
         """
         check_text(text)
         stripped = text.strip()
+        if norm == SEVERITY:
+            if stripped not in map(str, range(1, SEVERITIES + 1)):
+                raise InputError("severity", f"{text!r} is not a whole number from 1 to {SEVERITIES}")
+            return cls(stripped, float(stripped))
+        if norm == AREA:
+            percent = _PERCENT.fullmatch(stripped)
+            if percent is None or not 0 < float(percent[1]) < 100:
+                raise InputError("patch", f"{text!r} is not an area between 0% and 100% of the picture, such as 5%")
+            return cls(stripped.replace(" ", ""), float(percent[1]) / 100)
         try:
             match = _FRACTION.fullmatch(stripped)
             value = float(Fraction(match[1]) / int(match[2])) if match else float(stripped)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from ..bundle.variants import expanded
 from ..errors import InputError
 from .about import ScoredData
-from .eps import Eps
+from .eps import SEVERITY, Eps
 from .evidence import Verdict
 from .measurement import Measurement
 from .rows import BASELINE, CLEAN, NORMS, WORST_CASE, ArtefactId, Comparison, Row
@@ -18,6 +19,11 @@ from .rows import BASELINE, CLEAN, NORMS, WORST_CASE, ArtefactId, Comparison, Ro
 def named(variant: str, names: Sequence[str]) -> bool:
     """Whether ``names`` choose ``variant``: ``"int8"`` chooses either int8 variant, and no names choose all."""
     return not names or variant in expanded(list(names), (variant,))
+
+
+def accuracy_over(rows: Sequence[Row]) -> Fraction:
+    """Top-1 accuracy over all images of ``rows``, at least one, exactly."""
+    return Fraction(sum(row.correct_top1 for row in rows), sum(row.n for row in rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +54,7 @@ class MeasuredRows(Measurement):
 
     @property
     def norm(self) -> str:
-        """In which all budgets are measured, ``"linf"`` or ``"l2"``."""
+        """In which all budgets are measured, of :data:`~edgeadv_runtime.records.rows.NORMS`."""
         return next((row.norm for row in self.rows if row.attack != CLEAN), NORMS[0])
 
     @property
@@ -92,6 +98,32 @@ class MeasuredRows(Measurement):
         budget = self.budget(eps)
         rows = self.select(attack=WORST_CASE, eps_value=budget.value)
         return self._one(rows, f"{WORST_CASE} at eps {budget.text}", variant, backend)
+
+    def corrupted(self, *, variant: str | None = None, backend: str | None = None, kind: str | None = None) -> float:
+        """Mean accuracy of one artefact over all corruptions and severities of the file, from 0 to 1.
+
+        Args:
+            variant: as for :meth:`clean`.
+            backend: likewise.
+            kind: of one corruption only.
+
+        Raises:
+            InputError: there is no such artefact, or more than one, or the file has no such corruption.
+        """
+        by_kind = self.corruptions(self.clean(variant=variant, backend=backend).artefact)
+        rows = [row for name, rows in by_kind.items() for row in rows if kind in (None, name)]
+        if not rows:
+            what = "corruptions" if kind is None else f"corruption {kind}"
+            raise InputError(f"{self.name} has no {what}: evaluate with `corruptions`")
+        return float(accuracy_over(rows))
+
+    def corruptions(self, artefact: ArtefactId) -> dict[str, list[Row]]:
+        """The rows of one artefact by corruption, each ascending in severity; the worst of them is none."""
+        found: dict[str, list[Row]] = {}
+        for row in self.select(artefact=artefact, norm=SEVERITY):
+            if row.attack != WORST_CASE:
+                found.setdefault(row.attack, []).append(row)
+        return found
 
     def verdict(self, eps: Eps | str, *, variant: str | None = None, backend: str | None = None) -> Verdict:
         """The masking verdict on one artefact at a budget; the arguments and errors are those of :meth:`worst_case`."""

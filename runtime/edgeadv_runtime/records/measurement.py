@@ -1,4 +1,4 @@
-"""What results, bench and study files share."""
+"""What results, bench, study and card files share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..files import write_json
 SCHEMA_VERSION = 1
 WRITER: str = __version__
 """The edgeadv that writes records."""
-Kind = Literal["results", "bench", "study"]
+Kind = Literal["results", "bench", "study", "card"]
 _WORDS = 200
 _M = TypeVar("_M", bound="Measurement")
 

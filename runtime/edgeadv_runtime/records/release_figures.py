@@ -11,6 +11,7 @@ import msgspec
 from ..bundle.training_images import MOST_PERCENT
 from ..errors import InputError, SchemaError
 from .effort import effort_of
+from .eps import AREA, SEVERITY
 from .evidence import ORDER
 from .measured_rows import MeasuredRows
 from .rows import CLEAN, Comparison, Row
@@ -99,7 +100,8 @@ def figure_of(row: Row) -> str:
 
 def budget_of(row: Row) -> str:
     """The budget; in L2 the same number is a far smaller one, so that is said."""
-    return f"at eps {row.eps}" if row.norm == "linf" else f"at eps {row.eps} in {row.norm}"
+    words = {"linf": "at eps {}", "l2": "at eps {} in l2", AREA: "under a patch of {}", SEVERITY: "at severity {}"}
+    return words[row.norm].format(row.eps)
 
 
 def scope_of(results: MeasuredRows, row: Row) -> str:
@@ -155,3 +157,19 @@ def trained_on(results: MeasuredRows) -> str | None:
         f"{data.trained_on} of the {data.n} images are training images, and at most {MOST_PERCENT}% may be: "
         "evaluate on others"
     )
+
+
+def check_share(option: str, value: float, *, whole: bool) -> None:
+    """Make sure that a limit is a share in [0, 1), or with ``whole`` in [0, 1].
+
+    Raises:
+        InputError: it is none; ``option`` is its name.
+    """
+    # a drop of 1 limits nothing; who writes it means one point
+    if not (0 <= value < 1 or (whole and value == 1)):
+        hint = f": did you mean {_hundredth(value)}?" if 1 <= value <= 100 else ""
+        raise InputError(f"{option} {value:g} is not a share in [0, 1{']' if whole else ')'}{hint}")
+
+
+def _hundredth(value: float) -> str:
+    return f"{value / 100:.2f}" if value == int(value) else f"{value / 100:g}"

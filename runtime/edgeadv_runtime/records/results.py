@@ -18,7 +18,9 @@ from .machine import Environment
 from .measured_rows import MeasuredRows
 from .measurement import Kind
 from .release_gate import Gate, GateOutcome
+from .rows import ArtefactId, Comparison, Row
 from .suites import SuiteName
+from .tracks import Rule, TrackRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,7 @@ class Results(MeasuredRows):
         masking: the verdict on the weights' gradients.
         skipped: pairs of backend and variant that were asked for as ``all`` and cannot be, with the reason.
         examples: a few images with their predictions.
+        tracks: what an application would decide on tracks; empty where images were scored one by one.
         created: UTC time, ISO 8601.
         edgeadv_version: what wrote it.
     """
@@ -41,6 +44,7 @@ class Results(MeasuredRows):
     masking: Masking
     skipped: tuple[Skipped, ...] = ()
     examples: tuple[Example, ...] = ()
+    tracks: tuple[TrackRow, ...] = ()
     created: str = ""
     edgeadv_version: str = ""
 
@@ -55,6 +59,15 @@ class Results(MeasuredRows):
         check_comparisons(self.rows, self.comparisons)
         check_derived(written.get("rows"), self.rows)
         check_derived(written.get("comparisons"), self.comparisons)
+        check_derived(written.get("tracks"), self.tracks)
+
+    @property
+    def decisions(self) -> dict[tuple[ArtefactId, str, str], dict[Rule, TrackRow]]:
+        """What was decided on tracks: by artefact, attack and budget the row of each rule that says something."""
+        found: dict[tuple[ArtefactId, str, str], dict[Rule, TrackRow]] = {}
+        for row in self.tracks:
+            found.setdefault((row.artefact, row.attack, row.eps), {})[row.rule] = row
+        return found
 
     @property
     def overall_verdict(self) -> Verdict:
@@ -69,6 +82,10 @@ class Results(MeasuredRows):
         min_robust: float | None = None,
         max_drop_clean: float | None = None,
         max_drop_robust: float | None = None,
+        min_corrupted: float | None = None,
+        max_drop_corrupted: float | None = None,
+        corruptions: str | None = None,
+        min_patch: str | None = None,
         verdict: str | None = None,
         variants: str | Sequence[str] | None = None,
         backends: str | Sequence[str] | None = None,
@@ -83,6 +100,10 @@ class Results(MeasuredRows):
             min_robust: least accuracy of every artefact in the worst case, a share in [0, 1].
             max_drop_clean: largest drop of clean accuracy against ``baseline``, a share in [0, 1).
             max_drop_robust: largest such drop in the worst case.
+            min_corrupted: least mean accuracy over all corruptions and severities of the file.
+            max_drop_corrupted: largest drop of that mean against ``baseline``.
+            corruptions: kinds or sets that these two are of; None is all in the file, which must hold a whole set.
+            min_patch: least accuracy under a patch, ``"5%=0.5"``.
             verdict: least believable masking verdict that is accepted; None accepts only ``"PASS"`` for robust
                 accuracy.
             variants: those to judge; None is all in the file.
@@ -100,6 +121,10 @@ class Results(MeasuredRows):
             min_robust=min_robust,
             max_drop_clean=max_drop_clean,
             max_drop_robust=max_drop_robust,
+            min_corrupted=min_corrupted,
+            max_drop_corrupted=max_drop_corrupted,
+            corruptions=corruptions,
+            min_patch=min_patch,
             verdict=verdict,
             baseline=baseline,
             variants=_names(variants),
@@ -110,9 +135,14 @@ class Results(MeasuredRows):
     def to_json(self) -> dict[str, Any]:
         """The file's JSON value, the long lists last."""
         found = super().to_json()
-        del found["rows"], found["comparisons"]
-        rows, comparisons = ([entry.to_json() for entry in table] for table in (self.rows, self.comparisons))
-        return {**found, "rows": rows, "comparisons": comparisons}
+        tables: dict[str, Sequence[Row | Comparison | TrackRow]] = {
+            "rows": self.rows,
+            "comparisons": self.comparisons,
+            "tracks": self.tracks,
+        }
+        for name in tables:
+            del found[name]
+        return {**found, **{name: [entry.to_json() for entry in table] for name, table in tables.items()}}
 
 
 def _names(given: str | Sequence[str] | None) -> tuple[str, ...]:

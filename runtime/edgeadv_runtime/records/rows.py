@@ -11,15 +11,16 @@ import msgspec
 from ..bundle.entries import Entry
 from ..decoding import Count, Sha256, Share
 from ..errors import InputError
-from .eps import Eps
+from .eps import AREA, SEVERITY, Eps
 from .evidence import RowMasking, Verdict
 from .statistics import mcnemar_p, paired_difference_interval, wilson_interval
 
 Threat = Literal["white-box", "transfer", "query"]
 CLEAN = "clean"
 WORST_CASE = "worst-case"
-NORMS = ("linf", "l2")
-"""What budgets are measured in; the first where a row does not say."""
+NORMS = ("linf", "l2", AREA, SEVERITY)
+"""What budgets are measured in; the first where a row does not say. The last two are no norms: the share
+of the picture that a patch covers, and how bad a corruption is."""
 BASELINE = "fp32"
 """The variant that others are compared with."""
 Size = Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
@@ -33,10 +34,11 @@ class AttackParams(Entry, frozen=True, kw_only=True):
 
     ``library`` is a third party's whose attack it is, with its version, in words; None for edgeadv's own. ``draws``:
     calls that a gradient is the mean of. ``cumulative``: it ran on what the attacks before it left standing, and its
-    row counts what stands after all of them.
+    row counts what stands after all of them. ``constants``: whose a corruption's are, and which.
+    ``place``: shape and place of a patch. ``patch_sha256``: hash of the pixels of one that came from a file.
     """
 
-    norm: Annotated[str, msgspec.Meta(pattern="^(linf|l2)$")] | None = None
+    norm: Annotated[str, msgspec.Meta(pattern="^(linf|l2|area|severity)$")] | None = None
     loss: str | None = None
     steps: Count | None = None
     step_size: str | None = None
@@ -49,6 +51,9 @@ class AttackParams(Entry, frozen=True, kw_only=True):
     library: str | None = None
     draws: Count | None = None
     cumulative: bool | None = None
+    constants: str | None = None
+    place: str | None = None
+    patch_sha256: Sha256 | None = None
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,10 +145,10 @@ class Row(ArtefactRow, frozen=True, kw_only=True):
         params: how the attack was run.
         eps: the budget as written; ``"0"`` for clean.
         eps_value: the budget in pixels of [0, 1].
-        threat: None for clean; ``"white-box"`` where the gradients belong to the scored artefact, ``"transfer"`` where
-            they come from another one and for attacks without any, ``"query"`` where the attack asked the scored
-            artefact. A worst case has the first of these three, in the order white-box, query, transfer, that one of
-            its attacks has.
+        threat: None for clean and for a corruption; ``"white-box"`` where the gradients belong to the scored artefact,
+            ``"transfer"`` where they come from another one and for attacks without any, ``"query"`` where the attack
+            asked the scored artefact. A worst case has the first of these three, in the order white-box, query,
+            transfer, that one of its attacks has.
         gradients: where the attack's gradients come from; None for clean.
         n: scored images, at least 1.
         correct_top1: images whose first label is right.

@@ -206,7 +206,7 @@ def test_what_is_judged_can_be_narrowed(cli, good):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ((), "the gate has no rule: give at least one of --min-clean, --min-robust, --max-drop-clean"),
+        ((), "the gate has no rule: give at least one of --min-clean, --min-robust, --min-corrupted"),
         (("--min-clean", "80"), "--min-clean 80 is not a share in [0, 1]: did you mean 0.80?"),
         (("--max-drop-clean", "1"), "--max-drop-clean 1 is not a share in [0, 1): did you mean 0.01?"),
         (("--min-clean", "80%"), "Invalid value for '--min-clean'"),

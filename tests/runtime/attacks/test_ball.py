@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeadv_runtime.attacks.ball import ball, image_rng
+from edgeadv_runtime.attacks.ball import ball
+from edgeadv_runtime.draws import image_rng
 
 
 @pytest.mark.parametrize("eps", [1e-9, 1 / 255, 0.03, 8 / 255, 0.1, 0.3, 1.0])

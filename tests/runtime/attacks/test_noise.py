@@ -7,7 +7,6 @@ import pytest
 
 from edgeadv.data.datasets import balanced_subset, batches
 from edgeadv_runtime import NoiseAttack
-from edgeadv_runtime.attacks.ball import image_rng
 from edgeadv_runtime.attacks.base import CumulativeAttack, infos
 from edgeadv_runtime.attacks.crafting import craft
 from edgeadv_runtime.attacks.margins import margins
@@ -16,6 +15,7 @@ from edgeadv_runtime.attacks.perturbation import check_crafted
 from edgeadv_runtime.backends import OnnxRuntimeBackend
 from edgeadv_runtime.bundle.batches import CleanBatch
 from edgeadv_runtime.bundle.preprocess import to_tensor
+from edgeadv_runtime.draws import image_rng
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.records.eps import Eps
 

@@ -359,7 +359,10 @@ def test_a_verdict_without_a_reason_says_so() -> None:
 @pytest.mark.parametrize(
     ("rules", "says"),
     [
-        ({}, "no rule: give at least one of `min_clean`, `min_robust`, `max_drop_clean`, `max_drop_robust`, `verdict`"),
+        (
+            {},
+            "no rule: give at least one of `min_clean`, `min_robust`, `min_corrupted`, `min_patch`, `max_drop_clean`, ",
+        ),
         ({"variants": ("int8",)}, "no rule"),
         ({"min_clean": 80.0}, r"`min_clean` 80 is not a share in \[0, 1\]: did you mean 0.80\?"),
         ({"min_robust": 39.5}, r"`min_robust` 39.5 is not a share in \[0, 1\]: did you mean 0.395\?"),
@@ -472,7 +475,7 @@ def test_the_suite_that_is_asked_for_must_have_run() -> None:
                 judged(worst, made, min_robust=0.0, suite=least)
             assert "torch fp32 at eps 8/255" in str(error.value)
             assert f"Evaluate it with `eps` 8/255 and `suite` {least}" in str(error.value)
-    with pytest.raises(InputError, match=r"less than the suite standard: .*square did not ask it"):
+    with pytest.raises(InputError, match=r"less than the suite standard: .* more\. .*square"):
         judged(row(FP32, 450, "8/255"), attacks(row(FP32, 450, "8/255"), "fast"), min_robust=0.4)
 
 

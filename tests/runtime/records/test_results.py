@@ -278,6 +278,8 @@ def test_params_keep_only_what_applies() -> None:
         library="theirs 1.0",
         draws=8,
         cumulative=True,
+        constants="whose: 1, 2",
+        place="square, somewhere",
     )
     assert convert(full.to_json(), AttackParams, what="list of parameters") == full
     # 0 and False are settings, not absence
