@@ -15,11 +15,13 @@ from rich.console import Console
 from rich.live import Live
 
 from edgeadv_runtime import Classifier, InputError, Smoother, Stream
+from edgeadv_runtime.attacks.stored_patch import StoredPatch
 from edgeadv_runtime.camera import Answer, Counts, Event, open_source
 from edgeadv_runtime.camera.demonstration import StoredPerturbation
 from edgeadv_runtime.camera.recognizer import Recognition, Recognizer
 from edgeadv_runtime.camera.serve import PageServer, View
 from edgeadv_runtime.camera.sources import Folder
+from edgeadv_runtime.corruptions.kinds import SETS, kinds_of
 
 from ..workflows.durations import seconds
 from ._arguments import BundleFile, Provider, at_least
@@ -53,6 +55,10 @@ class _Camera:
     serve: Annotated[str | None, "Show a page at this address, e.g. 127.0.0.1:8080."] = None
     token: Annotated[str | None, "What the page asks for; needed for an address that others can reach."] = None
     perturbation: Annotated[Path | None, "What the page's slider adds, made by edgeadv perturbation."] = None
+    patch: Annotated[Path | None, "What the page puts on the picture, made by edgeadv patch."] = None
+    corruptions: Annotated[
+        str | None, f"What the page's list offers: comma-separated kinds of evaluate, or {', '.join(SETS)}."
+    ] = None
     smooth: Annotated[
         int,
         at_least(
@@ -61,9 +67,10 @@ class _Camera:
     ] = 1
 
     def __post_init__(self) -> None:
-        if self.serve is None and (self.token is not None or self.perturbation is not None):
+        if self.serve is None and any((self.token, self.perturbation, self.patch, self.corruptions)):
             raise InputError(
-                "`token` and `perturbation` belong to the page: add `serve` 127.0.0.1:8080, or leave them out"
+                "`token`, `perturbation`, `patch` and `corruptions` belong to the page: add `serve` 127.0.0.1:8080, or "
+                "leave them out"
             )
 
 
@@ -103,10 +110,16 @@ def _stream(stack: ExitStack, classifier: Classifier, asked: _Camera) -> tuple[S
     """The stream of frames and the line that tells of it; what must be closed goes on ``stack``."""
     stored = None if asked.perturbation is None else StoredPerturbation.load(asked.perturbation, classifier.bundle)
     title = f"{classifier.bundle.manifest.title}, {classifier.backend.variant}"
-    view = View(title=title, eps=None if stored is None else stored.eps.text)
+    patch = None if asked.patch is None else StoredPatch.load(asked.patch, classifier.bundle)
+    view = View(
+        title=title,
+        eps=None if stored is None else stored.eps.text,
+        patch=None if patch is None else patch.area.text,
+        corruptions=() if asked.corruptions is None else kinds_of(asked.corruptions),
+    )
     frames = open_source(asked.source, fps=asked.fps, loop=asked.loop, preprocess=classifier.bundle.preprocess)
     smoother = None if asked.smooth == 1 else _smoother(classifier, asked.smooth)
-    recognizer = Recognizer(classifier, smoother=smoother, perturbation=stored, view=view)
+    recognizer = Recognizer(classifier, smoother=smoother, perturbation=stored, patch=patch, view=view)
     line = _Line(frames.name, recognizer, view)
     # pictures do not come by themselves: each is meant to be seen
     how = asked.policy or ("every" if isinstance(frames, Folder) and asked.fps is None else "latest")

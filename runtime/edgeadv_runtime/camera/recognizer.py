@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..attacks.stored_patch import StoredPatch
+from ..bundle.preprocess import to_pixels, to_tensor
+from ..corruptions.kinds import corrupt
 from ..inference.classifier import Classifier, Label
 from ..inference.smoothing import Smoothed, Smoother
 from .demonstration import StoredPerturbation
 from .frames import Frame
-from .serve import View
+from .serve import Chosen, View
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +41,8 @@ class Recognition:
 
 
 class Recognizer:
-    """Classifies frames of one camera, in order: with a stored perturbation added if a view's slider says so, and put
-    to a vote."""
+    """Classifies frames of one camera, in order: with a patch, a corruption and a stored perturbation if a view's
+    controls say so, and put to a vote."""
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Recognizer:
         top: int = 5,
         smoother: Smoother | None = None,
         perturbation: StoredPerturbation | None = None,
+        patch: StoredPatch | None = None,
         view: View | None = None,
     ) -> None:
         """Use an open classifier.
@@ -57,9 +61,11 @@ class Recognizer:
             top: how many labels to give at most.
             smoother: lets the last frames vote.
             perturbation: what the slider adds.
-            view: where the slider is.
+            patch: what is put where the page says.
+            view: where the controls are.
         """
-        self._classifier, self._top, self._perturbation, self._view = classifier, top, perturbation, view
+        self._classifier, self._top, self._view = classifier, top, view
+        self._perturbation, self._patch = perturbation, patch
         self._smoother = smoother
         self._again = threading.Event()
 
@@ -76,6 +82,8 @@ class Recognizer:
         """
         pixels = self._classifier.bundle.preprocess(frame.image, color_order=frame.color_order)
         levels = 0
+        if self._view is not None:
+            pixels = self._seen(pixels, self._view.chosen)
         if self._perturbation is not None and self._view is not None:
             strength = self._view.strength
             levels, pixels = self._perturbation.levels(strength), self._perturbation.applied(pixels, strength)
@@ -87,3 +95,13 @@ class Recognizer:
                 self._smoother.reset()
             smoothed = self._smoother.update(labels)
         return Recognition(labels, pixels, levels, smoothed)
+
+    def _seen(self, pixels: NDArray[np.uint8], chosen: Chosen) -> NDArray[np.uint8]:
+        """What a camera would see: the patch is a part of the scene, and what corrupts comes between."""
+        if chosen.patch is not None and self._patch is not None:
+            pixels = self._patch.applied(pixels, *chosen.patch)
+        if chosen.corruption is None:
+            return pixels
+        made = corrupt(to_tensor(pixels[None])[0], chosen.corruption, chosen.severity)
+        found: NDArray[np.uint8] = to_pixels(made[None])[0]
+        return found

@@ -11,7 +11,8 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from importlib import resources
 from ipaddress import ip_address
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import InputError, StorageError
+from ..records.eps import SEVERITIES
 from .connections import BoundedServer, TimedHandler
 
 LEAST_TOKEN = 16
@@ -50,26 +52,78 @@ _MOST_BYTES = 1000
 _LEAST_SIDE = 224
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What the page asks to be done to each frame.
+
+    Attributes:
+        patch: row and column of the patch's middle, as shares of the picture; None is no patch.
+        corruption: its name; None is none.
+        severity: of the corruption.
+    """
+
+    patch: tuple[float, float] | None = None
+    corruption: str | None = None
+    severity: int = 3
+
+    def changed(self, asked: Any, *, patch: bool, corruptions: Sequence[str]) -> Chosen:
+        """With what a page asked for.
+
+        Args:
+            asked: a JSON value.
+            patch: whether there is a patch.
+            corruptions: those that may be asked for.
+
+        Raises:
+            ValueError: it is something else than a change of these.
+        """
+        if not isinstance(asked, dict) or not asked or not set(asked) <= {"patch", "corruption", "severity"}:
+            raise ValueError("no change of these")
+        place, kind, severity = (asked.get(name, getattr(self, name)) for name in ("patch", "corruption", "severity"))
+        if place is not None:
+            row, column = map(_share, place)
+            place = (row, column)
+        if (place is not None and not patch) or (kind is not None and kind not in corruptions):
+            raise ValueError("not offered")
+        if type(severity) is not int or not 1 <= severity <= SEVERITIES:
+            raise ValueError("no severity")
+        return Chosen(place, kind, severity)
+
+
+def _share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{value!r} is not in [0, 1]")
+    return float(value)
+
+
 class View:
     """What the page shows: the application writes it, the server reads it.
 
     Attributes:
         strength: of the demonstration's perturbation, in [0, 1]; the page's slider sets it.
+        chosen: what else is done to each frame; the page sets it.
         status: how the source is, in words; the application sets it.
         closed: whether :meth:`close` was called.
         figures: gives what is added to each state when it is asked for, such as counts; the application sets it.
     """
 
-    def __init__(self, *, title: str, eps: str | None) -> None:
+    def __init__(
+        self, *, title: str, eps: str | None, patch: str | None = None, corruptions: Sequence[str] = ()
+    ) -> None:
         """Begin without a picture.
 
         Args:
             title: of the page.
             eps: budget of the stored perturbation, None if there is none and so no slider.
+            patch: area of the stored patch, None if there is none.
+            corruptions: kinds that the page offers.
         """
         self.title: str = title
         self.eps: str | None = eps
+        self.patch: str | None = patch
+        self.corruptions: tuple[str, ...] = tuple(corruptions)
         self.strength: float = 0.0
+        self.chosen: Chosen = Chosen()
         self._changed = threading.Condition()
         self._pixels: NDArray[np.uint8] | None = None
         self._state: dict[str, Any] = {}
@@ -96,6 +150,9 @@ class View:
                 "picture_age_s": round(time.monotonic() - self._shown_at, 1) if self._number else None,
                 "eps": self.eps,
                 "strength": self.strength,
+                "patch": self.patch,
+                "corruptions": self.corruptions,
+                "chosen": asdict(self.chosen),
                 "number": self._number,
                 **self._state,
                 **figures,
@@ -232,16 +289,24 @@ class _Handler(TimedHandler):
             return
         try:
             size = int(self.headers.get("Content-Length", ""))
-            if path != "/strength" or self.view.eps is None or not 0 <= size <= _MOST_BYTES:
+            if not 0 <= size <= _MOST_BYTES:
                 raise ValueError
-            strength = json.loads(self.rfile.read(size))["strength"]
-            if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
-                raise ValueError
+            self._set(path, size)
         except (ValueError, KeyError, TypeError):
-            self._refuse(HTTPStatus.BAD_REQUEST, "the strength is a number of [0, 1]")
+            self._refuse(HTTPStatus.BAD_REQUEST, "that cannot be chosen: a strength and a place are numbers of [0, 1]")
             return
-        self.view.strength = float(strength)
         self._answer(b"{}", "application/json")
+
+    def _set(self, path: str, size: int) -> None:
+        """What the page asks for in its next ``size`` bytes; a ValueError, KeyError or TypeError where it may not."""
+        view = self.view
+        if path == "/strength" and view.eps is not None:
+            view.strength = _share(json.loads(self.rfile.read(size))["strength"])
+        elif path == "/chosen":
+            asked = json.loads(self.rfile.read(size))
+            view.chosen = view.chosen.changed(asked, patch=view.patch is not None, corruptions=view.corruptions)
+        else:
+            raise ValueError(path)
 
     def _admitted(self) -> str | None:
         """The path that is asked for, or None where the request has been refused."""

@@ -176,7 +176,10 @@ def bad(cli, *arguments):
         (("--source", "0", "--loop"), "--fps and --loop are for a video file or a folder"),
         (("--source", "0", "--policy", "newest"), "policy is latest or every"),
         (("--source", "0", "--duration", "soon"), "--duration 'soon' is not a time such as 90s"),
-        (("--source", "0", "--token", "abcdefgh12345678"), "--token and --perturbation belong to the page"),
+        (
+            ("--source", "0", "--token", "abcdefgh12345678"),
+            "--token, --perturbation, --patch and --corruptions belong to the page",
+        ),
         (("--source", "0", "--serve", "0.0.0.0:0"), "can be reached from other machines"),
         (("--source", "0", "--serve", "here"), "is not an address and a port"),
         (("--source", "0", "--serve", "127.0.0.1:0", "--perturbation", "none.npz"), "none.npz does not exist"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,14 +13,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from edgeadv.attacks.universal import universal_sign
+from edgeadv.attacks.universal_patch import universal_patch
 from edgeadv.data.datasets import ImageSet
 from edgeadv.models.builder import PixelModel
+from edgeadv_runtime.attacks.patches import patch_shape
+from edgeadv_runtime.attacks.stored_patch import StoredPatch
 from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.bundle.preprocess import to_tensor
 from edgeadv_runtime.camera.demonstration import StoredPerturbation
@@ -251,6 +257,95 @@ def test_people_see_the_attack(scene: Path, browser: Browser, digits_bundle: Bun
         browser.wait(
             "document.getElementById('status').textContent", lambda text: "no connection to the camera program" in text
         )
+    finally:
+        program.kill()
+        program.communicate()
+
+
+AREA = Eps.parse("25%", norm="area")
+
+
+@pytest.fixture
+def patched(tmp_path: Path, digits_model: PixelModel, digits_test: ImageSet, digits_bundle: Bundle) -> Path:
+    """A video of a digit, and a printable patch under which, in the middle, the network takes it for another one."""
+    x = to_tensor(np.stack([digits_test.preprocess(digits_test.image(i)) for i in range(0, 1000, 5)]))
+    labels = torch.from_numpy(digits_test.labels[::5])
+    shape = patch_shape(AREA, *x.shape[2:])
+    content = universal_patch(digits_model, torch.from_numpy(x), labels, shape, passes=10)
+    values = (content.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    stored = StoredPatch(values, AREA, "square", digits_bundle.manifest.weights.sha256)
+    stored.save(tmp_path / "p.png", print_mm=50)
+    pixels = (x.transpose(0, 2, 3, 1) * 255).round().astype(np.uint8)
+
+    def logits(images: np.ndarray) -> Tensor:
+        with torch.no_grad():
+            return digits_model(torch.from_numpy(to_tensor(images)))
+
+    before, middle = logits(pixels), logits(np.stack([stored.applied(image, 0.5, 0.5) for image in pixels]))
+    flips = (before.argmax(1) == labels) & (middle.argmax(1) != labels)
+    assert flips.any()
+    # of those that flip the clearest: the video's compression changes each frame a little
+    clear = torch.minimum(*(each.topk(2, dim=1).values.diff(dim=1).abs()[:, 0] for each in (before, middle)))
+    chosen = int(torch.where(flips, clear, -1).argmax())
+    writer = cv2.VideoWriter(str(tmp_path / "recorded.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 8, (256, 256))
+    for light in np.linspace(0.9, 1.0, 24):
+        frame = cv2.resize((pixels[chosen] * light).astype(np.uint8), (256, 256), interpolation=cv2.INTER_NEAREST)
+        writer.write(frame)
+    writer.release()
+    truth = [str(int(each[chosen].argmax())) for each in (before, middle)]
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    return tmp_path
+
+
+def test_people_move_a_patch_and_choose_the_weather(patched: Path, browser: Browser, digits_bundle: Bundle) -> None:
+    command = [sys.executable, "-m", "edgeadv", "camera", str(digits_bundle.path), "--precision", "fp32"]
+    command += ["--source", str(patched / "recorded.avi"), "--loop", "--serve", "127.0.0.1:0"]
+    command += ["--patch", str(patched / "p.png"), "--corruptions", "contrast,fog"]
+    paths = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    program = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert program.stderr is not None
+        url = program.stderr.readline().strip()
+        right, wrong = json.loads((patched / "truth.json").read_text())
+        browser.call("Page.navigate", url=url)
+        browser.wait(LABEL, lambda label: label == right)
+        assert "25%" in browser.value("document.getElementById('patch').textContent")
+        browser.value("document.getElementById('patch-on').click()")
+        browser.wait(LABEL, lambda label: label == wrong)
+        # to the upper left, with the mouse
+        box = browser.value(
+            "(() => { const r = document.getElementById('picture').getBoundingClientRect(); "
+            "return [r.left, r.top, r.width, r.height]; })()"
+        )
+        mouse = {"button": "left", "clickCount": 1, "y": box[1] + box[3] / 2}
+        browser.call("Input.dispatchMouseEvent", type="mousePressed", x=box[0] + box[2] / 2, **mouse)
+        mouse["y"] = box[1] + box[3] * 0.1
+        browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=box[0] + box[2] * 0.2, **mouse)
+        browser.call("Input.dispatchMouseEvent", type="mouseReleased", x=box[0] + box[2] * 0.2, **mouse)
+        browser.value("void (window.seen = null)")
+        browser.value("setInterval(async () => { window.seen = await (await fetch('state')).json(); }, 50) && null")
+        place = browser.wait("window.seen && window.seen.chosen.patch", lambda found: bool(found) and found[0] < 0.3)
+        assert place == pytest.approx([0.1, 0.2], abs=0.02)
+        browser.value("document.getElementById('patch-on').click()")
+        browser.wait(LABEL, lambda label: label == right)
+        plain = browser.value(PIXELS)
+        browser.value(
+            "(() => { const s = document.getElementById('corruption'); s.value = 'contrast'; "
+            "s.dispatchEvent(new Event('change')); const v = document.getElementById('severity'); v.value = 5; "
+            "v.dispatchEvent(new Event('input')); })()"
+        )
+        browser.wait("window.seen.chosen.severity", lambda severity: severity == 5)
+        browser.wait(PIXELS, lambda pixels: pixels != plain)
+        assert browser.value("window.seen.chosen.corruption") == "contrast"
+        assert browser.complaints == []
+        program.terminate()
+        out, err = program.communicate(timeout=20)
+        assert program.returncode == 0, err
+        counted = re.search(r"(\d+) frames captured = (\d+) classified \+ (\d+) dropped;", out)
+        assert counted is not None, out
+        captured, classified, dropped = map(int, counted.groups())
+        assert captured == classified + dropped and classified > 5
     finally:
         program.kill()
         program.communicate()

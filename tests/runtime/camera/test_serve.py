@@ -19,7 +19,7 @@ from PIL import Image
 
 from edgeadv_runtime.camera import connections
 from edgeadv_runtime.camera.connections import MOST_CONNECTIONS
-from edgeadv_runtime.camera.serve import MOST_VIEWERS, PageServer, View, parse_address
+from edgeadv_runtime.camera.serve import MOST_VIEWERS, Chosen, PageServer, View, parse_address
 from edgeadv_runtime.errors import InputError, StorageError
 
 TOKEN = "abcdefgh12345678"
@@ -64,7 +64,15 @@ def test_the_page_and_what_it_needs() -> None:
 
 def test_the_state_is_of_the_last_picture() -> None:
     with served() as (view, port):
-        begin = {"title": "a model", "eps": "8/255", "strength": 0.0}
+        nothing = {"patch": None, "corruption": None, "severity": 3}
+        begin = {
+            "title": "a model",
+            "eps": "8/255",
+            "strength": 0.0,
+            "patch": None,
+            "corruptions": [],
+            "chosen": nothing,
+        }
         waiting = {"status": "waiting for the first frame", "picture_age_s": None, "number": 0}
         assert json.loads(ask(port, "/state")[1]) == {**begin, **waiting}
         view.show(np.zeros((8, 8, 3), np.uint8), STATE)
@@ -146,6 +154,23 @@ def test_so_many_viewers_and_no_more_until_one_leaves() -> None:
             time.sleep(0.05)
         for one in (*viewers, viewer):
             one.close()
+
+
+def test_the_page_chooses_a_patch_and_a_corruption() -> None:
+    with served() as (view, port):
+        view.patch, view.corruptions = "5%", ("fog", "snow")
+        for body in (b'{"patch": [0.25, 1]}', b'{"corruption": "snow", "severity": 5}'):
+            assert ask(port, "/chosen", method="POST", body=body, headers=JSON)[0] == 200
+        assert view.chosen == Chosen((0.25, 1.0), "snow", 5)
+        assert json.loads(ask(port, "/state")[1])["chosen"] == {
+            "patch": [0.25, 1.0],
+            "corruption": "snow",
+            "severity": 5,
+        }
+        for body in (b'{"patch": [2, 0]}', b'{"corruption": "smog"}', b'{"severity": 9}', b"{", b"[]", b"{}"):
+            assert ask(port, "/chosen", method="POST", body=body, headers=JSON)[0] == 400
+        assert ask(port, "/chosen", method="POST", body=b'{"patch": null}', headers={})[0] == 403
+        assert view.chosen == Chosen((0.25, 1.0), "snow", 5)
 
 
 def test_the_slider_sets_the_strength() -> None:

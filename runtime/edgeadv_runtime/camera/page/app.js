@@ -6,6 +6,8 @@ const STALE_S = 2;
 const byId = (id) => document.getElementById(id);
 const history = { age: [], drops: [] };
 let before = null;
+let place = null;
+let moving = false;
 
 const FIGURES = [
   ["captured", "captured"], ["classified", "classified"], ["dropped", "dropped"],
@@ -68,6 +70,7 @@ function show(state, now) {
   // another viewer, or this page before it was loaded again, may have moved it
   if (document.activeElement !== byId("strength")) byId("strength").value = state.strength;
   byId("levels").textContent = state.levels === 1 ? "1 grey level" : `${state.levels} grey levels`;
+  chosen(state);
   rows(state.counts);
   keep("age", state.age_ms);
   byId("age-now").textContent = `${number(state.age_ms, 1)} ms`;
@@ -77,6 +80,40 @@ function show(state, now) {
     byId("drops-now").textContent = number(rate, 1);
   }
   before = { dropped: state.counts.dropped, now };
+}
+
+function chosen(state) {
+  byId("patch").hidden = state.patch === null;
+  byId("area").textContent = state.patch ?? "";
+  place = state.chosen.patch;
+  byId("patch-on").checked = place !== null;
+  byId("picture").classList.toggle("patched", place !== null);
+  byId("corrupt").hidden = !state.corruptions.length;
+  const list = byId("corruption");
+  for (const name of state.corruptions.slice(list.options.length - 1)) list.append(new Option(name, name));
+  if (document.activeElement !== list) list.value = state.chosen.corruption ?? "";
+  if (document.activeElement !== byId("severity")) byId("severity").value = state.chosen.severity;
+  byId("severity-now").textContent = state.chosen.severity;
+}
+
+function ask(path, value) {
+  return fetch(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", "X-Edgeadv": "1" },
+    body: JSON.stringify(value),
+  });
+}
+
+// row and column of the mouse as shares of the picture, which stands in the middle of its square
+function under(event) {
+  const image = byId("picture"), box = image.getBoundingClientRect();
+  const scale = Math.min(box.width / image.naturalWidth, box.height / image.naturalHeight);
+  const share = (at, begin, whole, size) =>
+    Math.min(1, Math.max(0, (at - begin - (whole - size * scale) / 2) / (size * scale)));
+  return [
+    share(event.clientY, box.top, box.height, image.naturalHeight),
+    share(event.clientX, box.left, box.width, image.naturalWidth),
+  ];
 }
 
 async function poll() {
@@ -90,12 +127,24 @@ async function poll() {
   setTimeout(poll, PERIOD_MS);
 }
 
-byId("strength").addEventListener("input", (event) => {
-  fetch("strength", {
-    method: "POST",
-    headers: { "Content-Type": "application/json", "X-Edgeadv": "1" },
-    body: JSON.stringify({ strength: Number(event.target.value) }),
-  });
+byId("strength").addEventListener("input", (event) => ask("strength", { strength: Number(event.target.value) }));
+byId("patch-on").addEventListener("change", (event) => {
+  place = event.target.checked ? [0.5, 0.5] : null;
+  ask("chosen", { patch: place });
+});
+byId("corruption").addEventListener("change", (event) => ask("chosen", { corruption: event.target.value || null }));
+byId("severity").addEventListener("input", (event) => ask("chosen", { severity: Number(event.target.value) }));
+byId("picture").addEventListener("pointerdown", (event) => {
+  if (place === null) return;
+  event.preventDefault();
+  byId("picture").setPointerCapture(event.pointerId);
+  ask("chosen", { patch: under(event) });
+});
+byId("picture").addEventListener("pointermove", (event) => {
+  // one request at a time: a mouse moves faster than they are answered
+  if (!byId("picture").hasPointerCapture(event.pointerId) || moving) return;
+  moving = true;
+  ask("chosen", { patch: under(event) }).finally(() => { moving = false; });
 });
 // a picture that stood still for too long was cut off
 document.addEventListener("visibilitychange", () => {
