@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from edgeadv_runtime.records.bench import BenchRow
-from edgeadv_runtime.records.rows import WORST_CASE
+from edgeadv_runtime.records.eps import AREA
+from edgeadv_runtime.records.rows import CLEAN, NORMS, WORST_CASE
 from edgeadv_runtime.records.suites import base_name
 
 from .accuracy import Group
@@ -120,7 +121,7 @@ class Panel:
         starts: CSS class and share of what is marked where there is no attack.
         budgets: eps as a number and as written, for the axis.
         eps_limit: right end of the axis, the same in all panels of a page.
-        in_l2: whether eps is a length.
+        norm: what budgets are measured in.
     """
 
     title: str
@@ -128,7 +129,7 @@ class Panel:
     starts: Sequence[tuple[str, float]]
     budgets: Sequence[tuple[float, str]]
     eps_limit: float
-    in_l2: bool = False
+    norm: str = NORMS[0]
     left, right, top, bottom = 44, 316, 22, 284
 
     def x(self, eps: float) -> float:
@@ -150,8 +151,10 @@ class Panel:
     @property
     def unit(self) -> str:
         """What the axis shows."""
-        if self.in_l2:
+        if self.norm == "l2":
             return "eps, L2 length over all pixels"
+        if self.norm == AREA:
+            return "area of the patch, a share of the picture"
         return "eps in 1/255 of the pixel range" if self._in_levels else "eps, pixels in [0, 1]"
 
     @property
@@ -160,7 +163,7 @@ class Panel:
         free_from = math.inf
         # from the right, because the largest budget is the one that the headline quotes
         for value, text in reversed([(0.0, "0"), *self.budgets]):
-            short = text.removesuffix("/255") if self._in_levels else f"{value:.3g}"
+            short = text.removesuffix("/255") if self._in_levels else text if self.norm == AREA else f"{value:.3g}"
             x, half = self.x(value), len(short) * _CHARACTER / 2 + 2
             fits = x + half <= free_from
             free_from = x - half if fits else free_from
@@ -175,7 +178,7 @@ class Panel:
         return [(curve, y, at) for (y, curve), at in zip(ended, labels, strict=True)]
 
 
-def accuracy(group: Group, classes: dict[str, str], *, title: str, eps_limit: float) -> Panel:
+def accuracy(group: Group, classes: dict[str, str], *, title: str, eps_limit: float, every: bool = False) -> Panel:
     """Accuracy against eps for one artefact of one model.
 
     Args:
@@ -183,10 +186,10 @@ def accuracy(group: Group, classes: dict[str, str], *, title: str, eps_limit: fl
         classes: CSS class of each attack.
         title: what the panel shows, in words.
         eps_limit: right end of the axis, the same in all panels of a page.
+        every: draw every attack, and not those alone that are strongest at the largest eps.
     """
     curves = []
-    # those attacks alone that are strongest at the largest eps
-    drawn = {row.attack for line in group.attacked[-1:] for row in line.summary}
+    drawn = set(group.attacks) if every else {row.attack for line in group.attacked[-1:] for row in line.summary}
     # the worst case comes last, and so lies on top
     for attack in filter(drawn.__contains__, group.attacks):
         rows = [row for line in group.attacked if (row := line.rows.get(attack))]
@@ -199,7 +202,7 @@ def accuracy(group: Group, classes: dict[str, str], *, title: str, eps_limit: fl
         [("a-clean", group.clean.top1)] if group.clean else [],
         [(line.eps_value, str(line.eps)) for line in group.attacked],
         eps_limit,
-        any(row.norm == "l2" for row in group.rows),
+        next((row.norm for row in group.rows if row.attack != CLEAN), NORMS[0]),
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeadv_runtime.benchmark.conditions import check_comparable
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.records.bench import Bench
+from edgeadv_runtime.records.eps import AREA, SEVERITY
 from edgeadv_runtime.records.measurement import read_measurement
 from edgeadv_runtime.records.results import Results
 from edgeadv_runtime.records.rows import NORMS
@@ -16,11 +17,19 @@ from edgeadv_runtime.records.rows import NORMS
 
 @dataclass(frozen=True)
 class Inputs:
-    """All files of one report, in the order given, and what the page calls each."""
+    """All files of one report, in the order given, and what the page calls each.
+
+    Attributes:
+        results: of attacks within eps, and of none.
+        benches: latencies.
+        titles: of all of them.
+        shifts: results of patches and of corruptions.
+    """
 
     results: dict[Path, Results]
     benches: dict[Path, Bench]
     titles: dict[Path, str]
+    shifts: dict[Path, Results] = field(default_factory=dict)
 
     @property
     def norm(self) -> str:
@@ -45,12 +54,14 @@ def load_inputs(files: Sequence[Path]) -> Inputs:
     seen: set[Path] = set()
     results: dict[Path, Results] = {}
     benches: dict[Path, Bench] = {}
+    shifts: dict[Path, Results] = {}
     for path in files:
         if path.resolve() in seen:
             raise InputError(f"{path} is named twice: name every file once")
         seen.add(path.resolve())
         if read_measurement(path, "results", "bench")["kind"] == "results":
-            results[path] = Results.load(path)
+            measured = Results.load(path)
+            (shifts if measured.norm in (AREA, SEVERITY) else results)[path] = measured
         else:
             benches[path] = Bench.load(path)
     check_comparable(list(benches.values()))
@@ -59,7 +70,11 @@ def load_inputs(files: Sequence[Path]) -> Inputs:
         raise InputError(
             f"eps is measured in {' in some of these results, and in '.join(norms)} in others: make a report of each"
         )
-    return Inputs(results, benches, _titles(results) | _titles(benches))
+    # a model has one name on the page, whatever was done to it
+    titles = _titles(results) | _titles(benches)
+    for norm in (AREA, SEVERITY):
+        titles |= _titles({path: each for path, each in shifts.items() if each.norm == norm})
+    return Inputs(results, benches, titles, shifts)
 
 
 def _titles(files: Mapping[Path, Results | Bench]) -> dict[Path, str]:

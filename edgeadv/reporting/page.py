@@ -14,8 +14,10 @@ from edgeadv_runtime.errors import plain, require
 from edgeadv_runtime.evaluation.verdict import BADGES
 from edgeadv_runtime.records.about import png_size
 from edgeadv_runtime.records.bench import SPINS, Bench, BenchRow
+from edgeadv_runtime.records.eps import AREA
 from edgeadv_runtime.records.rows import EngineInfo, engines
 from edgeadv_runtime.records.suites import FGSM
+from edgeadv_runtime.records.tracks import RULES as TRACK_RULES
 
 from . import charts
 from .accuracy import Artefact, Compared, compare, models, upper_bound
@@ -23,6 +25,7 @@ from .artefacts import choose, measurable, milliseconds, where
 from .drawing import Seen
 from .inputs import Inputs
 from .phrases import MEANINGS, RULES, attack_label
+from .shifts import corrupted, patched, tracked
 
 _FOLDER = Path(__file__).parent
 _TEMPLATE = "template.html.j2"
@@ -83,6 +86,7 @@ def render(inputs: Inputs, *, seen: Sequence[Seen] = ()) -> str:
         MissingDependencyError: jinja2 is not installed.
     """
     shown = models(inputs)
+    shifted = models(Inputs(inputs.shifts, {}, inputs.titles))
     compared = compare(shown)
     rows = [row for results in inputs.results.values() for row in results.rows]
     timed_rows = [row for bench in inputs.benches.values() for row in bench.rows]
@@ -94,8 +98,18 @@ def render(inputs: Inputs, *, seen: Sequence[Seen] = ()) -> str:
         benches=inputs.benches,
         seen=seen,
         titles=inputs.titles,
-        title="Robustness report" if shown else "Latency report",
-        created=max(file.created for files in (inputs.results, inputs.benches) for file in files.values()),
+        title="Robustness report" if shown or inputs.shifts else "Latency report",
+        created=max(
+            file.created for files in (inputs.results, inputs.benches, inputs.shifts) for file in files.values()
+        ),
+        corrupted=list(corrupted(inputs)),
+        patched=patched(inputs),
+        tracked=tracked(inputs),
+        rules_of_tracks=TRACK_RULES,
+        shifts=inputs.shifts,
+        shifted=shifted,
+        # no verdict is given on corruptions, which nobody chose
+        judged=[*shown, *(model for model in shifted if model.results.norm == AREA)],
         meanings=MEANINGS,
         choices={model.path: choose(model, inputs.benches.values()) for model in shown},
         measurable=measurable,

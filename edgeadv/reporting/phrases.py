@@ -82,6 +82,7 @@ RULES = {
     "rising": "a larger eps against a smaller",
     "probabilities": "answers that are no logits",
     "unstable": "one question, two answers",
+    "patch": "a trained patch against a grey one and one of noise",
     "coverage": "what a PASS needs",
 }
 """What each rule of the masking check looks at, in a few words."""

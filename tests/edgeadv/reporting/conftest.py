@@ -16,7 +16,9 @@ import pytest
 from msgspec.structs import replace
 from PIL import Image
 
+from edgeadv.models.builder import PixelModel
 from edgeadv.reporting import build_report
+from edgeadv_runtime import Bundle
 from edgeadv_runtime.benchmark.latency import INCLUDES
 from edgeadv_runtime.bundle.preprocess import Preprocess
 from edgeadv_runtime.decoding import convert
@@ -25,6 +27,7 @@ from edgeadv_runtime.records.evidence import RowMasking
 from edgeadv_runtime.records.results import Results
 from edgeadv_runtime.records.rows import CLEAN, WORST_CASE, AttackParams, Row
 from edgeadv_runtime.records.study import Study, StudySettings
+from tests.edgeadv.reporting.cards import Measured, of_int8, of_masked
 
 N = 1000
 # correct of 1,000 by attack and budget, close to what the reference runs on CIFAR-10 gave
@@ -416,3 +419,13 @@ def report(tmp_path: Path) -> Callable[..., Page]:
         return Page((tmp_path / out).read_text(encoding="utf-8"))
 
     return build
+
+
+@pytest.fixture(scope="session")
+def int8(tmp_path_factory: pytest.TempPathFactory, digits_bundle: Bundle) -> Measured:
+    return of_int8(tmp_path_factory.mktemp("int8"), digits_bundle)
+
+
+@pytest.fixture(scope="session")
+def masked(tmp_path_factory: pytest.TempPathFactory, digits_model: PixelModel, digits_test: Any) -> Measured:
+    return of_masked(tmp_path_factory.mktemp("masked"), digits_model, digits_test)

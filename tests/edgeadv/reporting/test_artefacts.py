@@ -324,6 +324,7 @@ def test_every_rule_of_the_check_is_explained():
         "probabilities",
         "unstable",
         "coverage",
+        "patch",
     }
     assert rules == set(RULES)
 

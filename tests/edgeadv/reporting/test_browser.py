@@ -142,3 +142,14 @@ def test_the_page_of_a_study_fits_too(visit, study, results, tmp_path, width):
     assert seen.measured("labels") > 20
     assert seen.measured("overlaps") == 0
     assert seen.measured("beyond") == 0
+
+
+@pytest.mark.parametrize("name", ["int8", "masked"])
+def test_a_card_fits_and_the_console_is_silent(visit, request, tmp_path, name):
+    source = request.getfixturevalue(name).write(tmp_path / "card.html")
+    seen = visit(tmp_path / "card.html")
+    assert seen.complaints == [] and 'id="limits"' in seen.dom
+    for width in (1280, 800, 360):
+        seen = visit(framed(source, width, tmp_path / "probe.html"))
+        assert seen.measured("width") in range(width - 20, width + 1)
+        assert seen.measured("beyond") == 0
