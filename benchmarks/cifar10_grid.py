@@ -71,8 +71,6 @@ def common(architecture: str, options: argparse.Namespace) -> list[str]:
         "256",
         "--lr",
         "0.2",
-        "--ema",
-        "0.999",
         "--workers",
         "12",
     ]
@@ -221,6 +219,7 @@ def main() -> None:
             done.append(made)
             write_json(options.out, {"benchmark": "cifar10_grid", "environment": environment(), "rows": done})
             print(json.dumps({k: v for k, v in made.items() if k != "commands"}), flush=True)
+    sys.exit(any("failed" in each for each in done))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 #   benchmarks/gpu.sh                                   # JSON into benchmarks/results
 #   OUT=/tmp/out benchmarks/gpu.sh --bundle B --data D  # strength and evaluate on a network and images of yours
 #   benchmarks/gpu.sh --wheels DIR                      # with the packages of these wheels, unpacked into a temporary folder
+#   benchmarks/gpu.sh --cifar DIR                       # a call of its own: a robust network on CIFAR-10, with all the time
 #   OUT=/tmp/out benchmarks/gpu.sh --device cpu --tiny  # a rehearsal: every row, tiny, on the processor; no figure means anything
 #
 # Every row writes its JSON as it goes, and has a limit in seconds; what was cut off or failed is said, and the next row
@@ -11,7 +12,7 @@
 # patterns, and the JSON says so. Exit code: 0 if every row ran to its end, 1 if one did not, 2 if none can run.
 set -u
 cd "$(dirname "$0")/.." || exit 2
-device=cuda tiny= bundle= data= wheels=
+device=cuda tiny= bundle= data= wheels= cifar=
 while [ $# -gt 0 ]; do
   case $1 in
     --device) device=${2:-} && shift ;;
@@ -19,7 +20,8 @@ while [ $# -gt 0 ]; do
     --bundle) bundle=${2:-} && shift ;;
     --data) data=${2:-} && shift ;;
     --wheels) wheels=${2:-} && shift ;;
-    *) echo "gpu.sh: $1 is not an option: --device cuda|cpu, --tiny, --bundle, --data, --wheels" >&2; exit 2 ;;
+    --cifar) cifar=${2:-} && shift ;;
+    *) echo "gpu.sh: $1 is not an option: --device cuda|cpu, --tiny, --bundle, --data, --wheels, --cifar" >&2; exit 2 ;;
   esac
   shift
 done
@@ -27,6 +29,7 @@ stop() { echo "gpu.sh: $1" >&2; exit 2; }
 case $device in cuda | cpu) ;; *) stop "--device is cuda or cpu, not '$device'" ;; esac
 if [ -z "${OUT:-}" ] && { [ -n "$tiny" ] || [ "$device" = cpu ]; }; then stop "a rehearsal measures nothing: name a folder for it, OUT=FOLDER"; fi
 [ "${bundle:+given}" = "${data:+given}" ] || stop "--bundle and --data go together"
+[ -z "$cifar" ] || [ -d "$cifar/train" ] || stop "--cifar is a folder with train and test, not '$cifar'"
 out=${OUT:-benchmarks/results}
 work=$(mktemp -d) || exit 2
 trap 'rm -rf "$work"' EXIT
@@ -76,6 +79,14 @@ row() { # NAME SECONDS COMMAND...
 }
 
 b=benchmarks
+if [ -n "$cifar" ]; then
+  small=()
+  [ -z "$tiny" ] || small=(--small --epochs 1 --suite fast)
+  # what is left is to export and to attack
+  row cifar10 "$budget" "$py" $b/cifar10_grid.py --data "$cifar" --work "$out/cifar10" --architectures regnet_y_400mf --recipes n-fgsm \
+    --precision fp32 --limit 1000 --time-limit "$((budget * 6 / 10))s" "${small[@]}" --out "$out/cifar10_grid-$device.json"
+  exit $failed
+fi
 if [ -n "$tiny" ]; then
   nets=timm/test_resnet net=timm/test_resnet size="--batch 4 --side 32 --rounds 2" shape="--side 32 --images 24 --train-images 40 --steps 4 --batch 8"
   strong="--batch 8 --limit 24" many="--images 24" train="--arch timm/test_resnet --images 40 --batch 8 --workers 0 --rounds 2"

@@ -52,6 +52,12 @@ def show(ratio: Ratio | None) -> str:
     return f"{ratio['median']:.2f} [{low:.2f}, {high:.2f}]"
 
 
+def ranged(values: list[float]) -> str:
+    """The median of a few rounds, with the least and the most; of one round that alone."""
+    spread = f" [{min(values):.2f}, {max(values):.2f}]" if len(values) > 1 else ""
+    return f"{statistics.median(values):.2f}{spread}"
+
+
 def short(device: str) -> str:
     """A GPU's name without its maker and memory."""
     return re.sub(r"NVIDIA (\S+).*", r"\1", device)
@@ -235,7 +241,7 @@ def worst(found: Found) -> Iterator[str]:
                 row["theirs"],
                 f"{row['left_ours']} and {row['left_theirs']} of {row['n']}",
                 f"{statistics.median(row['seconds_ours']):.0f} and {statistics.median(row['seconds_theirs']):.0f}",
-                " ".join(f"{1 / ratio:.2f}" for ratio in row["ratio"]),
+                ranged([1 / ratio for ratio in row["ratio"]]),
             ]
         )
     yield from table("network|beside|left standing, ours and theirs|seconds, ours and theirs|faster by", rows)
@@ -298,6 +304,27 @@ def begin(found: Found) -> Iterator[str]:
     yield from table("what|takes", rows)
 
 
+def corruptions(found: Found) -> Iterator[str]:
+    """One artefact under all corruptions: the whole, and each stage by itself."""
+    rows = []
+    for content in found.values():
+        if content.get("benchmark") != "corruptions":
+            continue
+        by = {row["part"]: row for row in content["rows"] if row["part"] != "corrupt"}
+        kinds = sorted((row for row in content["rows"] if row["part"] == "corrupt"), key=lambda row: -row["s"])
+        stages = {"decode": by["decode"]["s"], "corrupt": sum(row["s"] for row in kinds), "score": by["score"]["s"]}
+        rows.append(
+            [
+                f"{len(kinds) * 5} on {content['arguments']['n']:,} frames, {content['arguments']['precision']}",
+                f"{by['whole']['s']:.0f} s",
+                f"{by['whole']['peak_mib']:,} MiB",
+                ", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.items()),
+                ", ".join(f"{row['kind']} {row['s']:.0f} s" for row in kinds[:2]),
+            ]
+        )
+    yield from table("corruptions|`evaluate`|memory|by itself, one after the other|slowest kinds", rows)
+
+
 def verdict(found: Found) -> Iterator[str]:
     """What the masking verdict said of figures that are true, in between, or false."""
     said: Counter[tuple[str, str, str]] = Counter()
@@ -317,7 +344,7 @@ TABLES: dict[str, Callable[[Found], Iterator[str]]] = {
     each.__name__: each
     for each in (
         crafting, gpu, strength, worst, threads, runtime, paced, preprocessing, pytorch, evaluation, training, begin,
-        verdict,
+        corruptions, verdict,
     )
 }  # fmt: skip
 
