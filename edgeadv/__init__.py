@@ -33,6 +33,7 @@ if typing.TYPE_CHECKING:
         Results,
         __version__,
     )
+    from edgeadv_runtime.records.card import Card
     from edgeadv_runtime.records.study import Study
 
     from .data.sources import Data, load_data
@@ -48,11 +49,12 @@ if typing.TYPE_CHECKING:
     from .workflows.networks import ModelSource
     from .workflows.packing import attack
     from .workflows.pretrained import Pretrained, study
-    from .workflows.reporting import report
+    from .workflows.reporting import card, report
     from .workflows.runs import list_runs
     from .workflows.threads import configure
     from .workflows.training import DistillOptions, RecipeOptions, TrainConfig, TrainJob, distill, train
     from .workflows.verification import verify
+    from .workflows.zoo import ZooNet, zoo, zoo_nets
 
 __all__ = [
     "AttackPack",
@@ -60,6 +62,7 @@ __all__ = [
     "Bench",
     "Bundle",
     "CallableAttack",
+    "Card",
     "ConfidenceOptions",
     "Data",
     "DistillOptions",
@@ -81,10 +84,12 @@ __all__ = [
     "TrainConfig",
     "TrainJob",
     "TrainingDataOptions",
+    "ZooNet",
     "__version__",
     "attack",
     "bench",
     "build_engines",
+    "card",
     "check_onnx",
     "compare_pipelines",
     "configure",
@@ -98,10 +103,13 @@ __all__ = [
     "study",
     "train",
     "verify",
+    "zoo",
+    "zoo_nets",
 ]
 
 _LAZY = {
     "edgeadv_runtime": "AttackPack Bench Bundle CallableAttack EdgeAdvError Eps InputError Results __version__",
+    "edgeadv_runtime.records.card": "Card",
     "edgeadv_runtime.records.study": "Study",
     ".data.sources": "Data load_data",
     ".training.runs": "Run",
@@ -116,11 +124,12 @@ _LAZY = {
     ".workflows.networks": "ModelSource",
     ".workflows.packing": "attack",
     ".workflows.pretrained": "Pretrained study",
-    ".workflows.reporting": "report",
+    ".workflows.reporting": "card report",
     ".workflows.runs": "list_runs",
     ".workflows.threads": "configure",
     ".workflows.training": "DistillOptions RecipeOptions TrainConfig TrainJob distill train",
     ".workflows.verification": "verify",
+    ".workflows.zoo": "ZooNet zoo zoo_nets",
 }
 _WHERE = {name: module for module, names in _LAZY.items() for name in names.split()}
 

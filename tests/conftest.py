@@ -4,6 +4,7 @@ bundle."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,16 @@ LONG = (
     "test_training_together.py", "test_commands.py", "test_exporting.py", "test_import.py",
 )  # fmt: skip
 """Files of minutes, longest first: none of them is left to one process when all others are done."""
+
+
+def pytest_configure() -> None:
+    """Give each process of pytest-xdist cores of its own: threads that wait for work and spin would take another's."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None or not hasattr(os, "sched_setaffinity"):
+        return
+    processes, cores = int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), sorted(os.sched_getaffinity(0))
+    if processes <= len(cores):
+        os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) :: processes])
 
 
 @pytest.hookimpl(trylast=True)
@@ -143,6 +154,21 @@ class Digits(nn.Module):
         return logits
 
 
+class SmallDigits(nn.Module):
+    """Two convolutions and a linear layer, ``head``: a tenth of the work of :class:`Digits`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in ((3, 8), (8, 16)))
+        self.head = nn.Linear(16 * 8 * 8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for convolution in self.body:
+            x = torch.relu(convolution(x))
+        logits: Tensor = self.head(x.flatten(1))
+        return logits
+
+
 @pytest.fixture(scope="session")
 def digits_train() -> ImageSet:
     return open_data("mnist5k", split="train")
@@ -153,22 +179,34 @@ def digits_test() -> ImageSet:
     return open_data("mnist5k", split="test")
 
 
-@pytest.fixture(scope="session")
-def digits_model(digits_train: ImageSet) -> PixelModel:
-    """:class:`Digits` after a few seconds of training, about 95% right on the test images. Shared: do not change it."""
+def learned(network: type[nn.Module], train: ImageSet, *, epochs: int) -> PixelModel:
+    """A network that has learned digits, the same every time, in eval mode."""
     torch.set_num_threads(1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = PixelModel(Digits(), Architecture(name="digits", source="timm", num_classes=10))
+        model = PixelModel(network(), Architecture(name="digits", source="timm", num_classes=10))
         optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-        everything = next(batches(digits_train, digits_train.preprocess, batch_size=len(digits_train)))
+        everything = next(batches(train, train.preprocess, batch_size=len(train)))
         x, y = torch.from_numpy(to_tensor(everything.pixels)), torch.from_numpy(everything.labels)
-        for _ in range(5):
+        for _ in range(epochs):
             for part in torch.randperm(len(x)).split(64):
                 optimizer.zero_grad()
                 nn.functional.cross_entropy(model(x[part]), y[part]).backward()
                 optimizer.step()
     return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def digits_model(digits_train: ImageSet) -> PixelModel:
+    """:class:`Digits` after a few seconds of training, about 95% right on the test images. Shared: do not change it."""
+    return learned(Digits, digits_train, epochs=5)
+
+
+@pytest.fixture(scope="session")
+def small_digits_model(digits_train: ImageSet) -> PixelModel:
+    """:class:`SmallDigits`, about as right as ``digits_model``, for what asks a network a million times. Shared as
+    well."""
+    return learned(SmallDigits, digits_train, epochs=3)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,6 +33,7 @@ def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         (("--fast",), "--fast is not an option"),
         (("--device", "cpu", "--tiny"), "a rehearsal measures nothing: name a folder for it, OUT=FOLDER"),
         (("--bundle", "net.edgeadv"), "--bundle and --data go together"),
+        (("--cifar", "nowhere"), "--cifar is a folder with train and test, not 'nowhere'"),
     ],
 )
 def test_what_it_cannot_do_is_one_line(options: tuple[str, ...], says: str) -> None:
@@ -93,3 +96,20 @@ def test_a_rehearsal_leaves_the_json_of_every_row(tmp_path: Path) -> None:
         assert 0 < sum(each["share"] for each in row["operations"]) <= 1.001
         assert set(row["first_convolution_ms"]) == {"3", "4", "8"}
     assert {row["recipe"] for row in found["training_throughput-cpu"]["rows"]} == {"undefended", "n-fgsm"}
+
+
+@pytest.mark.slow
+def test_the_network_on_cifar_is_rehearsed_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 550), ("test", 8)):
+        for class_id in "ab":
+            (tmp_path / "data" / part / class_id).mkdir(parents=True)
+            for i in range(count):
+                picture = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(picture).save(tmp_path / "data" / part / class_id / f"{i}.png")
+    options = ("--device", "cpu", "--tiny", "--cifar", str(tmp_path / "data"))
+    done = run(*options, OUT=str(tmp_path / "out"), BUDGET="400")
+    assert done.returncode == 0, done.stderr
+    assert "== cifar10: done in " in done.stdout
+    (row,) = json.loads((tmp_path / "out" / "cifar10_grid-cpu.json").read_text())["rows"]
+    assert row["architecture"] == "regnet_y_400mf" and row["verdict"] != "PASS"

@@ -22,6 +22,7 @@ PUBLIC = {
         "Bench",
         "Bundle",
         "CallableAttack",
+        "Card",
         "ConfidenceOptions",
         "Data",
         "DistillOptions",
@@ -43,10 +44,12 @@ PUBLIC = {
         "TrainConfig",
         "TrainJob",
         "TrainingDataOptions",
+        "ZooNet",
         "__version__",
         "attack",
         "bench",
         "build_engines",
+        "card",
         "check_onnx",
         "compare_pipelines",
         "configure",
@@ -60,6 +63,8 @@ PUBLIC = {
         "study",
         "train",
         "verify",
+        "zoo",
+        "zoo_nets",
     ],
     "edgeadv_runtime": [
         "Attack",
@@ -152,6 +157,7 @@ SIGNATURES = {
     "edgeadv.build_engines": (
         "bundle precisions batch targets library tf32 workspace engine_cache explain out progress built"
     ),
+    "edgeadv.card": "measurements bundle out public_key",
     "edgeadv.distill": "arch data out recipe teacher eps epochs config options job progress",
     "edgeadv.evaluate": "bundle data eps suite attacks backends precisions pack plan execution out progress",
     "edgeadv.export": "source out precisions data frames classes preprocess normalize training int8 confidence "
@@ -166,6 +172,8 @@ SIGNATURES = {
     "edgeadv.study": "arch data eps out n seed pretrained provider workers allow_unreadable resume progress",
     "edgeadv.train": "arch data out recipe eps epochs weights weights_map config options job progress",
     "edgeadv.verify": "bundle backends precisions provider tensorrt progress",
+    "edgeadv.zoo": "name zoo_from",
+    "edgeadv.zoo_nets": "",
     "edgeadv_runtime.bench": "bundle openers batches runs warm_up rate_hz progress keep",
     "edgeadv_runtime.build_engine": "bundle variant options library cache out progress",
     "edgeadv_runtime.evaluate": "bundle images backends infos data unreadable skipped examples overlap progress",

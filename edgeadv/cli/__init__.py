@@ -51,8 +51,11 @@ _SUMMARIES = {
     "where all frames went.",
     "perturbation": "Make one perturbation that is added to every frame by the slider of `edgeadv camera --serve`. It "
     "is a demonstration.",
+    "patch": "Make one patch that turns the label of the pictures it is put on, as a PNG to print.",
     "gate": "Judge a results file, for a release or a CI job: one line for each rule.",
     "report": "Write one self-contained HTML page: the worst case first, with its masking verdict, then all the rest.",
+    "card": "Write the card of a bundle: what it is, what it withstands with the verdict beside it, how fast it is, "
+    "where that ends, and which file says so.",
     "doctor": "Show the machine, what is installed and what it can do; for each bundle what would run here, and why "
     "the rest not.",
 }

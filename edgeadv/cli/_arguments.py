@@ -27,11 +27,12 @@ Provider = Annotated[str, f"Of torch and ONNX Runtime: {', '.join(PROVIDERS)}; t
 PublicKey = Annotated[
     Path | None, "Ed25519 key (PEM) that must have signed the bundle; checked before anything is read."
 ]
-EpsList = Annotated[
-    str,
+_EPS = (
     "Comma-separated budgets in pixels of [0, 1], ascending, e.g. 1/255,8/255; whole grey levels where images "
-    "are rounded to 8 bits.",
-]
+    "are rounded to 8 bits."
+)
+EpsList = Annotated[str, _EPS]
+EpsIfAny = Annotated[str | None, _EPS]
 Suite = Annotated[str, f"How hard to try: {', '.join(SUITES)}."]
 Attacks = Annotated[str | None, "Comma-separated attacks instead of the suite's, at the suite's effort."]
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from edgeadv_runtime import Results, Row
 from edgeadv_runtime.bundle.variants import takes_uint8
 from edgeadv_runtime.evaluation.verdict import BADGES
 from edgeadv_runtime.records.about import NO_GRADIENTS
+from edgeadv_runtime.records.eps import SEVERITY
+from edgeadv_runtime.records.measured_rows import accuracy_over
 from edgeadv_runtime.records.rows import BASELINE, CLEAN, WORST_CASE, engines
 from edgeadv_runtime.records.suites import FGSM
+from edgeadv_runtime.records.tracks import RULES, TrackRow
 
 from ..reporting.accuracy import strongest
 from ._fields import as_options
@@ -18,6 +21,9 @@ from ._shared import VERDICT, print_table
 
 def print_results(results: Results) -> None:
     """The table on the terminal, a line for each artefact and budget, and under it what one must know to believe it."""
+    if results.norm == SEVERITY:
+        _print_corruptions(results)
+        return
     tell = print_table(
         ("artefact", "eps", CLEAN, FGSM, "strongest gradient attack", "strongest query attack", WORST_CASE, VERDICT),
         _rows(results),
@@ -30,10 +36,37 @@ def print_results(results: Results) -> None:
         tell(f"{name}: {engine}")
     for line in (*_compared(results), *_rounding(results)):
         tell(line)
+    _print_tracks(results)
     tell(BADGES[results.overall_verdict], style="bold")
     for item in results.masking.evidence:
         if item.matters:
             tell(f"  {item.finding or 'note'}: {item.text}")
+    _print_images(results, tell)
+
+
+def _print_tracks(results: Results) -> None:
+    """A line for each artefact and attack: what an application would decide on tracks, by each rule."""
+    if not results.tracks:
+        return
+
+    def cell_of(row: TrackRow | None) -> str:
+        if row is None:
+            return ""
+        return f"{row.share:.1%}" + (f" ({row.undecided} undecided)" if row.undecided else "")
+
+    print_table(
+        ("artefact", "budget", "attack", *RULES),
+        (
+            [str(artefact), eps, attack, *(cell_of(found.get(rule)) for rule in RULES)]
+            for (artefact, attack, eps), found in results.decisions.items()
+        ),
+        left=3,
+        title=f"{results.tracks[0].tracks}: decided right",
+    )
+
+
+def _print_images(results: Results, tell: Callable[..., None]) -> None:
+    """What was not scored, and what is to be known of the images."""
     for entry in results.skipped:
         what = entry.variant if entry.backend in NO_GRADIENTS else f"not scored: {entry.backend} {entry.variant}"
         tell(as_options(f"{what}: {entry.reason}"))
@@ -44,6 +77,31 @@ def print_results(results: Results) -> None:
         tell(f"{data.calibration_left_out} images that int8 was calibrated on were left out")
     if data.unreadable:
         tell(f"{len(data.unreadable)} unreadable images were left out; the file lists them")
+
+
+def _print_corruptions(results: Results) -> None:
+    """A line for each artefact and corruption: accuracy at each severity, and their mean."""
+    severities = [budget.text for budget in results.budgets]
+    rows: list[list[str]] = []
+    for artefact in results.artefacts:
+        for kind, found in results.corruptions(artefact).items():
+            mean = f"{float(accuracy_over(found)):.1%}"
+            rows.append([str(artefact), kind, *(f"{row.top1:.1%}" for row in found), mean])
+        worst = results.select(artefact=artefact, attack=WORST_CASE)
+        rows.append([str(artefact), "worst of these", *(f"{row.top1:.1%}" for row in worst), ""])
+    tell = print_table(
+        ("artefact", "corruption", *(f"severity {text}" for text in severities), "mean"),
+        rows,
+        left=2,
+        bold=("mean",),
+        title=f"{results.bundle.heading} on {results.data.name} ({results.data.split}), {results.data.n} images",
+    )
+    for artefact in results.artefacts:
+        which = {"variant": artefact.variant, "backend": artefact.backend}
+        clean = results.clean(**which)
+        tell(f"{artefact}: clean {clean.top1:.1%}, mean over all corruptions {results.corrupted(**which):.1%}")
+    _print_tracks(results)
+    _print_images(results, tell)
 
 
 def _rows(results: Results) -> Iterator[list[str]]:

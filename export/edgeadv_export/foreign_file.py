@@ -22,6 +22,7 @@ IR_OLDEST, IR_NEWEST = 8, 10
 DEFAULT_DOMAINS = ("", "ai.onnx")
 # what ONNX Runtime computes itself, its form of quantised operators among it
 _DOMAINS = (*DEFAULT_DOMAINS, "com.microsoft")
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 _OTHERS = {
     b"PK\x03\x04": "a zip archive, as PyTorch's checkpoints are",
     b"\x80": "a pickle",
@@ -54,7 +55,7 @@ def load_foreign(path: Path) -> Any:
         except Exception as error:  # of C++, without a type of its own
             raise InputError(f"{path} has functions of its own that cannot be inlined ({one_line(error)})") from error
     _refuse_kinds(proto, path)
-    _refuse_nan(proto, path)
+    _refuse_damaged(proto, path)
     return _inferred(_converted(_inferred(proto, path), path), path)
 
 
@@ -140,15 +141,15 @@ def _refuse_kinds(proto: Any, path: Path) -> None:
             raise InputError(f"{where} in training mode: export the network for inference (model.eval())")
 
 
-def _refuse_nan(proto: Any, path: Path) -> None:
+def _refuse_damaged(proto: Any, path: Path) -> None:
+    """Refuse tensors that have too few or too many bytes for their shape, and weights with NaN."""
     for tensor in tensors_of(proto.graph):
-        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
-            try:
-                values = onnx.numpy_helper.to_array(tensor)
-            except Exception as error:  # too few numbers for its shape, and the like
-                raise InputError(f"{path}: the weight {tensor.name!r} is damaged ({one_line(error)})") from error
-            if (values != values).any():
-                raise InputError(f"{path}: the weight {tensor.name!r} holds NaN; the weights are broken")
+        try:
+            values = onnx.numpy_helper.to_array(tensor)
+        except Exception as error:  # onnx's, by kind of tensor: it has no common base
+            raise InputError(f"{path}: the weight {tensor.name!r} is damaged ({one_line(error)})") from error
+        if tensor.data_type in _FLOATS and (values != values).any():
+            raise InputError(f"{path}: the weight {tensor.name!r} holds NaN; the weights are broken")
 
 
 def opset_of(proto: Any) -> int:

@@ -67,8 +67,10 @@ WRITERS = {
     "--out out",
     "bench": "../net.edgeadv --runs 2 --warm-up 1 --out out",
     "perturbation": "../net.edgeadv --data ../photos --eps 76/255 --limit 20 --out out",
+    "patch": "../net.edgeadv --data ../photos --area 20% --limit 20 --out out",
     "gate": "../results.json --min-clean 0.1 --junit out.xml --json out.json",
     "report": "../results.json --out out",
+    "card": "../results.json --bundle ../net.edgeadv --out out.md",
 }
 """A call of each, in a folder beside what it reads."""
 
@@ -113,15 +115,16 @@ def test_rights_follow_the_umask(name: str, umask: int, home: Path, run_command:
     assert modes(folder, umask, but=before) == []
 
 
-LOCKED = [name for name, call in WRITERS.items() if call.endswith(" --out out")]
+LOCKED = {name: call.split()[-1] for name, call in WRITERS.items() if "--out" in call.split()[-2:-1]}
+"""What each of them makes."""
 
 
 @pytest.mark.parametrize("name", LOCKED)
 def test_the_second_is_refused_at_once_in_one_line(name: str, home: Path, run_command: Runner) -> None:
-    folder = in_place(name, home, f"{name}-locked")
-    with working_on(folder / "out"):
+    folder, out = in_place(name, home, f"{name}-locked"), LOCKED[name]
+    with working_on(folder / out):
         second = run_command(folder, *name.split(), *WRITERS[name].split())
     assert second.status == 2
-    refusal = f"edgeadv: process {os.getpid()} works on out: wait until it is done, or choose another --out\n"
+    refusal = f"edgeadv: process {os.getpid()} works on {out}: wait until it is done, or choose another --out\n"
     assert second.err == refusal
     assert list(folder.iterdir()) == []

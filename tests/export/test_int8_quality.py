@@ -187,8 +187,9 @@ def test_the_self_test_passes(bundle: Bundle) -> None:
 # --- layers that stay in float32
 
 
-def plant(model: PixelModel, places: tuple[int, ...], images: ImageSet) -> PixelModel:
-    """The same function, with one channel before layer ``k`` of ``places`` so loud that the others round to nothing."""
+def plant(model: PixelModel, places: tuple[int, ...], images: ImageSet, *, loud: float = 1e4) -> PixelModel:
+    """The same function, with one channel before layer ``k`` of ``places`` so loud that the others round to nothing, or
+    to few steps where it is ``loud`` by less."""
     model = copy.deepcopy(model)
     seen: dict[int, torch.Tensor] = {}
     body: Any = model.net.body
@@ -200,9 +201,9 @@ def plant(model: PixelModel, places: tuple[int, ...], images: ImageSet) -> Pixel
     with torch.no_grad():
         for k in places:
             channel = int(seen[k].mean((0, 2, 3)).argmax())
-            body[k - 1].weight[channel] *= 1e4
-            body[k - 1].bias[channel] *= 1e4
-            body[k].weight[:, channel] /= 1e4
+            body[k - 1].weight[channel] *= loud
+            body[k - 1].bias[channel] *= loud
+            body[k].weight[:, channel] /= loud
     return model
 
 
@@ -297,12 +298,12 @@ def test_a_budget_without_a_judge_is_refused(digits_train: ImageSet, digits_test
 
 @pytest.mark.usefixtures("quick")
 def test_the_worst_case_is_judged_where_it_can_be_believed(
-    tmp_path: Path, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
+    tmp_path: Path, small_digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
 ) -> None:
     """Enough images for a verdict, at a budget that is no whole number of grey levels."""
     order = np.linspace(0, 999, 350).astype(np.int64)
     int8 = plan(digits_train, digits_test, order=order, eps=Eps.parse("0.1"), max_drop=8.0)
-    bundle = export(digits_model, tmp_path / "x.edgeadv", int8, variants=["int8-s8s8"])
+    bundle = export(small_digits_model, tmp_path / "x.edgeadv", int8, variants=["int8-s8s8"])
     gate = bundle.manifest.variants["int8-s8s8"].gate.to_json()
     worst, clean = gate["worst_case"], gate["clean"]
     assert (worst["eps"], worst["threat"], worst["n"], worst["suite"]) == ("0.1", "white-box", 350, GATE_SUITE)
@@ -314,13 +315,13 @@ def test_the_worst_case_is_judged_where_it_can_be_believed(
 
 @pytest.mark.usefixtures("quick")
 def test_a_worst_case_that_may_not_be_believed_ends_the_export(
-    tmp_path: Path, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
+    tmp_path: Path, small_digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
 ) -> None:
     """Too few images for a verdict; and a network whose softmax is saturated, so that its gradients vanish."""
     few = plan(digits_train, digits_test, order=np.arange(0, 1000, 12), eps=Eps.parse("24/255"), max_drop=50.0)
     with pytest.raises(ExportError, match=r"at eps 24/255 may not be believed.*verdict UNCHECKED \(only .*`gate_data`"):
-        export(digits_model, tmp_path / "x.edgeadv", few, variants=["fp32", "int8-s8s8"])
-    masked = copy.deepcopy(digits_model)
+        export(small_digits_model, tmp_path / "x.edgeadv", few, variants=["fp32", "int8-s8s8"])
+    masked = copy.deepcopy(small_digits_model)
     head: Any = masked.net.head
     with torch.no_grad():
         for parameter in head.parameters():
@@ -339,12 +340,15 @@ JUDGED_ORDER, JUDGED_EPS = np.linspace(0, 999, 350).astype(np.int64), Eps.parse(
 
 @pytest.fixture(scope="module")
 def judged(
-    tmp_path_factory: pytest.TempPathFactory, digits_model: PixelModel, digits_train: ImageSet, digits_test: ImageSet
+    tmp_path_factory: pytest.TempPathFactory,
+    small_digits_model: PixelModel,
+    digits_train: ImageSet,
+    digits_test: ImageSet,
 ) -> Bundle:
     """Both int8 variants, judged under attack in one export, which attacks float32 once for them."""
     int8 = plan(digits_train, digits_test, order=JUDGED_ORDER, eps=JUDGED_EPS, max_drop=50.0)
     with less_effort():
-        return export(digits_model, tmp_path_factory.mktemp("judged") / "x.edgeadv", int8)
+        return export(small_digits_model, tmp_path_factory.mktemp("judged") / "x.edgeadv", int8)
 
 
 @pytest.mark.usefixtures("quick")
@@ -395,14 +399,14 @@ def test_the_worst_case_is_that_of_the_evaluation(judged: Bundle, digits_test: I
 
 def test_an_int8_that_only_hides_from_the_gradients_of_fp32_does_not_pass(
     tmp_path: Path,
-    digits_model: PixelModel,
+    small_digits_model: PixelModel,
     digits_train: ImageSet,
     digits_test: ImageSet,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With coarse steps, images that were made on fp32 leave more of it standing than those that were made on
     itself."""
-    monkeypatch.setattr("edgeadv_export.int8._IMAGES_IN_RANGE", 100.0)
+    coarse = plant(small_digits_model, (1,), digits_test, loud=100)
     # with few attacks of float32: what many of them break leaves less to tell the two apart
     few = {**SUITES["fast"], PGD_SMOOTHED: Effort(steps=10), SQUARE: Effort(queries=QUERIES)}
     monkeypatch.setattr("edgeadv.workflows.int8_judge.SUITES", {GATE_SUITE: few})
@@ -418,15 +422,15 @@ def test_an_int8_that_only_hides_from_the_gradients_of_fp32_does_not_pass(
 
     monkeypatch.setattr("edgeadv.workflows.int8_judge.write_pack", written_once)
     order = np.linspace(0, 999, 350).astype(np.int64)
-    int8 = plan(digits_train, digits_test, order=order, eps=Eps.parse("12/255"), max_drop=100.0)
-    whole = export(digits_model, tmp_path / "x.edgeadv", int8, variants=["int8-s8s8"])
+    int8 = plan(digits_train, digits_test, order=order, eps=Eps.parse("20/255"), max_drop=100.0)
+    whole = export(coarse, tmp_path / "x.edgeadv", int8, variants=["int8-s8s8"])
     own = whole.manifest.variants["int8-s8s8"].gate.worst_case
 
     def none(*_: Any, **__: Any) -> Any:
         raise ExportError("there is none")
 
     monkeypatch.setattr("edgeadv_export.int8_quality.own_gradients", none)
-    blind = export(digits_model, tmp_path / "y.edgeadv", int8, variants=["int8-s8s8"])
+    blind = export(coarse, tmp_path / "y.edgeadv", int8, variants=["int8-s8s8"])
     transfer = blind.manifest.variants["int8-s8s8"].gate.worst_case
     assert (transfer["threat"], transfer["no_own_gradients"]) == ("query", "there is none")
     assert own["threat"] == "white-box" and "no_own_gradients" not in own

@@ -133,6 +133,16 @@ def read_bundle_weights(folder: Path) -> object:
     return read(folder / "b.edgeadv" / "weights.safetensors")
 
 
+def read_for_a_card(folder: Path) -> object:
+    """What a card reads of a bundle."""
+    from edgeadv.reporting import card_bundle as of
+    from edgeadv_runtime.bundle.bundle import Bundle
+
+    bundle = Bundle.open(folder / "b.edgeadv")
+    source = of.manifest_of(bundle)
+    return of.model(bundle, source), of.training(bundle, source), of.signed(bundle, source, None)
+
+
 def read_bench(folder: Path) -> object:
     """Read a measurement."""
     from edgeadv_runtime.records.bench import Bench
@@ -145,6 +155,13 @@ def read_study(folder: Path) -> object:
     from edgeadv_runtime.records.study import Study
 
     return Study.load(folder / "study" / "study.json")
+
+
+def read_card(folder: Path) -> object:
+    """Read a card."""
+    from edgeadv_runtime.records.card import Card
+
+    return Card.load(folder / "card.json")
 
 
 def read_pack(folder: Path) -> object:
@@ -181,13 +198,21 @@ def read_picture(folder: Path) -> object:
 SHOW, VERIFY = "bundle show @/b.edgeadv", "verify @/b.edgeadv --backend onnxruntime"
 EVALUATE = "evaluate @/b.edgeadv --pack @/p.pack --backend onnxruntime --precision fp32 --out @/out.json"
 IMPORT = "import @/theirs.onnx --preprocess resize=16,crop=16 --scale 0..1 --color rgb --check"
-BUNDLE = ("b.edgeadv",)
+CARD = "card @/r.json @/bench.json --bundle @/b.edgeadv --out @/card"
+BUNDLE, MEASURED = ("b.edgeadv",), ("r.json", "bench.json")
 FORMATS: dict[str, Format] = {
     "manifest": Format(
         BUNDLE,
         ("b.edgeadv/manifest.json",),
         mutators.as_json,
-        (SHOW, SHOW, VERIFY, "doctor @/b.edgeadv", "bundle slim @/b.edgeadv --variant fp16 --out @/out"),
+        (
+            SHOW,
+            SHOW,
+            VERIFY,
+            read_for_a_card,
+            "doctor @/b.edgeadv",
+            "bundle slim @/b.edgeadv --variant fp16 --out @/out",
+        ),
         manifest_fits,
     ),
     "golden": Format(BUNDLE, ("b.edgeadv/golden.npz",), mutators.npz, (VERIFY, SHOW), manifest_fits),
@@ -205,7 +230,7 @@ FORMATS: dict[str, Format] = {
         BUNDLE,
         ("b.edgeadv/weights.safetensors",),
         mutators.safetensors,
-        (read_bundle_weights,),
+        (read_bundle_weights, read_for_a_card),
         manifest_fits,
     ),
     "signature": Format(
@@ -226,6 +251,10 @@ FORMATS: dict[str, Format] = {
     ),
     "bench": Format(
         ("bench.json",), ("bench.json",), mutators.as_json, (read_bench, "report @/bench.json --out @/out")
+    ),
+    "card": Format(("card.json",), ("card.json",), mutators.as_json, (read_card,)),
+    "what a card is of": Format(
+        (*BUNDLE, *MEASURED), MEASURED, mutators.as_json, (f"{CARD}.html", f"{CARD}.md", f"{CARD}.json")
     ),
     "run": Format(("run",), ("run/run.json",), mutators.as_json, ("runs @", "export @/run --out @/out")),
     "run's weights": Format(
@@ -294,6 +323,7 @@ def command_line(rng: random.Random) -> list[str]:
         "bundle show": ["@/b.edgeadv"],
         "gate": ["@/r.json", "--min-clean", "0.5"],
         "report": ["@/r.json", "--out", "@/out.html"],
+        "card": f"{CARD}.html".split()[1:],
         "evaluate": EVALUATE.split()[1:],
         "verify": VERIFY.split()[1:],
         "bench": ["@/b.edgeadv", "--runs", "1", "--warm-up", "0"],

@@ -19,6 +19,7 @@ from edgeadv_runtime.errors import EdgeAdvError
 from tests.fuzz.formats import FORMATS, Format, command_line, copy
 
 HANG_S = 20
+FEWEST = 3
 MOST_MIB = 2048
 LONGEST = 300
 OPTIONS = "options"
@@ -29,7 +30,7 @@ NAMES = [*FORMATS, OPTIONS]
 def fuzz(
     name: str, seeds: Path, work: Path, *, seed: int, seconds: float, most: int | None = None
 ) -> dict[str, object]:
-    """Change files of a format and read them, until ``seconds`` are over or ``most`` were read.
+    """Change files of a format and read them, until ``seconds`` are over or ``most`` were read; a few in any case.
 
     Returns:
         How many inputs there were, what came of them, and a list of faults: each has its number, so that the seed and
@@ -41,7 +42,7 @@ def fuzz(
     outcomes: Counter[str] = Counter()
     faults: list[str] = []
     end, number = time.monotonic() + seconds, 0
-    while time.monotonic() < end and (most is None or number < most):
+    while (number < FEWEST or time.monotonic() < end) and (most is None or number < most):
         rng = random.Random(f"{name} {seed} {number}")
         (work / "number").write_text(str(number))
         # a hang, in Python or in C, ends this process with a traceback; the number tells of which input

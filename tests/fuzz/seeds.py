@@ -58,6 +58,8 @@ def make(folder: Path) -> None:
     (folder / "kept").rename(folder / "r.json.partial")
     write_study(folder / "study", folder / "r.json")
     command("bench", bundle, "--runs", "2", "--warm-up", "0", "--out", folder / "bench.json")
+    files = (folder / "r.json", folder / "bench.json")
+    command("card", *files, "--bundle", bundle, "--out", folder / "card.json")
     command("perturbation", bundle, *data[:2], "--eps", "0.2", "--out", folder / "p.npz")
     if find_spec("tensorrt_rtx") is not None:
         command("engine", bundle, "--target", "sm_86", "--engine-cache", folder / "cache", "--precision", "fp16")

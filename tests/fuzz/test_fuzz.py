@@ -11,12 +11,11 @@ import pytest
 
 from tests.fuzz.__main__ import in_child
 from tests.fuzz.formats import FORMATS
-from tests.fuzz.running import NAMES, whole
+from tests.fuzz.running import FEWEST, NAMES, whole
 from tests.fuzz.seeds import make
 
-# inputs of a format, by whether the long tests run
-FEW, MANY = 50, 300
-SECONDS, FEWEST = 15, 3
+# inputs of a format and seconds that they may take, by whether the long tests run
+FEW, MANY = (50, 6), (300, 60)
 
 
 @pytest.fixture(scope="session")
@@ -30,11 +29,11 @@ def test_what_was_not_changed_is_accepted(seeds: Path, tmp_path: Path) -> None:
     assert {name: refused for name in FORMATS if (refused := whole(name, seeds, tmp_path))} == {}
 
 
-@pytest.mark.parametrize("most", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("most", "seconds"), [FEW, pytest.param(*MANY, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_changed_file_is_read_or_refused(name: str, most: int, seeds: Path) -> None:
+def test_a_changed_file_is_read_or_refused(name: str, most: int, seconds: float, seeds: Path) -> None:
     if name == "engine record" and not (seeds / "cache").exists():
         pytest.skip("the extra tensorrt-rtx is not installed")
-    found = in_child(name, seeds, seed=0, seconds=SECONDS, most=most)
+    found = in_child(name, seeds, seed=0, seconds=seconds, most=most)
     assert found["faults"] == []
     assert found["inputs"] >= FEWEST

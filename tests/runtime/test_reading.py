@@ -71,6 +71,7 @@ ELSEWHERE = {
     "runtime/edgeadv_runtime/camera/serve.py": "the page, a part of the package",
     "edgeadv/reporting/page.py": "the style, a part of the package",
     "runtime/edgeadv_runtime/bundle/pictures.py": "pictures in a stream of the door",
+    "runtime/edgeadv_runtime/corruptions/digital.py": "the JPEG that it has just written",
     "edgeadv/__main__.py": "nothing, in the place of a stream that is not there",
     "edgeadv/cli/_streams.py": "nothing, in the place of a stream that takes no more",
     "runtime/edgeadv_runtime/locks.py": "its own lock",

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ..bundle.bundle import FLOAT, Bundle
 from ..bundle.variants import S8S8, TENSORRT_REFUSES_U8S8, U8S8, base_of, is_x86, takes_uint8
 from ..device.cuda import find_gpu
-from ..device.facts import processor_name, quota_cores, usable_cores
+from ..device.facts import limited_cores, processor_name, usable_cores
 from ..engine.external_data import check_self_contained
 from ..errors import BackendError, InputError, ProviderError, require
 from .base import Backend
@@ -78,8 +78,8 @@ class OnnxRuntimeBackend(Backend):
             variant: which artefact.
             provider: ``"cpu"``, ``"cuda"``, or ``"tensorrt"`` with CUDA for the nodes that TensorRT does not take;
                 there is no fallback from one to the other.
-            threads: intra-op threads; None leaves them to ONNX Runtime, or takes the cores of a container's quota,
-                which ONNX Runtime does not see.
+            threads: intra-op threads; None leaves them to ONNX Runtime, or takes the cores that a quota or the
+                process's affinity leaves of the machine's, which ONNX Runtime does not see.
             spin: whether threads spin for milliseconds after a call: the soonest answers where calls follow each other
                 at once, and many times the processor time where they do not. The logits are the same. None is True,
                 and lets :func:`~edgeadv_runtime.bench` time a rate both ways.
@@ -114,7 +114,7 @@ class OnnxRuntimeBackend(Backend):
                 "`provider` cuda or `backends` tensorrt"
             )
         if provider == CPU and threads is None:
-            threads = quota_cores()
+            threads = limited_cores()
         session = open_session(
             ort, data, path, variant=variant, provider=provider, threads=threads, spin=spin is not False
         )

@@ -70,6 +70,13 @@ def quota_cores() -> int | None:
     return math.ceil(quota)
 
 
+def limited_cores() -> int | None:
+    """:func:`usable_cores` where these are fewer than the machine has, by a quota or by the cores that this process may
+    run on; None elsewhere. ONNX Runtime counts the machine's, and binds its threads to them."""
+    cores = usable_cores()
+    return cores if cores is not None and cores < (os.cpu_count() or cores) else None
+
+
 def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
     """Processor time that control groups leave this process, in cores, e.g. 1.5; None for no limit.
 

@@ -28,8 +28,9 @@ EXTRAS: dict[str, dict[str, str]] = {
     "tensorrt-rtx": {"tensorrt-rtx": "1.2"},
     "sign": {"cryptography": "42"},
     "camera": {"opencv-python-headless": "4.10"},
+    "video": {"av": "14"},
     "export": {"onnxscript": "0.5"},
-    "report": {"jinja2": "3.1"},
+    "report": {"jinja2": "3.1", "safetensors": "0.5"},
     "demo": {"mlxtend": "0.23"},
 }
 OLDEST_PYTHON = "3.10"

@@ -487,17 +487,17 @@ options("unknown_weights_map", "--weights-map 'by-luck'", train, "--weights-map"
 options("missing_start_weights", "does not exist", train, "--weights", "nowhere.pth")
 options(
     "unknown_training_recipe",
-    "recipe 'papernot' is not undefended, at-fgsm, n-fgsm, at-pgd or trades",
+    "recipe 'papernot' is not one of undefended, at-fgsm, n-fgsm, fgsm-pgi, at-pgd, trades, adr, awp (edgeadv distill",
     train,
     "--recipe",
     "papernot",
 )
 options("adversarial_training_without_a_budget", "at-pgd needs --eps, e.g. 8/255", train, "--recipe", "at-pgd")
 options(
-    "budget_without_adversarial_training", "add --recipe at-pgd, n-fgsm, at-fgsm or trades", train, "--at-eps", "8/255"
+    "budget_without_adversarial_training", "add --recipe at-pgd, n-fgsm, trades or another", train, "--at-eps", "8/255"
 )
 options(
-    "steps_without_adversarial_training", "add --recipe at-pgd, n-fgsm, at-fgsm or trades", train, "--at-steps", "3"
+    "steps_without_adversarial_training", "add --recipe at-pgd, n-fgsm, trades or another", train, "--at-steps", "3"
 )
 options("adversarial_budget_in_grey_levels", "did you mean 8/255?", train, "--recipe", "at-pgd", "--at-eps", "8")
 options("adversarial_budget_of_zero", "is not in (0, 1]", train, "--recipe", "at-fgsm", "--at-eps", "0")
@@ -535,7 +535,7 @@ options(
 )
 options(
     "beta_without_trades",
-    "--beta belongs to --recipe trades",
+    "--beta belongs to --recipe trades and fgsm-pgi",
     train,
     "--recipe",
     "at-fgsm",
@@ -561,6 +561,37 @@ options(
 options("average_of_decay_1", "ema must be in [0, 1)", train, "--ema", "1")
 options("clip_of_zero", "clip must be above 0", train, "--clip", "0")
 options("holdout_of_most_images", "leaves too few", train, "--holdout", "3999")
+options(
+    "schedule_that_is_none",
+    "--schedule is one of one-cycle, cosine, steps, not 'linear'",
+    train,
+    "--schedule",
+    "linear",
+)
+options(
+    "labels_of_no_average", "--ema 0 leaves adr without", train, "--recipe", "adr", "--at-eps", "8/255", "--ema", "0"
+)
+options(
+    "moved_weights_that_are_compiled",
+    "--compile does not go with awp",
+    train,
+    "--recipe",
+    "awp",
+    "--at-eps",
+    "8/255",
+    "--compile",
+)
+options(
+    "perturbations_that_cannot_follow",
+    "--augment trivial moves images where fgsm-pgi cannot follow: none or crop-flip",
+    train,
+    "--recipe",
+    "fgsm-pgi",
+    "--at-eps",
+    "8/255",
+    "--augment",
+    "trivial",
+)
 options("holdout_below_zero", "holdout must be at least 0", train, "--holdout", "-1")
 options("time_limit_without_a_unit", "is not a time such as 90s, 9m or 2h", train, "--time-limit", "9")
 options(
@@ -604,7 +635,7 @@ options(
 )
 options(
     "unknown_teacher_recipe",
-    "--teacher-recipe 'papernot' is not one of at-fgsm, n-fgsm, at-pgd, trades",
+    "--teacher-recipe 'papernot' is not one of at-fgsm, n-fgsm, fgsm-pgi, at-pgd, trades",
     distill,
     "--recipe",
     "rslad",
@@ -626,7 +657,7 @@ options(
 )
 options(
     "robust_distillation_by_train",
-    "edgeadv distill has papernot, soft-label, ard and rslad",
+    "edgeadv distill has papernot, soft-label, ard, rslad",
     train,
     "--recipe",
     "rslad",

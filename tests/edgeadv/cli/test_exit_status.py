@@ -65,6 +65,14 @@ def passing(desk: Desk) -> Path:
     return path
 
 
+def measured(desk: Desk) -> Path:
+    """Results of the desk's bundle."""
+    out = desk.home / "measured.json"
+    options = ["--eps", "8/255", "--attack", "fgsm", "--limit", "10", "--precision", "fp32", "--out", out]
+    assert main([str(each) for each in ("evaluate", desk.bundle(), "--data", desk.photos(), *options)]) == 0
+    return out
+
+
 def imported(desk: Desk) -> list[Any]:
     options = [part for name, text in GIVEN.items() if text for part in (f"--{name}", text)]
     onnx = saved(convolutional(), desk.home / "theirs.onnx")
@@ -98,8 +106,10 @@ WORKING: dict[str, Callable[[Desk], list[Any]]] = {
     "bench": lambda desk: ["bench", desk.bundle(), "--runs", "1", "--warm-up", "0", "--precision", "fp32"],
     "camera": lambda desk: ["camera", desk.bundle(), "--source", a_few(desk)],
     "perturbation": lambda desk: ["perturbation", desk.bundle(), "--data", desk.photos(), "--eps", "0.2", "--out", "p"],
+    "patch": lambda desk: ["patch", desk.bundle(), "--data", desk.photos(), "--area", "20%", "--out", "p.png"],
     "gate": lambda desk: ["gate", passing(desk), "--min-clean", "0.9"],
     "report": lambda desk: ["report", passing(desk), "--out", "report.html"],
+    "card": lambda desk: ["card", measured(desk), "--bundle", desk.bundle(), "--out", "card.html"],
     "doctor": lambda desk: ["doctor", desk.bundle()],
 }
 

@@ -123,6 +123,17 @@ def test_one_variant_and_labelled_images_of_another_folder(
     assert data["n"] + data["calibration_left_out"] == 100 and data["name"] == many_photos.name
 
 
+def test_a_list_names_what_is_calibrated_on(cli: Cli, run: Path, split: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a/0*\na/1*\nb/*\n")
+    options = ["--precision", "int8-u8s8", "--calibration-list", "list.txt", "--max-drop", "100"]
+    outcome = cli("export", run, "--out", "x.edgeadv", *options)
+    assert outcome.status == 0, outcome.err
+    named = [*(split / "train" / "a").glob("[01]*"), *(split / "train" / "b").iterdir()]
+    pixels = [np.asarray(Image.open(file).convert("RGB")) for file in named]
+    hashes = {hashlib.sha256(array.tobytes()).hexdigest() for array in pixels}
+    assert Bundle.open(tmp_path / "x.edgeadv").calibration_images == hashes and len(hashes) == 52
+
+
 def test_a_run_brings_its_images(cli: Cli, run: Path, tmp_path: Path) -> None:
     outcome = cli(
         "export", run, "--out", "x.edgeadv", "--precision", "int8", "--calibration-count", "40", "--max-drop", "100"
@@ -156,6 +167,8 @@ def test_a_worst_case_that_may_not_be_believed_writes_nothing(cli: Cli, argument
         (("--calibration-data", "test"), "flatter"),
         (("--calibration-data", "empty"), "holds no images"),
         (("--calibration-data", "flat"), "give --gate-data"),
+        (("--calibration-count", "32", "--calibration-list", "none.txt"), "none.txt"),
+        (("--calibration-count", "32", "--calibration-list", __file__), "names none of 72 images"),
         (("--calibration-count", "31"), "at least 32"),
         (("--calibration-count", "72"), "none is left to measure int8 on"),
         (("--calibration-count", "73"), "fewer than the 73"),
@@ -195,6 +208,7 @@ def test_unusable_options(
     "option",
     [
         ("--calibration-data", "."),
+        ("--calibration-list", "list.txt"),
         ("--calibration-count", "64"),
         ("--calibration-seed", "0"),
         ("--max-drop", "1"),

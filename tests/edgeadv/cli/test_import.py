@@ -275,6 +275,10 @@ def not_numbers(proto: Any) -> None:
     proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(held, "conv.w"))
 
 
+def too_long(proto: Any) -> None:
+    proto.graph.initializer.add(name="bytes", data_type=TensorProto.INT8, dims=[4], raw_data=bytes(16))
+
+
 def cut_short(proto: Any) -> None:
     proto.graph.initializer[0].raw_data = proto.graph.initializer[0].raw_data[:-4]
 
@@ -487,6 +491,7 @@ BAD: dict[str, tuple[Any, str, dict[str, str]]] = {
     "NaN weights": (changed(not_numbers), "'conv.w' holds NaN", {}),
     "infinite logits": (behind("Div", "scores", "zero", held=ZERO), "gives NaN or infinite logits", {}),
     "a weight cut short": (changed(cut_short), "'conv.w' is damaged", {}),
+    "bytes of another shape": (changed(too_long), "'bytes' is damaged", {}),
     "a weight that is not there": (changed(lambda p: p.graph.initializer.pop(0)), "is not valid ONNX", {}),
     "sparse weights": (changed(sparse), "holds sparse weights", {}),
     "0 classes": (convolutional(classes=0, output_shape=("n", 0)), "is 0 numbers a picture", {}),

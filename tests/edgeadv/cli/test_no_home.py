@@ -36,19 +36,27 @@ COMMANDS: dict[str, tuple[str, int, str]] = {
     "gate": ("gate OUT/x.json --min-clean 0", 0, ""),
     "report": ("report OUT/x.json --out OUT/x.html", 0, ""),
     "bench": ("bench BUNDLE --runs 3 --precision fp32 --out OUT/b.json", 0, ""),
+    "card": ("card OUT/x.json OUT/b.json --bundle BUNDLE --out OUT/c.html", 0, ""),
     "camera": ("camera BUNDLE --source DATA/test", 0, ""),
     "perturbation": ("perturbation BUNDLE --data DATA/test --eps 26/255 --out OUT/p.npz --limit 10", 0, ""),
+    "patch": ("patch BUNDLE --data DATA/test --area 20% --out OUT/p.png --limit 10", 0, ""),
     "study": ("study --arch resnet18 --data DATA/none --eps 0.1 --out OUT/study", 2, ""),
     "engine": ("engine BUNDLE", 2, ""),
     "doctor": ("doctor BUNDLE", 0, ""),
     "demo": ("demo --out /proc/none", 2, ""),
     "torchvision": ("evaluate BUNDLE --data cifar10 --eps 0.1 --out OUT/c.json", 2, "--data-root"),
     "compile": (
-        "train --data DATA --arch timm/test_resnet --epochs 1 --batch-size 8 --compile --out OUT/compiled",
+        # a network that is compiled in seconds
+        "train --data DATA --arch small:network --epochs 1 --batch-size 8 --compile --out OUT/compiled",
         0,
         "",
     ),
 }
+_NETWORK = """
+from torch import nn
+def network():
+    return nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 10))
+"""
 _CHILD = """
 import contextlib, io, json, os, sys, traceback
 from edgeadv.cli import main
@@ -101,6 +109,7 @@ def test_without_a_home_every_command_works_or_says_what_it_lacks(
     other = ["unshare", "--user", "--map-user=12345"]
     if shutil.which("unshare") is None or subprocess.run([*other, "true"], capture_output=True).returncode:
         pytest.skip("unshare makes no name space of users here, so that nobody without a name in passwd can be played")
+    (tmp_path / "small.py").write_text(_NETWORK)
     command = [*other, sys.executable, "-c", _CHILD, json.dumps(commands)]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -120,11 +120,11 @@ def test_the_page_shows_grey() -> None:
 def test_grey_pictures_that_are_no_square_are_augmented(augment: str) -> None:
     import torch
 
-    from edgeadv.data.augment import AUGMENTS
+    from edgeadv.data.augment import augmentation
     from edgeadv.data.rng import RandomStream
 
     pixels = torch.randint(0, 256, (8, 1, 24, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    change = AUGMENTS[augment]
+    change = augmentation(augment)
     assert change is not None
     made = change(pixels, RandomStream(0, 0, np.arange(8)))
     assert made.shape == pixels.shape and made.dtype == torch.uint8 and not torch.equal(made, pixels)

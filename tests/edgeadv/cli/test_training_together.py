@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 
 from edgeadv.models.checkpoints import read_weights
 from edgeadv.training import checkpoint
+from tests.forking import Job, run
 
 # without BatchNorm, whose statistics would be those of a half of the batch, and without dropout
 NETWORK = ("--arch", "timm/test_vit", "--batch-size", "16", "--lr", "0.05", "--augment", "crop-flip")
@@ -29,20 +31,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
-def command(*arguments: object, processes: int = 1) -> list[str]:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [sys.executable, *(torchrun if processes > 1 else []), "-m", "edgeadv", *map(str, arguments)]
-
-
-def run(*arguments: object, cwd: Path, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments, processes=processes),
-        cwd=cwd,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def torchrun(*arguments: object) -> list[str]:
+    started = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "edgeadv"]
+    return [sys.executable, *started, *map(str, arguments)]
 
 
 @pytest.fixture(scope="module")
@@ -61,21 +52,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(pictures: Path, cwd: Path, out: str, *more: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    return run(
-        "train",
-        "--data",
-        pictures,
-        *NETWORK,
-        *RECIPE,
-        "--epochs",
-        "3",
-        "--out",
-        out,
-        *more,
-        cwd=cwd,
-        processes=processes,
-    )
+def training(pictures: Path, out: str, *more: object, epochs: int = 3) -> tuple[object, ...]:
+    return ("train", "--data", pictures, *NETWORK, *RECIPE, "--epochs", epochs, "--out", out, *more)
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
@@ -88,7 +66,7 @@ def curve(folder: Path) -> list[dict[str, Any]]:
 def alone(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process trains that nobody stops."""
     folder = tmp_path_factory.mktemp("alone")
-    outcome = train(pictures, folder, "run")
+    outcome = run(*training(pictures, "run"), cwd=folder)
     assert outcome.returncode == 0, outcome.stderr
     return folder / "run"
 
@@ -105,7 +83,14 @@ def assert_close(ours: Path, theirs: Path) -> None:
 
 
 def test_two_processes_train_as_one(pictures: Path, alone: Path, tmp_path: Path) -> None:
-    outcome = train(pictures, tmp_path, "run", processes=2)
+    outcome = subprocess.run(
+        torchrun(*training(pictures, "run")),
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert outcome.returncode == 0, outcome.stderr
     assert_close(tmp_path / "run", alone)
     # one of them speaks
@@ -118,12 +103,11 @@ def test_two_processes_train_as_one(pictures: Path, alone: Path, tmp_path: Path)
     ]
 
 
-def wait_for_epoch(process: subprocess.Popen[str], state: Path) -> None:
+def wait_for_epoch(running: Callable[[], bool], state: Path) -> None:
     for _ in range(1200):
-        if state.exists() or process.poll() is not None:
+        if state.exists() or not running():
             break
         time.sleep(0.05)
-    assert state.exists(), process.communicate()[1]
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
@@ -131,24 +115,11 @@ def test_a_state_of_another_number_of_processes_goes_on(
     pictures: Path, alone: Path, tmp_path: Path, before: int, after: int
 ) -> None:
     """Killed after its first epoch."""
-    arguments = command(
-        "train", "--data", pictures, *NETWORK, *RECIPE, "--epochs", "3", "--out", "run", processes=before
-    )
-    process = subprocess.Popen(
-        arguments,
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    wait_for_epoch(process, tmp_path / "run" / "state.bin")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    # torchrun's children are of sessions of their own: they go when they miss it
-    time.sleep(1)
-    outcome = train(pictures, tmp_path, "run", "--resume", processes=after)
+    job = Job(*training(pictures, "run"), cwd=tmp_path, processes=before)
+    wait_for_epoch(job.running[0].is_alive, tmp_path / "run" / "state.bin")
+    job.kill()
+    assert (tmp_path / "run" / "state.bin").exists(), job.wait()
+    outcome = run(*training(pictures, "run", "--resume"), cwd=tmp_path, processes=after)
     assert outcome.returncode == 0, outcome.stderr
     assert_close(tmp_path / "run", alone)
 
@@ -158,7 +129,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(pictures: Path, tmp_path: Path
         ("15", "is no multiple of the 2 processes"),
         ("2", "leaves each of 2 processes fewer than two images of a step"),
     ):
-        outcome = train(pictures, tmp_path, "run", "--batch-size", size, processes=2)
+        outcome = run(*training(pictures, "run", "--batch-size", size), cwd=tmp_path, processes=2)
         assert outcome.returncode != 0
         assert f"--batch-size {size} {why}" in outcome.stderr
         assert not (tmp_path / "run").exists()
@@ -179,9 +150,8 @@ def children(pid: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", ["0", "1"])
 def test_a_lost_process_ends_the_run_which_goes_on_afterwards(pictures: Path, tmp_path: Path, lost: str) -> None:
-    arguments = command("train", "--data", pictures, *NETWORK, *RECIPE, "--epochs", "300", "--out", "run", processes=2)
     process = subprocess.Popen(
-        arguments,
+        torchrun(*training(pictures, "run", epochs=300)),
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -189,7 +159,8 @@ def test_a_lost_process_ends_the_run_which_goes_on_afterwards(pictures: Path, tm
         text=True,
         start_new_session=True,
     )
-    wait_for_epoch(process, tmp_path / "run" / "state.bin")
+    wait_for_epoch(lambda: process.poll() is None, tmp_path / "run" / "state.bin")
+    assert (tmp_path / "run" / "state.bin").exists(), process.communicate()[1]
     ranks = {rank(child): child for child in children(process.pid)}
     os.kill(ranks[lost], signal.SIGKILL)
     _, err = process.communicate(timeout=120)
@@ -197,22 +168,8 @@ def test_a_lost_process_ends_the_run_which_goes_on_afterwards(pictures: Path, tm
     assert not any(map(psutil.pid_exists, ranks.values()))
     assert checkpoint.load(tmp_path / "run")
     # to another number of epochs it does not go on: that would be another schedule
-    other = train(pictures, tmp_path, "run", "--resume")
+    other = run(*training(pictures, "run", "--resume"), cwd=tmp_path)
     assert other.returncode == 2 and "started with other settings (epochs)" in other.stderr
-    more = run(
-        "train",
-        "--data",
-        pictures,
-        *NETWORK,
-        *RECIPE,
-        "--epochs",
-        "300",
-        "--out",
-        "run",
-        "--resume",
-        "--time-limit",
-        "1s",
-        cwd=tmp_path,
-    )
+    more = run(*training(pictures, "run", "--resume", "--time-limit", "1s", epochs=300), cwd=tmp_path)
     assert more.returncode == 0, more.stderr
     assert "of 300 epochs are done and saved; an epoch takes " in more.stdout

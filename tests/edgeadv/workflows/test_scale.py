@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -20,10 +19,13 @@ from edgeadv_runtime.attacks.pack import AttackPack
 from edgeadv_runtime.errors import InputError
 from edgeadv_runtime.evaluation import loop, scoring
 from edgeadv_runtime.records.results import Results
+from tests.forking import Job, run
 
 ATTACKS = ("--attack", "fgsm,pgd-margin,pgd-large-eps")
-# seven batches
+# four batches
+BATCHES, LIMIT = 4, 200
 CRAFT = ("--eps", "2/255,8/255", *ATTACKS, "--uint8", "--backend", "torch,onnxruntime", "--threads", "1")
+CRAFT += ("--limit", str(LIMIT))
 
 
 def environment() -> dict[str, str]:
@@ -31,10 +33,10 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
-def run(*arguments: object, cwd: Path, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    """``edgeadv evaluate`` in processes of its own, under ``torchrun`` if they are several."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "edgeadv", "evaluate", *map(str, arguments)]
+def torchrun(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """``edgeadv`` in two processes that ``torchrun`` starts and watches."""
+    started = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "edgeadv"]
+    command = [sys.executable, *started, *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, check=False)
 
 
@@ -51,14 +53,14 @@ def assert_same(ours: Path, theirs: Path) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory, tiny_bundle, many_photos) -> Path:
     """What one process writes that nobody stops."""
     out = tmp_path_factory.mktemp("whole") / "r.json"
-    outcome = run(tiny_bundle.path, "--data", many_photos, *CRAFT, "--out", out, cwd=out.parent)
+    outcome = run("evaluate", tiny_bundle.path, "--data", many_photos, *CRAFT, "--out", out, cwd=out.parent)
     assert outcome.returncode == 0, outcome.stderr
     assert [file.name for file in out.parent.iterdir()] == ["r.json"]
     return out
 
 
 def test_two_processes_write_what_one_writes(tiny_bundle, many_photos, whole, tmp_path):
-    outcome = run(tiny_bundle.path, "--data", many_photos, *CRAFT, "--out", "r.json", cwd=tmp_path, processes=2)
+    outcome = torchrun("evaluate", tiny_bundle.path, "--data", many_photos, *CRAFT, "--out", "r.json", cwd=tmp_path)
     assert outcome.returncode == 0, outcome.stderr
     assert_same(tmp_path / "r.json", whole)
     # one of them speaks
@@ -79,20 +81,22 @@ def test_other_commands_do_not_do_all_of_it_twice(capsys, monkeypatch):
 def scored(tmp_path_factory: pytest.TempPathFactory, tiny_bundle, pack) -> Path:
     """What one process writes of a pack."""
     out = tmp_path_factory.mktemp("scored") / "r.json"
-    outcome = run(tiny_bundle.path, "--pack", pack, "--threads", "1", "--out", out, cwd=out.parent)
+    outcome = run("evaluate", tiny_bundle.path, "--pack", pack, "--threads", "1", "--out", out, cwd=out.parent)
     assert outcome.returncode == 0, outcome.stderr
     return out
 
 
 def test_two_processes_score_a_pack_as_one_does(tiny_bundle, pack, scored, tmp_path):
-    command = (tiny_bundle.path, "--pack", pack, "--threads", "1", "--out", "r.json")
+    command = ("evaluate", tiny_bundle.path, "--pack", pack, "--threads", "1", "--out", "r.json")
     outcome = run(*command, cwd=tmp_path, processes=2)
     assert outcome.returncode == 0, outcome.stderr
     assert_same(tmp_path / "r.json", scored)
 
 
 def test_what_no_process_can_do_is_said_once(tiny_bundle, tmp_path):
-    outcome = run(tiny_bundle.path, "--data", "nowhere", *CRAFT, "--out", "r.json", cwd=tmp_path, processes=2)
+    outcome = run(
+        "evaluate", tiny_bundle.path, "--data", "nowhere", *CRAFT, "--out", "r.json", cwd=tmp_path, processes=2
+    )
     assert outcome.returncode != 0
     said = [line for line in outcome.stderr.splitlines() if line.startswith("edgeadv: ")]
     assert len(said) == 1 and "'nowhere' is neither a folder" in said[0]
@@ -104,8 +108,8 @@ def test_a_process_that_fails_ends_all_and_what_is_done_is_kept(tiny_bundle, pac
     broken = shutil.copytree(pack, tmp_path / "p")
     shard = (broken / "shard-00001.npz").read_bytes()
     (broken / "shard-00001.npz").write_bytes(shard[:-100])
-    command = (tiny_bundle.path, "--pack", "p", "--threads", "1", "--out", "r.json")
-    outcome = run(*command, cwd=tmp_path, processes=2)
+    command = ("evaluate", tiny_bundle.path, "--pack", "p", "--threads", "1", "--out", "r.json")
+    outcome = torchrun(*command, cwd=tmp_path)
     assert outcome.returncode != 0
     assert "shard-00001.npz is damaged" in outcome.stderr
     assert not (tmp_path / "r.json").exists() and (tmp_path / "r.json.partial" / "plan.json").exists()
@@ -116,29 +120,21 @@ def test_a_process_that_fails_ends_all_and_what_is_done_is_kept(tiny_bundle, pac
 
 
 def test_an_evaluation_that_was_killed_goes_on_to_the_same_file(tiny_bundle, many_photos, whole, tmp_path):
-    command = [tiny_bundle.path, "--data", many_photos, *CRAFT, "--out", "r.json"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "edgeadv", "evaluate", *map(str, command)],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = ["evaluate", tiny_bundle.path, "--data", many_photos, *CRAFT, "--out", "r.json"]
+    job = Job(*command, cwd=tmp_path)
     partial = tmp_path / "r.json.partial"
     try:
         while len(list(partial.glob("batch-*.npz"))) < 2:
-            assert process.poll() is None, process.communicate()
+            assert job.running[0].is_alive(), job.wait()
             time.sleep(0.01)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        job.kill()
     done = {file.name: file.stat().st_mtime_ns for file in partial.glob("batch-*.npz")}
-    assert 2 <= len(done) < 7 and not (tmp_path / "r.json").exists()
+    assert 2 <= len(done) < BATCHES and not (tmp_path / "r.json").exists()
     refused = run(*command, cwd=tmp_path)
     assert refused.returncode == 2
     assert "r.json.partial holds an unfinished evaluation: continue it with --resume, or delete it" in refused.stderr
-    other = run(*command, "--limit", "300", "--resume", cwd=tmp_path)
+    other = run(*command, "--limit", "150", "--resume", cwd=tmp_path)
     assert other.returncode == 2
     assert "was started with other settings (data, origin): continue with the same ones" in other.stderr
     assert {file.name: file.stat().st_mtime_ns for file in partial.glob("batch-*.npz")} == done
@@ -157,6 +153,7 @@ def test_the_figures_are_those_of_an_evaluation_that_keeps_nothing_on_the_way(ti
         eps=["2/255", "8/255"],
         attacks=ATTACKS[1].split(","),
         backends=["torch", "onnxruntime"],
+        plan=evaluating.AttackPlan(limit=LIMIT),
         execution=evaluating.Execution(uint8=True, threads=1),
     )
     stored = Results.load(whole)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,25 @@ def test_how_threads_wait_is_set_in_the_session_and_changes_no_bit(
 def test_a_quota_decides_how_many_threads_there_are_where_nobody_else_does(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ort, "quota_cores", lambda: 1)
+    monkeypatch.setattr(ort, "limited_cores", lambda: 1)
     with OnnxRuntimeBackend(tiny_bundle) as backend, OnnxRuntimeBackend(tiny_bundle, threads=2) as asked:
         assert (backend.threads, asked.threads) == (1, 2)
         assert backend._session.get_session_options().intra_op_num_threads == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a core")
+def test_a_process_that_may_run_on_one_core_has_one_thread(tiny_bundle: Bundle) -> None:
+    """And none that is bound to a core of others."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        had = set(Path("/proc/self/task").iterdir())
+        with OnnxRuntimeBackend(tiny_bundle) as backend:
+            backend.infer_pixels(tiny_bundle.golden().pixels)
+            assert set(Path("/proc/self/task").iterdir()) <= had
+            assert backend.threads == (1 if (os.cpu_count() or 1) > 1 else None)
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def test_shares_are_counted_in_nodes() -> None:

@@ -349,6 +349,14 @@ def test_a_quota_counts_as_cores_where_it_leaves_fewer(monkeypatch, quota, allow
     assert device.quota_cores() == fewer
 
 
+@pytest.mark.parametrize(("quota", "allowed", "limit"), [(None, 8, None), (None, 3, 3), (1.5, 8, 2), (9.0, 4, 4)])
+def test_what_leaves_fewer_cores_than_the_machine_has(monkeypatch, quota, allowed, limit):
+    monkeypatch.setattr(device, "cpu_quota", lambda: quota)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(allowed)))
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert device.limited_cores() == limit
+
+
 def test_facts_of_this_machine_are_json_and_agree_with_the_system():
     facts = device.environment()
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts

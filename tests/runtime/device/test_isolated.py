@@ -17,13 +17,10 @@ import pytest
 
 from edgeadv_runtime.device.isolated import call_isolated
 from edgeadv_runtime.errors import ExportError, InputError, MissingDependencyError
+from tests.forking import children
 
 KILL = "import os, signal; os.kill(os.getpid(), signal.{})"
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def children() -> list[psutil.Process]:
-    return psutil.Process().children()
 
 
 def test_large_arrays_go_there_and_come_back() -> None:

@@ -25,6 +25,7 @@ from edgeadv_runtime.bundle.bundle import Bundle
 from edgeadv_runtime.device.cuda import Gpu
 from edgeadv_runtime.engine import BatchProfile, EngineOptions, Library, build, build_plan, find_library, worker
 from edgeadv_runtime.errors import BundleError, EdgeAdvError, EngineError, InputError, IntegrityError, StorageError
+from tests import forking
 
 BOTH = ("sm_86", "sm_89")
 Contents = Callable[[Path], list[str]]
@@ -56,7 +57,7 @@ def lives(process: psutil.Process) -> bool:
 
 def children(pid: int) -> list[int]:
     """Processes that ``pid`` started and that live."""
-    return [process.pid for process in psutil.Process(pid).children() if lives(process)]
+    return [process.pid for process in forking.children(pid) if lives(process)]
 
 
 @pytest.mark.parametrize("variant", ["fp32", "fp16"])
