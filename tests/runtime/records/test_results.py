@@ -280,6 +280,7 @@ def test_params_keep_only_what_applies() -> None:
         cumulative=True,
         constants="whose: 1, 2",
         place="square, somewhere",
+        patch_sha256="0" * 64,
     )
     assert convert(full.to_json(), AttackParams, what="list of parameters") == full
     # 0 and False are settings, not absence
