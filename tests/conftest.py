@@ -24,7 +24,7 @@ from edgeadv_runtime.bundle.variants import VARIANTS
 
 TINY_CLASSES = 10
 LONG = (
-    "test_int8_quality.py", "test_scale.py", "test_no_home.py", "test_kills.py", "test_fuzz.py",
+    "test_trained.py", "test_int8_quality.py", "test_scale.py", "test_no_home.py", "test_kills.py", "test_fuzz.py",
     "test_training_together.py", "test_commands.py", "test_exporting.py", "test_import.py",
 )  # fmt: skip
 """Files of minutes, longest first: none of them is left to one process when all others are done."""
