@@ -4,6 +4,7 @@ are absent must be found, and faint changes must not."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -23,6 +24,7 @@ from edgeadv_runtime.records.suites import (
     PGD_MARGIN,
 )
 from tests.edgeadv.verdicts.measuring import (
+    EFFORTS,
     EPS,
     Changed,
     Measured,
@@ -130,8 +132,9 @@ def test_gradients_of_a_random_network_are_averaged(
     """The mean of ten draws breaks what single ones leave; the verdict still says that figures depend on the throw."""
     torch.manual_seed(0)
     noisy = Changed(undefended_cnn, images=lambda x: x + 0.3 * torch.randn_like(x))
-    single = measure(noisy, "cnn in noise, one draw", eps=EPS[:1])
-    averaged = measure(noisy, "cnn in noise, ten draws", eps=EPS[:1], draws=10)
+    few = {name: replace(effort, steps=min(effort.steps, 4)) for name, effort in EFFORTS.items()}
+    single = measure(noisy, "cnn in noise, one draw", eps=EPS[:1], efforts=few)
+    averaged = measure(noisy, "cnn in noise, ten draws", eps=EPS[:1], draws=10, efforts=few)
     assert averaged.standing[FGSM, "0.1"] < single.standing[FGSM, "0.1"]
     assert averaged.verdict == "MASKED" and ("unstable", "MASKED") in averaged.found
 
