@@ -182,7 +182,7 @@ def sweep(command: Command, run_command: Runner, home: Path, every: int) -> int:
     return operations
 
 
-FEW = {"export": 8, "train": 8, "evaluate": 4, "attack": 4}
+FEW = {"export": 16, "train": 12, "evaluate": 8, "attack": 8}
 """Of these, which take seconds each, every so-manieth operation; all of them is for ``slow``."""
 
 

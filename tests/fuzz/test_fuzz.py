@@ -15,7 +15,7 @@ from tests.fuzz.running import FEWEST, NAMES, whole
 from tests.fuzz.seeds import make
 
 # inputs of a format and seconds that they may take, by whether the long tests run
-FEW, MANY = (50, 6), (300, 20)
+FEW, MANY = (25, 3), (300, 12)
 
 
 @pytest.fixture(scope="session")

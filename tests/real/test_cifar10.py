@@ -26,7 +26,7 @@ pytestmark = [
         reason="the CIFAR-10 zips are not in ../shared/data beside the checkout",
     ),
 ]
-TRAIN, TEST, SCORED, EPOCHS = 150, 50, 200, 6
+TRAIN, TEST, SCORED, EPOCHS = 100, 50, 100, 6
 EPS = "8/255"
 ATTACKS = ("fgsm", "fgsm-rescaled", "fgsm-rs", "pgd-ce", "pgd-margin", "noise")
 NETWORK = ("--arch", "regnet_y_400mf", "--upsample", "1", "--epochs", str(EPOCHS), "--batch-size", "32")
@@ -54,14 +54,14 @@ def work(passing_folder: Callable[[str], Path]) -> Path:
     data = work / "cifar10"
     unpack(SHARED / "cifar10-train.zip", data, TRAIN)
     unpack(SHARED / "cifar10-test-dev.zip", data, TEST)
-    assert main(["train", "--data", str(data), *NETWORK, "--limit", "1500", "--out", str(work / "undefended")]) == 0
+    assert main(["train", "--data", str(data), *NETWORK, "--limit", "1000", "--out", str(work / "undefended")]) == 0
     distilled = [
         "distill",
         "--data",
         str(data),
         *NETWORK,
         "--limit",
-        "1500",
+        "1000",
         "-T",
         "40",
         "--out",
@@ -107,7 +107,7 @@ def results(work: Path, name: str) -> Results:
 def test_the_runs_learnt_something(work, name):
     run = Run.open(work / name)
     stage = run.info.stages[-1]
-    assert len(stage.epochs) == EPOCHS and stage.train_images == 1500 and stage.test_images == 500
+    assert len(stage.epochs) == EPOCHS and stage.train_images == 1000 and stage.test_images == 500
     assert stage.epochs[-1]["loss"] < stage.epochs[0]["loss"]
     # ten classes: the whole interval lies above chance
     assert stage.test_accuracy_ci95[0] > 0.15

@@ -26,7 +26,7 @@ from edgeadv.training.runs import Run
 from edgeadv_runtime.errors import EdgeAdvError
 from edgeadv_runtime.records.eps import Eps
 
-KILLS, EPOCHS = 20, 32
+KILLS, EPOCHS = 10, 32
 CONFIG = TrainConfig(epochs=EPOCHS, batch_size=32, limit=128, holdout=40, augment="crop-flip", ema=0.9)
 
 
@@ -69,7 +69,7 @@ def lines(log: Path) -> list[tuple[int, bool]]:
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random(tmp_path: Path) -> None:
+def test_kills_at_random(tmp_path: Path) -> None:
     whole = training(tmp_path / "whole", tmp_path / "whole.log")
     # forked from a process that has torch imported: a kill hits training, and not the start of Python
     context = multiprocessing.get_context("forkserver")

@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 EPS = Eps.parse_list("0.1,0.3")
 OVERFIT_EPS = 0.3
 ROBUST_EPS = Eps.parse("0.2")
-N = 400
+N = 340
 FACTOR = 1e5
 SHA256 = "a" * 64
 

@@ -15,7 +15,7 @@ from edgeadv_runtime.engine import EngineCache, EngineOptions, Library
 
 pytestmark = pytest.mark.slow
 
-KILLS = 20
+KILLS = 10
 
 
 def start(bundle: Bundle, folder: Path) -> subprocess.Popen[bytes]:
@@ -54,7 +54,7 @@ def builders(folder: Path) -> list[str]:
     return found
 
 
-def test_twenty_kills(tiny_bundle: Bundle, rtx: Library, tmp_path: Path) -> None:
+def test_kills(tiny_bundle: Bundle, rtx: Library, tmp_path: Path) -> None:
     folder, options = tmp_path / "engines", EngineOptions(targets=("sm_86",))
     cache, rng = EngineCache(folder), random.Random(0)
     process = start(tiny_bundle, folder)
