@@ -360,24 +360,22 @@ def test_a_run_says_what_it_was_trained_on(finished: tuple[Defence, Run]) -> Non
     }
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_interrupted_and_resumed_is_uninterrupted(
     tmp_path: Path,
     finished: tuple[Defence, Run],
     digits: tuple[ImageSet, ImageSet],
     architecture: Architecture,
-    epoch: int,
 ) -> None:
-    """The random starts go on where they were."""
+    """The random starts go on where they were. ``test_loop.py`` stops in every epoch."""
     defence, whole = finished
 
     def stop(progress: Progress) -> None:
-        if progress.epoch == epoch:
+        if progress.epoch == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(task(digits, report=stop), architecture, tmp_path / "run", defence=defence)
-    assert (tmp_path / "run" / STATE_FILE).exists() == (epoch > 1)
+    assert (tmp_path / "run" / STATE_FILE).exists()
     torch.rand(7)
     run = train(task(digits, resume=True), architecture, tmp_path / "run", defence=defence)
     ours, theirs = (read_weights(r.path / "weights.safetensors") for r in (run, whole))
