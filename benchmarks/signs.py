@@ -120,15 +120,18 @@ def row(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any] | N
             raise SystemExit(f"{label}: {command[0]} failed")
     info = read_json(trained / "run.json", what="run")
     named = [made(each, seed, options.work) for each in before(name)]
-    minutes = [trained_for(path) for path in (trained, trained / "teacher", *named) if (path / "run.json").exists()]
+    if (teacher := trained / "teacher" / "run.json").exists():
+        named.append(teacher.parent)
+    known = all((path / "run.json").exists() for path in named)
     return {
         "row": name,
         "seed": seed,
         "title": info["title"],
         "config": info["config"],
         "kept_epoch": info["stages"][-1].get("kept_epoch"),
-        "train_minutes": round(minutes[0], 1),
-        "train_minutes_before": round(sum(minutes[1:]), 1),
+        "train_minutes": round(trained_for(trained), 1),
+        # null where what it began with is no longer there
+        "train_minutes_before": round(sum(map(trained_for, named)), 1) if known else None,
         "commands": [
             " ".join(["edgeadv", *(shown(part, options.work) for part in command)])
             for command in (

@@ -34,6 +34,11 @@ def share(value: float, interval: list[float]) -> str:
     return f"{value:.1%} [{interval[0]:.1%}, {interval[1]:.1%}]"
 
 
+def before(minutes: float | None) -> str:
+    """Minutes of what a training began with."""
+    return " + not kept" if minutes is None else f" + {minutes:.0f}" if minutes else ""
+
+
 def networks(rows: list[Row]) -> Iterator[str]:
     """Each network as fp32 in ONNX Runtime: clean on every test frame, and its worst cases."""
     shown = []
@@ -47,7 +52,7 @@ def networks(rows: list[Row]) -> Iterator[str]:
                 str(row["seed"]),
                 share(clean["top1"], clean["top1_ci95"]),
                 *(f"{share(each['worst_case'], each['worst_case_ci95'])} {each['verdict']}" for each in budgets),
-                f"{row['train_minutes']:.0f}" + (f" + {before:.0f}" if (before := row["train_minutes_before"]) else ""),
+                f"{row['train_minutes']:.0f}" + before(row["train_minutes_before"]),
             ]
         )
     yield from table("network|seed|clean|worst case at 4/255|worst case at 8/255|minutes of training", shown)
