@@ -60,6 +60,13 @@ _SUMMARIES = {
     "the rest not.",
 }
 """What ``edgeadv --help`` says of each subcommand: the first sentence of its own help."""
+_PANELS = {
+    "Train": ("demo", "train", "distill", "runs"),
+    "Ship": ("export", "import", "bundle", "verify", "diff"),
+    "Measure": ("evaluate", "attack", "gate", "report", "card", "study", "perturbation", "patch"),
+    "Device": ("doctor", "engine", "bench", "camera"),
+}
+"""The subcommands by what one wants to do, in the order in which one does it."""
 _MODULES = {"distill": "train", "import": "importing"}
 _FUNCTIONS = {"import": "import_onnx"}  # a word of Python's is no name of a function
 
@@ -117,8 +124,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for _name, _summary in _SUMMARIES.items():
-    app.command(_name, help=_summary)(lambda: None)
+for _panel, _names in _PANELS.items():
+    for _name in _names:
+        app.command(_name, help=_SUMMARIES[_name], rich_help_panel=_panel)(lambda: None)
 
 
 def _version(value: bool) -> None:

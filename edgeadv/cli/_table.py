@@ -25,12 +25,11 @@ def print_results(results: Results) -> None:
         _print_corruptions(results)
         return
     tell = print_table(
-        ("artefact", "eps", CLEAN, FGSM, "strongest gradient attack", "strongest query attack", WORST_CASE, VERDICT),
+        ("artefact", "eps", CLEAN, FGSM, "by gradients", "by queries", WORST_CASE, VERDICT),
         _rows(results),
         left=2,
         bold=(WORST_CASE, VERDICT),
         title=f"{results.bundle.heading} on {results.data.name} ({results.data.split}), {results.data.n} images",
-        width=140,
     )
     for name, engine in engines(results.rows):
         tell(f"{name}: {engine}")
@@ -127,14 +126,15 @@ def _rows(results: Results) -> Iterator[list[str]]:
 
 
 def _strongest(rows: Sequence[Row]) -> str:
-    """The attack that leaves the fewest images right, with its name and its threat."""
+    """The attack that leaves the fewest images right, with its name and its threat. One that met only what stood has no
+    accuracy of its own: it says what is left after it."""
     row = strongest(rows)
     if row is None:
         return ""
-    more = row.broken_in_addition
-    after = ", cumulative" if row.params.cumulative else ""
-    after = after if more is None else f", {more} broken in addition"
-    return f"{_cell(row)} {row.attack} ({row.threat}{after})"
+    after = " after" if row.broken_in_addition is not None else ""
+    cumulative = ", cumulative" if row.params.cumulative and not after else ""
+    name = row.attack.removesuffix(f"@{row.backend}-{row.variant}").removesuffix(f"@{row.variant}")
+    return f"{_cell(row)}{after} {name} ({row.threat}{cumulative})"
 
 
 def _cell(row: Row | None) -> str:

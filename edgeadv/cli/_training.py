@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import TextColumn, TimeRemainingColumn
 
 from ._fields import say
-from ._shared import terminal_bar
+from ._shared import now_and_then, terminal_bar
 
 if TYPE_CHECKING:
     from edgeadv.training.loop import Progress, Report
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bar() -> Iterator[Report]:
-    """Loss, accuracy, speed and time left: a bar on a terminal, else one line an epoch on standard error."""
+    """Loss, accuracy, speed and time left: a bar on a terminal, else on standard error a line for each epoch, and one
+    every ten seconds of a longer one."""
     with terminal_bar(TextColumn("{task.fields[figures]}"), TimeRemainingColumn()) as bar:
         if bar is None:
-            yield _print_epoch
+            yield _in_lines()
             return
         tasks: dict[str, Any] = {}
 
@@ -33,9 +34,16 @@ def progress_bar() -> Iterator[Report]:
         yield report
 
 
-def _print_epoch(p: Progress) -> None:
-    if p.measured is not None:
-        say(f"{p.stage} epoch {p.epoch}/{p.epochs}: {_figures(p)}", err=True)
+def _in_lines() -> Report:
+    due = now_and_then()
+
+    def report(p: Progress) -> None:
+        # what is due at the end of an epoch is said by its line
+        if due() or p.measured is not None:
+            step = "" if p.measured is not None else f", step {p.step} of {p.steps}"
+            say(f"{p.stage} epoch {p.epoch}/{p.epochs}{step}: {_figures(p)}", err=True)
+
+    return report
 
 
 def _figures(p: Progress) -> str:

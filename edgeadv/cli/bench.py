@@ -66,7 +66,7 @@ def _energy(bench: Bench) -> Iterator[str]:
 def _print_table(bench: Bench) -> Callable[..., None]:
     """One line for each row; what all rows share is in the title."""
     shared = {f"{row.provider} on {row.device}, threads: {row.threads or 'default'}" for row in bench.rows}
-    headings = ["backend", "variant", "batch", "mode", "stage", "n", "p50 ms", "p90 ms", "p99 ms", "max ms"]
+    headings = ["artefact", "batch", "mode", "stage", "n", "p50 ms", "p90 ms", "p99 ms", "max ms"]
     headings += ["images/s", "late", "CPU ms"]
     energy = any(row.energy_mj_per_image is not None for row in bench.rows)
     if energy:
@@ -77,9 +77,9 @@ def _print_table(bench: Bench) -> Callable[..., None]:
         times = [f"{ms:.3f}" if ms is not None else "" for ms in (row.p50_ms, row.p90_ms, row.p99_ms, row.max_ms)]
         late = "" if row.late is None else str(row.late)
         cpu = "" if row.cpu_ms_per_image is None else f"{row.cpu_ms_per_image:.2f}"
-        cells = [row.backend, row.variant, str(row.batch), mode, row.stage, str(row.n), *times]
+        cells = [f"{row.backend} {row.variant}", str(row.batch), mode, row.stage, str(row.n), *times]
         cells += [f"{row.images_per_s:.1f}", late, cpu]
         if energy:
             cells.append("" if row.energy_mj_per_image is None else f"{row.energy_mj_per_image:.3g}")
         rows.append(cells)
-    return print_table(headings, rows, left=5, title="; ".join(sorted(shared)), width=200)
+    return print_table(headings, rows, left=4, title="; ".join(sorted(shared)))

@@ -109,7 +109,6 @@ def _print(results: list[Results], benches: list[Bench]) -> None:
         rows,
         bold=("worst case",),
         title=f"{ARCHITECTURE} on {DATA}, {IMAGES} test images, eps {EPS} of the pixel range",
-        width=120,
     )
     for result in results:
         tell(f"{result.bundle.title}: {BADGES[result.overall_verdict]}")

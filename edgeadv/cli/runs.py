@@ -23,11 +23,15 @@ def runs(
     The clean accuracy is on the test images. The worst case is of PGD with 10 steps on training images that were held
     out, at the budget of the recipe, and chose the epoch: it is no result. `edgeadv evaluate` measures one.
     """
-    rows = []
-    for found in list_runs(folder):
-        name = str(found.path.relative_to(folder)) if found.path != folder else found.path.name
-        rows.append([name, *([as_options(found.problem)] if found.run is None else _cells(found.run))])
-    print_table(("run", "recipe", "clean", "held-out worst case", "epoch", "minutes"), rows, left=2, width=120)
+    listed = list_runs(folder)
+    named = [
+        (str(found.path.relative_to(folder)) if found.path != folder else found.path.name, found) for found in listed
+    ]
+    rows = [[name, *_cells(found.run)] for name, found in named if found.run is not None]
+    tell = print_table(("run", "recipe", "clean", "held-out worst case", "epoch", "minutes"), rows, left=2)
+    for name, found in named:
+        if found.run is None:
+            tell(f"{name}: {as_options(found.problem)}")
 
 
 def _cells(run: Run) -> list[str]:

@@ -65,7 +65,7 @@ def print_study(study: Study) -> None:
     for entry in found:
         rows += [["" if i else entry.title, *cells(line)] for i, line in enumerate(entry.lines)]
         rows.append([])
-    tell = print_table(HEADINGS, rows, left=2, title=headline(study), width=140)
+    tell = print_table(HEADINGS, rows, left=2, title=headline(study))
     tell(FGSM_ALONE, "bold")
     for entry in found:
         tell(f"{entry.title}: {entry.judgement}")

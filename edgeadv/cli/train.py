@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 MASKING_NOTE = (
     "Defensive distillation hides gradients: plain FGSM accuracy rises, a margin attack does not notice. "
-    "Read the worst case and the masking verdict of `edgeadv evaluate`, not the FGSM column (docs/robustness.md)."
+    "Read the worst case and the masking verdict of `edgeadv evaluate`, not the FGSM column "
+    "(docs/explanation/masking.md)."
 )
 
 

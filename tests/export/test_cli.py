@@ -152,7 +152,7 @@ def test_bundle_show_and_slim(tiny_bundle: Bundle, tmp_path: Path, capsys: pytes
         assert text in out
     # every file, with its size
     for file in tiny_bundle.path.iterdir():
-        (row,) = [row for row in out.splitlines() if f" {file.name} " in row]
+        (row,) = [row for row in out.splitlines() if row.startswith(f"{file.name} ")]
         assert f" {file.stat().st_size / 2**20:.2f} " in row
     slim = ["bundle", "slim", str(tiny_bundle.path), "--out", str(tmp_path / "slim")]
     assert main([*slim, "--variant", "fp16", "--no-weights"]) == 0

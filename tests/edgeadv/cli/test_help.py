@@ -10,7 +10,7 @@ import pytest
 import typer
 
 import edgeadv.cli
-from edgeadv.cli import _SUMMARIES, app, main, subcommand
+from edgeadv.cli import _PANELS, _SUMMARIES, app, main, subcommand
 
 NAMES = list(_SUMMARIES)
 
@@ -31,7 +31,10 @@ def test_what_is_listed_is_in_the_help(capsys):
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert [name for name in NAMES if f"│ {name} " not in shown] == []
-    assert list(typer.main.get_command(app).commands) == NAMES
+    assert sorted(typer.main.get_command(app).commands) == sorted(NAMES)
+    # each stands once, under what one wants to do
+    assert sorted(name for names in _PANELS.values() for name in names) == sorted(NAMES)
+    assert all(f"─ {panel} ─" in shown for panel in _PANELS)
 
 
 def test_a_command_that_was_mistyped_is_suggested(capsys):

@@ -48,7 +48,7 @@ def test_a_study(cli, options, tmp_path):
     assert [result.data.n for result in study.results] == [8, 8]
     assert study.settings.eps == ("1/255", "8/255")
     # both attacked lines of both classifiers, and what stands under the table
-    assert outcome.out.count("│ UNCHECKED") == 4 and outcome.out.count("masking check: UNCHECKED") == 2
+    assert outcome.out.count("  UNCHECKED") == 4 and outcome.out.count("masking check: UNCHECKED") == 2
     flat = " ".join(outcome.out.split())
     assert (
         "an upper bound on robust accuracy" in flat
