@@ -1,6 +1,6 @@
 """Classify a camera's frames and print each change of the label. Needs edgeadv[ort,camera], and no PyTorch.
 
-python examples/camera.py model.edgeadv /dev/video0
+python examples/04_camera.py model.edgeadv /dev/video0
 """
 
 import sys
@@ -38,5 +38,5 @@ if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
     except (EdgeAdvError, TypeError) as error:
-        print(f"{error}\nusage: camera.py BUNDLE SOURCE", file=sys.stderr)
+        print(f"{error}\nusage: 04_camera.py BUNDLE SOURCE", file=sys.stderr)
         sys.exit(2)
