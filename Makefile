@@ -14,7 +14,7 @@ $(shell mkdir -p $(CURDIR)/.cache/tmp)
 # in the order of tests/conftest.py, long files first; pytest-xdist's own is by the number of tests
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test slow bench lint types clean
+.PHONY: demo test slow bench docs lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgeadv demo --out $(OUT)
@@ -28,6 +28,15 @@ slow: $(VENV)/.dev
 # ARGS="--accept" takes the figures and writes the tables
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py --work build/bench $(ARGS)
+
+# the site, in build/site; in an environment of its own: torchattacks wants a requests that MkDocs does not
+docs: build/docs-venv/.done
+	NO_MKDOCS_2_WARNING=1 build/docs-venv/bin/mkdocs build --strict --quiet --site-dir build/site
+
+build/docs-venv/.done: pyproject.toml
+	$(PYTHON) -m venv build/docs-venv
+	build/docs-venv/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir -e ".[docs]"
+	@touch $@
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check --no-cache .

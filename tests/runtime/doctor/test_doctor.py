@@ -128,7 +128,7 @@ def test_extras_are_those_of_the_distribution() -> None:
     for extra, wanted in EXTRAS.items():
         own = [line for line in declared[extra] if not line.startswith("edgeadv")]
         assert {re.split(">=|==", line)[0]: re.split(">=|==", line)[1] for line in own} == wanted
-    bundled = {"all", "dev"}  # they bring other extras, and what only developers need
+    bundled = {"all", "dev", "docs"}  # they bring other extras, and what only developers need
     assert set(declared) - bundled == set(EXTRAS)
     assert project["requires-python"] == f">={extras.OLDEST_PYTHON}"
 
