@@ -2,7 +2,7 @@
 precision, and what not.
 
     python benchmarks/networks.py --data FOLDER-OF-CLASS-FOLDERS --out benchmarks/results/networks-cpu.json
-    python benchmarks/networks.py --tables                  # write docs/networks.md from what is committed
+    python benchmarks/networks.py --tables                  # write docs/results/networks.md from what is committed
 
 Nothing is trained. Weights are random, from a fixed seed; BatchNorm has its statistics from real images, and the last
 layer is fitted to their labels by ridge regression (`settle` says what else). So the logits are decided,
@@ -48,7 +48,7 @@ from edgeadv_runtime.device.facts import processor_name
 from edgeadv_runtime.errors import EdgeAdvError, InputError
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULT, PAGE = ROOT / "benchmarks" / "results" / "networks-cpu.json", ROOT / "docs" / "networks.md"
+RESULT, PAGE = ROOT / "benchmarks" / "results" / "networks-cpu.json", ROOT / "docs" / "results" / "networks.md"
 CLASSES, SEED, BATCH = 10, 0, 20
 # images that the last layer is fitted to (the first of them also calibrate), golden frames, and those to measure on
 FITTED, CALIBRATION, GOLDEN, MEASURED = 100, 32, 20, 60
@@ -139,7 +139,7 @@ NETWORKS = (
     Network("vgg11", "plain"),
     Network("squeezenet1_1", "plain"),
     Network("resnet18", "residual"),
-    Network("resnet18", "residual, no square", size="120x160"),
+    Network("resnet18", "residual", size="120x160"),
     Network("timm/resnext26ts", "grouped"),
     Network("regnet_y_400mf", "grouped, squeeze-excitation"),
     Network("mobilenet_v2", "depthwise"),
@@ -147,7 +147,7 @@ NETWORKS = (
     Network("mnasnet0_5", "depthwise"),
     Network("efficientnet_b0", "depthwise, squeeze-excitation"),
     Network("timm/efficientnet_lite0", "depthwise"),
-    Network("timm/efficientnet_lite0", "depthwise, a second resolution", size="160"),
+    Network("timm/efficientnet_lite0", "depthwise", size="160"),
     Network("timm/ghostnet_050", "depthwise"),
     Network("timm/legacy_seresnet18", "squeeze-excitation"),
     Network("shufflenet_v2_x0_5", "channel shuffle"),
@@ -163,26 +163,26 @@ NETWORKS = (
     Network("timm/deit_tiny_patch16_224", "attention"),
     Network("vit_b_16", "attention, PyTorch's own", int8=False),
     Network("swin_t", "attention in windows"),
-    Network("maxvit_t", "attention and convolutions"),
-    Network("timm/coat_lite_tiny", "attention and convolutions"),
-    Network("timm/mobilevit_xxs", "attention and convolutions", size="256"),
-    Network("timm/levit_128s", "attention and convolutions"),
-    Network("networks:plain", "own code by its factory's name", size="64"),
-    Network("networks:Pair", "own code as an object, tuple output", size="64", form="object"),
-    Network("networks:grey", "own code, one channel", size="48x48", color="gray"),
-    Network("file/nhwc", "as TensorFlow's: NHWC, 0..255, softmax", size="64", arch="networks:plain", form="nhwc"),
-    Network("file/sigmoid", "one sigmoid output", size="64", arch="networks:binary", form="sigmoid"),
-    Network("file/qdq", "quantised by ONNX Runtime, Q/DQ", size="64", arch="networks:plain", form="QDQ QInt8"),
+    Network("maxvit_t", "attention, convolutions"),
+    Network("timm/coat_lite_tiny", "attention, convolutions"),
+    Network("timm/mobilevit_xxs", "attention, convolutions", size="256"),
+    Network("timm/levit_128s", "attention, convolutions"),
+    Network("networks:plain", "own, by name", size="64"),
+    Network("networks:Pair", "own, an object", size="64", form="object"),
+    Network("networks:grey", "own, grey", size="48x48", color="gray"),
+    Network("file/nhwc", "NHWC, 0..255, softmax", size="64", arch="networks:plain", form="nhwc"),
+    Network("file/sigmoid", "one sigmoid", size="64", arch="networks:binary", form="sigmoid"),
+    Network("file/qdq", "int8, Q/DQ", size="64", arch="networks:plain", form="QDQ QInt8"),
     Network(
         "file/qoperator",
-        "quantised by ONNX Runtime, QOperator of uint8",
+        "uint8, QOperator",
         size="64",
         arch="networks:plain",
         form="QOperator QUInt8",
     ),
     Network(
         "file/qoperator-s8",
-        "quantised by ONNX Runtime, QOperator of int8",
+        "int8, QOperator",
         size="64",
         arch="networks:plain",
         form="QOperator QInt8",
@@ -479,39 +479,46 @@ def copy(path: Path, folder: Path) -> None:
 
 
 def page(result: dict[str, Any]) -> str:
-    """``docs/networks.md``."""
+    """``docs/results/networks.md``."""
     return "\n".join([*_head(result), *_table(result), *_refusals(result), ""])
 
 
 def _head(result: dict[str, Any]) -> Iterator[str]:
     about, rows = result["environment"], result["networks"]
     done = [set(row.get("variants", {})) for row in rows.values()]
-    files = [row["variants"] for key, row in rows.items() if key.startswith("file/") and "variants" in row]
+    files = ["variants" in row for key, row in rows.items() if key.startswith("file/")]
+    fp32 = [row["variants"]["fp32"]["max_relative_error"] for row in rows.values() if "fp32" in row.get("variants", {})]
+    measured, chance = about["measured_images"], 1 / CLASSES
+    made = f"{done.count(set(VARIANTS))} work in all four variants. Of {len(files)} files {sum(files)} entered."
+    failed = [
+        f"`{key}` {v}" for key, row in rows.items() for v, of in row.get("variants", {}).items() if not of["verified"]
+    ]
+    passed = (
+        f"All that is not refused{', but for ' * bool(failed)}{', '.join(failed)} passed `verify` on the same machine."
+    )
+    versions = ", ".join(f"{name} {about[name]}" for name in ("torch", "torchvision", "timm", "onnxruntime"))
     yield f"""# Networks that were tried
 
-{len(rows)} networks at the sizes below went through `edgeadv export --precision fp32,fp16,int8 --keep-going` or, the
-files among them, through `edgeadv import`, and then through `edgeadv verify`. {done.count(set(VARIANTS))} work in all
-four variants that export makes, and {len(files)} files entered.
+{len(rows)} networks went through `export --precision fp32,fp16,int8 --keep-going`, ONNX files through `import`.
+{made} {passed}
 
-Nobody trained them: weights are random (seed {about["seed"]}), BatchNorm has the statistics of {about["fitted_images"]}
-real images ({about["images"]}), and the last layer was fitted to their labels by ridge regression. All layers before
-are random, with depthwise kernels above zero and outputs of BatchNorm shifted by one deviation, which amplify roundings
-less. Many of them in a row still amplify them more than trained layers do: that is why fp16 of deep networks is refused
-here and int8 loses much, while fp16 of EfficientNet-Lite0 is accepted with [ImageNet weights](bundle.md#parity). More
-of trained networks: [int8](int8.md), [CIFAR-10](results-cifar10.md).
+**Nobody trained these networks.** Weights are random. BatchNorm has the statistics of {about["fitted_images"]} real
+images (`{about["images"]}`), and ridge regression fits the last layer to their labels. To amplify roundings less,
+depthwise kernels are positive and BatchNorm's outputs are shifted by one deviation. Many random layers still amplify
+them more than trained ones. So fp16 of deep networks is refused here, and int8 loses much. With ImageNet weights,
+[fp16 of EfficientNet-Lite0](../reference/bundle.md) is accepted. [Signs](../tutorials/signs.md) has trained networks.
 
-- **right**: share of {about["measured_images"]} other images that PyTorch names rightly, among {CLASSES} classes, of
-  the sigmoid among 2. It says that the logits are not drawn by lot, and no more.
-- **fp32**, **fp16**: largest error of a logit on {about["golden_frames"]} images, as a share of the largest logit; 1e-4
-  and 1e-2 are accepted. Of an export it is against PyTorch, of a file against the file as it came.
-- **int8**: share of the {about["measured_images"]} images that get the label that PyTorch gives them, calibrated on
-  {about["calibration_images"]} others. `--max-drop 100` was given: nothing was refused for that.
-- **gradients**: whether a variant has those of its own graph; else it is attacked by queries.
-- All that is not *refused* passed `edgeadv verify` on the same machine, unless the table says *not verified*. A dash is
-  what was not asked for.
+| column | holds |
+|---|---|
+| right | share of {measured} other images that PyTorch names rightly; chance is {chance:.0%}, of `file/sigmoid` 50% |
+| `fp16` | largest error of a logit on {about["golden_frames"]} images, over the largest logit; 1e-2 is accepted |
+| `int8-...` | share of the {measured} that keep PyTorch's label; {about["calibration_images"]} others calibrate |
 
-{about["device"]}, torch {about["torch"]}, torchvision {about["torchvision"]}, timm {about["timm"]}, ONNX Runtime
-{about["onnxruntime"]}. Written by `benchmarks/networks.py`, where `networks:` and `file/` are made.
+int8 had `--max-drop 100`. {len(fp32)} have `fp32`, with an error of at most {max(fp32):.1e}; 1e-4 is accepted.
+A dash was not asked for.
+
+{about["device"]}, {versions}.
+`benchmarks/networks.py` makes `networks:` and `file/`.
 """
 
 
@@ -521,15 +528,14 @@ def _ordered(result: dict[str, Any]) -> Iterator[tuple[Network, dict[str, Any]]]
 
 
 def _table(result: dict[str, Any]) -> Iterator[str]:
-    yield "| network | kind | input | million weights | right | fp32 | fp16 | int8-s8s8 | int8-u8s8 | gradients |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    yield f"| network@input | kind | right | {' | '.join(f'`{variant}`' for variant in VARIANTS[1:])} |"
+    yield "|---|---|---|---|---|---|"
     for network, row in _ordered(result):
-        about, cells = ["", ""], ["refused"] * (len(VARIANTS) + 1)
+        right, cells = "", ["refused"] * len(VARIANTS[1:])
         if "failed" not in row:
-            about = [str(row["million_weights"]), f"{row['right']:.0%}"]
-            cells = [_cell(row["variants"].get(v), row["refused"].get(v)) for v in VARIANTS]
-            cells.append(_gradients(row["variants"]))
-        yield f"| {' | '.join([f'`{network.name}`', network.kind, network.size, *about, *cells])} |"
+            right = f"{row['right']:.0%}"
+            cells = [_cell(row["variants"].get(variant), row["refused"].get(variant)) for variant in VARIANTS[1:]]
+        yield f"| {' | '.join([f'`{network.key}`', network.kind, right, *cells])} |"
     yield ""
 
 
@@ -544,24 +550,23 @@ def _cell(variant: dict[str, Any] | None, refused: str | None) -> str:
     return text if variant["verified"] else f"{text}, not verified"
 
 
-def _gradients(variants: dict[str, dict[str, Any]]) -> str:
-    without = [name for name, variant in variants.items() if not isinstance(variant.get("gradients"), float)]
-    return "yes" if not without else "no" if len(without) == len(variants) else f"not {', '.join(without)}"
-
-
 def _refusals(result: dict[str, Any]) -> Iterator[str]:
-    yield "## What is refused, and why"
-    yield ""
+    yield """## What else is refused
+
+Gradients of a variant are refused where its graph in PyTorch is not what ONNX Runtime computes. Queries attack it.
+"""
     for network, row in _ordered(result):
         said = {"all": row["failed"]} if "failed" in row else dict(row["refused"])
         for name, variant in row.get("variants", {}).items():
             if isinstance(why := variant.get("gradients"), str):
                 said[f"gradients of {name}"] = why
-        reasons: dict[str, list[str]] = {}
         for what, why in said.items():
-            reasons.setdefault(why, []).append(what)
-        for why, whats in reasons.items():
-            yield f"- `{network.name}` at {network.size}, {', '.join(whats)}: {why}"
+            error = re.search(r"relative error [^,]+", why)
+            if error is None:
+                # the rest, what to do or what a library says on many lines, is in the result
+                yield f"- `{network.key}`, {what}: {why.partition(': ')[0]}"
+            elif what.startswith("gradients"):
+                yield f"- `{network.key}`, {what}: {error[0]}"
 
 
 if __name__ == "__main__":

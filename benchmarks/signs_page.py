@@ -1,5 +1,5 @@
-"""The figures of ``docs/tutorials/signs.md`` and ``docs/patches-and-corruptions.md``, from ``results/signs-cpu.json``
-and ``results/signs-camera-cpu.json``.
+"""The figures of ``docs/tutorials/signs.md`` and ``docs/how-to/patches-and-corruptions.md``, from
+``results/signs-cpu.json`` and ``results/signs-camera-cpu.json``.
 
     python benchmarks/signs_page.py      # writes them
 
@@ -16,7 +16,7 @@ from typing import Any
 from page import MARKED, RESULTS, table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGE, CAMERA_PAGE = DOCS / "tutorials" / "signs.md", DOCS / "patches-and-corruptions.md"
+PAGE, CAMERA_PAGE = DOCS / "tutorials" / "signs.md", DOCS / "how-to" / "patches-and-corruptions.md"
 FIGURES, CAMERA_FIGURES = RESULTS / "signs-cpu.json", RESULTS / "signs-camera-cpu.json"
 NAMES = {
     "undefended": "RegNetY-400MF, undefended",

@@ -4,7 +4,7 @@
 #     scripts/arm64.sh [BUNDLE]     # without one, a small network of digits is trained and exported first
 #
 # Needs no root and installs nothing on this machine: all of it lies below .cache/arm64, or $ARM64_HOME. Exit status: 0 if
-# everything agrees, 1 if something does not, 2 if something is missing here. docs/arm64.md says what that shows.
+# everything agrees, 1 if something does not, 2 if something is missing here. docs/status.md says what that shows.
 #
 #     PYTHON         a Python of this machine with pip, and for a bundle of digits with edgeadv's demo extra (default:
 #                    .venv/bin/python, or else python3)

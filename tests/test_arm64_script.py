@@ -1,5 +1,5 @@
 """What of scripts/arm64.sh and the camera's unit file can be tested without downloads. The emulated run is in
-docs/arm64.md."""
+docs/status.md."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def check_operators(graph: Graph, title: str) -> None:
         others = f" (nor have {', '.join(more)})" if more else ""
         raise InputError(
             f"{title} has no gradients here: {_named(unknown[0])} is an operator without any{others}; "
-            "docs/operators.md lists those that have"
+            "docs/reference/operators.md lists those that have"
         )
 
 

@@ -3,8 +3,8 @@ reads.
 
 ``ard`` and ``rslad`` train the student on adversarial images and make it robust. Defensive distillation (Papernot et
 al. 2016) raises the accuracy under plain FGSM by hiding gradients, not by moving decision boundaries: Carlini and
-Wagner 2017 break it completely, and so does a margin attack here. ``docs/robustness.md`` has the figures. It is
-implemented faithfully so that this can be measured.
+Wagner 2017 break it completely, and so does a margin attack here. ``docs/explanation/masking.md`` has the figures. It
+is implemented faithfully so that this can be measured.
 """
 
 from __future__ import annotations

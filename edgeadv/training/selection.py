@@ -198,7 +198,7 @@ def collapse(history: Sequence[dict[str, float]]) -> str | None:
     return (
         f"catastrophic overfitting in epoch {len(history)}: on the training's own perturbations accuracy went from "
         f"{fooled[0]:.1%} to {fooled[1]:.1%}, under PGD on held-out images from {best:.1%} to {last:.1%}; the best "
-        "weights before are kept. Use more steps (at-pgd, trades), or a smaller `at_eps`"
+        "weights before are kept. Use more steps (at-pgd, trades), or a smaller `eps`"
     )
 
 

@@ -76,8 +76,8 @@ class TrainJob(Options):
     upsample: Annotated[int, "Whole factor by which the model enlarges its input (AlexNet needs 63 pixels)."] = 1
     preprocess: Annotated[
         str | None,
-        "Written resize=256,crop=224,interp=bicubic or size=120x160,color=gray, see docs/preprocessing.md; by "
-        "default the data's own.",
+        "Written resize=256,crop=224,interp=bicubic or size=120x160,color=gray, see docs/reference/preprocessing.md; "
+        "by default the data's own.",
     ] = None
     normalize: Annotated[
         str | None,

@@ -26,7 +26,8 @@ from .onnx_form import check, quiet, strip_metadata
 
 METHOD = "minmax-p95"
 # A network meets images on which a layer answers a hundred times louder than on others, and an attack that follows the
-# gradients of int8 finds its way through the coarse steps of a wide range: docs/int8.md has what each percentile costs.
+# gradients of int8 finds its way through the coarse steps of a wide range:
+# docs/explanation/int8.md has what each percentile costs.
 _IMAGES_IN_RANGE = 95.0
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 _NET = "net."

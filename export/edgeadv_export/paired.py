@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from edgeadv_runtime.records.statistics import paired_difference_interval, pairs_needed
 
 ERROR = 0.025
-"""Nominal one-sided error of the first look: the upper end of a two-sided 95% interval. ``docs/int8.md`` says what it
-was measured to be."""
+"""Nominal one-sided error of the first look: the upper end of a two-sided 95% interval. ``docs/explanation/int8.md``
+says what it was measured to be."""
 
 
 def error_of(look: int) -> float:

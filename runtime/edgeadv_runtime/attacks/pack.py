@@ -2,7 +2,7 @@
 
 A folder with ``pack.json`` and shards ``shard-00000.npz`` of at most 64 images. A pack belongs to the weights it was
 made from; scoring it needs neither PyTorch nor the data set, and it carries the evidence for the masking verdict.
-Shards are read one at a time, each checked against its hash first. ``docs/pack.md`` describes the format.
+Shards are read one at a time, each checked against its hash first. ``docs/reference/pack.md`` describes the format.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """TensorRT: a plan of the artefact, built for this GPU, proved on it, and run without PyTorch.
 
 Everything but the calls into CUDA and TensorRT is tested on stand-ins for the two; neither has been seen running on a
-GPU under this code. ``docs/tensorrt.md`` lists what was run where.
+GPU under this code. ``docs/how-to/tensorrt.md`` lists what was run where.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Latency of a bundle on this machine. ``docs/bench.md`` says what is measured, and describes the file.
+"""Latency of a bundle on this machine. ``docs/reference/bench.md`` says what is measured, and describes the file.
 
 What is timed is what an application calls: :class:`~edgeadv_runtime.bundle.preprocess.Preprocess` and
 ``Backend.infer``, of a ``-u8in`` variant ``Backend.infer_pixels``, on the bundle's own golden frames. No run is ever

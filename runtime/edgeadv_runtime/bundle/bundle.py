@@ -36,7 +36,7 @@ from .variants import INT8, precision_of
 
 FLOAT = "Float"
 _HASHED_AT_ONCE = 4
-# plans that were built elsewhere are laid into a bundle's folder, with their records: docs/tensorrt.md
+# plans that were built elsewhere are laid into a bundle's folder, with their records: docs/how-to/tensorrt.md
 _PLAN, _RECORD = ".plan", ".json"
 _WRITTEN_IN = {"fp32": [FLOAT], "fp16": ["Half"], INT8: ["Int8", FLOAT]}
 

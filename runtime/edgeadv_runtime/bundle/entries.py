@@ -1,4 +1,4 @@
-"""The records that a manifest is made of; ``docs/bundle.md`` describes every key."""
+"""The records that a manifest is made of; ``docs/reference/bundle.md`` describes every key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifest of a bundle in typed records, and the one way to read it; ``docs/bundle.md`` describes every key.
+"""The manifest of a bundle in typed records, and the one way to read it; ``docs/reference/file-formats.md`` lists them.
 
 A key that no record knows is ignored: it describes. Where it would change what is computed, in ``preprocess`` and in
 what a variant takes and gives, it is refused. What else a reader must know stands in ``requires``.

@@ -170,7 +170,7 @@ class Preprocess:
     @classmethod
     def parse(cls, text: str) -> Preprocess:
         """Read ``resize=256,crop=224,interp=bicubic``, ``size=120x160,color=gray`` or ``letterbox=224x224,fill=114``;
-        ``docs/preprocessing.md`` lists the parts. ``str`` of a preprocessing writes it so.
+        ``docs/reference/preprocessing.md`` lists the parts. ``str`` of a preprocessing writes it so.
 
         Raises:
             InputError: a part is unknown, missing or not a number.

@@ -1,8 +1,8 @@
 """The rules of the masking verdict: what each one counts, and from where on it fires.
 
 Every rule compares the same images twice (paired), looks one way only (a stronger attack that happens to do worse is no
-evidence of anything), and fires on the 95% one-sided lower bound of what it counts. ``docs/robustness.md`` explains the
-rules and where their thresholds come from.
+evidence of anything), and fires on the 95% one-sided lower bound of what it counts. ``docs/reference/verdict.md``
+explains the rules and where their thresholds come from.
 """
 
 from __future__ import annotations

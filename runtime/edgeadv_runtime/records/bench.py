@@ -1,4 +1,4 @@
-"""The bench file: one schema for latency and energy, read by the report. ``docs/bench.md`` describes every key.
+"""The bench file: one schema for latency and energy, read by the report. ``docs/reference/bench.md`` explains it.
 
 Readers ignore keys that they do not know; keys that came later have a default, so older files of this version load.
 """

@@ -1,7 +1,7 @@
 """The card: what a bundle is, what it was measured to do, and where that ends, each with the file that says so.
 
-``docs/card.md`` describes it. A card measures nothing: every figure is read off a bundle, a results file or a bench
-file, and the record that it stands in names that file.
+``docs/how-to/card.md`` describes it. A card measures nothing: every figure is read off a bundle, a results file or a
+bench file, and the record that it stands in names that file.
 """
 
 from __future__ import annotations

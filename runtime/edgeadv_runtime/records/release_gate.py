@@ -1,7 +1,7 @@
 """The gate: does a results file hold what a release asks for?
 
 Rules compare counts with the limit as it was written, so 400 of 1000 pass a limit of 0.40. Point estimates are judged;
-the 95% interval is printed beside them. ``docs/gate.md`` explains the rules,
+the 95% interval is printed beside them. ``docs/how-to/gate-in-ci.md`` explains the rules,
 :mod:`edgeadv_runtime.records.release_output` writes them for a pipeline.
 """
 

@@ -25,7 +25,7 @@ _NO_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def gate_json(
     file: Path, results: Results | None, rulings: Sequence[Ruling], *, error: str | None = None
 ) -> dict[str, Any]:
-    """The gate's outcome as a JSON object; ``docs/gate.md`` describes the keys.
+    """The gate's outcome as a JSON object; ``docs/how-to/gate-in-ci.md`` describes the keys.
 
     Args:
         file: the results file that was asked about; only its name is kept.

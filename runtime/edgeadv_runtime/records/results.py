@@ -1,7 +1,7 @@
 """The results file: one schema for what was measured, read by the report, tables and CI gates.
 
-``docs/results.md`` describes every key. Readers ignore keys that they do not know; keys that came later have a default,
-so older files of this version load.
+``docs/reference/file-formats.md`` describes every key. Readers ignore keys that they do not know; keys that came later
+have a default, so older files of this version load.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Results(MeasuredRows):
         baseline: str | None = None,
         suite: SuiteName | None = None,
     ) -> GateOutcome:
-        """Judge the file by the rules of a release; at least one must be given. ``docs/gate.md`` explains them.
+        """Judge the file by the rules of a release; at least one must be given. ``docs/how-to/gate-in-ci.md`` has them.
 
         Args:
             eps: budget of the rules on attacked images; None is the only one in the file.

@@ -158,7 +158,7 @@ class Row(ArtefactRow, frozen=True, kw_only=True):
             unknown or not applicable.
         masking: the artefact's verdict, with the sentences of what was found; None for clean.
         rounding_lost: images that the attack broke before they were rounded to 8 bits and not afterwards; None where
-            nothing was rounded or it cannot be told. ``docs/results.md`` says on which model.
+            nothing was rounded or it cannot be told. ``docs/reference/file-formats.md`` says on which model.
         broken_in_addition: of a cumulative attack, images that it broke of those that stood after the attacks before
             it; None for the others, and in older files.
         training_images: of the ``n`` images, those that the network was trained on; None where that is not known. More

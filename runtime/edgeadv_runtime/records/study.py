@@ -1,4 +1,4 @@
-"""The study file: several classifiers under one attack on the same images. ``docs/study.md`` describes every key.
+"""The study file: several classifiers under one attack on the same images. ``docs/how-to/study.md`` explains it.
 
 What was measured of each classifier is a whole :class:`~edgeadv_runtime.Results`, so nothing about it is said twice.
 """

@@ -1,7 +1,7 @@
 """Which attacks run, and how hard they try: the three suites by name.
 
 An attack has one name everywhere: on the command line, in a pack and in a result row. What is behind the names is in
-``docs/robustness.md``; ``edgeadv.attacks`` builds those that need gradients, this package those that do not.
+``docs/explanation/masking.md``; ``edgeadv.attacks`` builds those that need gradients, this package those that do not.
 """
 
 from __future__ import annotations

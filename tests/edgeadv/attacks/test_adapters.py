@@ -564,7 +564,7 @@ def test_autoattack_without_torchattacks(trained: PixelModel, monkeypatch: pytes
 
 
 def test_the_page_runs_as_it_is_written(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (CHECKOUT / "docs" / "third-party-attacks.md").read_text(encoding="utf-8")
+    text = (CHECKOUT / "docs" / "how-to" / "other-attack-libraries.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     assert len(blocks) == 4
     (tmp_path / "digits.edgeadv").symlink_to(bundle.path)

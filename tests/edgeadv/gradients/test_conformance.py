@@ -266,23 +266,23 @@ def test_what_is_not_known_is_one_line_that_names_operator_and_node() -> None:
 
 
 def table() -> str:
-    """Operators and opsets as ``docs/operators.md`` has them."""
+    """Operators and opsets as ``docs/reference/operators.md`` has them."""
     first: dict[str, int] = {}
     for schema in onnx.defs.get_all_schemas_with_history():
         if not schema.domain:
             first[schema.name] = min(schema.since_version, first.get(schema.name, NEWEST))
     names = sorted({*OPERATORS, *REWRITTEN, *QOPERATORS})
-    rows = [
-        f"| `{name}` | {max(first[name], OLDEST)} to {NEWEST} |"
-        if name in first
-        else f"| `{name}` | ONNX Runtime's 1 |"
-        for name in names
-    ]
-    return "\n".join(["| operator | opsets |", "|---|---|", *rows])
+    found: dict[str, list[str]] = {}
+    for name in names:
+        opsets = f"{max(first[name], OLDEST)} to {NEWEST}" if name in first else "ONNX Runtime's 1"
+        found.setdefault(opsets, []).append(f"`{name}`")
+    order = sorted(found, key=lambda opsets: int(opsets.split()[0]) if opsets[0].isdigit() else NEWEST + 1)
+    rows = [f"| {opsets} | {', '.join(found[opsets])} |" for opsets in order]
+    return "\n".join(["| opsets | operators |", "|---|---|", *rows])
 
 
 def test_the_documentation_lists_what_is_known() -> None:
-    page = Path(__file__).resolve().parents[3] / "docs" / "operators.md"
+    page = Path(__file__).resolve().parents[3] / "docs" / "reference" / "operators.md"
     assert table() in page.read_text(encoding="utf-8")
 
 

@@ -489,7 +489,7 @@ def graph_of(*nodes: Node, **tensors: torch.Tensor) -> GraphModule:
 def test_an_operator_that_is_not_known_is_named() -> None:
     message = (
         r"^the graph of fp32 has no gradients here: Loop \(node of 'p'\) is an operator without any \(nor have Det\); "
-        r"docs/operators.md lists those that have$"
+        r"docs/reference/operators.md lists those that have$"
     )
     with pytest.raises(InputError, match=message):
         graph_of(Node("Loop", ("image",), ("p",), {}), Node("Det", ("p",), ("y",), {}))

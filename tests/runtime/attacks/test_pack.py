@@ -70,7 +70,7 @@ def crafted(tiny_bundle: Bundle) -> tuple[list[CraftedBatch], list[AttackInfo]]:
 
 @pytest.fixture
 def pack(tmp_path: Path, tiny_bundle: Bundle, crafted: tuple[list[CraftedBatch], list[AttackInfo]]) -> Path:
-    """A pack as ``docs/pack.md`` describes it, written by hand."""
+    """A pack as ``docs/reference/pack.md`` describes it, written by hand."""
     batches, listed = crafted
     folder = tmp_path / "a.pack"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""``docs/preprocessing.md``: its code runs, its texts are read, and they make the fields that stand beside them."""
+"""``docs/reference/preprocessing.md``: its code runs, its texts are read, and they make the fields beside them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from edgeadv_runtime import Preprocess
 from edgeadv_runtime.bundle.preprocess_text import _PARTS, _RESIZES
 
-PAGE = (Path(__file__).resolve().parents[3] / "docs/preprocessing.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[3] / "docs/reference/preprocessing.md").read_text(encoding="utf-8")
 TABLE = re.search(r"\| step \| text \| field.*?\n\n", PAGE, re.DOTALL)
 assert TABLE is not None
 ROWS = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in TABLE[0].strip().splitlines()[2:]]
@@ -20,7 +20,7 @@ def test_the_code_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     assert blocks
     for block in blocks:
-        exec(compile(block, "docs/preprocessing.md", "exec"), {})
+        exec(compile(block, "docs/reference/preprocessing.md", "exec"), {})
 
 
 @pytest.mark.parametrize(("text", "field"), [(row[1], row[2]) for row in ROWS])

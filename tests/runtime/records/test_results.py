@@ -188,7 +188,7 @@ def test_each_plan_is_listed_once() -> None:
 
 
 def test_docs_name_every_key_of_a_row_and_of_a_plan() -> None:
-    text = (Path(__file__).parents[3] / "docs" / "results.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "reference" / "file-formats.md").read_text(encoding="utf-8")
     assert [key for key in (*row().to_json(), *PLAN.__struct_fields__) if f"`{key}`" not in text] == []
 
 
