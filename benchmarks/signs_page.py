@@ -74,6 +74,9 @@ def artefacts(rows: list[Row]) -> Iterator[str]:
                     "" if variant == "fp32" else f"{less:+.1f}",
                 ]
             )
+    if not shown:
+        yield "Not measured yet."
+        return
     yield from table("artefact|clean|worst case at 8/255|points over fp32", shown)
 
 
